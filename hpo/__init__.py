@@ -1,0 +1,1 @@
+"""The search: studies, trials, workers, records, and the `hpo` command."""
