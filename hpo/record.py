@@ -1,0 +1,421 @@
+"""`run.json`: what one trial was and what came of it.
+
+The only module that writes or reads the file. It is replaced whole after every epoch, by the worker
+that holds the trial, so that another process may read it at any moment. Run JSONs of the thesis are
+read into the same record; how, is in `hpo/thesis.py`.
+
+A key that this version does not know is passed over, so that a record written by a later 0.x still
+reads; what cannot be understood any more gets a new `schema` number. A misspelt key shows all the
+same: the one it should have been is then missing, and the message says which was meant.
+
+`python -m hpo.record` prints the JSON Schema that is published as `hpo/run.schema.json`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter, ValidationError
+
+SCHEMA = 1
+"""Number of the layout written here; goes up when an older reader could no longer follow."""
+
+NAME = "run.json"
+"""What the file is called inside the trial's folder."""
+
+LARGEST = 64 * 2**20
+"""Bytes of the largest file that is read: a run of 100,000 epochs has less than half of it."""
+
+State = Literal["running", "complete", "pruned", "stopped_early", "failed"]
+
+FINISHED: frozenset[State] = frozenset({"complete", "stopped_early"})
+"""The states of a run that came to its own end: only these are ranked."""
+
+Scalar = str | int | float | bool | None
+
+# Field docstrings become the descriptions of the published JSON Schema.
+_PYDANTIC = {"use_attribute_docstrings": True, "allow_inf_nan": False}
+
+
+class RecordError(ValueError):
+    """A record that cannot be read or written. The message is one sentence naming the file."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpochRow:
+    """One pass over the training split. A value that was not measured, or not finite, is null."""
+
+    __pydantic_config__ = _PYDANTIC
+
+    epoch: int
+    """Counted from 1."""
+
+    train_nll: float | None
+    """Mean training NLL over the epoch, nats per event in the data's units."""
+
+    val_nll: float | None
+    """NLL of the whole validation split after the epoch, nats per event in the data's units."""
+
+    learning_rate: float | None
+    """Step size at the end of the epoch."""
+
+    seconds: float | None
+    """Wall-clock time of this epoch, its evaluation included."""
+
+    samples_per_second: float | None
+    """Training rows per second."""
+
+    loss_rate: float | None
+    """Change of the smoothed validation NLL, nats per epoch or per second (`training.rate_per`)."""
+
+    @classmethod
+    def of(cls, epoch: object) -> Self:
+        """The row of a `models.train.Epoch`, or of anything with these attributes."""
+        values = {each.name: getattr(epoch, each.name) for each in fields(cls)}
+        return cls(**{name: finite(value) for name, value in values.items()})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataUsed:
+    """The prepared data set that was trained on."""
+
+    __pydantic_config__ = _PYDANTIC
+
+    path: str
+    """Its folder when the run began."""
+
+    fingerprint: str | None
+    """sha256 over content and split, from its dataset.json; null where none was taken."""
+
+    rows: dict[str, int]
+    """Rows of each split: train, val, test."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Environment:
+    """Where the run took place."""
+
+    __pydantic_config__ = _PYDANTIC
+
+    versions: dict[str, str]
+    """Of python, torch, optuna, hpo and the like."""
+
+    device: str
+    """What the flow was trained on: `cpu`, `cuda (NVIDIA A100)`."""
+
+    host: str | None
+    """The machine's name."""
+
+    threads: int | None
+    """CPU threads that the worker gave to torch."""
+
+    slurm_job_id: str | None = None
+    """The job that held the trial last; null outside SLURM."""
+
+    git_commit: str | None = None
+    """Commit of the code; null when it was not run from a checkout."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TestNll:
+    """The best weights on the test split."""
+
+    __pydantic_config__ = _PYDANTIC
+    __test__ = False  # else pytest takes it for a class of tests
+
+    nll: float
+    """Mean over the whole split, nats per event in the data's units."""
+
+    error: float
+    """Standard error of that mean, nats."""
+
+    rows: int
+    """Events in the split."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """What the flow takes to run and what it took to make. Null where it was not measured."""
+
+    __pydantic_config__ = _PYDANTIC
+
+    parameters: int | None
+    """Numbers that training adjusts."""
+
+    flops_per_event: int | None
+    """Floating-point operations of one log-density."""
+
+    seconds: float | None
+    """Wall-clock time of the trial so far, over all restarts."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reported:
+    """What another program said of its own run, kept as it said it."""
+
+    __pydantic_config__ = _PYDANTIC
+
+    label: str
+    """Its name for the run."""
+
+    epochs: int | None
+    """Its count of epochs."""
+
+    val_nll: float | None
+    """Its best validation loss, by its own definition: not comparable with `best_val_nll`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRecord:
+    """One trial: what it was given, where it ran, and what came of it so far."""
+
+    __pydantic_config__ = _PYDANTIC
+
+    schema: Literal[1] = 1
+    """Number of this layout."""
+
+    study: str
+    """Name of the study."""
+
+    trial: int
+    """Number of the trial in the study, from 0."""
+
+    state: State
+    """`running` until the run ends; `stopped_early` and `complete` have a usable result."""
+
+    reason: str | None = None
+    """Why it was stopped, pruned or failed: a sentence, or the last line of a traceback."""
+
+    params: dict[str, Scalar]
+    """What the sampler chose."""
+
+    flow: dict[str, Any]
+    """Every option of the flow, resolved."""
+
+    training: dict[str, Any]
+    """Every option of the training, resolved."""
+
+    pruner: dict[str, Any] = field(default_factory=dict)
+    """The pruner and its options."""
+
+    data: DataUsed
+    """What it was trained on."""
+
+    seeds: dict[str, int] = field(default_factory=dict)
+    """Seeds by what they seeded."""
+
+    environment: Environment
+    """Where it ran; of the last restart."""
+
+    epochs: tuple[EpochRow, ...] = ()
+    """One row per epoch, oldest first."""
+
+    best_epoch: int | None = None
+    """The epoch whose weights were kept."""
+
+    best_val_nll: float | None = None
+    """The lowest validation NLL, nats per event in the data's units."""
+
+    test: TestNll | None = None
+    """The best weights on the test split, once the run has ended well."""
+
+    restarts: int = 0
+    """How often a worker took the trial up again."""
+
+    cost: Cost
+    """What it took."""
+
+    started: str | None
+    """When the trial first began, ISO 8601 with the offset from UTC."""
+
+    updated: str | None
+    """When this file was written, likewise."""
+
+    reported: Reported | None = None
+    """For runs of other programs: their own figures."""
+
+    def write(self, folder: Path) -> Path:
+        """Put `run.json` in `folder` in one step: a reader sees the whole file, old or new.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            RecordError: If a value is NaN, infinite or not JSON. Names the field; the file that
+                was there stays.
+        """
+        path = folder / NAME
+        text = self._text(path)
+
+        folder.mkdir(parents=True, exist_ok=True)
+        # Its own draft for each process: a worker given up for lost may come back and write too.
+        draft = folder / f".{NAME}.{os.getpid()}.draft"
+        try:
+            with draft.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+        return path
+
+    def _text(self, path: Path) -> str:
+        values = asdict(self)
+        for place, value in _leaves(values):
+            if isinstance(value, float) and not math.isfinite(value):
+                raise RecordError(f"{path} not written: {place} is {value}, give None instead")
+        try:
+            return json.dumps(values, indent=2, allow_nan=False) + "\n"
+        except TypeError as error:
+            raise RecordError(f"{path} not written: {error}") from error
+
+
+def read(path: Path) -> RunRecord:
+    """The record in a `run.json`, or in a run JSON of the thesis.
+
+    Raises:
+        RecordError: If the file cannot be read, is not a record, is larger than `LARGEST` bytes,
+            or was written by a newer version. One sentence, naming file and key.
+    """
+    text = contents(path)
+    if path.name != NAME:
+        from hpo import thesis
+
+        return thesis.read(path, text)
+    try:
+        return _adapter().validate_json(text, strict=True)
+    except ValueError as error:  # pydantic's ValidationError is one
+        raise RecordError(_fault(path, text, error)) from error
+
+
+def read_all(folder: Path) -> list[tuple[Path, RunRecord | RecordError]]:
+    """Every record below `folder`, in the order of their paths; for a broken one, its fault.
+
+    Looks at `run.json`, `trial-*/run.json` and `<study>/trial-*/run.json`, and at run JSONs of the
+    thesis that lie in `folder` itself. Links that lead out of `folder` are not followed.
+
+    Raises:
+        RecordError: If `folder` is not a folder.
+    """
+    if not folder.is_dir():
+        raise RecordError(f"{folder} is not a folder: give the one that holds the studies' folders")
+    root = folder.resolve()
+    return [(path, _read_within(root, path)) for path in _candidates(folder)]
+
+
+def contents(path: Path, largest: int = LARGEST) -> bytes:
+    """The bytes of a regular file.
+
+    Raises:
+        RecordError: If it is not there, not a plain file, or larger than `largest` bytes.
+    """
+    try:
+        # Without O_NONBLOCK, opening a pipe of that name would wait for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise RecordError(f"{path} is not a plain file")
+            if status.st_size > largest:
+                raise RecordError(
+                    f"{path} has {status.st_size} bytes, over the limit of {largest}: not a record"
+                )
+            return file.read(largest + 1)
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def finite(value: Any) -> Any:
+    """The value, or None for a float that is NaN or infinite."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of `run.json`, as published in `hpo/run.schema.json`."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **_adapter().json_schema(mode="validation"),
+        "title": "run.json",
+    }
+
+
+@cache
+def _adapter() -> TypeAdapter[RunRecord]:
+    from pydantic import TypeAdapter  # here: reading the module's types must stay cheap
+
+    return TypeAdapter(RunRecord)
+
+
+def _candidates(folder: Path) -> Iterator[Path]:
+    yield from sorted(each for each in folder.glob("*.json") if not each.name.startswith("."))
+    yield from sorted(folder.glob(f"trial-*/{NAME}"))
+    yield from sorted(folder.glob(f"*/trial-*/{NAME}"))
+
+
+def _read_within(root: Path, path: Path) -> RunRecord | RecordError:
+    try:
+        if not path.resolve().is_relative_to(root):
+            return RecordError(f"{path} is a link that leads out of {root}: not followed")
+        return read(path)
+    except RecordError as error:
+        return error
+    except (OSError, RuntimeError) as error:  # a loop of links
+        return RecordError(f"{path} cannot be read: {error}")
+
+
+def _fault(path: Path, text: bytes, error: ValueError) -> str:
+    """One sentence for why `text` is no record of this version."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as syntax:
+        return f"{path} is not JSON: {syntax}"
+    if not isinstance(values, dict):
+        return f"{path} is not a record: it holds a {type(values).__name__}, not an object"
+
+    schema = values.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        return (
+            f"{path} was written by a newer version (schema {schema}, this one reads up to "
+            f"{SCHEMA}): upgrade hpo-flows to read it"
+        )
+    return f"{path} is not a record: {_first(error, values)}"  # type: ignore[arg-type]
+
+
+def _first(error: ValidationError, values: Mapping[str, Any]) -> str:
+    """The first fault pydantic found, with the misspelt key where there seems to be one."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, fault["loc"]))
+    if fault["type"] != "missing":
+        return f"{place}: {fault['msg']}"
+
+    known = {each.name for each in fields(RunRecord)}
+    near = difflib.get_close_matches(place, sorted(values.keys() - known), n=1)
+    hint = f" (is {near[0]!r} a misspelling?)" if near else ""
+    return f"the key {place!r} is missing{hint}"
+
+
+def _leaves(value: object, place: str = "") -> Iterator[tuple[str, object]]:
+    """Every value that is not a container, with its place, e.g. `epochs[3].val_nll`."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _leaves(each, f"{place}.{key}" if place else str(key))
+    elif isinstance(value, list | tuple):
+        for index, each in enumerate(value):
+            yield from _leaves(each, f"{place}[{index}]")
+    else:
+        yield place, value
+
+
+if __name__ == "__main__":
+    print(json.dumps(json_schema(), indent=2))
