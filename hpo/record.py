@@ -24,6 +24,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from data_prep.errors import InputError
+
 if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
 
@@ -47,7 +49,7 @@ Scalar = str | int | float | bool | None
 _PYDANTIC = {"use_attribute_docstrings": True, "allow_inf_nan": False}
 
 
-class RecordError(ValueError):
+class RecordError(InputError):
     """A record that cannot be read or written. The message is one sentence naming the file."""
 
 
@@ -293,9 +295,11 @@ def read(path: Path) -> RunRecord:
         from hpo import thesis
 
         return thesis.read(path, text)
+    from pydantic import ValidationError
+
     try:
         return _adapter().validate_json(text, strict=True)
-    except ValueError as error:  # pydantic's ValidationError is one
+    except ValidationError as error:
         raise RecordError(_fault(path, text, error)) from error
 
 
@@ -336,6 +340,13 @@ def contents(path: Path, largest: int = LARGEST) -> bytes:
         raise RecordError(f"{path} cannot be read: {error.strerror}") from error
 
 
+def complaint(error: ValidationError) -> str:
+    """The first fault that pydantic found, with its place."""
+    fault = error.errors(include_url=False)[0]
+    place = ".".join(map(str, fault["loc"]))
+    return f"{place}: {fault['msg']}" if place else fault["msg"]
+
+
 def finite(value: Any) -> Any:
     """The value, or None for a float that is NaN or infinite."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -374,7 +385,7 @@ def _read_within(root: Path, path: Path) -> RunRecord | RecordError:
         return RecordError(f"{path} cannot be read: {error}")
 
 
-def _fault(path: Path, text: bytes, error: ValueError) -> str:
+def _fault(path: Path, text: bytes, error: ValidationError) -> str:
     """One sentence for why `text` is no record of this version."""
     try:
         values = json.loads(text)
@@ -389,20 +400,17 @@ def _fault(path: Path, text: bytes, error: ValueError) -> str:
             f"{path} was written by a newer version (schema {schema}, this one reads up to "
             f"{SCHEMA}): upgrade hpo-flows to read it"
         )
-    return f"{path} is not a record: {_first(error, values)}"  # type: ignore[arg-type]
+    return f"{path} is not a record: {complaint(error)}{_misspelt(error, values)}"
 
 
-def _first(error: ValidationError, values: Mapping[str, Any]) -> str:
-    """The first fault pydantic found, with the misspelt key where there seems to be one."""
-    fault = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(map(str, fault["loc"]))
+def _misspelt(error: ValidationError, values: Mapping[str, Any]) -> str:
+    """The unknown key that seems to be meant for the missing one."""
+    fault = error.errors(include_url=False)[0]
     if fault["type"] != "missing":
-        return f"{place}: {fault['msg']}"
-
-    known = {each.name for each in fields(RunRecord)}
-    near = difflib.get_close_matches(place, sorted(values.keys() - known), n=1)
-    hint = f" (is {near[0]!r} a misspelling?)" if near else ""
-    return f"the key {place!r} is missing{hint}"
+        return ""
+    unknown = values.keys() - {each.name for each in fields(RunRecord)}
+    near = difflib.get_close_matches(str(fault["loc"][-1]), sorted(unknown), n=1)
+    return f" (is {near[0]!r} a misspelling?)" if near else ""
 
 
 def _leaves(value: object, place: str = "") -> Iterator[tuple[str, object]]:
