@@ -1,1 +1,1 @@
-"""Simulation tables -> prepared Parquet -> batches. Knows numpy and pyarrow; no torch, no Optuna."""
+"""Simulation tables -> prepared Parquet -> batches. Knows numpy, pyarrow; no torch, no Optuna."""

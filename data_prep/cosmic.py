@@ -1,0 +1,162 @@
+"""COSMIC's `bpp` table -> merging binary black holes under SEVN's names.
+
+A `bpp` table has a row for each key moment of each binary. The merger of a binary is taken from
+the first row at which both stars are black holes and still bound: the pair merges when its orbit
+has shrunk by gravitational waves, if that is within the age of the universe.
+
+Units: masses in solar masses, separation in solar radii, `tphys` in Myr, as COSMIC writes them.
+`mass_1` belongs to the initially more massive star: COSMIC's samplers draw `mass_2 = q mass_1`
+with q <= 1, and the labels stay with the stars.
+
+https://cosmic-popsynth.github.io/COSMIC/pages/output_info.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.columns import DataError
+from data_prep.source import Chunk, Source
+
+MARKS = (
+    "bin_num", "tphys", "mass_1", "mass_2", "kstar_1", "kstar_2", "sep", "ecc", "evol_type",
+)  # fmt: skip
+"""Columns by which a `bpp` table is told from others."""
+BLACK_HOLE = 14
+"""COSMIC's (BSE's) stellar type `kstar`."""
+AGE_MYR = 13_700.0
+"""Age of the universe up to which a merger counts."""
+ALIASES = {
+    "Mass_0": ("mass_1",),
+    "Mass_1": ("mass_2",),
+    "Z": ("metallicity",),
+    "alpha": ("alpha1", "alpha1_1"),
+}
+"""SEVN's name of a column, and the names under which COSMIC has it."""
+
+_GRAVITY = 6.6743e-11  # m^3 kg^-1 s^-2, CODATA 2018
+_LIGHT = 299_792_458.0  # m/s
+_SUN_KG = 1.98841e30  # IAU 2015 nominal GM over CODATA 2018 G
+_SUN_M = 6.957e8  # IAU 2015 nominal radius
+_MYR_S = 1e6 * 365.25 * 86_400
+
+
+def is_bpp(source: Source) -> bool:
+    """Whether the table is COSMIC's `bpp`."""
+    return set(MARKS) <= set(source.names)
+
+
+def named_as_sevn(source: Source) -> dict[str, str]:
+    """Extra renaming, name in the table by SEVN's name, for columns not already there."""
+    found = {}
+    for new, olds in ALIASES.items():
+        for old in olds:
+            if new not in source.names and old in source.names:
+                found[new] = old
+                break
+    return found
+
+
+def mergers(source: Source, numbers: Sequence[str], others: Sequence[str] = ()) -> Iterator[Chunk]:
+    """The rows of a `bpp` table that stand for a merging pair of black holes, one a binary.
+
+    Args:
+        source: The table.
+        numbers: SEVN's or COSMIC's names of columns that must hold numbers.
+        others: Columns that may hold text.
+
+    Raises:
+        DataError: If the table lacks Z or alpha (they are in COSMIC's `initC`, not in `bpp`).
+    """
+    alias = named_as_sevn(source)
+    known = set(source.names) | set(alias)
+    for name in ("Z", "alpha"):
+        if name in numbers and name not in known:
+            raise DataError(
+                f"{source.path} is a COSMIC bpp table without {name!r}: join it from initC on "
+                f"bin_num (column {ALIASES[name][0]!r}) before writing the table, "
+                f"or name the column with --columns OLD={name}"
+            )
+    read = {name: alias.get(name, name) for name in (*numbers, *others)}
+    wanted = dict.fromkeys([*MARKS[:-1], *(read[name] for name in numbers)])
+    first = _FirstOfBinary()
+    for chunk in source.chunks(tuple(wanted), [read[name] for name in others]):
+        kept = first.among(chunk)
+        kept &= _merges(chunk)
+        place = {old: new for new, old in enumerate(np.flatnonzero(kept).tolist())}
+        taken = chunk.take(kept)
+        yield Chunk(
+            taken.rows,
+            {name: taken.columns[old] for name, old in read.items()},
+            {
+                name: {place[at]: text for at, text in chunk.texts.get(old, {}).items() if kept[at]}
+                for name, old in read.items()
+            },
+            chunk.ragged,
+        )
+
+
+def merger_time(
+    mass_1: NDArray[np.float64],
+    mass_2: NDArray[np.float64],
+    separation: NDArray[np.float64],
+    eccentricity: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Time until two point masses merge by gravitational waves, in Myr.
+
+    Args:
+        mass_1, mass_2: In solar masses.
+        separation: Semi-major axis in solar radii.
+        eccentricity: In [0, 1).
+
+    Source:
+        Peters (1964), Phys. Rev. 136, B1224, eq. 5.10 for the circular orbit; Mandel (2021),
+        RNAAS 5, 223 (arXiv:2110.09254), eq. 5 for the eccentric one, within 3% of the integral.
+    """
+    masses = mass_1 * mass_2 * (mass_1 + mass_2) * _SUN_KG**3
+    circular = 5 * _LIGHT**5 * (separation * _SUN_M) ** 4 / (256 * _GRAVITY**3 * masses)
+    shape = 1 + 0.27 * eccentricity**10 + 0.33 * eccentricity**20 + 0.2 * eccentricity**1000
+    time: NDArray[np.float64] = circular * shape * (1 - eccentricity**2) ** 3.5 / _MYR_S
+    return time
+
+
+def _merges(chunk: Chunk) -> NDArray[np.bool_]:
+    of = chunk.columns
+    with np.errstate(all="ignore"):
+        delay = merger_time(of["mass_1"], of["mass_2"], of["sep"], of["ecc"])
+        found: NDArray[np.bool_] = of["tphys"] + delay < AGE_MYR
+    return found
+
+
+class _FirstOfBinary:
+    """Finds each binary's first row as a bound pair of black holes, across chunks."""
+
+    def __init__(self) -> None:
+        self._last = (np.nan, np.inf)  # bin_num and tphys of the row before
+        self._found = False  # whether the binary that runs on has had its row
+
+    def among(self, chunk: Chunk) -> NDArray[np.bool_]:
+        of = chunk.columns
+        number, time = of["bin_num"], of["tphys"]
+        if not len(number):
+            return np.zeros(0, bool)
+        # bin_num begins anew where tables of several runs were joined: then time jumps back.
+        begins = np.append(self._last[0], number[:-1]) != number
+        begins |= np.append(self._last[1], time[:-1]) > time
+        pair = (of["kstar_1"] == BLACK_HOLE) & (of["kstar_2"] == BLACK_HOLE)
+        pair &= (of["sep"] > 0) & (of["ecc"] >= 0) & (of["ecc"] < 1)
+        run = np.cumsum(begins)
+        candidates = np.flatnonzero(pair)
+        _, at = np.unique(run[candidates], return_index=True)
+        first = candidates[at]
+        if self._found:
+            first = first[run[first] != 0]
+        kept = np.zeros(len(number), bool)
+        kept[first] = True
+        goes_on = run[-1] == 0 and self._found
+        self._found = bool(goes_on or (pair & (run == run[-1])).any())
+        self._last = (number[-1], time[-1])
+        return kept

@@ -1,0 +1,70 @@
+"""The split into train, val and test: by cell, exact, by seed.
+
+Every cell gives each part its share, so that a rare cell is tested too. Rows are drawn in
+blocks of fixed size, so that neither the number of rows nor the way the source was read matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Counts = NDArray[np.int64]
+
+EVERYWHERE = 5
+"""Rows from which on a cell appears in all three parts."""
+
+
+def shares(rows: Counts, split: Sequence[float]) -> Counts:
+    """How many rows of each cell go to each part.
+
+    Largest remainders, then one row is moved from the fullest part to each empty one where the
+    cell has `EVERYWHERE` rows and the part is wanted at all.
+
+    Args:
+        rows: Rows of each cell, shape `(cells,)`.
+        split: Fractions of train, val, test; they add up to 1.
+
+    Returns:
+        Shape `(cells, 3)`; each row adds up to that cell's rows.
+    """
+    exact: NDArray[np.float64] = rows[:, None] * np.asarray(split, float)
+    # The guard keeps 0.6 * 5 = 3.0000000000000004 and its likes from being taken for a remainder.
+    whole: Counts = np.floor(exact + 1e-9).astype(np.int64)
+    order = np.argsort(-(exact - whole), axis=1, kind="stable")
+    rank = np.argsort(order, axis=1, kind="stable")
+    whole += rank < (rows - whole.sum(axis=1))[:, None]
+    for cell in np.flatnonzero((rows >= EVERYWHERE) & (whole == 0).any(axis=1)):
+        for part in np.flatnonzero((whole[cell] == 0) & (np.asarray(split) > 0)):
+            whole[cell, whole[cell].argmax()] -= 1
+            whole[cell, part] += 1
+    return whole
+
+
+class Assigner:
+    """Deals rows to the parts, block after block, until every cell's shares are used up."""
+
+    def __init__(self, left: Counts, rng: np.random.Generator) -> None:
+        """Take the shares of `shares`, shape `(cells, parts)`; they are used up by `parts`."""
+        self._left = left.copy()
+        self._rng = rng
+
+    def parts(self, codes: NDArray[np.integer]) -> NDArray[np.int8]:
+        """The part of each row, shape `(rows,)`, given the rows' cells.
+
+        Within a cell each row is as likely as any other: how many of this block go to each part
+        is a multivariate hypergeometric draw, which of them a permutation.
+        """
+        order = np.argsort(codes, kind="stable")
+        cells, starts, counts = np.unique(codes[order], return_index=True, return_counts=True)
+        dealt = np.empty(len(codes), np.int8)
+        for cell, start, count in zip(cells, starts, counts, strict=True):
+            drawn = self._rng.multivariate_hypergeometric(
+                self._left[cell], count, method="marginals"
+            )
+            self._left[cell] -= drawn
+            hand = np.repeat(np.arange(len(drawn), dtype=np.int8), drawn)
+            dealt[order[start : start + count]] = self._rng.permutation(hand)
+        return dealt

@@ -1,0 +1,77 @@
+"""Fixtures shared by the tests: a simulation table whose density is known, and its prepared form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+
+from data_prep.prepare import prepare
+
+GRID = [(Z, alpha) for Z in (0.0001, 0.001, 0.01) for alpha in (0.5, 1.0, 5.0)]
+"""Cells of the table, as (Z, alpha)."""
+SPREAD = (0.3, 0.2)
+"""Of ln Mass_0 and ln Mass_1 about their means."""
+
+
+def centre(Z: NDArray[np.float64], alpha: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means of ln Mass_0 and ln Mass_1 at these conditions, shape `(rows, 2)`."""
+    return np.stack([2.5 - 0.15 * np.log10(Z / 0.001), 2.2 + 0.2 * np.log(alpha)], axis=-1)
+
+
+def known_nll(masses: NDArray[np.float64], conditions: NDArray[np.float64]) -> float:
+    """Mean NLL of the truth in nats per event, density in Msun^-2: no flow scores below it.
+
+    Given Z and alpha the two masses are independent log-normals.
+    """
+    z = (np.log(masses) - centre(conditions[:, 0], conditions[:, 1])) / SPREAD
+    log_prob = -0.5 * z**2 - np.log(SPREAD) - 0.5 * math.log(2 * math.pi) - np.log(masses)
+    return -float(log_prob.sum(axis=1).mean())
+
+
+def draw_table(rows: int, seed: int) -> pa.Table:
+    """A merger table of that density: SEVN's names, some more columns, uneven cells."""
+    rng = np.random.default_rng(seed)
+    weight = np.arange(1, len(GRID) + 1) ** 2
+    cells = np.array(GRID)[rng.choice(len(GRID), size=rows, p=weight / weight.sum())]
+    Z, alpha = cells.T
+    masses = np.exp(centre(Z, alpha) + rng.normal(size=(rows, 2)) * SPREAD)
+    return pa.table(
+        {
+            "ID": np.arange(rows),
+            "name": [f"binary-{number}" for number in range(rows)],
+            "Mass_0": masses[:, 0],
+            "Mass_1": masses[:, 1],
+            "GWtime": rng.exponential(1000, rows),
+            "Z": Z,
+            "alpha": alpha,
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def table() -> pa.Table:
+    """6,000 mergers on a grid of nine cells, of known density."""
+    return draw_table(6_000, seed=1)
+
+
+@pytest.fixture(scope="session")
+def prepared(table: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the prepared form of `table`. Do not write into it."""
+    folder = tmp_path_factory.mktemp("data")
+    source = folder / "mergers.parquet"
+    pq.write_table(table, source)
+    prepare([source], folder / "prepared", command="hpo prepare mergers.parquet --out prepared")
+    return folder / "prepared"
+
+
+@pytest.fixture(scope="session")
+def known() -> Callable[[NDArray[np.float64], NDArray[np.float64]], float]:
+    """`known_nll`: the score of the truth behind `prepared`, to compare a flow with."""
+    return known_nll
