@@ -75,15 +75,15 @@ def rows(folder: Path) -> list[Row]:
         RecordError: If `folder` is not a folder.
     """
     found = read_all(folder)
-    records = [record for _, record in found if isinstance(record, RunRecord)]
     flat = [
         _unreadable(path, record) if isinstance(record, RecordError) else row(record)
         for path, record in found
     ]
     # Two studies may search different things; all of that stands together.
-    parameters = dict.fromkeys(name for record in records for name in record.params)
-    names = dict.fromkeys([*IDENTITY, "state", *parameters, *columns_of(map(row, records))])
-    return [{name: each.get(name) for name in names or each} for each in flat]
+    parameters = [name for _, each in found if isinstance(each, RunRecord) for name in each.params]
+    whole_first = sorted(flat, key=lambda each: each["state"] == UNREADABLE)
+    names = dict.fromkeys([*IDENTITY, "state", *parameters, *columns_of(whole_first)])
+    return [{name: each.get(name) for name in names} for each in flat]
 
 
 def row(record: RunRecord) -> Row:
