@@ -1,0 +1,143 @@
+"""Workers as jobs: local processes or a SLURM array, both through submitit. Its only importer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from hpo.spec import StudySpec
+from hpo.worker import work
+
+YEAR_MIN = 365 * 24 * 60
+"""Time limit of a local worker: submitit's own default would end it after five minutes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """Workers that could be started."""
+
+    spec: StudySpec
+    runs: Path
+    """Folder of all studies' runs, seen by the workers under the same path."""
+
+    on: str
+    """`local` or `slurm`."""
+
+    workers: int
+
+    @property
+    def folder(self) -> Path:
+        """Where submitit keeps the workers' pickles and output."""
+        return self.runs / self.spec.study.name / "workers"
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of each worker: together they use the cores once."""
+        if self.on == "slurm":
+            return self.spec.slurm.cpus
+        return max(1, cores() // self.workers)
+
+
+class Workers:
+    """Jobs that were started, and what they say of themselves."""
+
+    def __init__(self, jobs: Sequence[submitit.Job[int]]) -> None:
+        self._jobs = list(jobs)
+
+    @property
+    def running(self) -> int:
+        """How many have not ended."""
+        return sum(not job.done() for job in self._jobs)
+
+    @property
+    def output(self) -> Path | None:
+        """The standard error of the last one, where a worker that cannot start says why."""
+        return self._jobs[-1].paths.stderr if self._jobs else None
+
+    def cancel(self) -> None:
+        """Tell all to end: a local one hands its trial back first."""
+        for job in self._jobs:
+            if not job.done():
+                job.cancel(check=False)
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def start(plan: Plan, count: int) -> Workers:
+    """Start `count` workers of the plan."""
+    arguments = (plan.spec.study.name, str(plan.runs), plan.threads)
+    if plan.on == "slurm":
+        executor = _slurm(plan)
+        with executor.batch():
+            return Workers([executor.submit(work, *arguments) for _ in range(count)])
+    return Workers([_local(plan, index).submit(work, *arguments) for index in range(count)])
+
+
+def sbatch_text(plan: Plan) -> str:
+    """The script that `sbatch` would get, for `--dry-run`. Nothing is written."""
+    executor = submitit.SlurmExecutor(folder=plan.folder)
+    executor.update_parameters(**_slurm_parameters(plan))
+    text: str = executor._make_submission_file_text(executor._submitit_command_str, "0")
+    return text
+
+
+def _local(plan: Plan, index: int) -> submitit.AutoExecutor:
+    executor = submitit.AutoExecutor(folder=plan.folder, cluster="local")
+    executor.update_parameters(timeout_min=YEAR_MIN, name=plan.spec.study.name)
+    gpus = _gpus()
+    if gpus:
+        executor.update_parameters(gpus_per_node=1)
+        executor._executor.update_parameters(visible_gpus=[gpus[index % len(gpus)]])
+    return executor
+
+
+def _slurm(plan: Plan) -> submitit.AutoExecutor:
+    executor = submitit.AutoExecutor(folder=plan.folder, cluster="slurm")
+    executor._executor.update_parameters(**_slurm_parameters(plan))
+    return executor
+
+
+def _slurm_parameters(plan: Plan) -> dict[str, Any]:
+    table = plan.spec.slurm
+    asked = {
+        "partition": table.partition,
+        "account": table.account,
+        "qos": table.qos,
+        "constraint": table.constraint,
+    }
+    return {key: value for key, value in asked.items() if value is not None} | {
+        "job_name": plan.spec.study.name,
+        "time": table.timeout_min,
+        "mem": f"{table.memory_gb}GB",
+        "gpus_per_node": table.gpus or None,
+        "cpus_per_task": table.cpus,
+        "ntasks_per_node": 1,
+        "nodes": 1,
+        "array_parallelism": plan.workers,
+        "setup": table.setup,
+        # srun inside sbatch does not inherit --cpus-per-task in SLURM 22.05 to 23.02.
+        "srun_args": [f"--cpus-per-task={table.cpus}"],
+        # Without it a job that its cluster ends for another's sake is not queued again.
+        "additional_parameters": {"requeue": True},
+    }
+
+
+def _gpus() -> list[int]:
+    """Numbers of this machine's GPUs. submitit hides them all from a job that asks for none."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [int(one) for one in visible.split(",") if one.strip().isdigit()]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return list(range(sum(line.startswith("GPU ") for line in listing.stdout.splitlines())))

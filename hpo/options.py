@@ -1,0 +1,111 @@
+"""What stands on a command line -> the values it means, each fault in a sentence."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import click
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+KEYED = {"ignore_unknown_options": True, "allow_extra_args": True}
+"""For commands that take `--NAME VALUE` for columns of the user's own data."""
+
+Command = Callable[..., None]
+
+
+def listed(command: Command) -> Command:
+    """Give a command `--format`, as its parameter `style`."""
+    kinds = click.Choice(["table", "json", "csv", "latex"])
+    option = click.option("--format", "style", type=kinds, default="table", help="How to list.")
+    return option(command)
+
+
+def placed(command: Command) -> Command:
+    """Give a command `--runs` and `--storage`: where studies keep their folders and database."""
+    storage = click.option(
+        "--storage",
+        metavar="URL",
+        help="The study's database [default: HPO_STORAGE, else hpo.db in --runs].",
+    )
+    runs = click.option(
+        "--runs", type=FOLDER, default=Path("runs"), show_default=True, help="Folder of all runs."
+    )
+    return runs(storage(command))
+
+
+def names(text: str, option: str) -> tuple[str, ...]:
+    """`a,b` -> `("a", "b")`; an empty text is no name."""
+    parts = tuple(part.strip() for part in text.split(",")) if text.strip() else ()
+    if not all(parts):
+        raise click.UsageError(f"{option} {text!r} holds an empty name")
+    return parts
+
+
+def renames(pairs: Sequence[str]) -> dict[str, str]:
+    """`OLD=NEW` each -> what is called what."""
+    renamed = {}
+    for pair in pairs:
+        old, equals, new = (part.strip() for part in pair.partition("="))
+        if not (equals and old and new):
+            raise click.UsageError(f"--columns {pair!r} must read OLD=NEW")
+        renamed[old] = new
+    return renamed
+
+
+def fractions(text: str) -> tuple[float, float, float]:
+    """`0.6,0.2,0.2` -> shares of train, val and test."""
+    try:
+        train, val, test = (float(part) for part in text.split(","))
+    except ValueError:
+        raise click.UsageError(
+            f"--split {text!r} must be three numbers, train,val,test, such as 0.6,0.2,0.2"
+        ) from None
+    return train, val, test
+
+
+def conditions(words: Sequence[str], known: Sequence[str]) -> dict[str, float]:
+    """`--Z 0.001 --alpha=1` -> the value of each condition named.
+
+    Raises:
+        click.UsageError: For a name that is no condition, or a value that is no number.
+    """
+    values: dict[str, float] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        name, equals, text = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or name not in known:
+            raise click.UsageError(_unknown(word, name, known))
+        if not equals:
+            if not rest:
+                raise click.UsageError(f"--{name} needs a value")
+            text = rest.pop(0)
+        values[name] = _number(name, text)
+    return values
+
+
+def missing(values: Mapping[str, float], known: Sequence[str]) -> None:
+    """Refuse a call that leaves a condition open.
+
+    Raises:
+        click.UsageError: Naming those that are missing.
+    """
+    absent = [f"--{name}" for name in known if name not in values]
+    if absent:
+        raise click.UsageError(f"give {' and '.join(absent)}: the emulator is conditioned on it")
+
+
+def _unknown(word: str, name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
+    takes = f"did you mean --{near[0]}?" if near else f"the conditions are {', '.join(known)}"
+    return f"no such option {word!r}: {takes}"
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise click.UsageError(f"--{name} must be a number, got {text!r}") from None

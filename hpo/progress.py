@@ -1,0 +1,71 @@
+"""How a running study shows itself: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from hpo.record import RunRecord
+from hpo.status import Look, usable
+
+Show = Callable[[Look, list[RunRecord]], None]
+"""Takes the study as it is now, and the records of the trials that ended since the last call."""
+
+
+@contextlib.contextmanager
+def shown(console: Console) -> Iterator[Show]:
+    """What `hpo launch` calls at every look."""
+    if not console.is_terminal:
+        yield lambda look, ended: _lines(console, look, ended)
+        return
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None, note="")
+
+        def show(look: Look, ended: list[RunRecord]) -> None:
+            _lines(bar.console, look, ended)
+            bar.update(
+                task,
+                description=look.study,
+                completed=look.finished,
+                total=look.total,
+                note=_note(look),
+            )
+
+        yield show
+
+
+def line(record: RunRecord) -> str:
+    """A finished trial in a line."""
+    seconds = record.cost.seconds or 0.0
+    parts = [f"trial {record.trial}", record.state.replace("_", " ")]
+    if record.best_val_nll is not None:
+        parts.append(f"val NLL {record.best_val_nll:.4f}")
+    parts.append(f"{len(record.epochs)} epochs in {seconds:.0f} s")
+    if record.restarts:
+        parts.append(f"restarted {record.restarts} x")
+    if record.reason and not usable(record):
+        parts.append(record.reason)
+    return ", ".join(parts)
+
+
+def _lines(console: Console, look: Look, ended: list[RunRecord]) -> None:
+    for record in ended:
+        best = f"best {look.best_val_nll:.4f}" if look.best_val_nll is not None else "no best yet"
+        text = f"{line(record)}  [{look.finished} of {look.total} done, {best}]"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _note(look: Look) -> str:
+    best = f"best {look.best_val_nll:.4f}" if look.best_val_nll is not None else ""
+    running = "  ".join(f"#{one.trial} epoch {one.epoch}/{one.epochs}" for one in look.running)
+    return "   ".join(part for part in (best, running) if part)

@@ -1,0 +1,139 @@
+"""One look at a study: how many trials are where, the best so far, who runs what, who is stuck.
+
+Reads the database and the run JSONs; changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from optuna.trial import TrialState
+
+from hpo import study as studies
+from hpo.record import FINISHED, NAME, RecordError, RunRecord, read
+from hpo.slots import Lease, Slots
+from hpo.spec import StudySpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Running:
+    """A trial in a worker's hands."""
+
+    trial: int
+    epoch: int
+    epochs: int
+    val_nll: float | None
+    """After the last epoch, nats per event."""
+
+    samples_per_second: float | None
+    eta_s: float | None
+    """Seconds until its last epoch at the rate of the last one, if it is neither pruned nor
+    stopped."""
+
+    host: str
+    pid: int
+    job: str | None
+    restarts: int
+    stale: str | None
+    """Why it is not getting on; None when it is."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """A study at one moment."""
+
+    study: str
+    runs: Path
+    waiting: int
+    running: tuple[Running, ...]
+    complete: int
+    """Trials with a usable result, `stopped_early` among them."""
+
+    pruned: int
+    failed: int
+    best_trial: int | None
+    best_val_nll: float | None
+    """Nats per event in the data's units."""
+
+    stopping: bool
+    """Whether `hpo stop` keeps new trials from starting."""
+
+    @property
+    def total(self) -> int:
+        """Trials of the study."""
+        return self.waiting + len(self.running) + self.finished
+
+    @property
+    def finished(self) -> int:
+        """Trials that ended, in whatever way."""
+        return self.complete + self.pruned + self.failed
+
+
+def look(study: optuna.Study, spec: StudySpec, slots: Slots) -> Look:
+    """The study as it is now."""
+    counts = slots.counts()
+    best = _best(study)
+    folder = studies.runs_of(study)
+    return Look(
+        study=study.study_name,
+        runs=folder,
+        waiting=counts[TrialState.WAITING],
+        running=tuple(_running(lease, spec, folder) for lease in slots.leases()),
+        complete=counts[TrialState.COMPLETE],
+        pruned=counts[TrialState.PRUNED],
+        failed=counts[TrialState.FAIL],
+        best_trial=best.number if best else None,
+        best_val_nll=best.value if best else None,
+        stopping=studies.stopping(study),
+    )
+
+
+def record_of(study: optuna.Study, number: int) -> RunRecord | None:
+    """The record of a trial, or None while there is none that can be read."""
+    runs = studies.runs_of(study).parent
+    try:
+        return read(studies.trial_folder(runs, study.study_name, number) / NAME)
+    except RecordError:
+        return None
+
+
+def usable(record: RunRecord) -> bool:
+    """Whether the trial ended with a result that can be ranked and exported."""
+    return record.state in FINISHED and record.best_val_nll is not None
+
+
+def _best(study: optuna.Study) -> optuna.trial.FrozenTrial | None:
+    if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        return None
+    return study.best_trial
+
+
+def _running(lease: Lease, spec: StudySpec, folder: Path) -> Running:
+    try:
+        record = read(studies.trial_folder(folder.parent, folder.name, lease.number) / NAME)
+    except RecordError:
+        record = None
+    last = record.epochs[-1] if record and record.epochs else None
+    left = spec.training.epochs - (last.epoch if last else 0)
+    return Running(
+        trial=lease.number,
+        epoch=last.epoch if last else 0,
+        epochs=spec.training.epochs,
+        val_nll=last.val_nll if last else None,
+        samples_per_second=last.samples_per_second if last else None,
+        eta_s=last.seconds * left if last and last.seconds is not None else None,
+        host=lease.owner.host,
+        pid=lease.owner.pid,
+        job=lease.owner.job,
+        restarts=lease.restarts,
+        stale=None if lease.lives else _why_stale(lease),
+    )
+
+
+def _why_stale(lease: Lease) -> str:
+    return (
+        f"its worker (process {lease.owner.pid} on {lease.owner.host}) is gone, last heard of "
+        f"{lease.silent_s:.0f} s ago: `hpo launch` goes on with it"
+    )

@@ -1,0 +1,144 @@
+"""The Optuna study behind a study file: made, opened, continued.
+
+What the study searches is stored in it (`hpo:spec`), so that a worker or a later command needs
+the database and a name alone. A study whose search was changed is another study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.pruners import (
+    BasePruner,
+    HyperbandPruner,
+    MedianPruner,
+    NopPruner,
+    SuccessiveHalvingPruner,
+)
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import RDBStorage
+
+from hpo.space import seed_of
+from hpo.spec import SpecError, StudySpec
+from hpo.storage import open_study
+
+SPEC = "hpo:spec"
+RUNS = "hpo:runs"
+DATA = "hpo:data"
+STOP = "hpo:stop"
+
+
+def create(storage: RDBStorage, spec: StudySpec, *, runs: Path, fingerprint: str) -> optuna.Study:
+    """The study that `spec` describes: a new one, or the one of that name to be continued.
+
+    Args:
+        storage: Where it is or shall be.
+        spec: With the data's path absolute.
+        runs: Folder of all studies' runs.
+        fingerprint: Of the dataset, since a folder's content can change under its name.
+
+    Raises:
+        SpecError: If a study of that name searches something else. Lists what differs.
+    """
+    found = spec.study.name in optuna.get_all_study_names(storage)
+    study = optuna.create_study(
+        study_name=spec.study.name, storage=storage, load_if_exists=True, direction="minimize"
+    )
+    if found:
+        faults = list(_differences(study, spec, fingerprint))
+        if faults:
+            hint = "give this one another name (--name), or take these changes back"
+            raise SpecError(f"the study {spec.study.name!r}", [*faults, hint])
+    study.set_user_attr(SPEC, spec.to_json())
+    study.set_user_attr(RUNS, str(runs))
+    study.set_user_attr(DATA, fingerprint)
+    study.set_user_attr(STOP, False)
+    return study
+
+
+def opened(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudySpec]:
+    """The study of that name and what it searches.
+
+    Raises:
+        StorageError: If there is none.
+        SpecError: If another program made it.
+    """
+    study = open_study(storage, name)
+    text = study.user_attrs.get(SPEC)
+    if text is None:
+        raise SpecError(f"the study {name!r}", ["it was not made by `hpo launch`"])
+    return study, StudySpec.from_json(text)
+
+
+def runs_of(study: optuna.Study) -> Path:
+    """Folder of the study's trials."""
+    return Path(study.user_attrs[RUNS]) / study.study_name
+
+
+def trial_folder(runs: Path, study: str, number: int) -> Path:
+    """Where trial `number` keeps its record, checkpoint and log."""
+    return runs / study / f"trial-{number:05d}"
+
+
+def stopping(study: optuna.Study) -> bool:
+    """Whether `hpo stop` asked that no new trial starts."""
+    return bool(study.user_attrs.get(STOP, False))
+
+
+def sampler_of(spec: StudySpec, number: int) -> BaseSampler:
+    """The sampler that chooses the parameters of trial `number`.
+
+    Seeded by the number: workers that shared one seed would all try the same configuration first
+    (optuna#4714).
+    """
+    seed = seed_of(spec.study.seed, number)
+    if spec.sampler.kind == "tpe":
+        return TPESampler(seed=seed, n_startup_trials=spec.sampler.startup_trials)
+    return RandomSampler(seed=seed)  # a grid's points are given with the trials
+
+
+def pruner_of(spec: StudySpec) -> BasePruner:
+    """The pruner, its resources explicit: Optuna's "auto" waits for the first trial to end."""
+    table = spec.pruner
+    if table.kind == "asha":
+        return SuccessiveHalvingPruner(
+            min_resource=table.min_epochs, reduction_factor=table.reduction_factor
+        )
+    if table.kind == "hyperband":
+        return HyperbandPruner(
+            min_resource=table.min_epochs,
+            max_resource=spec.training.epochs,
+            reduction_factor=table.reduction_factor,
+        )
+    if table.kind == "median":
+        return MedianPruner(n_warmup_steps=table.min_epochs)
+    return NopPruner()
+
+
+def _differences(study: optuna.Study, spec: StudySpec, fingerprint: str) -> Iterator[str]:
+    """What the study in the database searches otherwise, a sentence each."""
+    text = study.user_attrs.get(SPEC)
+    if text is None:
+        yield "a study of that name was made by another program"
+        return
+    stored, given = asdict(StudySpec.from_json(text)), asdict(spec)
+    for table in ("space", "training", "pruner", "sampler"):
+        for key in sorted(stored[table].keys() | given[table].keys()):
+            was, now = stored[table].get(key), given[table].get(key)
+            if was != now:
+                yield f"[{table}] {key} is {_shown(was)} there and {_shown(now)} here"
+    if stored["study"]["seed"] != given["study"]["seed"]:
+        yield f"[study] seed is {stored['study']['seed']} there and {given['study']['seed']} here"
+    if study.user_attrs.get(DATA) != fingerprint:
+        yield (
+            f"its trials were trained on other data ({stored['data']['path']}) than "
+            f"{given['data']['path']} holds now"
+        )
+
+
+def _shown(value: Any) -> str:
+    return "absent" if value is None else repr(value)

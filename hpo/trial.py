@@ -1,0 +1,239 @@
+"""One trial: suggest, train, report, prune, record. Where training and Optuna meet.
+
+`models.train` has never heard of Optuna; the hook that it is handed here writes the record, reports
+the epoch, and raises to prune.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import optuna
+from optuna.trial import TrialState
+
+from data_prep.columns import Dataset
+from hpo import environment, space
+from hpo.record import (
+    NAME,
+    Cost,
+    DataUsed,
+    EpochRow,
+    RecordError,
+    RunRecord,
+    State,
+    TestNll,
+    read,
+)
+from hpo.slots import Claim, LeaseLost, Slots
+from hpo.spec import StudySpec
+from models import checkpoint, measure
+from models.config import FlowConfig, TrainConfig
+from models.train import Epoch, Fit, train
+
+log = logging.getLogger("hpo.trial")
+
+_TOLD: dict[State, TrialState] = {
+    "complete": TrialState.COMPLETE,
+    "stopped_early": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What a worker knows of the trial that it runs."""
+
+    spec: StudySpec
+    claim: Claim
+    slots: Slots
+    folder: Path
+    """The trial's own folder."""
+
+    job_id: str | None = None
+    """The scheduler's job id."""
+
+
+def run(job: Job) -> RunRecord:
+    """Run a claimed trial to its end, or go on with it where its last worker left it.
+
+    A trial that goes wrong fails by itself: its reason is in its record, and the worker goes on.
+
+    Raises:
+        LeaseLost: If the trial was handed to another worker meanwhile. Nothing is written then.
+    """
+    with _log_file(job.folder):
+        record = _ended(job.folder)
+        if record is None:
+            record = _train(job)
+        value = record.best_val_nll if _TOLD[record.state] is TrialState.COMPLETE else None
+        job.slots.finish(job.claim, _TOLD[record.state], value)
+        log.info("trial %d %s: %s", record.trial, record.state, record.reason or "all epochs ran")
+        return record
+
+
+def _train(job: Job) -> RunRecord:
+    trial = job.slots.trial_of(job.claim)
+    record = _begin(job, trial)
+    history = checkpoint.history(job.folder)
+    _report(trial, history)
+
+    def on_epoch(epoch: Epoch) -> None:
+        job.slots.renew(job.claim)
+        history.append(epoch)
+        _with_history(record, history).write(job.folder)
+        trial.report(epoch.val_nll, epoch.epoch)
+        if epoch.epoch < job.spec.training.epochs and trial.should_prune():
+            raise optuna.TrialPruned(f"at epoch {epoch.epoch}: {epoch.val_nll:.4f} nats per event")
+
+    flow_config, train_config = _configs(job, trial)
+    try:
+        _, fit = train(
+            Path(job.spec.data.path),
+            flow_config,
+            train_config,
+            checkpoint=job.folder,
+            on_epoch=on_epoch,
+        )
+    except optuna.TrialPruned as pruned:
+        ended = _end(record, history, "pruned", str(pruned))
+    except LeaseLost:
+        raise
+    except Exception as error:  # whatever a configuration does wrong is that trial's end alone
+        log.error("trial %d failed\n%s", record.trial, traceback.format_exc())
+        reason = traceback.format_exception_only(error)[-1].strip().splitlines()[0]
+        return _put(job, _end(record, history, "failed", reason))
+    else:
+        ended = _succeed(record, fit)
+    return _put(job, _measured(job, ended))
+
+
+def _begin(job: Job, trial: optuna.Trial) -> RunRecord:
+    """The record as the trial begins, or begins again; written before the first epoch."""
+    flow_config, train_config = _configs(job, trial)
+    dataset = Dataset.read(Path(job.spec.data.path))
+    record = RunRecord(
+        study=job.spec.study.name,
+        trial=job.claim.number,
+        state="running",
+        params=dict(trial.params),
+        flow=dataclasses.asdict(flow_config),
+        training=dataclasses.asdict(train_config),
+        pruner=dataclasses.asdict(job.spec.pruner),
+        data=DataUsed(
+            path=job.spec.data.path, fingerprint=dataset.fingerprint, rows=dict(dataset.rows)
+        ),
+        seeds={"study": job.spec.study.seed, "trial": train_config.seed},
+        environment=environment.describe(train_config.device, job.job_id),
+        restarts=job.claim.restarts,
+        cost=Cost(parameters=None, flops_per_event=None, seconds=None),
+        started=_first_start(job.folder),
+        updated=_now(),
+    )
+    return _put(job, _with_history(record, checkpoint.history(job.folder)))
+
+
+def _configs(job: Job, trial: optuna.Trial) -> tuple[FlowConfig, TrainConfig]:
+    seed = space.seed_of(job.spec.study.seed, job.claim.number)
+    return space.suggest(trial, job.spec.space, job.spec.training, seed=seed)
+
+
+def _report(trial: optuna.Trial, history: list[Epoch]) -> None:
+    """Report what the last worker had saved but not yet reported when it died."""
+    reported = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+    for epoch in history:
+        if epoch.epoch not in reported:
+            trial.report(epoch.val_nll, epoch.epoch)
+
+
+def _with_history(record: RunRecord, history: list[Epoch]) -> RunRecord:
+    best = min(history, key=lambda epoch: epoch.val_nll, default=None)
+    return dataclasses.replace(
+        record,
+        epochs=tuple(EpochRow.of(epoch) for epoch in history),
+        best_epoch=best and best.epoch,
+        best_val_nll=best and best.val_nll,
+        cost=dataclasses.replace(record.cost, seconds=sum(epoch.seconds for epoch in history)),
+        updated=_now(),
+    )
+
+
+def _end(record: RunRecord, history: list[Epoch], state: State, reason: str | None) -> RunRecord:
+    return dataclasses.replace(_with_history(record, history), state=state, reason=reason)
+
+
+def _succeed(record: RunRecord, fit: Fit) -> RunRecord:
+    return _end(record, fit.history, "stopped_early" if fit.stopped else "complete", fit.stopped)
+
+
+def _measured(job: Job, record: RunRecord) -> RunRecord:
+    """The record with the cost of the best weights and, for a run that ended well, its test NLL."""
+    flow = checkpoint.best_flow(job.folder)
+    checkpoint.trim(job.folder)
+    cost = measure.cost(flow)
+    record = dataclasses.replace(
+        record,
+        cost=dataclasses.replace(
+            record.cost, parameters=cost.parameters, flops_per_event=cost.flops_per_event
+        ),
+    )
+    if record.state == "pruned":
+        return record
+    test = measure.nll(flow, Path(job.spec.data.path), "test")
+    return dataclasses.replace(
+        record, test=TestNll(nll=test.mean, error=test.error, rows=test.rows)
+    )
+
+
+def _put(job: Job, record: RunRecord) -> RunRecord:
+    """Write the record, if the trial is still this worker's."""
+    job.slots.renew(job.claim)
+    record.write(job.folder)
+    return record
+
+
+def _ended(folder: Path) -> RunRecord | None:
+    """The record of a trial whose worker died between writing its end and telling the study."""
+    if not (folder / NAME).exists():
+        return None
+    try:
+        record = read(folder / NAME)
+    except RecordError as error:
+        log.warning("%s: the trial is run as if it had none", error)
+        return None
+    return None if record.state == "running" else record
+
+
+def _first_start(folder: Path) -> str:
+    try:
+        return read(folder / NAME).started or _now()
+    except RecordError:
+        return _now()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@contextlib.contextmanager
+def _log_file(folder: Path) -> Iterator[None]:
+    """Send what the packages log to the trial's `log.txt` while it runs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.removeHandler(handler)
+        handler.close()
