@@ -150,7 +150,10 @@ class StudySpec:
 
     def to_json(self) -> str:
         """The resolved study as one line of JSON, which `from_json` takes back."""
-        return json.dumps(dataclasses.asdict(self))
+        tables = dataclasses.asdict(self)
+        for key in self.space:  # decided there: what [training] holds is only the default
+            tables["training"].pop(key, None)
+        return json.dumps(tables)
 
     @staticmethod
     def from_json(text: str) -> StudySpec:

@@ -74,7 +74,7 @@ def open_storage(url: URL) -> RDBStorage:
     except ImportError as error:
         raise StorageError(
             f"{masked(url)} needs a driver that is not installed ({error.name}): "
-            "pip install 'psycopg[binary]' for PostgreSQL"
+            "pip install 'hpo-flows[postgres]' for PostgreSQL"
         ) from error
     except SQLAlchemyError as error:
         cause = str(getattr(error, "orig", None) or type(error).__name__).strip().splitlines()[0]

@@ -6,8 +6,8 @@ the database and a name alone. A study whose search was changed is another study
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,8 @@ def _differences(study: optuna.Study, spec: StudySpec, fingerprint: str) -> Iter
     if text is None:
         yield "a study of that name was made by another program"
         return
-    stored, given = asdict(StudySpec.from_json(text)), asdict(spec)
+    # Both as they are stored: a version that knows more options has filled them in on both sides.
+    stored, given = (json.loads(one.to_json()) for one in (StudySpec.from_json(text), spec))
     for table in ("space", "training", "pruner", "sampler"):
         for key in sorted(stored[table].keys() | given[table].keys()):
             was, now = stored[table].get(key), given[table].get(key)

@@ -1,0 +1,62 @@
+import optuna
+import pytest
+from optuna.trial import FixedTrial
+
+from hpo.space import Range, grid, resolve, seed_of, suggest
+from hpo.spec import load
+from models.config import FlowConfig, TrainConfig
+
+
+def test_the_thesis_grid_is_its_twelve_configurations():
+    points = grid(load("thesis").space)
+
+    assert len(points) == len({tuple(point.items()) for point in points}) == 12
+    assert points[0] == {"blocks": 10, "hidden": 128, "activation": "tanh"}
+    assert points[-1] == {"blocks": 30, "hidden": 200, "activation": "relu"}
+
+
+def test_a_suggestion_reaches_the_config_it_names():
+    space = {
+        "blocks": Range(low=2, high=8),
+        "hidden": [16, 32],
+        "activation": "tanh",
+        "learning_rate": Range(low=1e-4, high=1e-2, log=True),
+    }
+    trial = FixedTrial({"blocks": 3, "hidden": 32, "learning_rate": 2e-3})
+
+    flow, training = suggest(trial, space, TrainConfig(epochs=7), seed=11)
+
+    assert flow == FlowConfig(blocks=3, hidden=32, activation="tanh")
+    assert training == TrainConfig(epochs=7, learning_rate=2e-3, seed=11)
+
+
+def test_what_the_space_does_not_name_keeps_the_default():
+    assert resolve({}, TrainConfig(epochs=3)) == (FlowConfig(), TrainConfig(epochs=3))
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        pytest.param(Range(low=1, high=9), int, id="int"),
+        pytest.param(Range(low=2, high=8, step=2), int, id="step"),
+        pytest.param(Range(low=0.5, high=1.5), float, id="float"),
+        pytest.param(Range(low=0.1, high=10.0, log=True), float, id="log"),
+    ],
+)
+def test_a_range_gives_its_own_kind_of_number_within_its_ends(line, kind):
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    key = "blocks" if kind is int else "clip_norm"
+
+    for _ in range(20):
+        flow, training = suggest(study.ask(), {key: line}, TrainConfig(), seed=0)
+        value = flow.blocks if kind is int else training.clip_norm
+        assert type(value) is kind
+        assert line.low <= value <= line.high
+        assert line.step is None or (value - line.low) % line.step == 0
+
+
+def test_neighbouring_trials_and_studies_have_unlike_seeds():
+    seeds = {seed_of(study, number) for study in range(20) for number in range(200)}
+
+    assert len(seeds) == 4000
+    assert seed_of(1, 2) == seed_of(1, 2)

@@ -1,0 +1,65 @@
+import optuna
+import pytest
+import sqlalchemy as sql
+from sqlalchemy.engine import make_url
+
+from hpo.storage import StorageError, masked, open_storage, open_study, url_of
+
+
+def test_the_option_weighs_more_than_the_environment_and_that_more_than_the_default(
+    tmp_path, monkeypatch
+):
+    monkeypatch.delenv("HPO_STORAGE", raising=False)
+    assert url_of(None, tmp_path).database == str(tmp_path / "hpo.db")
+
+    monkeypatch.setenv("HPO_STORAGE", "postgresql://me@host/db")
+    assert url_of(None, tmp_path).host == "host"
+    assert url_of("sqlite:////x.db", tmp_path).database == "/x.db"
+
+
+def test_postgresql_uses_the_driver_that_is_an_extra_of_ours(tmp_path):
+    assert url_of("postgresql://me@host/db", tmp_path).drivername == "postgresql+psycopg"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["postgresql://me:s3cret@host/db", "postgresql://me@host/db?password=s3cret"],
+)
+def test_a_shown_url_holds_no_password(text):
+    assert "s3cret" not in masked(make_url(text))
+
+
+def test_an_error_holds_no_password(tmp_path):
+    with pytest.raises(StorageError, match="does not answer") as caught:
+        open_storage(url_of("postgresql://me:s3{cret@127.0.0.1:1/db", tmp_path))
+
+    assert "s3" not in str(caught.value)
+
+
+def test_a_text_that_is_no_url_is_refused_without_being_shown(tmp_path):
+    with pytest.raises(StorageError, match="sqlite:///runs/hpo.db") as caught:
+        url_of("s3cret", tmp_path)
+
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_study_that_is_not_there_names_those_that_are(tmp_path, monkeypatch):
+    monkeypatch.delenv("HPO_STORAGE", raising=False)
+    storage = open_storage(url_of(None, tmp_path))
+    optuna.create_study(study_name="mine", storage=storage)
+
+    with pytest.raises(StorageError, match=r"no study 'yours' in .*hpo\.db: it holds mine"):
+        open_study(storage, "yours")
+
+
+def test_a_sqlite_transaction_locks_as_it_begins(tmp_path, monkeypatch):
+    monkeypatch.delenv("HPO_STORAGE", raising=False)
+    url = url_of(None, tmp_path)
+    engine = open_storage(url).engine
+    other = sql.create_engine(url, connect_args={"timeout": 0})
+
+    with engine.begin() as first, other.connect() as second:
+        first.execute(sql.text("SELECT 1"))
+        with pytest.raises(sql.exc.OperationalError, match="locked"):
+            second.execute(sql.text("DELETE FROM studies"))
+    other.dispose()
