@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data_prep.errors import InputError
+
 SCHEMA = 1
 """Version of `dataset.json`. Raised when a reader of the old one would misread the new one."""
 
@@ -33,7 +35,7 @@ _KNOWN = (
 """Pattern of a name, unit, and whether the values are positive: SEVN's and COSMIC's columns."""
 
 
-class DataError(ValueError):
+class DataError(InputError):
     """Data that cannot be used. The message is one sentence: file, column, row, found, remedy."""
 
 

@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.errors import InputError
+
 MAX_LENGTH = 1000
 """Characters in a filter."""
 MAX_DEPTH = 40
@@ -46,7 +48,7 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
 _SHAPES = "a filter is made of comparisons such as `Mass_0 > 3`, joined by and, or, not"
 
 
-class FilterError(ValueError):
+class FilterError(InputError):
     """A filter that cannot be used. The message quotes it and says what to write."""
 
 
