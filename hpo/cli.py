@@ -126,7 +126,7 @@ def prepare(
     summary = {
         "rows": rows,
         **dataset.rows,
-        "dropped": dataset.dropped,
+        "dropped": sum(dataset.dropped.values()),
         "cells": len(dataset.cells),
         "bytes before": dataset.bytes_before,
         "bytes after": dataset.bytes_after,

@@ -1,0 +1,231 @@
+"""A study from `hpo launch` to its end, with real workers, and through what can happen to them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import psutil
+import pytest
+from optuna.trial import TrialState
+
+from hpo.record import RunRecord, read_all
+from hpo.storage import open_storage, url_of
+
+pytestmark = pytest.mark.slow
+
+STUDY = """
+[study]
+name = "tiny"
+trials = 3
+
+[space]
+hidden = [4, 8]
+blocks = { low = 1, high = 2 }
+
+[training]
+epochs = 4
+batch_size = 512
+
+[pruner]
+min_epochs = 1
+"""
+
+
+@pytest.fixture
+def place(tmp_path, prepared):
+    """A working folder with a study file for `prepared`."""
+    data = f'\n[data]\npath = "{prepared}"\n'
+    (tmp_path / "tiny.toml").write_text(STUDY + data)
+    return tmp_path
+
+
+def command(*words):
+    return [sys.executable, "-m", "hpo.cli", *map(str, words)]
+
+
+def hpo(place, *words, code=0):
+    """Run `hpo` in the folder and give back what it printed on both streams."""
+    environment = {key: value for key, value in os.environ.items() if key != "HPO_STORAGE"}
+    done = subprocess.run(
+        command(*words), cwd=place, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def trials_of(place, name="tiny"):
+    storage = open_storage(url_of(None, place / "runs"))
+    return optuna.load_study(study_name=name, storage=storage).trials
+
+
+def records_of(place, name="tiny"):
+    found = [record for _, record in read_all(place / "runs" / name)]
+    assert all(isinstance(record, RunRecord) for record in found)
+    return found
+
+
+def test_a_launch_runs_the_study_to_its_total_and_a_second_one_adds_nothing(place):
+    hpo(place, "launch", "tiny.toml", "--workers", 2)
+    before = [(one.number, one.value, one.datetime_complete) for one in trials_of(place)]
+    said = hpo(place, "launch", "tiny.toml", "--workers", 2)
+
+    assert [(one.number, one.value, one.datetime_complete) for one in trials_of(place)] == before
+    assert "0 waiting" in said
+    assert len(before) == 3
+    assert all(one.state in (TrialState.COMPLETE, TrialState.PRUNED) for one in trials_of(place))
+
+
+def test_the_records_and_the_study_tell_the_same(place):
+    hpo(place, "launch", "tiny.toml", "--set", "pruner.kind=none")
+
+    for trial, record in zip(trials_of(place), records_of(place), strict=True):
+        values = [row.val_nll for row in record.epochs]
+        assert record.trial == trial.number
+        assert record.params == trial.params
+        assert record.best_val_nll == trial.value == min(values)
+        assert trial.intermediate_values == {row.epoch: row.val_nll for row in record.epochs}
+        assert record.flow["hidden"] == trial.params["hidden"]
+        assert record.test.rows == record.data.rows["test"]
+
+
+def test_more_trials_are_added_to_what_is_there(place):
+    hpo(place, "launch", "tiny.toml", "--trials", 1)
+    first = trials_of(place)[0]
+    hpo(place, "launch", "tiny.toml", "--trials", 3)
+
+    assert trials_of(place)[0] == first
+    assert len(trials_of(place)) == 3
+
+
+def descendants(pid):
+    return [one.pid for one in psutil.Process(pid).children(recursive=True)]
+
+
+def test_a_study_whose_every_process_was_killed_is_finished_by_the_same_command(place):
+    words = ("launch", "tiny.toml", "--trials", 5, "--workers", 2)
+    words += ("--set", "training.epochs=60", "--set", "pruner.kind=none")
+    words += ("--set", "training.patience=0")
+    launcher = subprocess.Popen(command(*words), cwd=place, stdout=subprocess.DEVNULL)
+    wait_for(lambda: any(record.epochs for record in records_of(place)), launcher)
+    killed = [launcher.pid, *descendants(launcher.pid)]
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    launcher.wait()
+    interrupted = [
+        record.trial for record in records_of(place) if record.state == "running" and record.epochs
+    ]
+    assert interrupted, "the kill came too late to prove anything"
+
+    hpo(place, *words)
+
+    trials, records = trials_of(place), records_of(place)
+    assert [one.state for one in trials] == [TrialState.COMPLETE] * 5
+    assert [one.trial for one in records] == [0, 1, 2, 3, 4]
+    for record in records:
+        assert [row.epoch for row in record.epochs] == list(range(1, 61))
+        assert record.restarts == (1 if record.trial in interrupted else record.restarts)
+
+
+def wait_for(happened, launcher, timeout_s=120):
+    deadline = time.monotonic() + timeout_s
+    while not happened():
+        assert launcher.poll() is None, "the launch ended early"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_an_interrupted_launch_hands_its_trials_back(place):
+    words = ("launch", "tiny.toml", "--trials", 2, "--set", "training.epochs=500")
+    words += ("--set", "training.patience=0", "--set", "pruner.kind=none")
+    launcher = subprocess.Popen(
+        command(*words), cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: any(record.epochs for record in records_of(place)), launcher)
+    workers = descendants(launcher.pid)
+    launcher.send_signal(signal.SIGINT)
+    _, said = launcher.communicate(timeout=60)
+
+    assert launcher.returncode == 130
+    assert "The same command goes on with tiny" in said
+    assert not any(psutil.pid_exists(pid) and alive(pid) for pid in workers)
+
+
+def alive(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_stopped_study_starts_no_trial_until_it_is_launched_again(place):
+    hpo(place, "launch", "tiny.toml", "--trials", 1)
+    words = ("launch", "tiny.toml", "--trials", 4, "--workers", 1, "--set", "training.epochs=4")
+    launcher = subprocess.Popen(command(*words), cwd=place, stdout=subprocess.DEVNULL)
+    wait_for(lambda: len(trials_of(place)) == 4, launcher)
+    hpo(place, "stop", "tiny")
+    assert launcher.wait(timeout=120) == 0
+    waiting = [one for one in trials_of(place) if one.state == TrialState.WAITING]
+    assert waiting
+
+    hpo(place, *words)
+
+    assert all(one.state.is_finished() for one in trials_of(place))
+
+
+def test_a_study_with_other_options_is_not_continued(place):
+    hpo(place, "launch", "tiny.toml", "--trials", 1)
+
+    said = hpo(place, "launch", "tiny.toml", "--set", "training.epochs=9", code=2)
+
+    assert "[training] epochs is 4 there and 9 here" in said
+    assert "--name" in said
+
+
+def test_the_runs_of_a_forgotten_study_are_not_taken_for_a_new_ones(place):
+    hpo(place, "launch", "tiny.toml", "--trials", 1)
+    (place / "runs" / "hpo.db").unlink()
+
+    said = hpo(place, "launch", "tiny.toml", "--trials", 1, code=2)
+
+    assert "holds trials of an earlier study of that name" in said
+
+
+def test_a_failing_trial_is_told_and_the_others_go_on(place):
+    words = ("launch", "tiny.toml", "--trials", 3, "--workers", 1)
+    words += ("--set", "space.learning_rate=[0.002, 0.9]", "--set", "sampler.kind=grid")
+    words += ("--set", "space.hidden=[4]", "--set", "space.blocks=[1]")
+    said = hpo(place, *words, code=2)
+    assert "its grid has 2 points" in said
+
+    hpo(place, *[2 if word == 3 else word for word in words])
+
+    assert [one.number for one in trials_of(place)] == [0, 1]
+    assert [one.params["learning_rate"] for one in trials_of(place)] == [0.002, 0.9]
+
+
+def test_a_dry_run_touches_nothing(place):
+    said = hpo(place, "launch", "tiny.toml", "--dry-run", "--on", "slurm")
+
+    assert "#SBATCH --job-name=tiny" in said
+    assert '"epochs": 4' in said
+    assert not (place / "runs").exists()
+
+
+def test_a_detached_launch_finishes_by_itself(place):
+    said = hpo(place, "launch", "tiny.toml", "--trials", 1, "--detach")
+    assert "hpo status tiny" in said
+
+    deadline = time.monotonic() + 120
+    while not (Path(place, "runs/hpo.db").exists() and finished(place) == 1):
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
+
+
+def finished(place):
+    told = json.loads(hpo(place, "status", "tiny", "--format", "json"))
+    return told["complete"] + told["pruned"] + told["failed"]
