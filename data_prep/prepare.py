@@ -486,7 +486,7 @@ class _PartWriter:
             use_dictionary=list(self._wish.conditions),
             column_encoding=dict.fromkeys(self._wish.events, "BYTE_STREAM_SPLIT"),
             compression="zstd",
-            compression_level=9,
+            compression_level=15,
             write_statistics=False,
             store_schema=False,
         )

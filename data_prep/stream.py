@@ -5,12 +5,13 @@ ones to windows, permutes each window, and cuts equal batches across windows. Or
 permutations come from `SeedSequence((seed, epoch, window))`, so a batch is a pure function of
 (files, seed, epoch, number), and an epoch can be entered anywhere: what lies before is not decoded.
 
-Tensor names end in their axes:
+Array names end in their axes:
     N rows    F event columns    C condition columns
 """
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Iterator, Sequence
@@ -28,9 +29,11 @@ from data_prep.columns import SPLITS, DataError, Dataset
 Floats = NDArray[np.float32]
 
 WINDOW_ROWS = 262_144
-"""Rows permuted together; what the reader holds is a few times this."""
+"""Rows permuted together, at least. Of two doubles and two floats they are 4 MB."""
+LUMP_ROWS = 65_536
+"""Rows handed over at once: a hand-over of every small batch would cost more than the batch."""
 READ_AHEAD = 2
-"""Finished windows that may wait for the consumer."""
+"""Hand-overs that may wait for the consumer."""
 
 
 class Batch(NamedTuple):
@@ -40,15 +43,6 @@ class Batch(NamedTuple):
     """Shape `(N, F)`."""
     conditions: Floats
     """Shape `(N, C)`."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """One row group of one part file."""
-
-    path: Path
-    index: int
-    rows: int
 
 
 class Stream:
@@ -78,56 +72,62 @@ class Stream:
 
         Raises:
             DataError: If `folder` is no prepared dataset or its files do not fit together.
-            ValueError: If `batch_size` is below 1.
+            ValueError: If `batch_size` is below 1 or `memory_mb` below 0.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.dataset = Dataset.read(Path(folder))
-        self.rows = self.dataset.rows.get(split, 0)
+        if not memory_mb >= 0:
+            raise ValueError(f"memory_mb must be at least 0, got {memory_mb}")
+        self._table = _Table.open(Path(folder), split)
+        self.dataset = self._table.dataset
+        self.rows = self._table.rows
+        """Rows of the part; with `drop_last` some of them are left out of an epoch."""
         self.batch_size = batch_size
         self.batches = self.rows // batch_size if drop_last else -(-self.rows // batch_size)
+        """Batches of an epoch."""
         self._seed = seed
         self._shuffle = shuffle
-        self._groups = _groups(Path(folder), split, self.dataset)
-        self._names = [c.name for c in self.dataset.event_columns]
-        self._events = len(self._names)
-        self._names += [c.name for c in self.dataset.condition_columns]
-        self._keeps = self.rows * len(self._names) * 4 <= memory_mb * 1e6
-        self._kept: dict[int, Floats] = {}
+        fits = self._table.decoded_bytes <= memory_mb * 1e6
+        self._kept = _Store(self._table, self.rows) if fits else None
 
     def epoch(self, index: int, *, start: int = 0) -> Iterator[Batch]:
         """Batches `start`, `start + 1`, ... of epoch `index`.
 
-        The same files, seed and index give the same batches, whatever is cached. Closing the
-        iterator ends the read-ahead.
+        The same files, seed and index give the same batches, cached or not, so `(index, start)`
+        is all that has to be saved to go on later. A thread reads ahead from the first `next`
+        on; closing the iterator ends it. The arrays of a batch belong to the consumer.
 
         Raises:
-            DataError: If a part file cannot be decoded. Names the file.
             ValueError: If `start` is not a position of this epoch.
+            DataError: If a part file cannot be decoded. Names the file. Raised by `next`.
         """
         if not 0 <= start <= self.batches:
-            raise ValueError(f"start must lie in 0..{self.batches}, got {start}")
-        return self._batches(self._plan(index), start)
+            raise ValueError(f"start must lie in [0, {self.batches}], got {start}")
+        return self._batches(self._windows(index), start)
 
-    def _batches(self, windows: list[_Window], start: int) -> Iterator[Batch]:
-        first, skip = _enter(windows, start * self.batch_size)
-        ahead = _ReadAhead(windows[first:], self._permuted)
-        rest: list[Floats] = []
+    def _batches(self, windows: Sequence[_Window], start: int) -> Iterator[Batch]:
+        if start == self.batches:
+            return
+        ahead = _ReadAhead(self._lumps(windows, start))
         try:
-            for number in range(start, self.batches):
-                size = min(self.batch_size, self.rows - number * self.batch_size)
-                while sum(map(len, rest)) < size:
-                    rest.append(ahead.next()[skip:])
-                    skip = 0
-                joined = rest[0] if len(rest) == 1 else np.concatenate(rest)
-                rest = [joined[size:]]
-                yield Batch(joined[:size, : self._events], joined[:size, self._events :])
+            yield from ahead.batches()
         finally:
             ahead.close()
 
-    def _plan(self, epoch: int) -> list[_Window]:
-        """Which row groups go into which window, from metadata alone."""
-        order: Sequence[int] = range(len(self._groups))
+    def _lumps(self, windows: Sequence[_Window], start: int) -> Iterator[list[Batch]]:
+        """The batches from `start` on, in lists of some `LUMP_ROWS` rows."""
+        first, skip = _enter(windows, start * self.batch_size)
+        cutter = _Cutter(self._dealt(windows[first:]), skip)
+        step = max(1, LUMP_ROWS // self.batch_size)
+        for begin in range(start, self.batches, step):
+            yield [
+                cutter.cut(min(self.batch_size, self.rows - number * self.batch_size))
+                for number in range(begin, min(begin + step, self.batches))
+            ]
+
+    def _windows(self, epoch: int) -> list[_Window]:
+        """Which row groups are permuted together, from metadata alone."""
+        order = list(range(len(self._table.groups)))
         if self._shuffle:
             order = np.random.default_rng((self._seed, epoch)).permutation(order).tolist()
         windows: list[_Window] = []
@@ -135,32 +135,26 @@ class Stream:
         rows = 0
         for group in order:
             groups.append(group)
-            rows += self._groups[group].rows
+            rows += self._table.groups[group].rows
             if rows >= WINDOW_ROWS or group == order[-1]:
                 windows.append(_Window(tuple(groups), rows, (self._seed, epoch, len(windows))))
                 groups, rows = [], 0
         return windows
 
-    def _permuted(self, window: _Window) -> Floats:
-        joined = np.concatenate([self._decoded(group) for group in window.groups])
-        if not self._shuffle:
-            return joined
-        return joined[np.random.default_rng(window.seed).permutation(len(joined))]
+    def _dealt(self, windows: Sequence[_Window]) -> Iterator[_Dealt]:
+        """Each window's rows, decoded, with the order in which it gives them.
 
-    def _decoded(self, number: int) -> Floats:
-        if number in self._kept:
-            return self._kept[number]
-        rows_NK = _decode(self._groups[number], self._names)
-        if self._keeps:
-            self._kept[number] = rows_NK
-        return rows_NK
-
-
-@dataclass(frozen=True, slots=True)
-class _Window:
-    groups: tuple[int, ...]
-    rows: int
-    seed: tuple[int, int, int]
+        Without a cache all windows share one store: a window is used up when the next is asked
+        for. Only the places of the rows depend on the cache, never their order.
+        """
+        store = self._kept or _Store(self._table, max(window.rows for window in windows))
+        for window in windows:
+            if store is not self._kept:
+                store.clear()
+            order = np.concatenate([store.hold(group) for group in window.groups])
+            if self._shuffle:
+                np.random.default_rng(window.seed).shuffle(order)
+            yield _Dealt(store, order)
 
 
 def read_split(folder: Path, split: str) -> Batch:
@@ -169,56 +163,134 @@ def read_split(folder: Path, split: str) -> Batch:
     Raises:
         DataError: If `folder` is no prepared dataset or a part file cannot be decoded.
     """
-    dataset = Dataset.read(Path(folder))
-    columns = [*dataset.event_columns, *dataset.condition_columns]
-    names = [column.name for column in columns]
-    groups = _groups(Path(folder), split, dataset)
-    parts = [np.empty((0, len(names)), np.float32), *(_decode(group, names) for group in groups)]
-    rows_NK = np.concatenate(parts)
-    events = len(dataset.event_columns)
-    return Batch(
-        np.ascontiguousarray(rows_NK[:, :events]), np.ascontiguousarray(rows_NK[:, events:])
-    )
+    table = _Table.open(Path(folder), split)
+    store = _Store(table, table.rows)
+    for group in range(len(table.groups)):
+        store.hold(group)
+    return store.rows
 
 
-def _groups(folder: Path, split: str, dataset: Dataset) -> list[_Group]:
-    """All row groups of a part, checked against `dataset.json`."""
-    if split not in SPLITS:
-        raise DataError(f"there is no part {split!r} of a dataset: choose {', '.join(SPLITS)}")
-    groups = []
-    for path in sorted((folder / split).glob("part-*.parquet")):
-        try:
-            metadata = pq.read_metadata(path)
-        except (OSError, pa.ArrowException) as error:
-            raise _damaged(path, error) from error
-        groups += [
-            _Group(path, index, metadata.row_group(index).num_rows)
-            for index in range(metadata.num_row_groups)
-        ]
-    found = sum(group.rows for group in groups)
-    if found != dataset.rows[split]:
-        raise DataError(
-            f"{folder / split} holds {found} rows where dataset.json says {dataset.rows[split]}: "
-            "prepare the dataset again"
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """Row groups that are permuted together."""
+
+    groups: tuple[int, ...]
+    rows: int
+    seed: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """One row group of one part file."""
+
+    path: Path
+    metadata: pq.FileMetaData
+    index: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """The part files of one part, seen as one list of row groups."""
+
+    dataset: Dataset
+    groups: tuple[_Group, ...]
+
+    @classmethod
+    def open(cls, folder: Path, split: str) -> _Table:
+        """Read the files' footers and check them against `dataset.json`."""
+        if split not in SPLITS:
+            raise DataError(f"a dataset has no part {split!r}: choose one of {', '.join(SPLITS)}")
+        dataset = Dataset.read(folder)
+        paths = sorted((folder / split).glob("part-*.parquet"))
+        table = cls(dataset, tuple(group for path in paths for group in _groups(path)))
+        if table.rows != dataset.rows[split]:
+            raise DataError(
+                f"{folder / split} holds {table.rows} rows where {folder / 'dataset.json'} says "
+                f"{dataset.rows[split]}: a part file is missing or strange, prepare the data again"
+            )
+        return table
+
+    @property
+    def rows(self) -> int:
+        return sum(group.rows for group in self.groups)
+
+    @property
+    def decoded_bytes(self) -> int:
+        columns = len(self.dataset.event_columns) + len(self.dataset.condition_columns)
+        return self.rows * columns * np.dtype(np.float32).itemsize
+
+    def batch(self, rows: int) -> Batch:
+        """Room for so many rows, not filled."""
+        events, conditions = self.dataset.event_columns, self.dataset.condition_columns
+        return Batch(
+            np.empty((rows, len(events)), np.float32),
+            np.empty((rows, len(conditions)), np.float32),
         )
-    return groups
+
+    def decode(self, number: int, into: Batch) -> None:
+        """Fill `into` with the rows of a row group, in file order."""
+        group = self.groups[number]
+        events = [column.name for column in self.dataset.event_columns]
+        conditions = [column.name for column in self.dataset.condition_columns]
+        try:
+            with pq.ParquetFile(group.path, metadata=group.metadata, pre_buffer=False) as file:
+                table = file.read_row_group(
+                    group.index, columns=events + conditions, use_threads=False
+                )
+            for names, rows_NK in ((events, into.events), (conditions, into.conditions)):
+                for column, name in enumerate(names):
+                    rows_NK[:, column] = table.column(name).to_numpy()
+        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+            raise _damaged(group.path, error) from error
 
 
-def _decode(group: _Group, names: Sequence[str]) -> Floats:
+class _Store:
+    """Decoded row groups in one block of memory."""
+
+    def __init__(self, table: _Table, rows: int) -> None:
+        self.rows = table.batch(rows)
+        self.table = table
+        self._places: dict[int, int] = {}
+        self._filled = 0
+        self._lock = threading.Lock()  # two epochs of one stream may share a store
+
+    def clear(self) -> None:
+        self._places.clear()
+        self._filled = 0
+
+    def hold(self, group: int) -> NDArray[np.intp]:
+        """Where the rows of a row group are; decodes it unless it is here already."""
+        rows = self.table.groups[group].rows
+        with self._lock:
+            if group not in self._places:
+                place = slice(self._filled, self._filled + rows)
+                self.table.decode(group, Batch(*(part[place] for part in self.rows)))
+                self._places[group] = self._filled
+                self._filled += rows
+            return np.arange(self._places[group], self._places[group] + rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Dealt:
+    """A window's rows in the order in which it gives them."""
+
+    store: _Store
+    order: NDArray[np.intp]
+
+
+def _groups(path: Path) -> Iterator[_Group]:
     try:
-        with pq.ParquetFile(group.path, memory_map=False, pre_buffer=False) as file:
-            table = file.read_row_group(group.index, columns=list(names), use_threads=False)
+        metadata = pq.read_metadata(path)
     except (OSError, pa.ArrowException) as error:
-        raise _damaged(group.path, error) from error
-    rows_NK = np.empty((table.num_rows, len(names)), np.float32)
-    for number, name in enumerate(names):
-        rows_NK[:, number] = table.column(name).to_numpy()
-    return rows_NK
+        raise _damaged(path, error) from error
+    for index in range(metadata.num_row_groups):
+        yield _Group(path, metadata, index, metadata.row_group(index).num_rows)
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
     first = (str(error).strip() or repr(error)).splitlines()[0]
-    return DataError(f"{path} cannot be decoded ({first}): prepare the dataset again")
+    return DataError(f"{path} cannot be decoded ({first}): prepare the data again")
 
 
 def _enter(windows: Sequence[_Window], row: int) -> tuple[int, int]:
@@ -227,40 +299,66 @@ def _enter(windows: Sequence[_Window], row: int) -> tuple[int, int]:
         if row < window.rows:
             return number, row
         row -= window.rows
-    return len(windows), 0
+    raise AssertionError("a position beyond the epoch")
+
+
+class _Cutter:
+    """Cuts batches of any size from windows that come one after the other."""
+
+    def __init__(self, windows: Iterator[_Dealt], skip: int) -> None:
+        self._windows = windows
+        self._window = next(windows)
+        self._place = skip
+
+    def cut(self, rows: int) -> Batch:
+        """The next rows, in arrays of their own: a consumer may keep or change them."""
+        batch = self._window.store.table.batch(rows)
+        filled = 0
+        while filled < rows:
+            if self._place == len(self._window.order):
+                self._window, self._place = next(self._windows), 0
+            order = self._window.order[self._place : self._place + rows - filled]
+            for found, wanted in zip(self._window.store.rows, batch, strict=True):
+                # take: indexing with [order] is ten times slower on rows of a few bytes. "clip":
+                # the default would copy once more, to leave the output whole if it raised.
+                found.take(order, 0, wanted[filled : filled + len(order)], "clip")
+            filled += len(order)
+            self._place += len(order)
+        return batch
 
 
 class _ReadAhead:
-    """Works on the next windows in a thread while the consumer uses the last one."""
+    """Makes the next batches in a thread while the consumer uses the last ones."""
 
-    def __init__(self, windows, work) -> None:  # type: ignore[no-untyped-def]
-        self._ready: queue.Queue[Floats | BaseException] = queue.Queue(READ_AHEAD)
+    def __init__(self, lumps: Iterator[list[Batch]]) -> None:
+        self._ready: queue.Queue[list[Batch] | BaseException] = queue.Queue(READ_AHEAD)
         self._closed = threading.Event()
         self._thread = threading.Thread(
-            target=self._run, args=(windows, work), name="hpo-stream", daemon=True
+            target=self._run, args=(lumps,), name="read-ahead", daemon=True
         )
         self._thread.start()
 
-    def next(self) -> Floats:
-        found = self._ready.get()
-        if isinstance(found, BaseException):
-            raise found
-        return found
+    def batches(self) -> Iterator[Batch]:
+        """All batches, as they become ready."""
+        while lump := self._ready.get():
+            if isinstance(lump, BaseException):
+                raise lump
+            yield from lump
 
     def close(self) -> None:
+        """End the thread and wait for it; the batches in work are finished first."""
         self._closed.set()
         while self._thread.is_alive():
-            try:  # a worker that waits for room has to get it before it can see that it is over
-                self._ready.get(timeout=0.01)
-            except queue.Empty:
-                continue
-        self._thread.join()
+            with contextlib.suppress(queue.Empty):  # the thread may be waiting for room
+                self._ready.get_nowait()
+            self._thread.join(0.01)
 
-    def _run(self, windows, work) -> None:  # type: ignore[no-untyped-def]
+    def _run(self, lumps: Iterator[list[Batch]]) -> None:
         try:
-            for window in windows:
+            for lump in lumps:
+                self._ready.put(lump)
                 if self._closed.is_set():
                     return
-                self._ready.put(work(window))
-        except BaseException as error:
+            self._ready.put([])
+        except BaseException as error:  # handed over, raised where the batches are asked for
             self._ready.put(error)

@@ -1,4 +1,4 @@
-"""Fixtures shared by the tests: a simulation table whose density is known, and its prepared form."""
+"""Fixtures shared by the tests: a table of known density, and its prepared form."""
 
 from __future__ import annotations
 
