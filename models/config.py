@@ -1,0 +1,171 @@
+"""`FlowConfig` and `TrainConfig`: everything that decides what a flow is and how it is fitted.
+
+Plain frozen data, checked where it is made. Imports no torch, so that reading a study is quick.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+from data_prep.errors import InputError
+
+KINDS = ("affine",)
+"""Autoregressive layers that a flow can be made of."""
+ACTIVATIONS = ("relu", "tanh", "silu", "gelu")
+SCHEDULES = ("cosine", "constant")
+RATE_UNITS = ("epoch", "second")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+class ConfigError(InputError):
+    """An option that cannot be used. The message lists every fault of the config."""
+
+
+class _Checked:
+    """What both configs share: strict types, ranges, and reading back what was stored."""
+
+    __slots__ = ()
+
+    def _faults(self) -> list[str]:
+        raise NotImplementedError
+
+    def __post_init__(self) -> None:
+        faults = _type_faults(self) or self._faults()
+        if faults:
+            raise ConfigError("; ".join(faults))
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Self:
+        """The config with these options; what is missing takes its default.
+
+        Raises:
+            ConfigError: If an option is unknown or out of its range.
+        """
+        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+        if unknown := sorted(set(stored) - known):
+            raise ConfigError(
+                f"{cls.__name__} has no option {', '.join(map(repr, unknown))}: "
+                f"it takes {', '.join(sorted(known))}"
+            )
+        return cls(**stored)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FlowConfig(_Checked):
+    """The shape of a flow."""
+
+    kind: str = "affine"
+    """Kind of the autoregressive layers."""
+    blocks: int = 6
+    """Autoregressive layers; the order of the features is reversed between two of them."""
+    hidden: int = 64
+    """Units in each hidden layer of a block's network."""
+    depth: int = 2
+    """Hidden layers in a block's network."""
+    activation: str = "relu"
+    """Of the hidden units."""
+
+    def _faults(self) -> list[str]:
+        return [
+            *_choice("kind", self.kind, KINDS),
+            *_within("blocks", self.blocks, 1, 100),
+            *_within("hidden", self.hidden, 1, 8192),
+            *_within("depth", self.depth, 1, 10),
+            *_choice("activation", self.activation, ACTIVATIONS),
+        ]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig(_Checked):
+    """How one flow is fitted to the training split."""
+
+    epochs: int = 40
+    """Passes over the training split, unless something below ends it before."""
+    batch_size: int = 1024
+    """Rows per gradient step."""
+    learning_rate: float = 2e-3
+    """Highest step size of AdamW."""
+    weight_decay: float = 0.0
+    """Of weight matrices, not of biases."""
+    schedule: str = "cosine"
+    """cosine falls to 0 at the last planned step; constant stays."""
+    warmup: float = 0.02
+    """Fraction of the planned steps over which the learning rate rises to its highest."""
+    clip_norm: float = 5.0
+    """Longest gradient that is not shortened, in nats per unit of the weights."""
+    eval_every: int = 0
+    """Steps between two evaluations of the validation split; 0 = at the end of each epoch."""
+    patience: int = 15
+    """Evaluations without a better validation NLL before stopping; 0 = never."""
+    min_rate: float = 0.0
+    """Stop when the smoothed validation NLL falls by less nats per unit; 0 = never."""
+    rate_per: str = "epoch"
+    """Unit of `min_rate`: epoch or second. Only the first is the same on every machine."""
+    rate_smoothing: float = 0.8
+    """Weight of the past in the smoothed validation NLL, 0 = no smoothing."""
+    max_minutes: float | None = None
+    """Time budget of the training, over all restarts."""
+    seed: int = 0
+    """Of the weights and the order of the rows. Same seed, same machine: same flow."""
+    memory_mb: float = 512.0
+    """Decoded rows are kept in memory after the first pass if they fit in this."""
+    device: str = "auto"
+    """auto = CUDA where there is one."""
+
+    def _faults(self) -> list[str]:
+        return [
+            *_within("epochs", self.epochs, 1, 1_000_000),
+            *_within("batch_size", self.batch_size, 1, 10_000_000),
+            *_between("learning_rate", self.learning_rate, 0, 1),
+            *_within("weight_decay", self.weight_decay, 0, 10),
+            *_choice("schedule", self.schedule, SCHEDULES),
+            *_within("warmup", self.warmup, 0, 0.5),
+            *_between("clip_norm", self.clip_norm, 0, math.inf),
+            *_within("eval_every", self.eval_every, 0, 1_000_000_000),
+            *_within("patience", self.patience, 0, 1_000_000),
+            *_within("min_rate", self.min_rate, 0, 1e6),
+            *_choice("rate_per", self.rate_per, RATE_UNITS),
+            *_within("rate_smoothing", self.rate_smoothing, 0, 0.999),
+            *_between("max_minutes", self.max_minutes or 1.0, 0, math.inf),
+            *_within("seed", self.seed, 0, 2**63 - 1),
+            *_within("memory_mb", self.memory_mb, 0, 1e9),
+            *_choice("device", self.device, DEVICES),
+            *(["max_minutes must be above 0, got 0"] if self.max_minutes == 0 else []),
+        ]
+
+
+def _type_faults(config: Any) -> list[str]:
+    """A sentence for every option of another type than it is declared with."""
+    faults = []
+    for field in fields(config):
+        value, declared = getattr(config, field.name), str(field.type)
+        allowed = {
+            "int": (int,),
+            "float": (int, float),
+            "float | None": (int, float, type(None)),
+            "str": (str,),
+        }[declared]
+        if isinstance(value, bool) or not isinstance(value, allowed):
+            faults.append(f"{field.name} must be of type {declared}, got {value!r}")
+    return faults
+
+
+def _choice(name: str, value: str, choices: tuple[str, ...]) -> list[str]:
+    if value in choices:
+        return []
+    return [f"{name} must be one of {', '.join(choices)}, got {value!r}"]
+
+
+def _within(name: str, value: float, low: float, high: float) -> list[str]:
+    if low <= value <= high:
+        return []
+    return [f"{name} must lie in [{low:g}, {high:g}], got {value}"]
+
+
+def _between(name: str, value: float, low: float, high: float) -> list[str]:
+    if low < value < high:
+        return []
+    return [f"{name} must lie in ({low:g}, {high:g}), got {value}"]

@@ -1,0 +1,365 @@
+"""`Emulator`: a fitted flow in other people's hands, and the bundle it is shipped as.
+
+The only module that writes or reads the bundle: `emulator.json` (format, architecture, columns,
+units, domain, metrics, provenance, sha256 of every other file), `weights.safetensors`, two ONNX
+graphs, `run.json`, and `README.md` for people. No pickle is ever loaded.
+
+Array names end in their axes:
+    N rows    F event columns    C conditions
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save as to_bytes
+
+from data_prep.errors import InputError
+from models import measure
+from models.flow import ConditionalFlow, from_description
+
+FORMAT = 1
+"""Version of the bundle."""
+CARD, WEIGHTS, README = "emulator.json", "weights.safetensors", "README.md"
+ROUNDING = 1e-6
+"""Relative distance beyond the domain that is still inside: conditions are stored as float32."""
+Extrapolation = Literal["warn", "raise", "ignore"]
+
+
+class EmulatorError(InputError):
+    """A bundle or a call that cannot be used. The message is one sentence with the remedy."""
+
+
+class ExtrapolationWarning(UserWarning):
+    """A condition lies outside the range that the emulator was trained on."""
+
+
+class Emulator:
+    """p(events | conditions) in physical units: draw from it, evaluate it."""
+
+    def __init__(self, flow: ConditionalFlow, card: Mapping[str, Any] | None = None) -> None:
+        """Args: the fitted flow; what else the card should say: `metrics`, `provenance`."""
+        self.module = flow.cpu().eval()
+        """torch module: `log_prob(x_NF, c_NC)`, differentiable in events and conditions."""
+        self.card: dict[str, Any] = {**_card(flow), **(card or {})}
+        """The contents of `emulator.json`."""
+
+    @property
+    def event_columns(self) -> tuple[str, ...]:
+        """Names of the columns of an event, in order."""
+        return tuple(column.name for column in self.module.event_columns)
+
+    @property
+    def condition_columns(self) -> tuple[str, ...]:
+        """Names of the conditions."""
+        return tuple(column.name for column in self.module.condition_columns)
+
+    @property
+    def domain(self) -> dict[str, tuple[float, float]]:
+        """Range of each condition in the data."""
+        return dict(self.module.domain)
+
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int | None = None,
+        on_extrapolation: Extrapolation = "warn",
+        **conditions: ArrayLike,
+    ) -> NDArray[np.float64]:
+        """Draw events.
+
+        Args:
+            n: Events to draw.
+            seed: Makes the draws repeatable on one machine and torch version. The global
+                generators are left alone.
+            on_extrapolation: What to do outside the domain: warn, raise or ignore.
+            **conditions: Every condition, a number or one value per event, in physical units.
+
+        Returns:
+            Array of shape `(n, F)`, in the units of the event columns.
+
+        Raises:
+            EmulatorError: If a condition is missing, unknown, not finite or of a wrong length,
+                or outside the domain under "raise".
+
+        Example:
+            >>> emulator.sample(1000, Z=0.001, alpha=1.0, seed=7).shape
+            (1000, 2)
+        """
+        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
+            raise EmulatorError(f"n must be a whole number of events, at least 0, got {n!r}")
+        c_NC = self._conditions(conditions, int(n), on_extrapolation)
+        generator = torch.Generator()
+        generator.seed() if seed is None else generator.manual_seed(seed)
+        noise_NF = torch.randn(int(n), len(self.event_columns), generator=generator)
+        return measure.from_noise(self.module, noise_NF.numpy(), c_NC)
+
+    def log_prob(
+        self,
+        events: ArrayLike,
+        *,
+        on_extrapolation: Extrapolation = "warn",
+        **conditions: ArrayLike,
+    ) -> NDArray[np.float64]:
+        """Natural-log density of events, per unit of each event column.
+
+        Args:
+            events: Shape `(N, F)`, in the units of the event columns.
+            on_extrapolation: What to do outside the domain: warn, raise or ignore.
+            **conditions: Every condition, a number or one value per event, in physical units.
+
+        Returns:
+            Array of shape `(N,)`; -inf outside the support.
+
+        Raises:
+            EmulatorError: If events are not finite or of another shape, or a condition is
+                missing, unknown, not finite or of a wrong length, or outside the domain under
+                "raise".
+        """
+        x_NF = _numbers(events, "events")
+        if x_NF.ndim != 2 or x_NF.shape[1] != len(self.event_columns):
+            raise EmulatorError(
+                f"events must have shape (N, {len(self.event_columns)}), one column for each of "
+                f"{', '.join(self.event_columns)}, got {x_NF.shape}"
+            )
+        c_NC = self._conditions(conditions, len(x_NF), on_extrapolation)
+        return measure.log_prob(self.module, x_NF, c_NC)
+
+    def save(self, folder: Path | str, *, extra: Mapping[str, Path | bytes] | None = None) -> Path:
+        """Write the bundle; `folder` appears whole or not at all.
+
+        Args:
+            folder: A new or empty folder, or an emulator bundle, which is replaced.
+            extra: More files for the bundle by name (`run.json`): a path to copy, or contents.
+
+        Raises:
+            EmulatorError: If `folder` holds something else.
+        """
+        folder = Path(folder)
+        _refuse_other(folder)
+        draft = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        try:
+            self._write(draft, extra or {})
+            _swap(draft, folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Self:
+        """The emulator of a bundle, its files compared with their sha256.
+
+        Raises:
+            EmulatorError: If the folder is no bundle, is of a newer format, or a file is missing
+                or changed.
+        """
+        folder = Path(folder)
+        card = _read_card(folder)
+        for name, expected in card["files"].items():
+            _check_file(folder, name, expected)
+        try:
+            state = from_bytes((folder / WEIGHTS).read_bytes())
+            flow = from_description(card["architecture"], state)
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise EmulatorError(
+                f"{folder / WEIGHTS} does not fit {CARD} ({error}): export the emulator again"
+            ) from error
+        return cls(flow, card)
+
+    def _write(self, draft: Path, extra: Mapping[str, Path | bytes]) -> None:
+        for name, content in extra.items():
+            (draft / name).write_bytes(
+                content if isinstance(content, bytes) else Path(content).read_bytes()
+            )
+        state = {k: _without_tiny(v).contiguous() for k, v in self.module.state_dict().items()}
+        (draft / WEIGHTS).write_bytes(to_bytes(state))
+        (draft / README).write_text(_readme(self.card), encoding="utf-8")
+        self.card["files"] = {path.name: _sha256(path) for path in sorted(draft.iterdir())}
+        text = json.dumps(self.card, indent=1, allow_nan=False) + "\n"
+        (draft / CARD).write_text(text, encoding="utf-8")
+
+    def _conditions(
+        self, given: Mapping[str, ArrayLike], rows: int, on_extrapolation: Extrapolation
+    ) -> NDArray[np.float64]:
+        """Conditions in the flow's order, shape `(rows, C)`, checked."""
+        names = self.condition_columns
+        if set(given) != set(names):
+            missing, unknown = sorted(set(names) - set(given)), sorted(set(given) - set(names))
+            raise EmulatorError(
+                f"conditions are {', '.join(names) or 'none'}: "
+                f"missing {', '.join(missing) or 'none'}, unknown {', '.join(unknown) or 'none'}"
+            )
+        if on_extrapolation not in ("warn", "raise", "ignore"):
+            raise EmulatorError(
+                f"on_extrapolation must be warn, raise or ignore, got {on_extrapolation!r}"
+            )
+        c_NC = np.empty((rows, len(names)))
+        for k, column in enumerate(self.module.condition_columns):
+            value = _numbers(given[column.name], column.name)
+            if value.shape not in ((), (1,), (rows,)):
+                raise EmulatorError(
+                    f"{column.name} must be a number or one value for each of the {rows} events, "
+                    f"got shape {value.shape}"
+                )
+            if column.positive and (value <= 0).any():
+                raise EmulatorError(f"{column.name} must be above 0, got {value.min():g}")
+            self._check_domain(column.name, value, on_extrapolation)
+            c_NC[:, k] = value
+        return c_NC
+
+    def _check_domain(self, name: str, value: NDArray[np.float64], action: Extrapolation) -> None:
+        low, high = self.domain[name]
+        margin = ROUNDING * max(abs(low), abs(high))
+        outside = value[(value < low - margin) | (value > high + margin)]
+        if action == "ignore" or not outside.size:
+            return
+        message = (
+            f"{name} = {outside.flat[0]:g} is outside the range [{low:g}, {high:g}] that the "
+            "emulator was trained on: what it says there is a guess"
+        )
+        if action == "raise":
+            raise EmulatorError(message)
+        warnings.warn(message, ExtrapolationWarning, stacklevel=4)
+
+
+def _card(flow: ConditionalFlow) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "architecture": flow.describe(),
+        "event_columns": {column.name: column.unit for column in flow.event_columns},
+        "condition_columns": {column.name: column.unit for column in flow.condition_columns},
+        "domain": {name: list(limits) for name, limits in flow.domain.items()},
+        "cost": {
+            "parameters": measure.cost(flow).parameters,
+            "flops_per_event": measure.cost(flow).flops_per_event,
+        },
+        "metrics": {},
+        "provenance": {},
+        "files": {},
+    }
+
+
+def _read_card(folder: Path) -> dict[str, Any]:
+    path = folder / CARD
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        version, files = card["format"], card["files"]
+        assert isinstance(version, int)
+        assert all(isinstance(v, str) and Path(k).name == k for k, v in files.items())
+    except FileNotFoundError:
+        raise EmulatorError(
+            f"{folder} is not an emulator (it has no {CARD}): make one with `hpo export`"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        raise EmulatorError(f"{path} cannot be read: export the emulator again") from error
+    if version != FORMAT:
+        raise EmulatorError(
+            f"{path} has format {version}, this version reads {FORMAT}: upgrade hpo-flows"
+        )
+    if WEIGHTS not in files:
+        raise EmulatorError(f"{path} lists no {WEIGHTS}: export the emulator again")
+    return dict(card)
+
+
+def _check_file(folder: Path, name: str, expected: str) -> None:
+    path = folder / name
+    if not path.is_file():
+        raise EmulatorError(f"{path} is missing: export or copy the emulator again")
+    if _sha256(path) != expected:
+        raise EmulatorError(
+            f"{path} is not the file that was exported (its sha256 differs from {CARD}): "
+            "export or copy the emulator again"
+        )
+
+
+def _refuse_other(folder: Path) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / CARD).exists()):
+        raise EmulatorError(f"{folder} holds something that is no emulator: choose a new folder")
+
+
+def _swap(draft: Path, folder: Path) -> None:
+    """Put the finished draft in place of what is there."""
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(draft, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    try:
+        array = np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise EmulatorError(f"{name} must be numbers, got {values!r}") from error
+    if not np.isfinite(array).all():
+        raise EmulatorError(f"{name} must be finite, got {array[~np.isfinite(array)].flat[0]}")
+    return array
+
+
+def _without_tiny(tensor: torch.Tensor) -> torch.Tensor:
+    """Denormal weights as exact zeros: they say nothing and make a CPU 25 times slower."""
+    if not tensor.is_floating_point():
+        return tensor
+    return torch.where(tensor.abs() < torch.finfo(torch.float32).tiny, 0.0, tensor)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _readme(card: Mapping[str, Any]) -> str:
+    """The model card for people."""
+    density = " | ".join(", ".join(card[f"{what}_columns"]) for what in ("event", "condition"))
+    events = ", ".join(f"{n} [{u or 'pure number'}]" for n, u in card["event_columns"].items())
+    rows = "\n".join(
+        f"| {name} | {unit or 'pure number'} | {card['domain'][name][0]:g} | "
+        f"{card['domain'][name][1]:g} |"
+        for name, unit in card["condition_columns"].items()
+    )
+    call = "".join(f", {name}={limits[0]:g}" for name, limits in card["domain"].items())
+    facts = "\n".join(
+        f"- {key}: {json.dumps(value)}"
+        for part in ("metrics", "provenance", "cost")
+        for key, value in card[part].items()
+        if not isinstance(value, (dict, list))
+    )
+    return f"""# Emulator of {events}
+
+A normalizing flow for p({density}).
+
+```python
+from models import Emulator
+
+emulator = Emulator.load(".")
+events = emulator.sample(100_000{call}, seed=7)
+logp = emulator.log_prob(events{call})
+```
+
+Use it inside the ranges of the training data; elsewhere it warns, and what it says is a guess.
+
+| condition | unit | from | to |
+|---|---|---|---|
+{rows}
+
+{facts}
+
+`emulator.json` holds everything in full, with the sha256 of every file.
+"""

@@ -1,0 +1,137 @@
+"""The flow: p(events | conditions) as a stack of autoregressive layers, in physical units.
+
+With `models/autoregressive.py` (what it subclasses) the only module that imports nflows.
+Everything else sees an `nn.Module` with `log_prob` and `sample`.
+
+Tensor names end in their axes:
+    N rows    F features (event columns)    C conditions
+
+Papamakarios, Pavlakou & Murray (2017), https://arxiv.org/abs/1705.07057
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from nflows.distributions import StandardNormal
+from nflows.flows import Flow
+from nflows.transforms import CompositeTransform, ReversePermutation
+from torch import Tensor, nn
+
+from data_prep.columns import Column, Dataset
+from models.autoregressive import LAYERS
+from models.config import FlowConfig
+from models.preprocess import Constants, Moments, Standardise
+
+
+class ConditionalFlow(nn.Module):
+    """A density over F event columns, given C conditions, all in physical units."""
+
+    def __init__(
+        self,
+        config: FlowConfig,
+        event_columns: Sequence[Column],
+        condition_columns: Sequence[Column],
+        constants: Constants,
+        domain: Mapping[str, tuple[float, float]],
+    ) -> None:
+        """Args: shape, columns, mean and spread of the training split, range of each condition."""
+        super().__init__()
+        self.config = config
+        self.event_columns = tuple(event_columns)
+        self.condition_columns = tuple(condition_columns)
+        self.domain = {column.name: domain[column.name] for column in condition_columns}
+        self.events = Standardise(event_columns, constants.events)
+        self.conditions = Standardise(condition_columns, constants.conditions)
+        self.net = Flow(CompositeTransform(self._layers()), StandardNormal([len(event_columns)]))
+
+    def _layers(self) -> list[nn.Module]:
+        features, conditions = len(self.event_columns), len(self.condition_columns)
+        layers: list[nn.Module] = []
+        for block in range(self.config.blocks):
+            if block:
+                layers.append(ReversePermutation(features))
+            layers.append(LAYERS[self.config.kind](self.config, features, conditions))
+        return layers
+
+    def forward(self, x_NF: Tensor, c_NC: Tensor) -> Tensor:
+        """The same as `log_prob`."""
+        return self.log_prob(x_NF, c_NC)
+
+    def log_prob(self, x_NF: Tensor, c_NC: Tensor) -> Tensor:
+        """Natural-log density of each event, shape `(N,)`, per unit of each event column.
+
+        -inf outside the support; values and gradients are never NaN for finite conditions.
+        """
+        y_NF, log_det_N, inside_N = self.events(x_NF)
+        log_prob_N = self.net.log_prob(y_NF, context=self._context(c_NC)) + log_det_N
+        return torch.where(inside_N, log_prob_N, -torch.inf)
+
+    def from_noise(self, noise_NF: Tensor, c_NC: Tensor) -> Tensor:
+        """The events, shape `(N, F)`, that the flow makes of standard normal noise."""
+        y_NF, _ = self.net._transform.inverse(noise_NF, self._context(c_NC))
+        return self.events.inverse(y_NF)
+
+    @torch.no_grad()
+    def sample(self, c_NC: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """One event for each row of conditions, shape `(N, F)`, in physical units."""
+        device = c_NC.device if generator is None else generator.device
+        noise_NF = torch.randn(
+            len(c_NC), len(self.event_columns), generator=generator, device=device
+        )
+        return self.from_noise(noise_NF.to(c_NC), c_NC)
+
+    def describe(self) -> dict[str, Any]:
+        """All but the numbers of the state dict, JSON-ready; `from_description` reads it."""
+        return {
+            "config": asdict(self.config),
+            "event_columns": [asdict(column) for column in self.event_columns],
+            "condition_columns": [asdict(column) for column in self.condition_columns],
+            "domain": {name: list(limits) for name, limits in self.domain.items()},
+        }
+
+    def _context(self, c_NC: Tensor) -> Tensor:
+        y_NC: Tensor = self.conditions(c_NC)[0]
+        return y_NC
+
+
+def build_flow(
+    config: FlowConfig, dataset: Dataset, constants: Constants, *, seed: int = 0
+) -> ConditionalFlow:
+    """A flow for this dataset with fresh weights; torch's global generator stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ConditionalFlow(
+            config, dataset.event_columns, dataset.condition_columns, constants, dataset.ranges
+        )
+
+
+def from_description(
+    description: Mapping[str, Any], state: Mapping[str, Tensor]
+) -> ConditionalFlow:
+    """The flow of `ConditionalFlow.describe()` and its state dict, in evaluation mode.
+
+    Raises:
+        KeyError, TypeError, ValueError, RuntimeError: If the two do not belong together.
+    """
+    events = [Column(**column) for column in description["event_columns"]]
+    conditions = [Column(**column) for column in description["condition_columns"]]
+    domain = {name: (low, high) for name, (low, high) in description["domain"].items()}
+    config = FlowConfig.from_dict(description["config"])
+    with torch.random.fork_rng(devices=[]):
+        flow = ConditionalFlow(config, events, conditions, _unset(events, conditions), domain)
+    flow.load_state_dict(dict(state))
+    return flow.eval()
+
+
+def _unset(events: Sequence[Column], conditions: Sequence[Column]) -> Constants:
+    """Constants that are about to be replaced by stored ones."""
+    first, second = (
+        Moments(1, np.zeros(len(columns)), np.zeros(len(columns)))
+        for columns in (events, conditions)
+    )
+    return Constants(first, second)
