@@ -134,8 +134,10 @@ def _cells(rows: Rows, name: str) -> list[str | None]:
 
 
 def _float_style(values: Iterable[float]) -> str:
-    """The format in which a column's floats all keep five digits."""
+    """The format in which a column's floats all keep five digits, alike if they can be."""
     sizes = [abs(each) for each in values if each]
+    if sizes and max(sizes) > 1e5 * min(sizes):
+        return ".5g"  # a list of different things, each with its own size
     if sizes and (min(sizes) < 1e-3 or max(sizes) >= 1e6):
         return ".4e"
     # The decimals that the value with the most of them has at five digits: 5.08 beside 5.0793

@@ -55,6 +55,14 @@ def test_small_numbers_keep_their_digits():
     assert "-1.0478e-04" in render([{"rate": -0.000104777}, {"rate": 0.1}], "table")
 
 
+def test_a_column_of_different_things_gives_each_its_own_size():
+    rows = [{"value": 4.3211}, {"value": 2.5e6}, {"value": 1.2e-5}]
+
+    lines = render(rows, "table").splitlines()[1:]
+
+    assert [line.strip() for line in lines] == ["4.3211", "2.5e+06", "1.2e-05"]
+
+
 def test_none_is_a_dash_in_a_table():
     assert render([{"a": None, "b": 1}], "table").splitlines()[1].split() == ["-", "1"]
 

@@ -127,12 +127,13 @@ def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypat
 
 
 def test_no_setting_of_matplotlib_outlives_a_picture(tmp_path, prepared):
-    before = dict(matplotlib.rcParams)
+    with matplotlib.rc_context({"font.size": 23.0, "axes.spines.top": True}):
+        before = dict(matplotlib.rcParams)
 
-    plot.contours(Truth(), prepared, out=tmp_path / "masses.png")
-    plot.losses([run()], tmp_path / "losses.png")
+        plot.contours(Truth(), prepared, out=tmp_path / "masses.png")
+        plot.losses([run()], tmp_path / "losses.png")
 
-    assert dict(matplotlib.rcParams) == before
+        assert dict(matplotlib.rcParams) == before
 
 
 def test_the_emulator_draws_at_the_conditions_of_the_rows_it_is_shown_with(tmp_path, prepared):

@@ -142,7 +142,7 @@ def test_runs_without_a_result_are_not_ranked(tmp_path):
 
 
 def test_sorting_goes_by_the_first_column_and_then_the_next(four):
-    assert trials(runs.select(four, sort=["-blocks", "best_val_nll"])) == [2, 1, 3, 0]
+    assert trials(runs.select(four, sort=["blocks", "-best_val_nll"])) == [0, 3, 1, 2]
 
 
 @pytest.mark.parametrize("column", ["test_nll", "-test_nll"])
