@@ -10,7 +10,6 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	mkdir -p $(DEMO)
 	$(BIN)/hpo launch --trials $(DEMO_TRIALS) --runs $(DEMO)/runs
-	rm -rf $(DEMO)/emulator
 	$(BIN)/hpo export bbh --runs $(DEMO)/runs --out $(DEMO)/emulator
 	$(BIN)/hpo evaluate $(DEMO)/emulator sample
 	$(BIN)/hpo plot $(DEMO)/emulator contours --data sample --out $(DEMO)/contours.png

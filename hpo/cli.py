@@ -9,7 +9,7 @@ import contextlib
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -407,13 +407,23 @@ def evaluate(emulator: Path, data: str, split: str, style: Format) -> None:
     if style == "json":
         click.echo(json.dumps(found, indent=2))
         return
-    cells = found.pop("cells")
+    cells = [_flat(cell) for cell in found.pop("cells")]
     if style == "table":
-        click.echo(
-            render([{"measure": key, "value": value} for key, value in found.items()], style)
-        )
-        click.echo()
+        rows = [{"measure": key, "value": value} for key, value in _flat(found).items()]
+        click.echo(f"{render(rows, style)}\n")
     click.echo(render(cells, style))
+
+
+def _flat(nested: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"cost": {"parameters": 3}}` -> `{"cost parameters": 3}`; conditions by their own names."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            prefix = "" if key == "conditions" else f"{key} "
+            flat |= {f"{prefix}{name}": one for name, one in _flat(value).items()}
+        else:
+            flat[key] = value
+    return flat
 
 
 @main.command(context_settings=KEYED)

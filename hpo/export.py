@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,12 +40,11 @@ def export(
     record, source = _chosen(folder, trial, max_cost)
     flow = checkpoint.best_flow(source)
     trained = Emulator(flow, _card(record))
-    trained.save(out, files={NAME: source / NAME})
-    try:
-        _compare(trained, Emulator.load(out))
-    except Exception:
-        shutil.rmtree(out)
-        raise
+    extra = {NAME: source / NAME}
+    # A copy is read back first: `out` may hold an older bundle, which a bad one must not replace.
+    with tempfile.TemporaryDirectory() as folder_of_copy:
+        _compare(trained, Emulator.load(trained.save(Path(folder_of_copy) / "copy", extra=extra)))
+    trained.save(out, extra=extra)
     return record
 
 
@@ -93,7 +93,7 @@ def _card(record: RunRecord) -> dict[str, object]:
 
 def _compare(trained: Emulator, loaded: Emulator) -> None:
     """Make sure that what was read back is what was trained."""
-    at = {name: float(np.mean(ends)) for name, ends in trained.domain.items()}
+    at: dict[str, Any] = {name: float(np.mean(ends)) for name, ends in trained.domain.items()}
     ours, theirs = (one.sample(1000, seed=0, **at) for one in (trained, loaded))
     np.testing.assert_array_equal(theirs, ours)
     np.testing.assert_array_equal(loaded.log_prob(ours, **at), trained.log_prob(ours, **at))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -66,13 +67,13 @@ def fractions(text: str) -> tuple[float, float, float]:
     return train, val, test
 
 
-def conditions(words: Sequence[str], known: Sequence[str]) -> dict[str, float]:
+def conditions(words: Sequence[str], known: Sequence[str]) -> dict[str, Any]:
     """`--Z 0.001 --alpha=1` -> the value of each condition named.
 
     Raises:
         click.UsageError: For a name that is no condition, or a value that is no number.
     """
-    values: dict[str, float] = {}
+    values: dict[str, Any] = {}
     rest = list(words)
     while rest:
         word = rest.pop(0)

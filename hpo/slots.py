@@ -164,10 +164,10 @@ class Slots:
                     )
                 )
                 if points is not None:
-                    trial_id = made.inserted_primary_key[0]
+                    assert made.inserted_primary_key is not None
                     connection.execute(
                         sql.insert(_ATTRIBUTES).values(
-                            trial_id=trial_id,
+                            trial_id=made.inserted_primary_key[0],
                             key="fixed_params",
                             value_json=json.dumps(points[number]),
                         )

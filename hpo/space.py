@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 from pydantic import ConfigDict
@@ -131,8 +131,7 @@ def _values(line: Dimension) -> list[Scalar]:
 
 def _suggest_one(trial: Trial, key: str, line: Dimension) -> Scalar:
     if isinstance(line, list):
-        choice: Scalar = trial.suggest_categorical(key, line)
-        return choice
+        return cast("Scalar", trial.suggest_categorical(key, line))
     if isinstance(line, str | bool | int | float):
         return line
     if isinstance(line.low, int) and isinstance(line.high, int):

@@ -35,7 +35,7 @@ from hpo.slots import Claim, LeaseLost, Slots
 from hpo.spec import StudySpec
 from models import checkpoint, measure
 from models.config import FlowConfig, TrainConfig
-from models.train import Epoch, Fit, train
+from models.train import Epoch, Fit, history, train
 
 log = logging.getLogger("hpo.trial")
 
@@ -75,6 +75,7 @@ def run(job: Job) -> RunRecord:
             record = _train(job)
         value = record.best_val_nll if _TOLD[record.state] is TrialState.COMPLETE else None
         job.slots.finish(job.claim, _TOLD[record.state], value)
+        checkpoint.trim(job.folder)
         log.info("trial %d %s: %s", record.trial, record.state, record.reason or "all epochs ran")
         return record
 
@@ -82,13 +83,13 @@ def run(job: Job) -> RunRecord:
 def _train(job: Job) -> RunRecord:
     trial = job.slots.trial_of(job.claim)
     record = _begin(job, trial)
-    history = checkpoint.history(job.folder)
-    _report(trial, history)
+    rows = history(job.folder)
+    _report(trial, rows)
 
     def on_epoch(epoch: Epoch) -> None:
         job.slots.renew(job.claim)
-        history.append(epoch)
-        _with_history(record, history).write(job.folder)
+        rows.append(epoch)
+        _with_history(record, rows).write(job.folder)
         trial.report(epoch.val_nll, epoch.epoch)
         if epoch.epoch < job.spec.training.epochs and trial.should_prune():
             raise optuna.TrialPruned(f"at epoch {epoch.epoch}: {epoch.val_nll:.4f} nats per event")
@@ -103,13 +104,13 @@ def _train(job: Job) -> RunRecord:
             on_epoch=on_epoch,
         )
     except optuna.TrialPruned as pruned:
-        ended = _end(record, history, "pruned", str(pruned))
+        ended = _end(record, rows, "pruned", str(pruned))
     except LeaseLost:
         raise
     except Exception as error:  # whatever a configuration does wrong is that trial's end alone
         log.error("trial %d failed\n%s", record.trial, traceback.format_exc())
         reason = traceback.format_exception_only(error)[-1].strip().splitlines()[0]
-        return _put(job, _end(record, history, "failed", reason))
+        return _put(job, _end(record, rows, "failed", reason))
     else:
         ended = _succeed(record, fit)
     return _put(job, _measured(job, ended))
@@ -137,7 +138,7 @@ def _begin(job: Job, trial: optuna.Trial) -> RunRecord:
         started=_first_start(job.folder),
         updated=_now(),
     )
-    return _put(job, _with_history(record, checkpoint.history(job.folder)))
+    return _put(job, _with_history(record, history(job.folder)))
 
 
 def _configs(job: Job, trial: optuna.Trial) -> tuple[FlowConfig, TrainConfig]:
@@ -145,28 +146,28 @@ def _configs(job: Job, trial: optuna.Trial) -> tuple[FlowConfig, TrainConfig]:
     return space.suggest(trial, job.spec.space, job.spec.training, seed=seed)
 
 
-def _report(trial: optuna.Trial, history: list[Epoch]) -> None:
+def _report(trial: optuna.Trial, rows: list[Epoch]) -> None:
     """Report what the last worker had saved but not yet reported when it died."""
     reported = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
-    for epoch in history:
+    for epoch in rows:
         if epoch.epoch not in reported:
             trial.report(epoch.val_nll, epoch.epoch)
 
 
-def _with_history(record: RunRecord, history: list[Epoch]) -> RunRecord:
-    best = min(history, key=lambda epoch: epoch.val_nll, default=None)
+def _with_history(record: RunRecord, rows: list[Epoch]) -> RunRecord:
+    best = min(rows, key=lambda epoch: epoch.val_nll, default=None)
     return dataclasses.replace(
         record,
-        epochs=tuple(EpochRow.of(epoch) for epoch in history),
-        best_epoch=best and best.epoch,
-        best_val_nll=best and best.val_nll,
-        cost=dataclasses.replace(record.cost, seconds=sum(epoch.seconds for epoch in history)),
+        epochs=tuple(EpochRow.of(epoch) for epoch in rows),
+        best_epoch=best.epoch if best else None,
+        best_val_nll=best.val_nll if best else None,
+        cost=dataclasses.replace(record.cost, seconds=sum(epoch.seconds for epoch in rows)),
         updated=_now(),
     )
 
 
-def _end(record: RunRecord, history: list[Epoch], state: State, reason: str | None) -> RunRecord:
-    return dataclasses.replace(_with_history(record, history), state=state, reason=reason)
+def _end(record: RunRecord, rows: list[Epoch], state: State, reason: str | None) -> RunRecord:
+    return dataclasses.replace(_with_history(record, rows), state=state, reason=reason)
 
 
 def _succeed(record: RunRecord, fit: Fit) -> RunRecord:
@@ -176,7 +177,6 @@ def _succeed(record: RunRecord, fit: Fit) -> RunRecord:
 def _measured(job: Job, record: RunRecord) -> RunRecord:
     """The record with the cost of the best weights and, for a run that ended well, its test NLL."""
     flow = checkpoint.best_flow(job.folder)
-    checkpoint.trim(job.folder)
     cost = measure.cost(flow)
     record = dataclasses.replace(
         record,

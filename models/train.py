@@ -117,6 +117,16 @@ def train(
         return training.result()
 
 
+def history(checkpoint: Path) -> list[Epoch]:
+    """The rows of history that the checkpoint in this folder holds; none where there is none.
+
+    Raises:
+        CheckpointError: If the checkpoint is damaged.
+    """
+    stored = load(checkpoint)
+    return [] if stored is None else [Epoch(**row) for row in stored.state["history"]]
+
+
 class _Training:
     """A training under way: everything that a checkpoint holds, and the loop."""
 

@@ -187,7 +187,9 @@ def test_an_export_takes_the_best_or_the_trial_asked_for(hpo, studied, tmp_path)
 
     assert f"trial {rows[0]['trial']} of quick" in hpo("export", "quick", "--out", "e", *at).stdout
     assert json.loads((tmp_path / "e/run.json").read_text())["trial"] == rows[0]["trial"]
-    hpo("export", "quick", "--out", "e", *at, code=2)
+    hpo("export", "quick", "--out", "e", *at)
+    said = hpo("export", "quick", "--out", studied, *at, code=2).stderr
+    assert "studied" in said
     assert (
         "has no trial 9" in hpo("export", "quick", "--out", "f", "--trial", 9, *at, code=2).stderr
     )
