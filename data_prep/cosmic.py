@@ -14,6 +14,7 @@ https://cosmic-popsynth.github.io/COSMIC/pages/output_info.html
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ ALIASES = {
     "Mass_0": ("mass_1",),
     "Mass_1": ("mass_2",),
     "Z": ("metallicity",),
-    "alpha": ("alpha1", "alpha1_1"),
+    "alpha": ("alpha1", "alpha1_0"),
 }
 """SEVN's name of a column, and the names under which COSMIC has it."""
 
@@ -46,7 +47,7 @@ _MYR_S = 1e6 * 365.25 * 86_400
 
 def is_bpp(source: Source) -> bool:
     """Whether the table is COSMIC's `bpp`."""
-    return set(MARKS) <= set(source.names)
+    return set(MARKS) <= set(source.header)
 
 
 def named_as_sevn(source: Source) -> dict[str, str]:
@@ -71,6 +72,7 @@ def mergers(source: Source, numbers: Sequence[str], others: Sequence[str] = ()) 
     Raises:
         DataError: If the table lacks Z or alpha (they are in COSMIC's `initC`, not in `bpp`).
     """
+    source = replace(source, renamed={name: name for name in source.header} | source.renamed)
     alias = named_as_sevn(source)
     known = set(source.names) | set(alias)
     for name in ("Z", "alpha"):

@@ -64,7 +64,7 @@ class Source:
     """csv, tab, whitespace or parquet."""
     header: tuple[str, ...]
     """Column names as in the file."""
-    renamed: Mapping[str, str]
+    renamed: dict[str, str]
     """Name in the file, by the name that the rest of the program uses."""
 
     @classmethod
@@ -127,7 +127,7 @@ class Source:
             kinds = {name: not _is_text(types.field(names[name]).type) for name in others}
             kinds |= dict.fromkeys(numbers, True)
             for batch in file.iter_batches(
-                CHUNK_ROWS, columns=list(names.values()), use_threads=False
+                CHUNK_ROWS, columns=list(dict.fromkeys(names.values())), use_threads=False
             ):
                 found = {name: batch.column(old) for name, old in names.items()}
                 yield _chunk(np.arange(start + 1, start + 1 + len(batch)), found, kinds)
@@ -138,7 +138,11 @@ class Source:
         kinds = dict.fromkeys(numbers, True)
         names = {name: self.renamed[name] for name in (*numbers, *others)}
         for block in _blocks(self.path, self.layout):
-            table, ragged = self._parse(block, list(names.values()), [names[n] for n in numbers])
+            if not block.strip():
+                continue
+            table, ragged = self._parse(
+                block, list(dict.fromkeys(names.values())), [names[name] for name in numbers]
+            )
             found = {name: table.column(old) for name, old in names.items()}
             for name in others:
                 kinds.setdefault(name, _castable(found[name]))
@@ -287,7 +291,7 @@ def _head(path: Path) -> tuple[str, tuple[str, ...]]:
         if DELIMITERS[layout] in line:
             names = next(csv.reader([line], delimiter=DELIMITERS[layout]))
             return layout, tuple(name.strip() for name in names)
-    return "whitespace", tuple(line.split())
+    return "whitespace", tuple(next(csv.reader([" ".join(line.split())], delimiter=" ")))
 
 
 def _opened(path: Path) -> IO[bytes]:
@@ -310,7 +314,7 @@ def _blocks(path: Path, layout: str) -> Iterator[bytes]:
                 rest += lump
             if len(rest) > LONGEST_LINE:
                 raise DataError(f"{path} has a line of over {len(rest)} bytes: is it a table?")
-        if rest.strip():
+        if rest:
             yield _separated(rest, layout)
 
 
