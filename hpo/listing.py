@@ -138,12 +138,11 @@ def _float_style(values: Iterable[float]) -> str:
     sizes = [abs(each) for each in values if each]
     if sizes and max(sizes) > 1e5 * min(sizes):
         return ".5g"  # a list of different things, each with its own size
-    if sizes and (min(sizes) < 1e-3 or max(sizes) >= 1e6):
-        return ".4e"
     # The decimals that the value with the most of them has at five digits: 5.08 beside 5.0793
     # becomes 5.0800, so that the points stand below each other.
-    decimals = [len(f"{each:.5g}".partition(".")[2]) for each in sizes]
-    return f".{max(decimals, default=0)}f"
+    texts = [f"{each:.5g}" for each in sizes]
+    decimals = max((len(each.partition(".")[2]) for each in texts), default=0)
+    return ".4e" if decimals > 7 or any("e" in each for each in texts) else f".{decimals}f"
 
 
 def _plain(value: object) -> str:

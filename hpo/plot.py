@@ -38,7 +38,7 @@ SUFFIXES = (".png", ".pdf", ".svg")
 LEVELS = (0.5, 0.9, 0.99)
 """Fractions of all events that the contours enclose, highest density first."""
 
-DRAWS = 200_000
+DRAWS = 100_000
 """Events drawn, about: enough that the contours show the emulator and not the draw."""
 
 BINS = 90
@@ -135,7 +135,7 @@ def contours(
     pair = _pair(emulator, dataset, columns)
     shown = _compared(emulator, dataset, folder, conditions or {}, split, seed)
     at = [_names(dataset.event_columns).index(each.name) for each in pair]
-    with _figure(7.2, 7.8) as figure:
+    with _figure(7.2, 8.0) as figure:
         main, above, right = _plane(figure, shown, at)
         main.set(xlabel=_label(pair[0]), ylabel=_label(pair[1]))
         above.set(ylabel=_per(pair[0]))
@@ -176,20 +176,22 @@ def losses(records: Sequence[RunRecord], out: Path) -> Path:
     return out
 
 
-def enclosing(density_XY: Array, fractions: Sequence[float]) -> list[float]:
+def enclosing(density_XY: Array, fractions: Sequence[float], whole: float) -> list[float]:
     """The density at the edge of the smallest region that holds each fraction of the whole.
 
     Args:
-        density_XY: Any histogram, shape `(X, Y)`.
+        density_XY: Events in each bin, shape `(X, Y)`.
         fractions: In (0, 1).
+        whole: All events, those outside the bins too.
 
     Returns:
-        For each fraction, the lowest density inside that region.
+        The lowest density inside the region, for each fraction that the bins hold at all.
     """
     falling = np.sort(density_XY, axis=None)[::-1]
-    held = np.cumsum(falling) / falling.sum()
+    held = np.cumsum(falling) / whole
     # The bin that brings the sum up to the fraction still belongs to the region.
-    return [float(falling[np.searchsorted(held, each)]) for each in fractions]
+    last = [int(np.searchsorted(held, each)) for each in fractions]
+    return [float(falling[each]) for each in last if each < len(falling)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -316,7 +318,8 @@ def _plane(figure: Figure, shown: _Compared, at: Sequence[int]) -> tuple[Axes, A
         main.pcolormesh(*edges, shade.T, cmap="Blues", vmin=0, vmax=1.6, rasterized=True)
 
     spreads = _spreads(data, edges)
-    _contour(main, data, edges, spreads, _sure(len(data)), color=DATA, dash="dashed")
+    sure = [each for each in LEVELS if len(data) * (1 - each) >= SURE]
+    _contour(main, data, edges, spreads, sure, color=DATA, dash="dashed")
     _contour(main, drawn, edges, spreads, LEVELS, color=EMULATOR, dash="solid")
     _marginal(above, data[:, 0], drawn[:, 0], edges[0], "vertical")
     _marginal(right, data[:, 1], drawn[:, 1], edges[1], "horizontal")
@@ -324,18 +327,16 @@ def _plane(figure: Figure, shown: _Compared, at: Sequence[int]) -> tuple[Axes, A
     return main, above, right
 
 
-def _sure(rows: int) -> list[float]:
-    """The levels that so many rows can tell."""
-    return [each for each in LEVELS if rows * (1 - each) >= SURE]
-
-
 def _edges(data_N: Array, drawn_N: Array) -> Array:
-    """Bins over all but the outermost thousandths of the data, with some air around."""
+    """Bins over nearly all events of both, but no wilder than the data for a wild emulator."""
     low, high = np.quantile(data_N, (0.001, 0.999))
-    air = 0.1 * (high - low) or 0.05 * abs(high) or 1.0
-    never_negative = min(data_N.min(), np.quantile(drawn_N, 0.001)) >= 0
-    start = max(low - air, 0.0) if never_negative else low - air
-    return np.linspace(start, high + air, BINS + 1)
+    wider = 0.3 * (high - low) or 0.05 * abs(high) or 1.0
+    least, most = np.quantile(drawn_N, (0.002, 0.998))
+    low = min(low, max(least, low - wider)) - wider / 4
+    high = max(high, min(most, high + wider)) + wider / 4
+    # A quantity that is never negative is not shown with room for negative values.
+    never_negative = min(data_N.min(), least) >= 0
+    return np.linspace(max(low, 0.0) if never_negative else low, high, BINS + 1)
 
 
 def _counts(events_N2: Array, edges: Edges) -> Array:
@@ -376,15 +377,17 @@ def _contour(
     color: str,
     dash: str,
 ) -> None:
+    """Lines around the densest fractions of the events, as far as the picture holds them."""
     density_XY = _smooth(_counts(events_N2, edges), spreads)
-    if not fractions or density_XY.sum() == 0:
-        return  # too few rows, or all outside the picture: the notes say how many
-    heights = sorted(set(enclosing(density_XY, fractions)))
-    widths = np.linspace(0.9, 1.9, len(LEVELS))[-len(heights) :].tolist()
-    across, up = ((each[1:] + each[:-1]) / 2 for each in edges)
-    axes.contour(
-        across, up, density_XY.T, levels=heights, linewidths=widths, colors=color, linestyles=dash
-    )
+    heights = enclosing(density_XY, fractions, len(events_N2))
+    reached = ", ".join(f"{each:.0%}" for each in fractions[: len(heights)]) or "nothing"
+    axes.plot([], [], color=color, linestyle=dash, label=f"contours enclose {reached}")
+    if heights:
+        across, up = ((each[1:] + each[:-1]) / 2 for each in edges)
+        levels = sorted(set(heights))
+        widths = np.linspace(0.9, 1.9, len(LEVELS))[-len(levels) :].tolist()
+        style: dict[str, Any] = {"colors": color, "linestyles": dash, "linewidths": widths}
+        axes.contour(across, up, density_XY.T, levels=levels, **style)
 
 
 def _fading(counts_XY: Array) -> NDArray[Any]:
@@ -414,26 +417,21 @@ def _notes(figure: Figure, shown: _Compared, outside: tuple[float, float]) -> No
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
+    of_data, of_emulator = figure.axes[0].get_legend_handles_labels()[0]
     error = "" if math.isnan(shown.error) else rf" $\pm$ {shown.error:.3f}"
-    sure = _percents(_sure(len(shown.data_NF)))
-    of_data = "" if sure == _percents(LEVELS) else f" (data: {sure or 'too few rows'})"
     figure.legend(
         handles=[
             Patch(color=DATA, alpha=0.3, label=f"data, n = {len(shown.data_NF):,}"),
-            Line2D([], [], color=DATA, linestyle="dashed", label="data, contours"),
+            of_data,
             Line2D([], [], color=EMULATOR, label=f"emulator, n = {len(shown.drawn_NF):,}"),
+            of_emulator,
         ],
         loc="outside upper left",
-        ncols=3,
+        ncols=2,
         alignment="left",
         title=f"{shown.where}: NLL = {shown.nll:.3f}{error} nats per event\n"
-        f"contours enclose {_percents(LEVELS)}{of_data}; "
         f"outside the picture: {outside[0]:.2%} of the data, {outside[1]:.2%} of the emulator",
     )
-
-
-def _percents(fractions: Sequence[float]) -> str:
-    return ", ".join(f"{100 * each:g}%" for each in fractions)
 
 
 def _outside(events_N2: Array, main: Axes) -> float:

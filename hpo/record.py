@@ -78,7 +78,7 @@ class EpochRow:
     """Training rows per second."""
 
     loss_rate: float | None
-    """Change of the smoothed validation NLL, nats per epoch or per second (`training.rate_per`)."""
+    """Fall of the smoothed validation NLL, nats per epoch or second (see `training.rate_per`)."""
 
     @classmethod
     def of(cls, epoch: object) -> Self:

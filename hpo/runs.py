@@ -44,7 +44,7 @@ TABLE_3_2 = (
     "seconds",
 )
 """The columns of the thesis's Table 3.2: epochs, activation, blocks, hidden units, best validation
-loss (as it reported it), loss rate in nats per second, runtime."""
+loss (as it reported it), loss rate (fall in nats per second), runtime."""
 
 USUAL = (
     "state",

@@ -6,6 +6,8 @@ NaN and Infinity stand there as bare tokens. The curves are in `<label>_loss.npz
 `train_loss` and `valid_loss`; its third array is a pickle and is never opened. Paths inside the
 JSON lead nowhere and are not followed.
 
+Its rate is negative while the loss falls; `loss_rate` is the fall, as everywhere here.
+
 Two things there are not what their names say:
 
 - `valid_loss` is the mean of every validation value since the first step. The rows here hold what
@@ -188,7 +190,7 @@ def _curve(archive: zipfile.ZipFile, name: str) -> Curve:
 def _rows(saved: Saved, train: Curve, running: Curve) -> tuple[EpochRow, ...]:
     seconds = np.diff(np.asarray(saved.epoch_time, dtype=np.float64), prepend=0.0)
     # There is no rate at the first epoch: nothing came before it.
-    rates = (math.nan, *saved.d_score_rate) if saved.epoch_time or len(running) else ()
+    rates = (math.nan, *(-each for each in saved.d_score_rate)) if saved.d_score_rate else ()
     columns = zip_longest(_floats(train), _floats(each_epoch(running)), _floats(seconds), rates)
     return tuple(
         EpochRow(

@@ -55,6 +55,12 @@ def test_small_numbers_keep_their_digits():
     assert "-1.0478e-04" in render([{"rate": -0.000104777}, {"rate": 0.1}], "table")
 
 
+def test_short_small_numbers_are_written_out():
+    lines = render([{"Z": 0.0001}, {"Z": 0.03}], "table").splitlines()[1:]
+
+    assert [line.strip() for line in lines] == ["0.0001", "0.0300"]
+
+
 def test_a_column_of_different_things_gives_each_its_own_size():
     rows = [{"value": 4.3211}, {"value": 2.5e6}, {"value": 1.2e-5}]
 
@@ -118,9 +124,9 @@ def test_latex_has_as_many_cells_in_each_line_as_columns():
 
 
 def test_latex_sets_numbers_in_mathematics_and_leaves_text_that_looks_like_one():
-    text = render([{"rate": -1.5e-4, "label": "-7"}], "latex")
+    text = render([{"rate": -1.5e-5, "label": "-7"}], "latex")
 
-    assert r"$-1.5000 \times 10^{-4}$ & -7 \\" in text
+    assert r"$-1.5000 \times 10^{-5}$ & -7 \\" in text
 
 
 def test_a_line_of_latex_cannot_begin_with_an_optional_argument():

@@ -193,7 +193,7 @@ def test_a_cell_of_a_few_rows_can_be_shown(tmp_path, prepared, seen):
     plot.contours(Truth(), prepared, conditions={"Z": Z, "alpha": alpha}, out=tmp_path / "c.png")
 
     assert f"data, n = {smallest.test}" in legend_of(seen[0])[1]
-    assert "data: too few rows" in legend_of(seen[0])[0]
+    assert "contours enclose nothing" in legend_of(seen[0])[1]
 
 
 def test_event_columns_can_be_named_and_turned(tmp_path, prepared, seen):
@@ -250,12 +250,32 @@ def test_a_contour_encloses_the_fraction_it_is_named_after(fraction):
     draws = np.random.default_rng(0).normal(size=(400_000, 2))
     counts, edges, _ = np.histogram2d(*draws.T, bins=100, range=[(-5, 5)] * 2)
 
-    (height,) = plot.enclosing(counts, [fraction])
+    (height,) = plot.enclosing(counts, [fraction], len(draws))
 
     assert counts[counts >= height].sum() / counts.sum() == pytest.approx(fraction, abs=0.01)
     # Of a standard normal in the plane, the edge lies where r^2 = -2 ln(1 - fraction).
     truth = len(draws) * (edges[1] - edges[0]) ** 2 / (2 * math.pi) * (1 - fraction)
     assert height == pytest.approx(truth, rel=0.15)
+
+
+def test_what_lies_outside_the_picture_counts_in_the_whole():
+    inside = np.full((2, 2), 10.0)
+
+    assert plot.enclosing(inside, [0.3, 0.5, 0.9], whole=80) == [10.0, 10.0]
+
+
+def test_a_wild_emulator_does_not_push_the_data_into_a_corner(tmp_path, prepared, seen):
+    class Wild(Truth):
+        def sample(self, n, **asked):
+            return super().sample(n, **asked) ** np.linspace(1, 9, n)[:, None]
+
+    plot.contours(Wild(), prepared, out=tmp_path / "masses.png")
+
+    masses = read_split(prepared, "test").events[:, 0]
+    low, high = seen[0].axes[0].get_xlim()
+    assert high - low < 2 * np.ptp(masses)
+    # What the picture does not hold is not said to be enclosed.
+    assert legend_of(seen[0])[1][3] == "contours enclose nothing"
 
 
 def test_smoothing_moves_events_and_loses_none():

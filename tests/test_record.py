@@ -39,7 +39,7 @@ def epoch(number, val_nll=4.5):
         learning_rate=2e-3,
         seconds=1.5,
         samples_per_second=31_485.0,
-        loss_rate=None if number == 1 else -0.01,
+        loss_rate=None if number == 1 else 0.01,
     )
 
 
@@ -353,7 +353,7 @@ def test_a_run_of_the_thesis_becomes_a_record_that_can_be_written(tmp_path):
     assert [each.val_nll for each in found.epochs] == [6.0, 5.0, 4.0]
     assert [each.train_nll for each in found.epochs] == [5.75, 5.25, 4.75]
     assert [each.seconds for each in found.epochs] == [2.0, 2.0, 2.0]
-    assert [each.loss_rate for each in found.epochs] == [None, -0.5, -0.5]
+    assert [each.loss_rate for each in found.epochs] == [None, 0.5, 0.5]
     assert (found.best_val_nll, found.reported.val_nll, found.reported.epochs) == (4.0, 5.0, 2)
     assert "someone" not in str(found)
     assert read(found.write(tmp_path / "as-ours")) == found
@@ -394,6 +394,12 @@ def test_a_run_of_the_thesis_without_curves_says_so(tmp_path):
         "its validation loss is not finite from epoch 3 on; "
         "no loss curves: blocks_10_A_tanh_loss.npz is not there"
     )
+
+
+def test_a_run_of_the_thesis_that_saved_no_epoch_has_no_row(tmp_path):
+    (tmp_path / "x.json").write_text('{"blocks": 10}')
+
+    assert read(tmp_path / "x.json").epochs == ()
 
 
 def test_keys_that_the_thesis_left_out_are_left_out(tmp_path):

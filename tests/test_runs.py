@@ -31,7 +31,7 @@ BASE = RunRecord(
             learning_rate=1e-3,
             seconds=2.0,
             samples_per_second=30.0,
-            loss_rate=-0.02,
+            loss_rate=0.02,
         ),
     ),
     best_epoch=1,
@@ -77,7 +77,7 @@ def test_a_row_holds_everything_that_the_record_tells():
 
     assert list(row)[:5] == ["study", "trial", "state", "blocks", "learning_rate"]
     assert (row["epochs"], row["training_epochs"]) == (1, 40)
-    assert (row["test_nll"], row["loss_rate"], row["seconds"]) == (5.01, -0.02, 2.5)
+    assert (row["test_nll"], row["loss_rate"], row["seconds"]) == (5.01, 0.02, 2.5)
     assert (row["hidden"], row["batch_size"], row["version_torch"]) == (64, 1024, "2.7.0")
     assert (row["train_rows"], row["host"], row["slurm_job_id"]) == (60, "node07", "47")
     assert all(each is None or isinstance(each, str | int | float) for each in row.values())
@@ -142,7 +142,7 @@ def test_runs_without_a_result_are_not_ranked(tmp_path):
 
 
 def test_sorting_goes_by_the_first_column_and_then_the_next(four):
-    assert trials(runs.select(four, sort=["blocks", "-best_val_nll"])) == [0, 3, 1, 2]
+    assert trials(runs.select(four, sort=["blocks", "best_val_nll"])) == [0, 1, 3, 2]
 
 
 @pytest.mark.parametrize("column", ["test_nll", "-test_nll"])
@@ -223,7 +223,7 @@ def test_the_thesis_s_table_comes_out_as_its_files_say():
     first = table[0]
     assert [first[name] for name in runs.TABLE_3_2[:4]] == [276, "relu", 10, 128]
     assert first["reported_val_nll"] == pytest.approx(5.093, abs=5e-4)
-    assert first["loss_rate"] == pytest.approx(-1.048e-4, rel=1e-3)
+    assert first["loss_rate"] == pytest.approx(1.048e-4, rel=1e-3)
     assert first["seconds"] == pytest.approx(1200.2, abs=0.05)
     assert listing.render(table, "latex").count(r"\\") == 13
 
