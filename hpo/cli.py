@@ -189,7 +189,8 @@ def launch(
 def _show_dry_run(plan: Launch) -> None:
     from hpo.cluster import sbatch_text
 
-    click.echo(f"\nstudy, resolved:\n{plan.plan.spec.to_json()}")
+    resolved = json.dumps(json.loads(plan.plan.spec.to_json()), indent=2)
+    click.echo(f"\nstudy, resolved:\n{resolved}")
     if plan.plan.on == "slurm":
         click.echo(f"\nsbatch script:\n{sbatch_text(plan.plan)}")
 

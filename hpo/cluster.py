@@ -85,10 +85,21 @@ def start(plan: Plan, count: int) -> Workers:
 
 def sbatch_text(plan: Plan) -> str:
     """The script that `sbatch` would get, for `--dry-run`. Nothing is written."""
-    executor = submitit.SlurmExecutor(folder=plan.folder)
+    executor = _Unsent(folder=plan.folder)
     executor.update_parameters(**_slurm_parameters(plan))
+    if plan.workers > 1:
+        executor.parameters["map_count"] = plan.workers
     text: str = executor._make_submission_file_text(executor._submitit_command_str, "0")
     return text
+
+
+class _Unsent(submitit.SlurmExecutor):
+    """Writes the script, on a machine without SLURM too."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        """Says that SLURM is there, which submitit asks for before it writes anything."""
+        return 1
 
 
 def _local(plan: Plan, index: int) -> submitit.AutoExecutor:

@@ -11,14 +11,16 @@ import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from sqlalchemy.exc import SQLAlchemyError
 
 from hpo import study as studies
-from hpo import trial
 from hpo.slots import Claim, LeaseLost, Owner, Slots
 from hpo.storage import open_storage, url_of
+
+if TYPE_CHECKING:
+    from hpo.trial import Job
 
 HEARTBEAT_S = 20.0
 """Seconds between renewals of a lease; well under `slots.LEASE_S`, so that some may be missed."""
@@ -34,6 +36,11 @@ def work(study_name: str, runs: str, threads: int) -> int:
         runs: Folder of all studies' runs.
         threads: CPU threads for torch.
     """
+    # Here, so that the launcher, which only names this function, does not load torch.
+    import torch
+
+    from hpo.trial import Job
+
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     torch.set_num_threads(threads)
     study, spec = studies.opened(open_storage(url_of(None, Path(runs))), study_name)
@@ -49,14 +56,16 @@ def work(study_name: str, runs: str, threads: int) -> int:
             break
         study.sampler = studies.sampler_of(spec, claim.number)
         folder = studies.trial_folder(Path(runs), study_name, claim.number)
-        job = trial.Job(spec=spec, claim=claim, slots=slots, folder=folder, job_id=owner.job)
+        job = Job(spec=spec, claim=claim, slots=slots, folder=folder, job_id=owner.job)
         done += _run(job)
     log.info("no trial of %s waits any more: %d run here", study_name, done)
     return done
 
 
-def _run(job: trial.Job) -> bool:
+def _run(job: Job) -> bool:
     """Run one trial under a heartbeat; hand it back if this process is told to end."""
+    from hpo import trial
+
     try:
         with _heartbeat(job.slots, job.claim):
             trial.run(job)

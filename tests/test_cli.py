@@ -147,7 +147,7 @@ def test_the_emulator_is_evaluated_sampled_and_drawn(hpo, studied, prepared, tmp
 
     found = json.loads(hpo("evaluate", emulator, prepared, "--format", "json").stdout)
     assert found["cells"]
-    assert "test_nll" in str(found) or "nll" in found
+    assert found["test_nll"]["rows"] == 1200
 
     ask = ("sample", emulator, "-n", 50, "--seed", 3, "--Z", "0.001", "--alpha=1.0", "--out")
     hpo(*ask, "a.parquet")
@@ -155,7 +155,7 @@ def test_the_emulator_is_evaluated_sampled_and_drawn(hpo, studied, prepared, tmp
     drawn = pq.read_table(tmp_path / "a.parquet")
     assert drawn.column_names == ["Mass_0", "Mass_1", "Z", "alpha"]
     assert drawn.num_rows == 50
-    assert drawn.equals(pyarrow.csv.read_csv(tmp_path / "b.csv"))
+    assert drawn.equals(pyarrow.csv.read_csv(tmp_path / "b.csv").cast(drawn.schema))
 
     at = ("--runs", studied / "runs")
     hpo("plot", emulator, "contours", "--data", prepared, "--out", "c.png")

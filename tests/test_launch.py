@@ -1,5 +1,6 @@
 """A study from `hpo launch` to its end, with real workers, and through what can happen to them."""
 
+import contextlib
 import json
 import os
 import signal
@@ -102,23 +103,62 @@ def test_more_trials_are_added_to_what_is_there(place):
     assert len(trials_of(place)) == 3
 
 
-def descendants(pid):
-    return [one.pid for one in psutil.Process(pid).children(recursive=True)]
+@contextlib.contextmanager
+def launching(place, *words):
+    """A launch under way; whatever of it is left at the end is killed."""
+    environment = {key: value for key, value in os.environ.items() if key != "HPO_STORAGE"}
+    with (place / "said.txt").open("w") as said:
+        launcher = subprocess.Popen(
+            command(*words), cwd=place, env=environment, stdout=said, stderr=said
+        )
+        try:
+            yield launcher
+        finally:
+            kill(family(launcher))
+            launcher.wait()
+
+
+def family(launcher):
+    """The launcher, the controllers of its workers, and the workers."""
+    try:
+        root = psutil.Process(launcher.pid)
+        return [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def kill(processes):
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def wait_for(happened, launcher, timeout_s=200):
+    deadline = time.monotonic() + timeout_s
+    while not happened():
+        assert launcher.poll() is None, "the launch ended early"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def under_way(place):
+    """Trials that have trained an epoch and not ended."""
+    found = [record for _, record in read_all(place / "runs" / "tiny")] if begun(place) else []
+    return [record.trial for record in found if record.state == "running" and record.epochs]
+
+
+def begun(place):
+    return (place / "runs" / "tiny").exists()
 
 
 def test_a_study_whose_every_process_was_killed_is_finished_by_the_same_command(place):
     words = ("launch", "tiny.toml", "--trials", 5, "--workers", 2)
     words += ("--set", "training.epochs=60", "--set", "pruner.kind=none")
     words += ("--set", "training.patience=0")
-    launcher = subprocess.Popen(command(*words), cwd=place, stdout=subprocess.DEVNULL)
-    wait_for(lambda: any(record.epochs for record in records_of(place)), launcher)
-    killed = [launcher.pid, *descendants(launcher.pid)]
-    for pid in killed:
-        os.kill(pid, signal.SIGKILL)
-    launcher.wait()
-    interrupted = [
-        record.trial for record in records_of(place) if record.state == "running" and record.epochs
-    ]
+    with launching(place, *words) as launcher:
+        wait_for(lambda: under_way(place), launcher)
+        kill(family(launcher))
+    interrupted = under_way(place)
     assert interrupted, "the kill came too late to prove anything"
 
     hpo(place, *words)
@@ -131,44 +171,31 @@ def test_a_study_whose_every_process_was_killed_is_finished_by_the_same_command(
         assert record.restarts == (1 if record.trial in interrupted else record.restarts)
 
 
-def wait_for(happened, launcher, timeout_s=120):
-    deadline = time.monotonic() + timeout_s
-    while not happened():
-        assert launcher.poll() is None, "the launch ended early"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_an_interrupted_launch_hands_its_trials_back(place):
     words = ("launch", "tiny.toml", "--trials", 2, "--set", "training.epochs=500")
     words += ("--set", "training.patience=0", "--set", "pruner.kind=none")
-    launcher = subprocess.Popen(
-        command(*words), cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    wait_for(lambda: any(record.epochs for record in records_of(place)), launcher)
-    workers = descendants(launcher.pid)
-    launcher.send_signal(signal.SIGINT)
-    _, said = launcher.communicate(timeout=60)
+    with launching(place, *words) as launcher:
+        wait_for(lambda: under_way(place), launcher)
+        processes = family(launcher)
+        launcher.send_signal(signal.SIGINT)
+        assert launcher.wait(timeout=60) == 130
 
-    assert launcher.returncode == 130
-    assert "The same command goes on with tiny" in said
-    assert not any(psutil.pid_exists(pid) and alive(pid) for pid in workers)
+        assert not any(alive(process) for process in processes)
+    assert "The same command goes on with tiny" in (place / "said.txt").read_text()
+    assert {one.state for one in trials_of(place)} == {TrialState.WAITING}
 
 
-def alive(pid):
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+def alive(process):
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def test_a_stopped_study_starts_no_trial_until_it_is_launched_again(place):
     hpo(place, "launch", "tiny.toml", "--trials", 1)
     words = ("launch", "tiny.toml", "--trials", 4, "--workers", 1, "--set", "training.epochs=4")
-    launcher = subprocess.Popen(command(*words), cwd=place, stdout=subprocess.DEVNULL)
-    wait_for(lambda: len(trials_of(place)) == 4, launcher)
-    hpo(place, "stop", "tiny")
-    assert launcher.wait(timeout=120) == 0
+    with launching(place, *words) as launcher:
+        wait_for(lambda: len(trials_of(place)) == 4, launcher)
+        hpo(place, "stop", "tiny")
+        assert launcher.wait(timeout=120) == 0
     waiting = [one for one in trials_of(place) if one.state == TrialState.WAITING]
     assert waiting
 
