@@ -7,7 +7,8 @@ Needs nothing but this repository: it draws a table, prepares it, and reads it b
   cached      ours, from the second epoch on
   DataLoader  torch's, over a map-style dataset: batches of 40,000 rows collated one by one by
               two worker processes
-  limit       the same shuffled epoch from a tensor in memory: randperm, then x[order] a batch
+  limit       the same shuffled epoch from a tensor in memory: randperm, then x[order] a batch;
+              with one torch thread or several, whichever is faster
   select      the same with torch.index_select, torch's fastest way to gather rows
   slices      contiguous slices of that tensor, copied: no shuffling at all
 Every batch is taken as tensors of events and conditions. Rates are medians over rounds that take
@@ -85,7 +86,6 @@ def compare_rates(folder: Path, rows: int, rounds: int, threads: int) -> None:
     import torch
     from torch.utils.data import DataLoader, TensorDataset
 
-    torch.set_num_threads(threads)
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
     data = make(folder, rows)
@@ -118,6 +118,7 @@ def compare_rates(folder: Path, rows: int, rounds: int, threads: int) -> None:
         "cached": (rows, lambda epoch: ours(cached, epoch)),
         "DataLoader": (len(few), lambda epoch: iter(loader)),
         "limit": (rows, lambda epoch: gathered(lambda order: rows_NK[order])),
+        f"limit, {threads}": (rows, lambda epoch: gathered(lambda order: rows_NK[order])),
         "select": (rows, lambda epoch: gathered(lambda order: rows_NK.index_select(0, order))),
         "slices": (rows, lambda epoch: slices()),
     }
@@ -126,12 +127,14 @@ def compare_rates(folder: Path, rows: int, rounds: int, threads: int) -> None:
         for name, (count, way) in ways.items():
             if name == "DataLoader" and epoch > 3:
                 continue
+            torch.set_num_threads(threads if name.startswith("limit,") else 1)
             rate = count / seconds(way(epoch))
             if epoch:  # the first round warms up, and fills the cache
                 rates[name].append(rate)
 
     median = {name: statistics.median(found) for name, found in rates.items()}
-    print(f"{rows:,} rows, batches of {BATCH:,}, torch threads {threads}, Arrow threads 1")
+    median["limit"] = max(median["limit"], median.pop(f"limit, {threads}"))
+    print(f"{rows:,} rows, batches of {BATCH:,}, one torch thread (limit: 1 or {threads})")
     print(f"{'':12} {'rows/s':>14} {'/ DataLoader':>13} {'/ limit':>9} {'/ select':>9}")
     for name, rate in median.items():
         ratios = [rate / median[other] for other in ("DataLoader", "limit", "select")]

@@ -31,6 +31,8 @@ BLOCK_BYTES = 8 * 2**20
 """Text parsed at once."""
 CHUNK_ROWS = 131_072
 """Parquet rows decoded at once."""
+GRID_VALUES = 4096
+"""Distinct values in a chunk up to which a single-precision column is taken for a grid."""
 DELIMITERS = {"csv": ",", "tab": "\t", "whitespace": " "}
 """Of each layout of text; runs of blanks are made single ones first."""
 LONGEST_LINE = 8 * 2**20
@@ -217,7 +219,17 @@ def _numbers(array: pa.Array) -> tuple[NDArray[np.float64], dict[int, str]]:
         if not _castable(array):
             return _one_by_one(array.to_pylist())
     values = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    if pa.types.is_float32(array.type):
+        return _as_meant(values), {}
     return np.asarray(values, np.float64), {}
+
+
+def _as_meant(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Single-precision 0.0001 is 0.00009999999747; a grid value is the short decimal meant."""
+    distinct, place = np.unique(values, return_inverse=True)
+    if len(distinct) > GRID_VALUES:
+        return values
+    return np.array([float(str(np.float32(value))) for value in distinct])[place]
 
 
 def _one_by_one(found: list[str | None]) -> tuple[NDArray[np.float64], dict[int, str]]:

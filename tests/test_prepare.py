@@ -205,7 +205,7 @@ def test_the_encoding_is_the_measured_one(prepared):
 
 
 def test_every_layout_of_a_table_gives_the_same_dataset(table, tmp_path):
-    table = table.slice(0, 500)
+    table = table.slice(0, 500).select(["Mass_0", "name", "Mass_1", "Z", "alpha"])
     plain = tmp_path / "a.csv"
     pa_csv.write_csv(table, plain)
     text = plain.read_text()
@@ -234,6 +234,17 @@ def test_every_layout_of_a_table_gives_the_same_dataset(table, tmp_path):
     found.add(prepare([tmp_path / "strings.parquet"], tmp_path / "strings-out").fingerprint)
 
     assert len(found) == 1
+
+
+def test_single_precision_grids_are_what_they_were_meant_to_be(table, tmp_path):
+    single_precision = pa.table(
+        {name: table[name].cast(pa.float32()) for name in ("Mass_0", "Mass_1", "Z", "alpha")}
+    )
+    pq.write_table(single_precision, tmp_path / "single.parquet")
+    pq.write_table(table, tmp_path / "double.parquet")
+
+    found = prepare([tmp_path / "single.parquet"], tmp_path / "a").fingerprint
+    assert found == prepare([tmp_path / "double.parquet"], tmp_path / "b").fingerprint
 
 
 def test_text_is_read_in_blocks_without_losing_a_row(table, tmp_path, monkeypatch):
@@ -335,6 +346,17 @@ def test_a_joined_bpp_table_counts_binaries_of_the_same_number_apart(tmp_path):
     pq.write_table(pa.concat_tables([table, table]), tmp_path / "twice.parquet")
 
     assert sum(prepare([tmp_path / "twice.parquet"], tmp_path / "out").rows.values()) == 24
+
+
+def test_the_same_binary_of_two_joined_runs_is_two(tmp_path):
+    table = pa_csv.read_csv(BPP)
+    # evol_type 3 of two black holes: they touch, so this pair merges.
+    touching = (pc.field("kstar_1") == 14) & (pc.field("kstar_2") == 14)
+    merged = table.filter(touching & (pc.field("evol_type") == 3))["bin_num"]
+    one = table.filter(pc.field("bin_num") == merged[0])
+    pq.write_table(pa.concat_tables([one] * 5), tmp_path / "five.parquet")
+
+    assert sum(prepare([tmp_path / "five.parquet"], tmp_path / "out").rows.values()) == 5
 
 
 def test_a_bpp_table_without_metallicity_says_where_to_get_it(tmp_path):

@@ -101,6 +101,22 @@ def test_epochs_and_seeds_differ_and_repeat(many):
     assert (first == second).all(axis=1).mean() < 0.01
 
 
+def test_each_epoch_and_each_window_is_dealt_anew(many):
+    stored = {tuple(row): place for place, row in enumerate(read_split(many, "train").events)}
+    window = 5 * 97  # whole row groups, at least WINDOW_ROWS
+
+    def places(epoch: int) -> np.ndarray:
+        stream = Stream(many, "train", batch_size=window, memory_mb=0)
+        batches = list(itertools.islice(stream.epoch(epoch), 4))
+        return np.array([[stored[tuple(row)] for row in batch.events] for batch in batches])
+
+    first, second = places(0), places(1)
+
+    assert set(first[0] // 97) != set(second[0] // 97)  # other row groups come together
+    in_group = first % 97
+    assert np.mean(in_group[0] == in_group[1]) < 0.1  # and each window has its own order
+
+
 def test_neighbours_on_disk_are_not_neighbours_in_an_epoch(many):
     stored = {tuple(row): place for place, row in enumerate(read_split(many, "train").events)}
     batches = list(Stream(many, "train", batch_size=100).epoch(0))
