@@ -71,7 +71,7 @@ def prepare(
         seed: Of split and order.
         drop_invalid: Leave out and count rows with faults, rather than refuse the file.
         command: Kept in `dataset.json`: how the user asked for this.
-        on_progress: Called with the rows read so far.
+        on_progress: Called with the rows read so far (of the sources, kept or not).
 
     Returns:
         The dataset as written to `out/dataset.json`.
@@ -227,7 +227,7 @@ def _whole(chunk: Chunk, source: Source, wish: _Wish, dropped: Counter[str]) -> 
     column, cells = min(chunk.texts.items(), key=lambda item: min(item[1], default=math.inf))
     if cells and not wish.drop_invalid:
         at = min(cells)
-        raise _fault(source, column, int(chunk.rows[at]), f"{cells[at]!r} is not a number")
+        raise _fault(source, column, int(chunk.rows[at]), f"{cells[at]!r} is not a number", "")
     bad = {at for cells in chunk.texts.values() for at in cells}
     dropped["text in a number column"] += len(bad)
     return chunk.take(np.delete(np.arange(len(chunk.rows)), sorted(bad)))
@@ -272,11 +272,13 @@ def _faults(
         yield "beyond single precision (1e-45 to 3e38)", lost
 
 
-def _fault(source: Source, column: str, row: int, found: str) -> DataError:
+def _fault(
+    source: Source, column: str, row: int, found: str, filtering: str = "filter it out with --where"
+) -> DataError:
     return DataError(
         f"{source.path}, column {source.renamed.get(column, column)!r}, row {row}: {found}: "
-        "correct the row, filter it out with --where, or pass --drop-invalid to leave out "
-        "(and count) such rows"
+        f"correct the row, {filtering and filtering + ', '}or pass --drop-invalid to leave such "
+        "rows out and count them"
     )
 
 
@@ -333,7 +335,8 @@ def _nothing_left(sources: Sequence[Source], wish: _Wish, dropped: Counter[str])
     out = {reason: count for reason, count in dropped.items() if count}
     if out:
         why = ", ".join(f"{count} left out: {reason}" for reason, count in out.items())
-        return f"no row of {files} is left ({why}): loosen --where or check the table"
+        remedy = "loosen --where" if "where" in out else "check the table"
+        return f"no row of {files} is left ({why}): {remedy}"
     if any(cosmic.is_bpp(source) for source in sources):
         return f"{files} holds no pair of black holes that merges: check the simulation"
     return f"{files} holds no row: check that the simulation wrote its table"
@@ -539,19 +542,25 @@ def _folder_that_appears(out: Path) -> Iterator[Path]:
         made = _make_parents(out.absolute())
         draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
     except OSError as error:
-        raise DataError(f"{out} cannot be written ({error}): choose another --out") from error
+        raise _unwritable(out, error) from error
     try:
         yield draft
         umask = os.umask(0)
         os.umask(umask)
         draft.chmod(0o777 & ~umask)  # mkdtemp's folders are private
         draft.rename(out)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
         for parent in made:
             with contextlib.suppress(OSError):
                 parent.rmdir()
+        if isinstance(error, OSError):
+            raise _unwritable(out, error) from error
         raise
+
+
+def _unwritable(out: Path, error: OSError) -> DataError:
+    return DataError(f"{out} cannot be written ({error}): make room or choose another --out")
 
 
 def _make_parents(out: Path) -> list[Path]:

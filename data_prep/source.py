@@ -274,8 +274,11 @@ def _reading(path: Path) -> Iterator[None]:
         raise DataError(
             f"{path} is damaged or was cut off ({error}): copy or download it again"
         ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is neither a text table nor Parquet ({error})") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{path} is neither a text table with a line of names nor Parquet ({error}): "
+            "name another file"
+        ) from error
     except (pa.ArrowException, OSError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise DataError(

@@ -517,7 +517,10 @@ def cut(content: bytes) -> bytes:
     [
         pytest.param("a.csv", None, "does not exist: check the path", id="missing"),
         pytest.param("a.csv", b"", "is empty", id="empty"),
-        pytest.param("a.csv", b"\xff\xfe\x00\x81", "neither a text table nor Parquet", id="binary"),
+        pytest.param(
+            "a.csv", b"\xff\xfe\x00\x81", "neither a text table .* nor Parquet", id="binary"
+        ),
+        pytest.param("a.csv", b"Mass_0,Z\r1,2\r", "neither a text table", id="carriage-returns"),
         pytest.param("a.parquet", b"Mass_0,Mass_1\n", "is not a Parquet file", id="no-parquet"),
         pytest.param("a.parquet", b"PAR1 and then nothing", "cannot be read", id="cut-parquet"),
         pytest.param("a.parquet", damaged_parquet, "cannot be read", id="damaged-parquet"),
@@ -621,6 +624,26 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path, monkeypatch):
         prepare([path], tmp_path / "new" / "out", on_progress=interrupt)
 
     assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.csv", ROWS)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(preparing._PartWriter, "_put", full)
+    with pytest.raises(DataError, match="out cannot be written .*No space left.*: make room or"):
+        prepare([path], tmp_path / "out")
+
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_an_output_below_a_file_is_refused(tmp_path):
+    path = write(tmp_path / "a.csv", ROWS)
+
+    with pytest.raises(DataError, match="cannot be written"):
+        prepare([path], path / "out")
 
 
 def test_a_kill_while_writing_leaves_nothing_at_out(tmp_path):

@@ -1,0 +1,100 @@
+"""Time and peak memory of `data_prep.prepare` on a large table.
+
+    python benchmarks/prepare.py [--gb SIZE] [--layout csv|csv.gz|parquet] [--folder FOLDER]
+
+Writes a table of SEVN's 35 columns of that size (as CSV) into a temporary folder and prepares it
+in a fresh process. The aim is a peak below 400 MB for 1 GB of CSV; it does not grow with the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from data_prep.prepare import prepare
+
+BLOCK_ROWS = 100_000
+TEXTS = ("name", "channel", "subchannel", "EventsAll", "Events", "EventsPlus", "EventsSimple")
+NUMBERS = (
+    "BWorldtime Mass_0 Radius_0 Zams_0 Mass_1 Radius_1 Zams_1 Semimajor Eccentricity GWtime "
+    "Mzams_0 Mzams_1 Semimajor_ini Eccentricity_ini"
+).split()
+CODES = (
+    "ID Phase_0 RemnantType_0 Phase_1 RemnantType_1 CE NSt NSu collisions CEb CEa SMTa"
+).split()
+
+
+def main() -> None:
+    """Write the table, prepare it in a process of its own, print what that took."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--gb", type=float, default=1.0)
+    parser.add_argument("--layout", choices=("csv", "csv.gz", "parquet"), default="csv")
+    parser.add_argument("--folder", type=Path, help="where the temporary folder goes")
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        measure(options.measure)
+        return
+    with tempfile.TemporaryDirectory(prefix="prepare-benchmark-", dir=options.folder) as folder:
+        source = Path(folder) / f"mergers.{options.layout}"
+        rows = write(source, options.gb * 1e9)
+        print(f"{rows:,} rows, {source.stat().st_size / 1e6:,.0f} MB of {options.layout}")
+        subprocess.run([sys.executable, __file__, "--measure", str(source)], check=True)
+
+
+def write(path: Path, csv_bytes: float) -> int:
+    """The table, block by block; returns its rows."""
+    block = draw(np.random.default_rng(0))
+    text = pa.BufferOutputStream()
+    pa_csv.write_csv(block, text, pa_csv.WriteOptions(include_header=False))
+    body = text.getvalue().to_pybytes()
+    blocks = max(1, round(csv_bytes / len(body)))
+    if path.suffix == ".parquet":
+        with pq.ParquetWriter(path, block.schema) as file:
+            for _ in range(blocks):
+                file.write_table(block)
+    else:
+        opened = gzip.open(path, "wb", 1) if path.suffix == ".gz" else path.open("wb")
+        with opened as file:
+            file.write((",".join(block.column_names) + "\n").encode())
+            for _ in range(blocks):
+                file.write(body)
+    return blocks * block.num_rows
+
+
+def draw(rng: np.random.Generator) -> pa.Table:
+    """Rows that take about as many bytes as SEVN's."""
+    columns: dict[str, object] = {name: 5.7 + rng.gamma(2.0, 5.0, BLOCK_ROWS) for name in NUMBERS}
+    columns |= {name: rng.integers(0, 8, BLOCK_ROWS) for name in CODES}
+    columns |= {name: rng.choice(["CE:RLO", "SMT", "I", "II"], BLOCK_ROWS) for name in TEXTS}
+    columns["Z"] = rng.choice([0.0001, 0.0002, 0.001, 0.006, 0.02], BLOCK_ROWS)
+    columns["alpha"] = rng.choice([0.5, 1.0, 3.0, 5.0], BLOCK_ROWS)
+    return pa.table(columns)
+
+
+def measure(source: Path) -> None:
+    """Prepare in this process; print seconds, bytes and the peak memory."""
+    start = time.perf_counter()
+    dataset = prepare([source], source.parent / "prepared", where='channel != "II"')
+    seconds = time.perf_counter() - start
+    kept = sum(dataset.rows.values())
+    print(f"{seconds:.1f} s, {dataset.bytes_after / kept:.2f} bytes a row of {kept:,} kept")
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux; elsewhere the peak has no such simple source
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        peak = int(lines["VmHWM"].split()[0]) / 1e3
+        print(f"{'met   ' if peak < 400 else 'MISSED'} peak memory {peak:.0f} MB (aim < 400)")
+
+
+if __name__ == "__main__":
+    main()
