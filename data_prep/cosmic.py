@@ -13,7 +13,7 @@ https://cosmic-popsynth.github.io/COSMIC/pages/output_info.html
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -26,6 +26,8 @@ MARKS = (
     "bin_num", "tphys", "mass_1", "mass_2", "kstar_1", "kstar_2", "sep", "ecc", "evol_type",
 )  # fmt: skip
 """Columns by which a `bpp` table is told from others."""
+NUMBERS = tuple(name for name in MARKS if name != "evol_type")
+"""Columns by which a merger is found."""
 BLACK_HOLE = 14
 """COSMIC's (BSE's) stellar type `kstar`."""
 AGE_MYR = 13_700.0
@@ -50,55 +52,44 @@ def is_bpp(source: Source) -> bool:
     return set(MARKS) <= set(source.header)
 
 
+def with_own_names(source: Source) -> Source:
+    """The table with COSMIC's own names readable beside any that they were renamed to."""
+    return replace(source, renamed={name: name for name in source.header} | source.renamed)
+
+
 def named_as_sevn(source: Source) -> dict[str, str]:
-    """Extra renaming, name in the table by SEVN's name, for columns not already there."""
-    found = {}
+    """COSMIC's name by SEVN's name, of the columns that are not there under SEVN's."""
+    found: dict[str, str] = {}
     for new, olds in ALIASES.items():
         for old in olds:
             if new not in source.names and old in source.names:
-                found[new] = old
-                break
+                found.setdefault(new, old)
     return found
 
 
-def mergers(source: Source, numbers: Sequence[str], others: Sequence[str] = ()) -> Iterator[Chunk]:
-    """The rows of a `bpp` table that stand for a merging pair of black holes, one a binary.
-
-    Args:
-        source: The table.
-        numbers: SEVN's or COSMIC's names of columns that must hold numbers.
-        others: Columns that may hold text.
-
-    Raises:
-        DataError: If the table lacks Z or alpha (they are in COSMIC's `initC`, not in `bpp`).
-    """
-    source = replace(source, renamed={name: name for name in source.header} | source.renamed)
-    alias = named_as_sevn(source)
-    known = set(source.names) | set(alias)
+def require_conditions(source: Source, names: Iterable[str]) -> None:
+    """Refuse a table without a wanted Z or alpha: COSMIC has them in `initC`, not in `bpp`."""
     for name in ("Z", "alpha"):
-        if name in numbers and name not in known:
+        if name in names and name not in {*source.names, *named_as_sevn(source)}:
             raise DataError(
                 f"{source.path} is a COSMIC bpp table without {name!r}: join it from initC on "
                 f"bin_num (column {ALIASES[name][0]!r}) before writing the table, "
                 f"or name the column with --columns OLD={name}"
             )
-    read = {name: alias.get(name, name) for name in (*numbers, *others)}
-    wanted = dict.fromkeys([*MARKS[:-1], *(read[name] for name in numbers)])
+
+
+def mergers(chunks: Iterable[Chunk], names: Mapping[str, str]) -> Iterator[Chunk]:
+    """The rows of a `bpp` table that stand for a merging pair of black holes, one a binary.
+
+    Args:
+        chunks: The table's rows in their order, with at least `NUMBERS`.
+        names: Of each wanted column, the name that it has in `chunks`.
+    """
     first = _FirstOfBinary()
-    for chunk in source.chunks(tuple(wanted), [read[name] for name in others]):
-        kept = first.among(chunk)
-        kept &= _merges(chunk)
-        place = {old: new for new, old in enumerate(np.flatnonzero(kept).tolist())}
+    for chunk in chunks:
+        kept = first.among(chunk) & _merges(chunk)
         taken = chunk.take(kept)
-        yield Chunk(
-            taken.rows,
-            {name: taken.columns[old] for name, old in read.items()},
-            {
-                name: {place[at]: text for at, text in chunk.texts.get(old, {}).items() if kept[at]}
-                for name, old in read.items()
-            },
-            chunk.ragged,
-        )
+        yield replace(taken, columns={new: taken.columns[old] for new, old in names.items()})
 
 
 def merger_time(

@@ -176,7 +176,7 @@ def _read(
         for source in sources:
             rows = 0
             for chunk in _wanted(source, wish, kept.dropped):
-                rows = max(rows, int(chunk.rows[-1]) if len(chunk.rows) else 0)
+                rows = chunk.end
                 _spool(chunk, source, wish, kept, file)
                 if on_progress:
                     on_progress(done + rows)
@@ -188,20 +188,22 @@ def _read(
 
 
 def _wanted(source: Source, wish: _Wish, dropped: Counter[str]) -> Iterator[Chunk]:
-    """The source's rows that are whole and match `where`, and pass the checks."""
+    """The source's rows under the wished names: whole, matching `where`, checked."""
     numbers = wish.events + wish.conditions
     bpp = cosmic.is_bpp(source)
-    known = {*source.names, *(cosmic.named_as_sevn(source) if bpp else ())}
-    rule = _rule(source, wish, known)
+    if bpp:
+        cosmic.require_conditions(source, numbers)
+        source = cosmic.with_own_names(source)
+    alias = cosmic.named_as_sevn(source) if bpp else {}
+    rule = _rule(source, wish, {*source.names, *alias})
     others = sorted(rule.names - set(numbers)) if rule else []
-    read = cosmic.mergers(source, numbers, others) if bpp else source.chunks(numbers, others)
-    for chunk in read:
-        yield _checked(
-            _matching(_whole(chunk, source, wish, dropped), rule, source, dropped),
-            source,
-            wish,
-            dropped,
-        )
+
+    names = {name: alias.get(name, name) for name in (*numbers, *others)}
+    needed = [*(cosmic.NUMBERS if bpp else ()), *(names[name] for name in numbers)]
+    read = source.chunks(list(dict.fromkeys(needed)), [names[name] for name in others])
+    whole = (_whole(chunk, source, wish, dropped) for chunk in read)
+    for chunk in cosmic.mergers(whole, names) if bpp else whole:
+        yield _checked(_matching(chunk, rule, source, dropped), source, wish, dropped)
 
 
 def _rule(source: Source, wish: _Wish, known: set[str]) -> Filter | None:

@@ -45,6 +45,8 @@ class Chunk:
 
     rows: NDArray[np.int64]
     """1-based number of each row in its file, the header not counted."""
+    end: int
+    """Rows of the file up to the end of this chunk, whether still in it or not."""
     columns: dict[str, NDArray[Any]]
     """float64 (NaN where missing or unreadable), or objects for a column of texts."""
     texts: dict[str, dict[int, str]] = field(default_factory=dict)
@@ -54,7 +56,8 @@ class Chunk:
 
     def take(self, kept: NDArray[Any]) -> Chunk:
         """The rows of a mask or an index; what was wrong with rows is left behind."""
-        return Chunk(self.rows[kept], {name: data[kept] for name, data in self.columns.items()})
+        columns = {name: data[kept] for name, data in self.columns.items()}
+        return Chunk(self.rows[kept], self.end, columns)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,8 +135,9 @@ class Source:
                 CHUNK_ROWS, columns=list(dict.fromkeys(names.values())), use_threads=False
             ):
                 found = {name: batch.column(old) for name, old in names.items()}
-                yield _chunk(np.arange(start + 1, start + 1 + len(batch)), found, kinds)
+                rows = np.arange(start + 1, start + 1 + len(batch))
                 start += len(batch)
+                yield _chunk(rows, start, found, kinds)
 
     def _text(self, numbers: tuple[str, ...], others: tuple[str, ...]) -> Iterator[Chunk]:
         start = 0
@@ -153,8 +157,8 @@ class Source:
             if ragged:
                 rows = np.delete(rows, [min(number, total) - 1 for number, _ in ragged])
             broken = tuple((start + number, what) for number, what in ragged)
-            yield _chunk(rows, found, kinds, broken)
             start += total
+            yield _chunk(rows, start, found, kinds, broken)
 
     def _parse(
         self, block: bytes, wanted: list[str], numbers: list[str]
@@ -196,6 +200,7 @@ class Source:
 
 def _chunk(
     rows: NDArray[np.int64],
+    end: int,
     found: Mapping[str, pa.Array],
     kinds: Mapping[str, bool],
     ragged: tuple[tuple[int, str], ...] = (),
@@ -209,7 +214,7 @@ def _chunk(
                 texts[name] = wrong
         else:
             columns[name] = np.array(array.cast(pa.string()).to_pylist(), dtype=object)
-    return Chunk(rows, columns, texts, ragged)
+    return Chunk(rows, end, columns, texts, ragged)
 
 
 def _numbers(array: pa.Array) -> tuple[NDArray[np.float64], dict[int, str]]:

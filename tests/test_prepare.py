@@ -295,11 +295,12 @@ def test_two_columns_can_change_places(tmp_path):
 def test_where_filters_on_columns_that_are_not_kept(tmp_path):
     path = write(tmp_path / "a.csv", ROWS)
 
-    dataset = prepare([path], tmp_path / "out", where='name in ("b3", "b5", "b7") or Mass_0 > 25')
+    dataset = prepare([path], tmp_path / "out", where='name in ("b3", "b5", "b7") or Mass_0 < 14')
 
-    assert sum(dataset.rows.values()) == 7
-    assert dataset.dropped == {"where": 13}
-    assert dataset.where == 'name in ("b3", "b5", "b7") or Mass_0 > 25'
+    assert sum(dataset.rows.values()) == 6
+    assert dataset.dropped == {"where": 14}
+    assert dataset.sources[0]["rows"] == 20
+    assert dataset.where == 'name in ("b3", "b5", "b7") or Mass_0 < 14'
 
 
 def test_where_can_take_out_bad_rows(tmp_path):
@@ -364,6 +365,16 @@ def test_a_bpp_table_without_metallicity_says_where_to_get_it(tmp_path):
 
     with pytest.raises(DataError, match=r"bpp table without 'Z': join it from initC on bin_num"):
         prepare([tmp_path / "bpp.parquet"], tmp_path / "out")
+
+
+def test_a_text_in_a_bpp_table_is_refused_in_any_row(tmp_path):
+    lines = gzip.decompress(BPP.read_bytes()).decode().splitlines()
+    cells = lines[3].split(",")
+    cells[1] = "late"  # tphys, in a row that is no merger
+    (tmp_path / "bpp.csv").write_text("\n".join([*lines[:3], ",".join(cells), *lines[4:]]))
+
+    with pytest.raises(DataError, match="column 'tphys', row 3: 'late' is not a number"):
+        prepare([tmp_path / "bpp.csv"], tmp_path / "out")
 
 
 def test_a_bpp_table_is_filtered_and_renamed_by_either_name(tmp_path):
