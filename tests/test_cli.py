@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
+from data_prep.columns import Dataset
 from hpo.cli import main
 
 COMMANDS = sorted(main.commands)
@@ -147,7 +148,7 @@ def test_the_emulator_is_evaluated_sampled_and_drawn(hpo, studied, prepared, tmp
 
     found = json.loads(hpo("evaluate", emulator, prepared, "--format", "json").stdout)
     assert found["cells"]
-    assert found["test_nll"]["rows"] == 1200
+    assert found["test_nll"]["rows"] == Dataset.read(prepared).rows["test"]
 
     ask = ("sample", emulator, "-n", 50, "--seed", 3, "--Z", "0.001", "--alpha=1.0", "--out")
     hpo(*ask, "a.parquet")

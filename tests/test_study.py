@@ -1,0 +1,82 @@
+import pytest
+from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+
+from hpo import study as studies
+from hpo.spec import SpecError, load
+from hpo.storage import open_storage, url_of
+
+
+@pytest.fixture
+def storage(tmp_path, monkeypatch):
+    monkeypatch.delenv("HPO_STORAGE", raising=False)
+    return open_storage(url_of(None, tmp_path))
+
+
+def create(storage, *settings, fingerprint="f"):
+    spec = load("quick", settings=settings)
+    return studies.create(storage, spec, runs=studies.Path("/runs"), fingerprint=fingerprint)
+
+
+def test_what_a_study_searches_is_read_back_from_the_database(storage):
+    create(storage, "training.epochs=12")
+
+    study, spec = studies.opened(storage, "quick")
+
+    assert spec == load("quick", settings=["training.epochs=12"])
+    assert str(studies.runs_of(study)) == "/runs/quick"
+
+
+@pytest.mark.parametrize(
+    ("settings", "fingerprint", "message"),
+    [
+        (["training.epochs=12"], "f", r"\[training\] epochs is 9 there and 12 here"),
+        (["space.hidden=[16]"], "f", r"\[space\] hidden is \[16, 32\] there and \[16\] here"),
+        (["space.depth=[1]"], "f", r"\[space\] depth is absent there and \[1\] here"),
+        (["pruner.kind=none"], "f", r"\[pruner\] kind is 'asha' there and 'none' here"),
+        (["study.seed=3"], "f", r"\[study\] seed is 0 there and 3 here"),
+        ([], "g", "trained on other data"),
+    ],
+)
+def test_a_study_that_would_not_compare_is_refused(storage, settings, fingerprint, message):
+    create(storage)
+
+    with pytest.raises(SpecError, match=message):
+        create(storage, *settings, fingerprint=fingerprint)
+
+
+def test_resources_may_change_between_launches(storage):
+    create(storage)
+    create(storage, "study.workers=7", "slurm.cpus=2", "study.trials=99")
+
+    assert studies.opened(storage, "quick")[1].study.workers == 7
+
+
+def test_a_launch_lifts_the_stop(storage):
+    create(storage).set_user_attr(studies.STOP, True)
+    assert studies.stopping(studies.opened(storage, "quick")[0])
+
+    assert not studies.stopping(create(storage))
+
+
+def test_no_two_trials_begin_with_the_same_draw(storage):
+    spec = load("quick")
+    study = create(storage)
+    draws = set()
+    for number in range(5):
+        study.sampler = studies.sampler_of(spec, number)
+        draws.add(study.ask().suggest_float("x", 0, 1))
+
+    assert len(draws) == 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "pruner"),
+    [
+        ("asha", SuccessiveHalvingPruner),
+        ("hyperband", HyperbandPruner),
+        ("median", MedianPruner),
+        ("none", NopPruner),
+    ],
+)
+def test_a_pruner_is_the_one_that_is_named(kind, pruner):
+    assert type(studies.pruner_of(load("quick", settings=[f"pruner.kind={kind}"]))) is pruner

@@ -1,0 +1,186 @@
+"""One trial in this process: what it records and tells, and how it goes on after a death."""
+
+import dataclasses
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from hpo import study as studies
+from hpo import trial
+from hpo.record import NAME, read
+from hpo.slots import LeaseLost, Owner, Slots
+from hpo.spec import parse
+from hpo.storage import open_storage, url_of
+
+pytestmark = pytest.mark.slow
+
+
+class Death(BaseException):
+    """What a kill looks like from inside: nothing is told any more."""
+
+
+@pytest.fixture
+def setting(tmp_path, prepared, monkeypatch):
+    """A study of small flows on `prepared`, with a way to claim and run its trials."""
+    monkeypatch.delenv("HPO_STORAGE", raising=False)
+    return Setting(tmp_path, prepared)
+
+
+class Setting:
+    def __init__(self, runs, data):
+        self.runs, self.data = runs, data
+
+    def study(self, **training):
+        tables = {
+            "study": {"name": "s"},
+            "data": {"path": str(self.data)},
+            "space": {"hidden": [8], "blocks": 2},
+            "training": {"epochs": 4, "batch_size": 512} | training,
+            "pruner": {"min_epochs": 1},
+        }
+        self.spec = parse(tables, source="test")
+        storage = open_storage(url_of(None, self.runs))
+        self.optuna = studies.create(storage, self.spec, runs=self.runs, fingerprint="f")
+        self.optuna.pruner = optuna.pruners.NopPruner()
+        self.slots = Slots(self.optuna, max_restarts=3)
+        self.slots.top_up(1)
+        return self
+
+    def claim(self):
+        claim = self.slots.claim(Owner.this_process())
+        folder = studies.trial_folder(self.runs, "s", claim.number)
+        return trial.Job(spec=self.spec, claim=claim, slots=self.slots, folder=folder)
+
+    def lose(self, job):
+        """What the reaper does with a dead owner's trial."""
+        self.slots.release(job.claim)
+
+
+def test_a_trial_tells_what_it_records(setting):
+    job = setting.study().claim()
+
+    record = trial.run(job)
+
+    told = setting.optuna.trials[0]
+    assert record.state == "complete"
+    assert told.state == TrialState.COMPLETE
+    assert told.value == record.best_val_nll
+    assert read(job.folder / NAME) == record
+    assert record.cost.parameters > 0
+    assert sum(record.data.rows.values()) == 6000
+    assert record.training["seed"] == record.seeds["trial"]
+
+
+def test_an_interrupted_trial_goes_on_as_if_nothing_had_been(setting, monkeypatch):
+    whole = trial.run(setting.study().claim())
+    other = Setting(setting.runs / "other", setting.data).study()
+    job = other.claim()
+    die_after_epoch(monkeypatch, other, 2)
+    with pytest.raises(Death):
+        trial.run(job)
+    monkeypatch.undo()
+    assert [row.epoch for row in read(job.folder / NAME).epochs] == [1, 2]
+    other.lose(job)
+
+    resumed = trial.run(other.claim())
+
+    assert [row.val_nll for row in resumed.epochs] == [row.val_nll for row in whole.epochs]
+    assert resumed.test == whole.test
+    assert resumed.started == read(job.folder / NAME).started
+    values = {row.epoch: row.val_nll for row in whole.epochs}
+    assert other.optuna.trials[0].intermediate_values == values
+
+
+def die_after_epoch(monkeypatch, setting, number):
+    """The report of this epoch never arrives: its checkpoint and record are there already."""
+    report = optuna.Trial.report
+
+    def dying(self, value, step):
+        if step == number:
+            raise Death
+        report(self, value, step)
+
+    monkeypatch.setattr(optuna.Trial, "report", dying)
+
+
+def test_a_trial_whose_end_was_recorded_but_not_told_is_told_without_training(setting, monkeypatch):
+    job = setting.study().claim()
+
+    def dying(*_args):
+        raise Death
+
+    monkeypatch.setattr(Slots, "finish", dying)
+    with pytest.raises(Death):
+        trial.run(job)
+    monkeypatch.undo()
+    setting.lose(job)
+    monkeypatch.setattr(trial, "train", dying)
+
+    record = trial.run(setting.claim())
+
+    assert record.state == "complete"
+    assert setting.optuna.trials[0].value == record.best_val_nll
+
+
+def test_a_worker_that_lost_its_trial_stops_writing(setting):
+    setting.study()
+    old = setting.claim()
+    setting.lose(old)
+    new = setting.claim()
+    finished = trial.run(new)
+
+    with pytest.raises(LeaseLost):
+        trial.run(dataclasses.replace(old, folder=old.folder.with_name("elsewhere")))
+
+    assert read(new.folder / NAME) == finished
+    assert setting.optuna.trials[0].value == finished.best_val_nll
+
+
+def test_a_pruned_trial_says_when_and_keeps_its_last_value(setting, monkeypatch):
+    setting.study()
+    monkeypatch.setattr(optuna.Trial, "should_prune", lambda self: True)
+
+    record = trial.run(setting.claim())
+
+    told = setting.optuna.trials[0]
+    assert (record.state, len(record.epochs)) == ("pruned", 1)
+    assert record.reason.startswith("at epoch 1: ")
+    assert told.state == TrialState.PRUNED
+    assert told.value == record.epochs[0].val_nll
+    assert record.test is None
+
+
+def test_a_trial_that_goes_wrong_fails_with_its_reason(setting, monkeypatch):
+    setting.study()
+
+    def broken(*_args, **_kwargs):
+        raise RuntimeError("the disk is full\nand more")
+
+    monkeypatch.setattr(trial, "train", broken)
+    job = setting.claim()
+
+    record = trial.run(job)
+
+    assert (record.state, record.reason) == ("failed", "RuntimeError: the disk is full")
+    assert setting.optuna.trials[0].state == TrialState.FAIL
+    assert "Traceback" in (job.folder / "log.txt").read_text()
+
+
+def test_a_trial_stopped_early_is_a_result_and_says_why(setting):
+    job = setting.study(epochs=30, min_rate=0.5).claim()
+
+    record = trial.run(job)
+
+    assert record.state == "stopped_early"
+    assert len(record.epochs) < 30
+    assert record.reason
+    assert setting.optuna.trials[0].state == TrialState.COMPLETE
+
+
+def test_a_damaged_record_does_not_stop_the_trial(setting):
+    job = setting.study().claim()
+    job.folder.mkdir(parents=True)
+    (job.folder / NAME).write_text('{"schema": 1, "stu')
+
+    assert trial.run(job).state == "complete"
