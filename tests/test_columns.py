@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -77,3 +79,13 @@ def test_the_shipped_sample_is_whole_and_says_where_it_comes_from():
     assert sample.command == "hpo prepare bbh_cosmic.parquet --out sample"
     assert "/" not in json.dumps(sample.sources)
     assert (SAMPLE / "README.md").exists()
+
+
+def test_data_prep_loads_neither_torch_nor_optuna():
+    program = (
+        "import sys, data_prep.prepare, data_prep.stream; "
+        "print(sorted({'torch', 'optuna', 'nflows', 'pandas'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert found.stdout.strip() == "[]", found.stderr
