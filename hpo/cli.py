@@ -534,13 +534,21 @@ def _console() -> Console:
 
 
 @contextlib.contextmanager
-def _counting(console: Console, what: str) -> Iterator[Callable[[int], None] | None]:
-    """A live count on a terminal, nothing elsewhere."""
-    if not console.is_terminal:
-        yield None
+def _counting(console: Console, what: str) -> Iterator[Callable[[int], None]]:
+    """A live count on a terminal, a line for every ten million elsewhere."""
+    if console.is_terminal:
+        with console.status(f"0 {what}") as live:
+            yield lambda count: live.update(f"{count:,} {what}")
         return
-    with console.status(f"0 {what}") as live:
-        yield lambda count: live.update(f"{count:,} {what}")
+    told = 0
+
+    def tell(count: int) -> None:
+        nonlocal told
+        if count // 10_000_000 > told:
+            told = count // 10_000_000
+            console.print(f"{count:,} {what}", highlight=False)
+
+    yield tell
 
 
 if __name__ == "__main__":
