@@ -116,6 +116,7 @@ class TrainConfig(_Checked):
     """auto = CUDA where there is one."""
 
     def _faults(self) -> list[str]:
+        minutes = self.max_minutes
         return [
             *_within("epochs", self.epochs, 1, 1_000_000),
             *_within("batch_size", self.batch_size, 1, 10_000_000),
@@ -129,11 +130,10 @@ class TrainConfig(_Checked):
             *_within("min_rate", self.min_rate, 0, 1e6),
             *_choice("rate_per", self.rate_per, RATE_UNITS),
             *_within("rate_smoothing", self.rate_smoothing, 0, 0.999),
-            *_between("max_minutes", self.max_minutes or 1.0, 0, math.inf),
+            *([] if minutes is None else _between("max_minutes", minutes, 0, math.inf)),
             *_within("seed", self.seed, 0, 2**63 - 1),
             *_within("memory_mb", self.memory_mb, 0, 1e9),
             *_choice("device", self.device, DEVICES),
-            *(["max_minutes must be above 0, got 0"] if self.max_minutes == 0 else []),
         ]
 
 

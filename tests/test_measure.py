@@ -1,0 +1,114 @@
+"""Measures: NLL over a whole split, distances beside their floor, cost of the weights in use."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from data_prep.columns import DataError, Dataset
+from data_prep.stream import Stream, read_split
+from models import measure
+from models.config import FlowConfig
+from models.flow import build_flow
+from models.preprocess import constants
+
+
+@pytest.fixture(scope="module")
+def flow(prepared):
+    """Fresh: close to two log-normals with the moments of the whole split."""
+    dataset = Dataset.read(prepared)
+    batches = Stream(prepared, "train", batch_size=1000, shuffle=False).epoch(0)
+    return build_flow(FlowConfig(blocks=2, hidden=16), dataset, constants(dataset, batches))
+
+
+def test_the_nll_is_the_mean_over_the_whole_split(flow, prepared):
+    test = read_split(prepared, "test")
+    with torch.no_grad():
+        nll_N = -flow.log_prob(*map(torch.from_numpy, test)).double().numpy()
+
+    found = measure.nll(flow, prepared, "test")
+
+    assert found.rows == len(nll_N)
+    assert found.mean == pytest.approx(nll_N.mean(), abs=1e-5)
+    assert found.error == pytest.approx(nll_N.std() / len(nll_N) ** 0.5, rel=1e-3)
+
+
+def test_the_nll_does_not_depend_on_the_parts(flow, prepared, monkeypatch):
+    whole = measure.nll(flow, prepared, "test")
+    monkeypatch.setattr(measure, "ROWS", 17)
+
+    assert measure.nll(flow, prepared, "test").mean == pytest.approx(whole.mean, abs=1e-6)
+
+
+def test_the_ks_distance_of_known_samples():
+    assert measure.ks_distance(np.arange(10.0), np.arange(10.0)) == 0
+    assert measure.ks_distance(np.arange(10.0), np.arange(10.0) + 100) == 1
+    assert measure.ks_distance(np.arange(4.0), np.arange(4.0) + 1) == 0.25
+
+
+def test_the_ks_distance_counts_ties_once():
+    assert measure.ks_distance(np.array([1.0, 1, 1, 2]), np.array([1.0, 2, 2, 2])) == 0.5
+
+
+def test_draws_of_the_flow_itself_are_no_further_than_the_floor(flow, prepared):
+    rng = np.random.default_rng(0)
+    test = read_split(prepared, "test")
+    own = test._replace(events=measure._draw(flow, test.conditions, rng))
+
+    cells = measure.cell_distances(flow, own, least=50)
+
+    # The floor of one cell is itself a draw; over all of them it is met on average.
+    ratio = np.mean([c.ks[n] for c in cells for n in c.ks]) / np.mean(
+        [c.floor[n] for c in cells for n in c.floor]
+    )
+    assert 0.5 < ratio < 1.6
+
+
+def test_a_flow_that_misses_a_cell_is_far_above_the_floor(flow, prepared):
+    test = read_split(prepared, "test")
+    shifted = test._replace(events=test.events * 1.5)
+
+    cell = measure.cell_distances(flow, shifted, least=50)[0]
+
+    assert cell.ks["Mass_0"] > 5 * cell.floor["Mass_0"]
+
+
+def test_only_cells_with_enough_rows_are_measured_the_fullest_first(flow, prepared):
+    rows = [cell.rows for cell in measure.cell_distances(flow, read_split(prepared, "test"))]
+
+    assert rows == sorted(rows, reverse=True)
+    assert min(rows) >= measure.CELL_ROWS
+
+
+def test_unphysical_events_are_counted_once_each(flow):
+    events = np.array([[1.0, 2.0], [-1.0, -2.0], [np.nan, 3.0], [0.0, 1.0]])
+
+    assert measure.unphysical_fraction(flow, events) == 0.75
+
+
+def test_the_cost_counts_only_weights_in_use():
+    """Two features, one condition, hidden 4, depth 2: counted by hand."""
+    from test_flow import GRID, flow
+
+    block_weights = (2 * 1 + 2 * 2) + (2 * 2 + 2 * 4) + (2 * 2 + 2 * 4)
+    cost = measure.cost(flow(conditions=GRID[:1], blocks=3, hidden=4))
+
+    assert cost.flops_per_event == 3 * 2 * block_weights
+    assert cost.parameters == 3 * (block_weights + 4 + 4 + 4)
+
+
+def test_an_evaluation_is_json_and_complete(flow, prepared):
+    found = json.loads(json.dumps(measure.evaluate(flow, prepared), allow_nan=False))
+
+    assert found["test_nll"]["rows"] == Dataset.read(prepared).rows["test"]
+    assert found["unphysical_fraction"] == 0
+    assert found["cells"][0]["conditions"].keys() == {"Z", "alpha"}
+    assert found["speed"]["samples_per_second"] > 0
+
+
+def test_data_with_other_columns_is_refused(prepared):
+    from test_flow import GRID, flow
+
+    with pytest.raises(DataError, match="has the condition columns Z, alpha, the flow Z: prepare"):
+        measure.nll(flow(conditions=GRID[:1]), prepared, "test")
