@@ -27,7 +27,7 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
 from data_prep.errors import InputError
-from models import measure
+from models import measure, onnx
 from models.flow import ConditionalFlow, from_description
 
 FORMAT = 1
@@ -147,6 +147,7 @@ class Emulator:
 
         Raises:
             EmulatorError: If `folder` holds something else.
+            OnnxError: If the package `onnx` is not installed.
         """
         folder = Path(folder)
         _refuse_other(folder)
@@ -188,6 +189,7 @@ class Emulator:
             )
         state = {k: _without_tiny(v).contiguous() for k, v in self.module.state_dict().items()}
         (draft / WEIGHTS).write_bytes(to_bytes(state))
+        onnx.write(self.module, draft)
         (draft / README).write_text(_readme(self.card), encoding="utf-8")
         self.card["files"] = {path.name: _sha256(path) for path in sorted(draft.iterdir())}
         text = json.dumps(self.card, indent=1, allow_nan=False) + "\n"
@@ -360,6 +362,9 @@ Use it inside the ranges of the training data; elsewhere it warns, and what it s
 {rows}
 
 {facts}
+
+`log_prob.onnx` and `sample.onnx` are the same flow for ONNX runtimes: float32, physical units;
+`sample.onnx` turns standard normal noise, one number for each column of an event, into events.
 
 `emulator.json` holds everything in full, with the sha256 of every file.
 """
