@@ -32,9 +32,6 @@ from hpo.storage import VARIABLE, hand_down, masked, open_storage
 POLL_S = 1.0
 """Seconds between looks at the database."""
 
-FUTILE_STARTS = 3
-"""Times that all workers may end without having finished a trial before the launch gives up."""
-
 
 class LaunchError(RuntimeError):
     """The workers could not do their work. The message names the file that says why."""
@@ -56,7 +53,7 @@ class Launch:
         return "\n".join(
             [
                 f"study    {spec.study.name}: {self.trials} trials, {self.plan.workers} workers "
-                f"({self.plan.on}), {self.plan.threads} threads each",
+                f"({self.plan.on}), threads of each: {self.plan.threads}",
                 f"data     {spec.data.path}: {rows:,} rows in {len(data.cells)} cells",
                 f"search   {spec.sampler.kind}, pruner {spec.pruner.kind}, "
                 f"at most {spec.training.epochs} epochs a trial",
@@ -151,8 +148,7 @@ class _Follower:
         with progress.shown(console) as show:
             try:
                 while True:
-                    for number in self._slots.reap().failed:
-                        self._bury(number)
+                    studies.reap(self._study, self._slots)
                     look = status.look(self._study, self._plan.spec, self._slots)
                     show(look, self._ended(self._told))
                     if not look.running and (look.stopping or not look.waiting):
@@ -177,7 +173,8 @@ class _Follower:
     def _count_futile(self, look: status.Look) -> None:
         self._futile = self._futile + 1 if look.finished == self._finished_at_start else 0
         self._finished_at_start = look.finished
-        if self._futile >= FUTILE_STARTS:
+        # A trial that kills its workers has failed by then, which counts as finished.
+        if self._futile > self._plan.spec.study.max_restarts + 1:
             output = self._workers[-1].output
             raise LaunchError(
                 f"all workers ended {self._futile} times without having finished a trial: "
@@ -191,18 +188,10 @@ class _Follower:
         records = [
             record
             for number in numbers
-            if number not in told and (record := status.record_of(self._study, number))
+            if number not in told and (record := studies.record_of(self._study, number))
         ]
         told.update(record.trial for record in records)
         return records
-
-    def _bury(self, number: int) -> None:
-        """Write into the record of a trial that its workers kept dying."""
-        record = status.record_of(self._study, number)
-        if record is not None and record.state == "running":
-            reason = f"its worker died {record.restarts + 1} times; see log.txt"
-            folder = studies.trial_folder(self._plan.runs, self._study.study_name, number)
-            dataclasses.replace(record, state="failed", reason=reason).write(folder)
 
     def _hand_back(self) -> None:
         """End the local workers; SLURM jobs run on."""

@@ -12,7 +12,7 @@ import optuna
 from optuna.trial import TrialState
 
 from hpo import study as studies
-from hpo.record import FINISHED, NAME, RecordError, RunRecord, read
+from hpo.record import FINISHED, RunRecord
 from hpo.slots import Lease, Slots
 from hpo.spec import StudySpec
 
@@ -75,12 +75,11 @@ def look(study: optuna.Study, spec: StudySpec, slots: Slots) -> Look:
     """The study as it is now."""
     counts = slots.counts()
     best = _best(study)
-    folder = studies.runs_of(study)
     return Look(
         study=study.study_name,
-        runs=folder,
+        runs=studies.runs_of(study),
         waiting=counts[TrialState.WAITING],
-        running=tuple(_running(lease, spec, folder) for lease in slots.leases()),
+        running=tuple(_running(study, lease, spec) for lease in slots.leases()),
         complete=counts[TrialState.COMPLETE],
         pruned=counts[TrialState.PRUNED],
         failed=counts[TrialState.FAIL],
@@ -88,15 +87,6 @@ def look(study: optuna.Study, spec: StudySpec, slots: Slots) -> Look:
         best_val_nll=best.value if best else None,
         stopping=studies.stopping(study),
     )
-
-
-def record_of(study: optuna.Study, number: int) -> RunRecord | None:
-    """The record of a trial, or None while there is none that can be read."""
-    runs = studies.runs_of(study).parent
-    try:
-        return read(studies.trial_folder(runs, study.study_name, number) / NAME)
-    except RecordError:
-        return None
 
 
 def usable(record: RunRecord) -> bool:
@@ -110,11 +100,8 @@ def _best(study: optuna.Study) -> optuna.trial.FrozenTrial | None:
     return study.best_trial
 
 
-def _running(lease: Lease, spec: StudySpec, folder: Path) -> Running:
-    try:
-        record = read(studies.trial_folder(folder.parent, folder.name, lease.number) / NAME)
-    except RecordError:
-        record = None
+def _running(study: optuna.Study, lease: Lease, spec: StudySpec) -> Running:
+    record = studies.record_of(study, lease.number)
     last = record.epochs[-1] if record and record.epochs else None
     left = spec.training.epochs - (last.epoch if last else 0)
     return Running(

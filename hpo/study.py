@@ -6,6 +6,7 @@ the database and a name alone. A study whose search was changed is another study
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ from optuna.pruners import (
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
 
+from hpo.record import NAME, RecordError, RunRecord, read
+from hpo.slots import Slots
 from hpo.space import seed_of
 from hpo.spec import SpecError, StudySpec
 from hpo.storage import open_study
@@ -81,7 +84,25 @@ def runs_of(study: optuna.Study) -> Path:
 
 def trial_folder(runs: Path, study: str, number: int) -> Path:
     """Where trial `number` keeps its record, checkpoint and log."""
-    return runs / study / f"trial-{number:05d}"
+    return runs / study / _trial_name(number)
+
+
+def record_of(study: optuna.Study, number: int) -> RunRecord | None:
+    """The record of a trial, or None while there is none that can be read."""
+    try:
+        return read(runs_of(study) / _trial_name(number) / NAME)
+    except RecordError:
+        return None
+
+
+def reap(study: optuna.Study, slots: Slots) -> None:
+    """Take back the trials of dead workers; what was lost too often ends in its record too."""
+    for number in slots.reap().failed:
+        record = record_of(study, number)
+        if record is not None and record.state == "running":
+            reason = f"its worker died {record.restarts + 1} times: see log.txt"
+            ended = dataclasses.replace(record, state="failed", reason=reason)
+            ended.write(runs_of(study) / _trial_name(number))
 
 
 def stopping(study: optuna.Study) -> bool:
@@ -139,6 +160,10 @@ def _differences(study: optuna.Study, spec: StudySpec, fingerprint: str) -> Iter
             f"its trials were trained on other data ({stored['data']['path']}) than "
             f"{given['data']['path']} holds now"
         )
+
+
+def _trial_name(number: int) -> str:
+    return f"trial-{number:05d}"
 
 
 def _shown(value: Any) -> str:

@@ -50,7 +50,7 @@ def work(study_name: str, runs: str, threads: int) -> int:
 
     done = 0
     while not studies.stopping(study):
-        slots.reap()
+        studies.reap(study, slots)
         claim = slots.claim(owner)
         if claim is None:
             break

@@ -1,9 +1,17 @@
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 
 from hpo import study as studies
+from hpo.record import NAME, read
+from hpo.slots import Reaped, Slots
 from hpo.spec import SpecError, load
 from hpo.storage import open_storage, url_of
+
+OLD = Path(__file__).parent / "data" / "run-schema-1.json"
 
 
 @pytest.fixture
@@ -14,7 +22,7 @@ def storage(tmp_path, monkeypatch):
 
 def create(storage, *settings, fingerprint="f"):
     spec = load("quick", settings=settings)
-    return studies.create(storage, spec, runs=studies.Path("/runs"), fingerprint=fingerprint)
+    return studies.create(storage, spec, runs=Path("/runs"), fingerprint=fingerprint)
 
 
 def test_what_a_study_searches_is_read_back_from_the_database(storage):
@@ -56,6 +64,20 @@ def test_a_launch_lifts_the_stop(storage):
     assert studies.stopping(studies.opened(storage, "quick")[0])
 
     assert not studies.stopping(create(storage))
+
+
+def test_a_trial_that_its_workers_died_of_ends_in_its_record_too(storage, tmp_path, monkeypatch):
+    monkeypatch.setattr(Slots, "reap", lambda self: Reaped(failed=(7,)))
+    study = studies.create(storage, load("quick"), runs=tmp_path, fingerprint="f")
+    folder = studies.trial_folder(tmp_path, "quick", 7)
+    folder.mkdir(parents=True)
+    shutil.copy(OLD, folder / NAME)
+    replace(read(folder / NAME), trial=7, state="running", restarts=3).write(folder)
+
+    studies.reap(study, Slots(study, max_restarts=3))
+
+    found = studies.record_of(study, 7)
+    assert (found.state, found.reason) == ("failed", "its worker died 4 times: see log.txt")
 
 
 def test_no_two_trials_begin_with_the_same_draw(storage):
