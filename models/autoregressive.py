@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 from nflows.transforms.autoregressive import AutoregressiveTransform
@@ -32,27 +32,56 @@ LOG_SCALE_LAYER, LOG_SCALE_TOTAL = 3.0, 30.0
 """Largest |log-scale| of one layer and of all together: e^30, squared, is still a float32."""
 
 
+class Given(NamedTuple):
+    """The conditions of N rows. What depends on nothing else is worked out once for equal ones."""
+
+    c_CU: Tensor
+    """The U distinct conditions."""
+    select_UN: Tensor | None = None
+    """1 where row n has condition u, else 0; None if every row has its own, so that U = N."""
+
+    def spread(self, values: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Values of the distinct conditions, each `(K, U)`, at every row, each `(K, N)`."""
+        if self.select_UN is None:
+            return values
+        # All at once: thin matrix products are bound by memory.
+        return torch.split(torch.cat(list(values)) @ self.select_UN, [len(x) for x in values])
+
+
 class TriangularLinear(nn.Module):
-    """A linear map between groups of units, in which group g reads the groups up to g."""
+    """A linear map between groups of units, in which group g reads the groups up to g.
+
+    What comes from group 0 is kept apart: it depends on the condition alone.
+    """
 
     def __init__(self, inputs: Sequence[int], outputs: Sequence[int], *, gain: float = 1.0) -> None:
         """Args: sizes of the groups on both sides, and a factor on the usual initial spread."""
         super().__init__()
-        self.sizes = [list(inputs[: g + 1]) for g in range(len(outputs))]
-        self.weight = nn.ParameterList()
-        self.bias = nn.ParameterList()
-        for sizes, rows in zip(self.sizes, outputs, strict=True):
-            limit = gain / math.sqrt(max(1, sum(sizes)))
-            self.weight.append(torch.empty(rows, sum(sizes)).uniform_(-limit, limit))
+        self.first, self.weight, self.bias = (nn.ParameterList() for _ in range(3))
+        self.sizes = list(inputs[1:])
+        for group, rows in enumerate(outputs):
+            limit = gain / math.sqrt(max(1, sum(inputs[: group + 1])))
+            self.first.append(torch.empty(rows, inputs[0]).uniform_(-limit, limit))
             self.bias.append(torch.empty(rows, 1).uniform_(-limit, limit))
+            if group:
+                columns = sum(inputs[1 : group + 1])
+                self.weight.append(torch.empty(rows, columns).uniform_(-limit, limit))
 
-    def forward(self, group: int, x: Sequence[Tensor]) -> Tensor:
-        """Values of one group, `(H, N)`, from the groups before it, each `(H, N)`."""
-        out_HN: Tensor = self.bias[group]
-        weights = torch.split(self.weight[group], self.sizes[group], dim=1)
+    @property
+    def weights(self) -> int:
+        """Number of weights, biases not counted."""
+        return sum(weight.numel() for weight in (*self.first, *self.weight))
+
+    def from_first(self, group: int, x_HU: Tensor) -> Tensor:
+        """What group 0 adds to a group, bias included: `(H, U)`."""
+        return torch.addmm(self.bias[group], self.first[group], x_HU)
+
+    def forward(self, group: int, start_HN: Tensor, x: Sequence[Tensor]) -> Tensor:
+        """Values of a group after the first: `from_first`, at every row, and groups 1, 2, ..."""
+        weights = torch.split(self.weight[group - 1], self.sizes[:group], dim=1)
         for weight_HH, x_HN in zip(weights, x, strict=True):
-            out_HN = torch.addmm(out_HN, weight_HH, x_HN)
-        return out_HN
+            start_HN = torch.addmm(start_HN, weight_HH, x_HN)
+        return start_HN
 
 
 class Conditioner(nn.Module):
@@ -72,27 +101,42 @@ class Conditioner(nn.Module):
         hidden = [TriangularLinear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
         # A small last layer starts the flow near the identity.
         last = TriangularLinear(units, [outputs] * features, gain=0.01)
-        self.layers = nn.ModuleList([*hidden, last])
+        self.layers = cast("Sequence[TriangularLinear]", nn.ModuleList([*hidden, last]))
         self.activation = ACTIVATIONS[config.activation]()
 
     def start(self) -> list[list[Tensor]]:
         """An empty store of hidden groups, to be filled by `group` from 0 upwards."""
         return [[] for _ in self.layers[:-1]]
 
-    def group(self, group: int, known: Sequence[Tensor], hidden: list[list[Tensor]]) -> Tensor:
-        """Parameters of feature `group`, shape `(P, N)`.
+    def group(self, given: Given, before: Sequence[Tensor], hidden: list[list[Tensor]]) -> Tensor:
+        """Parameters of the feature after those in `before`, shape `(P, N)`.
 
         Args:
-            group: Index of the feature.
-            known: The condition, `(C, N)`, then each earlier feature, `(1, N)`.
+            given: The conditions.
+            before: Each earlier feature, `(1, N)`.
             hidden: The groups worked out so far; that of this feature is added.
         """
-        x: Sequence[Tensor] = known
-        for layer, groups in zip(self.layers[:-1], hidden, strict=True):
-            groups.append(self.activation(layer(group, x)))
-            x = groups
-        parameters_PN: Tensor = self.layers[-1](group, x)
+        if not before:
+            return given.spread([self._first(given.c_CU, hidden)])[0]
+        group = len(before)
+        firsts = [given.c_CU, *(groups[0] for groups in hidden)]
+        starts = given.spread(
+            [layer.from_first(group, x_HU) for layer, x_HU in zip(self.layers, firsts, strict=True)]
+        )
+        x = before
+        for layer, start_HN, groups in zip(self.layers[:-1], starts[:-1], hidden, strict=True):
+            groups.append(self.activation(layer(group, start_HN, x)))
+            x = groups[1:]
+        parameters_PN: Tensor = self.layers[-1](group, starts[-1], x)
         return parameters_PN
+
+    def _first(self, x_HU: Tensor, hidden: list[list[Tensor]]) -> Tensor:
+        """Parameters of the first feature, `(P, U)`: once for each distinct condition."""
+        for layer, groups in zip(self.layers[:-1], hidden, strict=True):
+            x_HU = self.activation(layer.from_first(0, x_HU))
+            groups.append(x_HU)
+        parameters_PU: Tensor = self.layers[-1].from_first(0, x_HU)
+        return parameters_PU
 
 
 class ConditionedAutoregressive(AutoregressiveTransform):  # type: ignore[misc]
@@ -109,26 +153,32 @@ class ConditionedAutoregressive(AutoregressiveTransform):  # type: ignore[misc]
         super().__init__(Conditioner(config, features, conditions, self.outputs))
         self.features = features
 
-    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, inputs: Tensor, context: Given | Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Data to noise: `(N, F)` and the log-determinant, `(N,)`."""
-        x_FN, hidden = inputs.t(), self.autoregressive_net.start()
-        known = [_columns(context, inputs), *torch.split(x_FN, 1)]
+        given, hidden = _given(context, inputs), self.autoregressive_net.start()
+        x_FN = inputs.t()
+        x = torch.split(x_FN, 1)
         parameters_FPN = torch.stack(
-            [self.autoregressive_net.group(g, known[: g + 1], hidden) for g in range(self.features)]
+            [self.autoregressive_net.group(given, x[:g], hidden) for g in range(self.features)]
         )
         z_FN, log_det_FN = self._elementwise_forward(x_FN, parameters_FPN)
         return z_FN.t(), log_det_FN.sum(0)
 
-    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def inverse(
+        self, inputs: Tensor, context: Given | Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Noise to data: `(N, F)` and the log-determinant, `(N,)`."""
-        known, hidden = [_columns(context, inputs)], self.autoregressive_net.start()
-        log_det_N = inputs.new_zeros(len(inputs))
-        for g, z_1N in enumerate(torch.split(inputs.t(), 1)):
-            parameters_PN = self.autoregressive_net.group(g, known, hidden)
+        given, hidden = _given(context, inputs), self.autoregressive_net.start()
+        x: list[Tensor] = []
+        log_det_N = inputs.new_zeros(inputs.shape[:1])
+        for z_1N in torch.split(inputs.t(), 1):
+            parameters_PN = self.autoregressive_net.group(given, x, hidden)
             x_1N, log_det_1N = self._elementwise_inverse(z_1N, parameters_PN[None])
-            known.append(x_1N)
+            x.append(x_1N)
             log_det_N = log_det_N + log_det_1N[0]
-        return torch.cat(known[1:]).t(), log_det_N
+        return torch.cat(x).t(), log_det_N
 
     def _output_dim_multiplier(self) -> int:
         return self.outputs
@@ -192,7 +242,7 @@ LAYERS: dict[str, type[ConditionedAutoregressive]] = {"affine": AffineAutoregres
 """The kinds of `FlowConfig.kind`."""
 
 
-def _columns(context_NC: Tensor | None, inputs_NF: Tensor) -> Tensor:
-    if context_NC is None:
-        return inputs_NF.new_empty(0, len(inputs_NF))
-    return context_NC.t()
+def _given(context: Given | Tensor | None, inputs_NF: Tensor) -> Given:
+    if isinstance(context, Given):
+        return context
+    return Given(inputs_NF[:, :0].t() if context is None else context.t())

@@ -59,7 +59,7 @@ class FlowConfig(_Checked):
 
     kind: str = "affine"
     """Kind of the autoregressive layers."""
-    blocks: int = 6
+    blocks: int = 8
     """Autoregressive layers; the order of the features is reversed between two of them."""
     hidden: int = 64
     """Units in each hidden layer of a block's network."""
@@ -82,11 +82,11 @@ class FlowConfig(_Checked):
 class TrainConfig(_Checked):
     """How one flow is fitted to the training split."""
 
-    epochs: int = 40
+    epochs: int = 50
     """Passes over the training split, unless something below ends it before."""
-    batch_size: int = 1024
+    batch_size: int = 512
     """Rows per gradient step."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 5e-3
     """Highest step size of AdamW."""
     weight_decay: float = 0.0
     """Of weight matrices, not of biases."""

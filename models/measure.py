@@ -102,9 +102,7 @@ def from_noise(
 def cost(flow: ConditionalFlow) -> Cost:
     """Parameters and operations; what a mask switches off is neither stored nor counted."""
     parameters = sum(p.numel() for p in flow.parameters())
-    weights = sum(
-        w.numel() for m in flow.modules() if isinstance(m, TriangularLinear) for w in m.weight
-    )
+    weights = sum(m.weights for m in flow.modules() if isinstance(m, TriangularLinear))
     return Cost(parameters, 2 * weights)
 
 

@@ -4,8 +4,8 @@ One row of history is one evaluation of the whole validation split in evaluation
 of each epoch, or after every `eval_every` steps (then `Epoch.epoch` counts evaluations).
 
 The loop synchronises with the device once per row: losses and the first non-finite step are
-kept there. On the CPU a batch goes through in parts that fit the cache, whose gradients add up to
-that of the batch: the same step, in two thirds of the time for large batches.
+kept there. On the CPU a large batch goes through in parts that fit the cache, whose gradients add
+up to that of the batch, and equal conditions are worked out once: the same step, in half the time.
 
 Tensor names end in their axes:
     N rows    F event columns    C condition columns
@@ -29,7 +29,7 @@ from data_prep.columns import Dataset
 from data_prep.stream import Batch, Stream
 from models.checkpoint import BEST, Checkpoint, CheckpointError, flow_of, load, part, save
 from models.config import FlowConfig, TrainConfig
-from models.flow import ConditionalFlow, build_flow
+from models.flow import ConditionalFlow, build_flow, distinct, selection
 from models.preprocess import constants
 from models.stopping import Stopping
 
@@ -227,10 +227,9 @@ class _Training:
 
     def _backward(self, x_NF: Tensor, c_NC: Tensor) -> Tensor:
         """Add the gradient of the batch's mean NLL; returns that NLL."""
-        rows = CPU_ROWS if self.device.type == "cpu" else len(x_NF)
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        for x_part, c_part in zip(torch.split(x_NF, rows), torch.split(c_NC, rows), strict=True):
-            part_loss = -self.flow.log_prob(x_part, c_part).sum() / len(x_NF)
+        for rows in _parts(x_NF, c_NC):
+            part_loss = -self.flow.log_prob(*rows).sum() / len(x_NF)
             torch.autograd.backward(part_loss)
             loss += part_loss.detach()
         return loss
@@ -333,6 +332,38 @@ class _Training:
                     f"the checkpoint in {folder} is of another training: it has {name} = "
                     f"{theirs.get(name)!r}, this one {ours.get(name)!r}: use another folder"
                 )
+
+
+def _parts(x_NF: Tensor, c_NC: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Arguments of `ConditionalFlow.log_prob` for a batch, in parts that fit the cache.
+
+    Rows of a large batch are put in the order of their conditions (the order inside a batch means
+    nothing), so that a part has few distinct ones: on a grid that leaves a third of the work.
+    """
+    if x_NF.device.type != "cpu":
+        yield x_NF, c_NC, None
+        return
+    if len(x_NF) >= CPU_ROWS:
+        c_UC, index_N = distinct(c_NC)
+        if len(c_UC) <= len(c_NC) // 32:
+            yield from _parts_in_order(x_NF, c_UC, index_N)
+            return
+    for x_part, c_part in zip(
+        torch.split(x_NF, CPU_ROWS), torch.split(c_NC, CPU_ROWS), strict=True
+    ):
+        yield x_part, c_part, None
+
+
+def _parts_in_order(
+    x_NF: Tensor, c_UC: Tensor, index_N: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    index_N, order_N = torch.sort(index_N, stable=True)
+    x_NF = x_NF[order_N]
+    for x_part, index in zip(
+        torch.split(x_NF, CPU_ROWS), torch.split(index_N, CPU_ROWS), strict=True
+    ):
+        low, high = int(index[0]), int(index[-1]) + 1
+        yield x_part, c_UC[low:high], selection(index - low, high - low, x_part)
 
 
 def _optimizer(flow: nn.Module, config: TrainConfig) -> tuple[torch.optim.AdamW, list[Tensor]]:
