@@ -37,15 +37,16 @@ class Given(NamedTuple):
 
     c_CU: Tensor
     """The U distinct conditions."""
-    select_UN: Tensor | None = None
-    """1 where row n has condition u, else 0; None if every row has its own, so that U = N."""
+    counts: Sequence[int] | None = None
+    """Rows of each condition, next to each other; None for one each, so that U = N."""
 
-    def spread(self, values: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Values of the distinct conditions, each `(K, U)`, at every row, each `(K, N)`."""
-        if self.select_UN is None:
-            return values
-        # All at once: thin matrix products are bound by memory.
-        return torch.split(torch.cat(list(values)) @ self.select_UN, [len(x) for x in values])
+    def spread(self, x_KU: Tensor) -> Tensor:
+        """Values of the distinct conditions at every row, `(K, N)`."""
+        if self.counts is None:
+            return x_KU
+        columns = torch.split(x_KU, 1, dim=1)
+        runs = [x_K1.expand(-1, n) for x_K1, n in zip(columns, self.counts, strict=True)]
+        return torch.cat(runs, dim=1)
 
 
 class TriangularLinear(nn.Module):
@@ -76,12 +77,13 @@ class TriangularLinear(nn.Module):
         """What group 0 adds to a group, bias included: `(H, U)`."""
         return torch.addmm(self.bias[group], self.first[group], x_HU)
 
-    def forward(self, group: int, start_HN: Tensor, x: Sequence[Tensor]) -> Tensor:
-        """Values of a group after the first: `from_first`, at every row, and groups 1, 2, ..."""
+    def forward(self, group: int, x: Sequence[Tensor], given: Given) -> Tensor:
+        """Values of a group after the first, `(H, N)`, from the groups up to it."""
+        out_HN = given.spread(self.from_first(group, x[0]))
         weights = torch.split(self.weight[group - 1], self.sizes[:group], dim=1)
-        for weight_HH, x_HN in zip(weights, x, strict=True):
-            start_HN = torch.addmm(start_HN, weight_HH, x_HN)
-        return start_HN
+        for weight_HH, x_HN in zip(weights, x[1:], strict=True):
+            out_HN = out_HN.addmm_(weight_HH, x_HN)
+        return out_HN
 
 
 class Conditioner(nn.Module):
@@ -117,17 +119,13 @@ class Conditioner(nn.Module):
             hidden: The groups worked out so far; that of this feature is added.
         """
         if not before:
-            return given.spread([self._first(given.c_CU, hidden)])[0]
+            return given.spread(self._first(given.c_CU, hidden))
         group = len(before)
-        firsts = [given.c_CU, *(groups[0] for groups in hidden)]
-        starts = given.spread(
-            [layer.from_first(group, x_HU) for layer, x_HU in zip(self.layers, firsts, strict=True)]
-        )
-        x = before
-        for layer, start_HN, groups in zip(self.layers[:-1], starts[:-1], hidden, strict=True):
-            groups.append(self.activation(layer(group, start_HN, x)))
-            x = groups[1:]
-        parameters_PN: Tensor = self.layers[-1](group, starts[-1], x)
+        x: Sequence[Tensor] = [given.c_CU, *before]
+        for layer, groups in zip(self.layers[:-1], hidden, strict=True):
+            groups.append(self.activation(layer(group, x, given)))
+            x = groups
+        parameters_PN: Tensor = self.layers[-1](group, x, given)
         return parameters_PN
 
     def _first(self, x_HU: Tensor, hidden: list[list[Tensor]]) -> Tensor:

@@ -62,7 +62,7 @@ class ConditionalFlow(nn.Module):
         """The same as `log_prob`."""
         return self.log_prob(x_NF, c_NC)
 
-    def log_prob(self, x_NF: Tensor, c_NC: Tensor, select_UN: Tensor | None = None) -> Tensor:
+    def log_prob(self, x_NF: Tensor, c_NC: Tensor, counts: Sequence[int] | None = None) -> Tensor:
         """Natural-log density of each event, shape `(N,)`, per unit of each event column.
 
         -inf outside the support; values and gradients are never NaN for finite conditions.
@@ -70,17 +70,19 @@ class ConditionalFlow(nn.Module):
         Args:
             x_NF: Events.
             c_NC: Their conditions.
-            select_UN: If given, `c_NC` holds U distinct conditions, and this is 1 where event n
-                has condition u, else 0: the same, with less to compute (see `distinct`).
+            counts: If given, `c_NC` holds one row for each of U runs of events with the same
+                conditions, and this their lengths: the same, with less to compute.
         """
         y_NF, log_det_N, inside_N = self.events(x_NF)
-        noise_NF, net_log_det_N = self.net._transform(y_NF, self._given(c_NC, select_UN))
+        noise_NF, net_log_det_N = self.net._transform(y_NF, self._given(c_NC, counts))
         log_prob_N = self.net._distribution.log_prob(noise_NF) + net_log_det_N + log_det_N
         return torch.where(inside_N, log_prob_N, -torch.inf)
 
-    def from_noise(self, noise_NF: Tensor, c_NC: Tensor, select_UN: Tensor | None = None) -> Tensor:
+    def from_noise(
+        self, noise_NF: Tensor, c_NC: Tensor, counts: Sequence[int] | None = None
+    ) -> Tensor:
         """The events, shape `(N, F)`, that the flow makes of standard normal noise."""
-        y_NF, _ = self.net._transform.inverse(noise_NF, self._given(c_NC, select_UN))
+        y_NF, _ = self.net._transform.inverse(noise_NF, self._given(c_NC, counts))
         return self.events.inverse(y_NF)
 
     @torch.no_grad()
@@ -101,9 +103,9 @@ class ConditionalFlow(nn.Module):
             "domain": {name: list(limits) for name, limits in self.domain.items()},
         }
 
-    def _given(self, c_NC: Tensor, select_UN: Tensor | None) -> Given:
+    def _given(self, c_NC: Tensor, counts: Sequence[int] | None) -> Given:
         # Not through nflows' Flow.log_prob: it wants a context with a row for every event.
-        return Given(self.conditions(c_NC)[0].t(), select_UN)
+        return Given(self.conditions(c_NC)[0].t(), counts)
 
 
 def distinct(c_NC: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,12 +120,6 @@ def distinct(c_NC: Tensor) -> tuple[Tensor, Tensor]:
         return c_UC, index_N
     c_UC, index_N = torch.unique(c_NC, dim=0, return_inverse=True)
     return c_UC, index_N
-
-
-def selection(index_N: Tensor, count: int, like: Tensor) -> Tensor:
-    """1 where row n has condition u, else 0: `(U, N)`."""
-    numbers_U1 = torch.arange(count, device=index_N.device)[:, None]
-    return (index_N == numbers_U1).to(like.dtype)
 
 
 def build_flow(

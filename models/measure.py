@@ -231,7 +231,7 @@ def _speed(flow: ConditionalFlow, test: Batch, rng: np.random.Generator) -> dict
 @torch.no_grad()
 def _in_parts(
     flow: ConditionalFlow,
-    function: Callable[[Tensor, Tensor], Tensor],
+    function: Callable[[Tensor, Tensor, list[int] | None], Tensor],
     first_NF: NDArray[Any],
     conditions_NC: NDArray[Any],
 ) -> NDArray[np.float64]:
@@ -239,17 +239,15 @@ def _in_parts(
     flow.eval()
     like = flow.events.mean_K
     rows = ROWS if like.device.type == "cpu" else 64 * ROWS
-    parts = [
-        function(_tensor(first_NF[i : i + rows], like), _tensor(conditions_NC[i : i + rows], like))
-        .double()
-        .cpu()
-        .numpy()
-        for i in range(0, len(first_NF), rows)
-    ]
-    empty = function(
-        like.new_empty(0, first_NF.shape[1]), like.new_empty(0, conditions_NC.shape[1])
-    )
-    return np.concatenate(parts) if parts else empty.double().cpu().numpy()
+    # One condition for all is the usual case; what depends on it alone is worked out once.
+    same = len(conditions_NC) > 1 and bool((conditions_NC == conditions_NC[0]).all())
+    parts = []
+    for i in range(0, max(1, len(first_NF)), rows):  # one empty part has the right shape, too
+        first = _tensor(first_NF[i : i + rows], like)
+        given = _tensor(conditions_NC[i : i + 1 if same else i + rows], like)
+        part = function(first, given, [len(first)] if same else None)
+        parts.append(part.double().cpu().numpy())
+    return np.concatenate(parts)
 
 
 def _tensor(values: NDArray[Any], like: Tensor) -> Tensor:

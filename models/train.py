@@ -29,7 +29,7 @@ from data_prep.columns import Dataset
 from data_prep.stream import Batch, Stream
 from models.checkpoint import BEST, Checkpoint, CheckpointError, flow_of, load, part, save
 from models.config import FlowConfig, TrainConfig
-from models.flow import ConditionalFlow, build_flow, distinct, selection
+from models.flow import ConditionalFlow, build_flow, distinct
 from models.preprocess import constants
 from models.stopping import Stopping
 
@@ -334,7 +334,7 @@ class _Training:
                 )
 
 
-def _parts(x_NF: Tensor, c_NC: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+def _parts(x_NF: Tensor, c_NC: Tensor) -> Iterator[tuple[Tensor, Tensor, list[int] | None]]:
     """Arguments of `ConditionalFlow.log_prob` for a batch, in parts that fit the cache.
 
     Rows of a large batch are put in the order of their conditions (the order inside a batch means
@@ -356,14 +356,14 @@ def _parts(x_NF: Tensor, c_NC: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor 
 
 def _parts_in_order(
     x_NF: Tensor, c_UC: Tensor, index_N: Tensor
-) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+) -> Iterator[tuple[Tensor, Tensor, list[int] | None]]:
     index_N, order_N = torch.sort(index_N, stable=True)
     x_NF = x_NF[order_N]
     for x_part, index in zip(
         torch.split(x_NF, CPU_ROWS), torch.split(index_N, CPU_ROWS), strict=True
     ):
-        low, high = int(index[0]), int(index[-1]) + 1
-        yield x_part, c_UC[low:high], selection(index - low, high - low, x_part)
+        present, counts = torch.unique_consecutive(index, return_counts=True)
+        yield x_part, c_UC[present], counts.tolist()
 
 
 def _optimizer(flow: nn.Module, config: TrainConfig) -> tuple[torch.optim.AdamW, list[Tensor]]:

@@ -114,6 +114,14 @@ def test_one_value_per_row_is_that_rows_condition(emulator):
     np.testing.assert_allclose(emulator.log_prob(events, Z=0.001, alpha=alpha), rows, rtol=1e-5)
 
 
+def test_one_condition_for_all_gives_what_each_alone_would(emulator):
+    events = emulator.sample(3, seed=1, **HERE)
+
+    each = [emulator.log_prob(event[None], **HERE)[0] for event in events]
+
+    np.testing.assert_allclose(emulator.log_prob(events, **HERE), each, rtol=1e-5)
+
+
 def test_masses_that_cannot_be_have_no_density(emulator):
     log_prob = emulator.log_prob([[-1.0, 5.0], [5.0, 0.0], [9.0, 8.0]], **HERE)
 
@@ -268,9 +276,9 @@ def test_memory_does_not_grow_with_the_activations_of_many_events(emulator, monk
     seen = []
     original = type(emulator.module).log_prob
 
-    def log_prob(self, x_NF, c_NC):
+    def log_prob(self, x_NF, c_NC, counts):
         seen.append(len(x_NF))
-        return original(self, x_NF, c_NC)
+        return original(self, x_NF, c_NC, counts)
 
     monkeypatch.setattr(type(emulator.module), "log_prob", log_prob)
     emulator.log_prob(np.full((10_000, 2), 9.0), **HERE)
