@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -106,10 +106,9 @@ def train(
         DataError: If `folder` is no prepared dataset.
     """
     stored = load(checkpoint) if checkpoint is not None else None
-    # Denormals, in the optimizer's averages above all, make a CPU 25 times slower.
-    torch.set_flush_denormal(True)
     device = _device(train_config)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    cuda = [device] if device.type == "cuda" else []
+    with _denormals_flushed(), torch.random.fork_rng(devices=cuda):
         training = _Training(Path(folder), flow_config, train_config, device)
         if checkpoint is not None and stored is not None:
             training.restore(checkpoint, stored)
@@ -421,6 +420,20 @@ def _endless(stream: Stream, step: int) -> Generator[Batch, None, None]:
 
 def _copy(flow: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in flow.state_dict().items()}
+
+
+@contextmanager
+def _denormals_flushed() -> Iterator[None]:
+    """Denormals, in the optimizer's averages above all, make a CPU 25 times slower.
+
+    The mode is that of the whole thread, numpy included, so it is put back at the end.
+    """
+    before = bool(torch.tensor(1e-310, dtype=torch.float64).mul(0.5) == 0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 
 def _device(config: TrainConfig) -> torch.device:

@@ -140,6 +140,22 @@ def test_the_same_seed_gives_the_same_flow_and_leaves_the_global_generator_alone
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("flushed", [False, True])
+def test_denormals_mean_afterwards_what_they_meant_before(prepared, flushed):
+    def are_flushed():
+        return bool(np.array([1e-310]) * np.array([0.5]) == 0)
+
+    torch.set_flush_denormal(flushed)
+    try:
+        seen = []
+        config = replace(QUICK, epochs=1)
+        train(prepared, FLOW, config, on_epoch=lambda _: seen.append(are_flushed()))
+        assert seen == [True]
+        assert are_flushed() == flushed
+    finally:
+        torch.set_flush_denormal(False)
+
+
 def test_a_batch_in_parts_is_the_same_step(prepared, monkeypatch):
     config = replace(QUICK, epochs=1, batch_size=1000)
     whole, _ = train(prepared, FLOW, config)
