@@ -9,6 +9,7 @@ import contextlib
 import json
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from hpo.listing import Format
     from hpo.record import RunRecord
     from hpo.status import Look
+    from models import Emulator
 
 
 class _Commands(click.Group):
@@ -39,6 +41,8 @@ class _Commands(click.Group):
             raise
         except InputError as error:
             _end(ctx, f"Error: {error}", code=2, error=error)
+        except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
+            _end(ctx, f"Error: {error.filename}: {error.strerror}", code=2, error=error)
         except KeyboardInterrupt:
             _end(ctx, "Interrupted.", code=130)
         except BrokenPipeError:
@@ -70,6 +74,11 @@ def main(debug: bool) -> None:
         hpo export bbh --out emulator
         hpo sample emulator -n 100000 --Z 0.001 --alpha 1.0 --out events.parquet
     """
+    warnings.showwarning = _show_warning
+
+
+def _show_warning(message: Warning | str, *_where: object, **_more: object) -> None:
+    click.echo(f"Warning: {message}", err=True)
 
 
 @main.command()
@@ -80,7 +89,13 @@ def main(debug: bool) -> None:
 @click.option("--conditions", default="Z,alpha", show_default=True, help="Condition columns.")
 @click.option("--where", metavar="EXPRESSION", help="Keep rows such as 'Mass_0 > 3 and Z != 0.03'.")
 @click.option("--split", default="0.6,0.2,0.2", show_default=True, help="train,val,test.")
-@click.option("--seed", default=0, show_default=True, help="Seeds the split and the shuffle.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seeds the split and the shuffle.",
+)
 @click.option("--drop-invalid", is_flag=True, help="Drop and count bad rows instead of refusing.")
 @listed
 def prepare(
@@ -180,10 +195,21 @@ def launch(
     if dry_run:
         _show_dry_run(plan)
     elif detach:
-        output = launching.detach([one for one in sys.argv[1:] if one != "--detach"], plan)
+        launching.begin(plan)
+        output = launching.detach(_in_background(sys.argv[1:]), plan)
         click.echo(f"running in the background: hpo status {spec.study.name}, or see {output}")
     else:
         _follow(plan, console)
+
+
+def _in_background(arguments: list[str]) -> list[str]:
+    """The command line of a launch without what the environment carries or has happened."""
+    kept, skip = [], False
+    for word in arguments:
+        if not (skip or word == "--detach" or word.startswith("--storage")):
+            kept.append(word)
+        skip = word == "--storage"
+    return kept
 
 
 def _show_dry_run(plan: Launch) -> None:
@@ -200,7 +226,7 @@ def _follow(plan: Launch, console: Console) -> None:
 
     name = plan.plan.spec.study.name
     try:
-        look = launching.run(plan, console)
+        look = launching.follow(plan, *launching.begin(plan), console)
     except KeyboardInterrupt:
         what = "its jobs run on" if plan.plan.on == "slurm" else "its trials were handed back"
         click.echo(f"Interrupted: {what}. The same command goes on with {name}.", err=True)
@@ -272,7 +298,10 @@ def _look(storage: Any, name: str, *, watch: bool, style: Format) -> None:
         else:
             if style == "table":
                 click.echo(_summary(look))
-            if running or style != "table":
+            else:
+                counts = {**dataclasses.asdict(look), "running": len(running)}
+                click.echo(render([counts], style))
+            if running and style == "table":
                 click.echo(render(running, style))
         if not watch or not (look.running or look.waiting):
             return
@@ -311,13 +340,13 @@ def stop(study: str, runs: Path, storage: str | None) -> None:
 @placed
 def logs(study: str, trial: int, runs: Path, storage: str | None) -> None:
     """Print a trial's log."""
-    from hpo.study import trial_folder
+    from hpo.storage import open_storage, open_study, url_of
+    from hpo.study import runs_of, trial_folder
 
-    path = trial_folder(runs, _study_name(study), trial) / "log.txt"
+    found = open_study(open_storage(_existing(url_of(storage, runs))), _study_name(study))
+    path = trial_folder(runs_of(found).parent, found.study_name, trial) / "log.txt"
     if not path.is_file():
-        raise InputError(
-            f"{path} is not there: trial {trial} has not begun, or --runs is elsewhere"
-        )
+        raise InputError(f"{path} is not there: trial {trial} has not begun")
     click.echo(path.read_text(encoding="utf-8", errors="replace"), nl=False)
 
 
@@ -404,7 +433,9 @@ def evaluate(emulator: Path, data: str, split: str, style: Format) -> None:
     from hpo.listing import render
     from models import Emulator, measure
 
-    found = measure.evaluate(Emulator.load(emulator), _data(data), split)
+    loaded, folder = Emulator.load(emulator), _data(data)
+    _say_if_other_data(loaded, folder)
+    found = measure.evaluate(loaded, folder, split)
     if style == "json":
         click.echo(json.dumps(found, indent=2))
         return
@@ -413,6 +444,14 @@ def evaluate(emulator: Path, data: str, split: str, style: Format) -> None:
         rows = [{"measure": key, "value": value} for key, value in _flat(found).items()]
         click.echo(f"{render(rows, style)}\n")
     click.echo(render(cells, style))
+
+
+def _say_if_other_data(emulator: Emulator, folder: Path) -> None:
+    from data_prep.columns import Dataset
+
+    trained_on = emulator.card.get("provenance", {}).get("data_fingerprint")
+    if trained_on != Dataset.read(folder).fingerprint:
+        click.echo(f"Note: {folder} is not the dataset that the emulator was trained on.", err=True)
 
 
 def _flat(nested: Mapping[str, Any]) -> dict[str, Any]:
@@ -454,7 +493,7 @@ def sample(ctx: click.Context, emulator: Path, count: int, out: Path, seed: int 
 @click.argument("source", metavar="EMULATOR|STUDY")
 @click.argument("kind", type=click.Choice(["contours", "losses"]))
 @click.option("--out", type=FILE, required=True, help="A .png, .pdf or .svg file.")
-@click.option("--data", default="sample", show_default=True, help="Prepared dataset to compare.")
+@click.option("--data", help="Prepared dataset to compare with [default: that of the training].")
 @placed
 @click.pass_context
 def plot(
@@ -462,7 +501,7 @@ def plot(
     source: str,
     kind: str,
     out: Path,
-    data: str,
+    data: str | None,
     runs: Path,
     storage: str | None,
 ) -> None:
@@ -484,7 +523,9 @@ def plot(
 
         loaded = Emulator.load(Path(source))
         at = options.conditions(ctx.args, loaded.condition_columns)
-        plotting.contours(loaded, _data(data), conditions=at or None, out=out)
+        folder = _data(data) if data else _data_of_training(Path(source))
+        _say_if_other_data(loaded, folder)
+        plotting.contours(loaded, folder, conditions=at or None, out=out)
     click.echo(str(out))
 
 
@@ -511,6 +552,16 @@ def _data(reference: str) -> Path:
     from data_prep.columns import SAMPLE
 
     return SAMPLE if reference == "sample" else Path(reference)
+
+
+def _data_of_training(emulator: Path) -> Path:
+    """The dataset that the bundle's own record names."""
+    from hpo.record import NAME, read
+
+    folder = Path(read(emulator / NAME).data.path)
+    if not folder.is_dir():
+        raise InputError(f"{folder}, on which {emulator} was trained, is not here: give --data")
+    return folder
 
 
 def _existing(url: URL) -> URL:

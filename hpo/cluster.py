@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import submitit
 
 from hpo.spec import StudySpec
@@ -61,11 +64,12 @@ class Workers:
         """The standard error of the last one, where a worker that cannot start says why."""
         return self._jobs[-1].paths.stderr if self._jobs else None
 
-    def cancel(self) -> None:
-        """Tell all to end: a local one hands its trial back first."""
-        for job in self._jobs:
-            if not job.done():
-                job.cancel(check=False)
+
+def interrupt_local() -> None:
+    """Tell the local workers that this process started to hand their trials back and end."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGINT)
 
 
 def cores() -> int:
@@ -80,7 +84,8 @@ def start(plan: Plan, count: int) -> Workers:
         executor = _slurm(plan)
         with executor.batch():
             return Workers([executor.submit(work, *arguments) for _ in range(count)])
-    return Workers([_local(plan, index).submit(work, *arguments) for index in range(count)])
+    with _deaf_to_interrupts():
+        return Workers([_local(plan, index).submit(work, *arguments) for index in range(count)])
 
 
 def sbatch_text(plan: Plan) -> str:
@@ -128,6 +133,7 @@ def _slurm_parameters(plan: Plan) -> dict[str, Any]:
     }
     return {key: value for key, value in asked.items() if value is not None} | {
         "job_name": plan.spec.study.name,
+        "wckey": None,  # submitit's own is refused where such keys are checked
         "time": table.timeout_min,
         "mem": f"{table.memory_gb}GB",
         "gpus_per_node": table.gpus or None,
@@ -141,6 +147,19 @@ def _slurm_parameters(plan: Plan) -> dict[str, Any]:
         # Without it a job that its cluster ends for another's sake is not queued again.
         "additional_parameters": {"requeue": True},
     }
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes started in here ignore Ctrl-C until they say otherwise, as `work` does.
+
+    It reaches the whole process group: submitit's controllers would kill their workers on it.
+    """
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _gpus() -> list[int]:

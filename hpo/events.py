@@ -33,6 +33,7 @@ def write(
     values = {name: events[:, index] for index, name in enumerate(columns)}
     values |= {name: np.full(len(events), value) for name, value in at.items()}
     table = pa.table(values)
+    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
         if path.suffix == ".csv":

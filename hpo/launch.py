@@ -27,7 +27,7 @@ from hpo.record import RunRecord
 from hpo.slots import Slots
 from hpo.space import grid
 from hpo.spec import SpecError, StudySpec
-from hpo.storage import VARIABLE, hand_down, masked, open_storage
+from hpo.storage import VARIABLE, StorageError, hand_down, masked, open_storage
 
 POLL_S = 1.0
 """Seconds between looks at the database."""
@@ -90,16 +90,20 @@ def prepare(
     return Launch(plan=plan, trials=total, url=url, dataset=dataset)
 
 
-def run(launch: Launch, console: Console) -> status.Look:
-    """Run the study to its end and give back the last look at it.
+def begin(launch: Launch) -> tuple[optuna.Study, Slots]:
+    """Make the study, or continue it, with all its trials waiting.
 
     Raises:
         SpecError: If a study of that name searches something else, or its folder is another's.
-        LaunchError: If workers keep ending without having finished a trial.
-        KeyboardInterrupt: On Ctrl-C, after the local workers have handed their trials back.
+        StorageError: If the database does not answer, or is not for that many machines.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     spec = launch.plan.spec
+    if launch.plan.on == "slurm" and launch.url.get_backend_name() == "sqlite":
+        raise StorageError(
+            f"{masked(launch.url)} is for one machine: SQLite's locks do not hold between "
+            "nodes; give a server with --storage postgresql+psycopg://user@host/database"
+        )
     storage = open_storage(launch.url)
     _refuse_leftovers(storage, launch.plan)
     study = studies.create(
@@ -109,15 +113,27 @@ def run(launch: Launch, console: Console) -> status.Look:
     points = grid(spec.space) if spec.sampler.kind == "grid" else None
     slots.top_up(launch.trials, points=points)
     hand_down(launch.url)
+    return study, slots
+
+
+def follow(launch: Launch, study: optuna.Study, slots: Slots, console: Console) -> status.Look:
+    """Keep workers going until the study is done, and give back the last look at it.
+
+    Raises:
+        LaunchError: If workers keep ending without having finished a trial.
+        KeyboardInterrupt: On Ctrl-C, after the local workers have handed their trials back.
+    """
     return _Follower(launch, study, slots).follow(console)
 
 
 def detach(arguments: Sequence[str], launch: Launch) -> Path:
     """Run the same command in the background and give back the file with what it prints.
 
-    The storage travels in the environment, since everyone can read a command line.
+    Args:
+        arguments: Of `hpo`, without the storage: everyone can read a command line. `begin` has put
+            it into the environment.
+        launch: What they mean.
     """
-    hand_down(launch.url)
     folder = launch.plan.runs / launch.plan.spec.study.name
     folder.mkdir(parents=True, exist_ok=True)
     output = folder / "launch.log"
@@ -197,8 +213,7 @@ class _Follower:
         """End the local workers; SLURM jobs run on."""
         if self._plan.on == "slurm":
             return
-        for workers in self._workers:
-            workers.cancel()
+        cluster.interrupt_local()
         deadline = time.monotonic() + 10
         while any(workers.running for workers in self._workers) and time.monotonic() < deadline:
             time.sleep(0.1)

@@ -100,6 +100,8 @@ def missing(values: Mapping[str, float], known: Sequence[str]) -> None:
 
 
 def _unknown(word: str, name: str, known: Sequence[str]) -> str:
+    if not known:
+        return f"no such option {word!r}"
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
     takes = f"did you mean --{near[0]}?" if near else f"the conditions are {', '.join(known)}"
     return f"no such option {word!r}: {takes}"

@@ -28,6 +28,7 @@ TRAINING = frozenset(one.name for one in dataclasses.fields(TrainConfig)) - {
     "device",
     "memory_mb",
     "max_minutes",
+    "eval_every",
 }
 
 
@@ -58,6 +59,9 @@ class Range:
             raise ValueError("a logarithmic range takes no step")
         if self.step is not None and self.step <= 0:
             raise ValueError(f"step must be above 0, got {self.step}")
+        if isinstance(self.low, int) and isinstance(self.high, int) and self.step:
+            if self.step != int(self.step):
+                raise ValueError(f"a range of integers takes a whole step, got {self.step}")
 
 
 Scalar = bool | int | float | str
@@ -66,29 +70,37 @@ Dimension = Scalar | list[Scalar] | Range
 
 
 def suggest(
-    trial: Trial, space: Mapping[str, Dimension], training: TrainConfig, *, seed: int
+    trial: Trial,
+    space: Mapping[str, Dimension],
+    flow: FlowConfig,
+    training: TrainConfig,
+    *,
+    seed: int,
 ) -> tuple[FlowConfig, TrainConfig]:
     """What this trial trains, asked of the study's sampler.
 
     Args:
         trial: A running trial; what it was given before it is given again.
         space: The study's `[space]`.
+        flow: Values of what the space does not name.
         training: The study's `[training]`.
         seed: Of the weights and the order of rows.
     """
     chosen = {key: _suggest_one(trial, key, line) for key, line in space.items()}
-    return resolve(chosen, dataclasses.replace(training, seed=seed))
+    return resolve(chosen, flow, dataclasses.replace(training, seed=seed))
 
 
-def resolve(chosen: Mapping[str, Any], training: TrainConfig) -> tuple[FlowConfig, TrainConfig]:
+def resolve(
+    chosen: Mapping[str, Any], flow: FlowConfig, training: TrainConfig
+) -> tuple[FlowConfig, TrainConfig]:
     """The configurations with the chosen values laid over their defaults.
 
     Raises:
         ValueError: From the configurations' own checks.
     """
-    flow = FlowConfig(**{key: value for key, value in chosen.items() if key in FLOW})
+    shape = {key: value for key, value in chosen.items() if key in FLOW}
     train = {key: value for key, value in chosen.items() if key in TRAINING}
-    return flow, dataclasses.replace(training, **train)
+    return dataclasses.replace(flow, **shape), dataclasses.replace(training, **train)
 
 
 def grid(space: Mapping[str, Dimension]) -> list[dict[str, Scalar]]:
@@ -116,7 +128,7 @@ def _impossible(key: str, line: Dimension, training: TrainConfig) -> Iterator[st
     """The configurations' own objections to the values that a line can take."""
     for value in _values(line):
         try:
-            resolve({key: value}, training)
+            resolve({key: value}, FlowConfig(), training)
         except (ValueError, TypeError) as error:
             yield f"[space] {error}"
 

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from data_prep.errors import InputError
 from hpo import space
 from hpo.space import Dimension, Range, Scalar
-from models.config import TrainConfig
+from models.config import FlowConfig, TrainConfig
 
 TABLES = ("study", "data", "space", "training", "pruner", "sampler", "slurm")
 
@@ -147,18 +147,22 @@ class StudySpec:
     pruner: PrunerTable = field(default_factory=PrunerTable)
     sampler: SamplerTable = field(default_factory=SamplerTable)
     slurm: SlurmTable = field(default_factory=SlurmTable)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    """Defaults of what `[space]` does not name. No table of the file, but stored with the study, so
+    that a later version with other defaults goes on with these."""
 
     def to_json(self) -> str:
         """The resolved study as one line of JSON, which `from_json` takes back."""
         tables = dataclasses.asdict(self)
-        for key in self.space:  # decided there: what [training] holds is only the default
+        for key in self.space:  # decided there: the others hold only defaults
             tables["training"].pop(key, None)
+            tables["flow"].pop(key, None)
         return json.dumps(tables)
 
     @staticmethod
     def from_json(text: str) -> StudySpec:
         """The study that `to_json` wrote."""
-        return parse(json.loads(text), source="the stored study")
+        return parse(json.loads(text), source="the stored study", known=(*TABLES, "flow"))
 
 
 def shipped() -> list[str]:
@@ -190,13 +194,13 @@ def load(reference: str, *, settings: Sequence[str] = (), name: str | None = Non
     return parse(tables, source=source)
 
 
-def parse(tables: Mapping[str, Any], *, source: str) -> StudySpec:
+def parse(tables: Mapping[str, Any], *, source: str, known: Sequence[str] = TABLES) -> StudySpec:
     """The study that the tables describe; `source` is what an error calls it.
 
     Raises:
         SpecError: With every fault of the tables.
     """
-    faults = unknown_keys(tables, TABLES, where=None)
+    faults = unknown_keys(tables, known, where=None)
     parts: dict[str, Any] = {}
     for part in fields(StudySpec):
         table = tables.get(part.name, {})
@@ -208,13 +212,14 @@ def parse(tables: Mapping[str, Any], *, source: str) -> StudySpec:
         else:
             parts[part.name], found = _table(_TYPES[part.name], table, where=part.name)
             faults += found
-    if not faults:
-        spec = StudySpec(**parts)
-        faults = space.faults_of(spec.space, spec.training, grid=spec.sampler.kind == "grid")
-        faults += _clashes(spec, tables.get("training", {}))
+    if all(parts.get(name) is not None for name in ("space", "training", "pruner", "sampler")):
+        faults += space.faults_of(
+            parts["space"], parts["training"], grid=parts["sampler"].kind == "grid"
+        )
+        faults += _clashes(parts, tables.get("training", {}))
     if faults:
         raise SpecError(source, faults)
-    return spec
+    return StudySpec(**parts)
 
 
 def unknown_keys(table: Iterable[str], known: Iterable[str], *, where: str | None) -> list[str]:
@@ -243,6 +248,7 @@ _TYPES: dict[str, type] = {
     "pruner": PrunerTable,
     "sampler": SamplerTable,
     "slurm": SlurmTable,
+    "flow": FlowConfig,
 }
 
 
@@ -273,6 +279,8 @@ def _lay_over(tables: dict[str, Any], setting: str) -> None:
     if not isinstance(target, dict):
         raise SpecError(f"--set {setting}", [f"{table} is not a table"])
     target[key] = value
+    for other in {"space": ("training",), "training": ("space",)}.get(table, ()):
+        tables.get(other, {}).pop(key, None)  # what was set last holds
 
 
 def _table(kind: type, table: Mapping[str, Any], *, where: str) -> tuple[Any, list[str]]:
@@ -297,6 +305,8 @@ def _space(table: Mapping[str, Any]) -> tuple[dict[str, Dimension], list[str]]:
             lines[key] = value if choices or kind is Range else value[0]
         if choices and not line:
             faults.append(f"[space] {key} lists no choice")
+        if choices and len({repr(choice) for choice in line}) < len(line):
+            faults.append(f"[space] {key} lists a choice twice: {line}")
     return lines, faults
 
 
@@ -318,15 +328,21 @@ def _sentence(error: Any, where: str) -> str:
     return f"{place}: {error['msg'].lower()}, got {error['input']!r}"
 
 
-def _clashes(spec: StudySpec, training: Mapping[str, Any]) -> list[str]:
+def _clashes(parts: Mapping[str, Any], training: Mapping[str, Any]) -> list[str]:
+    """What each table allows but not all of them together."""
     faults = [
         f"{key} stands in both [space] and [training]: keep one"
-        for key in sorted(set(spec.space) & set(training))
+        for key in sorted(set(parts["space"]) & set(training))
     ]
-    if spec.pruner.kind != "none" and spec.pruner.min_epochs > spec.training.epochs:
+    least, epochs = parts["pruner"].min_epochs, parts["training"].epochs
+    if parts["pruner"].kind != "none" and least > epochs:
         faults.append(
-            f"[pruner] min_epochs ({spec.pruner.min_epochs}) is above [training] epochs "
-            f"({spec.training.epochs}), so nothing could ever be pruned"
+            f"[pruner] min_epochs ({least}) is above [training] epochs ({epochs}), so nothing "
+            "could ever be pruned"
+        )
+    if parts["training"].eval_every:
+        faults.append(
+            "[training] eval_every must be 0 in a study: pruning compares trials epoch by epoch"
         )
     return faults
 

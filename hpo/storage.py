@@ -7,6 +7,7 @@ travels in the environment alone and is shown masked.
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import optuna
 from optuna.storages import RDBStorage
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from data_prep.errors import InputError
@@ -37,10 +38,10 @@ def url_of(option: str | None, runs: Path) -> URL:
         return URL.create("sqlite", database=str(runs.absolute() / "hpo.db"))
     try:
         url = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # whose own text would show the password
         raise StorageError(
             "the storage is not a database URL: write it as sqlite:///runs/hpo.db or "
-            "postgresql://user@host/database"
+            "postgresql://user@host/database, with %40 for @, %3A for : and %2F for / in a password"
         ) from None
     if url.drivername == "postgresql":
         url = url.set(drivername="postgresql+psycopg")
@@ -70,10 +71,10 @@ def open_storage(url: URL) -> RDBStorage:
     # Optuna fills `{...}` in a URL by str.format: a brace in a password has to be doubled.
     text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     try:
-        storage = RDBStorage(text, engine_kwargs=_engine_options(url))
+        storage = _connected(text, _engine_options(url))
     except ImportError as error:
         raise StorageError(
-            f"{masked(url)} needs a driver that is not installed ({error.name}): "
+            f"{masked(url)} needs a driver that is not installed: "
             "pip install 'hpo-flows[postgres]' for PostgreSQL"
         ) from error
     except SQLAlchemyError as error:
@@ -96,6 +97,21 @@ def open_study(storage: RDBStorage, name: str) -> optuna.Study:
         names = ", ".join(optuna.get_all_study_names(storage)) or "none"
         place = masked(storage.engine.url)
         raise StorageError(f"there is no study {name!r} in {place}: it holds {names}") from None
+
+
+def _connected(text: str, options: dict[str, Any]) -> RDBStorage:
+    """Optuna's storage, its tables made if they are not there.
+
+    Two processes that make them at once clash (optuna#4621): the loser finds them on its next try.
+    """
+    for pause_s in (0.2, 0.5, 1.0, 2.0):
+        try:
+            return RDBStorage(text, engine_kwargs=options)
+        except (IntegrityError, OperationalError) as error:
+            if "exist" not in str(error.orig) and "UNIQUE" not in str(error.orig):
+                raise
+            time.sleep(pause_s)
+    return RDBStorage(text, engine_kwargs=options)
 
 
 def _engine_options(url: URL) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from optuna.pruners import (
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
 
-from hpo.record import NAME, RecordError, RunRecord, read
+from hpo.record import NAME, Cost, DataUsed, Environment, RecordError, RunRecord, read
 from hpo.slots import Slots
 from hpo.space import seed_of
 from hpo.spec import SpecError, StudySpec
@@ -33,6 +34,9 @@ SPEC = "hpo:spec"
 RUNS = "hpo:runs"
 DATA = "hpo:data"
 STOP = "hpo:stop"
+
+FREE_TO_CHANGE = frozenset({"device", "memory_mb", "max_minutes"})
+"""Options of the training that decide where and how long it runs, not what it computes."""
 
 
 def create(storage: RDBStorage, spec: StudySpec, *, runs: Path, fingerprint: str) -> optuna.Study:
@@ -47,18 +51,18 @@ def create(storage: RDBStorage, spec: StudySpec, *, runs: Path, fingerprint: str
     Raises:
         SpecError: If a study of that name searches something else. Lists what differs.
     """
-    found = spec.study.name in optuna.get_all_study_names(storage)
     study = optuna.create_study(
         study_name=spec.study.name, storage=storage, load_if_exists=True, direction="minimize"
     )
-    if found:
-        faults = list(_differences(study, spec, fingerprint))
+    # One without trials may be left by a launch that died as it made it.
+    if SPEC in study.user_attrs or study.get_trials(deepcopy=False):
+        faults = list(_differences(study, spec, runs, fingerprint))
         if faults:
             hint = "give this one another name (--name), or take these changes back"
             raise SpecError(f"the study {spec.study.name!r}", [*faults, hint])
-    study.set_user_attr(SPEC, spec.to_json())
     study.set_user_attr(RUNS, str(runs))
     study.set_user_attr(DATA, fingerprint)
+    study.set_user_attr(SPEC, spec.to_json())  # last: a study that has it is whole
     study.set_user_attr(STOP, False)
     return study
 
@@ -98,11 +102,37 @@ def record_of(study: optuna.Study, number: int) -> RunRecord | None:
 def reap(study: optuna.Study, slots: Slots) -> None:
     """Take back the trials of dead workers; what was lost too often ends in its record too."""
     for number in slots.reap().failed:
-        record = record_of(study, number)
-        if record is not None and record.state == "running":
-            reason = f"its worker died {record.restarts + 1} times: see log.txt"
+        record = record_of(study, number) or blank(study, number)
+        if record.state == "running":
+            reason = (
+                f"its worker died {record.restarts + 1} times: see log.txt, and the folder workers "
+                "for what the workers said"
+            )
             ended = dataclasses.replace(record, state="failed", reason=reason)
             ended.write(runs_of(study) / _trial_name(number))
+
+
+def blank(study: optuna.Study, number: int) -> RunRecord:
+    """The record of a trial of which nothing is known yet but that it was begun."""
+    spec = StudySpec.from_json(study.user_attrs[SPEC])
+    return RunRecord(
+        study=study.study_name,
+        trial=number,
+        state="running",
+        params={},
+        flow={},
+        training={},
+        data=DataUsed(path=spec.data.path, fingerprint=study.user_attrs[DATA], rows={}),
+        environment=Environment(versions={}, device="", host=None, threads=None),
+        cost=Cost(parameters=None, flops_per_event=None, seconds=None),
+        started=None,
+        updated=now(),
+    )
+
+
+def now() -> str:
+    """The time as records tell it: ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def stopping(study: optuna.Study) -> bool:
@@ -140,7 +170,9 @@ def pruner_of(spec: StudySpec) -> BasePruner:
     return NopPruner()
 
 
-def _differences(study: optuna.Study, spec: StudySpec, fingerprint: str) -> Iterator[str]:
+def _differences(
+    study: optuna.Study, spec: StudySpec, runs: Path, fingerprint: str
+) -> Iterator[str]:
     """What the study in the database searches otherwise, a sentence each."""
     text = study.user_attrs.get(SPEC)
     if text is None:
@@ -148,13 +180,15 @@ def _differences(study: optuna.Study, spec: StudySpec, fingerprint: str) -> Iter
         return
     # Both as they are stored: a version that knows more options has filled them in on both sides.
     stored, given = (json.loads(one.to_json()) for one in (StudySpec.from_json(text), spec))
-    for table in ("space", "training", "pruner", "sampler"):
-        for key in sorted(stored[table].keys() | given[table].keys()):
+    for table in ("space", "flow", "training", "pruner", "sampler"):
+        for key in sorted((stored[table].keys() | given[table].keys()) - FREE_TO_CHANGE):
             was, now = stored[table].get(key), given[table].get(key)
             if was != now:
                 yield f"[{table}] {key} is {_shown(was)} there and {_shown(now)} here"
     if stored["study"]["seed"] != given["study"]["seed"]:
         yield f"[study] seed is {stored['study']['seed']} there and {given['study']['seed']} here"
+    if study.user_attrs[RUNS] != str(runs):
+        yield f"its runs are in {study.user_attrs[RUNS]}: launch it with --runs of that folder"
     if study.user_attrs.get(DATA) != fingerprint:
         yield (
             f"its trials were trained on other data ({stored['data']['path']}) than "

@@ -12,14 +12,16 @@ import logging
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from data_prep.columns import Dataset
 from hpo import environment, space
+from hpo import study as studies
 from hpo.record import (
     NAME,
     Cost,
@@ -39,6 +41,9 @@ from models.train import Epoch, Fit, history, train
 
 log = logging.getLogger("hpo.trial")
 
+SURROUNDINGS = (SQLAlchemyError, StorageInternalError, OSError)
+"""What the database and the disk raise, whatever the trial does."""
+
 _TOLD: dict[State, TrialState] = {
     "complete": TrialState.COMPLETE,
     "stopped_early": TrialState.COMPLETE,
@@ -51,6 +56,7 @@ _TOLD: dict[State, TrialState] = {
 class Job:
     """What a worker knows of the trial that it runs."""
 
+    study: optuna.Study
     spec: StudySpec
     claim: Claim
     slots: Slots
@@ -68,16 +74,34 @@ def run(job: Job) -> RunRecord:
 
     Raises:
         LeaseLost: If the trial was handed to another worker meanwhile. Nothing is written then.
+        SQLAlchemyError, StorageInternalError, OSError: If the database or the disk fails, which
+            is not the configuration's fault: the trial is there to be gone on with.
     """
     with _log_file(job.folder):
         record = _ended(job.folder)
         if record is None:
-            record = _train(job)
+            record = _attempt(job)
         value = record.best_val_nll if _TOLD[record.state] is TrialState.COMPLETE else None
         job.slots.finish(job.claim, _TOLD[record.state], value)
-        checkpoint.trim(job.folder)
+        if record.state != "failed":  # else kept as it is, to be looked into
+            checkpoint.trim(job.folder)
         log.info("trial %d %s: %s", record.trial, record.state, record.reason or "all epochs ran")
         return record
+
+
+def _attempt(job: Job) -> RunRecord:
+    """The record of the trial as it ended, failed if anything went wrong but the surroundings."""
+    try:
+        return _train(job)
+    except (LeaseLost, *SURROUNDINGS) as error:
+        log.error("trial %d was broken off: %s", job.claim.number, error)
+        raise
+    except Exception as error:  # whatever a configuration does wrong is that trial's end alone
+        log.error("trial %d failed\n%s", job.claim.number, traceback.format_exc())
+        reason = traceback.format_exception_only(error)[-1].strip().splitlines()[0]
+        known = studies.record_of(job.study, job.claim.number)
+        record = known or studies.blank(job.study, job.claim.number)
+        return _put(job, dataclasses.replace(record, state="failed", reason=reason))
 
 
 def _train(job: Job) -> RunRecord:
@@ -89,6 +113,7 @@ def _train(job: Job) -> RunRecord:
     def on_epoch(epoch: Epoch) -> None:
         job.slots.renew(job.claim)
         rows.append(epoch)
+        log.info("epoch %d: train %.4f, val %.4f", epoch.epoch, epoch.train_nll, epoch.val_nll)
         _with_history(record, rows).write(job.folder)
         trial.report(epoch.val_nll, epoch.epoch)
         if epoch.epoch < job.spec.training.epochs and trial.should_prune():
@@ -105,12 +130,6 @@ def _train(job: Job) -> RunRecord:
         )
     except optuna.TrialPruned as pruned:
         ended = _end(record, rows, "pruned", str(pruned))
-    except LeaseLost:
-        raise
-    except Exception as error:  # whatever a configuration does wrong is that trial's end alone
-        log.error("trial %d failed\n%s", record.trial, traceback.format_exc())
-        reason = traceback.format_exception_only(error)[-1].strip().splitlines()[0]
-        return _put(job, _end(record, rows, "failed", reason))
     else:
         ended = _succeed(record, fit)
     return _put(job, _measured(job, ended))
@@ -136,14 +155,15 @@ def _begin(job: Job, trial: optuna.Trial) -> RunRecord:
         restarts=job.claim.restarts,
         cost=Cost(parameters=None, flops_per_event=None, seconds=None),
         started=_first_start(job.folder),
-        updated=_now(),
+        updated=studies.now(),
     )
+    log.info("on %s with %s", record.environment.device, record.params)
     return _put(job, _with_history(record, history(job.folder)))
 
 
 def _configs(job: Job, trial: optuna.Trial) -> tuple[FlowConfig, TrainConfig]:
     seed = space.seed_of(job.spec.study.seed, job.claim.number)
-    return space.suggest(trial, job.spec.space, job.spec.training, seed=seed)
+    return space.suggest(trial, job.spec.space, job.spec.flow, job.spec.training, seed=seed)
 
 
 def _report(trial: optuna.Trial, rows: list[Epoch]) -> None:
@@ -162,7 +182,7 @@ def _with_history(record: RunRecord, rows: list[Epoch]) -> RunRecord:
         best_epoch=best.epoch if best else None,
         best_val_nll=best.val_nll if best else None,
         cost=dataclasses.replace(record.cost, seconds=sum(epoch.seconds for epoch in rows)),
-        updated=_now(),
+        updated=studies.now(),
     )
 
 
@@ -213,13 +233,9 @@ def _ended(folder: Path) -> RunRecord | None:
 
 def _first_start(folder: Path) -> str:
     try:
-        return read(folder / NAME).started or _now()
+        return read(folder / NAME).started or studies.now()
     except RecordError:
-        return _now()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+        return studies.now()
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,8 @@ def work(study_name: str, runs: str, threads: int) -> int:
 
     from hpo.trial import Job
 
+    # The launcher starts us deaf to Ctrl-C, for submitit's controllers; a worker hands back on it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     torch.set_num_threads(threads)
     study, spec = studies.opened(open_storage(url_of(None, Path(runs))), study_name)
@@ -56,7 +59,7 @@ def work(study_name: str, runs: str, threads: int) -> int:
             break
         study.sampler = studies.sampler_of(spec, claim.number)
         folder = studies.trial_folder(Path(runs), study_name, claim.number)
-        job = Job(spec=spec, claim=claim, slots=slots, folder=folder, job_id=owner.job)
+        job = Job(study=study, spec=spec, claim=claim, slots=slots, folder=folder, job_id=owner.job)
         done += _run(job)
     log.info("no trial of %s waits any more: %d run here", study_name, done)
     return done

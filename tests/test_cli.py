@@ -65,7 +65,7 @@ def test_every_command_explains_itself(hpo, name):
         pytest.param(["launch", "thesis", "--trials", "13"], "grid has 12 points", id="grid"),
         pytest.param(["status", "bbh"], "no study database", id="status"),
         pytest.param(["stop", "bbh"], "no study database", id="stop"),
-        pytest.param(["logs", "bbh", "3"], "trial 3 has not begun", id="logs"),
+        pytest.param(["logs", "bbh", "3"], "no study database", id="logs"),
         pytest.param(["export", "bbh", "--out", "e"], "no study database", id="export"),
         pytest.param(["runs", "none"], "not a folder", id="runs"),
         pytest.param(["evaluate", "none", "sample"], "none", id="evaluate"),
@@ -134,7 +134,8 @@ def test_status_logs_and_runs_tell_of_the_study(hpo, studied):
 
     assert "2 of 2 trials done" in hpo("status", "quick", *at).stdout
     assert json.loads(hpo("status", *at, "--format", "json").stdout)[0]["trials"] == 2
-    assert "trial 1" in hpo("logs", "quick", 1, *at).stdout
+    assert "epoch 3: train" in hpo("logs", "quick", 1, *at).stdout
+    assert "trial 9 has not begun" in hpo("logs", "quick", 9, *at, code=2).stderr
     rows = json.loads(hpo("runs", studied / "runs", "--format", "json").stdout)
     assert [row["trial"] for row in rows] == [0, 1]
     some = hpo("runs", studied / "runs", "--where", "trial > 0", "--format", "json").stdout

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
-from hpo.record import RunRecord, read_all
+from hpo.record import RunRecord, read, read_all
 from hpo.storage import open_storage, url_of
 
 pytestmark = pytest.mark.slow
@@ -158,8 +158,8 @@ def test_a_study_whose_every_process_was_killed_is_finished_by_the_same_command(
     with launching(place, *words) as launcher:
         wait_for(lambda: under_way(place), launcher)
         kill(family(launcher))
-    interrupted = under_way(place)
-    assert interrupted, "the kill came too late to prove anything"
+    before = {number: epochs_of(place, number) for number in under_way(place)}
+    assert before, "the kill came too late to prove anything"
 
     hpo(place, *words)
 
@@ -168,7 +168,13 @@ def test_a_study_whose_every_process_was_killed_is_finished_by_the_same_command(
     assert [one.trial for one in records] == [0, 1, 2, 3, 4]
     for record in records:
         assert [row.epoch for row in record.epochs] == list(range(1, 61))
-        assert record.restarts == (1 if record.trial in interrupted else record.restarts)
+        assert record.restarts == (record.trial in before)
+    for number, rows in before.items():  # with their seconds: these epochs were not run again
+        assert records[number].epochs[: len(rows)] == rows
+
+
+def epochs_of(place, number):
+    return read(place / "runs" / "tiny" / f"trial-{number:05d}" / "run.json").epochs
 
 
 def test_an_interrupted_launch_hands_its_trials_back(place):
@@ -222,17 +228,34 @@ def test_the_runs_of_a_forgotten_study_are_not_taken_for_a_new_ones(place):
     assert "holds trials of an earlier study of that name" in said
 
 
-def test_a_failing_trial_is_told_and_the_others_go_on(place):
-    words = ("launch", "tiny.toml", "--trials", 3, "--workers", 1)
-    words += ("--set", "space.learning_rate=[0.002, 0.9]", "--set", "sampler.kind=grid")
-    words += ("--set", "space.hidden=[4]", "--set", "space.blocks=[1]")
-    said = hpo(place, *words, code=2)
-    assert "its grid has 2 points" in said
+def test_a_grid_is_run_point_by_point_and_a_point_that_cannot_be_fails_alone(place):
+    words = ("launch", "tiny.toml", "--trials", 2, "--workers", 1)
+    words += ("--set", "space.hidden=[1, 4]", "--set", "sampler.kind=grid")
+    words += ("--set", "space.blocks=[1]")
+    assert "its grid has 2 points" in hpo(place, *[3 if one == 2 else one for one in words], code=2)
 
-    hpo(place, *[2 if word == 3 else word for word in words])
+    said = hpo(place, *words)
 
-    assert [one.number for one in trials_of(place)] == [0, 1]
-    assert [one.params["learning_rate"] for one in trials_of(place)] == [0.002, 0.9]
+    one, other = trials_of(place)  # one hidden unit cannot serve two masses
+    assert (one.params["hidden"], one.state) == (1, TrialState.FAIL)
+    assert (other.params["hidden"], other.state) == (4, TrialState.COMPLETE)
+    assert "hidden must be at least the number of event columns (2)" in said
+
+
+def test_two_launches_of_a_study_at_once_share_it(place):
+    words = ("launch", "tiny.toml", "--trials", 4, "--workers", 1)
+    with launching(place, *words) as first, launching(place, *words) as second:
+        assert (first.wait(timeout=200), second.wait(timeout=200)) == (0, 0)
+
+    assert [one.number for one in trials_of(place)] == [0, 1, 2, 3]
+    assert all(one.state.is_finished() for one in trials_of(place))
+
+
+def test_sqlite_is_refused_for_a_cluster(place):
+    said = hpo(place, "launch", "tiny.toml", "--on", "slurm", code=2)
+
+    assert "is for one machine" in said
+    assert not (place / "runs").exists()
 
 
 def test_a_dry_run_touches_nothing(place):
@@ -243,9 +266,13 @@ def test_a_dry_run_touches_nothing(place):
     assert not (place / "runs").exists()
 
 
-def test_a_detached_launch_finishes_by_itself(place):
-    said = hpo(place, "launch", "tiny.toml", "--trials", 1, "--detach")
+def test_a_detached_launch_finishes_by_itself_and_hides_its_storage(place):
+    url = f"sqlite:///{place}/runs/hpo.db?password=hunter2"
+    said = hpo(place, "launch", "tiny.toml", "--trials", 1, "--detach", "--storage", url)
     assert "hpo status tiny" in said
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            assert "hunter2" not in " ".join(process.cmdline())
 
     deadline = time.monotonic() + 120
     while not (Path(place, "runs/hpo.db").exists() and finished(place) == 1):

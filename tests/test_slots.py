@@ -6,7 +6,6 @@ from dataclasses import replace
 import optuna
 import psutil
 import pytest
-import sqlalchemy as sql
 from optuna.trial import TrialState
 
 from hpo.slots import LeaseLost, Owner, Slots
@@ -187,10 +186,23 @@ def test_a_killed_process_is_seen_as_dead_at_once(runs):
     assert slots.reap().released == (0,)
 
 
-def test_two_launches_at_once_make_no_trial_twice(runs):
-    first, study = slots_of(runs)
-    second, _ = slots_of(runs)
+def launch(runs, start, made):
+    """What a launch does first, begun at the same moment as another one."""
+    start.wait()
+    slots, _ = slots_of(runs)
+    made.put(slots.top_up(50))
 
-    assert first.top_up(4) + second.top_up(4) == 4
-    with study._storage._backend.engine.begin() as connection:
-        assert connection.scalar(sql.text("SELECT count(*) FROM trials")) == 4
+
+@pytest.mark.slow
+def test_launches_at_once_in_a_new_folder_make_each_trial_once(runs):
+    context = multiprocessing.get_context("spawn")
+    start, made = context.Barrier(4), context.Queue()
+    launches = [context.Process(target=launch, args=(runs, start, made)) for _ in range(4)]
+    for one in launches:
+        one.start()
+
+    assert sum(made.get(timeout=120) for _ in launches) == 50
+    for one in launches:
+        one.join()
+    _, study = slots_of(runs)
+    assert [trial.number for trial in study.trials] == list(range(50))

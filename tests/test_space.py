@@ -24,14 +24,16 @@ def test_a_suggestion_reaches_the_config_it_names():
     }
     trial = FixedTrial({"blocks": 3, "hidden": 32, "learning_rate": 2e-3})
 
-    flow, training = suggest(trial, space, TrainConfig(epochs=7), seed=11)
+    flow, training = suggest(trial, space, FlowConfig(depth=1), TrainConfig(epochs=7), seed=11)
 
-    assert flow == FlowConfig(blocks=3, hidden=32, activation="tanh")
+    assert flow == FlowConfig(blocks=3, hidden=32, activation="tanh", depth=1)
     assert training == TrainConfig(epochs=7, learning_rate=2e-3, seed=11)
 
 
 def test_what_the_space_does_not_name_keeps_the_default():
-    assert resolve({}, TrainConfig(epochs=3)) == (FlowConfig(), TrainConfig(epochs=3))
+    given = FlowConfig(depth=3), TrainConfig(epochs=3)
+
+    assert resolve({}, *given) == given
 
 
 @pytest.mark.parametrize(
@@ -48,7 +50,7 @@ def test_a_range_gives_its_own_kind_of_number_within_its_ends(line, kind):
     key = "blocks" if kind is int else "clip_norm"
 
     for _ in range(20):
-        flow, training = suggest(study.ask(), {key: line}, TrainConfig(), seed=0)
+        flow, training = suggest(study.ask(), {key: line}, FlowConfig(), TrainConfig(), seed=0)
         value = flow.blocks if kind is int else training.clip_norm
         assert type(value) is kind
         assert line.low <= value <= line.high

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from hpo.spec import SpecError, StudySpec, is_name, load, parse, shipped
+from hpo.spec import SpecError, StudySpec, is_name, load, shipped
 
 MINIMAL = '[study]\nname = "s"\n'
 
@@ -71,6 +71,16 @@ def write(folder, text):
         ),
         pytest.param(MINIMAL + '[pruner]\nkind = "best"', r"\[pruner\] kind", id="pruner"),
         pytest.param("study = 3", "study must be a table", id="no-table"),
+        pytest.param(MINIMAL + "[flow]\nblocks = 3", "no table 'flow'", id="stored-only"),
+        pytest.param(MINIMAL + "[space]\nhidden = [2, 2]", "lists a choice twice", id="doubled"),
+        pytest.param(
+            MINIMAL + "[space]\nblocks = { low = 2, high = 4, step = 0.5 }", "whole step", id="step"
+        ),
+        pytest.param(
+            MINIMAL + "[training]\neval_every = 5",
+            "eval_every must be 0 in a study",
+            id="eval-every",
+        ),
     ],
 )
 def test_a_bad_study_names_the_file_and_the_fault(tmp_path, text, message):
@@ -121,6 +131,21 @@ def test_a_setting_can_make_a_dimension():
     assert (spec.space["blocks"].low, spec.space["blocks"].high) == (1, 2)
 
 
+def test_what_is_set_last_holds_whichever_table_named_it():
+    searched = load("quick", settings=["space.batch_size=[64, 128]"])
+    fixed = load("quick", settings=["training.learning_rate=0.001"])
+
+    assert searched.space["batch_size"] == [64, 128]
+    assert "learning_rate" not in fixed.space
+
+
+def test_a_stored_study_keeps_the_defaults_that_it_was_made_with():
+    stored = json.loads(load("quick").to_json())
+    stored["flow"]["depth"] = 3
+
+    assert StudySpec.from_json(json.dumps(stored)).flow.depth == 3
+
+
 @pytest.mark.parametrize("setting", ["epochs=5", "training.epochs", ".x=1"])
 def test_a_setting_that_is_none_is_refused(setting):
     with pytest.raises(SpecError, match=r"TABLE\.KEY=VALUE"):
@@ -140,4 +165,4 @@ def test_what_is_stored_is_plain_json():
     stored = json.loads(load("thesis").to_json())
 
     assert stored["space"]["blocks"] == [10, 20, 30]
-    assert parse(stored, source="x").sampler.kind == "grid"
+    assert StudySpec.from_json(json.dumps(stored)).sampler.kind == "grid"

@@ -2,6 +2,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import optuna
 import pytest
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 
@@ -52,9 +53,29 @@ def test_a_study_that_would_not_compare_is_refused(storage, settings, fingerprin
         create(storage, *settings, fingerprint=fingerprint)
 
 
+def test_a_study_whose_runs_are_elsewhere_is_refused(storage):
+    create(storage)
+
+    with pytest.raises(SpecError, match="its runs are in /runs: launch it with --runs"):
+        studies.create(storage, load("quick"), runs=Path("/other"), fingerprint="f")
+
+
+def test_a_study_left_by_a_launch_that_died_making_it_is_taken_over(storage):
+    optuna.create_study(study_name="quick", storage=storage)
+
+    assert studies.opened(storage, create(storage).study_name)[1] == load("quick")
+
+
+def test_a_study_of_another_program_is_refused(storage):
+    optuna.create_study(study_name="quick", storage=storage).ask()
+
+    with pytest.raises(SpecError, match="made by another program"):
+        create(storage)
+
+
 def test_resources_may_change_between_launches(storage):
     create(storage)
-    create(storage, "study.workers=7", "slurm.cpus=2", "study.trials=99")
+    create(storage, "study.workers=7", "slurm.cpus=2", "study.trials=99", "training.device=cpu")
 
     assert studies.opened(storage, "quick")[1].study.workers == 7
 
@@ -77,7 +98,19 @@ def test_a_trial_that_its_workers_died_of_ends_in_its_record_too(storage, tmp_pa
     studies.reap(study, Slots(study, max_restarts=3))
 
     found = studies.record_of(study, 7)
-    assert (found.state, found.reason) == ("failed", "its worker died 4 times: see log.txt")
+    assert found.state == "failed"
+    assert found.reason.startswith("its worker died 4 times: see log.txt")
+
+
+def test_a_trial_that_killed_its_workers_before_its_first_record_has_one_at_last(
+    storage, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Slots, "reap", lambda self: Reaped(failed=(3,)))
+    study = studies.create(storage, load("quick"), runs=tmp_path, fingerprint="f")
+
+    studies.reap(study, Slots(study, max_restarts=0))
+
+    assert studies.record_of(study, 3).state == "failed"
 
 
 def test_no_two_trials_begin_with_the_same_draw(storage):

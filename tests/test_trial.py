@@ -4,6 +4,7 @@ import dataclasses
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.trial import TrialState
 
 from hpo import study as studies
@@ -50,10 +51,12 @@ class Setting:
     def claim(self):
         claim = self.slots.claim(Owner.this_process())
         folder = studies.trial_folder(self.runs, "s", claim.number)
-        return trial.Job(spec=self.spec, claim=claim, slots=self.slots, folder=folder)
+        return trial.Job(
+            study=self.optuna, spec=self.spec, claim=claim, slots=self.slots, folder=folder
+        )
 
     def lose(self, job):
-        """What the reaper does with a dead owner's trial."""
+        """Make the trial claimable again; the old claim is void from then on."""
         self.slots.release(job.claim)
 
 
@@ -80,11 +83,13 @@ def test_an_interrupted_trial_goes_on_as_if_nothing_had_been(setting, monkeypatc
     with pytest.raises(Death):
         trial.run(job)
     monkeypatch.undo()
-    assert [row.epoch for row in read(job.folder / NAME).epochs] == [1, 2]
+    before = read(job.folder / NAME).epochs
+    assert [row.epoch for row in before] == [1, 2]
     other.lose(job)
 
     resumed = trial.run(other.claim())
 
+    assert resumed.epochs[:2] == before  # with their seconds: they were not trained again
     assert [row.val_nll for row in resumed.epochs] == [row.val_nll for row in whole.epochs]
     assert resumed.test == whole.test
     assert resumed.started == read(job.folder / NAME).started
@@ -165,6 +170,46 @@ def test_a_trial_that_goes_wrong_fails_with_its_reason(setting, monkeypatch):
     assert (record.state, record.reason) == ("failed", "RuntimeError: the disk is full")
     assert setting.optuna.trials[0].state == TrialState.FAIL
     assert "Traceback" in (job.folder / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        sqlalchemy.exc.OperationalError("UPDATE", {}, Exception("server closed the connection")),
+        optuna.exceptions.StorageInternalError("away"),
+        OSError(28, "No space left on device"),
+    ],
+    ids=["database", "storage", "disk"],
+)
+def test_a_fault_of_the_surroundings_is_not_the_trials(setting, monkeypatch, fault):
+    job = setting.study().claim()
+    report = optuna.Trial.report
+
+    def broken(self, value, step):
+        if step == 2:
+            raise fault
+        report(self, value, step)
+
+    monkeypatch.setattr(optuna.Trial, "report", broken)
+    with pytest.raises(type(fault)):
+        trial.run(job)
+    monkeypatch.undo()
+    assert setting.optuna.trials[0].state == TrialState.RUNNING
+    setting.lose(job)
+
+    assert trial.run(setting.claim()).state == "complete"
+
+
+def test_a_trial_that_cannot_even_begin_fails_with_its_reason(setting):
+    job = setting.study().claim()
+    (job.folder).mkdir(parents=True)
+    (job.folder / "checkpoint.safetensors").write_bytes(b"half a checkp")
+
+    record = trial.run(job)
+
+    assert record.state == "failed"
+    assert "delete it to start anew" in record.reason
+    assert read(job.folder / NAME) == record
 
 
 def test_a_trial_stopped_early_is_a_result_and_says_why(setting):
