@@ -95,7 +95,9 @@ def prepare(
     with _folder_that_appears(Path(out)) as folder:
         with tempfile.TemporaryDirectory(dir=folder, prefix="spool-") as spool:
             kept = _read(opened, wish, Path(spool), on_progress)
+            _check_kept(kept, wish)
             written = _deal_and_write(kept, wish, folder, Path(spool), seed)
+            _check_parts(written.rows, kept)
         dataset = Dataset(
             event_columns=wish.event_columns,
             condition_columns=wish.condition_columns,
@@ -508,13 +510,32 @@ class _PartWriter:
 def _fractions(split: Sequence[float]) -> tuple[float, float, float]:
     if len(split) != 3 or not all(math.isfinite(part) and part >= 0 for part in split):
         raise DataError(f"split needs three fractions for train, val and test, got {tuple(split)}")
-    if abs(sum(split) - 1) > 1e-6 or split[0] == 0:
+    if abs(sum(split) - 1) > 1e-6 or 0 in split:
         raise DataError(
-            f"the fractions of split must add up to 1 with train above 0, got {tuple(split)}, "
+            f"the fractions of split must be above 0 and add up to 1, got {tuple(split)}, "
             f"which add up to {sum(split):g}"
         )
     train, val, test = split
     return float(train), float(val), float(test)
+
+
+def _check_kept(kept: _Kept, wish: _Wish) -> None:
+    for name in wish.events:
+        low, high = kept.ranges[name]
+        if low == high:
+            raise DataError(
+                f"event column {name!r} is {low:g} in every row: a flow has nothing to learn in it, "
+                "name other event columns"
+            )
+
+
+def _check_parts(rows: Mapping[str, int], kept: _Kept) -> None:
+    empty = [part for part in SPLITS if not rows[part]]
+    if empty:
+        raise DataError(
+            f"{kept.rows} rows in {len(kept.cells)} cells leave none for {' and '.join(empty)}: "
+            "cells need 5 rows each to be in all parts, so use more rows or fewer conditions"
+        )
 
 
 def _check_renames(sources: Sequence[Source], columns: Mapping[str, str]) -> None:

@@ -100,9 +100,11 @@ class Source:
 
     def require(self, wanted: Iterable[str]) -> None:
         """Refuse a file that lacks a column, with the nearest name and the way to rename."""
+        wanted = list(wanted)
         for name in wanted:
             if name not in self.renamed:
-                raise DataError(_missing(self.path, name, self.names))
+                others = [each for each in self.names if each not in set(wanted)]
+                raise DataError(_missing(self.path, name, others))
 
     def chunks(self, numbers: Sequence[str], others: Sequence[str] = ()) -> Iterator[Chunk]:
         """The file from its first row to its last.

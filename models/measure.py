@@ -118,7 +118,8 @@ def cell_distances(
     return [
         _cell(
             flow,
-            dict(zip(names, map(float, cells_KC[k]), strict=True)),
+            # By way of text, which gives the 0.0001 that was written and not its nearest float32.
+            {name: float(str(value)) for name, value in zip(names, cells_KC[k], strict=True)},
             test.events[cell_N.ravel() == k],
             cells_KC[k],
             rng,
@@ -202,8 +203,9 @@ def _median_ratio(cells: Sequence[CellDistance]) -> float | None:
     """Median over cells and columns of the distance divided by the median floor."""
     if not cells:
         return None
-    ratios = [cell.ks[name] / cell.floor[name] for cell in cells for name in cell.ks]
-    return float(np.median(ratios))
+    pairs = [(cell.ks[name], cell.floor[name]) for cell in cells for name in cell.ks]
+    ratios = [distance / floor for distance, floor in pairs if floor > 0]
+    return float(np.median(ratios)) if ratios else None
 
 
 def _draw(

@@ -168,7 +168,8 @@ def test_a_study_whose_every_process_was_killed_is_finished_by_the_same_command(
     assert [one.trial for one in records] == [0, 1, 2, 3, 4]
     for record in records:
         assert [row.epoch for row in record.epochs] == list(range(1, 61))
-        assert record.restarts == (record.trial in before)
+        # Trials that were claimed but had no epoch yet were begun again too.
+        assert record.restarts == 1 if record.trial in before else record.restarts <= 1
     for number, rows in before.items():  # with their seconds: these epochs were not run again
         assert records[number].epochs[: len(rows)] == rows
 

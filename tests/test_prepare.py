@@ -180,13 +180,36 @@ def test_rows_are_shuffled_across_the_whole_part(tmp_path, monkeypatch):
     pq.write_table(table, tmp_path / "a.parquet")
     monkeypatch.setattr(preparing, "BUCKET_ROWS", 1_000)
 
-    prepare([tmp_path / "a.parquet"], tmp_path / "out", condition_columns=["Z"], split=(1, 0, 0))
+    prepare(
+        [tmp_path / "a.parquet"],
+        tmp_path / "out",
+        condition_columns=["Z"],
+        split=(0.98, 0.01, 0.01),
+    )
 
     mass = read_split(tmp_path / "out", "train").events[:, 0]
     thirds = [third.mean() for third in np.split(mass, 3)]
     # Mean of 3,000 of 9,000 uniform values: standard deviation 39.
     np.testing.assert_allclose(thirds, order.mean(), atol=160)
     assert abs(np.corrcoef(mass[1:], mass[:-1])[0, 1]) < 0.05
+
+
+def test_a_table_that_leaves_a_part_empty_is_refused(tmp_path):
+    table = pa.table({"Mass_0": [1.0, 2.0], "Mass_1": [1.0, 2.0], "Z": [0.1, 0.2]})
+    pq.write_table(table, tmp_path / "a.parquet")
+
+    with pytest.raises(DataError, match=r"2 rows in 2 cells leave none for val and test"):
+        prepare([tmp_path / "a.parquet"], tmp_path / "out", condition_columns=["Z"])
+
+    assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
+
+
+def test_an_event_column_that_never_changes_is_refused(table, tmp_path):
+    same = table.set_column(table.column_names.index("Mass_1"), "Mass_1", [np.full(6_000, 5.0)])
+    pq.write_table(same, tmp_path / "a.parquet")
+
+    with pytest.raises(DataError, match=r"'Mass_1' is 5 in every row"):
+        prepare([tmp_path / "a.parquet"], tmp_path / "out")
 
 
 def test_the_encoding_is_the_measured_one(prepared):
@@ -354,10 +377,10 @@ def test_the_same_binary_of_two_joined_runs_is_two(tmp_path):
     # evol_type 3 of two black holes: they touch, so this pair merges.
     touching = (pc.field("kstar_1") == 14) & (pc.field("kstar_2") == 14)
     merged = table.filter(touching & (pc.field("evol_type") == 3))["bin_num"]
-    one = table.filter(pc.field("bin_num") == merged[0])
-    pq.write_table(pa.concat_tables([one] * 5), tmp_path / "five.parquet")
+    two = table.filter(pc.field("bin_num").isin(merged[:2].to_pylist()))
+    pq.write_table(pa.concat_tables([two] * 5), tmp_path / "ten.parquet")
 
-    assert sum(prepare([tmp_path / "five.parquet"], tmp_path / "out").rows.values()) == 5
+    assert sum(prepare([tmp_path / "ten.parquet"], tmp_path / "out").rows.values()) == 10
 
 
 def test_a_bpp_table_without_metallicity_says_where_to_get_it(tmp_path):
@@ -565,7 +588,8 @@ def test_an_unreadable_file_is_refused_by_name(tmp_path, name, content, message)
         pytest.param({"split": (0.6, 0.2)}, "three fractions", id="two-parts"),
         pytest.param({"split": (0.6, 0.3, 0.2)}, "add up to 1.1", id="sum"),
         pytest.param({"split": (1.2, -0.2, 0)}, "three fractions", id="negative"),
-        pytest.param({"split": (0, 0.5, 0.5)}, "train above 0", id="no-train"),
+        pytest.param({"split": (0, 0.5, 0.5)}, "must be above 0", id="no-train"),
+        pytest.param({"split": (0.8, 0.2, 0)}, "must be above 0", id="no-test"),
         pytest.param({"columns": {"m1": "Mass_0"}}, "--columns m1=Mass_0: .* no", id="rename"),
         pytest.param({"event_columns": ["Mass_0", "Mass_0"]}, "asked for twice", id="twice"),
         pytest.param({"event_columns": []}, "at least one event column", id="no-events"),

@@ -204,14 +204,6 @@ def test_drop_last_leaves_out_what_is_not_full(many):
     assert list(Stream(many, "train", batch_size=10**6, drop_last=True).epoch(0)) == []
 
 
-def test_a_part_without_rows_gives_no_batch(table, tmp_path):
-    pq.write_table(table, tmp_path / "a.parquet")
-    prepare([tmp_path / "a.parquet"], tmp_path / "out", split=(1, 0, 0))
-
-    assert list(Stream(tmp_path / "out", "val", batch_size=10).epoch(0)) == []
-    assert read_split(tmp_path / "out", "val").events.shape == (0, 2)
-
-
 def test_closing_early_ends_the_thread(many):
     for memory_mb in (0, 512):
         epoch = Stream(many, "train", batch_size=10, memory_mb=memory_mb).epoch(0)
