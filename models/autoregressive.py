@@ -11,6 +11,7 @@ four outputs) are then several times faster, in both directions, than with rows 
 
 Tensor names end in their axes:
     N rows    F features    C conditions    P parameters of one feature    H units of one group
+    U distinct conditions    G features after the first    L, M units of all groups after the first
 
 Germain et al. (2015), https://arxiv.org/abs/1502.03509
 Papamakarios, Pavlakou & Murray (2017), https://arxiv.org/abs/1705.07057
@@ -20,11 +21,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, cast
 
 import torch
 from nflows.transforms.autoregressive import AutoregressiveTransform
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from models.config import ConfigError, FlowConfig
 
@@ -39,9 +42,13 @@ class Given(NamedTuple):
     """The U distinct conditions."""
     counts: Sequence[int] | None = None
     """Rows of each condition, next to each other; None for one each, so that U = N."""
+    runs_UN: Tensor | None = None
+    """1 where a row has the condition, else 0; given where first derivatives are enough."""
 
     def spread(self, x_KU: Tensor) -> Tensor:
         """Values of the distinct conditions at every row, `(K, N)`."""
+        if self.runs_UN is not None:
+            return x_KU @ self.runs_UN
         if self.counts is None:
             return x_KU
         columns = torch.split(x_KU, 1, dim=1)
@@ -128,6 +135,29 @@ class Conditioner(nn.Module):
         parameters_PN: Tensor = self.layers[-1](group, x, given)
         return parameters_PN
 
+    def parameters_of(self, given: Given, x_FN: Tensor) -> Tensor:
+        """Parameters of all features, `(F, P, N)`, when all are known beforehand."""
+        hidden = self.start()
+        if given.runs_UN is not None and len(x_FN) > 1 and isinstance(self.activation, FUSED):
+            return self._fused(given, x_FN, hidden)
+        x = torch.split(x_FN, 1)
+        return torch.stack([self.group(given, x[:g], hidden) for g in range(len(x))])
+
+    def _fused(self, given: Given, x_FN: Tensor, hidden: list[list[Tensor]]) -> Tensor:
+        first_PN = given.spread(self._first(given.c_CU, hidden))
+        sources = [given.c_CU, *(groups[0] for groups in hidden)]
+        groups = range(1, len(x_FN))
+        firsts = [
+            torch.cat([layer.from_first(g, x_HU) for g in groups])
+            for layer, x_HU in zip(self.layers, sources, strict=True)
+        ]
+        weights = [weight for layer in self.layers for weight in layer.weight]
+        tanh = isinstance(self.activation, Tanh)
+        later_PN: Tensor = _Fused.apply(
+            tanh, given.counts, x_FN[:-1], len(firsts), *firsts, *weights
+        )  # type: ignore[no-untyped-call]
+        return torch.cat([first_PN, later_PN]).view(len(x_FN), len(first_PN), -1)
+
     def _first(self, x_HU: Tensor, hidden: list[list[Tensor]]) -> Tensor:
         """Parameters of the first feature, `(P, U)`: once for each distinct condition."""
         for layer, groups in zip(self.layers[:-1], hidden, strict=True):
@@ -155,12 +185,8 @@ class ConditionedAutoregressive(AutoregressiveTransform):  # type: ignore[misc]
         self, inputs: Tensor, context: Given | Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Data to noise: `(N, F)` and the log-determinant, `(N,)`."""
-        given, hidden = _given(context, inputs), self.autoregressive_net.start()
         x_FN = inputs.t()
-        x = torch.split(x_FN, 1)
-        parameters_FPN = torch.stack(
-            [self.autoregressive_net.group(given, x[:g], hidden) for g in range(self.features)]
-        )
+        parameters_FPN = self.autoregressive_net.parameters_of(_given(context, inputs), x_FN)
         z_FN, log_det_FN = self._elementwise_forward(x_FN, parameters_FPN)
         return z_FN.t(), log_det_FN.sum(0)
 
@@ -230,6 +256,136 @@ class Tanh(nn.Module):
         return torch.sigmoid(2 * x) * 2 - 1
 
 
+class _Fused(torch.autograd.Function):
+    """Parameters of the features after the first, `(G P, N)`, with the derivative by hand.
+
+    What the distinct conditions add to a layer, `first_LU`, is added to each run of rows in place.
+    tanh(x) = 2 sigmoid(2x) - 1 is worked out as the sigmoid alone: what is left of it goes into
+    the matrices on both sides.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, tanh: bool, counts: Sequence[int], x_GN: Tensor, depth: int, *terms: Tensor
+    ) -> Tensor:
+        firsts, weights, features = terms[:depth], terms[depth:], len(x_GN)
+        ctx.tanh, ctx.layers = tanh, []
+        runs, columns = _slices(counts), [1] * features
+        saved, matrices = [x_GN.contiguous()], []
+        for number, first_LU in enumerate(firsts):
+            blocks = weights[number * features : (number + 1) * features]
+            rows = [len(block) for block in blocks]
+            last = number == depth - 1
+            layer = _Layer(
+                _slices(rows), _slices(columns), runs, tanh and number > 0, tanh and not last
+            )
+            matrix_LM, first_LU = layer.scaled(layer.matrix(blocks), first_LU)
+            out_LN = layer.forward(matrix_LM, first_LU, saved[-1])
+            if not last:
+                (torch.sigmoid_ if tanh else torch.relu_)(out_LN)
+            saved.append(out_LN)
+            matrices.append(matrix_LM)
+            ctx.layers.append(layer)
+            columns = rows
+        ctx.save_for_backward(*saved[:-1], *matrices)
+        return saved[-1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        depth, grad_LN = len(ctx.layers), grads[0].contiguous()
+        saved, matrices = ctx.saved_tensors[:depth], ctx.saved_tensors[depth:]
+        firsts: list[Tensor] = []
+        weights: list[Tensor] = []
+        for number in reversed(range(depth)):
+            layer, x_MN = ctx.layers[number], saved[number]
+            blocks, first_LU = layer.d_terms(grad_LN, x_MN)
+            firsts.insert(0, first_LU)
+            weights[:0] = blocks
+            grad_LN = layer.d_inputs(matrices[number], grad_LN)
+            if number:
+                _activation_backward(ctx.tanh, grad_LN, x_MN)
+        return None, None, grad_LN, None, *firsts, *weights
+
+
+def _activation_backward(tanh: bool, grad_LN: Tensor, y_LN: Tensor) -> None:
+    """The gradient before an activation, in place, from that after it and its values."""
+    if tanh:
+        torch.ops.aten.sigmoid_backward.grad_input(grad_LN, y_LN, grad_input=grad_LN)
+    else:
+        torch.ops.aten.threshold_backward.grad_input(grad_LN, y_LN, 0, grad_input=grad_LN)
+
+
+class _Layer(NamedTuple):
+    """One layer of `_Fused`: a block-triangular matrix `(L, M)`, and the runs of its rows."""
+
+    rows: list[slice]
+    columns: list[slice]
+    runs: list[slice]
+    sigmoid_in: bool
+    sigmoid_out: bool
+
+    def matrix(self, blocks: Sequence[Tensor]) -> Tensor:
+        if len(blocks) == 1:
+            return blocks[0]
+        matrix_LM = blocks[0].new_zeros(self.rows[-1].stop, self.columns[-1].stop)
+        for rows, columns, block in zip(self.rows, self.columns, blocks, strict=True):
+            matrix_LM[rows, : columns.stop] = block
+        return matrix_LM
+
+    def scaled(self, matrix_LM: Tensor, first_LU: Tensor) -> tuple[Tensor, Tensor]:
+        """Both terms for sigmoids in place of tanh."""
+        out = 2.0 if self.sigmoid_out else 1.0
+        if self.sigmoid_in:
+            first_LU = first_LU - matrix_LM.sum(1, keepdim=True)
+            return matrix_LM * (2 * out), first_LU * out
+        return matrix_LM * out, first_LU * out
+
+    def forward(self, matrix_LM: Tensor, first_LU: Tensor, x_MN: Tensor) -> Tensor:
+        out_LN = x_MN.new_empty(len(matrix_LM), x_MN.shape[1])
+        for rows, columns in zip(self.rows, self.columns, strict=True):
+            _product(matrix_LM[rows, : columns.stop], x_MN[: columns.stop], out_LN[rows])
+        for u, run in enumerate(self.runs):
+            out_LN[:, run].add_(first_LU[:, u : u + 1])
+        return out_LN
+
+    def d_terms(self, grad_LN: Tensor, x_MN: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Gradients of the weights of every group, and of `first_LU`."""
+        first_LU = torch.stack([grad_LN[:, run].sum(1) for run in self.runs], 1)
+        first_L1 = first_LU.sum(1, keepdim=True) if self.sigmoid_in else None
+        out = 2 if self.sigmoid_out else 1
+        blocks = []
+        for rows, columns in zip(self.rows, self.columns, strict=True):
+            block = grad_LN[rows] @ x_MN[: columns.stop].t()
+            if first_L1 is not None:
+                block.mul_(2).sub_(first_L1[rows])
+            blocks.append(block.mul_(out))
+        return blocks, first_LU.mul_(out)
+
+    def d_inputs(self, matrix_LM: Tensor, grad_LN: Tensor) -> Tensor:
+        out_MN = grad_LN.new_empty(matrix_LM.shape[1], grad_LN.shape[1])
+        for rows, columns in zip(self.rows, self.columns, strict=True):
+            weight_LM = matrix_LM[rows.start :, columns]
+            _product(weight_LM.t(), grad_LN[rows.start :], out_MN[columns])
+        return out_MN
+
+
+def _product(a_LM: Tensor, x_MN: Tensor, out_LN: Tensor) -> None:
+    """Matrix product into `out_LN`; two rows or fewer are faster one by one."""
+    if len(x_MN) > 2 or len(a_LM) < 8:
+        torch.mm(a_LM, x_MN, out=out_LN)
+        return
+    torch.mul(a_LM[:, :1], x_MN[:1], out=out_LN)
+    if len(x_MN) == 2:
+        out_LN.addcmul_(a_LM[:, 1:], x_MN[1:])
+
+
+def _slices(sizes: Sequence[int]) -> list[slice]:
+    return [slice(a, b) for a, b in pairwise(accumulate(sizes, initial=0))]
+
+
+FUSED = (Tanh, nn.ReLU)
+"""Activations that `_Fused` knows."""
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "tanh": Tanh,

@@ -105,7 +105,19 @@ class ConditionalFlow(nn.Module):
 
     def _given(self, c_NC: Tensor, counts: Sequence[int] | None) -> Given:
         # Not through nflows' Flow.log_prob: it wants a context with a row for every event.
-        return Given(self.conditions(c_NC)[0].t(), counts)
+        c_CU = self.conditions(c_NC)[0].t()
+        if counts is None or (torch.is_grad_enabled() and not self.training):
+            return Given(c_CU, counts)
+        return Given(c_CU, counts, _runs(c_CU, counts))
+
+
+def _runs(c_CU: Tensor, counts: Sequence[int]) -> Tensor | None:
+    """`Given.runs_UN`, where there are few enough conditions for it to be worth its products."""
+    if len(counts) * 64 > sum(counts):
+        return None
+    repeats = torch.tensor(counts, device=c_CU.device)
+    one_UU = torch.eye(len(counts), dtype=c_CU.dtype, device=c_CU.device)
+    return torch.repeat_interleave(one_UU, repeats, dim=1)
 
 
 def distinct(c_NC: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,9 @@ of each epoch, or after every `eval_every` steps (then `Epoch.epoch` counts eval
 
 The loop synchronises with the device once per row: losses and the first non-finite step are
 kept there. On the CPU a large batch goes through in parts that fit the cache, whose gradients add
-up to that of the batch, and equal conditions are worked out once: the same step, in half the time.
+up to that of the batch, and equal conditions are worked out once. Threads take whole parts, each
+with gradients of its own that are added in a fixed order: threads that meet inside every small
+operation lose more than they win, above all where another process has a core for a moment.
 
 Tensor names end in their axes:
     N rows    F event columns    C condition columns
@@ -13,9 +15,11 @@ Tensor names end in their axes:
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -33,8 +37,10 @@ from models.flow import ConditionalFlow, build_flow, distinct
 from models.preprocess import constants
 from models.stopping import Stopping
 
-CPU_ROWS = 4096
+CPU_ROWS = 8192
 """Rows whose activations stay in the cache of a CPU core."""
+WORKERS, WORKER_ROWS = 4, 512
+"""Most threads that take parts (more wait for Python's lock), fewest rows of a batch for each."""
 EVALUATION_ROWS = 65_536
 FREE_TO_CHANGE = ("device", "memory_mb", "max_minutes")
 """Options with which a training may go on differently: they do not decide what it computes."""
@@ -152,6 +158,10 @@ class _Training:
         torch.manual_seed(config.seed)
         self.flow = build_flow(flow_config, self.dataset, moments, seed=config.seed).to(device)
         self.optimizer, self.gradients = _optimizer(self.flow, config)
+        self.workers = [_Worker(self.flow, self.gradients)]
+        while len(self.workers) < _worker_count(config, device):
+            self.workers.append(_twin(self.flow, self.gradients))
+        self.pool: ThreadPoolExecutor | None = None
         self.stopping = Stopping()
         self.history: list[Epoch] = []
         self.best = _copy(self.flow)
@@ -165,7 +175,8 @@ class _Training:
     def run(self, checkpoint: Path | None, on_epoch: Callable[[Epoch], None] | None) -> None:
         """Train from where we are to the end."""
         before_s, start_s = self.elapsed_s, time.perf_counter()
-        with closing(_endless(self.stream, self.step)) as batches:
+        batches = _endless(self.stream, self.step)
+        with _pool(len(self.workers)) as self.pool, closing(batches):
             while self.step < self.total_steps and self.stopped is None:
                 epoch = self._epoch(batches)
                 self.elapsed_s = before_s + time.perf_counter() - start_s
@@ -202,14 +213,11 @@ class _Training:
 
     def _train(self, batches: Iterator[Batch]) -> tuple[float, int]:
         """One gradient step per batch; mean NLL of the rows met, and their number."""
-        self.flow.train()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         first_bad = torch.full((), -1, device=self.device)
         rows = 0
         for batch in batches:
             x_NF, c_NC = self._on_device(batch)
-            for gradient in self.gradients:
-                gradient.zero_()
             loss = self._backward(x_NF, c_NC)
             norm = _clip(self.gradients, self.config.clip_norm)
             for group in self.optimizer.param_groups:
@@ -225,26 +233,32 @@ class _Training:
         return float(total.item()) / rows, rows
 
     def _backward(self, x_NF: Tensor, c_NC: Tensor) -> Tensor:
-        """Add the gradient of the batch's mean NLL; returns that NLL."""
-        loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        for rows in _parts(x_NF, c_NC):
-            part_loss = -self.flow.log_prob(*rows).sum() / len(x_NF)
-            torch.autograd.backward(part_loss)
-            loss += part_loss.detach()
-        return loss
+        """Set the gradients to those of the batch's mean NLL; returns that NLL."""
+        parts = list(_parts(x_NF, c_NC, len(self.workers)))
+        loss = torch.stack(
+            self._share(lambda worker, mine: worker.backward(mine, len(x_NF)), parts)
+        )
+        for worker in self.workers[1 : len(parts)]:
+            for total, gradient in zip(self.gradients, worker.gradients, strict=True):
+                total += gradient
+        return loss.sum()
 
-    @torch.no_grad()
+    def _share(
+        self, work: Callable[[_Worker, list[Part]], Tensor], parts: list[Part]
+    ) -> list[Tensor]:
+        """What each worker makes of its parts; who takes which depends on their number alone."""
+        count = len(self.workers)
+        jobs = [(w, parts[i::count]) for i, w in enumerate(self.workers) if i < len(parts)]
+        if self.pool is None or len(jobs) == 1:
+            return [work(*job) for job in jobs]
+        return [future.result() for future in [self.pool.submit(work, *job) for job in jobs]]
+
     def _validate(self) -> float:
         """Mean NLL of the whole validation split in evaluation mode."""
-        self.flow.eval()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        rows = 16 * CPU_ROWS if self.device.type == "cuda" else CPU_ROWS
         for batch in self.validation.epoch(0):
-            x_NF, c_NC = self._on_device(batch)
-            for x_part, c_part in zip(
-                torch.split(x_NF, rows), torch.split(c_NC, rows), strict=True
-            ):
-                total -= self.flow.log_prob(x_part, c_part).sum(dtype=torch.float64)
+            parts = list(_parts(*self._on_device(batch), len(self.workers)))
+            total += torch.stack(self._share(_Worker.nll, parts)).sum()
         nll = float(total.item()) / self.validation.rows
         if not math.isfinite(nll):
             raise NonFiniteLoss(
@@ -333,8 +347,79 @@ class _Training:
                 )
 
 
-def _parts(x_NF: Tensor, c_NC: Tensor) -> Iterator[tuple[Tensor, Tensor, list[int] | None]]:
-    """Arguments of `ConditionalFlow.log_prob` for a batch, in parts that fit the cache.
+Part = tuple[Tensor, Tensor, list[int] | None]
+"""Arguments of `ConditionalFlow.log_prob`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    """A flow whose weights all workers share, and the gradients that this one adds to."""
+
+    flow: ConditionalFlow
+    gradients: list[Tensor]
+
+    def backward(self, parts: list[Part], rows: int) -> Tensor:
+        """Set the gradients to those of the parts' share in a mean NLL over `rows`; the share."""
+        self.flow.train()
+        for gradient in self.gradients:
+            gradient.zero_()
+        loss = torch.zeros((), dtype=torch.float64, device=parts[0][0].device)
+        for arguments in parts:
+            part_loss = -self.flow.log_prob(*arguments).sum() / rows
+            torch.autograd.backward(part_loss)
+            loss += part_loss.detach()
+        return loss
+
+    @torch.no_grad()
+    def nll(self, parts: list[Part]) -> Tensor:
+        """Summed NLL in evaluation mode."""
+        self.flow.eval()
+        sums = [self.flow.log_prob(*a).sum(dtype=torch.float64) for a in parts]
+        return -torch.stack(sums).sum()
+
+
+def _worker_count(config: TrainConfig, device: torch.device) -> int:
+    if device.type != "cpu":
+        return 1
+    return max(1, min(torch.get_num_threads(), WORKERS, config.batch_size // WORKER_ROWS))
+
+
+def _twin(flow: ConditionalFlow, gradients: list[Tensor]) -> _Worker:
+    """A worker with the weights of `flow`, in the same memory, and gradients of its own."""
+    memo: dict[int, Any] = {id(buffer): buffer for buffer in flow.buffers()}
+    own = [torch.zeros_like(gradient) for gradient in gradients]
+    for parameters, flat in zip(_weights_and_biases(flow), own, strict=True):
+        views = torch.split(flat, [p.numel() for p in parameters])
+        for parameter, gradient in zip(parameters, views, strict=True):
+            twin = nn.Parameter(parameter.detach())
+            twin.grad = gradient.view_as(parameter)
+            memo[id(parameter)] = twin
+    return _Worker(copy.deepcopy(flow, memo), own)
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ThreadPoolExecutor | None]:
+    """Threads for the workers, among whom torch's own threads are divided meanwhile."""
+    if workers == 1:
+        yield None
+        return
+    before = torch.get_num_threads()
+
+    def start() -> None:
+        # Both are settings of the single thread.
+        torch.set_num_threads(before // workers)
+        torch.set_flush_denormal(True)
+
+    try:
+        start()
+        with ThreadPoolExecutor(workers, initializer=start) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(before)
+
+
+def _parts(x_NF: Tensor, c_NC: Tensor, workers: int = 1) -> Iterator[Part]:
+    """A batch in parts that fit the cache, as many for each worker.
 
     Rows of a large batch are put in the order of their conditions (the order inside a batch means
     nothing), so that a part has few distinct ones: on a grid that leaves a third of the work.
@@ -342,25 +427,25 @@ def _parts(x_NF: Tensor, c_NC: Tensor) -> Iterator[tuple[Tensor, Tensor, list[in
     if x_NF.device.type != "cpu":
         yield x_NF, c_NC, None
         return
+    rows = _part_rows(len(x_NF), workers)
     if len(x_NF) >= CPU_ROWS:
         c_UC, index_N = distinct(c_NC)
         if len(c_UC) <= len(c_NC) // 32:
-            yield from _parts_in_order(x_NF, c_UC, index_N)
+            yield from _parts_in_order(x_NF, c_UC, index_N, rows)
             return
-    for x_part, c_part in zip(
-        torch.split(x_NF, CPU_ROWS), torch.split(c_NC, CPU_ROWS), strict=True
-    ):
+    for x_part, c_part in zip(torch.split(x_NF, rows), torch.split(c_NC, rows), strict=True):
         yield x_part, c_part, None
 
 
-def _parts_in_order(
-    x_NF: Tensor, c_UC: Tensor, index_N: Tensor
-) -> Iterator[tuple[Tensor, Tensor, list[int] | None]]:
+def _part_rows(rows: int, workers: int) -> int:
+    workers = max(1, min(workers, rows // WORKER_ROWS))
+    return -(-rows // (workers * -(-rows // (workers * CPU_ROWS))))
+
+
+def _parts_in_order(x_NF: Tensor, c_UC: Tensor, index_N: Tensor, rows: int) -> Iterator[Part]:
     index_N, order_N = torch.sort(index_N, stable=True)
     x_NF = x_NF[order_N]
-    for x_part, index in zip(
-        torch.split(x_NF, CPU_ROWS), torch.split(index_N, CPU_ROWS), strict=True
-    ):
+    for x_part, index in zip(torch.split(x_NF, rows), torch.split(index_N, rows), strict=True):
         present, counts = torch.unique_consecutive(index, return_counts=True)
         yield x_part, c_UC[present], counts.tolist()
 
@@ -373,8 +458,7 @@ def _optimizer(flow: nn.Module, config: TrainConfig) -> tuple[torch.optim.AdamW,
     tensors with one column) are not decayed.
     """
     flats = []
-    for bias in (False, True):
-        parameters = [p for n, p in flow.named_parameters() if (".bias." in n) == bias]
+    for parameters in _weights_and_biases(flow):
         flat = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
         flat.grad = torch.zeros_like(flat)
         sizes = [p.numel() for p in parameters]
@@ -389,6 +473,11 @@ def _optimizer(flow: nn.Module, config: TrainConfig) -> tuple[torch.optim.AdamW,
     ]
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
     return optimizer, [flat.grad for flat in flats if flat.grad is not None]
+
+
+def _weights_and_biases(flow: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    named = list(flow.named_parameters())
+    return [p for n, p in named if ".bias." not in n], [p for n, p in named if ".bias." in n]
 
 
 def _clip(gradients: list[Tensor], longest: float) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from nflows.transforms import MaskedAffineAutoregressiveTransform
 
-from models.autoregressive import ACTIVATIONS, AffineAutoregressive, Tanh
+from models.autoregressive import ACTIVATIONS, AffineAutoregressive, Given, Tanh
 from models.config import ConfigError, FlowConfig
 
 SHAPES = [(1, 0), (1, 2), (2, 0), (2, 1), (2, 2), (3, 2), (5, 3)]
@@ -126,3 +126,27 @@ def test_the_gradients_of_training_are_those_of_finite_differences(activation):
 def test_fewer_hidden_units_than_features_are_refused():
     with pytest.raises(ConfigError, match=r"at least the number of event columns \(5\), got 4"):
         AffineAutoregressive(FlowConfig(hidden=4), 5, 2)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize(("features", "conditions"), SHAPES)
+def test_a_derivative_by_hand_is_that_of_autograd(features, conditions, depth, activation):
+    transform = layer(features, conditions, depth=depth, activation=activation).train()
+    counts = [5, 1, 7] if conditions else [13]
+    x_NF, c_NC = rows(features, conditions, count=13)
+    runs_UN = torch.repeat_interleave(
+        torch.eye(len(counts), dtype=torch.float64), torch.tensor(counts), dim=1
+    )
+
+    results = []
+    for given_UN in (None, runs_UN):
+        x_NF, c_UC = x_NF.clone().requires_grad_(), c_NC[: len(counts)].clone().requires_grad_()
+        z_NF, log_det_N = transform(x_NF, Given(c_UC.t(), counts, given_UN))
+        loss = (z_NF * torch.arange(z_NF.numel()).view_as(z_NF).cos()).sum() + (log_det_N**2).sum()
+        leaves = [x_NF, c_UC, *transform.parameters()]
+        gradients = torch.autograd.grad(loss, leaves, materialize_grads=True, allow_unused=True)
+        results.append([z_NF, log_det_N, *gradients])
+
+    for plain, fused in zip(*results, strict=True):
+        torch.testing.assert_close(fused, plain, rtol=1e-9, atol=1e-11)

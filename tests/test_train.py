@@ -274,3 +274,21 @@ def test_other_columns_train_as_well(table, tmp_path, features, given):
 
     assert fit.history[-1].val_nll < fit.history[0].val_nll
     assert len(flow.event_columns) == len(features)
+
+
+def test_workers_take_the_same_step_every_time_and_give_the_threads_back(prepared):
+    config = replace(QUICK, epochs=2, batch_size=2000)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone, _ = train(prepared, FLOW, config)
+        torch.set_num_threads(3)
+        (one, fit), (other, same_fit) = (train(prepared, FLOW, config) for _ in range(2))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+    assert same(one, other)
+    assert numbers(fit) == numbers(same_fit)
+    for a, b in zip(weights(alone), weights(one), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
