@@ -524,7 +524,7 @@ def _check_kept(kept: _Kept, wish: _Wish) -> None:
         low, high = kept.ranges[name]
         if low == high:
             raise DataError(
-                f"event column {name!r} is {low:g} in every row: a flow has nothing to learn in it, "
+                f"event column {name!r} is {low:g} in every row: nothing to learn, "
                 "name other event columns"
             )
 
