@@ -20,6 +20,7 @@ Papamakarios, Pavlakou & Murray (2017), https://arxiv.org/abs/1705.07057
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, cast
@@ -287,7 +288,10 @@ class _Fused(torch.autograd.Function):
             matrices.append(matrix_LM)
             ctx.layers.append(layer)
             columns = rows
-        ctx.save_for_backward(*saved[:-1], *matrices)
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(*saved[:-1], *matrices)
+        else:
+            _give_back(saved[1:-1])
         return saved[-1]
 
     @staticmethod
@@ -302,10 +306,39 @@ class _Fused(torch.autograd.Function):
             blocks, first_LU = layer.d_terms(grad_LN, x_MN)
             firsts.insert(0, first_LU)
             weights[:0] = blocks
-            grad_LN = layer.d_inputs(matrices[number], grad_LN)
+            after_LN, grad_LN = grad_LN, layer.d_inputs(matrices[number], grad_LN)
+            if number < depth - 1:
+                _give_back([after_LN])
             if number:
                 _activation_backward(ctx.tanh, grad_LN, x_MN)
+        # Hence not to be run twice, which autograd refuses unless it is asked to keep the graph.
+        _give_back(saved[1:])
         return None, None, grad_LN, None, *firsts, *weights
+
+
+class _Spare(threading.local):
+    """Arrays of this thread to use again: fresh memory comes page by page, slowly."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[tuple[Any, ...], list[Tensor]] = {}
+
+
+_SPARE, _SPARES = _Spare(), 64
+
+
+def _take(like: Tensor, rows: int, columns: int) -> Tensor:
+    spare = _SPARE.arrays.get((rows, columns, like.dtype, like.device))
+    return spare.pop() if spare else like.new_empty(rows, columns)
+
+
+def _give_back(arrays: Sequence[Tensor]) -> None:
+    for array in arrays:
+        key = (*array.shape, array.dtype, array.device)
+        if key not in _SPARE.arrays and len(_SPARE.arrays) >= 8:
+            _SPARE.arrays.clear()
+        spare = _SPARE.arrays.setdefault(key, [])
+        if len(spare) < _SPARES:
+            spare.append(array.detach())
 
 
 def _activation_backward(tanh: bool, grad_LN: Tensor, y_LN: Tensor) -> None:
@@ -342,7 +375,7 @@ class _Layer(NamedTuple):
         return matrix_LM * out, first_LU * out
 
     def forward(self, matrix_LM: Tensor, first_LU: Tensor, x_MN: Tensor) -> Tensor:
-        out_LN = x_MN.new_empty(len(matrix_LM), x_MN.shape[1])
+        out_LN = _take(x_MN, len(matrix_LM), x_MN.shape[1])
         for rows, columns in zip(self.rows, self.columns, strict=True):
             _product(matrix_LM[rows, : columns.stop], x_MN[: columns.stop], out_LN[rows])
         for u, run in enumerate(self.runs):
@@ -363,7 +396,7 @@ class _Layer(NamedTuple):
         return blocks, first_LU.mul_(out)
 
     def d_inputs(self, matrix_LM: Tensor, grad_LN: Tensor) -> Tensor:
-        out_MN = grad_LN.new_empty(matrix_LM.shape[1], grad_LN.shape[1])
+        out_MN = _take(grad_LN, matrix_LM.shape[1], grad_LN.shape[1])
         for rows, columns in zip(self.rows, self.columns, strict=True):
             weight_LM = matrix_LM[rows.start :, columns]
             _product(weight_LM.t(), grad_LN[rows.start :], out_MN[columns])

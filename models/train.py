@@ -39,6 +39,8 @@ from models.stopping import Stopping
 
 CPU_ROWS = 8192
 """Rows whose activations stay in the cache of a CPU core."""
+SORTED_ROWS = 1024
+"""Fewest rows of a batch worth putting in the order of their conditions."""
 WORKERS, WORKER_ROWS = 4, 512
 """Most threads that take parts (more wait for Python's lock), fewest rows of a batch for each."""
 EVALUATION_ROWS = 65_536
@@ -428,7 +430,7 @@ def _parts(x_NF: Tensor, c_NC: Tensor, workers: int = 1) -> Iterator[Part]:
         yield x_NF, c_NC, None
         return
     rows = _part_rows(len(x_NF), workers)
-    if len(x_NF) >= CPU_ROWS:
+    if len(x_NF) >= SORTED_ROWS:
         c_UC, index_N = distinct(c_NC)
         if len(c_UC) <= len(c_NC) // 32:
             yield from _parts_in_order(x_NF, c_UC, index_N, rows)

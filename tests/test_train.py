@@ -169,7 +169,9 @@ def test_a_batch_in_parts_is_the_same_step(prepared, monkeypatch):
 
 def test_a_large_batch_in_the_order_of_its_conditions_is_the_same_step(prepared, monkeypatch):
     config = replace(QUICK, epochs=1, batch_size=2000)
+    monkeypatch.setattr(training, "SORTED_ROWS", 10_000)
     whole, _ = train(prepared, FLOW, config)
+    monkeypatch.setattr(training, "SORTED_ROWS", 1000)
     monkeypatch.setattr(training, "CPU_ROWS", 600)
     seen = []
     original = training._parts_in_order
