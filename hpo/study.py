@@ -29,14 +29,12 @@ from hpo.slots import Slots
 from hpo.space import seed_of
 from hpo.spec import SpecError, StudySpec
 from hpo.storage import open_study
+from models.config import FREE_TO_CHANGE
 
 SPEC = "hpo:spec"
 RUNS = "hpo:runs"
 DATA = "hpo:data"
 STOP = "hpo:stop"
-
-FREE_TO_CHANGE = frozenset({"device", "memory_mb", "max_minutes"})
-"""Options of the training that decide where and how long it runs, not what it computes."""
 
 
 def create(storage: RDBStorage, spec: StudySpec, *, runs: Path, fingerprint: str) -> optuna.Study:
@@ -181,7 +179,7 @@ def _differences(
     # Both as they are stored: a version that knows more options has filled them in on both sides.
     stored, given = (json.loads(one.to_json()) for one in (StudySpec.from_json(text), spec))
     for table in ("space", "flow", "training", "pruner", "sampler"):
-        for key in sorted((stored[table].keys() | given[table].keys()) - FREE_TO_CHANGE):
+        for key in sorted((stored[table].keys() | given[table].keys()) - {*FREE_TO_CHANGE}):
             was, now = stored[table].get(key), given[table].get(key)
             if was != now:
                 yield f"[{table}] {key} is {_shown(was)} there and {_shown(now)} here"

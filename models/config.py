@@ -18,6 +18,8 @@ ACTIVATIONS = ("relu", "tanh", "silu", "gelu")
 SCHEDULES = ("cosine", "constant")
 RATE_UNITS = ("epoch", "second")
 DEVICES = ("auto", "cpu", "cuda")
+FREE_TO_CHANGE = ("device", "memory_mb", "max_minutes")
+"""Options with which a training may go on differently: they decide where and how long it runs."""
 
 
 class ConfigError(InputError):

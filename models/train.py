@@ -15,11 +15,9 @@ Tensor names end in their axes:
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -32,20 +30,14 @@ from torch import Tensor, nn
 from data_prep.columns import Dataset
 from data_prep.stream import Batch, Stream
 from models.checkpoint import BEST, Checkpoint, CheckpointError, flow_of, load, part, save
-from models.config import FlowConfig, TrainConfig
-from models.flow import ConditionalFlow, build_flow, distinct
+from models.config import FREE_TO_CHANGE, FlowConfig, TrainConfig
+from models.flow import ConditionalFlow, build_flow
+from models.parts import PartedLoss, weights_and_biases
 from models.preprocess import constants
 from models.stopping import Stopping
 
-CPU_ROWS = 8192
-"""Rows whose activations stay in the cache of a CPU core."""
-SORTED_ROWS = 1024
-"""Fewest rows of a batch worth putting in the order of their conditions."""
-WORKERS, WORKER_ROWS = 4, 512
-"""Most threads that take parts (more wait for Python's lock), fewest rows of a batch for each."""
 EVALUATION_ROWS = 65_536
-FREE_TO_CHANGE = ("device", "memory_mb", "max_minutes")
-"""Options with which a training may go on differently: they do not decide what it computes."""
+"""Rows of the validation split that are read at once."""
 
 
 class NonFiniteLoss(RuntimeError):
@@ -160,10 +152,7 @@ class _Training:
         torch.manual_seed(config.seed)
         self.flow = build_flow(flow_config, self.dataset, moments, seed=config.seed).to(device)
         self.optimizer, self.gradients = _optimizer(self.flow, config)
-        self.workers = [_Worker(self.flow, self.gradients)]
-        while len(self.workers) < _worker_count(config, device):
-            self.workers.append(_twin(self.flow, self.gradients))
-        self.pool: ThreadPoolExecutor | None = None
+        self.loss = PartedLoss(self.flow, self.gradients, batch_size=config.batch_size)
         self.stopping = Stopping()
         self.history: list[Epoch] = []
         self.best = _copy(self.flow)
@@ -178,7 +167,7 @@ class _Training:
         """Train from where we are to the end."""
         before_s, start_s = self.elapsed_s, time.perf_counter()
         batches = _endless(self.stream, self.step)
-        with _pool(len(self.workers)) as self.pool, closing(batches):
+        with self.loss.threads(), closing(batches):
             while self.step < self.total_steps and self.stopped is None:
                 epoch = self._epoch(batches)
                 self.elapsed_s = before_s + time.perf_counter() - start_s
@@ -220,7 +209,7 @@ class _Training:
         rows = 0
         for batch in batches:
             x_NF, c_NC = self._on_device(batch)
-            loss = self._backward(x_NF, c_NC)
+            loss = self.loss.backward(x_NF, c_NC)
             norm = _clip(self.gradients, self.config.clip_norm)
             for group in self.optimizer.param_groups:
                 group["lr"] = _learning_rate(self.config, self.step, self.total_steps)
@@ -234,33 +223,11 @@ class _Training:
         self._check(int(first_bad.item()))
         return float(total.item()) / rows, rows
 
-    def _backward(self, x_NF: Tensor, c_NC: Tensor) -> Tensor:
-        """Set the gradients to those of the batch's mean NLL; returns that NLL."""
-        parts = list(_parts(x_NF, c_NC, len(self.workers)))
-        loss = torch.stack(
-            self._share(lambda worker, mine: worker.backward(mine, len(x_NF)), parts)
-        )
-        for worker in self.workers[1 : len(parts)]:
-            for total, gradient in zip(self.gradients, worker.gradients, strict=True):
-                total += gradient
-        return loss.sum()
-
-    def _share(
-        self, work: Callable[[_Worker, list[Part]], Tensor], parts: list[Part]
-    ) -> list[Tensor]:
-        """What each worker makes of its parts; who takes which depends on their number alone."""
-        count = len(self.workers)
-        jobs = [(w, parts[i::count]) for i, w in enumerate(self.workers) if i < len(parts)]
-        if self.pool is None or len(jobs) == 1:
-            return [work(*job) for job in jobs]
-        return [future.result() for future in [self.pool.submit(work, *job) for job in jobs]]
-
     def _validate(self) -> float:
         """Mean NLL of the whole validation split in evaluation mode."""
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for batch in self.validation.epoch(0):
-            parts = list(_parts(*self._on_device(batch), len(self.workers)))
-            total += torch.stack(self._share(_Worker.nll, parts)).sum()
+            total += self.loss.nll(*self._on_device(batch))
         nll = float(total.item()) / self.validation.rows
         if not math.isfinite(nll):
             raise NonFiniteLoss(
@@ -349,109 +316,6 @@ class _Training:
                 )
 
 
-Part = tuple[Tensor, Tensor, list[int] | None]
-"""Arguments of `ConditionalFlow.log_prob`."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Worker:
-    """A flow whose weights all workers share, and the gradients that this one adds to."""
-
-    flow: ConditionalFlow
-    gradients: list[Tensor]
-
-    def backward(self, parts: list[Part], rows: int) -> Tensor:
-        """Set the gradients to those of the parts' share in a mean NLL over `rows`; the share."""
-        self.flow.train()
-        for gradient in self.gradients:
-            gradient.zero_()
-        loss = torch.zeros((), dtype=torch.float64, device=parts[0][0].device)
-        for arguments in parts:
-            part_loss = -self.flow.log_prob(*arguments).sum() / rows
-            torch.autograd.backward(part_loss)
-            loss += part_loss.detach()
-        return loss
-
-    @torch.no_grad()
-    def nll(self, parts: list[Part]) -> Tensor:
-        """Summed NLL in evaluation mode."""
-        self.flow.eval()
-        sums = [self.flow.log_prob(*a).sum(dtype=torch.float64) for a in parts]
-        return -torch.stack(sums).sum()
-
-
-def _worker_count(config: TrainConfig, device: torch.device) -> int:
-    if device.type != "cpu":
-        return 1
-    return max(1, min(torch.get_num_threads(), WORKERS, config.batch_size // WORKER_ROWS))
-
-
-def _twin(flow: ConditionalFlow, gradients: list[Tensor]) -> _Worker:
-    """A worker with the weights of `flow`, in the same memory, and gradients of its own."""
-    memo: dict[int, Any] = {id(buffer): buffer for buffer in flow.buffers()}
-    own = [torch.zeros_like(gradient) for gradient in gradients]
-    for parameters, flat in zip(_weights_and_biases(flow), own, strict=True):
-        views = torch.split(flat, [p.numel() for p in parameters])
-        for parameter, gradient in zip(parameters, views, strict=True):
-            twin = nn.Parameter(parameter.detach())
-            twin.grad = gradient.view_as(parameter)
-            memo[id(parameter)] = twin
-    return _Worker(copy.deepcopy(flow, memo), own)
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[ThreadPoolExecutor | None]:
-    """Threads for the workers, among whom torch's own threads are divided meanwhile."""
-    if workers == 1:
-        yield None
-        return
-    before = torch.get_num_threads()
-
-    def start() -> None:
-        # Both are settings of the single thread.
-        torch.set_num_threads(before // workers)
-        torch.set_flush_denormal(True)
-
-    try:
-        start()
-        with ThreadPoolExecutor(workers, initializer=start) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(before)
-
-
-def _parts(x_NF: Tensor, c_NC: Tensor, workers: int = 1) -> Iterator[Part]:
-    """A batch in parts that fit the cache, as many for each worker.
-
-    Rows of a large batch are put in the order of their conditions (the order inside a batch means
-    nothing), so that a part has few distinct ones: on a grid that leaves a third of the work.
-    """
-    if x_NF.device.type != "cpu":
-        yield x_NF, c_NC, None
-        return
-    rows = _part_rows(len(x_NF), workers)
-    if len(x_NF) >= SORTED_ROWS:
-        c_UC, index_N = distinct(c_NC)
-        if len(c_UC) <= len(c_NC) // 32:
-            yield from _parts_in_order(x_NF, c_UC, index_N, rows)
-            return
-    for x_part, c_part in zip(torch.split(x_NF, rows), torch.split(c_NC, rows), strict=True):
-        yield x_part, c_part, None
-
-
-def _part_rows(rows: int, workers: int) -> int:
-    workers = max(1, min(workers, rows // WORKER_ROWS))
-    return -(-rows // (workers * -(-rows // (workers * CPU_ROWS))))
-
-
-def _parts_in_order(x_NF: Tensor, c_UC: Tensor, index_N: Tensor, rows: int) -> Iterator[Part]:
-    index_N, order_N = torch.sort(index_N, stable=True)
-    x_NF = x_NF[order_N]
-    for x_part, index in zip(torch.split(x_NF, rows), torch.split(index_N, rows), strict=True):
-        present, counts = torch.unique_consecutive(index, return_counts=True)
-        yield x_part, c_UC[present], counts.tolist()
-
-
 def _optimizer(flow: nn.Module, config: TrainConfig) -> tuple[torch.optim.AdamW, list[Tensor]]:
     """AdamW over all weights as one flat tensor and all biases as another, and their gradients.
 
@@ -460,7 +324,7 @@ def _optimizer(flow: nn.Module, config: TrainConfig) -> tuple[torch.optim.AdamW,
     tensors with one column) are not decayed.
     """
     flats = []
-    for parameters in _weights_and_biases(flow):
+    for parameters in weights_and_biases(flow):
         flat = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
         flat.grad = torch.zeros_like(flat)
         sizes = [p.numel() for p in parameters]
@@ -475,11 +339,6 @@ def _optimizer(flow: nn.Module, config: TrainConfig) -> tuple[torch.optim.AdamW,
     ]
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
     return optimizer, [flat.grad for flat in flats if flat.grad is not None]
-
-
-def _weights_and_biases(flow: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    named = list(flow.named_parameters())
-    return [p for n, p in named if ".bias." not in n], [p for n, p in named if ".bias." in n]
 
 
 def _clip(gradients: list[Tensor], longest: float) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 
 from data_prep.prepare import prepare
 from data_prep.stream import read_split
+from models import parts
 from models import train as training
 from models.checkpoint import CheckpointError, best_flow, load, trim
 from models.config import FlowConfig, TrainConfig
@@ -159,25 +160,23 @@ def test_denormals_mean_afterwards_what_they_meant_before(prepared, flushed):
 def test_a_batch_in_parts_is_the_same_step(prepared, monkeypatch):
     config = replace(QUICK, epochs=1, batch_size=1000)
     whole, _ = train(prepared, FLOW, config)
-    monkeypatch.setattr(training, "CPU_ROWS", 130)
+    monkeypatch.setattr(parts, "CPU_ROWS", 130)
 
-    parts, _ = train(prepared, FLOW, config)
+    parted, _ = train(prepared, FLOW, config)
 
-    for a, b in zip(weights(whole), weights(parts), strict=True):
+    for a, b in zip(weights(whole), weights(parted), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
 def test_a_large_batch_in_the_order_of_its_conditions_is_the_same_step(prepared, monkeypatch):
     config = replace(QUICK, epochs=1, batch_size=2000)
-    monkeypatch.setattr(training, "SORTED_ROWS", 10_000)
+    monkeypatch.setattr(parts, "SORTED_ROWS", 10_000)
     whole, _ = train(prepared, FLOW, config)
-    monkeypatch.setattr(training, "SORTED_ROWS", 1000)
-    monkeypatch.setattr(training, "CPU_ROWS", 600)
+    monkeypatch.setattr(parts, "SORTED_ROWS", 1000)
+    monkeypatch.setattr(parts, "CPU_ROWS", 600)
     seen = []
-    original = training._parts_in_order
-    monkeypatch.setattr(
-        training, "_parts_in_order", lambda *args: seen.append(1) or original(*args)
-    )
+    original = parts._parts_in_order
+    monkeypatch.setattr(parts, "_parts_in_order", lambda *args: seen.append(1) or original(*args))
 
     ordered, _ = train(prepared, FLOW, config)
 
@@ -232,13 +231,13 @@ def test_a_non_finite_loss_ends_training_with_epoch_and_step(
     prepared, monkeypatch, break_at, epoch
 ):
     calls = iter(range(1, 10_000))
-    original = training._Training._backward
+    original = parts.PartedLoss.backward
 
     def backward(self, x_NF, c_NC):
         loss = original(self, x_NF, c_NC)
         return loss * np.nan if next(calls) == break_at else loss
 
-    monkeypatch.setattr(training._Training, "_backward", backward)
+    monkeypatch.setattr(parts.PartedLoss, "backward", backward)
     rows = []
 
     with pytest.raises(NonFiniteLoss, match=rf"at step {break_at} \(epoch {epoch}\)"):
@@ -278,7 +277,7 @@ def test_other_columns_train_as_well(table, tmp_path, features, given):
     assert len(flow.event_columns) == len(features)
 
 
-def test_workers_take_the_same_step_every_time_and_give_the_threads_back(prepared):
+def test_threads_take_the_same_step_every_time_and_give_the_threads_back(prepared):
     config = replace(QUICK, epochs=2, batch_size=2000)
     before = torch.get_num_threads()
     try:
