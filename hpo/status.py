@@ -46,6 +46,9 @@ class Look:
 
     study: str
     runs: Path
+    total: int
+    """Trials of the study."""
+
     waiting: int
     running: tuple[Running, ...]
     complete: int
@@ -61,11 +64,6 @@ class Look:
     """Whether `hpo stop` keeps new trials from starting."""
 
     @property
-    def total(self) -> int:
-        """Trials of the study."""
-        return self.waiting + len(self.running) + self.finished
-
-    @property
     def finished(self) -> int:
         """Trials that ended, in whatever way."""
         return self.complete + self.pruned + self.failed
@@ -78,6 +76,7 @@ def look(study: optuna.Study, spec: StudySpec, slots: Slots) -> Look:
     return Look(
         study=study.study_name,
         runs=studies.runs_of(study),
+        total=sum(counts.values()),
         waiting=counts[TrialState.WAITING],
         running=tuple(_running(study, lease, spec) for lease in slots.leases()),
         complete=counts[TrialState.COMPLETE],
