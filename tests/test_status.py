@@ -1,0 +1,76 @@
+"""What `hpo status` sees, told on a real database."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from hpo import study as studies
+from hpo.record import EpochRow
+from hpo.slots import Owner, Slots
+from hpo.spec import load
+from hpo.status import look
+from hpo.storage import open_storage, url_of
+
+
+@pytest.fixture
+def opened(tmp_path, monkeypatch):
+    """A new study of six trials: itself, what it searches, its slots."""
+    monkeypatch.delenv("HPO_STORAGE", raising=False)
+    spec = load("quick")
+    storage = open_storage(url_of(None, tmp_path))
+    study = studies.create(storage, spec, runs=tmp_path, fingerprint="f")
+    slots = Slots(study, max_restarts=3)
+    slots.top_up(6)
+    return study, spec, slots
+
+
+def test_every_trial_is_counted_once_where_it_is(opened):
+    _, _, slots = opened
+    us = Owner.this_process()
+    slots.finish(slots.claim(us), TrialState.COMPLETE, 4.5)
+    slots.finish(slots.claim(us), TrialState.FAIL)
+    slots.claim(us)
+
+    seen = look(*opened)
+
+    assert (seen.complete, seen.failed, len(seen.running), seen.waiting) == (1, 1, 1, 3)
+    assert (seen.total, seen.finished) == (6, 2)
+    assert (seen.best_trial, seen.best_val_nll) == (0, 4.5)
+
+
+def test_a_running_trial_tells_who_holds_it_and_how_far_it_is(opened, tmp_path):
+    study, _, slots = opened
+    claim = slots.claim(Owner.this_process())
+    record = studies.blank(study, claim.number)
+    row = {"train_nll": 4.6, "learning_rate": 1e-3, "samples_per_second": 1e4, "loss_rate": None}
+    rows = tuple(EpochRow(epoch=n, val_nll=4.5, seconds=3.0, **row) for n in (1, 2))
+    replace(record, epochs=rows).write(studies.trial_folder(tmp_path, "quick", 0))
+
+    [running] = look(*opened).running
+
+    assert (running.trial, running.epoch, running.epochs) == (0, 2, 9)
+    assert running.val_nll == 4.5
+    assert running.eta_s == 7 * 3.0
+    assert running.pid == Owner.this_process().pid
+    assert running.stale is None
+
+
+def test_a_trial_whose_worker_is_gone_is_stale_and_says_why(opened):
+    _, _, slots = opened
+    us = Owner.this_process()
+    slots.claim(replace(us, started=us.started - 100))
+
+    [running] = look(*opened).running
+
+    assert f"(process {us.pid} on {us.host}) is gone" in running.stale
+    assert "hpo launch" in running.stale
+
+
+def test_looking_changes_nothing(opened):
+    before = opened[0].trials
+    look(*opened)
+
+    assert opened[0].trials == before
+    assert not list(Path(opened[0].user_attrs[studies.RUNS]).glob("quick"))
