@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data_prep.draft import draft_of
 from data_prep.errors import InputError
 
 SCHEMA = 1
@@ -128,10 +128,9 @@ class Dataset:
     def write(self, folder: Path) -> Path:
         """Put `dataset.json` in `folder` in one step: a reader sees the whole file or none."""
         path = Path(folder) / "dataset.json"
-        draft = path.with_suffix(".json.tmp")
         text = json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1, allow_nan=False)
-        draft.write_text(_compact(text) + "\n", encoding="utf-8")
-        os.replace(draft, path)
+        with draft_of(path) as draft:
+            draft.write_text(_compact(text) + "\n", encoding="utf-8")
         return path
 
 

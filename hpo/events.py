@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import csv, parquet
 
+from data_prep.draft import draft_of
 from data_prep.errors import InputError
 
 
@@ -33,13 +33,8 @@ def write(
     values = {name: events[:, index] for index, name in enumerate(columns)}
     values |= {name: np.full(len(events), value) for name, value in at.items()}
     table = pa.table(values)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    try:
+    with draft_of(path) as draft:
         if path.suffix == ".csv":
             csv.write_csv(table, draft)
         else:
             parquet.write_table(table, draft, compression="zstd")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.draft import draft_of
 from data_prep.errors import InputError
 from hpo.record import FINISHED, RunRecord
 
@@ -570,10 +570,5 @@ def _suffix(out: Path) -> str:
 
 def _write(figure: Figure, out: Path) -> None:
     """The figure as `out`, in one step."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name}.{os.getpid()}.draft")
-    try:
+    with draft_of(out) as draft:
         figure.savefig(draft, format=_suffix(out))
-        os.replace(draft, out)
-    finally:
-        draft.unlink(missing_ok=True)

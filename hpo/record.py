@@ -24,6 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from data_prep.draft import draft_of
 from data_prep.errors import InputError
 
 if TYPE_CHECKING:
@@ -259,17 +260,8 @@ class RunRecord:
         path = folder / NAME
         text = self._text(path)
 
-        folder.mkdir(parents=True, exist_ok=True)
-        # Its own draft for each process: a worker given up for lost may come back and write too.
-        draft = folder / f".{NAME}.{os.getpid()}.draft"
-        try:
-            with draft.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
+        with draft_of(path) as draft:
+            draft.write_text(text, encoding="utf-8")
         return path
 
     def _text(self, path: Path) -> str:
