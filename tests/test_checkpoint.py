@@ -1,6 +1,7 @@
 """The checkpoint file: whole or not there, and never a pickle."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ def test_a_crash_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     def crash(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(files.os, "replace", crash)
+    monkeypatch.setattr(os, "replace", crash)
     with pytest.raises(OSError, match="no space left"):
         save(tmp_path, Checkpoint(tensors=SMALL.tensors, state={"step": 4}))
 
