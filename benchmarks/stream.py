@@ -76,7 +76,7 @@ def make(folder: Path, rows: int) -> Path:
             masses = 5.7 + rng.gamma(2.0, 5.0, (2, count))
             grid = [rng.choice(Z_GRID, count), rng.choice(ALPHA_GRID, count)]
             file.write_table(pa.table([*masses, *grid], names=names))
-    prepare([source], folder / str(rows), split=(1, 0, 0))
+    prepare([source], folder / str(rows), split=(0.999998, 1e-6, 1e-6))
     source.unlink()
     return folder / str(rows)
 
