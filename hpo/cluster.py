@@ -151,15 +151,16 @@ def _slurm_parameters(plan: Plan) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
-    """Processes started in here ignore Ctrl-C until they say otherwise, as `work` does.
+    """Processes started in here do not hear Ctrl-C until they say otherwise, as `work` does.
 
-    It reaches the whole process group: submitit's controllers would kill their workers on it.
+    It reaches the whole process group: submitit's controllers would kill their workers on it. It
+    is blocked, not ignored, so that one that comes meanwhile reaches this process afterwards.
     """
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _gpus() -> list[int]:

@@ -43,7 +43,7 @@ def work(study_name: str, runs: str, threads: int) -> int:
     from hpo.trial import Job
 
     # The launcher starts us deaf to Ctrl-C, for submitit's controllers; a worker hands back on it.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     torch.set_num_threads(threads)
     study, spec = studies.opened(open_storage(url_of(None, Path(runs))), study_name)
