@@ -17,7 +17,6 @@ Tensor names end in their axes:
 from __future__ import annotations
 
 import argparse
-import math
 import multiprocessing
 import statistics
 import time
@@ -25,11 +24,11 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from thesis import BATCH, BLOCKS, HIDDEN, LEARNING_RATE, WEIGHT_DECAY, ThesisFlow
+from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from data_prep.columns import SAMPLE
@@ -37,80 +36,20 @@ from data_prep.stream import read_split
 from models.config import FlowConfig, TrainConfig
 from models.train import train
 
-BLOCKS, HIDDEN, BATCH, THREADS = 10, 128, 40_000, 2
+THREADS = 2
 LOADERS = 4
 """`num_workers` in the thesis's own runs."""
 AIM = 20
 T = TypeVar("T")
-FLOW = FlowConfig(blocks=BLOCKS, hidden=HIDDEN, depth=2, activation="tanh")
-
-
-class MaskedNetwork(nn.Module):
-    """input -> hidden -> hidden -> 2F; the condition is added to the first hidden layer."""
-
-    def __init__(self, features: int, conditions: int) -> None:
-        super().__init__()
-        first = torch.arange(features)
-        hidden = torch.arange(HIDDEN) % max(1, features - 1)
-        self.first = nn.Linear(features, HIDDEN)
-        self.second = nn.Linear(HIDDEN, HIDDEN)
-        self.last = nn.Linear(HIDDEN, 2 * features)
-        self.condition = nn.Linear(conditions, HIDDEN, bias=False)
-        self.register_buffer("mask_1", (hidden[:, None] >= first).float())
-        self.register_buffer("mask_2", (hidden[:, None] >= hidden).float())
-        self.register_buffer("mask_3", (first.repeat(2)[:, None] > hidden).float())
-
-    def forward(self, x_NF: Tensor, c_NC: Tensor) -> tuple[Tensor, Tensor]:
-        h = functional.linear(x_NF, self.first.weight * self.mask_1, self.first.bias)
-        h = torch.tanh(h + self.condition(c_NC))
-        h = functional.linear(h, self.second.weight * self.mask_2, self.second.bias)
-        out = functional.linear(torch.tanh(h), self.last.weight * self.mask_3, self.last.bias)
-        shift_NF, log_scale_NF = out.chunk(2, 1)
-        return (x_NF - shift_NF) * torch.exp(-log_scale_NF), -log_scale_NF.sum(1)
-
-
-class BatchNorm(nn.Module):
-    """Standardises by the batch's mean and variance, with their log-determinant."""
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.log_gamma = nn.Parameter(torch.zeros(features))
-        self.beta = nn.Parameter(torch.zeros(features))
-        self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("variance", torch.ones(features))
-
-    def forward(self, x_NF: Tensor, c_NC: Tensor) -> tuple[Tensor, Tensor]:
-        mean, variance = x_NF.mean(0), x_NF.var(0, unbiased=False) + 1e-5
-        self.mean.copy_(mean.detach())
-        self.variance.copy_(variance.detach())
-        y_NF = torch.exp(self.log_gamma) * (x_NF - mean) / variance.sqrt() + self.beta
-        return y_NF, (self.log_gamma - 0.5 * variance.log()).sum().expand(len(x_NF))
-
-
-class Reversal(nn.Module):
-    def forward(self, x_NF: Tensor, c_NC: Tensor) -> tuple[Tensor, Tensor]:
-        return x_NF.flip(1), x_NF.new_zeros(len(x_NF))
-
-
-class ThesisFlow(nn.Module):
-    def __init__(self, features: int, conditions: int) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for _ in range(BLOCKS):
-            layers += [MaskedNetwork(features, conditions), BatchNorm(features), Reversal()]
-        self.layers = nn.ModuleList(layers)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.orthogonal_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-
-    def log_prob(self, x_NF: Tensor, c_NC: Tensor) -> Tensor:
-        total_N = x_NF.new_zeros(len(x_NF))
-        for layer in self.layers:
-            x_NF, log_det_N = layer(x_NF, c_NC)
-            total_N = total_N + log_det_N
-        return total_N - 0.5 * (x_NF**2 + math.log(2 * math.pi)).sum(1)
+FLOW = FlowConfig(
+    kind="affine",
+    coordinates="log",
+    conditioner="masked",
+    blocks=BLOCKS,
+    hidden=HIDDEN,
+    depth=2,
+    activation="tanh",
+)
 
 
 class ThesisLoop:
@@ -127,7 +66,9 @@ class ThesisLoop:
             TensorDataset(*rows), batch_size=BATCH, shuffle=False, num_workers=LOADERS
         )
         self.flow = ThesisFlow(rows[0].shape[1], rows[1].shape[1]).train()
-        self.adam = torch.optim.Adam(self.flow.parameters(), lr=1e-3, weight_decay=1e-4)
+        self.adam = torch.optim.Adam(
+            self.flow.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY
+        )
 
     def epoch(self) -> float:
         """Seconds of one epoch."""
@@ -160,11 +101,11 @@ def thesis_epoch(folder: Path) -> tuple[float, float]:
     return loop.epoch(), bare_step_s(loop, folder)
 
 
-def fresh(function: Callable[[Path], T], folder: Path) -> T:
+def fresh(function: Callable[..., T], *arguments: Any) -> T:
     """What the function gives in a new process."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(function, folder).result()
+        return pool.submit(function, *arguments).result()
 
 
 def main() -> None:

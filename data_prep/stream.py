@@ -5,8 +5,11 @@ ones to windows, permutes each window, and cuts equal batches across windows. Or
 permutations come from `SeedSequence((seed, epoch, window))`, so a batch is a pure function of
 (files, seed, epoch, number), and an epoch can be entered anywhere: what lies before is not decoded.
 
+Cells can be left out, or read alone. How many rows of each row group stay is counted beforehand, in
+the columns of the conditions alone; from then on a row group is as if it held only those.
+
 Array names end in their axes:
-    N rows    F event columns    C condition columns
+    N rows    F event columns    C condition columns    K cells
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import contextlib
 import queue
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +27,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from data_prep.columns import SPLITS, DataError, Dataset
+from data_prep import cells
+from data_prep.cells import Named
+from data_prep.columns import SPLITS, Cell, DataError, Dataset
 
 Floats = NDArray[np.float32]
 
@@ -58,8 +63,10 @@ class Stream:
         shuffle: bool = True,
         memory_mb: float = 512,
         drop_last: bool = False,
+        without: Named = (),
+        only: Named | None = None,
     ) -> None:
-        """Look at the files; nothing is decoded yet.
+        """Look at the files; nothing is decoded yet but, where cells are named, their conditions.
 
         Args:
             folder: A prepared dataset.
@@ -69,19 +76,30 @@ class Stream:
             shuffle: False gives the rows in file order, the same in every epoch.
             memory_mb: Decoded rows are kept after the first pass if they fit in this.
             drop_last: Leave out a last batch that is not full.
+            without: Cells whose rows are left out, each as a value of every condition column.
+            only: Cells whose rows alone are read; None reads all.
 
         Raises:
-            DataError: If `folder` is no prepared dataset or its files do not fit together.
-            ValueError: If `batch_size` is below 1 or `memory_mb` below 0.
+            DataError: If `folder` is no prepared dataset, its files do not fit together, or a
+                named cell is not there.
+            ValueError: If `batch_size` is below 1, `memory_mb` below 0, or cells are named both
+                ways.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not memory_mb >= 0:
             raise ValueError(f"memory_mb must be at least 0, got {memory_mb}")
+        if without and only is not None:
+            raise ValueError("cells can be left out or read alone, not both")
         self._table = _Table.open(Path(folder), split)
         self.dataset = self._table.dataset
+        """All of it, whichever cells are read."""
+        if without or only is not None:
+            named, inside = (without, False) if only is None else (only, True)
+            chosen = cells.find(self.dataset, named, Path(folder))
+            self._table = self._table.of_cells(chosen, inside=inside, split=split)
         self.rows = self._table.rows
-        """Rows of the part; with `drop_last` some of them are left out of an epoch."""
+        """Rows of the part that are read; with `drop_last` an epoch leaves out some of them."""
         self.batch_size = batch_size
         self.batches = self.rows // batch_size if drop_last else -(-self.rows // batch_size)
         """Batches of an epoch."""
@@ -187,6 +205,30 @@ class _Group:
     metadata: pq.FileMetaData
     index: int
     rows: int
+    """Those that are read, which can be fewer than are there."""
+
+    @property
+    def stored(self) -> int:
+        return int(self.metadata.row_group(self.index).num_rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """Which rows are read."""
+
+    cells_KC: Floats
+    inside: bool
+    """Whether the rows of these cells are read, or all others."""
+
+    def of(self, conditions_NC: Floats) -> NDArray[np.bool_]:
+        """Of each row, whether it is read."""
+        named_N = np.zeros(len(conditions_NC), bool)
+        for cell_C in self.cells_KC:
+            same_N = np.ones(len(conditions_NC), bool)
+            for column, value in enumerate(cell_C):  # .all(axis=1) takes ten times as long
+                same_N &= conditions_NC[:, column] == value
+            named_N |= same_N
+        return named_N if self.inside else ~named_N
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +237,8 @@ class _Table:
 
     dataset: Dataset
     groups: tuple[_Group, ...]
+    chosen: _Chosen | None = None
+    """None reads all rows."""
 
     @classmethod
     def open(cls, folder: Path, split: str) -> _Table:
@@ -208,6 +252,26 @@ class _Table:
             raise DataError(
                 f"{folder / split} holds {table.rows} rows where {folder / 'dataset.json'} says "
                 f"{dataset.rows[split]}: a part file is missing or strange, prepare the data again"
+            )
+        return table
+
+    def of_cells(self, named: Sequence[Cell], *, inside: bool, split: str) -> _Table:
+        """The table as if it held only the rows of these cells, or only all others.
+
+        Every row group is counted, and one without a row to read is left out: it is not decoded.
+        """
+        conditions_KC = np.array([cell.conditions for cell in named], np.float32)
+        columns = len(self.dataset.condition_columns)
+        chosen = _Chosen(conditions_KC.reshape(len(named), columns), inside)
+        counted = [replace(group, rows=_count(self, group, chosen)) for group in self.groups]
+        table = _Table(self.dataset, tuple(group for group in counted if group.rows), chosen)
+
+        rows = sum(getattr(cell, split) for cell in named)
+        expected = rows if inside else self.rows - rows
+        if table.rows != expected:
+            raise DataError(
+                f"the {split} part has {table.rows} rows in the cells to be read where "
+                f"dataset.json says {expected}: prepare the data again"
             )
         return table
 
@@ -229,9 +293,20 @@ class _Table:
         )
 
     def decode(self, number: int, into: Batch) -> None:
-        """Fill `into` with the rows of a row group, in file order."""
+        """Fill `into` with the rows of a row group that are read, in file order."""
         group = self.groups[number]
-        events = [column.name for column in self.dataset.event_columns]
+        if self.chosen is None or group.rows == group.stored:
+            self.fill(group, into)
+            return
+        whole = self.batch(group.stored)
+        self.fill(group, whole)
+        read_N = self.chosen.of(whole.conditions)
+        for found, wanted in zip(whole, into, strict=True):
+            np.compress(read_N, found, axis=0, out=wanted)
+
+    def fill(self, group: _Group, into: Batch) -> None:
+        """Fill `into` with all rows of a row group; a part of it without columns is not read."""
+        events = [column.name for column in self.dataset.event_columns][: into.events.shape[1]]
         conditions = [column.name for column in self.dataset.condition_columns]
         try:
             with pq.ParquetFile(group.path, metadata=group.metadata, pre_buffer=False) as file:
@@ -277,6 +352,12 @@ class _Dealt:
 
     store: _Store
     order: NDArray[np.intp]
+
+
+def _count(table: _Table, group: _Group, chosen: _Chosen) -> int:
+    conditions_NC = np.empty((group.stored, len(table.dataset.condition_columns)), np.float32)
+    table.fill(group, Batch(np.empty((group.stored, 0), np.float32), conditions_NC))
+    return int(chosen.of(conditions_NC).sum())
 
 
 def _groups(path: Path) -> Iterator[_Group]:

@@ -235,8 +235,8 @@ def _follow(plan: Launch, console: Console) -> None:
         f"{name}: {look.complete} complete, {look.pruned} pruned, {look.failed} failed, "
         f"{look.waiting} waiting"
     )
-    if look.best_val_nll is not None:
-        click.echo(f"best: trial {look.best_trial}, val NLL {look.best_val_nll:.4f} nats per event")
+    if look.best_objective is not None:
+        click.echo(_best(look))
     if look.stopping:
         click.echo(f"stopped by hpo stop: hpo launch goes on with {name}")
     elif look.complete == 0:
@@ -267,12 +267,15 @@ def _list_studies(storage: Any, style: Format) -> None:
     import optuna
 
     from hpo.listing import render
+    from hpo.study import objective_of
 
     rows = [
         {
             "study": one.study_name,
             "trials": one.n_trials,
-            "best_val_nll": one.best_trial.value if one.best_trial else None,
+            f"best_{objective_of(one.user_attrs)}": best.value
+            if (best := one.best_trial)
+            else None,
         }
         for one in optuna.get_all_study_summaries(storage)
     ]
@@ -314,11 +317,17 @@ def _summary(look: Look) -> str:
         f"{look.pruned} pruned, {look.failed} failed), {len(look.running)} running, "
         f"{look.waiting} waiting"
     )
-    if look.best_val_nll is not None:
-        text += f"\nbest: trial {look.best_trial}, val NLL {look.best_val_nll:.4f} nats per event"
+    if look.best_objective is not None:
+        text += f"\n{_best(look)}"
     if look.stopping:
         text += "\nstopping: no new trial starts until the next hpo launch"
     return text
+
+
+def _best(look: Look) -> str:
+    named = {"held-out NLL": look.best_held_out_nll, "val NLL": look.best_val_nll}
+    told = [f"{name} {nll:.4f}" for name, nll in named.items() if nll is not None]
+    return f"best: trial {look.best_trial}, {', '.join(told)} nats per event"
 
 
 @main.command()
@@ -410,11 +419,11 @@ def export(
 
     found, _ = opened(open_storage(_existing(url_of(storage, runs))), _study_name(study))
     record = exporting.export(runs_of(found), out, trial=trial, max_cost=max_cost)
-    test = f", test NLL {record.test.nll:.4f} +- {record.test.error:.4f}" if record.test else ""
-    click.echo(
-        f"{out}: trial {record.trial} of {record.study}, val NLL {record.best_val_nll:.4f}{test} "
-        "nats per event"
-    )
+    told = [f"val NLL {record.best_val_nll:.4f}"]
+    for what, score in (("test", record.test), ("held-out", record.held_out)):
+        if score and score.nll is not None:
+            told.append(f"{what} NLL {score.nll:.4f} +- {score.error:.4f}")
+    click.echo(f"{out}: trial {record.trial} of {record.study}, {', '.join(told)} nats per event")
 
 
 @main.command()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,11 @@ def _chosen(folder: Path, trial: int | None, max_cost: int | None) -> tuple[RunR
     if not able:
         limit = f" with at most {max_cost} FLOPs per event" if max_cost else ""
         raise ExportError(f"{folder} has no trial{limit} that ended well, of {len(found)} there")
-    return min(able, key=lambda pair: pair[0].best_val_nll or 0.0)
+    return min(able, key=lambda pair: _objective(pair[0]))
+
+
+def _objective(record: RunRecord) -> float:
+    return math.inf if record.best_objective is None else record.best_objective
 
 
 def _cheap(record: RunRecord, max_cost: int | None) -> bool:
@@ -73,12 +79,19 @@ def _cheap(record: RunRecord, max_cost: int | None) -> bool:
 def _card(record: RunRecord) -> dict[str, object]:
     """What the bundle tells of where it comes from."""
     test = record.test
+    metrics: dict[str, object] = {
+        "val_nll": record.best_val_nll,
+        "test_nll": test.nll if test else None,
+        "test_nll_error": test.error if test else None,
+    }
+    if held_out := record.held_out:
+        metrics |= {
+            "held_out_nll": held_out.nll,
+            "held_out_nll_error": held_out.error,
+            "held_out_cells": [asdict(cell) for cell in held_out.cells],
+        }
     return {
-        "metrics": {
-            "val_nll": record.best_val_nll,
-            "test_nll": test.nll if test else None,
-            "test_nll_error": test.error if test else None,
-        },
+        "metrics": metrics,
         "provenance": {
             "study": record.study,
             "trial": record.trial,

@@ -19,6 +19,7 @@ import optuna
 from rich.console import Console
 from sqlalchemy.engine import URL
 
+from data_prep import cells
 from data_prep.columns import SAMPLE, Dataset
 from hpo import cluster, progress, status
 from hpo import study as studies
@@ -54,13 +55,18 @@ class Launch:
             [
                 f"study    {spec.study.name}: {self.trials} trials, {self.plan.workers} workers "
                 f"({self.plan.on}), threads of each: {self.plan.threads}",
-                f"data     {spec.data.path}: {rows:,} rows in {len(data.cells)} cells",
+                f"data     {spec.data.path}: {rows:,} rows in {len(data.cells)} cells"
+                f"{self._held_out()}",
                 f"search   {spec.sampler.kind}, pruner {spec.pruner.kind}, "
                 f"at most {spec.training.epochs} epochs a trial",
                 f"storage  {masked(self.url)}",
                 f"runs     {self.plan.runs / spec.study.name}",
             ]
         )
+
+    def _held_out(self) -> str:
+        count = len(self.plan.spec.data.hold_out_cells)
+        return f", {count} of them held out" if count else ""
 
 
 def prepare(
@@ -75,12 +81,15 @@ def prepare(
     """Check everything that can be checked before anything is made.
 
     Raises:
-        SpecError: If the trials do not fit a grid.
+        SpecError: If the trials do not fit a grid, or the cells to be held out not the data.
         DataError: If the data is not a prepared dataset.
     """
     data = SAMPLE if spec.data.path == "sample" else Path(spec.data.path).absolute()
     dataset = Dataset.read(data)
-    spec = dataclasses.replace(spec, data=dataclasses.replace(spec.data, path=str(data)))
+    table = dataclasses.replace(
+        spec.data, path=str(data), hold_out_cells=_held_out(spec, dataset, data)
+    )
+    spec = dataclasses.replace(spec, data=table)
     total = trials or spec.study.trials
     if spec.sampler.kind == "grid" and total > (points := len(grid(spec.space))):
         fault = f"its grid has {points} points, so --trials can be {points} at most, not {total}"
@@ -146,6 +155,15 @@ def detach(arguments: Sequence[str], launch: Launch) -> Path:
             start_new_session=True,
         )
     return output
+
+
+def _held_out(spec: StudySpec, dataset: Dataset, data: Path) -> list[dict[str, float]]:
+    """The cells to be held out, as the dataset writes them and in its order."""
+    named = spec.data.hold_out_cells
+    if faults := cells.faults(dataset, named):
+        told = [f"[data] hold_out_cells: {fault}" for fault in faults]
+        raise SpecError(f"the study {spec.study.name!r} on {data}", told)
+    return [cells.name_of(dataset, cell) for cell in cells.find(dataset, named, data)]
 
 
 class _Follower:

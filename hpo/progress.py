@@ -50,6 +50,8 @@ def line(record: RunRecord) -> str:
     parts = [f"trial {record.trial}", record.state.replace("_", " ")]
     if record.best_val_nll is not None:
         parts.append(f"val NLL {record.best_val_nll:.4f}")
+    if record.best_held_out_nll is not None:
+        parts.append(f"held-out NLL {record.best_held_out_nll:.4f}")
     parts.append(f"{len(record.epochs)} epochs in {seconds:.0f} s")
     if record.restarts:
         parts.append(f"restarted {record.restarts} x")
@@ -60,12 +62,15 @@ def line(record: RunRecord) -> str:
 
 def _lines(console: Console, look: Look, ended: list[RunRecord]) -> None:
     for record in ended:
-        best = f"best {look.best_val_nll:.4f}" if look.best_val_nll is not None else "no best yet"
+        best = _best(look) or "no best yet"
         text = f"{line(record)}  [{look.finished} of {look.total} done, {best}]"
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _note(look: Look) -> str:
-    best = f"best {look.best_val_nll:.4f}" if look.best_val_nll is not None else ""
     running = "  ".join(f"#{one.trial} epoch {one.epoch}/{one.epochs}" for one in look.running)
-    return "   ".join(part for part in (best, running) if part)
+    return "   ".join(part for part in (_best(look), running) if part)
+
+
+def _best(look: Look) -> str:
+    return "" if look.best_objective is None else f"best {look.best_objective:.4f}"

@@ -19,7 +19,7 @@ import math
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -67,7 +67,8 @@ class EpochRow:
     """Mean training NLL over the epoch, nats per event in the data's units."""
 
     val_nll: float | None
-    """NLL of the whole validation split after the epoch, nats per event in the data's units."""
+    """NLL of the whole validation split after the epoch, nats per event in the data's units; the
+    held-out cells are no part of it."""
 
     learning_rate: float | None
     """Step size at the end of the epoch."""
@@ -79,12 +80,19 @@ class EpochRow:
     """Training rows per second."""
 
     loss_rate: float | None
-    """Fall of the smoothed validation NLL, nats per epoch or second (see `training.rate_per`)."""
+    """Fall of the smoothed objective, nats per epoch or second (see `training.rate_per`)."""
+
+    held_out_nll: float | None = None
+    """NLL of the validation split's rows of the held-out cells, likewise; null where none are."""
 
     @classmethod
     def of(cls, epoch: object) -> Self:
         """The row of a `models.train.Epoch`, or of anything with these attributes."""
-        values = {each.name: getattr(epoch, each.name) for each in fields(cls)}
+        values = {
+            each.name: getattr(epoch, each.name)
+            for each in fields(cls)
+            if each.default is MISSING or hasattr(epoch, each.name)
+        }
         return cls(**{name: finite(value) for name, value in values.items()})
 
 
@@ -101,7 +109,10 @@ class DataUsed:
     """sha256 over content and split, from its dataset.json; null where none was taken."""
 
     rows: dict[str, int]
-    """Rows of each split: train, val, test."""
+    """Rows of each split: train, val, test; those of held-out cells are among them."""
+
+    hold_out_cells: tuple[dict[str, float], ...] = ()
+    """Cells that were kept out of training, each as the value of every condition column."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,13 +148,51 @@ class TestNll:
     __test__ = False  # else pytest takes it for a class of tests
 
     nll: float
-    """Mean over the whole split, nats per event in the data's units."""
+    """Mean over the split without the held-out cells, nats per event in the data's units."""
 
     error: float
     """Standard error of that mean, nats."""
 
     rows: int
-    """Events in the split."""
+    """Events that it is the mean of."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellNll:
+    """The best weights on one held-out cell's rows of the test split."""
+
+    __pydantic_config__ = _PYDANTIC
+
+    conditions: dict[str, float]
+    """The cell: the value of every condition column."""
+
+    nll: float | None
+    """Mean, nats per event in the data's units; null where it has no rows or is not finite."""
+
+    error: float | None
+    """Standard error of that mean, nats; null likewise."""
+
+    rows: int
+    """Events that it is the mean of."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldOutNll:
+    """The best weights on the test split's rows of the held-out cells, which they never saw."""
+
+    __pydantic_config__ = _PYDANTIC
+
+    nll: float | None
+    """Mean over these rows, nats per event in the data's units; null where it is not finite."""
+
+    error: float | None
+    """Standard error of that mean, nats; null likewise."""
+
+    rows: int
+    """Events that it is the mean of."""
+
+    cells: tuple[CellNll, ...]
+    """Each of the cells on its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -227,10 +276,17 @@ class RunRecord:
     """The epoch whose weights were kept."""
 
     best_val_nll: float | None = None
-    """The lowest validation NLL, nats per event in the data's units."""
+    """Validation NLL of that epoch, nats per event in the data's units: the lowest, unless
+    `training.objective` is `held_out_nll`."""
+
+    best_held_out_nll: float | None = None
+    """`held_out_nll` of that epoch; null where no cells are held out."""
 
     test: TestNll | None = None
     """The best weights on the test split, once the run has ended well."""
+
+    held_out: HeldOutNll | None = None
+    """The same in the held-out cells; null where there are none."""
 
     restarts: int = 0
     """How often a worker took the trial up again."""
@@ -246,6 +302,13 @@ class RunRecord:
 
     reported: Reported | None = None
     """For runs of other programs: their own figures."""
+
+    @property
+    def best_objective(self) -> float | None:
+        """What the study ranks the run by, lowest first: see `training.objective`."""
+        if self.training.get("objective") == "held_out_nll":
+            return self.best_held_out_nll
+        return self.best_val_nll
 
     def write(self, folder: Path) -> Path:
         """Put `run.json` in `folder` in one step: a reader sees the whole file, old or new.

@@ -7,9 +7,11 @@ asked for, `epochs` how many were trained.
 
 Two columns tell of a validation loss. `best_val_nll` is the lowest of any single epoch, whoever
 trained the run, so it is what runs are ranked by; for runs of the thesis that is the un-averaged
-value. `reported_val_nll` is what the thesis's program called its best, a running mean since the
-first step that lags behind (5.093 for a run that stood at 4.970). It exists only where such runs
-do, as do `reported_epochs` and `label`. `select` with `columns=TABLE_3_2` is the thesis's table.
+value. (A run whose objective is the held-out NLL ranks by `best_held_out_nll`, and `best_val_nll`
+is of the same epoch.) `reported_val_nll` is what the thesis's program called its best, a running
+mean since the first step that lags behind (5.093 for a run that stood at 4.970). It exists only
+where such runs do, as do `reported_epochs` and `label`; the columns of held-out cells exist only
+where there are some. `select` with `columns=TABLE_3_2` is the thesis's table.
 """
 
 from __future__ import annotations
@@ -51,9 +53,12 @@ USUAL = (
     "epochs",
     "best_epoch",
     "best_val_nll",
+    "best_held_out_nll",
     "reported_val_nll",
     "test_nll",
     "test_error",
+    "held_out_nll",
+    "held_out_error",
     "loss_rate",
     "seconds",
     "restarts",
@@ -88,7 +93,8 @@ def rows(folder: Path) -> list[Row]:
 
 def row(record: RunRecord) -> Row:
     """The run as one flat row; the module says which columns there are."""
-    test, reported, last = record.test, record.reported, record.epochs[-1:]
+    test, held_out, reported = record.test, record.held_out, record.reported
+    last = record.epochs[-1:]
     flat: Row = {
         "study": record.study,
         "trial": record.trial,
@@ -98,6 +104,8 @@ def row(record: RunRecord) -> Row:
         "best_epoch": record.best_epoch,
         "best_val_nll": record.best_val_nll,
     }
+    if record.data.hold_out_cells:
+        flat["best_held_out_nll"] = record.best_held_out_nll
     if reported:
         flat["reported_epochs"] = reported.epochs
         flat["reported_val_nll"] = reported.val_nll
@@ -105,6 +113,11 @@ def row(record: RunRecord) -> Row:
     flat |= {
         "test_nll": test.nll if test else None,
         "test_error": test.error if test else None,
+    }
+    if record.data.hold_out_cells:
+        flat["held_out_nll"] = held_out.nll if held_out else None
+        flat["held_out_error"] = held_out.error if held_out else None
+    flat |= {
         "loss_rate": last[0].loss_rate if last else None,
         "seconds": record.cost.seconds,
         "parameters": record.cost.parameters,
@@ -132,8 +145,9 @@ def select(
         rows: From `rows`; all of its columns can be filtered and sorted by.
         where: Keeps the rows that match. A value that is missing never does.
         sort: Columns, the first weighing most; `-column` is descending. Missing values come last.
-        best: The run with the lowest `best_val_nll`, or as many as the number says, lowest first.
-            Only runs that came to their own end are ranked, not pruned or failed ones.
+        best: The run with the lowest `best_val_nll`, or as many as the number says, lowest first;
+            one whose objective is the held-out NLL ranks by `best_held_out_nll`. Only runs that
+            came to their own end are ranked, not pruned or failed ones.
         differing: Leaves out columns that are the same in every row kept, but not study and trial.
         columns: Which to keep, in this order.
 
@@ -154,9 +168,9 @@ def select(
 
 
 def ranked(rows: Iterable[Row]) -> list[Row]:
-    """The runs that came to their own end with a result, lowest `best_val_nll` first."""
-    able = [each for each in rows if each["state"] in FINISHED and each["best_val_nll"] is not None]
-    return sorted(able, key=lambda each: _order(each["best_val_nll"]))
+    """The runs that came to their own end with a result, that with the lowest objective first."""
+    able = [each for each in rows if each["state"] in FINISHED and _objective(each) is not None]
+    return sorted(able, key=lambda each: _order(_objective(each)))
 
 
 def usual(rows: Sequence[Row]) -> list[str]:
@@ -173,9 +187,15 @@ def usual(rows: Sequence[Row]) -> list[str]:
     return [name for name in wanted if any(each.get(name) is not None for each in rows)]
 
 
+def _objective(each: Row) -> object:
+    """What the run was judged by."""
+    by_held_out = each.get("objective") == "held_out_nll"
+    return each.get("best_held_out_nll" if by_held_out else "best_val_nll")
+
+
 def _with_options(flat: Row, record: RunRecord) -> Row:
     """The row with every resolved option, the data and the environment after it."""
-    surroundings = record.environment
+    surroundings, held_out = record.environment, record.data.hold_out_cells
     options: dict[str, Mapping[str, object]] = {
         "flow": record.flow,
         "training": record.training,
@@ -185,6 +205,7 @@ def _with_options(flat: Row, record: RunRecord) -> Row:
             "data": record.data.path,
             "fingerprint": record.data.fingerprint,
             **{f"{split}_rows": count for split, count in record.data.rows.items()},
+            **({"hold_out_cells": _listed(held_out)} if held_out else {}),
         },
         "environment": {
             "device": surroundings.device,
@@ -202,6 +223,11 @@ def _with_options(flat: Row, record: RunRecord) -> Row:
         for name, each in fresh.items():
             flat[f"{group}_{name}" if always or name in flat else name] = each
     return flat
+
+
+def _listed(cells: Iterable[Mapping[str, float]]) -> str:
+    each = (", ".join(f"{name} = {value:.7g}" for name, value in cell.items()) for cell in cells)
+    return "; ".join(each)
 
 
 def _unreadable(path: Path, fault: RecordError) -> Row:

@@ -24,6 +24,7 @@ FLOW = frozenset(one.name for one in dataclasses.fields(FlowConfig))
 TRAINING = frozenset(one.name for one in dataclasses.fields(TrainConfig)) - {
     # The same for all trials of a study: pruning compares epochs, and seeds follow from the number.
     "epochs",
+    "objective",
     "seed",
     "device",
     "memory_mb",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -67,6 +68,16 @@ class DataTable:
 
     path: str = "sample"
     """Folder that `hpo prepare` wrote, seen from where `hpo` runs; `sample` is the shipped one."""
+
+    hold_out_cells: list[dict[str, float]] = field(default_factory=list)
+    """Cells that no trial is trained on, a table of every condition's value each. Their NLL is told
+    separately: it says how well a flow does between the cells that it knows."""
+
+    def __post_init__(self) -> None:
+        for cell in self.hold_out_cells:
+            for name, value in cell.items():
+                if not math.isfinite(value):
+                    raise ValueError(f"hold_out_cells has a cell with {name} = {value}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -217,6 +228,8 @@ def parse(tables: Mapping[str, Any], *, source: str, known: Sequence[str] = TABL
             parts["space"], parts["training"], grid=parts["sampler"].kind == "grid"
         )
         faults += _clashes(parts, tables.get("training", {}))
+    if parts.get("data") is not None and parts.get("training") is not None:
+        faults += _without_purpose(parts["data"], parts["training"])
     if faults:
         raise SpecError(source, faults)
     return StudySpec(**parts)
@@ -345,6 +358,15 @@ def _clashes(parts: Mapping[str, Any], training: Mapping[str, Any]) -> list[str]
             "[training] eval_every must be 0 in a study: pruning compares trials epoch by epoch"
         )
     return faults
+
+
+def _without_purpose(data: DataTable, training: TrainConfig) -> list[str]:
+    if training.objective != "held_out_nll" or data.hold_out_cells:
+        return []
+    return [
+        "[training] objective = 'held_out_nll' needs cells that are held out: name some in [data] "
+        "hold_out_cells, or choose 'val_nll'"
+    ]
 
 
 def _at_least(table: Any, **bounds: int) -> None:

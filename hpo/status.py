@@ -58,10 +58,19 @@ class Look:
     failed: int
     best_trial: int | None
     best_val_nll: float | None
-    """Nats per event in the data's units."""
+    """Of the best trial, nats per event in the data's units."""
 
     stopping: bool
     """Whether `hpo stop` keeps new trials from starting."""
+
+    best_held_out_nll: float | None = None
+    """Likewise, in the held-out cells, where that is the study's objective."""
+
+    @property
+    def best_objective(self) -> float | None:
+        """What makes the best trial the best."""
+        held_out = self.best_held_out_nll
+        return self.best_val_nll if held_out is None else held_out
 
     @property
     def finished(self) -> int:
@@ -73,6 +82,8 @@ def look(study: optuna.Study, spec: StudySpec, slots: Slots) -> Look:
     """The study as it is now."""
     counts = slots.counts()
     best = _best(study)
+    value = best.value if best else None
+    by_held_out = spec.training.objective == "held_out_nll"
     return Look(
         study=study.study_name,
         runs=studies.runs_of(study),
@@ -83,8 +94,9 @@ def look(study: optuna.Study, spec: StudySpec, slots: Slots) -> Look:
         pruned=counts[TrialState.PRUNED],
         failed=counts[TrialState.FAIL],
         best_trial=best.number if best else None,
-        best_val_nll=best.value if best else None,
+        best_val_nll=_val_nll(study, best) if by_held_out else value,
         stopping=studies.stopping(study),
+        best_held_out_nll=value if by_held_out else None,
     )
 
 
@@ -97,6 +109,12 @@ def _best(study: optuna.Study) -> optuna.trial.FrozenTrial | None:
     if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         return None
     return study.best_trial
+
+
+def _val_nll(study: optuna.Study, best: optuna.trial.FrozenTrial | None) -> float | None:
+    """From the trial's record, where the database knows it by another NLL."""
+    record = studies.record_of(study, best.number) if best else None
+    return record.best_val_nll if record else None
 
 
 def _running(study: optuna.Study, lease: Lease, spec: StudySpec) -> Running:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,12 @@ def opened(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudySpec]:
     return study, StudySpec.from_json(text)
 
 
+def objective_of(attributes: Mapping[str, Any]) -> str:
+    """What the values of a study's trials are, from its user attributes: `val_nll` in most."""
+    stored = json.loads(attributes.get(SPEC, "{}"))
+    return str(stored.get("training", {}).get("objective", "val_nll"))
+
+
 def runs_of(study: optuna.Study) -> Path:
     """Folder of the study's trials."""
     return Path(study.user_attrs[RUNS]) / study.study_name
@@ -120,7 +126,12 @@ def blank(study: optuna.Study, number: int) -> RunRecord:
         params={},
         flow={},
         training={},
-        data=DataUsed(path=spec.data.path, fingerprint=study.user_attrs[DATA], rows={}),
+        data=DataUsed(
+            path=spec.data.path,
+            fingerprint=study.user_attrs[DATA],
+            rows={},
+            hold_out_cells=tuple(spec.data.hold_out_cells),
+        ),
         environment=Environment(versions={}, device="", host=None, threads=None),
         cost=Cost(parameters=None, flops_per_event=None, seconds=None),
         started=None,
@@ -183,6 +194,13 @@ def _differences(
             was, now = stored[table].get(key), given[table].get(key)
             if was != now:
                 yield f"[{table}] {key} is {_shown(was)} there and {_shown(now)} here"
+    # By text, so that neither their order nor that of their conditions is a difference.
+    was, now = (
+        sorted(json.dumps(cell, sort_keys=True) for cell in one["data"]["hold_out_cells"])
+        for one in (stored, given)
+    )
+    if was != now:
+        yield f"[data] hold_out_cells is {_listed(was)} there and {_listed(now)} here"
     if stored["study"]["seed"] != given["study"]["seed"]:
         yield f"[study] seed is {stored['study']['seed']} there and {given['study']['seed']} here"
     if study.user_attrs[RUNS] != str(runs):
@@ -196,6 +214,10 @@ def _differences(
 
 def _trial_name(number: int) -> str:
     return f"trial-{number:05d}"
+
+
+def _listed(cells: list[str]) -> str:
+    return f"[{', '.join(cells)}]"
 
 
 def _shown(value: Any) -> str:

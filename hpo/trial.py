@@ -24,19 +24,23 @@ from hpo import environment, space
 from hpo import study as studies
 from hpo.record import (
     NAME,
+    CellNll,
     Cost,
     DataUsed,
     EpochRow,
+    HeldOutNll,
     RecordError,
     RunRecord,
     State,
     TestNll,
+    finite,
     read,
 )
 from hpo.slots import Claim, LeaseLost, Slots
 from hpo.spec import StudySpec
 from models import checkpoint, measure
 from models.config import FlowConfig, TrainConfig
+from models.flow import ConditionalFlow
 from models.train import Epoch, Fit, history, train
 
 log = logging.getLogger("hpo.trial")
@@ -81,7 +85,7 @@ def run(job: Job) -> RunRecord:
         record = _ended(job.folder)
         if record is None:
             record = _attempt(job)
-        value = record.best_val_nll if _TOLD[record.state] is TrialState.COMPLETE else None
+        value = record.best_objective if _TOLD[record.state] is TrialState.COMPLETE else None
         job.slots.finish(job.claim, _TOLD[record.state], value)
         if record.state != "failed":  # else kept as it is, to be looked into
             checkpoint.trim(job.folder)
@@ -107,24 +111,26 @@ def _attempt(job: Job) -> RunRecord:
 def _train(job: Job) -> RunRecord:
     trial = job.slots.trial_of(job.claim)
     record = _begin(job, trial)
+    flow_config, train_config = _configs(job, trial)
     rows = history(job.folder)
-    _report(trial, rows)
+    _report(trial, rows, train_config)
 
     def on_epoch(epoch: Epoch) -> None:
         job.slots.renew(job.claim)
         rows.append(epoch)
-        log.info("epoch %d: train %.4f, val %.4f", epoch.epoch, epoch.train_nll, epoch.val_nll)
+        log.info("%s", _line(epoch))
         _with_history(record, rows).write(job.folder)
-        trial.report(epoch.val_nll, epoch.epoch)
+        value = epoch.objective(train_config)
+        trial.report(value, epoch.epoch)
         if epoch.epoch < job.spec.training.epochs and trial.should_prune():
-            raise optuna.TrialPruned(f"at epoch {epoch.epoch}: {epoch.val_nll:.4f} nats per event")
+            raise optuna.TrialPruned(f"at epoch {epoch.epoch}: {value:.4f} nats per event")
 
-    flow_config, train_config = _configs(job, trial)
     try:
         _, fit = train(
             Path(job.spec.data.path),
             flow_config,
             train_config,
+            hold_out=job.spec.data.hold_out_cells,
             checkpoint=job.folder,
             on_epoch=on_epoch,
         )
@@ -148,7 +154,10 @@ def _begin(job: Job, trial: optuna.Trial) -> RunRecord:
         training=dataclasses.asdict(train_config),
         pruner=dataclasses.asdict(job.spec.pruner),
         data=DataUsed(
-            path=job.spec.data.path, fingerprint=dataset.fingerprint, rows=dict(dataset.rows)
+            path=job.spec.data.path,
+            fingerprint=dataset.fingerprint,
+            rows=dict(dataset.rows),
+            hold_out_cells=tuple(job.spec.data.hold_out_cells),
         ),
         seeds={"study": job.spec.study.seed, "trial": train_config.seed},
         environment=environment.describe(train_config.device, job.job_id),
@@ -166,21 +175,30 @@ def _configs(job: Job, trial: optuna.Trial) -> tuple[FlowConfig, TrainConfig]:
     return space.suggest(trial, job.spec.space, job.spec.flow, job.spec.training, seed=seed)
 
 
-def _report(trial: optuna.Trial, rows: list[Epoch]) -> None:
+def _line(epoch: Epoch) -> str:
+    """What `log.txt` says of an epoch."""
+    text = f"epoch {epoch.epoch}: train {epoch.train_nll:.4f}, val {epoch.val_nll:.4f}"
+    held_out = epoch.held_out_nll
+    return text if held_out is None else f"{text}, held out {held_out:.4f}"
+
+
+def _report(trial: optuna.Trial, rows: list[Epoch], config: TrainConfig) -> None:
     """Report what the last worker had saved but not yet reported when it died."""
     reported = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
     for epoch in rows:
         if epoch.epoch not in reported:
-            trial.report(epoch.val_nll, epoch.epoch)
+            trial.report(epoch.objective(config), epoch.epoch)
 
 
 def _with_history(record: RunRecord, rows: list[Epoch]) -> RunRecord:
-    best = min(rows, key=lambda epoch: epoch.val_nll, default=None)
+    config = TrainConfig.from_dict(record.training)
+    best = min(rows, key=lambda epoch: epoch.objective(config), default=None)
     return dataclasses.replace(
         record,
         epochs=tuple(EpochRow.of(epoch) for epoch in rows),
         best_epoch=best.epoch if best else None,
         best_val_nll=best.val_nll if best else None,
+        best_held_out_nll=best.held_out_nll if best else None,
         cost=dataclasses.replace(record.cost, seconds=sum(epoch.seconds for epoch in rows)),
         updated=studies.now(),
     )
@@ -195,7 +213,7 @@ def _succeed(record: RunRecord, fit: Fit) -> RunRecord:
 
 
 def _measured(job: Job, record: RunRecord) -> RunRecord:
-    """The record with the cost of the best weights and, for a run that ended well, its test NLL."""
+    """The record with the cost of the best weights and, if it ended well, their test NLLs."""
     flow = checkpoint.best_flow(job.folder)
     cost = measure.cost(flow)
     record = dataclasses.replace(
@@ -206,9 +224,30 @@ def _measured(job: Job, record: RunRecord) -> RunRecord:
     )
     if record.state == "pruned":
         return record
-    test = measure.nll(flow, Path(job.spec.data.path), "test")
+    hold_out = job.spec.data.hold_out_cells
+    test = measure.nll(flow, Path(job.spec.data.path), "test", without=hold_out)
     return dataclasses.replace(
-        record, test=TestNll(nll=test.mean, error=test.error, rows=test.rows)
+        record,
+        test=TestNll(nll=test.mean, error=test.error, rows=test.rows),
+        held_out=_held_out(flow, job) if hold_out else None,
+    )
+
+
+def _held_out(flow: ConditionalFlow, job: Job) -> HeldOutNll:
+    """How well the flow does where it was never trained: in all held-out cells, and in each."""
+    folder, hold_out = Path(job.spec.data.path), job.spec.data.hold_out_cells
+    cells = tuple(
+        CellNll(
+            conditions=cell.conditions,
+            nll=finite(cell.nll.mean) if cell.nll else None,
+            error=finite(cell.nll.error) if cell.nll else None,
+            rows=cell.nll.rows if cell.nll else 0,
+        )
+        for cell in measure.cell_nlls(flow, folder, "test", hold_out)
+    )
+    score = measure.nll(flow, folder, "test", only=hold_out)
+    return HeldOutNll(
+        nll=finite(score.mean), error=finite(score.error), rows=score.rows, cells=cells
     )
 
 

@@ -1,193 +1,56 @@
 """Autoregressive layers whose every feature sees the condition, as transforms of nflows.
 
-Not nflows' MADE: its hidden units start at degree 1, so nothing but a bias reaches the first
-feature of a layer, and with two features half of every layer is blind to the condition. Here
-hidden degrees start at 0: units of degree g see the condition and the first g features, and
-feature g reads units up to degree g.
+A layer is a conditioner (`networks` or `masked`), which gives every feature's parameters from the
+condition and the features before it, and what they do to the feature: a shift and a scale, or a
+rational-quadratic spline. Both directions cost one pass through each network: the inverse works
+out feature after feature, where nflows' runs the whole network once for each.
 
-Units are kept in groups by degree, so a masked matrix is block-triangular and its zero blocks are
-neither stored nor multiplied. Arrays hold the columns first: thin matrix products (two conditions,
-four outputs) are then several times faster, in both directions, than with rows first.
+Arrays hold the columns first. Tensor names end in their axes:
+    N rows    F features    P parameters of one feature    M rows, or conditions that rows share
 
-Tensor names end in their axes:
-    N rows    F features    C conditions    P parameters of one feature    H units of one group
-    U distinct conditions    G features after the first    L, M units of all groups after the first
-
-Germain et al. (2015), https://arxiv.org/abs/1502.03509
 Papamakarios, Pavlakou & Murray (2017), https://arxiv.org/abs/1705.07057
+Durkan, Bekasov, Murray & Papamakarios (2019), https://arxiv.org/abs/1906.04032
 """
 
 from __future__ import annotations
 
-import math
-import threading
-from collections.abc import Callable, Sequence
-from itertools import accumulate, pairwise
-from typing import Any, NamedTuple, cast
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from nflows.transforms.autoregressive import AutoregressiveTransform
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.config import ConfigError, FlowConfig
+from models import spline
+from models.config import FlowConfig
+from models.given import Given
+from models.masked import MaskedConditioner
+from models.networks import Pass, SeparateConditioner
+from models.spare import give_back
 
 LOG_SCALE_LAYER, LOG_SCALE_TOTAL = 3.0, 30.0
-"""Largest |log-scale| of one layer and of all together: e^30, squared, is still a float32."""
-
-
-class Given(NamedTuple):
-    """The conditions of N rows. What depends on nothing else is worked out once for equal ones."""
-
-    c_CU: Tensor
-    """The U distinct conditions."""
-    counts: Sequence[int] | None = None
-    """Rows of each condition, next to each other; None for one each, so that U = N."""
-    runs_UN: Tensor | None = None
-    """1 where a row has the condition, else 0; given where first derivatives are enough."""
-
-    def spread(self, x_KU: Tensor) -> Tensor:
-        """Values of the distinct conditions at every row, `(K, N)`."""
-        if self.runs_UN is not None:
-            return x_KU @ self.runs_UN
-        if self.counts is None:
-            return x_KU
-        columns = torch.split(x_KU, 1, dim=1)
-        runs = [x_K1.expand(-1, n) for x_K1, n in zip(columns, self.counts, strict=True)]
-        return torch.cat(runs, dim=1)
-
-
-class TriangularLinear(nn.Module):
-    """A linear map between groups of units, in which group g reads the groups up to g.
-
-    What comes from group 0 is kept apart: it depends on the condition alone.
-    """
-
-    def __init__(self, inputs: Sequence[int], outputs: Sequence[int], *, gain: float = 1.0) -> None:
-        """Args: sizes of the groups on both sides, and a factor on the usual initial spread."""
-        super().__init__()
-        self.first, self.weight, self.bias = (nn.ParameterList() for _ in range(3))
-        self.sizes = list(inputs[1:])
-        for group, rows in enumerate(outputs):
-            limit = gain / math.sqrt(max(1, sum(inputs[: group + 1])))
-            self.first.append(torch.empty(rows, inputs[0]).uniform_(-limit, limit))
-            self.bias.append(torch.empty(rows, 1).uniform_(-limit, limit))
-            if group:
-                columns = sum(inputs[1 : group + 1])
-                self.weight.append(torch.empty(rows, columns).uniform_(-limit, limit))
-
-    @property
-    def weights(self) -> int:
-        """Number of weights, biases not counted."""
-        return sum(weight.numel() for weight in (*self.first, *self.weight))
-
-    def from_first(self, group: int, x_HU: Tensor) -> Tensor:
-        """What group 0 adds to a group, bias included: `(H, U)`."""
-        return torch.addmm(self.bias[group], self.first[group], x_HU)
-
-    def forward(self, group: int, x: Sequence[Tensor], given: Given) -> Tensor:
-        """Values of a group after the first, `(H, N)`, from the groups up to it."""
-        out_HN = given.spread(self.from_first(group, x[0]))
-        weights = torch.split(self.weight[group - 1], self.sizes[:group], dim=1)
-        for weight_HH, x_HN in zip(weights, x[1:], strict=True):
-            out_HN = out_HN.addmm_(weight_HH, x_HN)
-        return out_HN
-
-
-class Conditioner(nn.Module):
-    """The network that gives every feature's parameters from the condition and earlier features."""
-
-    def __init__(self, config: FlowConfig, features: int, conditions: int, outputs: int) -> None:
-        super().__init__()
-        if config.hidden < features:
-            raise ConfigError(
-                f"hidden must be at least the number of event columns ({features}), "
-                f"got {config.hidden}: each needs a hidden unit of its own"
-            )
-        units = [config.hidden // features] * features
-        units[-1] += config.hidden % features
-        inputs = [conditions] + [1] * (features - 1)
-        sizes = [inputs] + [units] * config.depth
-        hidden = [TriangularLinear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
-        # A small last layer starts the flow near the identity.
-        last = TriangularLinear(units, [outputs] * features, gain=0.01)
-        self.layers = cast("Sequence[TriangularLinear]", nn.ModuleList([*hidden, last]))
-        self.activation = ACTIVATIONS[config.activation]()
-
-    def start(self) -> list[list[Tensor]]:
-        """An empty store of hidden groups, to be filled by `group` from 0 upwards."""
-        return [[] for _ in self.layers[:-1]]
-
-    def group(self, given: Given, before: Sequence[Tensor], hidden: list[list[Tensor]]) -> Tensor:
-        """Parameters of the feature after those in `before`, shape `(P, N)`.
-
-        Args:
-            given: The conditions.
-            before: Each earlier feature, `(1, N)`.
-            hidden: The groups worked out so far; that of this feature is added.
-        """
-        if not before:
-            return given.spread(self._first(given.c_CU, hidden))
-        group = len(before)
-        x: Sequence[Tensor] = [given.c_CU, *before]
-        for layer, groups in zip(self.layers[:-1], hidden, strict=True):
-            groups.append(self.activation(layer(group, x, given)))
-            x = groups
-        parameters_PN: Tensor = self.layers[-1](group, x, given)
-        return parameters_PN
-
-    def parameters_of(self, given: Given, x_FN: Tensor) -> Tensor:
-        """Parameters of all features, `(F, P, N)`, when all are known beforehand."""
-        hidden = self.start()
-        if given.runs_UN is not None and len(x_FN) > 1 and isinstance(self.activation, FUSED):
-            return self._fused(given, x_FN, hidden)
-        x = torch.split(x_FN, 1)
-        return torch.stack([self.group(given, x[:g], hidden) for g in range(len(x))])
-
-    def _fused(self, given: Given, x_FN: Tensor, hidden: list[list[Tensor]]) -> Tensor:
-        first_PN = given.spread(self._first(given.c_CU, hidden))
-        sources = [given.c_CU, *(groups[0] for groups in hidden)]
-        groups = range(1, len(x_FN))
-        firsts = [
-            torch.cat([layer.from_first(g, x_HU) for g in groups])
-            for layer, x_HU in zip(self.layers, sources, strict=True)
-        ]
-        weights = [weight for layer in self.layers for weight in layer.weight]
-        tanh = isinstance(self.activation, Tanh)
-        later_PN: Tensor = _Fused.apply(
-            tanh, given.counts, x_FN[:-1], len(firsts), *firsts, *weights
-        )  # type: ignore[no-untyped-call]
-        return torch.cat([first_PN, later_PN]).view(len(x_FN), len(first_PN), -1)
-
-    def _first(self, x_HU: Tensor, hidden: list[list[Tensor]]) -> Tensor:
-        """Parameters of the first feature, `(P, U)`: once for each distinct condition."""
-        for layer, groups in zip(self.layers[:-1], hidden, strict=True):
-            x_HU = self.activation(layer.from_first(0, x_HU))
-            groups.append(x_HU)
-        parameters_PU: Tensor = self.layers[-1].from_first(0, x_HU)
-        return parameters_PU
+"""Largest |log-scale| of one affine layer and of all: e^30, squared, is still a float32."""
+CONDITIONERS = {"separate": SeparateConditioner, "masked": MaskedConditioner}
+"""The choices of `FlowConfig.conditioner`."""
 
 
 class ConditionedAutoregressive(AutoregressiveTransform):  # type: ignore[misc]
-    """An autoregressive layer; what it does to one feature is left to the kind of layer.
+    """An autoregressive layer; what it does to one feature is left to the kind of layer."""
 
-    Both directions cost one pass through the network: the inverse works out group after group,
-    where nflows' runs the whole network once for each feature.
-    """
-
-    outputs: int
-    """Parameters of one feature."""
-
-    def __init__(self, config: FlowConfig, features: int, conditions: int) -> None:
-        super().__init__(Conditioner(config, features, conditions, self.outputs))
-        self.features = features
+    def __init__(self, config: FlowConfig, features: int, conditions: int, outputs: int) -> None:
+        """Args: shape of the flow, columns, and the parameters of one feature."""
+        conditioner = CONDITIONERS[config.conditioner]
+        super().__init__(conditioner(config, features, conditions, outputs))
+        self.features, self.outputs = features, outputs
 
     def forward(
         self, inputs: Tensor, context: Given | Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Data to noise: `(N, F)` and the log-determinant, `(N,)`."""
-        x_FN = inputs.t()
-        parameters_FPN = self.autoregressive_net.parameters_of(_given(context, inputs), x_FN)
+        given, x_FN = _given(context, inputs), inputs.t()
+        parameters = self.autoregressive_net.parameters_of(given, x_FN)
+        parameters_FPN = torch.stack([given.spread(parameters[0]), *parameters[1:]])
         z_FN, log_det_FN = self._elementwise_forward(x_FN, parameters_FPN)
         return z_FN.t(), log_det_FN.sum(0)
 
@@ -195,11 +58,12 @@ class ConditionedAutoregressive(AutoregressiveTransform):  # type: ignore[misc]
         self, inputs: Tensor, context: Given | Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Noise to data: `(N, F)` and the log-determinant, `(N,)`."""
-        given, hidden = _given(context, inputs), self.autoregressive_net.start()
+        given, state = _given(context, inputs), self.autoregressive_net.start()
         x: list[Tensor] = []
         log_det_N = inputs.new_zeros(inputs.shape[:1])
         for z_1N in torch.split(inputs.t(), 1):
-            parameters_PN = self.autoregressive_net.group(given, x, hidden)
+            parameters = self.autoregressive_net.group(given, x, state)
+            parameters_PN = parameters if x else given.spread(parameters)
             x_1N, log_det_1N = self._elementwise_inverse(z_1N, parameters_PN[None])
             x.append(x_1N)
             log_det_N = log_det_N + log_det_1N[0]
@@ -212,10 +76,8 @@ class ConditionedAutoregressive(AutoregressiveTransform):  # type: ignore[misc]
 class AffineAutoregressive(ConditionedAutoregressive):
     """Shifts and scales every feature; the log-scale is bounded smoothly."""
 
-    outputs = 2
-
     def __init__(self, config: FlowConfig, features: int, conditions: int) -> None:
-        super().__init__(config, features, conditions)
+        super().__init__(config, features, conditions, 2)
         self.limit = min(LOG_SCALE_LAYER, LOG_SCALE_TOTAL / config.blocks)
 
     def _elementwise_forward(self, inputs: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -231,202 +93,116 @@ class AffineAutoregressive(ConditionedAutoregressive):
         return self.limit * torch.tanh(raw_FN / self.limit), shift_FN
 
 
-class _FastTanh(torch.autograd.Function):
-    """tanh(x) = 2 sigmoid(2x) - 1, in place: torch's sigmoid is six times as fast as its tanh."""
+class SplineAutoregressive(ConditionedAutoregressive):
+    """Bends every feature by a monotonic rational-quadratic spline; the identity far out."""
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        y = x.mul_(2).sigmoid_().mul_(2).sub_(1)
-        ctx.mark_dirty(y)
-        ctx.save_for_backward(y)
-        return y
+    def __init__(self, config: FlowConfig, features: int, conditions: int) -> None:
+        super().__init__(config, features, conditions, spline.parameters_of(config.bins))
+        self.bound = config.bound
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (y,) = ctx.saved_tensors
-        return torch.ops.aten.tanh_backward(grads[0], y)  # type: ignore[no-any-return]
+    def forward(
+        self, inputs: Tensor, context: Given | Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Data to noise: `(N, F)` and the log-determinant, `(N,)`."""
+        given, x_FN = _given(context, inputs), inputs.t()
+        if not given.fused:
+            return super().forward(inputs, given)
+        passes, parameters = self._passes(given, x_FN)
+        z_FN, log_det_N = _FusedSpline.apply(
+            spline.Curves(self.bound), given.index_N, passes, x_FN, *parameters
+        )  # type: ignore[no-untyped-call]
+        return z_FN.t(), log_det_N
+
+    def inverse(
+        self, inputs: Tensor, context: Given | Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Noise to data: `(N, F)` and the log-determinant, `(N,)`."""
+        given = _given(context, inputs)
+        separate = isinstance(self.autoregressive_net, SeparateConditioner)
+        if not given.fused or torch.is_grad_enabled() or not separate:
+            return super().inverse(inputs, given)
+        return self._draw(given, inputs.t()), inputs.new_zeros(inputs.shape[:1])
+
+    def _draw(self, given: Given, z_FN: Tensor) -> Tensor:
+        """The inverse without a log-determinant, in arrays used again, `(N, F)`."""
+        curves, conditions = spline.Curves(self.bound), len(given.c_CU)
+        x_IN = z_FN.new_empty(conditions + self.features, z_FN.shape[1])
+        x_IN[:conditions] = given.c_CN
+        for f, network in enumerate(self.autoregressive_net.networks):
+            one = Pass(network, x_IN[: conditions + f] if f else given.c_CU)
+            parameters = one.forward()
+            x_IN[conditions + f] = curves.inverse(z_FN[f], parameters, None if f else given.index_N)
+            one.give_back()
+            give_back([parameters])
+        return x_IN[conditions:].t()
+
+    def _passes(self, given: Given, x_FN: Tensor) -> tuple[list[Pass], list[Tensor]]:
+        """A pass for every feature, and what `_FusedSpline` differentiates by."""
+        net = self.autoregressive_net
+        if not isinstance(net, SeparateConditioner):
+            return [], net.parameters_of(given, x_FN)
+        c_CU, x_IN = given.c_CU.detach(), torch.cat([given.c_CN, x_FN]).detach()
+        inputs = [x_IN[: len(c_CU) + f] if f else c_CU for f in range(self.features)]
+        weights = [w for network in net.networks for w in (*network.weight, *network.bias)]
+        return [Pass(*pair) for pair in zip(net.networks, inputs, strict=True)], weights
+
+    def _elementwise_forward(self, inputs: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        return self._each(spline.forward, inputs, parameters)
+
+    def _elementwise_inverse(self, inputs: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        return self._each(spline.inverse, inputs, parameters)
+
+    def _each(self, curve: Any, x_FN: Tensor, parameters_FPN: Tensor) -> tuple[Tensor, Tensor]:
+        pairs = [
+            curve(x_N, parameters_PN, self.bound)
+            for x_N, parameters_PN in zip(x_FN, parameters_FPN, strict=True)
+        ]
+        z, log_det = zip(*pairs, strict=True)
+        return torch.stack(z), torch.stack(log_det)
 
 
-class Tanh(nn.Module):
-    """tanh by way of the sigmoid; spends the array it is given while training."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and torch.is_grad_enabled():
-            y: Tensor = _FastTanh.apply(x)  # type: ignore[no-untyped-call]
-            return y
-        return torch.sigmoid(2 * x) * 2 - 1
-
-
-class _Fused(torch.autograd.Function):
-    """Parameters of the features after the first, `(G P, N)`, with the derivative by hand.
-
-    What the distinct conditions add to a layer, `first_LU`, is added to each run of rows in place.
-    tanh(x) = 2 sigmoid(2x) - 1 is worked out as the sigmoid alone: what is left of it goes into
-    the matrices on both sides.
-    """
+class _FusedSpline(torch.autograd.Function):
+    """Networks and curves of all features, with their derivative."""
 
     @staticmethod
     def forward(
-        ctx: Any, tanh: bool, counts: Sequence[int], x_GN: Tensor, depth: int, *terms: Tensor
-    ) -> Tensor:
-        firsts, weights, features = terms[:depth], terms[depth:], len(x_GN)
-        ctx.tanh, ctx.layers = tanh, []
-        runs, columns = _slices(counts), [1] * features
-        saved, matrices = [x_GN.contiguous()], []
-        for number, first_LU in enumerate(firsts):
-            blocks = weights[number * features : (number + 1) * features]
-            rows = [len(block) for block in blocks]
-            last = number == depth - 1
-            layer = _Layer(
-                _slices(rows), _slices(columns), runs, tanh and number > 0, tanh and not last
-            )
-            matrix_LM, first_LU = layer.scaled(layer.matrix(blocks), first_LU)
-            out_LN = layer.forward(matrix_LM, first_LU, saved[-1])
-            if not last:
-                (torch.sigmoid_ if tanh else torch.relu_)(out_LN)
-            saved.append(out_LN)
-            matrices.append(matrix_LM)
-            ctx.layers.append(layer)
-            columns = rows
+        ctx: Any,
+        curves: spline.Curves,
+        index_N: Tensor | None,
+        passes: Sequence[Pass],
+        x_FN: Tensor,
+        *terms: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """`terms`: weights and biases of the passes, or every feature's parameters without."""
+        parameters = [one.forward() for one in passes] or list(terms)
+        z_FN, log_det_FN = curves.forward(x_FN, parameters, index_N)
+        if passes:
+            give_back(parameters)
         if any(ctx.needs_input_grad):
-            ctx.save_for_backward(*saved[:-1], *matrices)
+            ctx.curves, ctx.passes = curves, passes
         else:
-            _give_back(saved[1:-1])
-        return saved[-1]
+            curves.give_back()
+            for one in passes:
+                one.give_back()
+        return z_FN, log_det_FN.sum(0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        depth, grad_LN = len(ctx.layers), grads[0].contiguous()
-        saved, matrices = ctx.saved_tensors[:depth], ctx.saved_tensors[depth:]
-        firsts: list[Tensor] = []
-        weights: list[Tensor] = []
-        for number in reversed(range(depth)):
-            layer, x_MN = ctx.layers[number], saved[number]
-            blocks, first_LU = layer.d_terms(grad_LN, x_MN)
-            firsts.insert(0, first_LU)
-            weights[:0] = blocks
-            after_LN, grad_LN = grad_LN, layer.d_inputs(matrices[number], grad_LN)
-            if number < depth - 1:
-                _give_back([after_LN])
-            if number:
-                _activation_backward(ctx.tanh, grad_LN, x_MN)
-        # Hence not to be run twice, which autograd refuses unless it is asked to keep the graph.
-        _give_back(saved[1:])
-        return None, None, grad_LN, None, *firsts, *weights
+        grad_x_FN, terms = ctx.curves.backward(grads[0], grads[1].expand_as(grads[0]))
+        if ctx.passes:
+            terms, parameters = [], terms
+            for f, (one, grad_PM) in enumerate(zip(ctx.passes, parameters, strict=True)):
+                grad_IM, weights = one.backward(grad_PM)
+                if f:
+                    grad_x_FN[:f] += grad_IM[-f:]
+                give_back([grad_IM])
+                terms += weights
+        return None, None, None, grad_x_FN, *terms
 
 
-class _Spare(threading.local):
-    """Arrays of this thread to use again: fresh memory comes page by page, slowly."""
-
-    def __init__(self) -> None:
-        self.arrays: dict[tuple[Any, ...], list[Tensor]] = {}
-
-
-_SPARE, _SPARES = _Spare(), 64
-
-
-def _take(like: Tensor, rows: int, columns: int) -> Tensor:
-    spare = _SPARE.arrays.get((rows, columns, like.dtype, like.device))
-    return spare.pop() if spare else like.new_empty(rows, columns)
-
-
-def _give_back(arrays: Sequence[Tensor]) -> None:
-    for array in arrays:
-        key = (*array.shape, array.dtype, array.device)
-        if key not in _SPARE.arrays and len(_SPARE.arrays) >= 8:
-            _SPARE.arrays.clear()
-        spare = _SPARE.arrays.setdefault(key, [])
-        if len(spare) < _SPARES:
-            spare.append(array.detach())
-
-
-def _activation_backward(tanh: bool, grad_LN: Tensor, y_LN: Tensor) -> None:
-    """The gradient before an activation, in place, from that after it and its values."""
-    if tanh:
-        torch.ops.aten.sigmoid_backward.grad_input(grad_LN, y_LN, grad_input=grad_LN)
-    else:
-        torch.ops.aten.threshold_backward.grad_input(grad_LN, y_LN, 0, grad_input=grad_LN)
-
-
-class _Layer(NamedTuple):
-    """One layer of `_Fused`: a block-triangular matrix `(L, M)`, and the runs of its rows."""
-
-    rows: list[slice]
-    columns: list[slice]
-    runs: list[slice]
-    sigmoid_in: bool
-    sigmoid_out: bool
-
-    def matrix(self, blocks: Sequence[Tensor]) -> Tensor:
-        if len(blocks) == 1:
-            return blocks[0]
-        matrix_LM = blocks[0].new_zeros(self.rows[-1].stop, self.columns[-1].stop)
-        for rows, columns, block in zip(self.rows, self.columns, blocks, strict=True):
-            matrix_LM[rows, : columns.stop] = block
-        return matrix_LM
-
-    def scaled(self, matrix_LM: Tensor, first_LU: Tensor) -> tuple[Tensor, Tensor]:
-        """Both terms for sigmoids in place of tanh."""
-        out = 2.0 if self.sigmoid_out else 1.0
-        if self.sigmoid_in:
-            first_LU = first_LU - matrix_LM.sum(1, keepdim=True)
-            return matrix_LM * (2 * out), first_LU * out
-        return matrix_LM * out, first_LU * out
-
-    def forward(self, matrix_LM: Tensor, first_LU: Tensor, x_MN: Tensor) -> Tensor:
-        out_LN = _take(x_MN, len(matrix_LM), x_MN.shape[1])
-        for rows, columns in zip(self.rows, self.columns, strict=True):
-            _product(matrix_LM[rows, : columns.stop], x_MN[: columns.stop], out_LN[rows])
-        for u, run in enumerate(self.runs):
-            out_LN[:, run].add_(first_LU[:, u : u + 1])
-        return out_LN
-
-    def d_terms(self, grad_LN: Tensor, x_MN: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Gradients of the weights of every group, and of `first_LU`."""
-        first_LU = torch.stack([grad_LN[:, run].sum(1) for run in self.runs], 1)
-        first_L1 = first_LU.sum(1, keepdim=True) if self.sigmoid_in else None
-        out = 2 if self.sigmoid_out else 1
-        blocks = []
-        for rows, columns in zip(self.rows, self.columns, strict=True):
-            block = grad_LN[rows] @ x_MN[: columns.stop].t()
-            if first_L1 is not None:
-                block.mul_(2).sub_(first_L1[rows])
-            blocks.append(block.mul_(out))
-        return blocks, first_LU.mul_(out)
-
-    def d_inputs(self, matrix_LM: Tensor, grad_LN: Tensor) -> Tensor:
-        out_MN = _take(grad_LN, matrix_LM.shape[1], grad_LN.shape[1])
-        for rows, columns in zip(self.rows, self.columns, strict=True):
-            weight_LM = matrix_LM[rows.start :, columns]
-            _product(weight_LM.t(), grad_LN[rows.start :], out_MN[columns])
-        return out_MN
-
-
-def _product(a_LM: Tensor, x_MN: Tensor, out_LN: Tensor) -> None:
-    """Matrix product into `out_LN`; two rows or fewer are faster one by one."""
-    if len(x_MN) > 2 or len(a_LM) < 8:
-        torch.mm(a_LM, x_MN, out=out_LN)
-        return
-    torch.mul(a_LM[:, :1], x_MN[:1], out=out_LN)
-    if len(x_MN) == 2:
-        out_LN.addcmul_(a_LM[:, 1:], x_MN[1:])
-
-
-def _slices(sizes: Sequence[int]) -> list[slice]:
-    return [slice(a, b) for a, b in pairwise(accumulate(sizes, initial=0))]
-
-
-FUSED = (Tanh, nn.ReLU)
-"""Activations that `_Fused` knows."""
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU,
-    "tanh": Tanh,
-    "silu": nn.SiLU,
-    "gelu": nn.GELU,
-}
-LAYERS: dict[str, type[ConditionedAutoregressive]] = {"affine": AffineAutoregressive}
-"""The kinds of `FlowConfig.kind`."""
+LAYERS = {"affine": AffineAutoregressive, "spline": SplineAutoregressive}
+"""The choices of `FlowConfig.kind`."""
 
 
 def _given(context: Given | Tensor | None, inputs_NF: Tensor) -> Given:

@@ -198,7 +198,7 @@ class Emulator:
     def _conditions(
         self, given: Mapping[str, ArrayLike], rows: int, on_extrapolation: Extrapolation
     ) -> NDArray[np.float64]:
-        """Conditions in the flow's order, shape `(rows, C)`, checked."""
+        """Conditions in the flow's order, checked: `(rows, C)`, or `(1, C)` if all are numbers."""
         names = self.condition_columns
         if set(given) != set(names):
             missing, unknown = sorted(set(names) - set(given)), sorted(set(given) - set(names))
@@ -210,7 +210,8 @@ class Emulator:
             raise EmulatorError(
                 f"on_extrapolation must be warn, raise or ignore, got {on_extrapolation!r}"
             )
-        c_NC = np.empty((rows, len(names)))
+        one_for_all = all(np.ndim(value) == 0 for value in given.values())
+        c_NC = np.empty((min(rows, 1) if one_for_all else rows, len(names)))
         for k, column in enumerate(self.module.condition_columns):
             value = _numbers(given[column.name], column.name)
             if value.shape not in ((), (1,), (rows,)):

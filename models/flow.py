@@ -19,13 +19,17 @@ import numpy as np
 import torch
 from nflows.distributions import StandardNormal
 from nflows.flows import Flow
-from nflows.transforms import CompositeTransform, ReversePermutation
+from nflows.transforms import ActNorm, CompositeTransform, ReversePermutation
 from torch import Tensor, nn
 
 from data_prep.columns import Column, Dataset
-from models.autoregressive import LAYERS, Given
+from models.autoregressive import LAYERS
 from models.config import FlowConfig
+from models.given import Given
 from models.preprocess import Constants, Moments, Standardise
+
+SMALLEST_SPREAD = 1e-6
+"""Least standard deviation of a feature, of a first batch, that is scaled to 1."""
 
 
 class ConditionalFlow(nn.Module):
@@ -45,7 +49,7 @@ class ConditionalFlow(nn.Module):
         self.event_columns = tuple(event_columns)
         self.condition_columns = tuple(condition_columns)
         self.domain = {column.name: domain[column.name] for column in condition_columns}
-        self.events = Standardise(event_columns, constants.events)
+        self.events = Standardise(event_columns, constants.events, config.coordinates)
         self.conditions = Standardise(condition_columns, constants.conditions)
         self.net = Flow(CompositeTransform(self._layers()), StandardNormal([len(event_columns)]))
 
@@ -54,7 +58,9 @@ class ConditionalFlow(nn.Module):
         layers: list[nn.Module] = []
         for block in range(self.config.blocks):
             if block:
-                layers.append(ReversePermutation(features))
+                layers.append(Reversal(features))
+            if self.config.normalise:
+                layers.append(Normalisation(features))
             layers.append(LAYERS[self.config.kind](self.config, features, conditions))
         return layers
 
@@ -71,7 +77,9 @@ class ConditionalFlow(nn.Module):
             x_NF: Events.
             c_NC: Their conditions.
             counts: If given, `c_NC` holds one row for each of U runs of events with the same
-                conditions, and this their lengths: the same, with less to compute.
+                conditions, and this their lengths, which may all be 1: the same numbers, faster,
+                but in training mode differentiable only once and only by the weights and, in
+                evaluation mode, only without gradients.
         """
         y_NF, log_det_N, inside_N = self.events(x_NF)
         noise_NF, net_log_det_N = self.net._transform(y_NF, self._given(c_NC, counts))
@@ -106,32 +114,50 @@ class ConditionalFlow(nn.Module):
     def _given(self, c_NC: Tensor, counts: Sequence[int] | None) -> Given:
         # Not through nflows' Flow.log_prob: it wants a context with a row for every event.
         c_CU = self.conditions(c_NC)[0].t()
-        if counts is None or (torch.is_grad_enabled() and not self.training):
-            return Given(c_CU, counts)
-        return Given(c_CU, counts, _runs(c_CU, counts))
+        differentiated = torch.is_grad_enabled() and not self.training
+        fused = counts is not None and not differentiated
+        if counts is not None and len(counts) == sum(counts):
+            counts = None
+        return Given(c_CU, counts, fused)
 
 
-def _runs(c_CU: Tensor, counts: Sequence[int]) -> Tensor | None:
-    """`Given.runs_UN`, where there are few enough conditions for it to be worth its products."""
-    if len(counts) * 64 > sum(counts):
-        return None
-    repeats = torch.tensor(counts, device=c_CU.device)
-    one_UU = torch.eye(len(counts), dtype=c_CU.dtype, device=c_CU.device)
-    return torch.repeat_interleave(one_UU, repeats, dim=1)
+class Reversal(ReversePermutation):  # type: ignore[misc]
+    """The features in reverse order; rows stay views of arrays with the columns first."""
+
+    def forward(self, inputs: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
+        return inputs.t().flip(0).t(), inputs.new_zeros(inputs.shape[:1])
+
+    inverse = forward
+
+
+class Normalisation(ActNorm):  # type: ignore[misc]
+    """As nflows', but set in place, since others hold the same memory; a constant only moves."""
+
+    @torch.no_grad()
+    def _initialize(self, inputs: Tensor) -> None:
+        spread_F, mean_F = torch.std_mean(inputs, 0, correction=0)
+        spread_F = torch.where(spread_F > SMALLEST_SPREAD, spread_F, 1.0)
+        self.log_scale.copy_(-spread_F.log())
+        self.shift.copy_(-mean_F / spread_F)
+        self.initialized.fill_(True)
 
 
 def distinct(c_NC: Tensor) -> tuple[Tensor, Tensor]:
     """The U distinct rows of conditions, `(U, C)`, and which of them each row has, `(N,)`."""
-    # Sorting rows is slow; one number for each row, checked afterwards, sorts 20 times as fast.
-    weights_C = torch.arange(1, c_NC.shape[1] + 1, dtype=torch.float64, device=c_NC.device).sqrt()
-    key_N = c_NC.double() @ weights_C
-    keys_U, index_N = torch.unique(key_N, return_inverse=True)
+    # Sorting rows is slow; their keys, checked afterwards, sort 20 times as fast.
+    keys_U, index_N = torch.unique(key_of(c_NC), return_inverse=True)
     c_UC = c_NC.new_empty(len(keys_U), c_NC.shape[1])
     c_UC[index_N] = c_NC
     if torch.equal(c_UC[index_N], c_NC):
         return c_UC, index_N
     c_UC, index_N = torch.unique(c_NC, dim=0, return_inverse=True)
     return c_UC, index_N
+
+
+def key_of(c_NC: Tensor) -> Tensor:
+    """A number for each row of conditions, `(N,)`: the same for the same, hardly for others."""
+    weights_C = torch.arange(1, c_NC.shape[1] + 1, dtype=torch.float64, device=c_NC.device).sqrt()
+    return c_NC.double() @ weights_C
 
 
 def build_flow(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,16 +21,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data_prep import cells as naming
+from data_prep.cells import Named
 from data_prep.columns import DataError, Dataset
 from data_prep.stream import Batch, Stream, read_split
-from models.autoregressive import TriangularLinear
-from models.flow import ConditionalFlow
+from models.flow import ConditionalFlow, distinct
+from models.masked import TriangularLinear
+from models.networks import Network
+from models.parts import Rows, parts_of
 
 if TYPE_CHECKING:
     from models.emulator import Emulator
 
-ROWS = 2048
+ROWS = 32_768
 """Rows that go through a flow together: their activations stay in the cache of a CPU core."""
+EvaluationPart = tuple[Rows, Tensor, list[int]]
+"""Which rows, their distinct conditions, and rows of each."""
 CELL_ROWS = 200
 """Cells with fewer test rows are left out of the distances: their floor hides everything."""
 SPEED_ROWS = 50_000
@@ -43,6 +50,15 @@ class Nll:
     error: float
     """Standard error of the mean, from the spread over rows."""
     rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class CellNll:
+    """Mean NLL of one cell's rows of a split."""
+
+    conditions: dict[str, float]
+    nll: Nll | None
+    """None where the cell has no row in the split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,43 +82,82 @@ class CellDistance:
     """The same between two random halves of the cell's rows, scaled to all of them."""
 
 
-def nll(flow: ConditionalFlow, folder: Path, split: str) -> Nll:
+def nll(
+    flow: ConditionalFlow,
+    folder: Path,
+    split: str,
+    *,
+    without: Named = (),
+    only: Named | None = None,
+) -> Nll:
     """Mean NLL of a whole split, in evaluation mode.
 
+    Args:
+        flow: Of which it is.
+        folder: A prepared dataset.
+        split: train, val or test.
+        without: Cells whose rows are left out, each as a value of every condition column.
+        only: Cells whose rows alone are taken; None takes all.
+
     Raises:
-        DataError: If the dataset has other columns than the flow, or the split has no rows.
+        DataError: If the dataset has other columns than the flow or lacks a cell, or there are no
+            rows.
     """
-    stream = Stream(Path(folder), split, batch_size=65_536, shuffle=False, memory_mb=0)
-    check_columns(flow, stream.dataset, folder)
-    rows, mean, m2 = 0, 0.0, 0.0
+    stream = _in_file_order(flow, folder, split, without=without, only=only)
+    tally = _Tally()
     for batch in stream.epoch(0):
-        values = -log_prob(flow, batch.events, batch.conditions)
-        gap, total = float(values.mean()) - mean, rows + len(values)
-        m2 += float(values.var()) * len(values) + gap**2 * rows * len(values) / total
-        mean, rows = mean + gap * len(values) / total, total
-    if not rows:
-        raise DataError(f"the {split} part of {folder} has no rows")
-    return Nll(mean, math.sqrt(m2 / rows / rows), rows)
+        tally.add(-log_prob(flow, batch.events, batch.conditions))
+    score = tally.nll()
+    if score is None:
+        where = "in these cells" if without or only is not None else ""
+        raise DataError(f"the {split} part of {folder} has no rows {where}".rstrip())
+    return score
+
+
+def cell_nlls(flow: ConditionalFlow, folder: Path, split: str, cells: Named) -> list[CellNll]:
+    """The NLL of each of these cells on its own, in the dataset's order, read in one pass.
+
+    Raises:
+        DataError: If the dataset has other columns than the flow, or lacks a cell.
+    """
+    stream = _in_file_order(flow, folder, split, only=cells)
+    found = naming.find(stream.dataset, cells, Path(folder))
+    tallies = [_Tally() for _ in found]
+    values_KC = np.array([cell.conditions for cell in found], np.float32)
+    for batch in stream.epoch(0):
+        nll_N = -log_prob(flow, batch.events, batch.conditions)
+        for values_C, tally in zip(values_KC, tallies, strict=True):
+            tally.add(nll_N[(batch.conditions == values_C).all(axis=1)])
+    return [
+        CellNll(naming.name_of(stream.dataset, cell), tally.nll())
+        for cell, tally in zip(found, tallies, strict=True)
+    ]
 
 
 def log_prob(
     flow: ConditionalFlow, events_NF: NDArray[Any], conditions_NC: NDArray[Any]
 ) -> NDArray[np.float64]:
-    """Log density of each event in evaluation mode, part by part in bounded memory."""
+    """Log density of each event in evaluation mode, part by part in bounded memory.
+
+    Conditions: one row for each event, or one for all.
+    """
     return _in_parts(flow, flow.log_prob, events_NF, conditions_NC)
 
 
 def from_noise(
     flow: ConditionalFlow, noise_NF: NDArray[Any], conditions_NC: NDArray[Any]
 ) -> NDArray[np.float64]:
-    """The events that the flow makes of noise, part by part in bounded memory."""
+    """The events that the flow makes of noise, part by part in bounded memory.
+
+    Conditions: one row for each event, or one for all.
+    """
     return _in_parts(flow, flow.from_noise, noise_NF, conditions_NC)
 
 
 def cost(flow: ConditionalFlow) -> Cost:
     """Parameters and operations; what a mask switches off is neither stored nor counted."""
     parameters = sum(p.numel() for p in flow.parameters())
-    weights = sum(m.weights for m in flow.modules() if isinstance(m, TriangularLinear))
+    weights = sum(m.weights for m in flow.modules() if isinstance(m, (TriangularLinear, Network)))
     return Cost(parameters, 2 * weights)
 
 
@@ -182,6 +237,50 @@ def check_columns(flow: ConditionalFlow, dataset: Dataset, folder: Path) -> None
             )
 
 
+@dataclass(slots=True)
+class _Tally:
+    """Number, mean and summed squared deviation of values that come in parts."""
+
+    rows: int = 0
+    mean: float = 0.0
+    m2: float = 0.0
+
+    def add(self, values_N: NDArray[np.float64]) -> None:
+        if not len(values_N):
+            return
+        gap, total = float(values_N.mean()) - self.mean, self.rows + len(values_N)
+        within = float(values_N.var()) * len(values_N)
+        self.m2 += within + gap**2 * self.rows * len(values_N) / total
+        self.mean, self.rows = self.mean + gap * len(values_N) / total, total
+
+    def nll(self) -> Nll | None:
+        if not self.rows:
+            return None
+        return Nll(self.mean, math.sqrt(self.m2 / self.rows / self.rows), self.rows)
+
+
+def _in_file_order(
+    flow: ConditionalFlow,
+    folder: Path,
+    split: str,
+    *,
+    without: Named = (),
+    only: Named | None = None,
+) -> Stream:
+    """The rows of a split, which has the flow's columns."""
+    stream = Stream(
+        Path(folder),
+        split,
+        batch_size=65_536,
+        shuffle=False,
+        memory_mb=0,
+        without=without,
+        only=only,
+    )
+    check_columns(flow, stream.dataset, folder)
+    return stream
+
+
 def _cell(
     flow: ConditionalFlow,
     conditions: dict[str, float],
@@ -233,23 +332,50 @@ def _speed(flow: ConditionalFlow, test: Batch, rng: np.random.Generator) -> dict
 @torch.no_grad()
 def _in_parts(
     flow: ConditionalFlow,
-    function: Callable[[Tensor, Tensor, list[int] | None], Tensor],
+    function: Callable[[Tensor, Tensor, list[int]], Tensor],
     first_NF: NDArray[Any],
     conditions_NC: NDArray[Any],
 ) -> NDArray[np.float64]:
-    """Apply a method of the flow in evaluation mode; the result in float64."""
+    """Apply a method of the flow in evaluation mode, a part in each thread; the result in float64.
+
+    Equal conditions are worked out once, wherever their rows are.
+    """
     flow.eval()
     like = flow.events.mean_K
-    rows = ROWS if like.device.type == "cpu" else 64 * ROWS
-    # One condition for all is the usual case; what depends on it alone is worked out once.
-    same = len(conditions_NC) > 1 and bool((conditions_NC == conditions_NC[0]).all())
-    parts = []
-    for i in range(0, max(1, len(first_NF)), rows):  # one empty part has the right shape, too
-        first = _tensor(first_NF[i : i + rows], like)
-        given = _tensor(conditions_NC[i : i + 1 if same else i + rows], like)
-        part = function(first, given, [len(first)] if same else None)
-        parts.append(part.double().cpu().numpy())
-    return np.concatenate(parts)
+    first, rows = _tensor(first_NF, like), ROWS if like.device.type == "cpu" else 64 * ROWS
+    if not len(first):  # an empty part has the right shape, too
+        return function(first, _tensor(conditions_NC, like), []).double().cpu().numpy()
+    c_UC, index_N = _distinct(_tensor(conditions_NC, like), len(first))
+    parts = list(parts_of(c_UC, index_N, rows))
+    results = _threaded(lambda part: function(first[part[0]], *part[1:]).double(), parts, like)
+    out = torch.empty(len(first), *results[0].shape[1:], dtype=torch.float64)
+    for part, result in zip(parts, results, strict=True):
+        out[part[0] if isinstance(part[0], slice) else part[0].cpu()] = result.cpu()
+    return out.numpy()
+
+
+def _distinct(c_NC: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """As `distinct`; one condition for all, the usual case, is seen without sorting."""
+    if len(c_NC) == 1 or bool((c_NC == c_NC[0]).all()):
+        return c_NC[:1], torch.zeros(rows, dtype=torch.long, device=c_NC.device)
+    return distinct(c_NC)
+
+
+def _threaded(
+    work: Callable[[EvaluationPart], Tensor], parts: list[EvaluationPart], like: Tensor
+) -> list[Tensor]:
+    """What becomes of each part, in threads that take whole parts."""
+    threads = min(torch.get_num_threads(), len(parts))
+    if like.device.type != "cpu" or threads == 1:
+        return [work(part) for part in parts]
+
+    @torch.no_grad()
+    def alone(part: EvaluationPart) -> Tensor:
+        return work(part)
+
+    # A setting of the single thread: threads inside of threads would only wait for each other.
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return list(pool.map(alone, parts))
 
 
 def _tensor(values: NDArray[Any], like: Tensor) -> Tensor:

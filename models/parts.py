@@ -22,15 +22,19 @@ import torch
 from torch import Tensor, nn
 
 from models.flow import ConditionalFlow, distinct
+from models.optimizer import weights_and_biases
 
 CPU_ROWS = 8192
 """Rows whose activations stay in the cache of a CPU core."""
-SORTED_ROWS = 1024
-"""Fewest rows of a batch worth putting in the order of their conditions."""
-REPLICAS, REPLICA_ROWS = 4, 512
-"""Most threads that take parts (more wait for Python's lock), fewest rows of a batch for each."""
+SHARED_ROWS = 4
+"""Fewest rows of a condition, on average, worth putting a batch in the order of its conditions."""
+REPLICAS, REPLICA_ROWS = 4, 4096
+"""Most threads that take parts, fewest rows of a batch for each: with smaller parts they wait for
+Python's lock."""
+Rows = Tensor | slice
+"""Which rows of a batch."""
 
-Part = tuple[Tensor, Tensor, list[int] | None]
+Part = tuple[Tensor, Tensor, list[int]]
 """Arguments of `ConditionalFlow.log_prob`."""
 
 
@@ -49,16 +53,16 @@ class PartedLoss:
 
     @contextmanager
     def threads(self) -> Iterator[None]:
-        """Work in threads in here; torch's own threads are divided among them meanwhile."""
+        """Work in threads in here, each with a share of torch's own; alone, with one.
+
+        On small batches torch's threads cost more than they give.
+        """
         count = len(self._replicas)
-        if count == 1:
-            yield
-            return
         before = torch.get_num_threads()
 
         def start() -> None:
             # Both are settings of the single thread.
-            torch.set_num_threads(before // count)
+            torch.set_num_threads(1 if count == 1 else before // count)
             torch.set_flush_denormal(True)
 
         try:
@@ -69,9 +73,18 @@ class PartedLoss:
             self._pool = None
             torch.set_num_threads(before)
 
-    def backward(self, x_NF: Tensor, c_NC: Tensor) -> Tensor:
-        """Set the gradients to those of the batch's mean NLL; returns that NLL."""
-        parts = list(_parts(x_NF, c_NC, len(self._replicas)))
+    def backward(
+        self, x_NF: Tensor, c_NC: Tensor, move: Callable[[Tensor], Tensor] = lambda c_UC: c_UC
+    ) -> Tensor:
+        """Set the gradients to those of the batch's mean NLL; returns that NLL.
+
+        Args:
+            x_NF: Events.
+            c_NC: Their conditions.
+            move: What this step makes of the distinct ones among them.
+        """
+        c_UC, index_N = distinct(c_NC)
+        parts = self._parts(x_NF, move(c_UC), index_N)
         loss = self._shared(lambda replica, mine: replica.backward(mine, len(x_NF)), parts)
         for replica in self._replicas[1 : len(parts)]:
             for total, gradient in zip(self._gradients, replica.gradients, strict=True):
@@ -80,7 +93,13 @@ class PartedLoss:
 
     def nll(self, x_NF: Tensor, c_NC: Tensor) -> Tensor:
         """Summed NLL of the rows in evaluation mode."""
-        return self._shared(_Replica.nll, list(_parts(x_NF, c_NC, len(self._replicas))))
+        return self._shared(_Replica.nll, self._parts(x_NF, *distinct(c_NC)))
+
+    def _parts(self, x_NF: Tensor, c_UC: Tensor, index_N: Tensor) -> list[Part]:
+        rows = len(x_NF)
+        if x_NF.device.type == "cpu":
+            rows = _part_rows(rows, len(self._replicas))
+        return [(x_NF[part_N], c, counts) for part_N, c, counts in parts_of(c_UC, index_N, rows)]
 
     def _shared(self, work: Callable[[_Replica, list[Part]], Tensor], parts: list[Part]) -> Tensor:
         """The sum of what each makes of its parts; who takes which depends on their number."""
@@ -119,12 +138,6 @@ class _Replica:
         return -torch.stack(sums).sum()
 
 
-def weights_and_biases(flow: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The parameters of a flow that are weights, and those that are biases."""
-    named = list(flow.named_parameters())
-    return [p for n, p in named if ".bias." not in n], [p for n, p in named if ".bias." in n]
-
-
 def _count(batch_size: int, device: torch.device) -> int:
     if device.type != "cpu":
         return 1
@@ -144,34 +157,27 @@ def _replica(flow: ConditionalFlow, gradients: list[Tensor]) -> _Replica:
     return _Replica(copy.deepcopy(flow, memo), own)
 
 
-def _parts(x_NF: Tensor, c_NC: Tensor, replicas: int) -> Iterator[Part]:
-    """A batch in parts that fit the cache, as many for each replica.
+def parts_of(c_UC: Tensor, index_N: Tensor, rows: int) -> Iterator[tuple[Rows, Tensor, list[int]]]:
+    """Parts of at most `rows` rows: which they are, their distinct conditions, and rows of each.
 
-    Rows of a large batch are put in the order of their conditions (the order inside a batch means
-    nothing), so that a part has few distinct ones: on a grid that leaves a third of the work.
+    Rows are put in the order of their conditions, so that equal ones are worked out once: on a
+    grid that leaves a third of the work.
     """
-    if x_NF.device.type != "cpu":
-        yield x_NF, c_NC, None
+    count = len(index_N)
+    slices = [slice(at, min(at + rows, count)) for at in range(0, count, rows)]
+    if len(c_UC) == 1:
+        yield from ((part, c_UC, [part.stop - part.start]) for part in slices)
         return
-    rows = _part_rows(len(x_NF), replicas)
-    if len(x_NF) >= SORTED_ROWS:
-        c_UC, index_N = distinct(c_NC)
-        if len(c_UC) <= len(c_NC) // 32:
-            yield from _parts_in_order(x_NF, c_UC, index_N, rows)
-            return
-    for x_part, c_part in zip(torch.split(x_NF, rows), torch.split(c_NC, rows), strict=True):
-        yield x_part, c_part, None
+    if len(c_UC) > count // SHARED_ROWS:
+        yield from ((part, c_UC[index_N[part]], [1] * (part.stop - part.start)) for part in slices)
+        return
+    index_N, order_N = torch.sort(index_N, stable=True)
+    for part in slices:
+        present, counts = torch.unique_consecutive(index_N[part], return_counts=True)
+        yield order_N[part], c_UC[present], counts.tolist()
 
 
 def _part_rows(rows: int, replicas: int) -> int:
     """Rows of a part, such that every replica has as many parts and none exceeds the cache."""
     replicas = max(1, min(replicas, rows // REPLICA_ROWS))
     return -(-rows // (replicas * -(-rows // (replicas * CPU_ROWS))))
-
-
-def _parts_in_order(x_NF: Tensor, c_UC: Tensor, index_N: Tensor, rows: int) -> Iterator[Part]:
-    index_N, order_N = torch.sort(index_N, stable=True)
-    x_NF = x_NF[order_N]
-    for x_part, index in zip(torch.split(x_NF, rows), torch.split(index_N, rows), strict=True):
-        present, counts = torch.unique_consecutive(index, return_counts=True)
-        yield x_part, c_UC[present], counts.tolist()

@@ -1,7 +1,9 @@
 """Physical units <-> standardised numbers, with log-Jacobians. It is part of the flow.
 
-Positive columns are logged, then every column is centred and scaled by its mean and spread over
-the training split. Because the Jacobian is added, NLLs of flows with other preprocessing compare.
+Positive columns are logged; of a pair of masses the second becomes the log of their ratio, which
+lays the ridge of equal masses along an axis, where a flow sees it best. Then every column is
+centred and scaled by its mean and spread over the training split. Because the Jacobian is added,
+NLLs of flows with other preprocessing compare.
 
 Tensor names end in their axes:
     N rows    F event columns    C condition columns    K columns of either kind
@@ -17,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from data_prep.columns import Column, Dataset
 from data_prep.stream import Batch
@@ -27,7 +30,7 @@ TINY, HUGE = 1.2e-38, 3.4e38
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Rows, mean and summed squared deviation of columns, after the log of the positive ones."""
+    """Rows, mean and summed squared deviation of columns in the coordinates of the flow."""
 
     rows: int
     mean_K: NDArray[np.float64]
@@ -67,20 +70,23 @@ class Constants:
     conditions: Moments
 
 
-def constants(dataset: Dataset, batches: Iterable[Batch]) -> Constants:
+def constants(dataset: Dataset, batches: Iterable[Batch], coordinates: str = "log") -> Constants:
     """Moments of all columns, read batch by batch.
 
     Args:
         dataset: Says which columns are positive and therefore logged.
         batches: The training split, in physical units.
+        coordinates: Of the event columns, as `FlowConfig.coordinates`.
 
     Raises:
         ValueError: If there is no row.
     """
+    of_events = Coordinates(dataset.event_columns, coordinates)
+    of_conditions = Coordinates(dataset.condition_columns, "log")
     total: Constants | None = None
     for batch in batches:
-        events = Moments.of(_logged(batch.events, dataset.event_columns))
-        conditions = Moments.of(_logged(batch.conditions, dataset.condition_columns))
+        events = Moments.of(of_events.of_array(batch.events))
+        conditions = Moments.of(of_conditions.of_array(batch.conditions))
         if total is not None:
             events, conditions = total.events.merge(events), total.conditions.merge(conditions)
         total = Constants(events, conditions)
@@ -89,25 +95,72 @@ def constants(dataset: Dataset, batches: Iterable[Batch]) -> Constants:
     return total
 
 
-def _logged(values_NK: NDArray[np.float32], columns: Sequence[Column]) -> NDArray[np.float64]:
-    logged_NK = np.array(values_NK, np.float64)
-    for k, column in enumerate(columns):
-        if column.positive:
-            logged_NK[:, k] = np.log(logged_NK[:, k])
-    return logged_NK
+class Coordinates:
+    """What is standardised: columns, logged where positive, a pair of them turned.
+
+    Turning has a Jacobian of 1: with l the logarithms, (l0, l1 - l0) is a shear, and so is
+    (log(exp l0 + exp l1), l1 - l0), whose derivatives are the shares of both in the sum.
+    """
+
+    def __init__(self, columns: Sequence[Column], kind: str) -> None:
+        """Args: the columns, and a choice of `FlowConfig.coordinates`."""
+        self.positive = torch.tensor([column.positive for column in columns], dtype=torch.bool)
+        self.pair = None if kind == "log" else _pair(columns)
+        self.total = kind == "log_total"
+
+    def of_array(self, values_NK: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Physical values, all in their support, in these coordinates."""
+        x_NK = torch.from_numpy(np.array(values_NK, np.float64))
+        y_NK = self.turn(torch.where(self.positive, x_NK, 1.0).log() + x_NK * ~self.positive)
+        array: NDArray[np.float64] = y_NK.numpy()
+        return array
+
+    def turn(self, l_NK: Tensor) -> Tensor:
+        """From logarithms to coordinates."""
+        if self.pair is None:
+            return l_NK
+        columns = list(l_NK.unbind(1))
+        first, second = (columns[k] for k in self.pair)
+        if self.total:
+            # Not logaddexp, which the ONNX exporter does not know.
+            columns[self.pair[0]] = first + functional.softplus(second - first)
+        columns[self.pair[1]] = second - first
+        return torch.stack(columns).t()
+
+    def turn_back(self, y_NK: Tensor) -> Tensor:
+        """From coordinates to logarithms."""
+        if self.pair is None:
+            return y_NK
+        columns = list(y_NK.unbind(1))
+        first, ratio = (columns[k] for k in self.pair)
+        if self.total:
+            first = first - functional.softplus(ratio)
+        columns[self.pair[0]], columns[self.pair[1]] = first, first + ratio
+        return torch.stack(columns).t()
+
+
+def _pair(columns: Sequence[Column]) -> tuple[int, int] | None:
+    """The first two positive columns of one unit; None where there are none."""
+    positive = [(k, column.unit) for k, column in enumerate(columns) if column.positive]
+    for number, (k, unit) in enumerate(positive):
+        for other, its_unit in positive[number + 1 :]:
+            if unit and unit == its_unit:
+                return k, other
+    return None
 
 
 class Standardise(nn.Module):
-    """Columns in physical units -> numbers of mean 0 and spread 1."""
+    """Columns in physical units -> coordinates of mean 0 and spread 1."""
 
     positive_K: Tensor
     mean_K: Tensor
     spread_K: Tensor
 
-    def __init__(self, columns: Sequence[Column], moments: Moments) -> None:
+    def __init__(self, columns: Sequence[Column], moments: Moments, kind: str = "log") -> None:
+        """Args: columns, their moments in these coordinates, a choice of coordinates."""
         super().__init__()
-        positive = torch.tensor([column.positive for column in columns], dtype=torch.bool)
-        self.register_buffer("positive_K", positive)
+        self.coordinates = Coordinates(columns, kind)
+        self.register_buffer("positive_K", self.coordinates.positive)
         self.register_buffer("mean_K", torch.tensor(moments.mean_K, dtype=torch.float32))
         self.register_buffer("spread_K", torch.tensor(moments.spread_K, dtype=torch.float32))
 
@@ -124,12 +177,12 @@ class Standardise(nn.Module):
         inside_NK = x_NK.isfinite() & ((x_NK > 0) | ~self.positive_K)
         log_NK = torch.where(inside_NK & self.positive_K, x_NK, 1.0).log()
         plain_NK = torch.where(inside_NK & ~self.positive_K, x_NK, 0.0)
-        y_NK = (log_NK + plain_NK - self.mean_K) / self.spread_K
+        y_NK = (self.coordinates.turn(log_NK + plain_NK) - self.mean_K) / self.spread_K
         return y_NK, -log_NK.sum(1) - self.spread_K.log().sum(), inside_NK.all(1)
 
     def inverse(self, y_NK: Tensor) -> Tensor:
         """Physical values, `(N, K)`; positive columns are above 0 and finite for any input."""
-        x_NK = y_NK * self.spread_K + self.mean_K
+        x_NK = self.coordinates.turn_back(y_NK * self.spread_K + self.mean_K)
         limits = (np.log(TINY), np.log(HUGE))
         exp_NK = torch.where(self.positive_K, x_NK, 0.0).clamp(*limits).exp()
         return torch.where(self.positive_K, exp_NK, x_NK)

@@ -2,7 +2,8 @@
 
 The thesis stopped by the rate of its validation loss, but took it of a running mean since the
 first step, per second: it shrank as 1/n whatever the flow did, and never fired. Here it is the
-rate of an exponentially smoothed validation NLL, per epoch unless asked otherwise.
+rate of an exponentially smoothed NLL, per epoch unless asked otherwise. Which NLL it is, of the
+validation split or of the held-out cells, is the training's `objective`.
 """
 
 from __future__ import annotations
@@ -10,21 +11,21 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from models.config import TrainConfig
+from models.config import OBJECTIVES, TrainConfig
 
 
 @dataclass(slots=True)
 class Stopping:
-    """What is remembered of the validation NLLs so far. JSON-ready through `state`."""
+    """What is remembered of the NLLs so far. JSON-ready through `state`."""
 
     evaluations: int = 0
     best: float | None = None
     best_evaluation: int = 0
     smoothed: float | None = None
     rate: float | None = None
-    """Fall of the smoothed validation NLL in nats per unit; None before the second evaluation."""
+    """Fall of the smoothed NLL in nats per unit; None before the second evaluation."""
 
-    def add(self, val_nll: float, *, units: float, smoothing: float) -> bool:
+    def add(self, nll: float, *, units: float, smoothing: float) -> bool:
         """Take in one evaluation, `units` (epochs or seconds) after the last.
 
         Returns:
@@ -32,29 +33,30 @@ class Stopping:
         """
         self.evaluations += 1
         if self.smoothed is None:
-            self.smoothed = val_nll
+            self.smoothed = nll
         else:
-            smoothed = smoothing * self.smoothed + (1 - smoothing) * val_nll
+            smoothed = smoothing * self.smoothed + (1 - smoothing) * nll
             self.rate = (self.smoothed - smoothed) / max(units, 1e-9)
             self.smoothed = smoothed
-        if self.best is not None and val_nll >= self.best:
+        if self.best is not None and nll >= self.best:
             return False
-        self.best, self.best_evaluation = val_nll, self.evaluations
+        self.best, self.best_evaluation = nll, self.evaluations
         return True
 
     def reason(self, config: TrainConfig, elapsed_s: float) -> str | None:
         """Why training should end now, as a sentence; None to go on."""
+        what = OBJECTIVES[config.objective]
         waited = self.evaluations - self.best_evaluation
         if config.patience and waited >= config.patience:
             return (
-                f"no better validation NLL in {waited} evaluations "
+                f"no better {what} in {waited} evaluations "
                 f"(best {self.best:.4f} nats at evaluation {self.best_evaluation})"
             )
         # The smoothed value needs a few evaluations before its rate says anything.
         settled = self.evaluations > 1 / (1 - config.rate_smoothing)
         if config.min_rate and settled and self.rate is not None and self.rate < config.min_rate:
             return (
-                f"the smoothed validation NLL fell by {self.rate:.3g} nats per {config.rate_per}, "
+                f"the smoothed {what} fell by {self.rate:.3g} nats per {config.rate_per}, "
                 f"less than min_rate = {config.min_rate:g}"
             )
         if config.max_minutes is not None and elapsed_s >= config.max_minutes * 60:

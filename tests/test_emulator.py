@@ -14,6 +14,7 @@ from models import Emulator
 from models.config import FlowConfig
 from models.emulator import EmulatorError, ExtrapolationWarning
 from models.flow import build_flow
+from models.measure import ROWS
 from models.preprocess import constants
 
 HERE = {"Z": 0.001, "alpha": 1.0}
@@ -281,7 +282,7 @@ def test_memory_does_not_grow_with_the_activations_of_many_events(emulator, monk
         return original(self, x_NF, c_NC, counts)
 
     monkeypatch.setattr(type(emulator.module), "log_prob", log_prob)
-    emulator.log_prob(np.full((10_000, 2), 9.0), **HERE)
+    emulator.log_prob(np.full((5 * ROWS, 2), 9.0), **HERE)
 
-    assert max(seen) <= 2048
-    assert sum(seen) == 10_000
+    assert max(seen) <= ROWS
+    assert sum(seen) == 5 * ROWS

@@ -232,7 +232,7 @@ def test_the_runs_of_a_forgotten_study_are_not_taken_for_a_new_ones(place):
 def test_a_grid_is_run_point_by_point_and_a_point_that_cannot_be_fails_alone(place):
     words = ("launch", "tiny.toml", "--trials", 2, "--workers", 1)
     words += ("--set", "space.hidden=[1, 4]", "--set", "sampler.kind=grid")
-    words += ("--set", "space.blocks=[1]")
+    words += ("--set", "space.blocks=[1]", "--set", "space.conditioner=masked")
     assert "its grid has 2 points" in hpo(place, *[3 if one == 2 else one for one in words], code=2)
 
     said = hpo(place, *words)
@@ -284,3 +284,28 @@ def test_a_detached_launch_finishes_by_itself_and_hides_its_storage(place):
 def finished(place):
     told = json.loads(hpo(place, "status", "tiny", "--format", "json"))
     return told["complete"] + told["pruned"] + told["failed"]
+
+
+def test_cells_that_cannot_be_held_out_are_all_named_before_anything_is_made(place):
+    cells = "[{Z=0.0012,alpha=1.0},{Z=0.01},{Z=0.01,alpha=5.0},{Z=0.01,alpha=5.0}]"
+
+    said = hpo(place, "launch", "tiny.toml", "--set", f"data.hold_out_cells={cells}", code=2)
+
+    assert "Traceback" not in said
+    assert "Z = 0.0012, alpha = 1 is no cell of it: the nearest are Z = 0.001, alpha = 1" in said
+    assert "Z = 0.01 must name Z and alpha: missing alpha, unknown none" in said
+    assert "Z = 0.01, alpha = 5 is named twice" in said
+    assert not (place / "runs").exists()
+
+
+def test_a_dry_run_shows_the_held_out_cells_as_the_dataset_writes_them(place):
+    cells = "data.hold_out_cells=[{alpha=5,Z=0.01},{Z=0.001000000001,alpha=1}]"
+
+    said = hpo(place, "launch", "tiny.toml", "--set", cells, "--dry-run")
+
+    assert "6,000 rows in 9 cells, 2 of them held out" in said
+    resolved = json.loads(said.split("study, resolved:\n")[1])
+    assert resolved["data"]["hold_out_cells"] == [
+        {"Z": 0.001, "alpha": 1.0},
+        {"Z": 0.01, "alpha": 5.0},
+    ]

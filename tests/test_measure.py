@@ -41,6 +41,31 @@ def test_the_nll_does_not_depend_on_the_parts(flow, prepared, monkeypatch):
     assert measure.nll(flow, prepared, "test").mean == pytest.approx(whole.mean, abs=1e-6)
 
 
+HELD_OUT = [{"Z": 0.01, "alpha": 5.0}, {"Z": 0.001, "alpha": 1.0}]
+
+
+def test_the_nll_of_a_split_is_that_of_its_cells_and_of_all_others(flow, prepared):
+    whole = measure.nll(flow, prepared, "test")
+    without = measure.nll(flow, prepared, "test", without=HELD_OUT)
+    only = measure.nll(flow, prepared, "test", only=HELD_OUT)
+
+    both = (without.mean * without.rows + only.mean * only.rows) / whole.rows
+    assert without.rows + only.rows == whole.rows
+    assert both == pytest.approx(whole.mean, abs=1e-5)
+    assert abs(without.mean - only.mean) > 0.05  # they are not the same thing twice
+
+
+def test_the_nll_of_each_cell_is_that_of_its_rows_alone(flow, prepared):
+    each = measure.cell_nlls(flow, prepared, "test", HELD_OUT)
+
+    assert [cell.conditions for cell in each] == [HELD_OUT[1], HELD_OUT[0]]  # the dataset's order
+    for cell in each:
+        alone = measure.nll(flow, prepared, "test", only=[cell.conditions])
+        assert cell.nll.rows == alone.rows
+        assert cell.nll.mean == pytest.approx(alone.mean, abs=1e-5)
+        assert cell.nll.error == pytest.approx(alone.error, rel=1e-4)
+
+
 def test_the_ks_distance_of_known_samples():
     assert measure.ks_distance(np.arange(10.0), np.arange(10.0)) == 0
     assert measure.ks_distance(np.arange(10.0), np.arange(10.0) + 100) == 1
@@ -92,7 +117,8 @@ def test_the_cost_counts_only_weights_in_use():
     from test_flow import GRID, flow
 
     block_weights = (2 * 1 + 2 * 2) + (2 * 2 + 2 * 4) + (2 * 2 + 2 * 4)
-    cost = measure.cost(flow(conditions=GRID[:1], blocks=3, hidden=4))
+    affine = {"kind": "affine", "conditioner": "masked"}
+    cost = measure.cost(flow(conditions=GRID[:1], blocks=3, hidden=4, **affine))
 
     assert cost.flops_per_event == 3 * 2 * block_weights
     assert cost.parameters == 3 * (block_weights + 4 + 4 + 4)

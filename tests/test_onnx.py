@@ -1,24 +1,30 @@
 """The ONNX graphs say what the flow says, for any number of rows."""
 
+import importlib
+import importlib.util
+from itertools import cycle
+
 import numpy as np
 import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
-from test_flow import GRID, MASSES, flow
+from test_flow import GRID, MASSES, every_layer, flow
 
 from models import onnx
-from models.config import ACTIVATIONS
+from models.config import ACTIVATIONS, COORDINATES
 
 
 def run(path, **inputs):
-    return ReferenceEvaluator(str(path)).run(None, inputs)[0]
+    if importlib.util.find_spec("onnxruntime") is None:
+        return ReferenceEvaluator(str(path)).run(None, inputs)[0]
+    runtime = importlib.import_module("onnxruntime")
+    return runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(
+        None, inputs
+    )[0]
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("rows", [1, 3, 250])
-def test_the_graphs_agree_with_the_flow(tmp_path, activation, rows):
-    made = flow(activation=activation, shake=0.1).float()
-    onnx.write(made, tmp_path)
+def agree(made, folder, rows):
+    """Both graphs in `folder` give what the flow gives, for this many rows."""
     rng = np.random.default_rng(rows)
     events, conditions = (rng.uniform(0.5, 20, (rows, 2)).astype("f4") for _ in range(2))
     noise = rng.standard_normal((rows, 2)).astype("f4")
@@ -28,10 +34,31 @@ def test_the_graphs_agree_with_the_flow(tmp_path, activation, rows):
             for f, a in ((made.log_prob, events), (made.from_noise, noise))
         )
 
-    found = run(tmp_path / "log_prob.onnx", events=events, conditions=conditions)
-    np.testing.assert_allclose(found, log_prob, rtol=1e-4, atol=1e-4)
-    found = run(tmp_path / "sample.onnx", noise=noise, conditions=conditions)
-    np.testing.assert_allclose(found, drawn, rtol=1e-3)
+    found = run(folder / "log_prob.onnx", events=events, conditions=conditions)
+    np.testing.assert_allclose(found, log_prob, rtol=1e-5, atol=1e-5)
+    found = run(folder / "sample.onnx", noise=noise, conditions=conditions)
+    np.testing.assert_allclose(found, drawn, rtol=2e-5)
+
+
+@every_layer
+def test_the_graphs_agree_with_the_flow_for_any_number_of_rows(tmp_path, layers):
+    made = flow(shake=0.1, bins=8, blocks=2, **layers).float()
+    onnx.write(made, tmp_path)
+
+    for rows in (1, 3, 250):
+        agree(made, tmp_path, rows)
+
+
+@pytest.mark.parametrize(
+    ("activation", "coordinates"), list(zip(ACTIVATIONS, cycle(COORDINATES), strict=False))
+)
+def test_the_graphs_agree_with_the_flow_for_all_activations_and_coordinates(
+    tmp_path, activation, coordinates
+):
+    made = flow(activation=activation, coordinates=coordinates, shake=0.1, blocks=2).float()
+    onnx.write(made, tmp_path)
+
+    agree(made, tmp_path, 20)
 
 
 def test_the_graph_knows_the_support(tmp_path):

@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import optuna
 import pytest
 from optuna.trial import FixedTrial
@@ -5,6 +8,8 @@ from optuna.trial import FixedTrial
 from hpo.space import Range, grid, resolve, seed_of, suggest
 from hpo.spec import load
 from models.config import FlowConfig, TrainConfig
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "search-space.md"
 
 
 def test_the_thesis_grid_is_its_twelve_configurations():
@@ -62,3 +67,30 @@ def test_neighbouring_trials_and_studies_have_unlike_seeds():
 
     assert len(seeds) == 4000
     assert seed_of(1, 2) == seed_of(1, 2)
+
+
+def test_the_thesis_study_means_what_it_did_whatever_the_defaults_became():
+    spec = load("thesis")
+
+    flow, training = suggest(
+        FixedTrial({"blocks": 10, "hidden": 128, "activation": "tanh"}),
+        spec.space,
+        spec.flow,
+        spec.training,
+        seed=0,
+    )
+
+    assert (flow.kind, flow.coordinates, flow.conditioner) == ("affine", "log", "masked")
+    assert (flow.depth, flow.residual, flow.normalise) == (2, False, False)
+    assert (training.schedule, training.ema, training.jitter) == ("constant", 0, 0)
+
+
+def test_every_line_of_the_default_space_is_documented_with_its_range():
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", DOCUMENT.read_text("utf-8"), re.MULTILINE))
+
+    for key, line in load("bbh").space.items():
+        said = re.findall(r"[a-z]\w+|\d[\d.e-]*", rows[key])
+        given = [line.low, line.high] if isinstance(line, Range) else line
+        for value in given if isinstance(given, list) else [given]:
+            shown = said if isinstance(value, str) else [float(n) for n in said if n[0].isdigit()]
+            assert value in shown, f"{key} = {value} is not in {rows[key]!r}"

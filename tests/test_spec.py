@@ -70,6 +70,25 @@ def write(folder, text):
             id="rung",
         ),
         pytest.param(MINIMAL + '[pruner]\nkind = "best"', r"\[pruner\] kind", id="pruner"),
+        pytest.param(
+            MINIMAL + "[data]\nhold_out_cells = [{ Z = 'a' }]", r"\[data\].*Z.*'a'", id="cell-text"
+        ),
+        pytest.param(
+            MINIMAL + "[data]\nhold_out_cells = 3", r"\[data\] hold_out_cells.*3", id="no-cells"
+        ),
+        pytest.param(
+            MINIMAL + "[data]\nhold_out_cells = [{ Z = nan }]",
+            "hold_out_cells has a cell with Z = nan",
+            id="cell-nan",
+        ),
+        pytest.param(
+            MINIMAL + '[training]\nobjective = "held_out_nll"',
+            r"objective = 'held_out_nll' needs .* \[data\] hold_out_cells, or choose 'val_nll'",
+            id="objective",
+        ),
+        pytest.param(
+            MINIMAL + '[space]\nobjective = ["val_nll"]', "no key 'objective'", id="objectives"
+        ),
         pytest.param("study = 3", "study must be a table", id="no-table"),
         pytest.param(MINIMAL + "[flow]\nblocks = 3", "no table 'flow'", id="stored-only"),
         pytest.param(MINIMAL + "[space]\nhidden = [2, 2]", "lists a choice twice", id="doubled"),
@@ -129,6 +148,16 @@ def test_a_setting_can_make_a_dimension():
 
     assert spec.space["hidden"] == [8, 16]
     assert (spec.space["blocks"].low, spec.space["blocks"].high) == (1, 2)
+
+
+def test_a_setting_can_name_cells_to_be_held_out():
+    cells = "data.hold_out_cells=[{Z=0.0004,alpha=1}, {alpha=3.0, Z=0.002}]"
+
+    spec = load("bbh", settings=[cells, "training.objective=held_out_nll"])
+
+    assert spec.data.hold_out_cells == [{"Z": 0.0004, "alpha": 1.0}, {"Z": 0.002, "alpha": 3.0}]
+    assert StudySpec.from_json(spec.to_json()) == spec
+    assert load("bbh").data.hold_out_cells == []
 
 
 def test_what_is_set_last_holds_whichever_table_named_it():

@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from data_prep import prepare as preparing
 from data_prep import stream as streaming
-from data_prep.columns import SPLITS, DataError
+from data_prep.columns import SPLITS, DataError, Dataset
 from data_prep.prepare import prepare
 from data_prep.stream import Batch, Stream, read_split
 
@@ -245,7 +246,159 @@ def test_two_epochs_of_a_stream_run_side_by_side(many):
     assert same([other for _, other in pairs], list(stream.epoch(1)))
 
 
+# ---- cells left out, cells alone
+
+HELD_OUT = [{"Z": 0.001, "alpha": 5.0}, {"alpha": 1.0, "Z": 0.01}, {"Z": 0.0001, "alpha": 0.5}]
+
+
+def of_held_out(conditions: np.ndarray) -> np.ndarray:
+    named = np.array([(one["Z"], one["alpha"]) for one in HELD_OUT], np.float32)
+    return (conditions[:, None] == named).all(axis=2).any(axis=1)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_the_cells_left_out_and_the_same_alone_are_the_whole_part(many, split, shuffle):
+    options = {"batch_size": 64, "shuffle": shuffle, "memory_mb": 0}
+    others = Stream(many, split, **options, without=HELD_OUT)
+    alone = Stream(many, split, **options, only=HELD_OUT)
+
+    without, only = list(others.epoch(0)), list(alone.epoch(0))
+
+    assert rows(without) + rows(only) == rows([read_split(many, split)])
+    assert not any(of_held_out(batch.conditions).any() for batch in without)
+    assert all(of_held_out(batch.conditions).all() for batch in only)
+    for stream, batches in ((others, without), (alone, only)):
+        sizes = [len(batch.events) for batch in batches]
+        assert sum(sizes) == stream.rows > 0
+        assert len(sizes) == stream.batches
+        assert set(sizes[:-1]) <= {64}
+
+
+def test_rows_are_those_that_the_dataset_tells_of_the_cells(many):
+    for split in SPLITS:
+        for cell in Dataset.read(many).cells:
+            name = dict(zip(("Z", "alpha"), cell.conditions, strict=True))
+
+            stream = Stream(many, split, batch_size=10, only=[name])
+
+            assert stream.rows == getattr(cell, split)
+
+
+@settings(deadline=None, max_examples=15)
+@given(start=st.integers(0, 24), epoch=st.integers(0, 3), cached=st.booleans())
+def test_without_some_cells_an_epoch_entered_anywhere_goes_on_too(many, start, epoch, cached):
+    options = {"batch_size": 100, "without": HELD_OUT}
+    stream = Stream(many, "train", memory_mb=512 if cached else 0, **options)
+    whole = list(Stream(many, "train", memory_mb=0, **options).epoch(epoch))
+
+    assert stream.batches == len(whole) == 24
+    assert same(list(stream.epoch(epoch, start=start)), whole[start:])
+
+
+def test_all_cells_alone_are_the_batches_of_the_whole_part(many):
+    cells = [dict(zip(("Z", "alpha"), c.conditions, strict=True)) for c in Dataset.read(many).cells]
+
+    named = Stream(many, "train", batch_size=170, only=cells)
+    whole = Stream(many, "train", batch_size=170)
+
+    assert same(list(named.epoch(2)), list(whole.epoch(2)))
+    assert list(Stream(many, "train", batch_size=170, without=cells).epoch(0)) == []
+
+
+def test_without_some_cells_rows_keep_the_order_of_the_file(many):
+    stored = read_split(many, "val")
+    stream = Stream(many, "val", batch_size=77, shuffle=False, memory_mb=0, without=HELD_OUT)
+
+    events = np.concatenate([batch.events for batch in stream.epoch(0)])
+
+    np.testing.assert_array_equal(events, stored.events[~of_held_out(stored.conditions)])
+
+
+def test_a_row_group_without_a_row_to_read_is_not_decoded(many, monkeypatch):
+    stored = read_split(many, "train").conditions
+    rare = {"Z": 0.0001, "alpha": 0.5}  # a handful of rows in 38 row groups
+    there = {place // 97 for place in np.flatnonzero((stored == np.float32([1e-4, 0.5])).all(1))}
+    stream = Stream(many, "train", batch_size=5, memory_mb=0, only=[rare])
+    decoded = []
+    decode = streaming._Table.decode
+    monkeypatch.setattr(
+        streaming._Table, "decode", lambda *args: (decoded.append(args[1]), decode(*args))
+    )
+
+    list(stream.epoch(0))
+
+    assert len(decoded) == len(there) < 20
+
+
+def test_nothing_is_read_twice_where_no_cell_is_named(many, monkeypatch):
+    monkeypatch.setattr(streaming._Table, "fill", None)
+
+    Stream(many, "train", batch_size=100, without=[])
+
+
+@pytest.mark.parametrize("value", [0.0001, float(np.float32(0.0001)), np.float32(0.0001)])
+def test_a_cell_is_named_in_single_or_double_precision(many, value):
+    assert Stream(many, "val", batch_size=10, only=[{"Z": value, "alpha": 5}]).rows > 0
+
+
 # ---- refusals
+
+
+@pytest.mark.parametrize(
+    ("named", "messages"),
+    [
+        pytest.param(
+            [{"Z": 0.0012, "alpha": 1.0}],
+            ["Z = 0.0012, alpha = 1 is no cell of it: the nearest are Z = 0.001, alpha = 1; "],
+            id="nearest",
+        ),
+        pytest.param(
+            [{"Z": 0.001, "alpha": -1.0}], ["nearest are Z = 0.001, alpha = 0.5; "], id="negative"
+        ),
+        pytest.param(
+            [{"Z": 0.001}],
+            ["Z = 0.001 must name Z and alpha: missing alpha, unknown none"],
+            id="missing",
+        ),
+        pytest.param(
+            [{"Z": 0.001, "alpha": 1.0, "q": 2.0}], ["missing none, unknown q"], id="unknown"
+        ),
+        pytest.param([{}], ["a cell without a condition must name Z and alpha"], id="empty"),
+        pytest.param(
+            [{"Z": 0.001, "alpha": 1.0}, {"alpha": 1, "Z": np.float32(0.001)}],
+            ["alpha = 1, Z = 0.001 is named twice"],
+            id="twice",
+        ),
+        pytest.param(
+            [{"Z": 7.0, "alpha": 1.0}, {"z": 0.001, "alpha": 1.0}, {"Z": float("nan"), "alpha": 1}],
+            ["Z = 7, alpha = 1 is no cell", "missing Z, unknown z", "Z = nan, alpha = 1 is no"],
+            id="all-at-once",
+        ),
+    ],
+)
+def test_a_cell_that_is_not_there_is_named_with_all_other_faults(many, named, messages):
+    for how in ("without", "only"):
+        with pytest.raises(DataError) as caught:
+            Stream(many, "train", batch_size=10, **{how: named})
+        assert all(message in str(caught.value) for message in messages)
+        assert str(many) in str(caught.value)
+
+
+def test_cells_that_dataset_json_counts_otherwise_are_noticed(many, tmp_path):
+    folder = copy_of(many, tmp_path / "copy")
+    dataset = Dataset.read(folder)
+    first, *others = dataset.cells
+    replace(dataset, cells=(replace(first, train=first.train + 1), *others)).write(folder)
+    name = dict(zip(("Z", "alpha"), first.conditions, strict=True))
+
+    with pytest.raises(DataError, match=r"the train part has \d+ rows in the cells .* again"):
+        Stream(folder, "train", batch_size=10, only=[name])
+
+
+def test_cells_are_named_one_way(many):
+    with pytest.raises(ValueError, match="left out or read alone, not both"):
+        Stream(many, "train", batch_size=10, without=HELD_OUT, only=HELD_OUT)
 
 
 def copy_of(folder: Path, to: Path) -> Path:

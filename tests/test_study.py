@@ -42,6 +42,11 @@ def test_what_a_study_searches_is_read_back_from_the_database(storage):
         (["space.hidden=[16]"], "f", r"\[space\] hidden is \[16, 32\] there and \[16\] here"),
         (["space.depth=[1]"], "f", r"\[space\] depth is absent there and \[1\] here"),
         (["pruner.kind=none"], "f", r"\[pruner\] kind is 'asha' there and 'none' here"),
+        (
+            ["data.hold_out_cells=[{Z=0.01}]"],
+            "f",
+            r'\[data\] hold_out_cells is \[\] there and \[{"Z": 0.01}\] here',
+        ),
         (["study.seed=3"], "f", r"\[study\] seed is 0 there and 3 here"),
         ([], "g", "trained on other data"),
     ],
@@ -51,6 +56,16 @@ def test_a_study_that_would_not_compare_is_refused(storage, settings, fingerprin
 
     with pytest.raises(SpecError, match=message):
         create(storage, *settings, fingerprint=fingerprint)
+
+
+def test_the_same_held_out_cells_in_another_order_are_the_same_study(storage):
+    create(storage, "data.hold_out_cells=[{Z=0.01,alpha=1.0},{Z=0.02,alpha=3.0}]")
+    create(storage, "data.hold_out_cells=[{alpha=3,Z=0.02},{Z=0.01,alpha=1}]")
+
+    with pytest.raises(
+        SpecError, match=r"hold_out_cells is \[{.*}, {.*}\] there and \[{.*}\] here"
+    ):
+        create(storage, "data.hold_out_cells=[{Z=0.01,alpha=1.0}]")
 
 
 def test_a_study_whose_runs_are_elsewhere_is_refused(storage):

@@ -1,18 +1,22 @@
 """One trial in this process: what it records and tells, and how it goes on after a death."""
 
 import dataclasses
+import json
 
+import jsonschema
 import optuna
 import pytest
 import sqlalchemy
 from optuna.trial import TrialState
 
+from hpo import export, runs, status, trial
 from hpo import study as studies
-from hpo import trial
-from hpo.record import NAME, read
+from hpo.record import NAME, json_schema, read
 from hpo.slots import LeaseLost, Owner, Slots
 from hpo.spec import parse
 from hpo.storage import open_storage, url_of
+from models import checkpoint, measure
+from models.emulator import Emulator
 
 pytestmark = pytest.mark.slow
 
@@ -32,10 +36,10 @@ class Setting:
     def __init__(self, runs, data):
         self.runs, self.data = runs, data
 
-    def study(self, **training):
+    def study(self, hold_out=(), **training):
         tables = {
             "study": {"name": "s"},
-            "data": {"path": str(self.data)},
+            "data": {"path": str(self.data), "hold_out_cells": list(hold_out)},
             "space": {"hidden": [8], "blocks": 2},
             "training": {"epochs": 4, "batch_size": 512} | training,
             "pruner": {"min_epochs": 1},
@@ -229,3 +233,101 @@ def test_a_damaged_record_does_not_stop_the_trial(setting):
     (job.folder / NAME).write_text('{"schema": 1, "stu')
 
     assert trial.run(job).state == "complete"
+
+
+# ---- held-out cells
+
+HELD_OUT = [{"Z": 0.001, "alpha": 5.0}, {"Z": 0.01, "alpha": 0.5}]
+
+
+def test_a_trial_tells_how_well_it_does_in_the_cells_held_out(setting):
+    job = setting.study(HELD_OUT).claim()
+
+    record = trial.run(job)
+
+    flow = checkpoint.best_flow(job.folder)
+    held_out = measure.nll(flow, setting.data, "test", only=HELD_OUT)
+    others = measure.nll(flow, setting.data, "test", without=HELD_OUT)
+    assert (record.test.nll, record.test.rows) == (others.mean, others.rows)
+    assert (record.held_out.nll, record.held_out.error) == (held_out.mean, held_out.error)
+    assert [cell.conditions for cell in record.held_out.cells] == HELD_OUT
+    assert sum(cell.rows for cell in record.held_out.cells) == record.held_out.rows
+    assert record.test.rows + record.held_out.rows == record.data.rows["test"]
+    assert list(record.data.hold_out_cells) == HELD_OUT
+    assert all(row.held_out_nll is not None for row in record.epochs)
+    assert read(job.folder / NAME) == record
+    jsonschema.validate(json.loads((job.folder / NAME).read_text()), json_schema())
+
+
+def test_a_trial_without_held_out_cells_says_nothing_of_them(setting):
+    record = trial.run(setting.study().claim())
+
+    (row,) = runs.rows(setting.runs)
+    assert record.held_out is record.best_held_out_nll is None
+    assert not [name for name in row if "held_out" in name or "hold_out" in name]
+
+
+@pytest.mark.parametrize("objective", ["val_nll", "held_out_nll"])
+def test_the_objective_is_what_optuna_is_told_and_what_ranks(setting, objective):
+    job = setting.study(HELD_OUT, objective=objective).claim()
+
+    record = trial.run(job)
+
+    told = setting.optuna.trials[0]
+    values = {row.epoch: getattr(row, objective) for row in record.epochs}
+    assert told.intermediate_values == values
+    assert told.value == record.best_objective == min(values.values())
+    best = record.epochs[record.best_epoch - 1]
+    assert getattr(best, objective) == told.value
+    assert (record.best_val_nll, record.best_held_out_nll) == (best.val_nll, best.held_out_nll)
+
+    seen = status.look(setting.optuna, setting.spec, setting.slots)
+    assert seen.best_objective == told.value
+    assert seen.best_val_nll == record.best_val_nll
+
+
+def test_the_held_out_nll_reaches_the_listing_and_the_emulator(setting, tmp_path):
+    record = trial.run(setting.study(HELD_OUT).claim())
+
+    (row,) = runs.rows(setting.runs)
+    assert (row["held_out_nll"], row["test_nll"]) == (record.held_out.nll, record.test.nll)
+    assert row["hold_out_cells"] == "Z = 0.001, alpha = 5; Z = 0.01, alpha = 0.5"
+    assert "held_out_nll" in runs.usual([row])
+
+    export.export(setting.runs / "s", tmp_path / "emulator")
+    emulator = Emulator.load(tmp_path / "emulator")
+    assert emulator.card["metrics"]["held_out_nll"] == record.held_out.nll
+    assert len(emulator.card["metrics"]["held_out_cells"]) == 2
+    assert "held_out_nll" in (tmp_path / "emulator" / "README.md").read_text()
+
+
+def test_the_best_by_its_objective_is_exported(setting):
+    record = trial.run(setting.study(HELD_OUT, objective="held_out_nll").claim())
+    worse = dataclasses.replace(
+        record, trial=1, best_held_out_nll=record.best_held_out_nll + 1, best_val_nll=0.0
+    )
+    worse.write(setting.runs / "s" / "trial-00001")
+
+    chosen, _ = export._chosen(setting.runs / "s", None, None)
+    first, second = runs.ranked(runs.rows(setting.runs))
+
+    assert chosen.trial == 0
+    assert (first["trial"], second["trial"]) == (0, 1)
+
+
+def test_a_trial_held_out_goes_on_as_if_nothing_had_been(setting, monkeypatch):
+    whole = trial.run(setting.study(HELD_OUT, objective="held_out_nll").claim())
+    other = Setting(setting.runs / "other", setting.data)
+    job = other.study(HELD_OUT, objective="held_out_nll").claim()
+    die_after_epoch(monkeypatch, other, 2)
+    with pytest.raises(Death):
+        trial.run(job)
+    monkeypatch.undo()
+    other.lose(job)
+
+    resumed = trial.run(other.claim())
+
+    assert [row.held_out_nll for row in resumed.epochs] == [r.held_out_nll for r in whole.epochs]
+    assert (resumed.test, resumed.held_out) == (whole.test, whole.held_out)
+    values = {row.epoch: row.held_out_nll for row in whole.epochs}
+    assert other.optuna.trials[0].intermediate_values == values

@@ -1,0 +1,148 @@
+"""Cells named by their conditions: found in a dataset, held out of it.
+
+A cell is named by a value of every condition column. Values compare as float32, since batches hold
+no more: `Z = 0.0004` names the cell whether a source wrote 0.0004 or the float32 nearest to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.columns import SPLITS, Cell, DataError, Dataset
+
+Named = Sequence[Mapping[str, float]]
+"""Cells, each as a value of every condition column."""
+
+NEAREST = 3
+"""Cells that are told of where the one that was named is not there."""
+
+
+def find(dataset: Dataset, named: Named, folder: Path) -> tuple[Cell, ...]:
+    """The named cells, in the dataset's order; `folder` is what an error calls the dataset.
+
+    Raises:
+        DataError: If a name is no cell of the dataset, or two are of the same. Lists all faults.
+    """
+    _refuse(folder, _unknown(dataset, named))
+    return _found(dataset, named)
+
+
+def without(dataset: Dataset, named: Named, folder: Path) -> Dataset:
+    """What the dataset is to someone who does not see the named cells: rows, cells and ranges.
+
+    Ranges of events stay, since only their rows could tell.
+
+    Raises:
+        DataError: As `faults` has it.
+    """
+    _refuse(folder, faults(dataset, named))
+    if not named:
+        return dataset
+    out = {cell.conditions for cell in _found(dataset, named)}
+    cells = tuple(cell for cell in dataset.cells if cell.conditions not in out)
+    values = zip(*(cell.conditions for cell in cells), strict=True)
+    seen = zip(dataset.condition_columns, values, strict=True)
+    ranges = {column.name: (min(those), max(those)) for column, those in seen}
+    rows = {split: sum(getattr(cell, split) for cell in cells) for split in SPLITS}
+    return replace(dataset, cells=cells, rows=rows, ranges={**dataset.ranges, **ranges})
+
+
+def faults(dataset: Dataset, named: Named) -> list[str]:
+    """A sentence for each reason why these cells cannot be held out of the dataset."""
+    return _unknown(dataset, named) or _nothing_left(dataset, named)
+
+
+def name_of(dataset: Dataset, cell: Cell) -> dict[str, float]:
+    """The value of each condition column, as the source wrote it."""
+    columns = (column.name for column in dataset.condition_columns)
+    return dict(zip(columns, cell.conditions, strict=True))
+
+
+def _refuse(folder: Path, found: Sequence[str]) -> None:
+    if found:
+        raise DataError(f"cells of {folder}: {'; '.join(found)}")
+
+
+def _found(dataset: Dataset, named: Named) -> tuple[Cell, ...]:
+    wanted = {_key(_values(dataset, one)) for one in named}
+    return tuple(cell for cell in dataset.cells if _key(cell.conditions) in wanted)
+
+
+def _unknown(dataset: Dataset, named: Named) -> list[str]:
+    columns = [column.name for column in dataset.condition_columns]
+    there = {_key(cell.conditions) for cell in dataset.cells}
+    seen: set[tuple[float, ...]] = set()
+    found = []
+    for one in named:
+        if wrong := _misnamed(one, columns):
+            found.append(wrong)
+            continue
+        key = _key(_values(dataset, one))
+        if key not in there:
+            found.append(f"{_shown(one)} is no cell of it: the nearest are {_near(dataset, one)}")
+        elif key in seen:
+            found.append(f"{_shown(one)} is named twice: name it once")
+        seen.add(key)
+    return found
+
+
+def _misnamed(one: Mapping[str, float], columns: Sequence[str]) -> str | None:
+    missing = [name for name in columns if name not in one]
+    unknown = [name for name in one if name not in columns]
+    if not missing and not unknown:
+        return None
+    return (
+        f"{_shown(one) or 'a cell without a condition'} must name {' and '.join(columns)}: "
+        f"missing {', '.join(missing) or 'none'}, unknown {', '.join(unknown) or 'none'}"
+    )
+
+
+def _nothing_left(dataset: Dataset, named: Named) -> list[str]:
+    """What the parts would lack: rows to train on, rows to judge by, rows held out."""
+    if not named:
+        return []
+    out = _found(dataset, named)
+    if len(out) == len(dataset.cells):
+        return [f"all {len(out)} cells are held out, so none is left to train on: name fewer"]
+    found = []
+    for split in SPLITS:
+        rows, held = dataset.rows[split], sum(getattr(cell, split) for cell in out)
+        if rows and rows == held:
+            found.append(f"the cells that are left have no row in the {split} part: name fewer")
+        if rows and not held and split != "train":
+            found.append(f"the held-out cells have no row in the {split} part: name larger ones")
+    return found
+
+
+def _near(dataset: Dataset, one: Mapping[str, float]) -> str:
+    """The nearest cells, each column in units of its range, logarithmic where it is positive."""
+    wanted = _values(dataset, one)
+    distances = [sum(_gaps(dataset, wanted, cell)) for cell in dataset.cells]
+    order = sorted(range(len(distances)), key=distances.__getitem__)[:NEAREST]
+    return "; ".join(_shown(name_of(dataset, dataset.cells[number])) for number in order)
+
+
+def _gaps(dataset: Dataset, wanted: Sequence[float], cell: Cell) -> Iterator[float]:
+    for column, a, b in zip(dataset.condition_columns, wanted, cell.conditions, strict=True):
+        low, high = dataset.ranges[column.name]
+        if min(a, b, low) > 0:
+            a, b, low, high = map(math.log, (a, b, low, high))
+        yield abs(a - b) / ((high - low) or 1.0)
+
+
+def _values(dataset: Dataset, one: Mapping[str, float]) -> tuple[float, ...]:
+    return tuple(one[column.name] for column in dataset.condition_columns)
+
+
+def _key(conditions: Sequence[float]) -> tuple[float, ...]:
+    with np.errstate(over="ignore"):  # no cell is so large: it will not be found
+        return tuple(np.asarray(conditions, np.float32).tolist())
+
+
+def _shown(one: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} = {value:.7g}" for name, value in one.items())

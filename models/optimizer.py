@@ -1,0 +1,142 @@
+"""AdamW over a whole flow as two flat tensors, the gradient's length, and averaged weights.
+
+A flow has a hundred small tensors; with two large ones a step of the optimizer, clipping, zeroing
+and averaging cost next to nothing. The flow's own parameters become views of them.
+
+Loshchilov & Hutter (2019), https://arxiv.org/abs/1711.05101
+Polyak & Juditsky (1992), SIAM Journal on Control and Optimization 30, 838 (averaging)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from models.config import TrainConfig
+
+AVERAGE = "average."
+
+
+class Optimizer:
+    """Fits the weights of a flow; knows their moving average."""
+
+    def __init__(self, flow: nn.Module, config: TrainConfig) -> None:
+        """Args: the flow, whose parameters move into flat tensors, and its training."""
+        self.config = config
+        self._flats = [_flat(parameters) for parameters in weights_and_biases(flow)]
+        groups = [
+            {"params": [flat], "weight_decay": decay}
+            for flat, decay in zip(self._flats, (config.weight_decay, 0.0), strict=True)
+        ]
+        self._adamw = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+        self._average = [flat.detach().clone() for flat in self._flats] if config.ema else []
+        self._steps = 0
+
+    @property
+    def gradients(self) -> list[Tensor]:
+        """Of the weights and of the biases, as flat tensors that the parameters' are views of."""
+        return [flat.grad for flat in self._flats if flat.grad is not None]
+
+    def step(self, learning_rate: float) -> Tensor:
+        """One step along the gradient, shortened if need be; returns the length that it had."""
+        norm = clip(self.gradients, self.config.clip_norm)
+        for group in self._adamw.param_groups:
+            group["lr"] = learning_rate
+        self._adamw.step()
+        self._steps += 1
+        # The first steps would otherwise weigh on the average for thousands.
+        past = min(self.config.ema, (1 + self._steps) / (10 + self._steps))
+        for average, flat in zip(self._average, self._flats, strict=False):
+            average.lerp_(flat.detach(), 1 - past)
+        return norm
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The flow has its averaged weights in here, which evaluate better than the last ones."""
+        if not self._average:
+            yield
+            return
+        last = [flat.detach().clone() for flat in self._flats]
+        self._put(self._average)
+        try:
+            yield
+        finally:
+            self._put(last)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that a checkpoint must hold beside the flow's own weights."""
+        stored = {f"{AVERAGE}{n}": average for n, average in enumerate(self._average)}
+        for number, flat in enumerate(self._flats):
+            stored |= {f"{number}.{k}": v for k, v in self._adamw.state[flat].items()}
+        return stored
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go back to what `tensors` gave."""
+        for number, flat in enumerate(self._flats):
+            mine = {
+                k.removeprefix(f"{number}."): v
+                for k, v in tensors.items()
+                if k.startswith(f"{number}.")
+            }
+            self._adamw.state[flat] = {
+                k: v.to(v.device if k == "step" else flat.device) for k, v in mine.items()
+            }
+            self._steps = int(mine["step"].item())
+        for number, average in enumerate(self._average):
+            average.copy_(tensors[f"{AVERAGE}{number}"])
+
+    @torch.no_grad()
+    def _put(self, values: list[Tensor]) -> None:
+        for flat, value in zip(self._flats, values, strict=True):
+            flat.copy_(value)
+
+
+def weights_and_biases(flow: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The matrices of a flow, which decay, and everything else, which does not."""
+    parameters = list(flow.parameters())
+    decaying = [p for p in parameters if p.ndim == 2 and p.shape[1] != 1]
+    return decaying, [p for p in parameters if not (p.ndim == 2 and p.shape[1] != 1)]
+
+
+def clip(gradients: list[Tensor], longest: float) -> Tensor:
+    """Shorten the gradient to `longest`; returns the length it had."""
+    norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
+    factor = (longest / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor)
+    return norm
+
+
+def learning_rate(config: TrainConfig, progress: float) -> float:
+    """The learning rate at a share of the whole training, from 0 to below 1.
+
+    cosine falls from the warm-up on, plateau linearly over the last `FALL` of the training.
+    """
+    if progress < config.warmup:
+        return config.learning_rate * max(progress / config.warmup, 1e-3)
+    if config.schedule == "constant":
+        return config.learning_rate
+    if config.schedule == "plateau":
+        return config.learning_rate * min(1.0, (1 - progress) / FALL)
+    fallen = (progress - config.warmup) / (1 - config.warmup)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * fallen))
+
+
+FALL = 0.3
+"""Share of a training over which the learning rate of a plateau falls."""
+
+
+def _flat(parameters: list[nn.Parameter]) -> nn.Parameter:
+    """All of them in one tensor, of which they and their gradients become views."""
+    flat = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
+    flat.grad = torch.zeros_like(flat)
+    sizes = [p.numel() for p in parameters]
+    views = zip(torch.split(flat.detach(), sizes), torch.split(flat.grad, sizes), strict=True)
+    for parameter, (values, gradient) in zip(parameters, views, strict=True):
+        parameter.data = values.view_as(parameter)
+        parameter.grad = gradient.view_as(parameter)
+    return flat
