@@ -116,7 +116,10 @@ class SplineAutoregressive(ConditionedAutoregressive):
     def inverse(
         self, inputs: Tensor, context: Given | Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Noise to data: `(N, F)` and the log-determinant, `(N,)`."""
+        """Noise to data: `(N, F)` and the log-determinant, `(N,)`.
+
+        Fused and without gradients, as draws are made, there is no log-determinant: zeros.
+        """
         given = _given(context, inputs)
         separate = isinstance(self.autoregressive_net, SeparateConditioner)
         if not given.fused or torch.is_grad_enabled() or not separate:

@@ -84,7 +84,7 @@ class FlowConfig(_Checked):
     """Hidden layers in a network."""
     residual: bool = False
     """Whether every hidden layer after the first adds to the one before (separate networks)."""
-    activation: str = "relu"
+    activation: str = "silu"
     """Of the hidden units."""
     normalise: bool = False
     """Whether each layer's features are scaled and shifted to the spread that the first batch has
@@ -119,7 +119,7 @@ class FlowConfig(_Checked):
 class TrainConfig(_Checked):
     """How one flow is fitted to the training split."""
 
-    epochs: int = 100
+    epochs: int = 120
     """Passes over the training split, unless something below ends it before."""
     batch_size: int = 1024
     """Rows per gradient step."""
@@ -137,7 +137,7 @@ class TrainConfig(_Checked):
     ema: float = 0.999
     """Weight of the past in the averaged weights, which are those that are evaluated and kept;
     0 = no averaging."""
-    jitter: float = 1.0
+    jitter: float = 0.85
     """How far conditions are moved towards the neighbouring values of the grid while training, so
     that the flow interpolates: 0 = not at all, 1 = up to those values; less where there are more
     than 1,500 rows in a cell on average."""
