@@ -54,7 +54,7 @@ def curves(axes: Any, data: str, jobs: Sequence[Job], results: Results) -> None:
     if data == "known":
         val = read_split(results.folders[data], "val")
         floor = -float(known_density.log_prob(val.events, *val.conditions.T).mean())
-    lines = results.of(job for job in jobs if not job.held_out and job.flow != HALF)
+    lines = results.of(job for job in jobs if not (job.held_out or job.speed) and job.flow != HALF)
     for line in lines:
         seconds, nll = np.array(line["curve"]).T
         label = line["flow"] if line["flow"] not in seen else None
@@ -105,7 +105,7 @@ def densities(figure: Any, jobs: Sequence[Job], results: Results) -> None:
 
 def stored(flow: str, jobs: Sequence[Job], results: Results) -> NDArray[np.floating] | None:
     """The density of a flow's first seed on the grid, if it is done."""
-    lines = results.of(job for job in jobs if job.flow == flow and job.seed == 0)
+    lines = results.of(job for job in jobs if job.flow == flow and job.seed == 0 and not job.speed)
     if not lines:
         return None
     with np.load(results.arrays(lines[0]["digest"])) as arrays:
