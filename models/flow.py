@@ -145,7 +145,7 @@ class Normalisation(ActNorm):  # type: ignore[misc]
 def distinct(c_NC: Tensor) -> tuple[Tensor, Tensor]:
     """The U distinct rows of conditions, `(U, C)`, and which of them each row has, `(N,)`."""
     # Sorting rows is slow; their keys, checked afterwards, sort 20 times as fast.
-    keys_U, index_N = torch.unique(key_of(c_NC), return_inverse=True)
+    keys_U, index_N = torch.unique(_key(c_NC), return_inverse=True)
     c_UC = c_NC.new_empty(len(keys_U), c_NC.shape[1])
     c_UC[index_N] = c_NC
     if torch.equal(c_UC[index_N], c_NC):
@@ -154,7 +154,7 @@ def distinct(c_NC: Tensor) -> tuple[Tensor, Tensor]:
     return c_UC, index_N
 
 
-def key_of(c_NC: Tensor) -> Tensor:
+def _key(c_NC: Tensor) -> Tensor:
     """A number for each row of conditions, `(N,)`: the same for the same, hardly for others."""
     weights_C = torch.arange(1, c_NC.shape[1] + 1, dtype=torch.float64, device=c_NC.device).sqrt()
     return c_NC.double() @ weights_C

@@ -5,8 +5,7 @@ triangular distribution that reaches the neighbouring values, and no further, a 
 seen at all conditions up to the next: the flow learns to blend cells linearly, and on a grid point
 still meets that cell alone. A narrower triangle blends less. As with any kernel, more rows need
 less width: the triangles reach `jitter` of the way where a cell has `ROWS` rows on average or
-fewer, and less where it has more. On two tables (`docs/benchmarks.md`): 1,300 rows a cell want the
-full width, 8,000 next to none, since a flow that sees so many interpolates better by itself.
+fewer, and less where it has more, since a flow that sees so many interpolates better by itself.
 
 Tensor names end in their axes:
     U distinct conditions    C conditions    G grid values of one condition
