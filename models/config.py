@@ -72,13 +72,13 @@ class FlowConfig(_Checked):
     log(x1 / x0), log(x0 + x1) and log(x1 / x0), or the logarithm of each."""
     blocks: int = 2
     """Autoregressive layers; the order of the features is reversed between two of them."""
-    bins: int = 32
+    bins: int = 16
     """Pieces of each spline."""
     bound: float = 5.0
     """Splines reach to this many standard deviations; beyond, the tails are those of a normal."""
     conditioner: str = "separate"
     """A network for each feature, or a masked one for all of a layer."""
-    hidden: int = 64
+    hidden: int = 48
     """Units in each hidden layer of a network."""
     depth: int = 2
     """Hidden layers in a network."""
@@ -137,7 +137,7 @@ class TrainConfig(_Checked):
     ema: float = 0.999
     """Weight of the past in the averaged weights, which are those that are evaluated and kept;
     0 = no averaging."""
-    jitter: float = 0.85
+    jitter: float = 0.7
     """How far conditions are moved towards the neighbouring values of the grid while training, so
     that the flow interpolates: 0 = not at all, 1 = up to those values; less where there are more
     than 1,500 rows in a cell on average."""

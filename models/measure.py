@@ -33,7 +33,7 @@ from models.parts import Rows, parts_of
 if TYPE_CHECKING:
     from models.emulator import Emulator
 
-ROWS = 32_768
+ROWS = 16_384
 """Rows that go through a flow together: their activations stay in the cache of a CPU core."""
 EvaluationPart = tuple[Rows, Tensor, list[int]]
 """Which rows, their distinct conditions, and rows of each."""

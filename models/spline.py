@@ -26,9 +26,9 @@ from torch.nn import functional
 
 from models.spare import give_back, take
 
-SMALLEST_BIN = 1e-4
+SMALLEST_BIN = 3e-3
 """Least width and height of a bin, relative to the sum of all before it was added."""
-SMALLEST_SLOPE = 1e-3
+SMALLEST_SLOPE = 3e-2
 """Least derivative at an edge between two bins."""
 LARGEST_RAW = 20.0
 """Raw widths and heights beyond this change nothing: all other bins are at their least by then."""

@@ -467,6 +467,7 @@ def test_an_emulator_of_the_first_version_gives_the_numbers_that_it_gave():
         kind="affine",
         coordinates="log",
         blocks=2,
+        bins=32,
         hidden=8,
         depth=2,
         activation="relu",
