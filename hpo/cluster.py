@@ -7,16 +7,18 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import submitit
+from submitit.core.utils import FailedJobError, FailedSubmissionError
 
+from hpo import scheduler
 from hpo.spec import StudySpec
-from hpo.worker import work
+from hpo.worker import SIGNAL_S, work
 
 YEAR_MIN = 365 * 24 * 60
 """Time limit of a local worker: submitit's own default would end it after five minutes."""
@@ -44,12 +46,22 @@ class Plan:
     def threads(self) -> int:
         """CPU threads of each worker: together they use the cores once."""
         if self.on == "slurm":
-            return self.spec.slurm.cpus
+            return max(1, self.spec.slurm.cpus // self.tasks)
         return max(1, cores() // self.workers)
+
+    @property
+    def tasks(self) -> int:
+        """Workers of each job."""
+        return self.spec.slurm.tasks if self.on == "slurm" else 1
+
+    @property
+    def jobs(self) -> int:
+        """Jobs that hold all workers."""
+        return -(-self.workers // self.tasks)
 
 
 class Workers:
-    """Jobs that were started, and what they say of themselves."""
+    """Local processes that were started."""
 
     def __init__(self, jobs: Sequence[submitit.Job[int]]) -> None:
         self._jobs = list(jobs)
@@ -65,6 +77,14 @@ class Workers:
         return self._jobs[-1].paths.stderr if self._jobs else None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Submitted:
+    """Jobs that SLURM accepted, and what it said of those that it did not."""
+
+    jobs: tuple[str, ...]
+    refusal: str | None = None
+
+
 def interrupt_local() -> None:
     """Tell the local workers that this process started to hand their trials back and end."""
     for process in psutil.Process().children(recursive=True):
@@ -78,22 +98,61 @@ def cores() -> int:
 
 
 def start(plan: Plan, count: int) -> Workers:
-    """Start `count` workers of the plan."""
-    arguments = (plan.spec.study.name, str(plan.runs), plan.threads)
-    if plan.on == "slurm":
-        executor = _slurm(plan)
-        with executor.batch():
-            return Workers([executor.submit(work, *arguments) for _ in range(count)])
+    """Start `count` workers on this machine."""
+    arguments = _arguments(plan)
     with _deaf_to_interrupts():
         return Workers([_local(plan, index).submit(work, *arguments) for index in range(count)])
+
+
+def submit(plan: Plan, jobs: int, on_accepted: Callable[[Sequence[str]], None]) -> Submitted:
+    """Send jobs to SLURM, in arrays as large as it takes.
+
+    Args:
+        plan: Whose workers they are.
+        jobs: How many, with `plan.tasks` workers each.
+        on_accepted: Is told the ids of each array as soon as it is accepted: what is not known any
+            more cannot be cancelled.
+    """
+    accepted: list[str] = []
+    try:
+        largest = int(scheduler.settings().get("MaxArraySize", "1001"))
+        while left := jobs - len(accepted):
+            ids = _submit_array(plan, min(left, largest))
+            on_accepted(ids)
+            accepted += ids
+    except (FailedJobError, FailedSubmissionError, scheduler.SchedulerError) as error:
+        return Submitted(jobs=tuple(accepted), refusal=_last_line(str(error)))
+    return Submitted(jobs=tuple(accepted))
+
+
+def output_of(plan: Plan, job: str) -> Path:
+    """The standard error of a job's first worker."""
+    return plan.folder / f"{job}_0_log.err"
+
+
+def _submit_array(plan: Plan, count: int) -> list[str]:
+    executor = submitit.SlurmExecutor(folder=plan.folder)
+    executor.update_parameters(**_slurm_parameters(plan, count))
+    with executor.batch():
+        sent = [executor.submit(work, *_arguments(plan)) for _ in range(count)]
+    return [job.job_id for job in sent]
+
+
+def _arguments(plan: Plan) -> tuple[str, str, int, int]:
+    """Of `work`."""
+    return plan.spec.study.name, str(plan.runs), plan.threads, plan.workers
+
+
+def _last_line(text: str) -> str:
+    return text.strip().splitlines()[-1] if text.strip() else "no reason given"
 
 
 def sbatch_text(plan: Plan) -> str:
     """The script that `sbatch` would get, for `--dry-run`. Nothing is written."""
     executor = _Unsent(folder=plan.folder)
-    executor.update_parameters(**_slurm_parameters(plan))
-    if plan.workers > 1:
-        executor.parameters["map_count"] = plan.workers
+    executor.update_parameters(**_slurm_parameters(plan, plan.jobs))
+    if plan.jobs > 1:
+        executor.parameters["map_count"] = plan.jobs
     text: str = executor._make_submission_file_text(executor._submitit_command_str, "0")
     return text
 
@@ -117,36 +176,37 @@ def _local(plan: Plan, index: int) -> submitit.AutoExecutor:
     return executor
 
 
-def _slurm(plan: Plan) -> submitit.AutoExecutor:
-    executor = submitit.AutoExecutor(folder=plan.folder, cluster="slurm")
-    executor._executor.update_parameters(**_slurm_parameters(plan))
-    return executor
-
-
-def _slurm_parameters(plan: Plan) -> dict[str, Any]:
+def _slurm_parameters(plan: Plan, jobs: int) -> dict[str, Any]:
     table = plan.spec.slurm
     asked = {
         "partition": table.partition,
         "account": table.account,
         "qos": table.qos,
         "constraint": table.constraint,
+        "exclude": table.exclude,
     }
     return {key: value for key, value in asked.items() if value is not None} | {
         "job_name": plan.spec.study.name,
         "wckey": None,  # submitit's own is refused where such keys are checked
         "time": table.timeout_min,
+        "signal_delay_s": SIGNAL_S,
         "mem": f"{table.memory_gb}GB",
         "gpus_per_node": table.gpus or None,
-        "cpus_per_task": table.cpus,
-        "ntasks_per_node": 1,
+        "cpus_per_task": plan.threads,
+        "ntasks_per_node": table.tasks,
         "nodes": 1,
-        "array_parallelism": plan.workers,
+        "array_parallelism": jobs,
         "setup": table.setup,
         # srun inside sbatch does not inherit --cpus-per-task in SLURM 22.05 to 23.02.
-        "srun_args": [f"--cpus-per-task={table.cpus}"],
+        "srun_args": [f"--cpus-per-task={plan.threads}"],
         # Without it a job that its cluster ends for another's sake is not queued again.
-        "additional_parameters": {"requeue": True},
+        "additional_parameters": {"requeue": True, **_extra(table.extra)},
     }
+
+
+def _extra(options: Mapping[str, str | int | bool]) -> dict[str, str | int | bool]:
+    """Options of sbatch as submitit takes them."""
+    return {key.lstrip("-").replace("-", "_"): value for key, value in options.items()}
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ what is missing.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import subprocess
 import sys
@@ -21,17 +22,24 @@ from sqlalchemy.engine import URL
 
 from data_prep import cells
 from data_prep.columns import SAMPLE, Dataset
-from hpo import cluster, progress, status
+from hpo import cluster, preflight, progress, scheduler, status
 from hpo import study as studies
 from hpo.cluster import Plan
 from hpo.record import RunRecord
+from hpo.scheduler import JobState
 from hpo.slots import Slots
 from hpo.space import grid
-from hpo.spec import SpecError, StudySpec
-from hpo.storage import VARIABLE, StorageError, hand_down, masked, open_storage
+from hpo.spec import SpecError, StudySpec, load
+from hpo.storage import VARIABLE, hand_down, masked, open_storage
 
 POLL_S = 1.0
 """Seconds between looks at the database."""
+SQUEUE_S = 10.0
+"""Seconds between looks at SLURM's queue, which other users ask as well."""
+RETRY_S, REFUSALS = 30.0, 5
+"""Pause before SLURM is asked again for jobs that it refused; how often, if it takes none."""
+HAND_BACK_S = 15.0
+"""Longest wait for workers that were told to end."""
 
 
 class LaunchError(RuntimeError):
@@ -77,10 +85,12 @@ def prepare(
     on: str,
     runs: Path,
     url: URL,
+    force_sqlite: bool = False,
 ) -> Launch:
     """Check everything that can be checked before anything is made.
 
     Raises:
+        PreflightError: If this machine, the database or the cluster is not fit. Lists all faults.
         SpecError: If the trials do not fit a grid, or the cells to be held out not the data.
         DataError: If the data is not a prepared dataset.
     """
@@ -96,6 +106,11 @@ def prepare(
         raise SpecError(f"the study {spec.study.name!r}", [fault])
     count = workers or spec.study.workers or min(8, cluster.cores())
     plan = Plan(spec=spec, runs=runs.absolute(), on=on, workers=min(count, total))
+    preflight.refuse(
+        preflight.check(
+            spec, on=on, runs=plan.runs, url=url, workers=plan.workers, force_sqlite=force_sqlite
+        )
+    )
     return Launch(plan=plan, trials=total, url=url, dataset=dataset)
 
 
@@ -104,25 +119,29 @@ def begin(launch: Launch) -> tuple[optuna.Study, Slots]:
 
     Raises:
         SpecError: If a study of that name searches something else, or its folder is another's.
-        StorageError: If the database does not answer, or is not for that many machines.
+        StorageError: If the database does not answer.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study, slots = _made(launch)
     spec = launch.plan.spec
-    if launch.plan.on == "slurm" and launch.url.get_backend_name() == "sqlite":
-        raise StorageError(
-            f"{masked(launch.url)} is for one machine: SQLite's locks do not hold between "
-            "nodes; give a server with --storage postgresql+psycopg://user@host/database"
-        )
-    storage = open_storage(launch.url)
-    _refuse_leftovers(storage, launch.plan)
-    study = studies.create(
-        storage, spec, runs=launch.plan.runs, fingerprint=launch.dataset.fingerprint
-    )
-    slots = Slots(study, max_restarts=spec.study.max_restarts)
     points = grid(spec.space) if spec.sampler.kind == "grid" else None
     slots.top_up(launch.trials, points=points)
     hand_down(launch.url)
     return study, slots
+
+
+def opened_or_made(reference: str, *, runs: Path, url: URL) -> tuple[StudySpec, Slots]:
+    """A study by its name, or by its file, which makes it if it is new, without any trial yet.
+
+    Raises:
+        StorageError: If there is no study of that name.
+        SpecError: As `begin`.
+    """
+    if Path(reference).suffix != ".toml":
+        study, spec = studies.opened(open_storage(url), reference)
+        return spec, Slots(study, max_restarts=spec.study.max_restarts)
+    launch = prepare(load(reference), trials=None, workers=1, on="local", runs=runs, url=url)
+    study, slots = _made(launch)
+    return launch.plan.spec, slots
 
 
 def follow(launch: Launch, study: optuna.Study, slots: Slots, console: Console) -> status.Look:
@@ -166,6 +185,18 @@ def _held_out(spec: StudySpec, dataset: Dataset, data: Path) -> list[dict[str, f
     return [cells.name_of(dataset, cell) for cell in cells.find(dataset, named, data)]
 
 
+def _made(launch: Launch) -> tuple[optuna.Study, Slots]:
+    """The study, with the trials that it has."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    spec = launch.plan.spec
+    storage = open_storage(launch.url)
+    _refuse_leftovers(storage, launch.plan)
+    study = studies.create(
+        storage, spec, runs=launch.plan.runs, fingerprint=launch.dataset.fingerprint
+    )
+    return study, Slots(study, max_restarts=spec.study.max_restarts)
+
+
 class _Follower:
     """Keeps the workers going and shows what they do."""
 
@@ -174,9 +205,11 @@ class _Follower:
         self._study = study
         self._slots = slots
         self._told = {record.trial for record in self._ended(set())}
-        self._workers: list[cluster.Workers] = []
+        self._crew = (
+            _Jobs(self._plan, slots) if self._plan.on == "slurm" else _Processes(self._plan)
+        )
         self._futile = 0
-        self._finished_at_start = -1
+        self._progress_at_start = -1
 
     def follow(self, console: Console) -> status.Look:
         with progress.shown(console) as show:
@@ -188,31 +221,35 @@ class _Follower:
                     if not look.running and (look.stopping or not look.waiting):
                         return look
                     self._start_missing(look)
+                    for sentence in self._crew.news():
+                        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
                     time.sleep(POLL_S)
             except KeyboardInterrupt:
-                self._hand_back()
+                self._crew.hand_back()
                 raise
 
     def _start_missing(self, look: status.Look) -> None:
         """Start as many workers as are wanted and not there: those of an earlier launch count."""
-        ours = sum(workers.running for workers in self._workers)
-        theirs = sum(one.stale is None for one in look.running)
-        wanted = min(self._plan.workers, look.waiting + theirs) - max(ours, theirs)
-        if look.stopping or not look.waiting or wanted <= 0:
+        running = sum(one.stale is None for one in look.running)
+        if look.stopping or not look.waiting:
             return
-        if ours == 0:
-            self._count_futile(look)
-        self._workers.append(cluster.start(self._plan, wanted))
+        there = self._crew.count(running)
+        wanted = min(self._plan.workers, look.waiting + running) - there
+        if wanted <= 0:
+            return
+        if there == 0:
+            self._count_futile()
+        self._crew.add(wanted)
 
-    def _count_futile(self, look: status.Look) -> None:
-        self._futile = self._futile + 1 if look.finished == self._finished_at_start else 0
-        self._finished_at_start = look.finished
-        # A trial that kills its workers has failed by then, which counts as finished.
+    def _count_futile(self) -> None:
+        progress_now = self._slots.progress()
+        self._futile = self._futile + 1 if progress_now == self._progress_at_start else 0
+        self._progress_at_start = progress_now
+        # A trial that kills its workers has failed by then, which is progress.
         if self._futile > self._plan.spec.study.max_restarts + 1:
-            output = self._workers[-1].output
             raise LaunchError(
                 f"all workers ended {self._futile} times without having finished a trial: "
-                f"read {output} for the reason, then launch again"
+                f"read {self._crew.output} for the reason, then launch again"
             )
 
     def _ended(self, told: set[int]) -> list[RunRecord]:
@@ -227,14 +264,112 @@ class _Follower:
         told.update(record.trial for record in records)
         return records
 
-    def _hand_back(self) -> None:
-        """End the local workers; SLURM jobs run on."""
-        if self._plan.on == "slurm":
-            return
+
+class _Processes:
+    """The workers of a study on this machine."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._started: list[cluster.Workers] = []
+
+    @property
+    def output(self) -> Path | None:
+        """Where a worker that cannot start says why."""
+        return self._started[-1].output if self._started else None
+
+    def count(self, running: int) -> int:
+        """Workers that there are; `running` trials have one."""
+        return max(sum(workers.running for workers in self._started), running)
+
+    def add(self, workers: int) -> None:
+        """Start so many more."""
+        self._started.append(cluster.start(self._plan, workers))
+
+    def news(self) -> list[str]:
+        """What the user should know, each sentence once."""
+        return []
+
+    def hand_back(self) -> None:
+        """End the workers and wait until they have handed their trials back."""
         cluster.interrupt_local()
-        deadline = time.monotonic() + 10
-        while any(workers.running for workers in self._workers) and time.monotonic() < deadline:
+        deadline = time.monotonic() + HAND_BACK_S
+        while any(workers.running for workers in self._started) and time.monotonic() < deadline:
             time.sleep(0.1)
+
+
+class _Jobs:
+    """The workers of a study on SLURM, those of earlier launches too."""
+
+    def __init__(self, plan: Plan, slots: Slots) -> None:
+        self._plan = plan
+        self._slots = slots
+        self._states: dict[str, JobState] = {}
+        self._asked_s = -math.inf
+        self._refused = 0
+        self._not_before_s = 0.0
+        self._news: list[str] = []
+        self._stuck: set[str] = set()
+
+    @property
+    def output(self) -> Path:
+        """Where a worker that cannot start says why."""
+        jobs = self._slots.jobs()
+        return cluster.output_of(self._plan, jobs[-1]) if jobs else self._plan.folder
+
+    def count(self, running: int) -> int:
+        """Workers that there are or will be; as many as are wanted while squeue does not answer."""
+        now_s = time.monotonic()
+        if now_s - self._asked_s > SQUEUE_S:
+            states = scheduler.states(self._slots.jobs())
+            if states is None:
+                return self._plan.workers
+            self._states, self._asked_s = states, now_s
+            self._tell_stuck()
+        if now_s < self._not_before_s:
+            return self._plan.workers
+        return max(self._plan.tasks * sum(one.alive for one in self._states.values()), running)
+
+    def add(self, workers: int) -> None:
+        """Submit jobs for so many more; what is refused is tried again later.
+
+        Raises:
+            LaunchError: If SLURM refuses again and again while no job is left.
+        """
+        jobs = -(-workers // self._plan.tasks)
+        sent = cluster.submit(self._plan, jobs, self._slots.add_jobs)
+        self._asked_s = -math.inf
+        if sent.jobs:
+            arrays = sorted({job.partition("_")[0] for job in sent.jobs})
+            self._news.append(f"submitted {len(sent.jobs)} jobs: {', '.join(arrays)}")
+        if sent.refusal is None:
+            self._refused = 0
+            return
+        self._refused += 1
+        alive = sum(one.alive for one in self._states.values())
+        if self._refused >= REFUSALS and not sent.jobs and not alive:
+            raise LaunchError(f"SLURM takes no job: {sent.refusal}")
+        self._not_before_s = time.monotonic() + RETRY_S
+        self._news.append(
+            f"SLURM refused {jobs - len(sent.jobs)} of {jobs} jobs, which are tried again in "
+            f"{RETRY_S:.0f} s: {sent.refusal}"
+        )
+
+    def news(self) -> list[str]:
+        """What the user should know, each sentence once."""
+        news, self._news = self._news, []
+        return news
+
+    def hand_back(self) -> None:
+        """Nothing: jobs run on without their launcher."""
+
+    def _tell_stuck(self) -> None:
+        for job, state in self._states.items():
+            if state.stuck and job not in self._stuck:
+                self._stuck.add(job)
+                self._news.append(
+                    f"job {job} will not start as it was asked for ({state.reason}): see [slurm], "
+                    f"then scancel {job}"
+                )
 
 
 def _refuse_leftovers(storage: optuna.storages.RDBStorage, plan: Plan) -> None:

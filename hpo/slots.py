@@ -5,6 +5,9 @@ workers overshoot, and it leaves the trial of a killed worker RUNNING for ever. 
 makes the N rows as WAITING; a worker claims one by a guarded UPDATE, in the same transaction that
 writes its lease; a trial whose owner is gone goes back to WAITING under its own number, with the
 parameters and values that it had, so that it can go on from its checkpoint.
+
+Every transaction is begun again while the server is away, and bears it. Times are the server's:
+nodes' clocks differ.
 """
 
 from __future__ import annotations
@@ -12,26 +15,40 @@ from __future__ import annotations
 import json
 import os
 import socket
-import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 import psutil
 import sqlalchemy as sql
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
-from optuna.storages._rdb.models import StudyModel, TrialModel, TrialSystemAttributeModel
+from optuna.storages._rdb.models import (
+    StudyModel,
+    TrialIntermediateValueModel,
+    TrialModel,
+    TrialSystemAttributeModel,
+)
 from optuna.trial import TrialState
+from sqlalchemy.ext.compiler import compiles
+
+from hpo import scheduler
+from hpo.patience import patiently
+from hpo.scheduler import JobState
 
 LEASE_S = 180.0
-"""Seconds without a renewal after which the owner on another host counts as dead."""
+"""Seconds without a renewal after which SLURM is asked about an owner on another host."""
+GIVE_UP_S = 1800.0
+"""Seconds without a renewal after which an owner counts as dead though its job seems to run: its
+node may be gone and SLURM not know it. Fencing keeps the trial safe if it is not."""
 
 _TRIALS = TrialModel.__table__
 _STUDIES = StudyModel.__table__
 _ATTRIBUTES = TrialSystemAttributeModel.__table__
+_REPORTS = TrialIntermediateValueModel.__table__
 _LEASES = sql.Table(
     "hpo_leases",
     sql.MetaData(),
@@ -42,9 +59,40 @@ _LEASES = sql.Table(
     sql.Column("pid", sql.Integer, nullable=False),
     sql.Column("started", sql.Double, nullable=False),
     sql.Column("job", sql.String(64)),
+    sql.Column("rank", sql.Integer, nullable=False),
     sql.Column("renewed", sql.Double, nullable=False),
     sql.Column("restarts", sql.Integer, nullable=False),
 )
+_JOBS = sql.Table(
+    "hpo_jobs",
+    _LEASES.metadata,
+    sql.Column("study_id", sql.Integer, primary_key=True, autoincrement=False),
+    sql.Column("job", sql.String(64), primary_key=True),
+)
+_AskScheduler = Callable[[Iterable[str]], Mapping[str, JobState] | None]
+
+
+class _Now(sql.ColumnElement[float]):
+    """The server's time, seconds since 1970."""
+
+    inherit_cache = True
+    type = sql.Double()
+
+
+@compiles(_Now, "sqlite")
+def _now_of_sqlite(*_: Any, **__: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(_Now, "postgresql")
+def _now_of_postgresql(*_: Any, **__: Any) -> str:
+    return "extract(epoch from clock_timestamp())::double precision"
+
+
+@compiles(_Now, "mysql")
+@compiles(_Now, "mariadb")
+def _now_of_mysql(*_: Any, **__: Any) -> str:
+    return "(unix_timestamp(sysdate(6)) + 0e0)"
 
 
 class LeaseLost(RuntimeError):
@@ -63,26 +111,38 @@ class Owner:
     job: str | None = None
     """The scheduler's job id."""
 
-    @classmethod
-    def this_process(cls) -> Owner:
-        """The process that calls."""
-        job = os.environ.get("SLURM_JOB_ID")
-        array = os.environ.get("SLURM_ARRAY_JOB_ID")
-        if array:  # SLURM_JOB_ID of an array's task is another number than the one users see
-            job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-        started = psutil.Process().create_time()
-        return cls(host=socket.gethostname(), pid=os.getpid(), started=started, job=job)
+    rank: int = 0
+    """Which of the job's workers it is."""
 
-    def lives(self, silent_s: float) -> bool:
-        """Whether the process runs: looked up on this host, else judged by its last renewal."""
-        if self.host != socket.gethostname():
-            return silent_s < LEASE_S
+    @classmethod
+    def this_process(cls, *, rank: int = 0) -> Owner:
+        """The process that calls."""
+        return cls(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            started=psutil.Process().create_time(),
+            job=scheduler.job_of_this_process(),
+            rank=rank,
+        )
+
+    @property
+    def here(self) -> bool:
+        """Whether it is, or was, a process of this host."""
+        return self.host == socket.gethostname()
+
+    def runs(self) -> bool:
+        """Whether the process runs, on this host."""
         try:
             process = psutil.Process(self.pid)
             same = abs(process.create_time() - self.started) < 1.0
             return same and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
+
+    def succeeds(self, other: Owner) -> bool:
+        """Whether this is another process in the place of that one: its job was started anew."""
+        in_its_place = self.job is not None and (self.job, self.rank) == (other.job, other.rank)
+        return in_its_place and self != other
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,9 +157,24 @@ class Lease:
     restarts: int
 
     @property
-    def lives(self) -> bool:
-        """Whether the owner still runs."""
-        return self.owner.lives(self.silent_s)
+    def doubtful(self) -> bool:
+        """Whether only the scheduler can tell if the owner lives."""
+        quiet = LEASE_S <= self.silent_s < GIVE_UP_S
+        return not self.owner.here and self.owner.job is not None and quiet
+
+    def lives(self, jobs: Mapping[str, JobState] | None = None) -> bool:
+        """Whether the owner still runs: looked up on this host, else told by its renewals.
+
+        Args:
+            jobs: What the scheduler says of the owner's job, if it was asked and answered. A job
+                that waits again has no process any more.
+        """
+        if self.owner.here:
+            return self.owner.runs()
+        if self.doubtful and self.owner.job is not None:
+            state = (jobs or {}).get(self.owner.job)
+            return jobs is None or (state is not None and state.started)
+        return self.silent_s < LEASE_S
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,22 +196,44 @@ class Reaped:
     failed: tuple[int, ...] = ()
 
 
+def make_tables(engine: sql.Engine) -> None:
+    """Make the tables of ours that are not there.
+
+    Two processes that make them at once clash: the loser finds them made.
+    """
+    for table in (_LEASES, _JOBS):
+        try:
+            table.create(engine, checkfirst=True)
+        except (sql.exc.IntegrityError, sql.exc.OperationalError, sql.exc.ProgrammingError):
+            if not sql.inspect(engine).has_table(table.name):
+                raise
+
+
 class Slots:
     """The trials of one study as slots to be claimed.
 
     Args:
         study: Of an `RDBStorage`; its database also holds the leases.
         max_restarts: How often a trial is handed on after its owner's death.
+        ask: What says which jobs there are; None for "no answer".
     """
 
-    def __init__(self, study: optuna.Study, *, max_restarts: int) -> None:
+    def __init__(
+        self,
+        study: optuna.Study,
+        *,
+        max_restarts: int,
+        ask: _AskScheduler = scheduler.states,
+    ) -> None:
         self._study = study
-        self._max_restarts = max_restarts
+        self.max_restarts = max_restarts
+        self._ask = ask
         backend = getattr(study._storage, "_backend", study._storage)
         assert isinstance(backend, RDBStorage)
         self._engine = backend.engine
-        _LEASES.create(self._engine, checkfirst=True)
+        make_tables(self._engine)
 
+    @patiently
     def top_up(self, total: int, *, points: Sequence[Mapping[str, Any]] | None = None) -> int:
         """Make rows until the study has `total`, and say how many were made.
 
@@ -147,56 +244,29 @@ class Slots:
             points: Parameters of trial 0, 1, ...; without them the sampler decides.
         """
         with self._engine.begin() as connection:
-            study_id = self._study._study_id
-            connection.execute(
-                sql.select(_STUDIES.c.study_id)
-                .where(_STUDIES.c.study_id == study_id)
-                .with_for_update()
-            )
-            have = connection.scalar(
-                sql.select(sql.func.count()).where(_TRIALS.c.study_id == study_id)
-            )
-            assert have is not None
+            have = self._count(connection)
             for number in range(have, total):
-                made = connection.execute(
-                    sql.insert(_TRIALS).values(
-                        study_id=study_id, number=number, state=TrialState.WAITING
-                    )
-                )
+                trial_id = self._insert(connection, number)
                 if points is not None:
-                    assert made.inserted_primary_key is not None
-                    connection.execute(
-                        sql.insert(_ATTRIBUTES).values(
-                            trial_id=made.inserted_primary_key[0],
-                            key="fixed_params",
-                            value_json=json.dumps(points[number]),
-                        )
-                    )
+                    self._fix(connection, trial_id, points[number])
             return max(0, total - have)
+
+    def enqueue(self, points: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Have these parameters tried next: by trials that wait, and by new ones if too few do.
+
+        Returns:
+            The numbers of the trials.
+        """
+        return patiently(self._enqueue)(points)
 
     def claim(self, owner: Owner) -> Claim | None:
         """The waiting trial with the lowest number, or None when none waits."""
-        while True:
-            with self._engine.begin() as connection:
-                row = connection.execute(
-                    sql.select(_TRIALS.c.trial_id, _TRIALS.c.number, _TRIALS.c.datetime_start)
-                    .where(self._in_state(TrialState.WAITING))
-                    .order_by(_TRIALS.c.trial_id)
-                    .limit(1)
-                ).first()
-                if row is None:
-                    return None
-                won = connection.execute(
-                    sql.update(_TRIALS)
-                    .where(_TRIALS.c.trial_id == row.trial_id)
-                    .where(_TRIALS.c.state == TrialState.WAITING)
-                    .values(
-                        state=TrialState.RUNNING,
-                        datetime_start=row.datetime_start or datetime.now(UTC).replace(tzinfo=None),
-                    )
-                ).rowcount
-                if won:
-                    return self._lease(connection, row.trial_id, row.number, owner)
+        # One token for all tries: a claim whose answer was lost is found again by it.
+        token = uuid.uuid4().hex
+        claim = patiently(self._claim)
+        while (won := claim(owner, token)) is False:
+            pass  # another worker was quicker
+        return won or None
 
     def trial_of(self, claim: Claim) -> optuna.Trial:
         """Optuna's handle of a claimed trial."""
@@ -204,6 +274,7 @@ class Slots:
         self._study.get_trials(deepcopy=False)
         return optuna.Trial(self._study, claim.trial_id)
 
+    @patiently
     def renew(self, claim: Claim) -> None:
         """Say that the owner of the trial lives.
 
@@ -215,7 +286,7 @@ class Slots:
                 sql.update(_LEASES)
                 .where(_LEASES.c.trial_id == claim.trial_id)
                 .where(_LEASES.c.token == claim.token)
-                .values(renewed=time.time())
+                .values(renewed=_Now())
             ).rowcount
         if not held:
             raise LeaseLost(f"trial {claim.number} was handed to another worker")
@@ -227,57 +298,66 @@ class Slots:
             LeaseLost: If the trial was taken away; nothing is told then.
         """
         self.renew(claim)
-        self._study.tell(claim.number, value, state=state, skip_if_finished=True)
+        self._tell(claim.number, value, state)
         self._drop(claim.trial_id, claim.token)
 
-    def release(self, claim: Claim) -> None:
-        """Hand a claimed trial back, to be gone on with by whoever asks next."""
-        with self._engine.begin() as connection:
-            self._wait_again(connection, claim.trial_id, claim.token, claim.restarts)
+    def release(self, claim: Claim, *, futile: bool = False) -> None:
+        """Hand a claimed trial back, to be gone on with by whoever asks next.
 
-    def reap(self) -> Reaped:
+        Args:
+            claim: Of the trial.
+            futile: Whether it got nowhere, which counts as a restart: it might never get anywhere.
+        """
+        patiently(self._wait_again)(claim.trial_id, claim.token, claim.restarts + futile)
+
+    def reap(self, me: Owner | None = None) -> Reaped:
         """Take the trials of dead owners back; those restarted too often fail.
 
         A trial can also be RUNNING without any lease, when another tool than this one claimed it;
         it is left alone.
+
+        Args: the process that calls, if it is a worker: what its job held before it was started
+            anew is lost.
         """
         released, failed = [], []
-        for lease in self.leases():
-            if lease.lives:
-                continue
-            if lease.restarts < self._max_restarts:
-                with self._engine.begin() as connection:
-                    token, restarts = lease.token, lease.restarts + 1
-                    if self._wait_again(connection, lease.trial_id, token, restarts):
-                        released.append(lease.number)
+        for lease in self._lost(me):
+            if lease.restarts < self.max_restarts:
+                wait_again = patiently(self._wait_again)
+                if wait_again(lease.trial_id, lease.token, lease.restarts + 1):
+                    released.append(lease.number)
             elif fence := self._fence(lease):
-                self._study.tell(lease.number, state=TrialState.FAIL, skip_if_finished=True)
+                self._tell(lease.number, None, TrialState.FAIL)
                 self._drop(lease.trial_id, fence)
                 failed.append(lease.number)
         return Reaped(released=tuple(released), failed=tuple(failed))
 
+    @patiently
     def leases(self) -> list[Lease]:
         """Every running trial's lease, by number."""
         with self._engine.begin() as connection:
             rows = connection.execute(
-                sql.select(_LEASES, _TRIALS.c.number)
+                sql.select(
+                    _LEASES, _TRIALS.c.number, (_Now() - _LEASES.c.renewed).label("silent_s")
+                )
                 .join(_TRIALS, _TRIALS.c.trial_id == _LEASES.c.trial_id)
                 .where(self._in_state(TrialState.RUNNING))
                 .order_by(_TRIALS.c.number)
             ).all()
-        now = time.time()
         return [
             Lease(
                 number=row.number,
                 trial_id=row.trial_id,
                 token=row.token,
-                owner=Owner(host=row.host, pid=row.pid, started=row.started, job=row.job),
-                silent_s=now - row.renewed,
+                owner=Owner(
+                    host=row.host, pid=row.pid, started=row.started, job=row.job, rank=row.rank
+                ),
+                silent_s=row.silent_s,
                 restarts=row.restarts,
             )
             for row in rows
         ]
 
+    @patiently
     def counts(self) -> dict[TrialState, int]:
         """How many trials are in each state."""
         with self._engine.begin() as connection:
@@ -288,14 +368,141 @@ class Slots:
             ).all()
         return {state: 0 for state in TrialState} | {row[0]: row[1] for row in rows}
 
+    @patiently
+    def progress(self) -> int:
+        """A number that grows whenever a trial reports an epoch or ends."""
+        reports = sql.select(sql.func.count()).select_from(
+            _REPORTS.join(_TRIALS, _REPORTS.c.trial_id == _TRIALS.c.trial_id)
+        )
+        with self._engine.begin() as connection:
+            made = connection.scalar(reports.where(_TRIALS.c.study_id == self._study._study_id))
+        ended = sum(count for state, count in self.counts().items() if state.is_finished())
+        return (made or 0) + ended
+
+    @patiently
+    def add_jobs(self, jobs: Iterable[str]) -> None:
+        """Remember the scheduler's jobs that work for the study, for a later launcher."""
+        study_id = self._study._study_id
+        with self._engine.begin() as connection:
+            for job in jobs:
+                here = sql.and_(_JOBS.c.study_id == study_id, _JOBS.c.job == job)
+                if connection.execute(sql.select(_JOBS).where(here)).first() is None:
+                    connection.execute(sql.insert(_JOBS).values(study_id=study_id, job=job))
+
+    @patiently
+    def jobs(self) -> list[str]:
+        """The scheduler's jobs that were started for the study, ended ones too."""
+        with self._engine.begin() as connection:
+            rows = connection.execute(
+                sql.select(_JOBS.c.job).where(_JOBS.c.study_id == self._study._study_id)
+            )
+            return [row.job for row in rows]
+
     def _in_state(self, state: TrialState) -> sql.ColumnElement[bool]:
         return sql.and_(_TRIALS.c.study_id == self._study._study_id, _TRIALS.c.state == state)
 
-    def _lease(self, connection: sql.Connection, trial_id: int, number: int, owner: Owner) -> Claim:
+    def _lost(self, me: Owner | None) -> list[Lease]:
+        """The leases of dead owners; the scheduler is asked at most once, and only if need be."""
+        leases = self.leases()
+        doubtful = [lease.owner.job for lease in leases if lease.doubtful and lease.owner.job]
+        jobs = self._ask(doubtful) if doubtful else {}
+        return [
+            lease
+            for lease in leases
+            if not lease.lives(jobs) or (me is not None and me.succeeds(lease.owner))
+        ]
+
+    def _enqueue(self, points: Sequence[Mapping[str, Any]]) -> list[int]:
+        with self._engine.begin() as connection:
+            rows = connection.execute(
+                sql.select(_TRIALS.c.trial_id, _TRIALS.c.number)
+                .where(self._in_state(TrialState.WAITING))
+                # Neither begun before nor with parameters given already.
+                .where(_TRIALS.c.datetime_start.is_(None))
+                .where(~_TRIALS.c.trial_id.in_(sql.select(_ATTRIBUTES.c.trial_id)))
+                .order_by(_TRIALS.c.trial_id)
+                .limit(len(points))
+                .with_for_update()
+            ).all()
+            slots = [(row.trial_id, row.number) for row in rows]
+            have = self._count(connection)
+            for number in range(have, have + len(points) - len(slots)):
+                slots.append((self._insert(connection, number), number))
+            for (trial_id, _), point in zip(slots, points, strict=True):
+                self._fix(connection, trial_id, point)
+            return [number for _, number in slots]
+
+    def _count(self, connection: sql.Connection) -> int:
+        """Trials of the study, whose row is held until the transaction ends."""
+        study_id = self._study._study_id
+        connection.execute(
+            sql.select(_STUDIES.c.study_id).where(_STUDIES.c.study_id == study_id).with_for_update()
+        )
+        count = sql.select(sql.func.count()).where(_TRIALS.c.study_id == study_id)
+        return connection.scalar(count) or 0
+
+    def _insert(self, connection: sql.Connection, number: int) -> int:
+        """A new trial that waits."""
+        made = connection.execute(
+            sql.insert(_TRIALS).values(
+                study_id=self._study._study_id, number=number, state=TrialState.WAITING
+            )
+        )
+        assert made.inserted_primary_key is not None
+        trial_id: int = made.inserted_primary_key[0]
+        return trial_id
+
+    def _fix(self, connection: sql.Connection, trial_id: int, point: Mapping[str, Any]) -> None:
+        """Give a trial its parameters, as Optuna's own `enqueue_trial` does."""
+        connection.execute(
+            sql.insert(_ATTRIBUTES).values(
+                trial_id=trial_id, key="fixed_params", value_json=json.dumps(point)
+            )
+        )
+
+    def _claim(self, owner: Owner, token: str) -> Claim | None | Literal[False]:
+        """One try: None when no trial waits, False when another worker took it."""
+        with self._engine.begin() as connection:
+            if ours := self._claimed(connection, token):
+                return ours
+            row = connection.execute(
+                sql.select(_TRIALS.c.trial_id, _TRIALS.c.number, _TRIALS.c.datetime_start)
+                .where(self._in_state(TrialState.WAITING))
+                .order_by(_TRIALS.c.trial_id)
+                .limit(1)
+                # On a server each worker locks another one instead of waiting for the first.
+                .with_for_update(skip_locked=True)
+            ).first()
+            if row is None:
+                return None
+            won = connection.execute(
+                sql.update(_TRIALS)
+                .where(_TRIALS.c.trial_id == row.trial_id)
+                .where(_TRIALS.c.state == TrialState.WAITING)
+                .values(
+                    state=TrialState.RUNNING,
+                    datetime_start=row.datetime_start or datetime.now(UTC).replace(tzinfo=None),
+                )
+            ).rowcount
+            return bool(won) and self._lease(connection, row.trial_id, row.number, owner, token)
+
+    def _claimed(self, connection: sql.Connection, token: str) -> Claim | None:
+        """What an earlier try won."""
+        row = connection.execute(
+            sql.select(_LEASES.c.trial_id, _LEASES.c.restarts, _TRIALS.c.number)
+            .join(_TRIALS, _TRIALS.c.trial_id == _LEASES.c.trial_id)
+            .where(_LEASES.c.token == token)
+        ).first()
+        if row is None:
+            return None
+        return Claim(number=row.number, trial_id=row.trial_id, token=token, restarts=row.restarts)
+
+    def _lease(
+        self, connection: sql.Connection, trial_id: int, number: int, owner: Owner, token: str
+    ) -> Claim:
         """Write the lease of a trial just won; a row left by its last owner tells the restarts."""
         here = _LEASES.c.trial_id == trial_id
         restarts = connection.scalar(sql.select(_LEASES.c.restarts).where(here)) or 0
-        token = uuid.uuid4().hex
         connection.execute(sql.delete(_LEASES).where(here))
         connection.execute(
             sql.insert(_LEASES).values(
@@ -305,32 +512,40 @@ class Slots:
                 pid=owner.pid,
                 started=owner.started,
                 job=owner.job,
-                renewed=time.time(),
+                rank=owner.rank,
+                renewed=_Now(),
                 restarts=restarts,
             )
         )
         return Claim(number=number, trial_id=trial_id, token=token, restarts=restarts)
 
-    def _wait_again(
-        self, connection: sql.Connection, trial_id: int, token: str, restarts: int
-    ) -> bool:
+    def _wait_again(self, trial_id: int, token: str, restarts: int) -> bool:
         """Put the trial back unless its lease has changed hands meanwhile; say which."""
-        held = connection.execute(
-            sql.update(_LEASES)
-            .where(_LEASES.c.trial_id == trial_id)
-            .where(_LEASES.c.token == token)
-            # A new token fences off the old owner; the row keeps the count of restarts.
-            .values(token=uuid.uuid4().hex, restarts=restarts)
-        ).rowcount
-        if held:
-            connection.execute(
-                sql.update(_TRIALS)
-                .where(_TRIALS.c.trial_id == trial_id)
-                .where(_TRIALS.c.state == TrialState.RUNNING)
-                .values(state=TrialState.WAITING)
-            )
+        with self._engine.begin() as connection:
+            held = connection.execute(
+                sql.update(_LEASES)
+                .where(_LEASES.c.trial_id == trial_id)
+                .where(_LEASES.c.token == token)
+                # A new token fences off the old owner; the row keeps the count of restarts.
+                .values(token=uuid.uuid4().hex, restarts=restarts)
+            ).rowcount
+            if held:
+                connection.execute(
+                    sql.update(_TRIALS)
+                    .where(_TRIALS.c.trial_id == trial_id)
+                    .where(_TRIALS.c.state == TrialState.RUNNING)
+                    .values(state=TrialState.WAITING)
+                )
         return bool(held)
 
+    def _tell(self, number: int, value: float | None, state: TrialState) -> None:
+        """Tell Optuna how a trial ended, unless it knows already."""
+        try:
+            self._study.tell(number, value, state=state, skip_if_finished=True)
+        except UpdateFinishedTrialError:
+            pass  # told by a try whose answer was lost: nobody else may tell
+
+    @patiently
     def _fence(self, lease: Lease) -> str | None:
         """A new token in place of the dead owner's, or None if the lease has changed hands."""
         token = uuid.uuid4().hex
@@ -343,6 +558,7 @@ class Slots:
             ).rowcount
         return token if held else None
 
+    @patiently
     def _drop(self, trial_id: int, token: str) -> None:
         with self._engine.begin() as connection:
             connection.execute(

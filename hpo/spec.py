@@ -27,6 +27,13 @@ from models.config import FlowConfig, TrainConfig
 TABLES = ("study", "data", "space", "training", "pruner", "sampler", "slurm")
 
 
+_OWN_OPTIONS = frozenset(
+    "partition account qos constraint exclude time mem cpus_per_task gpus_per_node ntasks_per_node "
+    "nodes array job_name output error open_mode signal wckey requeue".split()
+)
+"""Options of `sbatch` that other keys of `[slurm]`, or submitit, set."""
+
+
 class SpecError(InputError):
     """A study that cannot be run. The message lists every fault, not just the first."""
 
@@ -53,13 +60,16 @@ class StudyTable:
     max_restarts: int = 3
     """How often a trial goes on after its worker died, before it counts as failed."""
 
+    stop_after_no_improvement: int = 0
+    """No new trial starts once so many ended in a row without a better one. 0: never."""
+
     def __post_init__(self) -> None:
         if not is_name(self.name):
             raise ValueError(
                 f"name must be letters, digits, '.', '_' or '-' and start with a letter or digit, "
                 f"got {self.name!r}"
             )
-        _at_least(self, trials=1, workers=0, seed=0, max_restarts=0)
+        _at_least(self, trials=1, workers=0, seed=0, max_restarts=0, stop_after_no_improvement=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,8 +153,26 @@ class SlurmTable:
     setup: list[str] = field(default_factory=list)
     """Shell lines that run before the worker, such as `module load cuda`."""
 
+    exclude: str | None = None
+    """Nodes not to be used, as `sbatch --exclude`."""
+
+    extra: dict[str, str | int | bool] = field(default_factory=dict)
+    """Any other option of `sbatch` by its long name, such as `reservation = "ligo"`."""
+
+    workers_per_gpu: int = 1
+    """Workers that share each GPU of a job, and its cores and memory evenly: small flows do not
+    fill one. Without GPUs, workers of a job."""
+
     def __post_init__(self) -> None:
-        _at_least(self, gpus=0, cpus=1, memory_gb=1, timeout_min=1)
+        _at_least(self, gpus=0, cpus=1, memory_gb=1, timeout_min=1, workers_per_gpu=1)
+        for key in self.extra:
+            if key.lstrip("-").replace("-", "_") in _OWN_OPTIONS:
+                raise ValueError(f"extra has {key!r}, which is set otherwise: see the other keys")
+
+    @property
+    def tasks(self) -> int:
+        """Workers of each job."""
+        return max(1, self.gpus) * self.workers_per_gpu
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -60,8 +60,8 @@ class Look:
     best_val_nll: float | None
     """Of the best trial, nats per event in the data's units."""
 
-    stopping: bool
-    """Whether `hpo stop` keeps new trials from starting."""
+    stopping: str | None
+    """Why no new trial starts; None when one may."""
 
     best_held_out_nll: float | None = None
     """Likewise, in the held-out cells, where that is the study's objective."""
@@ -95,7 +95,7 @@ def look(study: optuna.Study, spec: StudySpec, slots: Slots) -> Look:
         failed=counts[TrialState.FAIL],
         best_trial=best.number if best else None,
         best_val_nll=_val_nll(study, best) if by_held_out else value,
-        stopping=studies.stopping(study),
+        stopping=studies.stopping(study, spec),
         best_held_out_nll=value if by_held_out else None,
     )
 
@@ -132,7 +132,7 @@ def _running(study: optuna.Study, lease: Lease, spec: StudySpec) -> Running:
         pid=lease.owner.pid,
         job=lease.owner.job,
         restarts=lease.restarts,
-        stale=None if lease.lives else _why_stale(lease),
+        stale=None if lease.lives() else _why_stale(lease),
     )
 
 

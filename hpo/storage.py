@@ -1,13 +1,17 @@
-"""The SQL database of a study: which one, opened how.
+"""The SQL database of a study: which one, opened how, brought up to date.
 
 The only place where a storage URL becomes a connection. The URL may carry a password, so it
-travels in the environment alone and is shown masked.
+travels in the environment, or in a file that only its owner can read, and is shown masked.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
+import sqlite3
+import stat
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +20,14 @@ from optuna.storages import RDBStorage
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, SQLAlchemyError
-from sqlalchemy.pool import NullPool
 
 from data_prep.errors import InputError
+from hpo import filesystem
+from hpo.patience import patiently
 
 VARIABLE = "HPO_STORAGE"
+FILE_VARIABLE = "HPO_STORAGE_FILE"
+"""Names a file that holds the URL, for those who want no password in the environment."""
 
 
 class StorageError(InputError):
@@ -28,12 +35,15 @@ class StorageError(InputError):
 
 
 def url_of(option: str | None, runs: Path) -> URL:
-    """The database that `--storage` or `HPO_STORAGE` names, else `hpo.db` in the runs folder.
+    """The database that the option, `HPO_STORAGE` or the file of `HPO_STORAGE_FILE` names.
+
+    Else `hpo.db` in the runs folder.
 
     Raises:
-        StorageError: If it is not a URL of a database that SQLAlchemy knows.
+        StorageError: If it is not a URL of a database that SQLAlchemy knows, or others can read
+            the file.
     """
-    text = option or os.environ.get(VARIABLE)
+    text = option or os.environ.get(VARIABLE) or _text_of_file()
     if not text:
         return URL.create("sqlite", database=str(runs.absolute() / "hpo.db"))
     try:
@@ -43,8 +53,8 @@ def url_of(option: str | None, runs: Path) -> URL:
             "the storage is not a database URL: write it as sqlite:///runs/hpo.db or "
             "postgresql://user@host/database, with %40 for @, %3A for : and %2F for / in a password"
         ) from None
-    if url.drivername == "postgresql":
-        url = url.set(drivername="postgresql+psycopg")
+    if url.drivername in _DRIVERS:
+        url = url.set(drivername=_DRIVERS[url.drivername])
     if url.get_backend_name() == "sqlite" and url.database:
         url = url.set(database=str(Path(url.database).absolute()))
     return url
@@ -57,32 +67,69 @@ def masked(url: URL) -> str:
 
 def hand_down(url: URL) -> None:
     """Put the URL where the worker processes of this one find it."""
-    os.environ[VARIABLE] = url.render_as_string(hide_password=False)
+    if VARIABLE in os.environ or url != _url_of_file():
+        os.environ[VARIABLE] = url.render_as_string(hide_password=False)
+
+
+class PatientStorage(RDBStorage):
+    """Optuna's storage, which waits for a server that is away."""
+
+
+for _name, _method in inspect.getmembers(RDBStorage, inspect.isfunction):
+    # Those with an underscore are called by Optuna's cache; they are whole transactions, too.
+    if _name in ("_create_new_trial", "_get_trials", "_set_trial_param", "_get_best_trial_id") or (
+        _name[0] != "_" and _name not in ("remove_session", "upgrade")
+    ):
+        setattr(PatientStorage, _name, patiently(_method))
 
 
 def open_storage(url: URL) -> RDBStorage:
     """Optuna's storage on the database, made if it is new.
 
     Raises:
-        StorageError: If the database does not answer or its driver is not installed.
+        StorageError: If the database does not answer, its driver is not installed, or it is of
+            another version.
     """
     if url.get_backend_name() == "sqlite" and url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    # Optuna fills `{...}` in a URL by str.format: a brace in a password has to be doubled.
-    text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     try:
-        storage = _connected(text, _engine_options(url))
+        storage = _connected(_template(url), _engine_options(url))
     except ImportError as error:
         raise StorageError(
-            f"{masked(url)} needs a driver that is not installed: "
-            "pip install 'hpo-flows[postgres]' for PostgreSQL"
+            f"{masked(url)} needs a driver that is not installed: pip install "
+            "'hpo-flows[postgres]' for PostgreSQL, 'hpo-flows[mysql]' for MySQL and MariaDB"
         ) from error
     except SQLAlchemyError as error:
-        cause = str(getattr(error, "orig", None) or type(error).__name__).strip().splitlines()[0]
-        raise StorageError(f"{masked(url)} does not answer: {cause}") from None
+        raise StorageError(f"{masked(url)} does not answer: {_cause(error)}") from None
+    except RuntimeError as error:  # Optuna's, of its own tables
+        raise StorageError(f"{masked(url)}: {error}: run hpo db upgrade") from None
     if url.get_backend_name() == "sqlite":
-        _serialise(storage.engine)
+        _serialise(storage.engine, shared=_is_shared(url))
     return storage
+
+
+def upgrade(url: URL) -> tuple[str, str, Path | None]:
+    """Bring Optuna's tables up to the installed version.
+
+    Returns:
+        The version before, the one now, and where a copy of a SQLite file was put; a server's
+        owner makes their own (`pg_dump`, `mysqldump`).
+
+    Raises:
+        StorageError: If the database does not answer or cannot be brought up to date.
+    """
+    copy = None
+    try:
+        storage = RDBStorage(
+            _template(url), engine_kwargs=_engine_options(url), skip_compatibility_check=True
+        )
+        before, head = storage.get_current_version(), storage.get_head_version()
+        if before != head:
+            copy = _copied(url)
+            storage.upgrade()
+    except (SQLAlchemyError, RuntimeError) as error:
+        raise StorageError(f"{masked(url)} was not upgraded: {_cause(error)}") from None
+    return before, storage.get_current_version(), copy
 
 
 def open_study(storage: RDBStorage, name: str) -> optuna.Study:
@@ -99,6 +146,61 @@ def open_study(storage: RDBStorage, name: str) -> optuna.Study:
         raise StorageError(f"there is no study {name!r} in {place}: it holds {names}") from None
 
 
+_DRIVERS = {
+    "postgresql": "postgresql+psycopg",
+    "postgres": "postgresql+psycopg",
+    "mysql": "mysql+pymysql",
+    "mariadb": "mariadb+pymysql",
+}
+"""The drivers that are extras of ours."""
+
+
+def _text_of_file() -> str | None:
+    name = os.environ.get(FILE_VARIABLE)
+    if not name:
+        return None
+    path = Path(name)
+    try:
+        mode = path.stat().st_mode
+        text = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise StorageError(f"{FILE_VARIABLE}: {path}: {error.strerror}") from None
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise StorageError(f"{FILE_VARIABLE}: others can read {path}: run chmod 600 {path}")
+    return text
+
+
+def _url_of_file() -> URL | None:
+    return url_of(_text_of_file(), Path()) if os.environ.get(FILE_VARIABLE) else None
+
+
+def _template(url: URL) -> str:
+    """As Optuna takes it: it fills `{...}` by str.format, so a brace has to be doubled."""
+    return url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+
+
+def _cause(error: Exception) -> str:
+    """What the driver said, in a line, without the statement."""
+    said = str(getattr(error, "orig", None) or type(error).__name__).strip()
+    return said.splitlines()[0]
+
+
+def _is_shared(url: URL) -> bool:
+    """Whether a SQLite file is on a file system of several machines."""
+    kind = filesystem.kind_of(Path(url.database)) if url.database else None
+    return filesystem.is_network(kind)
+
+
+def _copied(url: URL) -> Path | None:
+    """A copy of a SQLite file, taken while others may write."""
+    if url.get_backend_name() != "sqlite" or not url.database:
+        return None
+    copy = Path(f"{url.database}.before-upgrade")
+    with closing(sqlite3.connect(url.database)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    return copy
+
+
 def _connected(text: str, options: dict[str, Any]) -> RDBStorage:
     """Optuna's storage, its tables made if they are not there.
 
@@ -106,33 +208,37 @@ def _connected(text: str, options: dict[str, Any]) -> RDBStorage:
     """
     for pause_s in (0.2, 0.5, 1.0, 2.0):
         try:
-            return RDBStorage(text, engine_kwargs=options)
+            return PatientStorage(text, engine_kwargs=options)
         except (IntegrityError, OperationalError) as error:
             if "exist" not in str(error.orig) and "UNIQUE" not in str(error.orig):
                 raise
             time.sleep(pause_s)
-    return RDBStorage(text, engine_kwargs=options)
+    return PatientStorage(text, engine_kwargs=options)
 
 
 def _engine_options(url: URL) -> dict[str, Any]:
     if url.get_backend_name() == "sqlite":
         return {"connect_args": {"timeout": 60}}
-    # A worker talks to the database for milliseconds an epoch: a connection held between would
-    # only use up the server's, and die when the server restarts.
-    return {"poolclass": NullPool}
+    # One connection a process, which its heartbeat shares: servers allow about a hundred in all. A
+    # second one for a moment, since Optuna takes it while it holds the first as it looks at its
+    # tables. Tried before it is used: the server may have been restarted meanwhile.
+    return {"pool_size": 1, "max_overflow": 1, "pool_timeout": 30, "pool_pre_ping": True}
 
 
-def _serialise(engine: Engine) -> None:
+def _serialise(engine: Engine, *, shared: bool) -> None:
     """Make every SQLite transaction take the write lock as it begins.
 
     Optuna reads before it writes. With SQLite's own, late, lock two workers read the same row and
     the second one fails or overwrites (optuna#4002).
+
+    Args: whether other machines see the file.
     """
 
     @event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
-        connection.execute("PRAGMA journal_mode=WAL")
+        if not shared:  # its index is memory that the processes of one machine share
+            connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
 
     @event.listens_for(engine, "begin")

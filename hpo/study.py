@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,9 +24,10 @@ from optuna.pruners import (
 )
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
+from optuna.trial import TrialState
 
 from hpo.record import NAME, Cost, DataUsed, Environment, RecordError, RunRecord, read
-from hpo.slots import Slots
+from hpo.slots import Owner, Slots
 from hpo.space import seed_of
 from hpo.spec import SpecError, StudySpec
 from hpo.storage import open_study
@@ -103,17 +105,22 @@ def record_of(study: optuna.Study, number: int) -> RunRecord | None:
         return None
 
 
-def reap(study: optuna.Study, slots: Slots) -> None:
+def reap(study: optuna.Study, slots: Slots, me: Owner | None = None) -> None:
     """Take back the trials of dead workers; what was lost too often ends in its record too."""
-    for number in slots.reap().failed:
-        record = record_of(study, number) or blank(study, number)
-        if record.state == "running":
-            reason = (
-                f"its worker died {record.restarts + 1} times: see log.txt, and the folder workers "
-                "for what the workers said"
-            )
-            ended = dataclasses.replace(record, state="failed", reason=reason)
-            ended.write(runs_of(study) / _trial_name(number))
+    for number in slots.reap(me).failed:
+        reason = (
+            f"its worker died {slots.max_restarts + 1} times: see log.txt, and the folder workers "
+            "for what the workers said"
+        )
+        fail(study, number, reason)
+
+
+def fail(study: optuna.Study, number: int, reason: str) -> None:
+    """End the record of a trial that no worker will go on with."""
+    record = record_of(study, number) or blank(study, number)
+    if record.state == "running":
+        ended = dataclasses.replace(record, state="failed", reason=reason)
+        ended.write(runs_of(study) / _trial_name(number))
 
 
 def blank(study: optuna.Study, number: int) -> RunRecord:
@@ -144,9 +151,26 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def stopping(study: optuna.Study) -> bool:
-    """Whether `hpo stop` asked that no new trial starts."""
-    return bool(study.user_attrs.get(STOP, False))
+def stopping(study: optuna.Study, spec: StudySpec) -> str | None:
+    """Why no new trial starts: `hpo stop`, or the study's own rule. None when one may."""
+    if study.user_attrs.get(STOP, False):
+        return "stopped by hpo stop"
+    patience = spec.study.stop_after_no_improvement
+    if patience and _since_best(study) >= patience:
+        return f"no better trial among the last {patience} ([study] stop_after_no_improvement)"
+    return None
+
+
+def _since_best(study: optuna.Study) -> int:
+    """Trials that ended after the best one did, or in all if none has a result."""
+    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    ended = sorted(ended, key=lambda one: (one.datetime_complete or datetime.max, one.number))
+    values = [
+        one.value if one.state is TrialState.COMPLETE and one.value is not None else math.inf
+        for one in ended
+    ]
+    best = min(values, default=math.inf)
+    return len(values) if best == math.inf else len(values) - 1 - values.index(best)
 
 
 def sampler_of(spec: StudySpec, number: int) -> BaseSampler:
@@ -157,7 +181,13 @@ def sampler_of(spec: StudySpec, number: int) -> BaseSampler:
     """
     seed = seed_of(spec.study.seed, number)
     if spec.sampler.kind == "tpe":
-        return TPESampler(seed=seed, n_startup_trials=spec.sampler.startup_trials)
+        # Running trials count as bad ones, so that workers do not all try the same.
+        return TPESampler(
+            seed=seed,
+            n_startup_trials=spec.sampler.startup_trials,
+            multivariate=True,
+            constant_liar=True,
+        )
     return RandomSampler(seed=seed)  # a grid's points are given with the trials
 
 

@@ -6,9 +6,11 @@ from dataclasses import replace
 import optuna
 import psutil
 import pytest
+import sqlalchemy as sql
 from optuna.trial import TrialState
 
-from hpo.slots import LeaseLost, Owner, Slots
+from hpo.scheduler import JobState
+from hpo.slots import Lease, LeaseLost, Owner, Slots
 from hpo.storage import open_storage, url_of
 
 
@@ -110,18 +112,143 @@ def test_a_live_owners_trial_is_left_alone(runs):
     assert slots.counts()[TrialState.RUNNING] == 1
 
 
-def test_an_owner_on_another_host_lives_as_long_as_it_renews(runs):
-    elsewhere = replace(Owner.this_process(), host="elsewhere")
+def lease_of(owner, silent_s):
+    return Lease(number=0, trial_id=1, token="t", owner=owner, silent_s=silent_s, restarts=0)
 
-    assert elsewhere.lives(silent_s=10)
-    assert not elsewhere.lives(silent_s=1000)
+
+ELSEWHERE = Owner(host="elsewhere", pid=1, started=0.0, job="12_3")
+
+
+@pytest.mark.parametrize(
+    ("silent_s", "jobs", "lives"),
+    [
+        pytest.param(10, {}, True, id="renewed lately, whatever SLURM says"),
+        pytest.param(300, {}, False, id="silent, and its job is gone"),
+        pytest.param(300, {"12_3": JobState("12_3", "RUNNING", "None")}, True, id="job runs"),
+        pytest.param(
+            300, {"12_3": JobState("12_3", "PENDING", "BeginTime")}, False, id="job waits again"
+        ),
+        pytest.param(300, None, True, id="SLURM does not answer"),
+        pytest.param(2000, None, False, id="silent for too long to wait for an answer"),
+    ],
+)
+def test_slurm_is_believed_about_a_silent_owner_elsewhere(silent_s, jobs, lives):
+    assert lease_of(ELSEWHERE, silent_s).lives(jobs) is lives
+
+
+def test_a_silent_owner_elsewhere_without_a_job_is_dead():
+    owner = replace(ELSEWHERE, job=None)
+
+    assert lease_of(owner, 10).lives({})
+    assert not lease_of(owner, 300).lives({})
 
 
 def test_a_reused_process_id_is_not_the_owner():
     us = Owner.this_process()
 
-    assert us.lives(0)
-    assert not replace(us, started=us.started - 100).lives(0)
+    assert us.runs()
+    assert not replace(us, started=us.started - 100).runs()
+
+
+def test_slurm_is_asked_only_about_silent_owners_elsewhere(runs):
+    asked = []
+    slots, study = slots_of(runs)
+    slots = Slots(study, max_restarts=3, ask=lambda jobs: asked.append(list(jobs)) or {})
+    slots.top_up(1)
+    slots.claim(ELSEWHERE)
+
+    assert slots.reap().released == ()
+    assert asked == []
+    age(slots, 300)
+    assert slots.reap().released == (0,)
+    assert asked == [["12_3"]]
+
+
+def age(slots, seconds):
+    """Have all leases been renewed that much earlier."""
+    with slots._engine.begin() as connection:
+        connection.execute(sql.text(f"UPDATE hpo_leases SET renewed = renewed - {seconds}"))
+
+
+def test_a_job_that_was_started_anew_takes_back_what_it_held(runs):
+    slots, _ = slots_of(runs)
+    slots.top_up(2)
+    slots.claim(ELSEWHERE)
+    slots.claim(replace(ELSEWHERE, rank=1))
+
+    again = replace(ELSEWHERE, host="another", pid=7)
+
+    assert slots.reap(again).released == (0,)
+
+
+def test_a_claim_whose_answer_was_lost_is_found_again(runs, monkeypatch):
+    slots, study = slots_of(runs)
+    slots.top_up(3)
+    claim, lost = slots._claim, []
+
+    def deaf_once(owner, token):
+        found = claim(owner, token)
+        if not lost:
+            lost.append(found)
+            raise sql.exc.OperationalError("commit", {}, Exception("server closed the connection"))
+        return found
+
+    monkeypatch.setattr(slots, "_claim", deaf_once)
+
+    assert slots.claim(Owner.this_process()) == lost[0]
+    assert slots.counts()[TrialState.RUNNING] == 1
+
+
+def test_points_take_the_place_of_untouched_trials_and_then_make_new_ones(runs):
+    slots, study = slots_of(runs)
+    slots.top_up(3, points=[{"hidden": 1}, {"hidden": 2}, {"hidden": 3}][:3])
+    slots.top_up(5)
+    begun = [slots.claim(Owner.this_process()) for _ in range(4)]
+    slots.release(begun[3])
+
+    numbers = slots.enqueue([{"hidden": 10}, {"hidden": 20}])
+
+    assert numbers == [4, 5]
+    assert len(study.trials) == 6
+    fixed = [trial.system_attrs.get("fixed_params") for trial in study.trials]
+    assert fixed == [
+        {"hidden": 1},
+        {"hidden": 2},
+        {"hidden": 3},
+        None,
+        {"hidden": 10},
+        {"hidden": 20},
+    ]
+
+
+def test_jobs_are_remembered_once_each(runs):
+    slots, _ = slots_of(runs)
+    slots.add_jobs(["12_0", "12_1"])
+    slots.add_jobs(["12_1", "13"])
+
+    assert sorted(slots_of(runs)[0].jobs()) == ["12_0", "12_1", "13"]
+
+
+def test_a_report_and_an_end_are_progress_and_a_claim_is_none(runs):
+    slots, _ = slots_of(runs)
+    slots.top_up(1)
+    claim = slots.claim(Owner.this_process())
+    assert slots.progress() == 0
+
+    slots.trial_of(claim).report(1.0, 1)
+    assert slots.progress() == 1
+    slots.finish(claim, TrialState.COMPLETE, 1.0)
+    assert slots.progress() == 2
+
+
+def test_what_was_handed_back_in_vain_counts_as_a_restart(runs):
+    slots, _ = slots_of(runs)
+    slots.top_up(1)
+    slots.release(slots.claim(Owner.this_process()))
+    assert (again := slots.claim(Owner.this_process())).restarts == 0
+
+    slots.release(again, futile=True)
+    assert slots.claim(Owner.this_process()).restarts == 1
 
 
 def test_a_worker_that_lost_its_trial_can_tell_nothing(runs):

@@ -1,9 +1,20 @@
+import os
+
 import optuna
 import pytest
 import sqlalchemy as sql
 from sqlalchemy.engine import make_url
 
-from hpo.storage import StorageError, masked, open_storage, open_study, url_of
+from hpo import filesystem
+from hpo.storage import (
+    StorageError,
+    hand_down,
+    masked,
+    open_storage,
+    open_study,
+    upgrade,
+    url_of,
+)
 
 
 def test_the_option_weighs_more_than_the_environment_and_that_more_than_the_default(
@@ -63,3 +74,60 @@ def test_a_sqlite_transaction_locks_as_it_begins(tmp_path, monkeypatch):
         with pytest.raises(sql.exc.OperationalError, match="locked"):
             second.execute(sql.text("DELETE FROM studies"))
     other.dispose()
+
+
+def test_the_url_can_stand_in_a_file_that_only_its_owner_reads(tmp_path, monkeypatch):
+    monkeypatch.delenv("HPO_STORAGE", raising=False)
+    file = tmp_path / "storage"
+    file.write_text("postgresql://me:s3cret@host/db\n")
+    monkeypatch.setenv("HPO_STORAGE_FILE", str(file))
+
+    file.chmod(0o640)
+    with pytest.raises(StorageError, match="chmod 600") as caught:
+        url_of(None, tmp_path)
+    assert "s3cret" not in str(caught.value)
+
+    file.chmod(0o600)
+    assert url_of(None, tmp_path).password == "s3cret"
+
+
+def test_a_url_that_stands_in_a_file_is_not_put_into_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("HPO_STORAGE", "to be put back afterwards")
+    monkeypatch.delenv("HPO_STORAGE", raising=False)
+    file = tmp_path / "storage"
+    file.write_text("postgresql://me:s3cret@host/db\n")
+    file.chmod(0o600)
+    monkeypatch.setenv("HPO_STORAGE_FILE", str(file))
+
+    hand_down(url_of(None, tmp_path))
+    assert "HPO_STORAGE" not in os.environ
+
+    hand_down(url_of("sqlite:////x.db", tmp_path))
+    assert os.environ["HPO_STORAGE"] == "sqlite:////x.db"
+
+
+def test_a_database_of_an_older_optuna_is_upgraded_after_it_was_copied(tmp_path, monkeypatch):
+    monkeypatch.delenv("HPO_STORAGE", raising=False)
+    url = url_of(None, tmp_path)
+    engine = open_storage(url).engine
+    with engine.begin() as connection:
+        connection.execute(sql.text("UPDATE alembic_version SET version_num = 'v3.0.0.d'"))
+
+    with pytest.raises(StorageError, match="hpo db upgrade"):
+        open_storage(url)
+    before, now, copy = upgrade(url)
+
+    assert (before, now) == ("v3.0.0.d", "v3.2.0.a")
+    assert copy.is_file()
+    open_storage(url)
+    assert upgrade(url) == (now, now, None)
+
+
+def test_a_sqlite_file_on_a_network_file_system_has_no_memory_shared_by_processes(
+    tmp_path, monkeypatch
+):
+    monkeypatch.delenv("HPO_STORAGE", raising=False)
+    monkeypatch.setattr(filesystem, "kind_of", lambda path: "nfs4")
+
+    with open_storage(url_of(None, tmp_path)).engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "delete"

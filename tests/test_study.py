@@ -97,13 +97,14 @@ def test_resources_may_change_between_launches(storage):
 
 def test_a_launch_lifts_the_stop(storage):
     create(storage).set_user_attr(studies.STOP, True)
-    assert studies.stopping(studies.opened(storage, "quick")[0])
+    assert studies.stopping(*studies.opened(storage, "quick")) == "stopped by hpo stop"
 
-    assert not studies.stopping(create(storage))
+    create(storage)
+    assert studies.stopping(*studies.opened(storage, "quick")) is None
 
 
 def test_a_trial_that_its_workers_died_of_ends_in_its_record_too(storage, tmp_path, monkeypatch):
-    monkeypatch.setattr(Slots, "reap", lambda self: Reaped(failed=(7,)))
+    monkeypatch.setattr(Slots, "reap", lambda self, me: Reaped(failed=(7,)))
     study = studies.create(storage, load("quick"), runs=tmp_path, fingerprint="f")
     folder = studies.trial_folder(tmp_path, "quick", 7)
     folder.mkdir(parents=True)
@@ -120,7 +121,7 @@ def test_a_trial_that_its_workers_died_of_ends_in_its_record_too(storage, tmp_pa
 def test_a_trial_that_killed_its_workers_before_its_first_record_has_one_at_last(
     storage, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(Slots, "reap", lambda self: Reaped(failed=(3,)))
+    monkeypatch.setattr(Slots, "reap", lambda self, me: Reaped(failed=(3,)))
     study = studies.create(storage, load("quick"), runs=tmp_path, fingerprint="f")
 
     studies.reap(study, Slots(study, max_restarts=0))
@@ -150,3 +151,27 @@ def test_no_two_trials_begin_with_the_same_draw(storage):
 )
 def test_a_pruner_is_the_one_that_is_named(kind, pruner):
     assert type(studies.pruner_of(load("quick", settings=[f"pruner.kind={kind}"]))) is pruner
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        pytest.param([3.0, 2.0, 4.0], None, id="one since the best"),
+        pytest.param([3.0, 2.0, 4.0, None], "no better trial among the last 2", id="two"),
+        pytest.param([None, None], "no better trial among the last 2", id="never a result"),
+        pytest.param([3.0, 4.0, 2.0], None, id="the last is the best"),
+    ],
+)
+def test_a_study_that_no_longer_improves_starts_no_trial(storage, values, reason):
+    study = create(storage, "study.stop_after_no_improvement=2")
+    for value in values:
+        trial = study.ask()
+        if value is None:
+            trial.report(9.0, 1)
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        else:
+            study.tell(trial, value)
+
+    told = studies.stopping(*studies.opened(storage, "quick"))
+
+    assert told is None if reason is None else told.startswith(reason)

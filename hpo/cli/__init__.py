@@ -1,0 +1,74 @@
+"""The `hpo` command: parse, one call, print.
+
+Heavy imports stand inside the commands, so that `hpo --help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Any, NoReturn
+
+import click
+
+from data_prep.errors import InputError
+from hpo.cli.data import prepare
+from hpo.cli.emulators import evaluate, export, plot, sample
+from hpo.cli.machine import db, doctor
+from hpo.cli.studies import enqueue, launch, logs, runs, status, stop
+
+
+class _Commands(click.Group):
+    """A group whose errors are one sentence: exit code 2 for the user's, 1 for anything else's."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except InputError as error:
+            _end(ctx, f"Error: {error}", code=2, error=error)
+        except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
+            _end(ctx, f"Error: {error.filename}: {error.strerror}", code=2, error=error)
+        except KeyboardInterrupt:
+            _end(ctx, "Interrupted.", code=130)
+        except BrokenPipeError:
+            sys.stderr.close()
+            sys.exit(1)
+        except Exception as error:
+            text = str(error) or type(error).__name__
+            _end(ctx, f"Failed: {text} (hpo --debug shows where)", code=1, error=error)
+
+
+def _end(ctx: click.Context, text: str, *, code: int, error: Exception | None = None) -> NoReturn:
+    if error is not None and ctx.params.get("debug"):
+        raise error
+    click.echo(text, err=True)
+    sys.exit(code)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="hpo-flows", prog_name="hpo")
+def main(debug: bool) -> None:
+    """Search for, train and export normalizing-flow emulators of population synthesis.
+
+    From a table of simulated mergers to p(M0, M1 | Z, alpha):
+
+    \b
+        hpo prepare mergers.csv --out prepared
+        hpo launch --set data.path=prepared --trials 30
+        hpo export bbh --out emulator
+        hpo sample emulator -n 100000 --Z 0.001 --alpha 1.0 --out events.parquet
+    """
+    warnings.showwarning = _show_warning
+
+
+def _show_warning(message: Warning | str, *_where: object, **_more: object) -> None:
+    click.echo(f"Warning: {message}", err=True)
+
+
+for _command in (prepare, launch, enqueue, status, stop, logs, runs):
+    main.add_command(_command)
+for _command in (export, evaluate, sample, plot, doctor, db):
+    main.add_command(_command)

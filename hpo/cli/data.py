@@ -1,0 +1,115 @@
+"""The command that makes a dataset: `hpo prepare`."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hpo.cli import options
+from hpo.cli.options import FILE, FOLDER, listed
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hpo.listing import Format
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=FILE)
+@click.option("--out", type=FOLDER, required=True, help="Folder to be made.")
+@click.option("--columns", multiple=True, metavar="OLD=NEW", help="Rename a column. Repeatable.")
+@click.option("--events", default="Mass_0,Mass_1", show_default=True, help="Event columns.")
+@click.option("--conditions", default="Z,alpha", show_default=True, help="Condition columns.")
+@click.option("--where", metavar="EXPRESSION", help="Keep rows such as 'Mass_0 > 3 and Z != 0.03'.")
+@click.option("--split", default="0.6,0.2,0.2", show_default=True, help="train,val,test.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seeds the split and the shuffle.",
+)
+@click.option("--drop-invalid", is_flag=True, help="Drop and count bad rows instead of refusing.")
+@listed
+def prepare(
+    sources: tuple[Path, ...],
+    out: Path,
+    columns: tuple[str, ...],
+    events: str,
+    conditions: str,
+    where: str | None,
+    split: str,
+    seed: int,
+    drop_invalid: bool,
+    style: Format,
+) -> None:
+    """Turn simulation tables into a small Parquet dataset for training.
+
+    SOURCE is a SEVN merger table (.csv, .csv.gz, whitespace .dat), Parquet with the same names, a
+    COSMIC bpp table, or any table whose columns are named with --columns.
+
+    \b
+        hpo prepare mergers.csv --out prepared
+        hpo prepare run1.parquet run2.parquet --out prepared --columns m1=Mass_0 --columns m2=Mass_1
+    """
+    from rich.console import Console
+
+    from data_prep.prepare import prepare as prepare_dataset
+    from hpo.listing import render
+
+    console = Console(stderr=True)
+    with _counting(console, "rows read") as on_progress:
+        dataset = prepare_dataset(
+            list(sources),
+            out,
+            event_columns=options.names(events, "--events"),
+            condition_columns=options.names(conditions, "--conditions"),
+            columns=options.renames(columns),
+            where=where,
+            split=options.fractions(split),
+            seed=seed,
+            drop_invalid=drop_invalid,
+            command=_command_line(),
+            on_progress=on_progress,
+        )
+    rows = sum(dataset.rows.values())
+    summary = {
+        "rows": rows,
+        **dataset.rows,
+        "dropped": sum(dataset.dropped.values()),
+        "cells": len(dataset.cells),
+        "bytes before": dataset.bytes_before,
+        "bytes after": dataset.bytes_after,
+        "bytes a row": round(dataset.bytes_after / rows, 2),
+    }
+    click.echo(render([summary], style))
+    if style == "table":
+        click.echo(f"{out} is ready: hpo launch --set data.path={out}")
+
+
+def _command_line() -> str:
+    return shlex.join(["hpo", *sys.argv[1:]])
+
+
+@contextlib.contextmanager
+def _counting(console: Console, what: str) -> Iterator[Callable[[int], None]]:
+    """A live count on a terminal, a line for every ten million elsewhere."""
+    if console.is_terminal:
+        with console.status(f"0 {what}") as live:
+            yield lambda count: live.update(f"{count:,} {what}")
+        return
+    told = 0
+
+    def tell(count: int) -> None:
+        nonlocal told
+        if count // 10_000_000 > told:
+            told = count // 10_000_000
+            console.print(f"{count:,} {what}", highlight=False)
+
+    yield tell

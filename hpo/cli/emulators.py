@@ -1,0 +1,186 @@
+"""The commands of an emulator: export, evaluate, sample, plot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from data_prep.errors import InputError
+from hpo.cli import options
+from hpo.cli.options import FILE, FOLDER, KEYED, listed, placed
+from hpo.cli.places import existing, study_name
+
+if TYPE_CHECKING:
+    from hpo.listing import Format
+    from hpo.record import RunRecord
+    from models import Emulator
+
+
+@click.command()
+@click.argument("study", metavar="STUDY")
+@click.option("--out", type=FOLDER, required=True, help="Folder to be made.")
+@click.option("--trial", type=click.IntRange(min=0), help="That trial [default: the best].")
+@click.option("--max-cost", type=click.IntRange(min=1), metavar="FLOPS", help="Per event at most.")
+@placed
+def export(
+    study: str, out: Path, trial: int | None, max_cost: int | None, runs: Path, storage: str | None
+) -> None:
+    """Write the best trial's emulator: what downstream analysis loads.
+
+    \b
+        hpo export bbh --out emulator
+        python -c 'from models import Emulator; print(Emulator.load("emulator").card)'
+    """
+    from hpo import export as exporting
+    from hpo.storage import open_storage, url_of
+    from hpo.study import opened, runs_of
+
+    found, _ = opened(open_storage(existing(url_of(storage, runs))), study_name(study))
+    record = exporting.export(runs_of(found), out, trial=trial, max_cost=max_cost)
+    told = [f"val NLL {record.best_val_nll:.4f}"]
+    for what, score in (("test", record.test), ("held-out", record.held_out)):
+        if score and score.nll is not None:
+            told.append(f"{what} NLL {score.nll:.4f} +- {score.error:.4f}")
+    click.echo(f"{out}: trial {record.trial} of {record.study}, {', '.join(told)} nats per event")
+
+
+@click.command()
+@click.argument("emulator", type=FOLDER, metavar="EMULATOR")
+@click.argument("data", metavar="DATA")
+@click.option("--split", type=click.Choice(["train", "val", "test"]), default="test")
+@listed
+def evaluate(emulator: Path, data: str, split: str, style: Format) -> None:
+    """Measure an emulator on a prepared dataset: NLL, distances per cell, unphysical events, speed.
+
+    DATA is the folder that hpo prepare wrote, or `sample`.
+
+    \b
+        hpo evaluate emulator prepared --format json
+    """
+    from hpo.listing import render
+    from models import Emulator, measure
+
+    loaded, folder = Emulator.load(emulator), _data(data)
+    _say_if_other_data(loaded, folder)
+    found = measure.evaluate(loaded, folder, split)
+    if style == "json":
+        click.echo(json.dumps(found, indent=2))
+        return
+    cells = [_flat(cell) for cell in found.pop("cells")]
+    if style == "table":
+        rows = [{"measure": key, "value": value} for key, value in _flat(found).items()]
+        click.echo(f"{render(rows, style)}\n")
+    click.echo(render(cells, style))
+
+
+def _say_if_other_data(emulator: Emulator, folder: Path) -> None:
+    from data_prep.columns import Dataset
+
+    trained_on = emulator.card.get("provenance", {}).get("data_fingerprint")
+    if trained_on != Dataset.read(folder).fingerprint:
+        click.echo(f"Note: {folder} is not the dataset that the emulator was trained on.", err=True)
+
+
+def _flat(nested: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"cost": {"parameters": 3}}` -> `{"cost parameters": 3}`; conditions by their own names."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            prefix = "" if key == "conditions" else f"{key} "
+            flat |= {f"{prefix}{name}": one for name, one in _flat(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+@click.command(context_settings=KEYED)
+@click.argument("emulator", type=FOLDER, metavar="EMULATOR")
+@click.option("-n", "count", type=click.IntRange(min=1), required=True, help="Events to draw.")
+@click.option("--out", type=FILE, required=True, help="A .parquet or .csv file.")
+@click.option("--seed", type=click.IntRange(min=0), help="Makes the draw repeatable.")
+@click.pass_context
+def sample(ctx: click.Context, emulator: Path, count: int, out: Path, seed: int | None) -> None:
+    """Draw events at one value of every condition, given as --NAME VALUE.
+
+    \b
+        hpo sample emulator -n 100000 --Z 0.001 --alpha 1.0 --out events.parquet
+    """
+    from hpo.events import write
+    from models import Emulator
+
+    loaded = Emulator.load(emulator)
+    at = options.conditions(ctx.args, loaded.condition_columns)
+    options.missing(at, loaded.condition_columns)
+    events = loaded.sample(count, seed=seed, **at)
+    write(out, loaded.event_columns, events, at)
+    click.echo(f"{out}: {count:,} events")
+
+
+@click.command(context_settings=KEYED)
+@click.argument("source", metavar="EMULATOR|STUDY")
+@click.argument("kind", type=click.Choice(["contours", "losses"]))
+@click.option("--out", type=FILE, required=True, help="A .png, .pdf or .svg file.")
+@click.option("--data", help="Prepared dataset to compare with [default: that of the training].")
+@placed
+@click.pass_context
+def plot(
+    ctx: click.Context,
+    source: str,
+    kind: str,
+    out: Path,
+    data: str | None,
+    runs: Path,
+    storage: str | None,
+) -> None:
+    """Draw a picture: an emulator's `contours` against data, or a study's `losses`.
+
+    Contours are drawn for the whole test split, or for one cell given as --NAME VALUE.
+
+    \b
+        hpo plot emulator contours --data prepared --Z 0.001 --alpha 1.0 --out contours.pdf
+        hpo plot bbh losses --out losses.png
+    """
+    from hpo import plot as plotting
+
+    if kind == "losses":
+        options.conditions(ctx.args, ())
+        plotting.losses(_records(source, runs, storage), out)
+    else:
+        from models import Emulator
+
+        loaded = Emulator.load(Path(source))
+        at = options.conditions(ctx.args, loaded.condition_columns)
+        folder = _data(data) if data else _data_of_training(Path(source))
+        _say_if_other_data(loaded, folder)
+        plotting.contours(loaded, folder, conditions=at or None, out=out)
+    click.echo(str(out))
+
+
+def _records(study: str, runs: Path, storage: str | None) -> list[RunRecord]:
+    from hpo.record import RunRecord, read_all
+    from hpo.storage import open_storage, url_of
+    from hpo.study import opened, runs_of
+
+    found, _ = opened(open_storage(existing(url_of(storage, runs))), study_name(study))
+    records = [record for _, record in read_all(runs_of(found))]
+    return [record for record in records if isinstance(record, RunRecord)]
+
+
+def _data(reference: str) -> Path:
+    from data_prep.columns import SAMPLE
+
+    return SAMPLE if reference == "sample" else Path(reference)
+
+
+def _data_of_training(emulator: Path) -> Path:
+    """The dataset that the bundle's own record names."""
+    from hpo.record import NAME, read
+
+    folder = Path(read(emulator / NAME).data.path)
+    if not folder.is_dir():
+        raise InputError(f"{folder}, on which {emulator} was trained, is not here: give --data")
+    return folder

@@ -1,0 +1,77 @@
+"""The commands of this machine and of the database: doctor, db upgrade."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hpo.cli.options import listed, placed
+from hpo.cli.places import existing
+
+if TYPE_CHECKING:
+    from hpo.listing import Format
+
+
+@click.command()
+@click.argument("study", required=False, metavar="[STUDY.toml]")
+@click.option("--on", type=click.Choice(["local", "slurm"]), default="local", show_default=True)
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--set", "settings", multiple=True, metavar="TABLE.KEY=VALUE", help="Change a line.")
+@placed
+@listed
+def doctor(
+    study: str | None,
+    on: str,
+    workers: int,
+    settings: tuple[str, ...],
+    runs: Path,
+    storage: str | None,
+    style: Format,
+) -> None:
+    """Check this machine and cluster: every line ok, warning or failed, with the remedy.
+
+    \b
+        hpo doctor
+        hpo doctor studies/bbh.toml --on slurm --workers 50
+    """
+    from hpo import preflight
+    from hpo.listing import render
+    from hpo.spec import load
+    from hpo.storage import url_of
+
+    spec = load(study, settings=settings) if study else None
+    checks = preflight.check(
+        spec, on=on, runs=runs.absolute(), url=url_of(storage, runs), workers=workers
+    )
+    click.echo(render([dataclasses.asdict(one) for one in checks], style))
+    if any(one.verdict == "failed" for one in checks):
+        sys.exit(1)
+
+
+@click.group()
+def db() -> None:
+    """Look after the database of the studies."""
+
+
+@db.command()
+@placed
+def upgrade(runs: Path, storage: str | None) -> None:
+    """Bring the database up to the installed version of Optuna.
+
+    A SQLite file is copied first; of a server make a copy yourself (pg_dump, mysqldump). No worker
+    may run meanwhile.
+    """
+    from hpo.storage import masked, url_of
+    from hpo.storage import upgrade as upgrade_database
+
+    url = existing(url_of(storage, runs))
+    before, now, copy = upgrade_database(url)
+    if before == now:
+        click.echo(f"{masked(url)} is up to date ({now})")
+    else:
+        kept = f"; the old one is kept as {copy}" if copy else ""
+        click.echo(f"{masked(url)} was {before} and is {now}{kept}")

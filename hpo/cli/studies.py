@@ -1,0 +1,338 @@
+"""The commands of a study and of its runs: launch, status, stop, logs, runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from data_prep.errors import InputError
+from hpo.cli.options import FILE, FOLDER, listed, placed
+from hpo.cli.places import existing, study_name
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hpo.launch import Launch
+    from hpo.listing import Format
+    from hpo.status import Look
+
+
+@click.command()
+@click.argument("study", default="bbh", metavar="[STUDY.toml]")
+@click.option("--trials", type=click.IntRange(min=1), help="Trials in total [default: study's].")
+@click.option("--workers", type=click.IntRange(min=1), help="Workers [default: one for each core].")
+@click.option("--on", type=click.Choice(["local", "slurm"]), default="local", show_default=True)
+@click.option("--name", help="Name of the study [default: the file's].")
+@click.option("--set", "settings", multiple=True, metavar="TABLE.KEY=VALUE", help="Change a line.")
+@click.option("--detach", is_flag=True, help="Go on in the background and return.")
+@click.option("--dry-run", is_flag=True, help="Show what would be run; touch nothing.")
+@click.option(
+    "--force-sqlite", is_flag=True, help="Use a SQLite file where its locks may not hold."
+)
+@placed
+def launch(
+    study: str,
+    trials: int | None,
+    workers: int | None,
+    on: str,
+    name: str | None,
+    settings: tuple[str, ...],
+    detach: bool,
+    dry_run: bool,
+    force_sqlite: bool,
+    runs: Path,
+    storage: str | None,
+) -> None:
+    """Run a study until it has --trials trials in total.
+
+    STUDY.toml is a file or the name of a shipped study (bbh, quick, thesis). The same command, run
+    again after anything, finishes what is missing, and does nothing when all is there.
+
+    \b
+        hpo launch --trials 6
+        hpo launch studies/bbh.toml --trials 200 --set data.path=prepared --set training.epochs=50
+    """
+    from rich.console import Console
+
+    from hpo import launch as launching
+    from hpo.spec import load
+    from hpo.storage import url_of
+
+    spec = load(study, settings=settings, name=name)
+    url = url_of(storage, runs)
+    plan = launching.prepare(
+        spec,
+        trials=trials,
+        workers=workers,
+        on=on,
+        runs=runs,
+        url=url,
+        force_sqlite=force_sqlite,
+    )
+    console = Console(stderr=True)
+    click.echo(plan.describe())
+    if dry_run:
+        _show_dry_run(plan)
+    elif detach:
+        launching.begin(plan)
+        output = launching.detach(_in_background(sys.argv[1:]), plan)
+        click.echo(f"running in the background: hpo status {spec.study.name}, or see {output}")
+    else:
+        _follow(plan, console)
+
+
+def _in_background(arguments: list[str]) -> list[str]:
+    """The command line of a launch without what the environment carries or has happened."""
+    kept, skip = [], False
+    for word in arguments:
+        if not (skip or word == "--detach" or word.startswith("--storage")):
+            kept.append(word)
+        skip = word == "--storage"
+    return kept
+
+
+def _show_dry_run(plan: Launch) -> None:
+    from hpo.cluster import sbatch_text
+
+    resolved = json.dumps(json.loads(plan.plan.spec.to_json()), indent=2)
+    click.echo(f"\nstudy, resolved:\n{resolved}")
+    if plan.plan.on == "slurm":
+        click.echo(f"\nsbatch script:\n{sbatch_text(plan.plan)}")
+
+
+def _follow(plan: Launch, console: Console) -> None:
+    from hpo import launch as launching
+
+    name = plan.plan.spec.study.name
+    try:
+        look = launching.follow(plan, *launching.begin(plan), console)
+    except KeyboardInterrupt:
+        if plan.plan.on == "slurm":
+            what = f"its jobs run on (hpo status {name}; hpo stop {name} --now ends them)"
+        else:
+            what = "its trials were handed back"
+        click.echo(f"Interrupted: {what}. The same command goes on with {name}.", err=True)
+        sys.exit(130)
+    click.echo(
+        f"{name}: {look.complete} complete, {look.pruned} pruned, {look.failed} failed, "
+        f"{look.waiting} waiting"
+    )
+    if look.best_objective is not None:
+        click.echo(_best(look))
+    if look.stopping:
+        click.echo(f"{look.stopping}: hpo launch goes on with {name} when that is changed")
+    elif look.complete == 0:
+        raise click.ClickException(f"no trial of {name} ended well: see the log.txt in {look.runs}")
+
+
+@click.command()
+@click.argument("study", required=False, metavar="[STUDY]")
+@click.option("--watch", is_flag=True, help="Keep looking until it is done.")
+@placed
+@listed
+def status(study: str | None, watch: bool, runs: Path, storage: str | None, style: Format) -> None:
+    """Show what a study does: counts, the best so far, running trials, stale ones and why.
+
+    \b
+        hpo status bbh --watch
+    """
+    from hpo.storage import open_storage, url_of
+
+    opened = open_storage(existing(url_of(storage, runs)))
+    if study is None:
+        _list_studies(opened, style)
+    else:
+        _look(opened, study_name(study), watch=watch, style=style)
+
+
+def _list_studies(storage: Any, style: Format) -> None:
+    import optuna
+
+    from hpo.listing import render
+    from hpo.study import objective_of
+
+    rows = [
+        {
+            "study": one.study_name,
+            "trials": one.n_trials,
+            f"best_{objective_of(one.user_attrs)}": best.value
+            if (best := one.best_trial)
+            else None,
+        }
+        for one in optuna.get_all_study_summaries(storage)
+    ]
+    click.echo(render(rows, style))
+
+
+def _look(storage: Any, name: str, *, watch: bool, style: Format) -> None:
+    import dataclasses
+    import time
+
+    from hpo import status as looking
+    from hpo.listing import render
+    from hpo.slots import Slots
+    from hpo.study import opened
+
+    study, spec = opened(storage, name)
+    slots = Slots(study, max_restarts=spec.study.max_restarts)
+    while True:
+        look = looking.look(study, spec, slots)
+        running = [dataclasses.asdict(one) for one in look.running]
+        if style == "json":
+            click.echo(json.dumps(dataclasses.asdict(look), indent=2, default=str))
+        else:
+            if style == "table":
+                click.echo(_summary(look))
+            else:
+                counts = {**dataclasses.asdict(look), "running": len(running)}
+                click.echo(render([counts], style))
+            if running and style == "table":
+                click.echo(render(running, style))
+        if not watch or not (look.running or look.waiting):
+            return
+        time.sleep(2)
+
+
+def _summary(look: Look) -> str:
+    text = (
+        f"{look.study}: {look.finished} of {look.total} trials done ({look.complete} complete, "
+        f"{look.pruned} pruned, {look.failed} failed), {len(look.running)} running, "
+        f"{look.waiting} waiting"
+    )
+    if look.best_objective is not None:
+        text += f"\n{_best(look)}"
+    if look.stopping:
+        text += f"\nno new trial starts: {look.stopping}"
+    return text
+
+
+def _best(look: Look) -> str:
+    named = {"held-out NLL": look.best_held_out_nll, "val NLL": look.best_val_nll}
+    told = [f"{name} {nll:.4f}" for name, nll in named.items() if nll is not None]
+    return f"best: trial {look.best_trial}, {', '.join(told)} nats per event"
+
+
+@click.command()
+@click.argument("study", metavar="STUDY")
+@click.option("--now", is_flag=True, help="End the running trials, too: they go back as they are.")
+@placed
+def stop(study: str, now: bool, runs: Path, storage: str | None) -> None:
+    """Let the running trials end and start no new one. hpo launch goes on with the study.
+
+    \b
+        hpo stop bbh
+        hpo stop bbh --now
+    """
+    from hpo import stop as stopping
+    from hpo.storage import open_storage, url_of
+
+    found = open_storage(existing(url_of(storage, runs)))
+    name = study_name(study)
+    if not now:
+        stopping.gently(found, name)
+        click.echo(f"{name}: no new trial starts; hpo launch goes on with it")
+        return
+    ended = stopping.now(found, name)
+    click.echo(
+        f"{name}: {ended.jobs} jobs cancelled, {ended.processes} local workers ended, "
+        f"{ended.running} trials still running; hpo launch goes on with it"
+    )
+    for host in ended.elsewhere:
+        click.echo(f"Note: a worker runs on {host}: run the same command there", err=True)
+
+
+@click.command()
+@click.argument("study", metavar="STUDY[.toml]")
+@click.argument("file", required=False, type=FILE, metavar="[FILE]")
+@click.option("--from", "source", metavar="STUDY", help="The best of another study instead.")
+@click.option("--best", type=click.IntRange(min=1), default=1, show_default=True, metavar="K")
+@placed
+def enqueue(
+    study: str, file: Path | None, source: str | None, best: int, runs: Path, storage: str | None
+) -> None:
+    """Have a study try given parameters next: those in FILE, or the best of another study.
+
+    FILE is JSON: a list of objects of parameters, one a line, or a run.json. They take the place
+    of trials that wait; a study that is a .toml file is made if it is new. What a point leaves
+    open is chosen by the sampler.
+
+    \b
+        hpo enqueue studies/bbh.toml points.json
+        hpo enqueue bbh-2 --from bbh --best 5
+    """
+    from hpo import points
+    from hpo.launch import opened_or_made
+    from hpo.storage import open_storage, open_study, url_of
+
+    if (file is None) == (source is None):
+        raise click.UsageError("give either FILE or --from STUDY")
+    url = url_of(storage, runs)
+    if source is not None:
+        earlier = open_study(open_storage(existing(url)), study_name(source))
+        given = points.best(earlier, best)
+    else:
+        assert file is not None
+        given = points.read(file)
+    spec, slots = opened_or_made(study, runs=runs, url=url)
+    fitting = points.fitting(given, spec.space, source=str(file or source))
+    numbers = slots.enqueue(fitting)
+    click.echo(f"{spec.study.name}: tried next, as trials {', '.join(map(str, numbers))}")
+
+
+@click.command()
+@click.argument("study", metavar="STUDY")
+@click.argument("trial", type=click.IntRange(min=0))
+@placed
+def logs(study: str, trial: int, runs: Path, storage: str | None) -> None:
+    """Print a trial's log."""
+    from hpo.storage import open_storage, open_study, url_of
+    from hpo.study import runs_of, trial_folder
+
+    found = open_study(open_storage(existing(url_of(storage, runs))), study_name(study))
+    path = trial_folder(runs_of(found).parent, found.study_name, trial) / "log.txt"
+    if not path.is_file():
+        raise InputError(f"{path} is not there: trial {trial} has not begun")
+    click.echo(path.read_text(encoding="utf-8", errors="replace"), nl=False)
+
+
+@click.command()
+@click.argument("folder", default=Path("runs"), type=FOLDER, metavar="[DIR]")
+@click.option(
+    "--where", metavar="EXPRESSION", help="Such as 'blocks >= 10 and activation == \"relu\"'."
+)
+@click.option("--sort", multiple=True, metavar="COLUMN", help="Repeatable; -COLUMN: downwards.")
+@click.option("--differing", is_flag=True, help="Only the columns that differ.")
+@click.option("--best", type=click.IntRange(min=1), is_flag=False, flag_value=1, help="The K best.")
+@listed
+def runs(
+    folder: Path,
+    where: str | None,
+    sort: tuple[str, ...],
+    differing: bool,
+    best: int | None,
+    style: Format,
+) -> None:
+    """List run JSONs, ours and the thesis's.
+
+    \b
+        hpo runs --where 'blocks >= 10 and activation == "relu"' --sort best_val_nll
+        hpo runs thesis_runs --differing --format latex
+    """
+    from data_prep.filter import Filter
+    from hpo import runs as listing
+    from hpo.listing import columns_of, render
+
+    every = listing.rows(folder)
+    chosen = listing.select(
+        every,
+        where=Filter.parse(where, columns_of(every)) if where else None,
+        sort=sort,
+        best=best or False,
+        differing=differing,
+    )
+    shown = listing.usual(chosen) if style in ("table", "latex") and not differing else None
+    click.echo(render(chosen, style, columns=shown))

@@ -1,0 +1,77 @@
+"""The kind of file system that a path is on, and who else sees it.
+
+SQLite's locks and shared memory hold within one machine, and a job needs a folder that its node
+sees: both depend on what is mounted where. Linux tells that in `/proc/self/mountinfo` (proc(5));
+elsewhere nothing is known, and nothing is claimed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path, PurePosixPath
+
+MOUNTS = Path("/proc/self/mountinfo")
+
+_NETWORK = frozenset(
+    "nfs nfs4 lustre gpfs beegfs ceph cephfs cifs smb3 smbfs afs auristorfs coda panfs pvfs2 "
+    "orangefs glusterfs wekafs gfs2 ocfs2 9p virtiofs vboxsf vmhgfs".split()
+)
+"""Several machines, or a guest and its host, may write to it."""
+_OF_ONE_MACHINE = frozenset(
+    "bindfs ntfs-3g exfat ext2 fuse-overlayfs squashfuse squashfuse_ll encfs gocryptfs cryfs "
+    "mergerfs unionfs lxcfs zfs archivemount portal".split()
+)
+"""What FUSE serves from this machine; whatever else it serves is taken for a network's."""
+_PRIVATE = frozenset(
+    "tmpfs ramfs rootfs devtmpfs overlay overlayfs aufs fuse.fuse-overlayfs squashfs "
+    "fuse.squashfuse fuse.squashfuse_ll proc sysfs".split()
+)
+"""In this machine's memory, or in a container."""
+
+
+def kind_of(path: Path) -> str | None:
+    """The file system that the path is on, or would be once it is made; None if not known.
+
+    Returns:
+        As mount writes it: `ext4`, `nfs4`, `fuse.sshfs`.
+    """
+    try:
+        text = os.fsdecode(MOUNTS.read_bytes())
+    except OSError:
+        return None  # not Linux, or a sandbox without /proc
+    return _kind_in(text, os.path.realpath(path))
+
+
+def is_network(kind: str | None) -> bool:
+    """Whether other machines may write to it, so that locks may not hold between all who do."""
+    if kind is None:
+        return False
+    if kind.startswith("fuse."):
+        return kind.removeprefix("fuse.") not in _OF_ONE_MACHINE
+    return kind in _NETWORK
+
+
+def is_private(kind: str | None) -> bool:
+    """Whether other machines certainly do not see it. A disk may or may not be exported."""
+    return kind in _PRIVATE
+
+
+def _kind_in(mountinfo: str, path: str) -> str | None:
+    """The kind in the text of mountinfo: of the deepest mount point above the path."""
+    deepest, found = -1, None
+    for line in mountinfo.split("\n"):
+        place, separator, device = line.partition(" - ")
+        fields = place.split(" ")
+        if not separator or len(fields) < 5:
+            continue
+        point = PurePosixPath(_decoded(fields[4]))
+        # Of two on the same point the later one lies on top: nfs over autofs.
+        if len(point.parts) >= deepest and PurePosixPath(path).is_relative_to(point):
+            deepest, found = len(point.parts), device.split(" ")[0]
+    return found
+
+
+def _decoded(field: str) -> str:
+    r"""A mount point as it is: blanks and backslashes stand in mountinfo as `\040` and `\134`."""
+    return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), field)

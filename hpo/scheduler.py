@@ -1,0 +1,143 @@
+"""SLURM's own commands: which jobs there are and in what state, cancel, requeue, what it allows.
+
+`squeue` is asked, not `sacct`: it does not lag, and a cluster without accounting has it, too.
+No answer is not the same as no job: then `states` gives None.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+ANSWER_S = 30.0
+"""Longest wait for an answer: squeue's own limit is shorter."""
+STARTED = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"})
+"""States in which processes of the job may be there."""
+QUEUED = frozenset({"PENDING", "CONFIGURING", "RESIZING", "REQUEUED", "REQUEUE_FED"})
+_LATER = "BeginTime"
+"""Why a job that was queued again waits: for two minutes, and without a worker."""
+_NEVER = (
+    "PartitionConfig",
+    "PartitionTimeLimit",
+    "PartitionNodeLimit",
+    "BadConstraints",
+    "InvalidAccount",
+    "InvalidQOS",
+    "JobHeldUser",
+    "JobHeldAdmin",
+)
+
+
+class SchedulerError(RuntimeError):
+    """A command of SLURM's failed. The message is what it said."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """What squeue says of a job, or of one task of an array."""
+
+    job: str
+    """As users write it: `123`, or `123_4` for a task of an array."""
+    state: str
+    reason: str
+    """Why it waits; `None` when it does not."""
+
+    @property
+    def started(self) -> bool:
+        """Whether processes of it may be there."""
+        return self.state in STARTED
+
+    @property
+    def alive(self) -> bool:
+        """Whether it works or will as soon as there is room."""
+        return self.started or (self.state in QUEUED and self.reason != _LATER)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it will wait until somebody changes the request or the cluster."""
+        return self.state == "PENDING" and self.reason.startswith(_NEVER)
+
+
+def available() -> bool:
+    """Whether SLURM's commands are here."""
+    return all(shutil.which(command) for command in ("sbatch", "squeue", "scontrol", "scancel"))
+
+
+def job_of_this_process() -> str | None:
+    """The job in which this process runs; None outside of SLURM."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    if array:  # SLURM_JOB_ID of an array's task is another number than the one users see
+        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ.get("SLURM_JOB_ID")
+
+
+def states(jobs: Iterable[str]) -> dict[str, JobState] | None:
+    """Those of these jobs that squeue knows, tasks of arrays one by one; None without an answer.
+
+    Args:
+        jobs: Ids of jobs or of whole arrays (`123`), or of one task (`123_4`).
+    """
+    arrays = sorted({job.partition("_")[0] for job in jobs})
+    if not arrays:
+        return {}
+    try:
+        # By user, not by id: of an id that it has forgotten, squeue knows nothing but an error.
+        text = ask("squeue", "--noheader", "--array", "--me", "--format=%i|%F|%T|%r")
+    except SchedulerError:
+        return None
+    rows = [line.split("|", 3) for line in text.splitlines() if line.count("|") >= 3]
+    return {
+        job: JobState(job, state, reason) for job, array, state, reason in rows if array in arrays
+    }
+
+
+def cancel(jobs: Sequence[str]) -> None:
+    """End these jobs.
+
+    Raises:
+        SchedulerError: If the controller does not answer.
+    """
+    if jobs:
+        ask("scancel", *jobs)
+
+
+def requeue(job: str) -> None:
+    """Put a running job back into the queue, from which it starts anew.
+
+    Raises:
+        SchedulerError: If it may not be, or the controller does not answer.
+    """
+    ask("scontrol", "requeue", job)
+
+
+def settings() -> Mapping[str, str]:
+    """The cluster's configuration, such as `MaxArraySize`, by name.
+
+    Raises:
+        SchedulerError: If the controller does not answer.
+    """
+    pairs = (line.partition("=") for line in ask("scontrol", "show", "config").splitlines())
+    return {name.strip(): value.strip() for name, equals, value in pairs if equals}
+
+
+def ask(command: str, *words: str) -> str:
+    """What a command of SLURM's prints.
+
+    Raises:
+        SchedulerError: If it is not there, fails or does not answer.
+    """
+    try:
+        done = subprocess.run(
+            [command, *words], capture_output=True, text=True, timeout=ANSWER_S, check=False
+        )
+    except FileNotFoundError:
+        raise SchedulerError(f"{command} is not on this machine") from None
+    except subprocess.TimeoutExpired:
+        raise SchedulerError(f"{command} did not answer within {ANSWER_S:.0f} s") from None
+    if done.returncode:
+        said = done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
+        raise SchedulerError(f"{command}: {said}")
+    return done.stdout
