@@ -115,7 +115,7 @@ def submit(plan: Plan, jobs: int, on_accepted: Callable[[Sequence[str]], None]) 
     """
     accepted: list[str] = []
     try:
-        largest = int(scheduler.settings().get("MaxArraySize", "1001"))
+        largest = max(1, int(scheduler.settings().get("MaxArraySize", "1001")))
         while left := jobs - len(accepted):
             ids = _submit_array(plan, min(left, largest))
             on_accepted(ids)

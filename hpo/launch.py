@@ -54,6 +54,8 @@ class Launch:
     trials: int
     url: URL
     dataset: Dataset
+    force_sqlite: bool = False
+    """Whether SQLite is used where its locks may not hold."""
 
     def describe(self) -> str:
         """The resolved study, for people."""
@@ -90,7 +92,6 @@ def prepare(
     """Check everything that can be checked before anything is made.
 
     Raises:
-        PreflightError: If this machine, the database or the cluster is not fit. Lists all faults.
         SpecError: If the trials do not fit a grid, or the cells to be held out not the data.
         DataError: If the data is not a prepared dataset.
     """
@@ -106,21 +107,18 @@ def prepare(
         raise SpecError(f"the study {spec.study.name!r}", [fault])
     count = workers or spec.study.workers or min(8, cluster.cores())
     plan = Plan(spec=spec, runs=runs.absolute(), on=on, workers=min(count, total))
-    preflight.refuse(
-        preflight.check(
-            spec, on=on, runs=plan.runs, url=url, workers=plan.workers, force_sqlite=force_sqlite
-        )
-    )
-    return Launch(plan=plan, trials=total, url=url, dataset=dataset)
+    return Launch(plan=plan, trials=total, url=url, dataset=dataset, force_sqlite=force_sqlite)
 
 
 def begin(launch: Launch) -> tuple[optuna.Study, Slots]:
     """Make the study, or continue it, with all its trials waiting.
 
     Raises:
+        PreflightError: If this machine, the database or the cluster is not fit. Lists all faults.
         SpecError: If a study of that name searches something else, or its folder is another's.
         StorageError: If the database does not answer.
     """
+    _check(launch)
     study, slots = _made(launch)
     spec = launch.plan.spec
     points = grid(spec.space) if spec.sampler.kind == "grid" else None
@@ -183,6 +181,19 @@ def _held_out(spec: StudySpec, dataset: Dataset, data: Path) -> list[dict[str, f
         told = [f"[data] hold_out_cells: {fault}" for fault in faults]
         raise SpecError(f"the study {spec.study.name!r} on {data}", told)
     return [cells.name_of(dataset, cell) for cell in cells.find(dataset, named, data)]
+
+
+def _check(launch: Launch) -> None:
+    plan = launch.plan
+    checks = preflight.check(
+        plan.spec,
+        on=plan.on,
+        runs=plan.runs,
+        url=launch.url,
+        workers=plan.workers,
+        force_sqlite=launch.force_sqlite,
+    )
+    preflight.refuse(checks)
 
 
 def _made(launch: Launch) -> tuple[optuna.Study, Slots]:

@@ -398,7 +398,7 @@ class _Nodes:
     partition: str
     default: bool
     state: str
-    """Of the partition: `up`, `down`, `drain` or `inact`."""
+    """Of the partition: `up`, `down`, `drain` or `inactive`, which takes no jobs either."""
     limit_min: float
     count: int
     cpus: int
@@ -488,7 +488,7 @@ def _shortfalls(table: SlurmTable, nodes: Sequence[_Nodes]) -> list[str]:
         faults = [f"no node has {together} together"]
     if table.timeout_min > _limit(nodes) and table.qos is None:
         faults.append(_too_long(table, nodes))
-    if all(one.state in ("drain", "inact") for one in nodes):
+    if not any(one.state in ("up", "down") for one in nodes):
         faults.append(f"the partition takes no jobs: it is {nodes[0].state}")
     return faults
 
@@ -498,8 +498,9 @@ def _doubts(table: SlurmTable | None, nodes: Sequence[_Nodes]) -> list[str]:
     doubts = []
     if table and table.timeout_min > _limit(nodes) and table.qos is not None:
         doubts.append(f"{_too_long(table, nodes)}, unless the QOS {table.qos!r} lifts it")
-    if not any(one.state == "up" for one in nodes):
-        doubts.append(f"no job starts until the partition is up: it is {nodes[0].state}")
+    states = {one.state for one in nodes}
+    if "down" in states and "up" not in states:
+        doubts.append("no job starts until the partition is up: it is down")
     return doubts
 
 
@@ -553,8 +554,14 @@ def _arrays(workers: int, table: SlurmTable | None) -> Check:
     return Check("slurm arrays", "ok", found)
 
 
-_MAY_COME = ("are busy", "not available now", "down, drained or reserved")
-"""In what sbatch says of a job that it would let wait for nodes that are away."""
+_MAY_COME = (
+    "are busy",
+    "not available now",
+    "down, drained or reserved",
+    # Said of nodes that lack something, too, but those _partition has found.
+    "node configuration is not available",
+)
+"""In what `sbatch --test-only` says of a job that waits for nodes or a partition that is down."""
 
 
 def _request(table: SlurmTable) -> Check:

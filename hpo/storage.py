@@ -48,11 +48,14 @@ def url_of(option: str | None, runs: Path) -> URL:
         return URL.create("sqlite", database=str(runs.absolute() / "hpo.db"))
     try:
         url = make_url(text)
+        wrong = "@" in (url.host or "")  # then it would be part of a password
     except (ArgumentError, ValueError):  # whose own text would show the password
+        wrong = True
+    if wrong:
         raise StorageError(
             "the storage is not a database URL: write it as sqlite:///runs/hpo.db or "
             "postgresql://user@host/database, with %40 for @, %3A for : and %2F for / in a password"
-        ) from None
+        )
     if url.drivername in _DRIVERS:
         url = url.set(drivername=_DRIVERS[url.drivername])
     if url.get_backend_name() == "sqlite" and url.database:

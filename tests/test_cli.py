@@ -197,3 +197,14 @@ def test_an_export_takes_the_best_or_the_trial_asked_for(hpo, studied, tmp_path)
     )
     said = hpo("export", "quick", "--out", "f", "--max-cost", 1, *at, code=2).stderr
     assert "at most 1 FLOPs per event" in said
+
+
+def test_a_dry_run_for_slurm_needs_no_slurm_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    words = ["launch", "quick", "--on", "slurm", "--workers", "3", "--dry-run"]
+
+    said = CliRunner().invoke(main, [*words, "--runs", str(tmp_path / "runs")])
+
+    assert said.exit_code == 0, said.output
+    assert "#SBATCH --array=0-2%3" in said.output
+    assert not (tmp_path / "runs").exists()

@@ -47,9 +47,10 @@ def test_an_error_holds_no_password(tmp_path):
     assert "s3" not in str(caught.value)
 
 
-def test_a_text_that_is_no_url_is_refused_without_being_shown(tmp_path):
+@pytest.mark.parametrize("text", ["s3cret", "postgresql://me:p@s3cret@host/db"])
+def test_a_text_that_is_no_url_is_refused_without_being_shown(tmp_path, text):
     with pytest.raises(StorageError, match="sqlite:///runs/hpo.db") as caught:
-        url_of("s3cret", tmp_path)
+        url_of(text, tmp_path)
 
     assert "s3cret" not in str(caught.value)
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 @click.argument("study", required=False, metavar="[STUDY.toml]")
 @click.option("--on", type=click.Choice(["local", "slurm"]), default="local", show_default=True)
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--force-sqlite", is_flag=True, help="Use a SQLite file where its locks may not hold."
+)
 @click.option("--set", "settings", multiple=True, metavar="TABLE.KEY=VALUE", help="Change a line.")
 @placed
 @listed
@@ -27,6 +30,7 @@ def doctor(
     study: str | None,
     on: str,
     workers: int,
+    force_sqlite: bool,
     settings: tuple[str, ...],
     runs: Path,
     storage: str | None,
@@ -45,7 +49,12 @@ def doctor(
 
     spec = load(study, settings=settings) if study else None
     checks = preflight.check(
-        spec, on=on, runs=runs.absolute(), url=url_of(storage, runs), workers=workers
+        spec,
+        on=on,
+        runs=runs.absolute(),
+        url=url_of(storage, runs),
+        workers=workers,
+        force_sqlite=force_sqlite,
     )
     click.echo(render([dataclasses.asdict(one) for one in checks], style))
     if any(one.verdict == "failed" for one in checks):
