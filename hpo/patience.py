@@ -15,7 +15,13 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from optuna.exceptions import StorageInternalError
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, TimeoutError
+from sqlalchemy.exc import (
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+    PendingRollbackError,
+    TimeoutError,
+)
 
 PATIENCE_S = 600.0
 """How long a server may be away."""
@@ -30,7 +36,8 @@ def transient(error: BaseException) -> bool:
     """Whether the database was away or busy, so that the same may succeed a little later."""
     if isinstance(error, StorageInternalError):
         return error.__cause__ is not None and transient(error.__cause__)
-    if isinstance(error, TimeoutError):  # of the pool
+    # Of the pool; and what Optuna makes of a lost connection, when it asks another time on it.
+    if isinstance(error, (TimeoutError, PendingRollbackError)):
         return True
     if not isinstance(error, DBAPIError):
         return False

@@ -1,10 +1,12 @@
-"""Exactly N trials: rows made in advance, claimed one by one, taken back from the dead.
+"""Exactly N trials: claimed one by one, taken back from the dead.
 
 The only module that touches Optuna's private names. Optuna alone counts trials per process, so N
 workers overshoot, and it leaves the trial of a killed worker RUNNING for ever. Here the launcher
-makes the N rows as WAITING; a worker claims one by a guarded UPDATE, in the same transaction that
-writes its lease; a trial whose owner is gone goes back to WAITING under its own number, with the
-parameters and values that it had, so that it can go on from its checkpoint.
+writes down N; a worker claims a trial that waits, or makes the next one while there are fewer than
+N, in the transaction that writes its lease. Rows are made late because Optuna reads all that have
+not ended again and again: hundreds that wait would cost more than the search. A trial whose owner
+is gone goes back to WAITING under its own number, with the parameters and values that it had, so
+that it can go on from its checkpoint.
 
 Every transaction is begun again while the server is away, and bears it. Times are the server's:
 nodes' clocks differ.
@@ -24,13 +26,13 @@ from typing import Any, Literal
 import optuna
 import psutil
 import sqlalchemy as sql
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb.models import (
     StudyModel,
     TrialIntermediateValueModel,
     TrialModel,
     TrialSystemAttributeModel,
+    TrialValueModel,
 )
 from optuna.trial import TrialState
 from sqlalchemy.ext.compiler import compiles
@@ -49,6 +51,7 @@ _TRIALS = TrialModel.__table__
 _STUDIES = StudyModel.__table__
 _ATTRIBUTES = TrialSystemAttributeModel.__table__
 _REPORTS = TrialIntermediateValueModel.__table__
+_VALUES = TrialValueModel.__table__
 _LEASES = sql.Table(
     "hpo_leases",
     sql.MetaData(),
@@ -62,6 +65,12 @@ _LEASES = sql.Table(
     sql.Column("rank", sql.Integer, nullable=False),
     sql.Column("renewed", sql.Double, nullable=False),
     sql.Column("restarts", sql.Integer, nullable=False),
+)
+_TOTALS = sql.Table(
+    "hpo_totals",
+    _LEASES.metadata,
+    sql.Column("study_id", sql.Integer, primary_key=True, autoincrement=False),
+    sql.Column("total", sql.Integer, nullable=False),
 )
 _JOBS = sql.Table(
     "hpo_jobs",
@@ -201,7 +210,7 @@ def make_tables(engine: sql.Engine) -> None:
 
     Two processes that make them at once clash: the loser finds them made.
     """
-    for table in (_LEASES, _JOBS):
+    for table in (_LEASES, _TOTALS, _JOBS):
         try:
             table.create(engine, checkfirst=True)
         except (sql.exc.IntegrityError, sql.exc.OperationalError, sql.exc.ProgrammingError):
@@ -235,9 +244,9 @@ class Slots:
 
     @patiently
     def top_up(self, total: int, *, points: Sequence[Mapping[str, Any]] | None = None) -> int:
-        """Make rows until the study has `total`, and say how many were made.
+        """Have the study get `total` trials in all, and say how many more that is.
 
-        One transaction that holds the study's row: two launches at once make no row twice.
+        One transaction that holds the study's row: two launches at once add nothing twice.
 
         Args:
             total: Trials that the study shall have in all.
@@ -245,14 +254,14 @@ class Slots:
         """
         with self._engine.begin() as connection:
             have = self._count(connection)
-            for number in range(have, total):
-                trial_id = self._insert(connection, number)
-                if points is not None:
-                    self._fix(connection, trial_id, points[number])
-            return max(0, total - have)
+            before = max(have, self._total(connection))
+            self._set_total(connection, max(before, total))
+            for number in range(have, total if points else have):
+                self._fix(connection, self._insert(connection, number), (points or ())[number])
+            return max(0, total - before)
 
     def enqueue(self, points: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Have these parameters tried next: by trials that wait, and by new ones if too few do.
+        """Have these parameters tried next, by trials that count to the total or exceed it.
 
         Returns:
             The numbers of the trials.
@@ -270,6 +279,8 @@ class Slots:
 
     def trial_of(self, claim: Claim) -> optuna.Trial:
         """Optuna's handle of a claimed trial."""
+        # As Optuna's own `ask`: else the sampler knows the trials of the first suggestion for ever.
+        self._study._thread_local.cached_all_trials = None
         # Fills the storage's cache, without which a suggestion raises KeyError.
         self._study.get_trials(deepcopy=False)
         return optuna.Trial(self._study, claim.trial_id)
@@ -292,14 +303,26 @@ class Slots:
             raise LeaseLost(f"trial {claim.number} was handed to another worker")
 
     def finish(self, claim: Claim, state: TrialState, value: float | None = None) -> None:
-        """Tell the study how a claimed trial ended, and end its lease.
+        """Tell the study how a claimed trial ended, and end its lease, in one transaction.
+
+        Args:
+            claim: Of the trial.
+            state: COMPLETE, PRUNED or FAIL.
+            value: Of a complete trial; that of a pruned one is the last that it reported.
 
         Raises:
             LeaseLost: If the trial was taken away; nothing is told then.
         """
-        self.renew(claim)
-        self._tell(claim.number, value, state)
-        self._drop(claim.trial_id, claim.token)
+        tries = 0
+
+        @patiently
+        def end() -> bool:
+            nonlocal tries
+            tries += 1
+            return self._end(claim.trial_id, claim.token, state, value, again=tries > 1)
+
+        if not end():
+            raise LeaseLost(f"trial {claim.number} was handed to another worker")
 
     def release(self, claim: Claim, *, futile: bool = False) -> None:
         """Hand a claimed trial back, to be gone on with by whoever asks next.
@@ -325,9 +348,7 @@ class Slots:
                 wait_again = patiently(self._wait_again)
                 if wait_again(lease.trial_id, lease.token, lease.restarts + 1):
                     released.append(lease.number)
-            elif fence := self._fence(lease):
-                self._tell(lease.number, None, TrialState.FAIL)
-                self._drop(lease.trial_id, fence)
+            elif patiently(self._end)(lease.trial_id, lease.token, TrialState.FAIL, None):
                 failed.append(lease.number)
         return Reaped(released=tuple(released), failed=tuple(failed))
 
@@ -359,14 +380,17 @@ class Slots:
 
     @patiently
     def counts(self) -> dict[TrialState, int]:
-        """How many trials are in each state."""
+        """How many trials are in each state; those that are not made yet wait."""
         with self._engine.begin() as connection:
+            total = self._total(connection)
             rows = connection.execute(
                 sql.select(_TRIALS.c.state, sql.func.count())
                 .where(_TRIALS.c.study_id == self._study._study_id)
                 .group_by(_TRIALS.c.state)
             ).all()
-        return {state: 0 for state in TrialState} | {row[0]: row[1] for row in rows}
+        counts = {state: 0 for state in TrialState} | {row[0]: row[1] for row in rows}
+        counts[TrialState.WAITING] += max(0, total - sum(counts.values()))
+        return counts
 
     @patiently
     def progress(self) -> int:
@@ -414,23 +438,12 @@ class Slots:
 
     def _enqueue(self, points: Sequence[Mapping[str, Any]]) -> list[int]:
         with self._engine.begin() as connection:
-            rows = connection.execute(
-                sql.select(_TRIALS.c.trial_id, _TRIALS.c.number)
-                .where(self._in_state(TrialState.WAITING))
-                # Neither begun before nor with parameters given already.
-                .where(_TRIALS.c.datetime_start.is_(None))
-                .where(~_TRIALS.c.trial_id.in_(sql.select(_ATTRIBUTES.c.trial_id)))
-                .order_by(_TRIALS.c.trial_id)
-                .limit(len(points))
-                .with_for_update()
-            ).all()
-            slots = [(row.trial_id, row.number) for row in rows]
             have = self._count(connection)
-            for number in range(have, have + len(points) - len(slots)):
-                slots.append((self._insert(connection, number), number))
-            for (trial_id, _), point in zip(slots, points, strict=True):
-                self._fix(connection, trial_id, point)
-            return [number for _, number in slots]
+            numbers = list(range(have, have + len(points)))
+            for number, point in zip(numbers, points, strict=True):
+                self._fix(connection, self._insert(connection, number), point)
+            self._set_total(connection, max(self._total(connection), have + len(points)))
+            return numbers
 
     def _count(self, connection: sql.Connection) -> int:
         """Trials of the study, whose row is held until the transaction ends."""
@@ -441,11 +454,27 @@ class Slots:
         count = sql.select(sql.func.count()).where(_TRIALS.c.study_id == study_id)
         return connection.scalar(count) or 0
 
-    def _insert(self, connection: sql.Connection, number: int) -> int:
-        """A new trial that waits."""
+    def _total(self, connection: sql.Connection) -> int:
+        """Trials that the study shall have."""
+        here = _TOTALS.c.study_id == self._study._study_id
+        return connection.scalar(sql.select(_TOTALS.c.total).where(here)) or 0
+
+    def _set_total(self, connection: sql.Connection, total: int) -> None:
+        study_id = self._study._study_id
+        connection.execute(sql.delete(_TOTALS).where(_TOTALS.c.study_id == study_id))
+        connection.execute(sql.insert(_TOTALS).values(study_id=study_id, total=total))
+
+    def _insert(
+        self,
+        connection: sql.Connection,
+        number: int,
+        state: TrialState = TrialState.WAITING,
+        start: datetime | None = None,
+    ) -> int:
+        """A new trial."""
         made = connection.execute(
             sql.insert(_TRIALS).values(
-                study_id=self._study._study_id, number=number, state=TrialState.WAITING
+                study_id=self._study._study_id, number=number, state=state, datetime_start=start
             )
         )
         assert made.inserted_primary_key is not None
@@ -474,17 +503,25 @@ class Slots:
                 .with_for_update(skip_locked=True)
             ).first()
             if row is None:
-                return None
+                return self._begin(connection, owner, token)
             won = connection.execute(
                 sql.update(_TRIALS)
                 .where(_TRIALS.c.trial_id == row.trial_id)
                 .where(_TRIALS.c.state == TrialState.WAITING)
                 .values(
                     state=TrialState.RUNNING,
-                    datetime_start=row.datetime_start or datetime.now(UTC).replace(tzinfo=None),
+                    datetime_start=row.datetime_start or _utc(),
                 )
             ).rowcount
             return bool(won) and self._lease(connection, row.trial_id, row.number, owner, token)
+
+    def _begin(self, connection: sql.Connection, owner: Owner, token: str) -> Claim | None:
+        """A new trial in the owner's hands, or None when the study has all of its trials."""
+        number = self._count(connection)
+        if number >= self._total(connection):
+            return None
+        trial_id = self._insert(connection, number, TrialState.RUNNING, _utc())
+        return self._lease(connection, trial_id, number, owner, token)
 
     def _claimed(self, connection: sql.Connection, token: str) -> Claim | None:
         """What an earlier try won."""
@@ -538,31 +575,57 @@ class Slots:
                 )
         return bool(held)
 
-    def _tell(self, number: int, value: float | None, state: TrialState) -> None:
-        """Tell Optuna how a trial ended, unless it knows already."""
-        try:
-            self._study.tell(number, value, state=state, skip_if_finished=True)
-        except UpdateFinishedTrialError:
-            pass  # told by a try whose answer was lost: nobody else may tell
+    def _end(
+        self,
+        trial_id: int,
+        token: str,
+        state: TrialState,
+        value: float | None,
+        *,
+        again: bool = False,
+    ) -> bool:
+        """End a trial and its lease; False, and nothing done, if the lease has changed hands.
 
-    @patiently
-    def _fence(self, lease: Lease) -> str | None:
-        """A new token in place of the dead owner's, or None if the lease has changed hands."""
-        token = uuid.uuid4().hex
+        Args: `again` after a try whose answer was lost: what it ended is not to be ended twice.
+        """
         with self._engine.begin() as connection:
             held = connection.execute(
-                sql.update(_LEASES)
-                .where(_LEASES.c.trial_id == lease.trial_id)
-                .where(_LEASES.c.token == lease.token)
-                .values(token=token)
-            ).rowcount
-        return token if held else None
-
-    @patiently
-    def _drop(self, trial_id: int, token: str) -> None:
-        with self._engine.begin() as connection:
-            connection.execute(
                 sql.delete(_LEASES)
                 .where(_LEASES.c.trial_id == trial_id)
                 .where(_LEASES.c.token == token)
+            ).rowcount
+            if not held:
+                now = connection.scalar(
+                    sql.select(_TRIALS.c.state).where(_TRIALS.c.trial_id == trial_id)
+                )
+                return again and now == state
+            connection.execute(
+                sql.update(_TRIALS)
+                .where(_TRIALS.c.trial_id == trial_id)
+                .values(state=state, datetime_complete=_utc())
             )
+            if state is TrialState.PRUNED:
+                value = self._last_report(connection, trial_id)
+            if value is not None:
+                stored, kind = TrialValueModel.value_to_stored_repr(value)
+                connection.execute(
+                    sql.insert(_VALUES).values(
+                        trial_id=trial_id, objective=0, value=stored, value_type=kind
+                    )
+                )
+        return True
+
+    def _last_report(self, connection: sql.Connection, trial_id: int) -> float | None:
+        """The value that a trial reported last, if it is a number."""
+        value: float | None = connection.scalar(
+            sql.select(_REPORTS.c.intermediate_value)
+            .where(_REPORTS.c.trial_id == trial_id)
+            .order_by(_REPORTS.c.step.desc())
+            .limit(1)
+        )
+        return value
+
+
+def _utc() -> datetime:
+    """The time as Optuna stores it."""
+    return datetime.now(UTC).replace(tzinfo=None)

@@ -225,7 +225,12 @@ def _engine_options(url: URL) -> dict[str, Any]:
     # One connection a process, which its heartbeat shares: servers allow about a hundred in all. A
     # second one for a moment, since Optuna takes it while it holds the first as it looks at its
     # tables. Tried before it is used: the server may have been restarted meanwhile.
-    return {"pool_size": 1, "max_overflow": 1, "pool_timeout": 30, "pool_pre_ping": True}
+    options: dict[str, Any] = {"pool_size": 1, "max_overflow": 1, "pool_timeout": 30}
+    options["pool_pre_ping"] = True
+    if url.get_backend_name() in ("mysql", "mariadb"):
+        # Who waited for a lock shall see what its holder wrote, as on PostgreSQL.
+        options["isolation_level"] = "READ COMMITTED"
+    return options
 
 
 def _serialise(engine: Engine, *, shared: bool) -> None:

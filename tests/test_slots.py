@@ -46,6 +46,9 @@ def test_topping_up_makes_what_is_missing_and_no_more(runs):
     assert slots.top_up(3) == 0
     assert slots.top_up(2) == 0
     assert slots.top_up(5) == 2
+    assert slots.counts()[TrialState.WAITING] == 5
+    claims = [slots.claim(Owner.this_process()) for _ in range(6)]
+    assert [claim and claim.number for claim in claims] == [0, 1, 2, 3, 4, None]
     assert [trial.number for trial in study.trials] == [0, 1, 2, 3, 4]
 
 
@@ -199,26 +202,28 @@ def test_a_claim_whose_answer_was_lost_is_found_again(runs, monkeypatch):
     assert slots.counts()[TrialState.RUNNING] == 1
 
 
-def test_points_take_the_place_of_untouched_trials_and_then_make_new_ones(runs):
+def test_points_are_tried_before_new_trials_and_count_to_the_total(runs):
     slots, study = slots_of(runs)
-    slots.top_up(3, points=[{"hidden": 1}, {"hidden": 2}, {"hidden": 3}][:3])
-    slots.top_up(5)
-    begun = [slots.claim(Owner.this_process()) for _ in range(4)]
-    slots.release(begun[3])
+    slots.top_up(4)
+    begun = slots.claim(Owner.this_process())
 
-    numbers = slots.enqueue([{"hidden": 10}, {"hidden": 20}])
+    assert slots.enqueue([{"hidden": 10}, {"hidden": 20}]) == [1, 2]
+    slots.release(begun)
+    claims = [slots.claim(Owner.this_process()).number for _ in range(4)]
 
-    assert numbers == [4, 5]
-    assert len(study.trials) == 6
+    assert claims == [0, 1, 2, 3]
+    assert slots.claim(Owner.this_process()) is None
     fixed = [trial.system_attrs.get("fixed_params") for trial in study.trials]
-    assert fixed == [
-        {"hidden": 1},
-        {"hidden": 2},
-        {"hidden": 3},
-        None,
-        {"hidden": 10},
-        {"hidden": 20},
-    ]
+    assert fixed == [None, {"hidden": 10}, {"hidden": 20}, None]
+
+
+def test_points_beyond_the_total_raise_it(runs):
+    slots, _ = slots_of(runs)
+    slots.top_up(1)
+
+    slots.enqueue([{"hidden": 10}, {"hidden": 20}])
+
+    assert slots.counts()[TrialState.WAITING] == 2
 
 
 def test_jobs_are_remembered_once_each(runs):
@@ -331,5 +336,60 @@ def test_launches_at_once_in_a_new_folder_make_each_trial_once(runs):
     assert sum(made.get(timeout=120) for _ in launches) == 50
     for one in launches:
         one.join()
-    _, study = slots_of(runs)
-    assert [trial.number for trial in study.trials] == list(range(50))
+    slots, _ = slots_of(runs)
+    assert slots.counts()[TrialState.WAITING] == 50
+
+
+def test_an_end_whose_answer_was_lost_is_not_told_twice(runs, monkeypatch):
+    slots, study = slots_of(runs)
+    slots.top_up(1)
+    claim = slots.claim(Owner.this_process())
+    end, lost = slots._end, []
+
+    def deaf_once(*arguments, **options):
+        found = end(*arguments, **options)
+        if not lost:
+            lost.append(found)
+            raise sql.exc.OperationalError("commit", {}, Exception("server closed the connection"))
+        return found
+
+    monkeypatch.setattr(slots, "_end", deaf_once)
+    slots.finish(claim, TrialState.COMPLETE, 1.5)
+
+    assert lost == [True]
+    assert (study.trials[0].state, study.trials[0].value) == (TrialState.COMPLETE, 1.5)
+
+
+def test_a_pruned_trial_has_the_value_that_it_reported_last(runs):
+    slots, study = slots_of(runs)
+    slots.top_up(2)
+    first, second = (slots.claim(Owner.this_process()) for _ in range(2))
+    trial = slots.trial_of(first)
+    for step, value in enumerate([3.0, 2.5]):
+        trial.report(value, step)
+
+    slots.finish(first, TrialState.PRUNED)
+    slots.finish(second, TrialState.FAIL)
+
+    assert [trial.value for trial in study.trials] == [2.5, None]
+    assert study.trials[0].datetime_complete >= study.trials[0].datetime_start
+
+
+def test_the_sampler_learns_of_the_trials_that_ended_meanwhile(runs):
+    slots, study = slots_of(runs)
+    slots.top_up(3)
+    known = []
+
+    class Watching(optuna.samplers.TPESampler):
+        def infer_relative_search_space(self, study, trial):
+            states = (TrialState.COMPLETE,)
+            known.append(len(study._get_trials(deepcopy=False, states=states, use_cache=True)))
+            return {}
+
+    study.sampler = Watching(n_startup_trials=0)
+    for _ in range(3):
+        claim = slots.claim(Owner.this_process())
+        slots.trial_of(claim).suggest_float("x", 0, 1)
+        slots.finish(claim, TrialState.COMPLETE, 1.0)
+
+    assert known == [0, 1, 2]

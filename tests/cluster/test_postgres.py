@@ -1,0 +1,90 @@
+"""As many workers as PostgreSQL has connections for, races between launches, and a restart."""
+
+import collections
+import os
+import random
+import time
+
+import claimers
+import pytest
+from optuna.trial import TrialState
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+
+@pytest.fixture
+def database(postgres):
+    """URL of an empty database."""
+    return postgres.create(f"t{random.SystemRandom().randrange(10**12)}")
+
+
+def check(url, place, workers, trials):
+    """Every worker ended well, and every trial was run, once."""
+    for worker in workers:
+        worker.join(timeout=200)
+    slots, study = claimers.slots_of(url)
+
+    assert [worker.exitcode for worker in workers] == [0] * len(workers)
+    assert [trial.number for trial in study.trials] == list(range(trials))
+    assert all(trial.state == TrialState.COMPLETE for trial in study.trials)
+    assert slots.leases() == []
+    written = claimers.records(place)
+    for trial in study.trials:
+        assert trial.value == written[trial.number]["value"] == trial.params["x"]
+        assert trial.intermediate_values == {1: trial.value}
+    for what in ("claimed", "finished"):
+        times = collections.Counter(line["trial"] for line in claimers.journal(place, what))
+        assert times == dict.fromkeys(range(trials), 1), what
+
+
+def test_sixty_four_workers_share_a_server_of_a_hundred_connections(postgres, database, tmp_path):
+    assert postgres.ask("show max_connections") == "100"
+    slots, _ = claimers.slots_of(database)
+    slots.top_up(192)
+
+    with claimers.ended(claimers.start(64, database, tmp_path, together=64)) as workers:
+        check(database, tmp_path, workers, 192)
+    assert len({line["pid"] for line in claimers.journal(tmp_path, "claimed")}) > 32
+
+
+def test_a_restart_of_the_server_loses_nothing(postgres, database, tmp_path):
+    slots, _ = claimers.slots_of(database)
+    slots.top_up(192)
+
+    workers = claimers.start(64, database, tmp_path, together=64, pause_s=0.1)
+    with claimers.ended(workers):
+        deadline = time.monotonic() + 120
+        while len(claimers.journal(tmp_path, "finished")) < 40:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        postgres.stop()
+        done = len(claimers.journal(tmp_path, "finished"))
+        time.sleep(3)
+        postgres.start()
+
+        assert done < 192, "the restart came too late to prove anything"
+        check(database, tmp_path, workers, 192)
+
+
+def test_racing_launches_make_no_row_twice(database, tmp_path):
+    context = claimers.PROCESSES
+    arguments = (database, tmp_path, 100)
+    launches = [context.Process(target=top_up, args=arguments) for _ in range(4)]
+    with claimers.ended(launches):
+        for launch in launches:
+            launch.start()
+        for launch in launches:
+            launch.join(timeout=100)
+
+        assert [launch.exitcode for launch in launches] == [0] * 4
+    slots, _ = claimers.slots_of(database)
+    made = [int(path.read_text()) for path in tmp_path.glob("made-*")]
+    assert sorted(made) == [0, 0, 0, 100]
+    assert slots.counts()[TrialState.WAITING] == 100
+
+
+def top_up(url, place, total):
+    claimers.meet(place, 4)  # here, so that all make the tables and the study at once, too
+    slots, _ = claimers.slots_of(url)
+    claimers.meet(place, 4, "ready")
+    (place / f"made-{os.getpid()}").write_text(str(slots.top_up(total)))
