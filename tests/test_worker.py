@@ -1,0 +1,64 @@
+import os
+import signal
+import time
+
+import pytest
+
+from hpo import worker
+from hpo.worker import HandBack, Room
+
+
+def test_a_job_without_a_limit_has_room_for_anything(monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+
+    assert Room.of_this_job(timeout_min=1).has(1e9)
+
+
+def test_a_trial_is_begun_only_if_it_gets_somewhere_before_slurms_signal(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "31")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 1000))
+    room = Room.of_this_job(timeout_min=1)
+
+    assert room.has(1000 - worker.SIGNAL_S - 30)
+    assert not room.has(1000 - worker.SIGNAL_S + 30)
+
+
+def test_the_limit_that_was_asked_for_stands_in_for_one_that_slurm_does_not_tell(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "31")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
+
+    assert not Room.of_this_job(timeout_min=1).has(60)
+    assert Room.of_this_job(timeout_min=60 * 24 * 365).has(60)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+def test_a_signal_raises_where_the_process_is_and_only_once(number):
+    before = signal.getsignal(number)
+    reached = []
+
+    with worker._handing_back():
+        with pytest.raises(HandBack) as told:
+            os.kill(os.getpid(), number)
+            time.sleep(1)
+        os.kill(os.getpid(), number)  # while the trial is handed back
+        time.sleep(0.01)
+        reached.append("the end")
+
+    assert told.value.signal_number == number
+    assert reached == ["the end"]
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize(
+    ("visible", "rank", "chosen"),
+    [("0,1", 0, "0"), ("0,1", 1, "1"), ("0,1", 2, "0"), ("3", 5, "3"), ("", 1, "")],
+)
+def test_workers_of_a_job_spread_over_its_gpus(monkeypatch, visible, rank, chosen):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    worker._choose_gpu(rank)
+
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == chosen
