@@ -41,10 +41,8 @@ def test_a_signal_raises_where_the_process_is_and_only_once(number):
 
     with worker._handing_back():
         with pytest.raises(HandBack) as told:
-            os.kill(os.getpid(), number)
-            time.sleep(1)
-        os.kill(os.getpid(), number)  # while the trial is handed back
-        time.sleep(0.01)
+            signal.raise_signal(number)
+        signal.raise_signal(number)  # while the trial is handed back
         reached.append("the end")
 
     assert told.value.signal_number == number
