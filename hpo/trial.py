@@ -113,6 +113,8 @@ def _train(job: Job) -> RunRecord:
     record = _begin(job, trial)
     flow_config, train_config = _configs(job, trial)
     rows = history(job.folder)
+    if rows:
+        log.info("goes on after epoch %d", rows[-1].epoch)
     _report(trial, rows, train_config)
 
     def on_epoch(epoch: Epoch) -> None:

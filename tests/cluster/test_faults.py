@@ -155,7 +155,7 @@ def opened(storage, launcher):
         assert launcher.poll() is None, "the launch ended at once"
         with contextlib.suppress(KeyError):
             found = optuna.load_study(study_name="faults", storage=storage)
-            return found if len(found.trials) == TRIALS else None
+            return found if found.trials else None
 
     return Slots(wait_for(study, timeout_s=60, why="the launch makes the study"), max_restarts=3)
 
@@ -323,8 +323,12 @@ def test_a_fault_costs_the_trials_it_hit_one_epoch_at_most(ended):
 def test_every_epoch_that_was_not_run_again_follows_the_one_before(ended):
     for number in range(TRIALS):
         numbers = [epoch for _, epoch in epochs_of(folder_of(ended, number))]
-        assert set(numbers) == set(range(1, EPOCHS + 1))
-        assert all(after - before in (0, 1) for before, after in itertools.pairwise(numbers))
+        # A worker can end between the checkpoint of an epoch and its line in the log.
+        log = (folder_of(ended, number) / "log.txt").read_text()
+        saved = {int(epoch) for epoch in re.findall(r"goes on after epoch (\d+)", log)}
+        assert set(numbers) | saved == set(range(1, EPOCHS + 1))
+        for before, after in itertools.pairwise(numbers):
+            assert after - before in (0, 1) or (after - before == 2 and after - 1 in saved)
 
 
 def test_the_password_is_in_no_file_of_the_study(ended, postgres):
