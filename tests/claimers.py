@@ -26,8 +26,19 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["hpo.slots", "hpo.storage", "psycopg"])
 
 
+ENGINES = []
+"""Those opened by this process: a connection that is forgotten while open is an error."""
+
+
+def close():
+    """Close the connections of all studies that this process opened."""
+    while ENGINES:
+        ENGINES.pop().dispose()
+
+
 def slots_of(url, *, max_restarts=3):
     storage = open_storage(url_of(url, Path()))
+    ENGINES.append(storage.engine)
     study = optuna.create_study(study_name=STUDY, storage=storage, load_if_exists=True)
     return Slots(study, max_restarts=max_restarts), study
 

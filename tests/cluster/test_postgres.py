@@ -15,7 +15,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 @pytest.fixture
 def database(postgres):
     """URL of an empty database."""
-    return postgres.create(f"t{random.SystemRandom().randrange(10**12)}")
+    yield postgres.create(f"t{random.SystemRandom().randrange(10**12)}")
+    claimers.close()
 
 
 def check(url, place, workers, trials):
