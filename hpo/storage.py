@@ -19,7 +19,13 @@ import optuna
 from optuna.storages import RDBStorage
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    IntegrityError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 
 from data_prep.errors import InputError
 from hpo import filesystem
@@ -212,7 +218,7 @@ def _connected(text: str, options: dict[str, Any]) -> RDBStorage:
     for pause_s in (0.2, 0.5, 1.0, 2.0):
         try:
             return PatientStorage(text, engine_kwargs=options)
-        except (IntegrityError, OperationalError) as error:
+        except (IntegrityError, OperationalError, ProgrammingError) as error:
             if "exist" not in str(error.orig) and "UNIQUE" not in str(error.orig):
                 raise
             time.sleep(pause_s)
