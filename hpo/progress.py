@@ -69,7 +69,16 @@ def _lines(console: Console, look: Look, ended: list[RunRecord]) -> None:
 
 def _note(look: Look) -> str:
     running = "  ".join(f"#{one.trial} epoch {one.epoch}/{one.epochs}" for one in look.running)
-    return "   ".join(part for part in (_best(look), running) if part)
+    left = "" if look.eta_s is None else f"{duration(look.eta_s)} left"
+    return "   ".join(part for part in (_best(look), left, running) if part)
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: `40 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _best(look: Look) -> str:

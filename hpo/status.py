@@ -6,6 +6,7 @@ Reads the database and the run JSONs; changes nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import optuna
@@ -66,6 +67,10 @@ class Look:
     best_held_out_nll: float | None = None
     """Likewise, in the held-out cells, where that is the study's objective."""
 
+    eta_s: float | None = None
+    """Seconds until the last trial ends, at the pace of those that ended and with as many workers
+    as there are now; None until one ended, and when none runs."""
+
     @property
     def best_objective(self) -> float | None:
         """What makes the best trial the best."""
@@ -97,6 +102,7 @@ def look(study: optuna.Study, spec: StudySpec, slots: Slots) -> Look:
         best_val_nll=_val_nll(study, best) if by_held_out else value,
         stopping=studies.stopping(study, spec),
         best_held_out_nll=value if by_held_out else None,
+        eta_s=_eta_s(study, counts[TrialState.WAITING]),
     )
 
 
@@ -134,6 +140,21 @@ def _running(study: optuna.Study, lease: Lease, spec: StudySpec) -> Running:
         restarts=lease.restarts,
         stale=None if lease.lives() else _why_stale(lease),
     )
+
+
+def _eta_s(study: optuna.Study, waiting: int) -> float | None:
+    trials = study.get_trials(deepcopy=False)
+    took_s = [trial.duration.total_seconds() for trial in trials if trial.duration]
+    begun = [
+        trial.datetime_start
+        for trial in trials
+        if trial.state is TrialState.RUNNING and trial.datetime_start
+    ]
+    if not took_s or not begun:
+        return None
+    mean_s, now = sum(took_s) / len(took_s), datetime.now()  # Optuna reads its times as local
+    left_s = [max(mean_s - (now - start).total_seconds(), 0.0) for start in begun]
+    return (sum(left_s) + waiting * mean_s) / len(begun)
 
 
 def _why_stale(lease: Lease) -> str:

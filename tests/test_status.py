@@ -8,6 +8,7 @@ from optuna.trial import TrialState
 
 from hpo import study as studies
 from hpo.record import EpochRow
+from hpo.progress import duration
 from hpo.slots import Owner, Slots
 from hpo.spec import load
 from hpo.status import look
@@ -74,3 +75,25 @@ def test_looking_changes_nothing(opened):
 
     assert opened[0].trials == before
     assert not list(Path(opened[0].user_attrs[studies.RUNS]).glob("quick"))
+
+
+def test_the_time_left_follows_from_the_trials_that_ended(opened):
+    study, _, slots = opened
+    us = Owner.this_process()
+    assert look(*opened).eta_s is None  # nothing ended yet
+
+    slots.finish(slots.claim(us), TrialState.COMPLETE, 4.5)
+    took_s = study.get_trials()[0].duration.total_seconds()
+    assert look(*opened).eta_s is None  # nothing runs
+    slots.claim(us)
+    slots.claim(us)
+
+    # Three wait, two run: between a trial and a half, and two and a half, of both workers.
+    assert 1.5 * took_s <= look(*opened).eta_s <= 2.5 * took_s
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (120, "2 min"), (11_100, "3 h 05 min")]
+)
+def test_a_time_left_is_said_as_people_say_it(seconds, text):
+    assert duration(seconds) == text
