@@ -63,6 +63,17 @@ def name_of(dataset: Dataset, cell: Cell) -> dict[str, float]:
     return dict(zip(columns, cell.conditions, strict=True))
 
 
+def nearest(dataset: Dataset, one: Mapping[str, float], most: int) -> tuple[Cell, ...]:
+    """At most so many cells, nearest first, to these values of all condition columns.
+
+    Each column counts in units of its range, logarithmic where it is positive.
+    """
+    wanted = _values(dataset, one)
+    gaps = [sum(_gaps(dataset, wanted, cell)) for cell in dataset.cells]
+    order = sorted(range(len(gaps)), key=gaps.__getitem__)[:most]
+    return tuple(dataset.cells[number] for number in order)
+
+
 def _refuse(folder: Path, found: Sequence[str]) -> None:
     if found:
         raise DataError(f"cells of {folder}: {'; '.join(found)}")
@@ -120,11 +131,8 @@ def _nothing_left(dataset: Dataset, named: Named) -> list[str]:
 
 
 def _near(dataset: Dataset, one: Mapping[str, float]) -> str:
-    """The nearest cells, each column in units of its range, logarithmic where it is positive."""
-    wanted = _values(dataset, one)
-    distances = [sum(_gaps(dataset, wanted, cell)) for cell in dataset.cells]
-    order = sorted(range(len(distances)), key=distances.__getitem__)[:NEAREST]
-    return "; ".join(_shown(name_of(dataset, dataset.cells[number])) for number in order)
+    found = nearest(dataset, one, NEAREST)
+    return "; ".join(_shown(name_of(dataset, cell)) for cell in found)
 
 
 def _gaps(dataset: Dataset, wanted: Sequence[float], cell: Cell) -> Iterator[float]:

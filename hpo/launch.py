@@ -12,7 +12,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from data_prep.columns import SAMPLE, Dataset
 from hpo import cluster, preflight, progress, scheduler, status
 from hpo import study as studies
 from hpo.cluster import Plan
-from hpo.record import RunRecord
+from hpo.record import RunRecord, read_all
 from hpo.scheduler import JobState
 from hpo.slots import Slots
 from hpo.space import grid
@@ -56,6 +57,9 @@ class Launch:
     dataset: Dataset
     force_sqlite: bool = False
     """Whether SQLite is used where its locks may not hold."""
+
+    command: str = ""
+    """As it was typed, without the storage; kept with the study for people to read."""
 
     def describe(self) -> str:
         """The resolved study, for people."""
@@ -88,6 +92,7 @@ def prepare(
     runs: Path,
     url: URL,
     force_sqlite: bool = False,
+    command: str = "",
 ) -> Launch:
     """Check everything that can be checked before anything is made.
 
@@ -107,7 +112,14 @@ def prepare(
         raise SpecError(f"the study {spec.study.name!r}", [fault])
     count = workers or spec.study.workers or min(8, cluster.cores())
     plan = Plan(spec=spec, runs=runs.absolute(), on=on, workers=min(count, total))
-    return Launch(plan=plan, trials=total, url=url, dataset=dataset, force_sqlite=force_sqlite)
+    return Launch(
+        plan=plan,
+        trials=total,
+        url=url,
+        dataset=dataset,
+        force_sqlite=force_sqlite,
+        command=command,
+    )
 
 
 def begin(launch: Launch) -> tuple[optuna.Study, Slots]:
@@ -205,7 +217,39 @@ def _made(launch: Launch) -> tuple[optuna.Study, Slots]:
     study = studies.create(
         storage, spec, runs=launch.plan.runs, fingerprint=launch.dataset.fingerprint
     )
+    _described(study, launch)
     return study, Slots(study, max_restarts=spec.study.max_restarts)
+
+
+def _described(study: optuna.Study, launch: Launch) -> None:
+    """Have optuna-dashboard tell what the study is."""
+    from hpo.dashboard import optuna_page
+
+    origin = optuna_page.Origin(
+        dataset=launch.dataset,
+        runs=launch.plan.runs / study.study_name,
+        command=launch.command,
+    )
+    _for_show("description", lambda: optuna_page.describe(study, launch.plan.spec, origin))
+
+
+def _pictured(study: optuna.Study) -> None:
+    """Have optuna-dashboard show the runs' learning curves, and what their results cost."""
+    from hpo.dashboard import optuna_page
+
+    found = (record for _, record in read_all(studies.runs_of(study)))
+    records = [record for record in found if isinstance(record, RunRecord)]
+    _for_show("pictures", lambda: optuna_page.plot(study, records))
+
+
+def _for_show(what: str, write: Callable[[], None]) -> None:
+    """Write what only a page shows: a study is not given up for it."""
+    try:
+        write()
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        told = f"the {what} of the study for optuna-dashboard could not be kept: {said}"
+        warnings.warn(told, stacklevel=2)
 
 
 class _Follower:
@@ -216,6 +260,7 @@ class _Follower:
         self._study = study
         self._slots = slots
         self._told = {record.trial for record in self._ended(set())}
+        self._told_before = len(self._told)
         self._crew = (
             _Jobs(self._plan, slots) if self._plan.on == "slurm" else _Processes(self._plan)
         )
@@ -230,7 +275,7 @@ class _Follower:
                     look = status.look(self._study, self._plan.spec, self._slots)
                     show(look, self._ended(self._told))
                     if not look.running and (look.stopping or not look.waiting):
-                        return look
+                        break
                     self._start_missing(look)
                     for sentence in self._crew.news():
                         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
@@ -238,6 +283,9 @@ class _Follower:
             except KeyboardInterrupt:
                 self._crew.hand_back()
                 raise
+        if len(self._told) > self._told_before:
+            _pictured(self._study)
+        return look
 
     def _start_missing(self, look: status.Look) -> None:
         """Start as many workers as are wanted and not there: those of an earlier launch count."""

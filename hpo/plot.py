@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,10 @@ from numpy.typing import NDArray
 
 from data_prep.draft import draft_of
 from data_prep.errors import InputError
-from hpo.record import FINISHED, RunRecord
+from hpo import curves, density
+from hpo.curves import literal
+from hpo.density import Array, Edges
+from hpo.record import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,38 +33,16 @@ if TYPE_CHECKING:
 
     from data_prep.columns import Column, Dataset
 
-Array = NDArray[np.float64]
-Edges = tuple[Array, Array]
-
 SUFFIXES = (".png", ".pdf", ".svg")
-
-LEVELS = (0.5, 0.9, 0.99)
-"""Fractions of all events that the contours enclose, highest density first."""
 
 DRAWS = 100_000
 """Events drawn, about: enough that the contours show the emulator and not the draw."""
 
-BINS = 90
-"""Bins along each axis of the plane; the marginals of few rows join two or three of them."""
-
 FEW = 3000
 """Up to so many rows are drawn as points; of more, a histogram says more."""
 
-SURE = 20
-"""Rows that must lie outside a contour of the data for it to be drawn: else it circles single
-rows."""
-
 DATA, EMULATOR = "#0072B2", "#D55E00"
 """Blue and vermilion of Okabe & Ito (2008): told apart with any colour vision, and in grey."""
-
-PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe & Ito (2008), without their yellow, which is lost on white."""
-
-DASHES = (0, (3, 1.5))
-"""Of the training curves."""
-
-LIGHTER = ("pruned", "failed")
-"""States of runs that are drawn lighter: they did not come to their own end."""
 
 _STYLE: Any = {
     "font.size": 10,
@@ -152,7 +133,7 @@ def losses(records: Sequence[RunRecord], out: Path) -> Path:
     """Training and validation NLL against epochs and against wall-clock time.
 
     The best epoch is marked. Pruned and failed runs are drawn lighter. With more runs than
-    `PALETTE` has colours, the best are coloured and the others grey.
+    `curves.PALETTE` has colours, the best are coloured and the others grey.
 
     Raises:
         PlotError: If no run has an epoch with a validation NLL, or if the suffix is none of
@@ -167,31 +148,13 @@ def losses(records: Sequence[RunRecord], out: Path) -> Path:
         )
     with _figure(10.5, 4.8) as figure:
         by_epoch, by_time = figure.subplots(1, 2, sharey=True)
-        _curves(by_epoch, told, _epochs)
-        _curves(by_time, told, _minutes)
-        by_epoch.set(xlabel="Epoch", ylabel="NLL [nats per event]", ylim=_span(told))
+        curves.draw(by_epoch, told, curves.epochs)
+        curves.draw(by_time, told, curves.minutes)
+        by_epoch.set(xlabel="Epoch", ylabel="NLL [nats per event]", ylim=curves.span(told))
         by_time.set(xlabel="Wall-clock time [min]")
-        _key(figure, by_epoch, len(told))
+        curves.key(figure, by_epoch, len(told))
         _write(figure, out)
     return out
-
-
-def enclosing(density_XY: Array, fractions: Sequence[float], whole: float) -> list[float]:
-    """The density at the edge of the smallest region that holds each fraction of the whole.
-
-    Args:
-        density_XY: Events in each bin, shape `(X, Y)`.
-        fractions: In (0, 1).
-        whole: All events, those outside the bins too.
-
-    Returns:
-        The lowest density inside the region, for each fraction that the bins hold at all.
-    """
-    falling = np.sort(density_XY, axis=None)[::-1]
-    held = np.cumsum(falling) / whole
-    # The bin that brings the sum up to the fraction still belongs to the region.
-    last = [int(np.searchsorted(held, each)) for each in fractions]
-    return [float(falling[each]) for each in last if each < len(falling)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -232,16 +195,10 @@ def _compared(
         data_NF=events_NF,
         drawn_NF=np.asarray(drawn_NF, dtype=np.float64),
         nll=float(nll_N.mean()),
-        error=_standard_error(nll_N),
+        error=density.standard_error(nll_N),
         where=f"{split} rows, "
         + (", ".join(f"{name} = {each:g}" for name, each in conditions.items()) or "all cells"),
     )
-
-
-def _standard_error(values_N: Array) -> float:
-    if len(values_N) < 2 or not np.isfinite(values_N).all():
-        return math.nan
-    return float(values_N.std(ddof=1)) / math.sqrt(len(values_N))
 
 
 def _chosen(
@@ -310,61 +267,24 @@ def _plane(figure: Figure, shown: _Compared, at: Sequence[int]) -> tuple[Axes, A
     right = figure.add_subplot(grid[1, 1], sharey=main)
 
     data, drawn = shown.data_NF[:, at], shown.drawn_NF[:, at]
-    edges = (_edges(data[:, 0], drawn[:, 0]), _edges(data[:, 1], drawn[:, 1]))
+    edges = (
+        density.edges(data[:, 0], drawn[:, 0]),
+        density.edges(data[:, 1], drawn[:, 1]),
+    )
     if len(data) <= FEW:
         main.plot(*data.T, ".", color=DATA, alpha=0.4, markersize=4, markeredgewidth=0)
     else:
-        shade = _fading(_counts(data, edges))
+        shade = density.fading(density.counts(data, edges))
         main.pcolormesh(*edges, shade.T, cmap="Blues", vmin=0, vmax=1.6, rasterized=True)
 
-    spreads = _spreads(data, edges)
-    sure = [each for each in LEVELS if len(data) * (1 - each) >= SURE]
+    spreads = density.spreads(data, edges)
+    sure = density.sure(len(data))
     _contour(main, data, edges, spreads, sure, color=DATA, dash="dashed")
-    _contour(main, drawn, edges, spreads, LEVELS, color=EMULATOR, dash="solid")
+    _contour(main, drawn, edges, spreads, density.LEVELS, color=EMULATOR, dash="solid")
     _marginal(above, data[:, 0], drawn[:, 0], edges[0], "vertical")
     _marginal(right, data[:, 1], drawn[:, 1], edges[1], "horizontal")
     main.set(xlim=edges[0][[0, -1]], ylim=edges[1][[0, -1]])
     return main, above, right
-
-
-def _edges(data_N: Array, drawn_N: Array) -> Array:
-    """Bins over nearly all events of both, but no wilder than the data for a wild emulator."""
-    low, high = np.quantile(data_N, (0.001, 0.999))
-    wider = 0.3 * (high - low) or 0.05 * abs(high) or 1.0
-    least, most = np.quantile(drawn_N, (0.002, 0.998))
-    low = min(low, max(least, low - wider)) - wider / 4
-    high = max(high, min(most, high + wider)) + wider / 4
-    # A quantity that is never negative is not shown with room for negative values.
-    never_negative = min(data_N.min(), least) >= 0
-    return np.linspace(max(low, 0.0) if never_negative else low, high, BINS + 1)
-
-
-def _counts(events_N2: Array, edges: Edges) -> Array:
-    counts: Array = np.histogram2d(events_N2[:, 0], events_N2[:, 1], bins=list(edges))[0]
-    return counts
-
-
-def _spreads(data_N2: Array, edges: Edges) -> tuple[float, float]:
-    """Half of Scott's bandwidth along each axis, in bins: peaks stay, single rows go."""
-    shrink = 0.5 * len(data_N2) ** (-1 / 6)
-    across, up = (
-        max(1.0, shrink * float(np.std(np.clip(column, each[0], each[-1]))) / (each[1] - each[0]))
-        for column, each in zip(data_N2.T, edges, strict=True)
-    )
-    return across, up
-
-
-def _smooth(counts_XY: Array, spreads: tuple[float, float]) -> Array:
-    """The histogram under a Gaussian of so many bins; what leaves over an edge is given back."""
-    smoothed = counts_XY
-    for axis, spread in enumerate(spreads):
-        bins = np.arange(counts_XY.shape[axis])
-        kernel = np.exp(-0.5 * ((bins[:, None] - bins) / spread) ** 2)
-        # Column j holds where bin j goes: sums to one, so that nothing is lost.
-        smoothed = np.moveaxis(
-            np.tensordot(kernel / kernel.sum(axis=0), smoothed, axes=(1, axis)), 0, axis
-        )
-    return smoothed
 
 
 def _contour(
@@ -378,22 +298,16 @@ def _contour(
     dash: str,
 ) -> None:
     """Lines around the densest fractions of the events, as far as the picture holds them."""
-    density_XY = _smooth(_counts(events_N2, edges), spreads)
-    heights = enclosing(density_XY, fractions, len(events_N2))
+    density_XY = density.smooth(density.counts(events_N2, edges), spreads)
+    heights = density.enclosing(density_XY, fractions, len(events_N2))
     reached = ", ".join(f"{each:.0%}" for each in fractions[: len(heights)]) or "nothing"
     axes.plot([], [], color=color, linestyle=dash, label=f"contours enclose {reached}")
     if heights:
         across, up = ((each[1:] + each[:-1]) / 2 for each in edges)
         levels = sorted(set(heights))
-        widths = np.linspace(0.9, 1.9, len(LEVELS))[-len(levels) :].tolist()
+        widths = np.linspace(0.9, 1.9, len(density.LEVELS))[-len(levels) :].tolist()
         style: dict[str, Any] = {"colors": color, "linestyles": dash, "linewidths": widths}
         axes.contour(across, up, density_XY.T, levels=levels, **style)
-
-
-def _fading(counts_XY: Array) -> NDArray[Any]:
-    """Counts as a shade in [0, 1], by their logarithm; bins without an event stay white."""
-    shade = np.log1p(counts_XY) / np.log1p(max(counts_XY.max(), 1.0))
-    return np.ma.masked_equal(shade, 0.0)
 
 
 def _marginal(
@@ -403,11 +317,8 @@ def _marginal(
     edges: Array,
     side: Literal["vertical", "horizontal"],
 ) -> None:
-    joined = edges[:: 3 if len(data_N) < 1000 else 2 if len(data_N) < 10_000 else 1]
-    # Weights, not density=True: what lies outside the picture belongs to the whole.
-    data, drawn = (
-        np.histogram(each, joined)[0] / len(each) / np.diff(joined) for each in (data_N, drawn_N)
-    )
+    joined = density.joined(edges, len(data_N))
+    data, drawn = (density.marginal(each, joined) for each in (data_N, drawn_N))
     axes.stairs(data, joined, orientation=side, fill=True, color=DATA, alpha=0.3)
     axes.stairs(drawn, joined, orientation=side, color=EMULATOR, linewidth=1.4)
 
@@ -442,7 +353,7 @@ def _outside(events_N2: Array, main: Axes) -> float:
 
 
 def _label(column: Column) -> str:
-    return f"{_literal(column.name)} [{_unit(column)}]"
+    return f"{literal(column.name)} [{_unit(column)}]"
 
 
 def _per(column: Column) -> str:
@@ -451,103 +362,7 @@ def _per(column: Column) -> str:
 
 
 def _unit(column: Column) -> str:
-    return _UNITS.get(column.unit, _literal(column.unit))
-
-
-def _literal(name: str) -> str:
-    return name.replace("$", r"\$")
-
-
-def _curves(axes: Axes, records: Sequence[RunRecord], along: Callable[[RunRecord], Array]) -> None:
-    """Both losses of every run; `along` gives where its epochs stand on the horizontal axis."""
-    for record, style in zip(records, _styles(records), strict=True):
-        val = _column(record, "val_nll")
-        told = slice(np.flatnonzero(np.isfinite(val))[-1] + 1)  # what failed trained on unseen
-        at, val, train = along(record)[told], val[told], _column(record, "train_nll")[told]
-        axes.plot(at, val, **style)
-        if style["label"]:
-            thin = {"linewidth": 0.8, "linestyle": DASHES, "label": None, "zorder": 2}
-            axes.plot(at, train, **style | thin)
-        if record.best_epoch is not None:
-            best = [each.epoch for each in record.epochs].index(record.best_epoch)
-            dot = {"marker": "o", "markersize": 7, "markeredgecolor": "white", "label": None}
-            axes.plot(at[best : best + 1], val[best : best + 1], **style | dot)
-    axes.grid(color="0.92")
-
-
-def _styles(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """Line and label of each run: colours go to the best, lowest NLL first."""
-    ranks = sorted(range(len(records)), key=lambda each: _standing(records[each]))
-    colours = dict(zip(ranks, PALETTE, strict=False))
-    return [
-        {
-            "color": colours.get(index, "0.75"),
-            "alpha": 0.45 if record.state in LIGHTER else 1.0,
-            "label": _described(record) if index in colours else None,
-            "linewidth": 1.6 if index in colours else 1.0,
-            "zorder": 3 if index in colours else 1,
-        }
-        for index, record in enumerate(records)
-    ]
-
-
-def _standing(record: RunRecord) -> tuple[bool, float]:
-    nll = math.inf if record.best_val_nll is None else record.best_val_nll
-    return record.state in LIGHTER, nll
-
-
-def _described(record: RunRecord) -> str:
-    best = "" if record.best_val_nll is None else f": {record.best_val_nll:.3f}"
-    state = "" if record.state in FINISHED else f" ({record.state})"
-    return _literal(f"{record.study} {record.trial}{best}{state}")
-
-
-def _column(record: RunRecord, name: str) -> Array:
-    """The values by epoch, NaN where there is none: a gap in the line."""
-    values = [getattr(row, name) for row in record.epochs]
-    return np.array([math.nan if each is None else each for each in values])
-
-
-def _epochs(record: RunRecord) -> Array:
-    return np.array([row.epoch for row in record.epochs], dtype=np.float64)
-
-
-def _minutes(record: RunRecord) -> Array:
-    return np.cumsum(_column(record, "seconds")) / 60
-
-
-def _span(records: Sequence[RunRecord]) -> tuple[float, float]:
-    """Limits of the NLL that show where runs differ, not the fall of the first epochs."""
-    able = [each for each in records if each.state not in LIGHTER] or records
-    lowest = [_column(each, "val_nll") for each in records]
-    lowest += [_column(each, "train_nll") for each in able]
-    low = min(float(np.nanmin(each)) for each in lowest if np.isfinite(each).any())
-    high = max(float(np.nanquantile(_column(each, "val_nll"), 0.9)) for each in able)
-    air = 0.06 * max(high - low, 0.05)
-    return low - air, high + 2 * air
-
-
-def _key(figure: Figure, axes: Axes, runs: int) -> None:
-    from matplotlib.lines import Line2D
-
-    named, _ = axes.get_legend_handles_labels()
-    kinds = [
-        Line2D([], [], color="0.3", linewidth=1.6, label="validation"),
-        Line2D([], [], color="0.3", linewidth=0.8, linestyle=DASHES, label="training"),
-        Line2D([], [], color="0.3", marker="o", linestyle="none", label="best epoch"),
-    ]
-    if runs > len(PALETTE):
-        kinds.append(Line2D([], [], color="0.75", label=f"{runs - len(PALETTE)} more runs"))
-    figure.legend(
-        handles=[*sorted(named, key=_place), *kinds],
-        loc="outside right upper",
-        title="run: best validation NLL",
-        alignment="left",
-    )
-
-
-def _place(handle: Any) -> int:
-    return PALETTE.index(handle.get_color())
+    return _UNITS.get(column.unit, literal(column.unit))
 
 
 @contextmanager

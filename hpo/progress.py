@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
+import click
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from hpo.record import RunRecord
 from hpo.status import Look, usable
@@ -42,6 +45,17 @@ def shown(console: Console) -> Iterator[Show]:
             )
 
         yield show
+
+
+@contextlib.contextmanager
+def in_place(wanted: bool) -> Iterator[Callable[[str], None]]:
+    """What prints a text: on a terminal over the one before it, if `wanted`, elsewhere below it."""
+    console = Console()
+    if not (wanted and console.is_terminal):
+        yield click.echo
+        return
+    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
+        yield lambda text: live.update(Text.from_ansi(text), refresh=True)
 
 
 def line(record: RunRecord) -> str:

@@ -80,15 +80,21 @@ def rows(folder: Path) -> list[Row]:
         RecordError: If `folder` is not a folder.
     """
     found = read_all(folder)
-    flat = [
-        _unreadable(path, record) if isinstance(record, RecordError) else row(record)
-        for path, record in found
-    ]
+    return aligned([flat(path, each) for path, each in found], [each for _, each in found])
+
+
+def flat(path: Path, found: RunRecord | RecordError) -> Row:
+    """The row of what was found at `path`, with the columns of its own."""
+    return _unreadable(path, found) if isinstance(found, RecordError) else row(found)
+
+
+def aligned(rows: Sequence[Row], found: Iterable[RunRecord | RecordError]) -> list[Row]:
+    """The rows, each with the columns of all; `found` is what they are of."""
     # Two studies may search different things; all of that stands together.
-    parameters = [name for _, each in found if isinstance(each, RunRecord) for name in each.params]
-    whole_first = sorted(flat, key=lambda each: each["state"] == UNREADABLE)
+    parameters = [name for each in found if isinstance(each, RunRecord) for name in each.params]
+    whole_first = sorted(rows, key=lambda each: each["state"] == UNREADABLE)
     names = dict.fromkeys([*IDENTITY, "state", *parameters, *columns_of(whole_first)])
-    return [{name: each.get(name) for name in names} for each in flat]
+    return [{name: each.get(name) for name in names} for each in rows]
 
 
 def row(record: RunRecord) -> Row:
@@ -100,7 +106,7 @@ def row(record: RunRecord) -> Row:
         "trial": record.trial,
         "state": record.state,
         **record.params,
-        "epochs": len(record.epochs),
+        "epochs": last[0].epoch if last else 0,
         "best_epoch": record.best_epoch,
         "best_val_nll": record.best_val_nll,
     }

@@ -6,18 +6,22 @@ travels in the environment, or in a file that only its owner can read, and is sh
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import sqlite3
 import stat
 import time
+import warnings
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import inspect as inspect_database
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import (
     ArgumentError,
@@ -92,27 +96,37 @@ for _name, _method in inspect.getmembers(RDBStorage, inspect.isfunction):
         setattr(PatientStorage, _name, patiently(_method))
 
 
-def open_storage(url: URL) -> RDBStorage:
+def open_storage(url: URL, *, reading: bool = False, patient: bool = True) -> RDBStorage:
     """Optuna's storage on the database, made if it is new.
+
+    Args:
+        url: Of the database.
+        reading: Only looks. Nothing is made or can be written, and no lock is taken that a worker
+            of a running study waits for.
+        patient: Whether to wait for a server that is away, as workers do.
 
     Raises:
         StorageError: If the database does not answer, its driver is not installed, or it is of
-            another version.
+            another version; when reading, also if it holds no studies.
     """
-    if url.get_backend_name() == "sqlite" and url.database:
+    sqlite = url.get_backend_name() == "sqlite"
+    if sqlite and url.database and not reading:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    kind = PatientStorage if patient else RDBStorage
     try:
-        storage = _connected(_template(url), _engine_options(url))
+        if reading:
+            return _looking(kind, url)
+        storage = _connected(kind, _template(url), _engine_options(url))
     except ImportError as error:
         raise StorageError(
             f"{masked(url)} needs a driver that is not installed: pip install "
             "'hpo-flows[postgres]' for PostgreSQL, 'hpo-flows[mysql]' for MySQL and MariaDB"
         ) from error
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, StorageInternalError) as error:
         raise StorageError(f"{masked(url)} does not answer: {_cause(error)}") from None
     except RuntimeError as error:  # Optuna's, of its own tables
         raise StorageError(f"{masked(url)}: {error}: run hpo db upgrade") from None
-    if url.get_backend_name() == "sqlite":
+    if sqlite:
         _serialise(storage.engine, shared=_is_shared(url))
     return storage
 
@@ -190,7 +204,8 @@ def _template(url: URL) -> str:
 
 def _cause(error: Exception) -> str:
     """What the driver said, in a line, without the statement."""
-    said = str(getattr(error, "orig", None) or type(error).__name__).strip()
+    source = error.__cause__ if isinstance(error, StorageInternalError) else error
+    said = str(getattr(source, "orig", None) or type(error).__name__).strip()
     return said.splitlines()[0]
 
 
@@ -210,19 +225,40 @@ def _copied(url: URL) -> Path | None:
     return copy
 
 
-def _connected(text: str, options: dict[str, Any]) -> RDBStorage:
+def _connected(kind: type[RDBStorage], text: str, options: dict[str, Any]) -> RDBStorage:
     """Optuna's storage, its tables made if they are not there.
 
     Two processes that make them at once clash (optuna#4621): the loser finds them on its next try.
     """
     for pause_s in (0.2, 0.5, 1.0, 2.0):
         try:
-            return PatientStorage(text, engine_kwargs=options)
+            return kind(text, engine_kwargs=options)
         except (IntegrityError, OperationalError, ProgrammingError) as error:
             if "exist" not in str(error.orig) and "UNIQUE" not in str(error.orig):
                 raise
             time.sleep(pause_s)
-    return PatientStorage(text, engine_kwargs=options)
+    return kind(text, engine_kwargs=options)
+
+
+def _looking(kind: type[RDBStorage], url: URL) -> RDBStorage:
+    """Optuna's storage for reading alone, on a database that has its tables."""
+    sqlite = url.get_backend_name() == "sqlite"
+    options = _file_reader_options(url) if sqlite else _server_reader_options(url)
+    engine = create_engine(url, **options)
+    try:
+        if not inspect_database(engine).has_table("studies"):
+            raise StorageError(f"{masked(url)} holds no studies: run hpo launch first")
+    finally:
+        engine.dispose()
+    storage = kind(_template(url), engine_kwargs=options, skip_table_creation=True)
+    if sqlite:
+        event.listen(storage.engine, "begin", _begin_to_read)
+    return storage
+
+
+def _begin_to_read(connection: Any) -> None:
+    """What is read until the commit is of one moment; SQLite's lock for it stops no writer."""
+    connection.exec_driver_sql("BEGIN")
 
 
 def _engine_options(url: URL) -> dict[str, Any]:
@@ -237,6 +273,74 @@ def _engine_options(url: URL) -> dict[str, Any]:
         # Who waited for a lock shall see what its holder wrote, as on PostgreSQL.
         options["isolation_level"] = "READ COMMITTED"
     return options
+
+
+def _server_reader_options(url: URL) -> dict[str, Any]:
+    """A connection for each of a few threads, none of which the server lets write."""
+    options = _engine_options(url) | {"pool_size": 4, "max_overflow": 4}
+    if url.get_backend_name() == "postgresql":
+        given = url.query.get("options", "")
+        words = [given] if isinstance(given, str) else [*given]
+        read_only = "-c default_transaction_read_only=on"
+        options["connect_args"] = {"options": " ".join([*words, read_only]).strip()}
+    elif url.get_backend_name() in ("mysql", "mariadb"):
+        options["connect_args"] = {"init_command": "SET SESSION TRANSACTION READ ONLY"}
+    return options
+
+
+def _file_reader_options(url: URL) -> dict[str, Any]:
+    """Connections to a SQLite file that is not made and not written.
+
+    Raises:
+        StorageError: If there is no such file, or SQLite cannot read it.
+    """
+    path = Path(url.database or "")
+    if not path.is_file():
+        raise StorageError(f"there is no study database {path}: run hpo launch first")
+    address = f"{path.absolute().as_uri()}?mode=rw"
+    try:
+        if not _readable(address):
+            # A folder in which nothing can be written has no place for the index of the write-ahead
+            # log either, without which SQLite only reads what it may take for unchanging.
+            address = f"{path.absolute().as_uri()}?immutable=1"
+            _connected_to_read(address).close()
+            _warn_of_snapshot(path)
+    except sqlite3.Error as error:
+        raise StorageError(f"{masked(url)} cannot be read: {error}") from None
+    return {"creator": functools.partial(_connected_to_read, address)}
+
+
+def _readable(address: str) -> bool:
+    try:
+        _connected_to_read(address).close()
+    except sqlite3.OperationalError as error:
+        if "readonly" in str(error) or "unable to open" in str(error):
+            return False
+        raise
+    return True
+
+
+def _connected_to_read(address: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        address, uri=True, timeout=10, isolation_level=None, check_same_thread=False
+    )
+    try:
+        connection.execute("PRAGMA query_only=ON")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _warn_of_snapshot(path: Path) -> None:
+    log = Path(f"{path}-wal")
+    recent = " without its latest changes" if log.exists() and log.stat().st_size else ""
+    warnings.warn(
+        f"{path} is in a folder that cannot be written, so it is shown as it is now{recent}: to "
+        "follow it, look as a user who may write there",
+        stacklevel=2,
+    )
 
 
 def _serialise(engine: Engine, *, shared: bool) -> None:

@@ -35,6 +35,7 @@ def test_help_loads_nothing_heavy():
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'optuna', 'pyarrow', 'numpy', 'submitit', 'sqlalchemy', 'matplotlib'}\n"
+        "heavy |= {'dash', 'plotly', 'flask', 'werkzeug', 'waitress'}\n"
         "print(heavy & set(sys.modules), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
@@ -68,6 +69,7 @@ def test_every_command_explains_itself(hpo, name):
         pytest.param(["logs", "bbh", "3"], "no study database", id="logs"),
         pytest.param(["export", "bbh", "--out", "e"], "no study database", id="export"),
         pytest.param(["runs", "none"], "not a folder", id="runs"),
+        pytest.param(["dashboard", "none"], "not a folder", id="dashboard"),
         pytest.param(["evaluate", "none", "sample"], "none", id="evaluate"),
         pytest.param(["sample", "none", "-n", "3", "--out", "x.csv"], "none", id="sample"),
         pytest.param(["plot", "none", "contours", "--out", "x.png"], "none", id="plot"),
@@ -133,6 +135,7 @@ def test_status_logs_and_runs_tell_of_the_study(hpo, studied):
     at = ("--runs", studied / "runs")
 
     assert "2 of 2 trials done" in hpo("status", "quick", *at).stdout
+    assert hpo("status", "quick", "--watch", *at).stdout == hpo("status", "quick", *at).stdout
     assert json.loads(hpo("status", *at, "--format", "json").stdout)[0]["trials"] == 2
     assert "epoch 3: train" in hpo("logs", "quick", 1, *at).stdout
     assert "trial 9 has not begun" in hpo("logs", "quick", 9, *at, code=2).stderr

@@ -245,25 +245,6 @@ def test_one_event_column_is_no_plane(tmp_path, prepared, monkeypatch):
         plot.contours(emulator, prepared, out=tmp_path / "masses.png")
 
 
-@pytest.mark.parametrize("fraction", [0.5, 0.9, 0.99])
-def test_a_contour_encloses_the_fraction_it_is_named_after(fraction):
-    draws = np.random.default_rng(0).normal(size=(400_000, 2))
-    counts, edges, _ = np.histogram2d(*draws.T, bins=100, range=[(-5, 5)] * 2)
-
-    (height,) = plot.enclosing(counts, [fraction], len(draws))
-
-    assert counts[counts >= height].sum() / counts.sum() == pytest.approx(fraction, abs=0.01)
-    # Of a standard normal in the plane, the edge lies where r^2 = -2 ln(1 - fraction).
-    truth = len(draws) * (edges[1] - edges[0]) ** 2 / (2 * math.pi) * (1 - fraction)
-    assert height == pytest.approx(truth, rel=0.15)
-
-
-def test_what_lies_outside_the_picture_counts_in_the_whole():
-    inside = np.full((2, 2), 10.0)
-
-    assert plot.enclosing(inside, [0.3, 0.5, 0.9], whole=80) == [10.0, 10.0]
-
-
 def test_a_wild_emulator_does_not_push_the_data_into_a_corner(tmp_path, prepared, seen):
     class Wild(Truth):
         def sample(self, n, **asked):
@@ -276,28 +257,6 @@ def test_a_wild_emulator_does_not_push_the_data_into_a_corner(tmp_path, prepared
     assert high - low < 2 * np.ptp(masses)
     # What the picture does not hold is not said to be enclosed.
     assert legend_of(seen[0])[1][3] == "contours enclose nothing"
-
-
-def test_smoothing_moves_events_and_loses_none():
-    counts = np.random.default_rng(0).poisson(0.5, (30, 20)).astype(float)
-    counts[0, 0] = 50
-
-    smoothed = plot._smooth(counts, (2.0, 1.0))
-
-    assert smoothed.shape == counts.shape
-    assert smoothed.sum() == pytest.approx(counts.sum())
-    assert smoothed.max() < counts.max()
-
-
-def test_smoothing_spreads_a_single_event_as_a_gaussian():
-    counts = np.zeros((41, 41))
-    counts[20, 20] = 1
-
-    smoothed = plot._smooth(counts, (3.0, 1.5))
-
-    away = np.arange(41) - 20
-    assert (smoothed.sum(axis=1) * away**2).sum() == pytest.approx(9.0, rel=1e-3)
-    assert (smoothed.sum(axis=0) * away**2).sum() == pytest.approx(2.25, rel=1e-3)
 
 
 def test_the_best_epoch_is_marked_on_its_curve(tmp_path, seen):

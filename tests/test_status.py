@@ -7,8 +7,8 @@ import pytest
 from optuna.trial import TrialState
 
 from hpo import study as studies
-from hpo.record import EpochRow
 from hpo.progress import duration
+from hpo.record import EpochRow
 from hpo.slots import Owner, Slots
 from hpo.spec import load
 from hpo.status import look

@@ -1,4 +1,10 @@
+import contextlib
 import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
 
 import optuna
 import pytest
@@ -132,3 +138,108 @@ def test_a_sqlite_file_on_a_network_file_system_has_no_memory_shared_by_processe
 
     with open_storage(url_of(None, tmp_path)).engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "delete"
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """URL of a database with one study of two trials."""
+    monkeypatch.delenv("HPO_STORAGE", raising=False)
+    url = url_of(None, tmp_path)
+    storage = open_storage(url)
+    study = optuna.create_study(study_name="mine", storage=storage)
+    for value in (3.0, 2.0):
+        study.add_trial(optuna.trial.create_trial(value=value))
+    storage.engine.dispose()
+    return url
+
+
+def test_who_only_looks_sees_the_trials_and_cannot_change_one(written):
+    storage = open_storage(written, reading=True)
+    study = open_study(storage, "mine")
+
+    assert [trial.value for trial in study.trials] == [3.0, 2.0]
+    with pytest.raises(optuna.exceptions.StorageInternalError):
+        study.set_user_attr("changed", True)
+    with pytest.raises(sql.exc.OperationalError, match="readonly"):
+        with storage.engine.begin() as connection:
+            connection.execute(sql.text("DELETE FROM trials"))
+
+
+def test_who_only_looks_neither_waits_for_a_writer_nor_keeps_one_waiting(written):
+    writer, reader = open_storage(written).engine, open_storage(written, reading=True).engine
+    count = sql.text("SELECT count(*) FROM trials")
+
+    with writer.connect() as writing:
+        writing.execute(sql.text("DELETE FROM trials"))  # holds the write lock from here on
+        with reader.connect() as reading:
+            assert reading.execute(count).scalar() == 2
+            writing.commit()  # not kept from it by the transaction that still reads
+            assert reading.execute(count).scalar() == 2
+        with reader.connect() as reading:
+            assert reading.execute(count).scalar() == 0
+    writer.dispose()
+    reader.dispose()
+
+
+def test_looking_makes_no_database(tmp_path):
+    url = url_of(f"sqlite:///{tmp_path}/none/hpo.db", tmp_path)
+
+    with pytest.raises(StorageError, match="there is no study database .*none/hpo.db"):
+        open_storage(url, reading=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(b"", "holds no studies: run hpo launch first", id="empty"),
+        pytest.param(b"no database " * 100, "cannot be read: file is not a database", id="other"),
+    ],
+)
+def test_a_file_without_studies_is_refused_and_left_as_it_is(tmp_path, content, message):
+    path = tmp_path / "hpo.db"
+    path.write_bytes(content)
+
+    with pytest.raises(StorageError, match=message):
+        open_storage(url_of(f"sqlite:///{path}", tmp_path), reading=True)
+    assert path.read_bytes() == content
+
+
+def test_a_database_of_an_older_optuna_is_not_brought_up_to_date_by_looking(written):
+    engine = open_storage(written).engine
+    with engine.begin() as connection:
+        connection.execute(sql.text("UPDATE alembic_version SET version_num = 'v3.0.0.d'"))
+
+    for _ in range(2):
+        with pytest.raises(StorageError, match="hpo db upgrade"):
+            open_storage(written, reading=True)
+
+
+LOOK = """
+import os, sys, warnings
+from pathlib import Path
+from hpo.storage import open_storage, open_study, url_of
+warnings.showwarning = lambda message, *_: print("warned:", message)
+for url in sys.argv[1:]:
+    study = open_study(open_storage(url_of(url, Path()), reading=True), "mine")
+    print([trial.value for trial in study.trials])
+    os.setuid(65534)  # once what Python loads late is loaded, since another user may not read it
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to run this: be root, to look as another user")
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_a_database_in_a_folder_that_cannot_be_written_is_read_all_the_same(written, mode):
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own is closed to other users
+        os.chmod(folder, 0o755)
+        copy = shutil.copy(written.database, folder)
+        with contextlib.closing(sqlite3.connect(copy)) as connection:
+            connection.execute(f"PRAGMA journal_mode={mode}")
+        os.chmod(copy, 0o644)
+        command = [sys.executable, "-c", LOOK, f"sqlite:///{written.database}", f"sqlite:///{copy}"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert os.listdir(folder) == ["hpo.db"]
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[3.0, 2.0]"
+    assert ("it is shown as it is now" in done.stdout) == (mode == "wal")

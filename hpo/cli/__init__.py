@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from data_prep.errors import InputError
+from hpo.cli.dashboard import dashboard
 from hpo.cli.data import prepare
 from hpo.cli.emulators import evaluate, export, plot, sample
 from hpo.cli.machine import db, doctor
@@ -68,7 +69,7 @@ def _show_warning(message: Warning | str, *_where: object, **_more: object) -> N
     click.echo(f"Warning: {message}", err=True)
 
 
-for _command in (prepare, launch, enqueue, status, stop, logs, runs):
+for _command in (prepare, launch, enqueue, status, stop, logs, runs, dashboard):
     main.add_command(_command)
 for _command in (export, evaluate, sample, plot, doctor, db):
     main.add_command(_command)

@@ -39,7 +39,8 @@ def export(
     from hpo.storage import open_storage, url_of
     from hpo.study import opened, runs_of
 
-    found, _ = opened(open_storage(existing(url_of(storage, runs))), study_name(study))
+    looking = open_storage(existing(url_of(storage, runs)), reading=True)
+    found, _ = opened(looking, study_name(study))
     record = exporting.export(runs_of(found), out, trial=trial, max_cost=max_cost)
     told = [f"val NLL {record.best_val_nll:.4f}"]
     for what, score in (("test", record.test), ("held-out", record.held_out)):
@@ -165,7 +166,8 @@ def _records(study: str, runs: Path, storage: str | None) -> list[RunRecord]:
     from hpo.storage import open_storage, url_of
     from hpo.study import opened, runs_of
 
-    found, _ = opened(open_storage(existing(url_of(storage, runs))), study_name(study))
+    looking = open_storage(existing(url_of(storage, runs)), reading=True)
+    found, _ = opened(looking, study_name(study))
     records = [record for _, record in read_all(runs_of(found))]
     return [record for record in records if isinstance(record, RunRecord)]
 

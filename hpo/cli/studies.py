@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,7 @@ def launch(
         runs=runs,
         url=url,
         force_sqlite=force_sqlite,
+        command=shlex.join(["hpo", *_in_background(sys.argv[1:])]),
     )
     console = Console(stderr=True)
     click.echo(plan.describe())
@@ -142,7 +144,7 @@ def status(study: str | None, watch: bool, runs: Path, storage: str | None, styl
     """
     from hpo.storage import open_storage, url_of
 
-    opened = open_storage(existing(url_of(storage, runs)))
+    opened = open_storage(existing(url_of(storage, runs)), reading=True)
     if study is None:
         _list_studies(opened, style)
     else:
@@ -169,40 +171,48 @@ def _list_studies(storage: Any, style: Format) -> None:
 
 
 def _look(storage: Any, name: str, *, watch: bool, style: Format) -> None:
-    import dataclasses
     import time
 
     from hpo import status as looking
-    from hpo.listing import render
+    from hpo.progress import in_place
     from hpo.slots import Slots
     from hpo.study import opened
 
     study, spec = opened(storage, name)
     slots = Slots(study, max_restarts=spec.study.max_restarts)
-    while True:
-        look = looking.look(study, spec, slots)
-        running = [dataclasses.asdict(one) for one in look.running]
-        if style == "json":
-            click.echo(json.dumps(dataclasses.asdict(look), indent=2, default=str))
-        else:
-            if style == "table":
-                click.echo(_summary(look))
-            else:
-                counts = {**dataclasses.asdict(look), "running": len(running)}
-                click.echo(render([counts], style))
-            if running and style == "table":
-                click.echo(render(running, style))
-        if not watch or not (look.running or look.waiting):
-            return
-        time.sleep(2)
+    with in_place(watch and style == "table") as show:
+        while True:
+            look = looking.look(study, spec, slots)
+            show(_told(look, style))
+            if not watch or not (look.running or look.waiting):
+                return
+            time.sleep(2)
+
+
+def _told(look: Look, style: Format) -> str:
+    """A look as `hpo status` prints it."""
+    import dataclasses
+
+    from hpo.listing import render
+
+    if style == "json":
+        return json.dumps(dataclasses.asdict(look), indent=2, default=str)
+    if style != "table":
+        return render([{**dataclasses.asdict(look), "running": len(look.running)}], style)
+    running = [dataclasses.asdict(one) for one in look.running]
+    return "\n".join([_summary(look), *([render(running, style)] if running else [])])
 
 
 def _summary(look: Look) -> str:
+    from hpo.progress import duration
+
     text = (
         f"{look.study}: {look.finished} of {look.total} trials done ({look.complete} complete, "
         f"{look.pruned} pruned, {look.failed} failed), {len(look.running)} running, "
         f"{look.waiting} waiting"
     )
+    if look.eta_s is not None:
+        text += f", about {duration(look.eta_s)} left"
     if look.best_objective is not None:
         text += f"\n{_best(look)}"
     if look.stopping:
@@ -272,7 +282,7 @@ def enqueue(
         raise click.UsageError("give either FILE or --from STUDY")
     url = url_of(storage, runs)
     if source is not None:
-        earlier = open_study(open_storage(existing(url)), study_name(source))
+        earlier = open_study(open_storage(existing(url), reading=True), study_name(source))
         given = points.best(earlier, best)
     else:
         assert file is not None
@@ -292,7 +302,8 @@ def logs(study: str, trial: int, runs: Path, storage: str | None) -> None:
     from hpo.storage import open_storage, open_study, url_of
     from hpo.study import runs_of, trial_folder
 
-    found = open_study(open_storage(existing(url_of(storage, runs))), study_name(study))
+    opened = open_storage(existing(url_of(storage, runs)), reading=True)
+    found = open_study(opened, study_name(study))
     path = trial_folder(runs_of(found).parent, found.study_name, trial) / "log.txt"
     if not path.is_file():
         raise InputError(f"{path} is not there: trial {trial} has not begun")

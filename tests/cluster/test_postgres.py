@@ -4,10 +4,14 @@ import collections
 import os
 import random
 import time
+from pathlib import Path
 
 import claimers
+import optuna
 import pytest
 from optuna.trial import TrialState
+
+from hpo.storage import StorageError, open_storage, open_study, url_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -82,6 +86,23 @@ def test_racing_launches_make_no_row_twice(database, tmp_path):
     made = [int(path.read_text()) for path in tmp_path.glob("made-*")]
     assert sorted(made) == [0, 0, 0, 100]
     assert slots.counts()[TrialState.WAITING] == 100
+
+
+def test_who_only_looks_can_neither_write_nor_make_tables(postgres, database):
+    url = url_of(database, Path())
+    with pytest.raises(StorageError, match="holds no studies"):
+        open_storage(url, reading=True)
+    _, study = claimers.slots_of(database)
+    study.add_trial(optuna.trial.create_trial(value=2.0))
+
+    storage = open_storage(url, reading=True, patient=False)
+    seen = open_study(storage, claimers.STUDY)
+
+    assert [trial.value for trial in seen.trials] == [2.0]
+    with pytest.raises(optuna.exceptions.StorageInternalError) as caught:
+        seen.set_user_attr("changed", True)
+    assert "read-only transaction" in str(caught.value.__cause__)
+    storage.engine.dispose()
 
 
 def top_up(url, place, total):

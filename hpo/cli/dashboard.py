@@ -1,0 +1,185 @@
+"""The command that shows runs in a browser: `hpo dashboard`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hpo.cli.options import FOLDER
+from hpo.cli.places import existing
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+    from optuna.storages import RDBStorage
+    from sqlalchemy.engine import URL
+
+    from hpo.dashboard.catalog import Catalog
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@click.command()
+@click.argument("folder", default=Path("runs"), type=FOLDER, metavar="[DIR]")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Where to listen; 0: any free one [default: 8050, else the next free one].",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--storage",
+    metavar="URL",
+    help="The studies' database [default: HPO_STORAGE, else hpo.db in DIR or beside it].",
+)
+@click.option(
+    "--data",
+    multiple=True,
+    type=FOLDER,
+    help="Prepared data that runs may be compared with, beside that of the studies. Repeatable.",
+)
+@click.option("--allow-edit", is_flag=True, help="Let optuna-dashboard change the studies.")
+@click.option("--open", "open_it", is_flag=True, help="Open it in the browser.")
+def dashboard(
+    folder: Path,
+    port: int | None,
+    host: str,
+    storage: str | None,
+    data: tuple[Path, ...],
+    allow_edit: bool,
+    open_it: bool,
+) -> None:
+    """Compare runs in a browser, as they go on, with optuna-dashboard beside them.
+
+    DIR holds studies, or is one; it may also hold run JSONs of the thesis. Who opens the page needs
+    the address as it is printed, with its token.
+
+    \b
+        hpo dashboard
+        hpo dashboard runs/bbh --port 9000 --open
+    """
+    from hpo.dashboard.catalog import Catalog
+    from hpo.dashboard.server import listen, serve, until_ended
+
+    catalog = Catalog(folder)
+    url = _database(storage, folder)
+    opened = _opened(url, allow_edit, needed=storage is not None) if url else None
+    with until_ended(), listen(host, port) as listening:
+        number = listening.getsockname()[1]
+        wsgi, token = _pages(catalog, opened, data=data, allow_edit=allow_edit, host=host)
+        address = f"http://{_named(host)}:{number}/runs/?token={token}"
+        _tell(address, catalog, url if opened else None, host=host, port=number)
+        with _opening(address) if open_it else contextlib.nullcontext():
+            serve(wsgi, listening)
+    # At once: torch aborts a process that comes to its end while a density is still computed, of
+    # which nobody waits any more.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _database(storage: str | None, folder: Path) -> URL | None:
+    """The database that was named, or that of the runs; None where they have none."""
+    from hpo.storage import FILE_VARIABLE, VARIABLE, url_of
+
+    if storage or os.environ.get(VARIABLE) or os.environ.get(FILE_VARIABLE):
+        return existing(url_of(storage, folder))
+    of_study = any(folder.glob("trial-*/"))
+    places = [folder, folder.absolute().parent] if of_study else [folder]
+    urls = [url_of(None, place) for place in places]
+    return next((url for url in urls if Path(url.database or "").is_file()), None)
+
+
+def _opened(url: URL, allow_edit: bool, *, needed: bool) -> RDBStorage | None:
+    """The storage, impatient: a page that waits for a server keeps the others waiting."""
+    from hpo.storage import StorageError, open_storage
+
+    try:
+        return open_storage(url, reading=not allow_edit, patient=False)
+    except StorageError as error:
+        if needed:
+            raise
+        click.echo(f"Warning: {error}. The runs are shown without Optuna's pages.", err=True)
+        return None
+
+
+def _pages(
+    catalog: Catalog,
+    storage: RDBStorage | None,
+    *,
+    data: tuple[Path, ...],
+    allow_edit: bool,
+    host: str,
+) -> tuple[WSGIApplication, str]:
+    """Everything that is served, and the token that opens it."""
+    import secrets
+
+    from hpo.dashboard import app, optuna_page, server
+    from hpo.dashboard.emulated import Emulated
+
+    known = optuna_page.data_folders(storage) if storage else []
+    emulated = Emulated(catalog, [*data, *known])
+    studies = optuna_page.studies(storage) if storage else None
+    dash = app.create(catalog, emulated=emulated, optuna=storage is not None, studies=studies)
+    token = secrets.token_urlsafe(32)
+    wsgi = server.application(
+        dash.server,
+        optuna_page.wsgi(storage) if storage else None,
+        token=token,
+        allow_edit=allow_edit,
+        host=host,
+        script_hashes=dash.csp_hashes(),
+    )
+    return wsgi, token
+
+
+def _tell(address: str, catalog: Catalog, url: URL | None, *, host: str, port: int) -> None:
+    from hpo.storage import masked
+
+    catalog.refresh()
+    click.echo(f"dashboard  {address}")
+    click.echo(f"runs       {len(catalog.rows())} in {catalog.folder}")
+    click.echo(f"studies    {masked(url) if url else 'no database: only the runs are shown'}")
+    if host not in LOOPBACK:
+        text = (
+            f"whoever reaches {host} can knock here, and what is sent, the token too, can be read "
+            "on the way: prefer --host 127.0.0.1 and ssh -L"
+        )
+        click.echo(f"Warning: {text}", err=True)
+    elif _is_remote():
+        import socket
+
+        click.echo(f"from home  ssh -L {port}:localhost:{port} {socket.gethostname()}")
+    click.echo("Ctrl-C ends it.")
+
+
+def _is_remote() -> bool:
+    display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    return "SSH_CONNECTION" in os.environ or not display
+
+
+def _named(host: str) -> str:
+    """The host as an address has it."""
+    import socket
+
+    if host in ("0.0.0.0", "::"):
+        return socket.gethostname()
+    return f"[{host}]" if ":" in host else host
+
+
+@contextlib.contextmanager
+def _opening(address: str) -> Iterator[None]:
+    """Open the browser by way of a file of the user's: everyone can read a command line."""
+    import webbrowser
+
+    with tempfile.NamedTemporaryFile("w", prefix="hpo-dashboard-", suffix=".html") as file:
+        file.write(f'<!DOCTYPE html><meta http-equiv="refresh" content="0; url={address}">\n')
+        file.flush()
+        webbrowser.open(Path(file.name).as_uri())
+        yield

@@ -1,0 +1,1 @@
+"""The dashboard: runs compared on a web page; reads only."""

@@ -1,0 +1,68 @@
+"""What the address of a page says: which runs, which filter, which columns.
+
+A view can be shared as a link, since all that was chosen stands in its query. Runs are named by
+their keys in the catalog; a key that is not there is passed over by who looks it up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import parse_qs, quote, unquote, urlencode
+
+ROOT = "/runs/"
+COMPARE = f"{ROOT}compare"
+RUN = f"{ROOT}run/"
+
+MOST = 50
+"""Runs that are compared at once."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Query:
+    """What was chosen on a page."""
+
+    runs: tuple[str, ...] = ()
+    """Keys of the runs, in the order in which they were chosen."""
+
+    where: str = ""
+    """Filter, as `hpo runs --where` takes it."""
+
+    columns: tuple[str, ...] = ()
+    """Columns of the table; none: the usual ones."""
+
+    differing: bool = False
+    """Only the columns that differ."""
+
+    @classmethod
+    def read(cls, text: str | None) -> Query:
+        """The query that stands in an address, `?run=...&where=...`; what is unknown is ignored."""
+        given = parse_qs((text or "").removeprefix("?"))
+        return cls(
+            runs=tuple(dict.fromkeys(given.get("run", ())))[:MOST],
+            where=given.get("where", [""])[0],
+            columns=tuple(dict.fromkeys(given.get("column", ()))),
+            differing=given.get("differing") == ["1"],
+        )
+
+    def __str__(self) -> str:
+        pairs = [("run", key) for key in self.runs]
+        pairs += [("where", self.where)] if self.where else []
+        pairs += [("column", name) for name in self.columns]
+        pairs += [("differing", "1")] if self.differing else []
+        return f"?{urlencode(pairs, safe='/')}" if pairs else ""
+
+
+def of_run(key: str) -> str:
+    """The address of a run's own page."""
+    return RUN + quote(key)
+
+
+def run_in(pathname: str) -> str | None:
+    """The key of the run whose page this is; None for other pages."""
+    return unquote(pathname.removeprefix(RUN)) if pathname.startswith(RUN) else None
+
+
+def of_comparison(keys: Sequence[str]) -> str:
+    """The address where these runs are compared."""
+    return COMPARE + str(Query(runs=tuple(keys)[:MOST]))

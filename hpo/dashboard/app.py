@@ -1,0 +1,127 @@
+"""The page: which view an address shows, and what all views share.
+
+Reads the catalog and draws; no callback changes anything on disk. The views themselves are in
+`pages/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import dash
+import flask
+from dash import Input, Output, State, dcc, html
+
+from hpo.dashboard import address
+from hpo.dashboard.address import Query
+from hpo.dashboard.catalog import Catalog
+from hpo.dashboard.emulated import Emulated
+from hpo.dashboard.pages import comparison, overview, run
+from hpo.dashboard.site import EVERY_MS, Site, notice
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+def create(
+    catalog: Catalog,
+    *,
+    emulated: Emulated | None = None,
+    optuna: bool = False,
+    studies: Callable[[], dict[str, int]] | None = None,
+) -> dash.Dash:
+    """The Dash application, to be mounted at `/runs`.
+
+    Args:
+        catalog: The runs.
+        emulated: What their flows draw; without it the runs' pages show no densities.
+        optuna: Whether optuna-dashboard is mounted beside.
+        studies: Gives Optuna's number of each study by its name.
+    """
+    site = Site(catalog=catalog, emulated=emulated, studies=studies if optuna else None)
+    app = dash.Dash(
+        "hpo",
+        assets_folder=str(ASSETS),
+        requests_pathname_prefix=address.ROOT,
+        routes_pathname_prefix="/",
+        suppress_callback_exceptions=True,
+        title="hpo runs",
+        update_title="",
+        meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}],
+    )
+    _link_back(app.server, site)
+    app.layout = lambda: _shell(site)
+    _route(app, site)
+    for page in (overview, comparison, run):
+        page.register(app, site)
+    return app
+
+
+def _shell(site: Site) -> html.Div:
+    links = [html.A("Runs", href=address.ROOT)]
+    if site.studies is not None:
+        links.append(html.A("Optuna", href="/dashboard", title="optuna-dashboard"))
+    theme = html.Button("◐", id="theme-switch", className="plain", title="Light or dark")
+    return html.Div(
+        [
+            dcc.Location(id="url", refresh=False),
+            dcc.Store(id="theme", storage_type="local"),
+            dcc.Interval(id="tick", interval=EVERY_MS),
+            html.Header(
+                [
+                    html.A("hpo", href=address.ROOT, className="brand"),
+                    html.Nav(links),
+                    html.Span(
+                        str(site.catalog.folder), className="place", title="The runs' folder"
+                    ),
+                    theme,
+                ]
+            ),
+            html.Main(id="page"),
+        ]
+    )
+
+
+def _route(app: dash.Dash, site: Site) -> None:
+    @app.callback(Output("page", "children"), Input("url", "pathname"), State("url", "search"))
+    def show(pathname: str | None, search: str | None) -> object:
+        site.catalog.refresh()
+        query = Query.read(search)
+        if pathname in (None, address.ROOT, address.ROOT.rstrip("/")):
+            return overview.layout(site, query)
+        if pathname == address.COMPARE:
+            return comparison.layout(site, query)
+        key = address.run_in(pathname or "")
+        if key is None:
+            return notice(f"There is no page {pathname}.")
+        return run.layout(site, key)
+
+    app.clientside_callback(  # type: ignore[no-untyped-call]
+        dash.ClientsideFunction("page", "theme"),
+        Output("theme", "data"),
+        Input("theme-switch", "n_clicks"),
+        State("theme", "data"),
+    )
+
+
+def _link_back(server: flask.Flask, site: Site) -> None:
+    """Where the links from optuna-dashboard lead: its numbers -> our pages."""
+
+    def name_of(study: int) -> str | None:
+        known = site.studies() if site.studies else {}
+        return next((name for name, number in known.items() if number == study), None)
+
+    @server.get("/study/<int:study>")
+    def of_study(study: int) -> flask.typing.ResponseReturnValue:
+        name = name_of(study)
+        where = Query(where=f"study == {name!r}") if name is not None else Query()
+        return flask.redirect(address.ROOT + str(where))
+
+    @server.get("/trial/<int:study>/<int:number>")
+    def of_trial(study: int, number: int) -> flask.typing.ResponseReturnValue:
+        site.catalog.refresh()
+        name = name_of(study)
+        for row in site.catalog.rows():
+            if row["study"] == name and row["trial"] == number:
+                return flask.redirect(address.of_run(str(row["run"])))
+        return of_study(study)

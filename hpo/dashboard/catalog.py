@@ -1,0 +1,211 @@
+"""What lies below a folder of runs: a row for each, read again only where a file changed.
+
+Reads only, and only inside the folder: a link that leads out of it is a row that says so. A run is
+known by its key, the path of its `run.json` below the folder without that name; a key that comes
+from outside is looked up here, and never made into a path.
+
+Of a run that is only listed, the last epoch is read; its curves when somebody looks at them.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+from hpo import record as records
+from hpo import runs
+from hpo.record import NAME, RecordError, RunRecord
+from hpo.runs import Row
+
+PAUSE_S = 0.3
+"""The files are looked at so often at most, however many pages ask."""
+
+KEPT = 64
+"""Whole records that are kept in memory: those of a comparison, and some."""
+
+TAIL = 256 * 1024
+"""Bytes of a log that are read, from its end."""
+
+Stamp = tuple[object, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Run:
+    """A run as it was last read."""
+
+    path: Path
+    stamp: Stamp
+    """Of its file: other bytes have another one."""
+    found: RunRecord | RecordError
+    row: Row
+    changed: int
+    """The version that brought it."""
+
+
+class Catalog:
+    """Every run below a folder, for several threads at once."""
+
+    def __init__(self, folder: Path) -> None:
+        """Knows nothing before the first `refresh`.
+
+        Raises:
+            RecordError: If `folder` is not a folder.
+        """
+        self.folder = folder.absolute()
+        self.version = 0
+        """Goes up whenever a run appeared, changed or vanished."""
+        self._root = records.root_of(folder)
+        self._runs: dict[str, _Run] = {}
+        self._gone: dict[str, int] = {}
+        self._rows: list[Row] = []
+        self._whole: OrderedDict[tuple[str, Stamp], RunRecord] = OrderedDict()
+        self._looking = Lock()
+        self._keeping = Lock()
+        self._looked_s = -PAUSE_S
+
+    def refresh(self) -> int:
+        """Look at the files, unless somebody just did, and give back the version."""
+        # Whoever comes while another looks is served what is known, but for the first look.
+        if self._looking.acquire(blocking=not self.version):
+            try:
+                if time.monotonic() - self._looked_s >= PAUSE_S:
+                    self._look()
+                    self._looked_s = time.monotonic()
+            finally:
+                self._looking.release()
+        return self.version
+
+    def rows(self) -> list[Row]:
+        """A row for each run, as `hpo.runs.rows` gives it, its key before all as `run`."""
+        return self._rows
+
+    def changed_since(self, version: int) -> tuple[list[str], list[str]]:
+        """Keys of the runs that are new or changed since then, and of those that vanished."""
+        changed = [key for key, run in self._runs.items() if run.changed > version]
+        return changed, [key for key, when in self._gone.items() if when > version]
+
+    def row(self, key: str) -> Row:
+        """The row of a run. Raises KeyError if there is none of that key."""
+        return {"run": key, **self._runs[key].row}
+
+    def record(self, key: str) -> RunRecord:
+        """The whole record of a run, all epochs with it.
+
+        Raises:
+            KeyError: If there is no run of that key.
+            RecordError: If its file cannot be read.
+        """
+        run = self._runs[key]
+        if isinstance(run.found, RecordError):
+            raise run.found
+        with self._keeping:
+            kept = self._whole.get((key, run.stamp))
+        if kept is None:
+            kept = records.read_within(self._root, run.path)
+            with self._keeping:
+                self._whole[key, run.stamp] = kept
+                while len(self._whole) > KEPT:
+                    self._whole.popitem(last=False)
+        return kept
+
+    def trial_folder(self, key: str) -> Path | None:
+        """The folder of a run's checkpoint and log, links resolved; None for a run without one.
+
+        Raises KeyError if there is no run of that key.
+        """
+        path = self._runs[key].path
+        if path.name != NAME:
+            return None
+        folder = path.parent.resolve()
+        return folder if folder.is_relative_to(self._root) else None
+
+    def log_tail(self, key: str, lines: int = 200) -> str:
+        """The last lines of a run's log; nothing where there is none.
+
+        Raises KeyError if there is no run of that key.
+        """
+        folder = self.trial_folder(key)
+        text = _tail(folder / "log.txt") if folder else ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def _look(self) -> None:
+        """Read what changed, and make all rows anew if anything did."""
+        version, known, seen = self.version + 1, self._runs, {}
+        paths = records.candidates(self.folder)
+        beside = tuple(path.name for path in paths if path.name != NAME)
+        for path in paths:
+            key = _key(path, self.folder)
+            stamp = _stamp(path, beside)
+            run = known.get(key)
+            seen[key] = run if run and run.stamp == stamp else self._read(path, stamp, version)
+        gone = known.keys() - seen.keys()
+        if not gone and all(known.get(key) is run for key, run in seen.items()) and self.version:
+            return
+        self._gone = {key: when for key, when in self._gone.items() if key not in seen}
+        self._gone |= dict.fromkeys(gone, version)
+        self._rows = _rows(seen)
+        self._runs = seen
+        self.version = version  # last: who sees it finds what it is of
+
+    def _read(self, path: Path, stamp: Stamp, version: int) -> _Run:
+        found: RunRecord | RecordError
+        try:
+            found = records.read_within(self._root, path, last_epoch=True)
+        except RecordError as error:
+            found = error
+        row = runs.flat(path, found)
+        return _Run(path=path, stamp=stamp, found=found, row=row, changed=version)
+
+
+def _key(path: Path, folder: Path) -> str:
+    below = path.relative_to(folder)
+    if path.name == NAME and below.parent != Path():
+        below = below.parent
+    return below.as_posix()
+
+
+def _rows(known: dict[str, _Run]) -> list[Row]:
+    found = [run.found for run in known.values()]
+    aligned = runs.aligned([run.row for run in known.values()], found)
+    return [{"run": key, **row} for key, row in zip(known, aligned, strict=True)]
+
+
+def _stamp(path: Path, beside: tuple[str, ...]) -> Stamp:
+    """What tells that a run is another than before.
+
+    A run of the thesis has its curves in a second file, and its number from its neighbours.
+    """
+    if path.name == NAME:
+        return _of_files([path])
+    return *_of_files([path, path.with_name(f"{path.stem}_loss.npz")]), beside
+
+
+def _of_files(paths: Iterable[Path]) -> Stamp:
+    stamp: list[object] = []
+    for path in paths:
+        try:
+            status = os.stat(path)
+            stamp += [status.st_mtime_ns, status.st_size, status.st_ino, status.st_mode]
+        except OSError as error:
+            stamp.append(error.errno)
+    return tuple(stamp)
+
+
+def _tail(path: Path) -> str:
+    """The end of a plain file; nothing for anything else, links among it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:  # not there yet, or not to be followed
+        return ""
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return ""
+        file.seek(max(status.st_size - TAIL, 0))
+        return file.read(TAIL).decode("utf-8", errors="replace")

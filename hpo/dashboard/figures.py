@@ -1,0 +1,914 @@
+"""Rows and records as Plotly figures: numbers from `tables`, everything that is seen from here.
+
+A figure is complete without the page: every axis has its unit, and what is left out is said in it.
+Backgrounds are transparent, so that the page's own shows. Text that comes from a run's files goes
+through `plain`, since Plotly takes `<a href=...>` in a label for a link.
+
+A curve of more than `MOST_POINTS` epochs is thinned: it keeps the first, the last and the best
+epoch, and of each stretch between them the lowest and the highest validation NLL and a gap.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from hpo.dashboard import tables
+from hpo.dashboard.tables import Array, Column, Curve
+from hpo.record import FINISHED, RunRecord
+from hpo.runs import Row, ranked
+
+Theme = Literal["light", "dark"]
+Along = Literal["epoch", "minutes", "rows"]
+
+MOST_POINTS = 2000
+"""Points of one curve."""
+
+MOST_SVG = 20_000
+"""Points of a figure that are still drawn one by one; more are left to the graphics card."""
+
+FONT = "Inter, system-ui, sans-serif"
+
+DASHES = ("solid", "dashdot", "dot", "longdash", "longdashdot", "dash")
+"""Of validation curves: the next one each time that the colours are used up."""
+
+SYMBOLS = {
+    "complete": "circle",
+    "stopped_early": "diamond",
+    "running": "triangle-up",
+    "pruned": "circle-open",
+    "failed": "x",
+}
+"""How the states are told apart."""
+
+FAINT = 0.65
+"""Opacity of runs that were pruned or failed."""
+
+NAMED_POINTS = 8
+"""Runs of a Pareto front up to which each has its name beside it."""
+
+LARGE = 1e5
+"""From here on an axis counts in thousands and millions."""
+
+_ALONG = {"epoch": "Epoch", "minutes": "Wall-clock time [min]", "rows": "Training rows seen"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Look:
+    """Colours of a theme."""
+
+    ink: str
+    soft: str
+    grid: str
+    accent: str
+    faded: str
+    """Of what stands behind."""
+    label: str
+    """Behind the text of a hover label."""
+    palette: tuple[str, ...]
+    """Okabe & Ito (2008) without their yellow, which is lost on white; lightened for dark."""
+    ramp: tuple[str, ...]
+    """For numbers, low to high: viridis without the end that is lost on this background."""
+
+
+_LOOKS: Mapping[Theme, _Look] = {
+    "light": _Look(
+        ink="#1b2330",
+        soft="#5b6675",
+        grid="#e9ecf0",
+        accent="#0072B2",
+        faded="#c3cad3",
+        label="#ffffff",
+        palette=("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
+        ramp=("#440154", "#31688e", "#35b779", "#c9bd1f"),
+    ),
+    "dark": _Look(
+        ink="#e4e8ee",
+        soft="#9aa5b4",
+        grid="#262c34",
+        accent="#56B4E9",
+        faded="#4a5462",
+        label="#20262e",
+        palette=("#FF7A33", "#4F9DEB", "#1FC79A", "#E79AC4", "#F0B440", "#8ADCF7", "#F2F4F7"),
+        ramp=("#8f76d6", "#4f9dc4", "#43c98a", "#fde725"),
+    ),
+}
+
+
+def curves(
+    records: Mapping[str, RunRecord],
+    *,
+    along: Along = "epoch",
+    log_x: bool = False,
+    excess: bool = False,
+    smoothing: float = 0.0,
+    theme: Theme = "light",
+) -> go.Figure:
+    """Training and validation NLL of every run.
+
+    Args:
+        records: By key. A run's place decides its colour and dash.
+        along: Epochs, minutes of wall-clock time, or rows of the training split.
+        log_x: Puts that on a logarithmic axis.
+        excess: Draws what the NLL is above the lowest validation NLL of all runs, on a logarithmic
+            axis; the lowest value itself is then a gap.
+        smoothing: Weight of the past, in [0, 1); see `tables.smoothed`. The best epoch stays where
+            it was measured.
+        theme: The page's.
+
+    Raises:
+        TablesError: If the smoothing is out of its range.
+    """
+    if not records:
+        return sentence("No runs are chosen.", theme)
+    drawn = _lines(records, theme)
+    if not any(np.isfinite(each.curve.val_nll).any() for each in drawn):
+        return sentence("No run has an epoch with a validation NLL yet.", theme)
+
+    floor = min(_lowest(each.curve.val_nll) for each in drawn) if excess else 0.0
+    figure = _empty(theme)
+    for line in drawn:
+        figure.add_traces(_learning(line, along, smoothing, floor, excess, _tracer(drawn)))
+    told = f"NLL − {floor:.4f}" if excess else "NLL"
+    _axis(figure, "x", _ALONG[along], log=log_x, keep=along, large=along == "rows")
+    _axis(figure, "y", f"{told} [{tables.NLL}]", log=excess, keep=str(excess))
+    figure.update_yaxes(range=_excess_span(drawn, floor) if excess else _span(drawn))
+    thinned = any(len(each.at) < _told(each.curve) for each in drawn)
+    _note(figure, theme, "— validation   - - training   ● best epoch" + _thinned(thinned))
+    return figure
+
+
+def rates(
+    records: Mapping[str, RunRecord],
+    *,
+    along: Along = "epoch",
+    log_x: bool = False,
+    theme: Theme = "light",
+) -> go.Figure:
+    """Loss rate of every run where it is positive, and the rates below which runs stop early."""
+    if not records:
+        return sentence("No runs are chosen.", theme)
+    drawn = _lines(records, theme)
+    positive = {each.key: _positive(each.curve.loss_rate) for each in drawn}
+    if not any(np.isfinite(each).any() for each in positive.values()):
+        return sentence("No run has a positive loss rate yet.", theme)
+
+    figure = _empty(theme)
+    for line in drawn:
+        figure.add_trace(_rate(line, positive[line.key], along, _tracer(drawn)))
+    units = sorted({tables.rate_unit(each) for each in records.values()})
+    _axis(figure, "x", _ALONG[along], log=log_x, keep=along, large=along == "rows")
+    _axis(figure, "y", f"Loss rate [{' or '.join(units)}]", log=True, keep="rate")
+    limits = _thresholds(figure, drawn, theme)
+    figure.update_yaxes(range=_rate_span(positive.values(), limits))
+    rose = any((each.curve.loss_rate <= 0).any() for each in drawn)
+    _note(figure, theme, "Gaps are epochs in which the smoothed objective rose." if rose else "")
+    return figure
+
+
+def parallel(rows: Sequence[Row], columns: Sequence[str], theme: Theme = "light") -> go.Figure:
+    """Every run as a line through its settings; the better its objective, the stronger its colour.
+
+    Runs above the median are all faded. A run without the setting passes below its axis, at a dash.
+    """
+    able = [row for row in rows if tables.objective(row) is not None]
+    if not able:
+        return sentence("No run has a validation NLL yet.", theme)
+    if not columns:
+        return sentence("No parameter differs between these runs.", theme)
+
+    # The last line is on top.
+    able.sort(key=lambda row: -(tables.objective(row) or 0.0))
+    known = {each.name: each for each in tables.columns(able)}
+    lines = [_line(able, known[name]) for name in columns if name in known]
+    nlls = [tables.objective(row) for row in able]
+    figure = _empty(theme)
+    figure.add_trace(_parallel(lines, nlls, tables.objective_label(able), theme))
+    figure.update_layout(margin={"l": 56, "r": 72, "t": 72, "b": 28})
+    _note(figure, theme, _left_out(len(rows) - len(able), "without a validation NLL"), y=-0.02)
+    return figure
+
+
+def importances(pairs: Sequence[tuple[str, float]], theme: Theme = "light") -> go.Figure:
+    """How much each parameter tells the better runs from all, as bars."""
+    if not pairs:
+        return sentence("There is no parameter to tell of.", theme)
+    look = _LOOKS[theme]
+    shares = [100 * share for _, share in reversed(pairs)]
+    figure = _empty(theme)
+    figure.add_bar(
+        x=shares,
+        y=[plain(name, 24) for name, _ in reversed(pairs)],
+        orientation="h",
+        marker={"color": look.accent, "cornerradius": 3},
+        text=[f"{share:.0f} %" for share in shares],
+        textposition="outside",
+        textfont={"color": look.soft},
+        cliponaxis=False,
+        hovertemplate="%{y}: %{x:.1f} %<extra></extra>",
+    )
+    _axis(figure, "x", "Share of the importance [%]", keep="importance")
+    figure.update_xaxes(range=[0, 1.14 * max(*shares, 1.0)])
+    figure.update_yaxes(ticksuffix="  ", automargin=True, showgrid=False, type="category")
+    figure.update_layout(bargap=0.35, showlegend=False)
+    return figure
+
+
+def scatter(
+    rows: Sequence[Row],
+    x: str,
+    y: str,
+    colour: str | None = None,
+    log_x: bool = False,
+    log_y: bool = False,
+    theme: Theme = "light",
+) -> go.Figure:
+    """One point a run; its state is the marker, `customdata` its key.
+
+    Runs that lack one of the two values, or whose value is not positive on a logarithmic axis, are
+    counted below.
+    """
+    known = {each.name: each for each in tables.columns(rows)}
+    if x not in known or y not in known:
+        return sentence("No run has these quantities.", theme)
+    shown = [
+        row for row in rows if _drawable(row, known[x], log_x) and _drawable(row, known[y], log_y)
+    ]
+    if not shown:
+        return sentence(f"No run has both {known[x].label} and {known[y].label}.", theme)
+
+    figure = _empty(theme)
+    paint = _paint(shown, known.get(colour or ""), theme)
+    for state in dict.fromkeys([*SYMBOLS, *(str(row["state"]) for row in shown)]):
+        if group := [row for row in shown if row["state"] == state]:
+            figure.add_trace(_points(group, state, known[x], known[y], paint, theme))
+            figure.add_trace(_key(plain(state.replace("_", " ")), _LOOKS[theme].soft, state))
+    figure.add_traces(paint.legend)
+    figure.update_layout(coloraxis=paint.axis)
+    for side, column, log in (("x", known[x], log_x), ("y", known[y], log_y)):
+        large = max(tables.number(row.get(column.name)) or 0 for row in shown) >= LARGE
+        kind = column.kind
+        _axis(figure, side, _title(column), log=log, keep=column.name, kind=kind, large=large)
+    _note(figure, theme, _left_out(len(rows) - len(shown), "without these values"))
+    return figure
+
+
+def trade(rows: Sequence[Row], cost: str, theme: Theme = "light") -> go.Figure:
+    """Objective against cost of the finished runs, and the front that none of them beats."""
+    priced = [row for row in ranked(rows) if tables.number(row.get(cost)) is not None]
+    if not priced:
+        return sentence("No run that came to its own end tells of this cost.", theme)
+    column = next(each for each in tables.columns(rows) if each.name == cost)
+    best = tables.front(priced, cost)
+    by_key = {tables.key_of(row): row for row in priced}
+    front = [by_key[key] for key in best]
+    rest = [row for key, row in by_key.items() if key not in set(best)]
+
+    figure = _empty(theme)
+    if rest:
+        figure.add_trace(_priced(rest, cost, "beaten by another", theme))
+    figure.add_trace(_priced(front, cost, "Pareto front", theme))
+    costs = [each for row in priced if (each := tables.number(row[cost])) is not None]
+    log = tables.logarithmic(costs)
+    _axis(figure, "x", _title(column), log=log, keep=cost, large=max(costs) >= LARGE)
+    _axis(figure, "y", _capital(tables.objective_label(priced)), keep="objective")
+    _note(figure, theme, _left_out(len(rows) - len(priced), "unfinished or of unknown cost"))
+    return figure
+
+
+def sentence(text: str, theme: Theme = "light") -> go.Figure:
+    """A figure that says one sentence instead of showing axes."""
+    figure = _empty(theme)
+    lines = textwrap.wrap(text, 44, break_long_words=True) or [""]
+    figure.add_annotation(
+        text="<br>".join(plain(line) for line in lines),
+        x=0.5,
+        y=0.5,
+        xref="paper",
+        yref="paper",
+        showarrow=False,
+        font={"size": 14, "color": _LOOKS[theme].soft},
+    )
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    return figure
+
+
+def plain(text: object, most: int = 60) -> str:
+    """Text as Plotly shows it letter by letter: no tags, no templates, no control characters."""
+    line = "".join(each if each.isprintable() else " " for each in str(text))
+    cut = line if len(line) <= most else line[: most - 1] + "…"
+    # Plotly knows &lt; and numbers, but not &quot;.
+    return html.escape(cut, quote=False).replace("%{", "&#37;{")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Line:
+    """A run in a figure of curves."""
+
+    key: str
+    name: str
+    """Escaped."""
+    record: RunRecord
+    curve: Curve
+    at: NDArray[np.intp]
+    """The epochs that are drawn."""
+    colour: str
+    dash: str
+    ring: str
+    """Colour around the marker of the best epoch."""
+
+    @property
+    def faint(self) -> bool:
+        """Whether it came to no end of its own."""
+        return self.record.state in ("pruned", "failed")
+
+    @property
+    def opacity(self) -> float:
+        return FAINT if self.faint else 1.0
+
+    @property
+    def group(self) -> str:
+        """What its traces have in common in the legend."""
+        return plain(self.key, 1000)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Paint:
+    """How the points of a scatter plot are coloured."""
+
+    of: Callable[[Sequence[Row]], Any]
+    """The colours of some rows."""
+    axis: dict[str, Any]
+    """Of a numeric colour."""
+    legend: list[Any]
+    """Traces without a point that name the colours of a text."""
+    column: Column | None
+    """Whose values the colours are."""
+
+
+def _lines(records: Mapping[str, RunRecord], theme: Theme) -> list[_Line]:
+    palette, names = _LOOKS[theme].palette, tables.names(records)
+    found = []
+    for index, (key, record) in enumerate(records.items()):
+        curve = tables.curve(record)
+        found.append(
+            _Line(
+                key=key,
+                name=plain(names[key], 40),
+                record=record,
+                curve=curve,
+                at=_thin(curve),
+                colour=palette[index % len(palette)],
+                dash=DASHES[index // len(palette) % len(DASHES)],
+                ring=_LOOKS[theme].label,
+            )
+        )
+    return found
+
+
+def _thin(curve: Curve) -> NDArray[np.intp]:
+    """Which epochs to draw: up to the last that was measured, and `MOST_POINTS` at most."""
+    told = _told(curve)
+    if told <= MOST_POINTS:
+        return np.arange(told, dtype=np.intp)
+    kept = {0, told - 1} | ({curve.best} if curve.best is not None else set())
+    for part in np.array_split(np.arange(told), (MOST_POINTS - 3) // 3):
+        values = curve.val_nll[part]
+        lost = np.flatnonzero(np.isnan(values))[:1]
+        kept |= set(part[lost].tolist())
+        if len(lost) < len(part) and np.isfinite(values).any():
+            kept |= {int(part[np.nanargmin(values)]), int(part[np.nanargmax(values)])}
+    return np.array(sorted(kept), dtype=np.intp)
+
+
+def _told(curve: Curve) -> int:
+    """Epochs until the last with a validation NLL: what failed may have gone on unseen."""
+    for values in (curve.val_nll, curve.train_nll):
+        finite = np.flatnonzero(np.isfinite(values))
+        if len(finite):
+            return int(finite[-1]) + 1
+    return 0
+
+
+def _tracer(lines: Sequence[_Line]) -> Any:
+    """The kind of trace that this many points need."""
+    return go.Scatter if 2 * sum(len(each.at) for each in lines) <= MOST_SVG else go.Scattergl
+
+
+def _learning(
+    line: _Line, along: Along, smoothing: float, floor: float, excess: bool, tracer: Any
+) -> list[Any]:
+    """Training, validation and best epoch of one run; its name in the legend rules all three."""
+
+    def height(values: Array) -> Array:
+        return _positive(values - floor) if excess else values
+
+    x, curve = _places(line.curve, along), line.curve
+    train, val = (tables.smoothed(each, smoothing) for each in (curve.train_nll, curve.val_nll))
+    thin = {"opacity": 0.6 * line.opacity, "name": line.name, "showlegend": False}
+    told = f"<b>{line.name}</b><br>{_hover_x(along)}<br>"
+    return [
+        tracer(
+            **_stroke(line, x, height(train), width=1, dash="dash") | thin,
+            hovertemplate=told + "training %{y:.4f}<extra></extra>",
+        ),
+        tracer(
+            **_stroke(line, x, height(val), width=2, dash=line.dash),
+            name=_legend(line),
+            hovertemplate=told + "validation %{y:.4f}<extra></extra>",
+        ),
+        *_best(line, x, height(curve.val_nll), told, tracer),
+    ]
+
+
+def _stroke(line: _Line, x: Array, y: Array, *, width: float, dash: str) -> dict[str, Any]:
+    """What the trace of a curve is made of."""
+    return {
+        # Plotly leaves a trace without any point out of the legend.
+        "x": x[line.at] if len(line.at) else [None],
+        "y": y[line.at] if len(line.at) else [None],
+        "mode": "lines",
+        "line": {"color": line.colour, "width": width, "dash": dash},
+        "opacity": line.opacity,
+        "legendgroup": line.group,
+    }
+
+
+def _best(line: _Line, x: Array, val: Array, told: str, tracer: Any) -> list[Any]:
+    best = line.curve.best
+    if best is None or not math.isfinite(val[best]):
+        return []
+    marker = {"color": line.colour, "size": 8, "line": {"width": 1.5, "color": line.ring}}
+    return [
+        tracer(
+            x=[x[best]],
+            y=[val[best]],
+            mode="markers",
+            marker=marker,
+            opacity=line.opacity,
+            legendgroup=line.group,
+            name=line.name,
+            showlegend=False,
+            hovertemplate=told + "best: %{y:.4f}<extra></extra>",
+        )
+    ]
+
+
+def _rate(line: _Line, rate: Array, along: Along, tracer: Any) -> Any:
+    told = f"<b>{line.name}</b><br>{_hover_x(along)}<br>"
+    unit = tables.rate_unit(line.record)
+    return tracer(
+        **_stroke(line, _places(line.curve, along), rate, width=1.6, dash=line.dash),
+        name=line.name if np.isfinite(rate[line.at]).any() else f"{line.name}: no positive rate",
+        hovertemplate=told + f"%{{y:.3g}} {unit}<extra></extra>",
+    )
+
+
+def _legend(line: _Line) -> str:
+    """Name, best validation NLL, and the state if it is not a good one."""
+    best, state = line.record.best_val_nll, line.record.state
+    if not np.isfinite(line.curve.val_nll).any():
+        return f"{line.name}: no validation NLL ({state.replace('_', ' ')})"
+    told = line.name if best is None else f"{line.name}: {best:.3f}"
+    return told if state in FINISHED else f"{told} ({state})"
+
+
+def _places(curve: Curve, along: Along) -> Array:
+    return {"epoch": curve.epoch, "minutes": curve.minutes, "rows": curve.rows_seen}[along]
+
+
+def _hover_x(along: Along) -> str:
+    return {"epoch": "epoch %{x:,}", "minutes": "%{x:,.1f} min", "rows": "%{x:,.0f} rows"}[along]
+
+
+def _positive(values: Array) -> Array:
+    """The values with a gap for all that a logarithmic axis cannot show."""
+    return np.where(values > 0, values, math.nan)
+
+
+def _lowest(values: Array) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.min()) if len(finite) else math.inf
+
+
+def _able(lines: Sequence[_Line]) -> list[_Line]:
+    """The runs that limits are made for: the finished ones, if there are any."""
+    told = [each for each in lines if np.isfinite(each.curve.val_nll).any()]
+    finished = [each for each in told if each.record.state in FINISHED]
+    return finished or [each for each in told if not each.faint] or told
+
+
+def _span(lines: Sequence[_Line]) -> list[float]:
+    """Limits of the NLL that show where runs differ, not the fall of the first epochs."""
+    able = _able(lines)
+    low = min(
+        [_lowest(each.curve.val_nll) for each in lines]
+        + [_lowest(each.curve.train_nll[each.at]) for each in able]
+    )
+    best = np.array([_lowest(each.curve.val_nll) for each in able])
+    early = np.array([np.nanquantile(each.curve.val_nll, 0.9) for each in able])
+    # A run that went astray falls or rises further than most: its end is shown, not all of it.
+    high = float(np.minimum(early, best + 2 * np.median(early - best)).max())
+    others = [_lowest(each.curve.val_nll) for each in lines if each.record.state != "failed"]
+    high = max([high, *(each for each in others if each <= low + 3 * (high - low))])
+    air = 0.06 * max(high - low, 0.05)
+    return [low - air, high + 2 * air]
+
+
+def _excess_span(lines: Sequence[_Line], floor: float) -> list[float]:
+    """Limits as exponents of ten, from the smallest but a few to where the runs began."""
+    values = np.concatenate([each.curve.val_nll - floor for each in _able(lines)])
+    values = values[np.isfinite(values) & (values > 0)]
+    if not len(values):
+        return [-4.0, 0.0]
+    low, high = np.log10(np.quantile(values, (0.05, 1.0)))
+    return [float(low) - 0.15, float(high) + 0.15]
+
+
+def _rate_span(values: Iterable[Array], limits: Sequence[float]) -> list[float]:
+    """Limits as exponents of ten, but for the few smallest rates; all thresholds are inside."""
+    every = np.concatenate(list(values))
+    low, high = np.quantile(every[np.isfinite(every)], (0.01, 1.0))
+    low, high = np.log10(min([low, *limits])), np.log10(max([high, *limits]))
+    return [float(low) - 0.15, float(high) + 0.15]
+
+
+def _thresholds(figure: go.Figure, lines: Sequence[_Line], theme: Theme) -> list[float]:
+    """A line for each rate below which some run stops early; gives these rates."""
+    found: dict[tuple[float, str], list[str]] = {}
+    for line in lines:
+        if line.curve.threshold is not None:
+            place = (line.curve.threshold, tables.rate_unit(line.record))
+            found.setdefault(place, []).append(line.name)
+    for (rate, unit), named in found.items():
+        whose = f": {named[0]}" if len(named) == 1 < len(lines) else ""
+        figure.add_shape(
+            type="line",
+            xref="paper",
+            x0=0,
+            x1=1,
+            y0=rate,
+            y1=rate,
+            line={"color": _LOOKS[theme].soft, "width": 1, "dash": "dot"},
+            label={
+                "text": f"stops below {rate:g} {unit}{whose}",
+                "textposition": "start",
+                "yanchor": "bottom",
+                "font": {"color": _LOOKS[theme].soft, "size": 11},
+            },
+        )
+    return [rate for rate, _ in found]
+
+
+def _line(rows: Sequence[Row], column: Column) -> dict[str, Any]:
+    """One axis of the parallel coordinates."""
+    values = [row.get(column.name) for row in rows]
+    head = {"label": _broken(column)}
+    if column.kind != "number":
+        return head | _steps([None if each is None else str(each) for each in values])
+    numbers = [tables.number(each) for each in values]
+    given = sorted({each for each in numbers if each is not None})
+    if len(given) <= 6:
+        labels = [None if each is None else _brief(each) for each in numbers]
+        return head | _steps(labels, order=list(map(_brief, given)))
+    return head | _scale(numbers, given)
+
+
+def _steps(labels: Sequence[str | None], order: Sequence[str] | None = None) -> dict[str, Any]:
+    """An axis with a tick for each of a few values; what is missing is a dash, below."""
+    levels = list(dict.fromkeys(order if order is not None else sorted(filter(None, labels))))
+    if None in labels:
+        levels = ["–", *levels]
+    place = {each: index for index, each in enumerate(levels)}
+    return {
+        "values": [place[each if each is not None else "–"] for each in labels],
+        "tickvals": list(range(len(levels))),
+        "ticktext": [_ticked(each) for each in levels],
+        "range": [-0.4, len(levels) - 0.6],
+    }
+
+
+def _scale(numbers: Sequence[float | None], given: Sequence[float]) -> dict[str, Any]:
+    """An axis of numbers, logarithmic where that looks right; what is missing stands below."""
+    log = tables.logarithmic(given)
+    low, high = (math.log10(each) if log else each for each in (given[0], given[-1]))
+    below = low - 0.12 * (high - low)
+    ticks = _decades(low, high) if log else _round(low, high)
+    values = [below if each is None else math.log10(each) if log else each for each in numbers]
+    texts = [_brief(10**each if log else each) for each in ticks]
+    if None in numbers:
+        ticks, texts = [below, *ticks], ["–", *texts]
+    edge = [min([low, *values]), high]
+    return {"values": values, "tickvals": ticks, "ticktext": texts, "range": edge}
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """Exponents of round numbers between two exponents."""
+    whole = range(math.floor(low), math.ceil(high) + 1)
+    steps = (1, 2, 5) if high - low < 2.5 else (1,)
+    found = [exponent + math.log10(step) for exponent in whole for step in steps]
+    return [each for each in found if low - 1e-9 <= each <= high + 1e-9]
+
+
+def _round(low: float, high: float) -> list[float]:
+    """About five round numbers between two numbers."""
+    power = 10 ** math.floor(math.log10((high - low) / 4))
+    step = next(each * power for each in (1, 2, 5, 10) if each * power >= (high - low) / 6)
+    first = math.ceil(low / step - 1e-9)
+    return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _ticked(text: str) -> str:
+    """A tick of parallel coordinates, where Plotly sets text as it is, entities too."""
+    cut = text if len(text) <= 16 else text[:15] + "…"
+    return cut.replace("<", "‹").replace(">", "›").replace("%{", "% {")
+
+
+def _parallel(lines: list[dict[str, Any]], nlls: Sequence[Any], label: str, theme: Theme) -> Any:
+    look = _LOOKS[theme]
+    given = np.array(nlls, dtype=np.float64)
+    low, high = float(given.min()), float(np.median(given))
+    last = {"label": _capital(label).replace(" [", "<br>["), "values": given, "tickformat": ".3f"}
+    return go.Parcoords(
+        dimensions=[*lines, last],
+        line={
+            "color": given,
+            "cmin": low,
+            "cmax": high if high > low else low + 1,
+            "colorscale": [[0, look.palette[0]], [1, look.faded]],
+            "showscale": False,
+        },
+        labelfont={"color": look.ink, "size": 12},
+        tickfont={"color": look.soft, "size": 11},
+        rangefont={"color": "rgba(0,0,0,0)", "size": 1},
+        unselected={"line": {"color": look.grid, "opacity": 0.5}},
+    )
+
+
+def _broken(column: Column) -> str:
+    """The title over two lines at most, for a narrow place."""
+    lines = textwrap.wrap(_capital(column.label), 16)[:2]
+    return "<br>".join(plain(each, 18) for each in lines)
+
+
+def _drawable(row: Row, column: Column, log: bool) -> bool:
+    value = row.get(column.name)
+    if column.kind != "number":
+        return value is not None
+    found = tables.number(value)
+    return found is not None and (found > 0 or not log)
+
+
+def _paint(rows: Sequence[Row], column: Column | None, theme: Theme) -> _Paint:
+    look = _LOOKS[theme]
+    if column is None:
+        return _Paint(of=lambda _: look.accent, axis={}, legend=[], column=None)
+    if column.kind == "number":
+        return _graded(rows, column, look)
+    levels = sorted({str(row.get(column.name)) for row in rows})
+    # Of many values, those after the last colour share the faded one.
+    colours = dict(zip(levels, look.palette, strict=False))
+
+    def of(group: Sequence[Row]) -> list[str]:
+        return [colours.get(str(row.get(column.name)), look.faded) for row in group]
+
+    legend = [_key(plain(each, 24), colour) for each, colour in colours.items()]
+    if len(levels) > len(colours):
+        legend.append(_key(f"{len(levels) - len(colours)} more", look.faded))
+    return _Paint(of=of, axis={}, legend=legend, column=column)
+
+
+def _graded(rows: Sequence[Row], column: Column, look: _Look) -> _Paint:
+    """Colours for numbers, on a bar beside the plot; by their logarithm where that looks right."""
+    given = [each for row in rows if (each := tables.number(row.get(column.name))) is not None]
+    log = tables.logarithmic(given)
+
+    def of(group: Sequence[Row]) -> list[float]:
+        found = [tables.number(row.get(column.name)) for row in group]
+        return [math.nan if each is None else math.log10(each) if log else each for each in found]
+
+    bar: dict[str, Any] = {
+        "title": {"text": _title(column).replace(" [", "<br>["), "side": "top"},
+        "thickness": 10,
+        "outlinewidth": 0,
+        "len": 0.9,
+        "tickfont": {"color": look.soft, "size": 11},
+    }
+    if log:
+        ticks = _decades(math.log10(min(given)), math.log10(max(given)))
+        bar |= {"tickvals": ticks, "ticktext": [_brief(10**each) for each in ticks]}
+    axis = {"colorscale": list(look.ramp), "colorbar": bar}
+    return _Paint(of=of, axis=axis, legend=[], column=column)
+
+
+def _key(name: str, colour: str, state: str | None = None) -> Any:
+    """An entry of the legend without a point: of a state, whose points it rules, or of a colour."""
+    return go.Scatter(
+        x=[None],
+        y=[None],
+        mode="markers",
+        marker={"color": colour, "symbol": SYMBOLS.get(state or "", "square"), "size": 9},
+        name=name,
+        legendgroup=None if state is None else plain(state),
+    )
+
+
+def _points(
+    rows: Sequence[Row], state: str, x: Column, y: Column, paint: _Paint, theme: Theme
+) -> Any:
+    look = _LOOKS[theme]
+    graded = {"coloraxis": "coloraxis"} if paint.axis else {}
+    told = [each for each in (x, y, paint.column) if each is not None]
+    symbol = SYMBOLS.get(state, "square")
+    return go.Scatter(
+        x=[_coordinate(row, x) for row in rows],
+        y=[_coordinate(row, y) for row in rows],
+        mode="markers",
+        marker={
+            "color": paint.of(rows),
+            "symbol": symbol,
+            "size": 9,
+            "opacity": 0.9,
+            "line": {"width": 1.5 if symbol.endswith("open") else 0.5, "color": look.label},
+            **graded,
+        },
+        name=plain(state.replace("_", " ")),
+        legendgroup=plain(state),
+        showlegend=False,
+        customdata=[tables.key_of(row) for row in rows],
+        text=[_told_of(row, told) for row in rows],
+        hovertemplate="%{text}<extra></extra>",
+    )
+
+
+def _coordinate(row: Row, column: Column) -> object:
+    value = row.get(column.name)
+    return tables.number(value) if column.kind == "number" else plain(value, 40)
+
+
+def _told_of(row: Row, told: Iterable[Column]) -> str:
+    """A run's hover text: its name, its state, and these columns."""
+    lines = [f"<b>{plain(tables.short(tables.key_of(row)), 40)}</b>"]
+    lines.append(plain(str(row["state"]).replace("_", " ")))
+    for column in dict.fromkeys(told):
+        number = tables.number(row.get(column.name))
+        shown = plain(row.get(column.name)) if number is None else _number(number)
+        lines.append(f"{plain(column.label)}: {shown} {column.unit}".rstrip())
+    return "<br>".join(lines)
+
+
+def _number(value: float) -> str:
+    whole = value.is_integer() and abs(value) < 1e15
+    return f"{value:,.0f}" if whole else f"{value:.5g}"
+
+
+def _brief(value: float) -> str:
+    """For a tick: a few digits, and no exponent where it can be helped."""
+    return f"{value:,.6g}" if 1e-3 <= abs(value) < 1e6 else f"{value:.3g}"
+
+
+def _priced(rows: Sequence[Row], cost: str, name: str, theme: Theme) -> Any:
+    look = _LOOKS[theme]
+    on_front = name == "Pareto front"
+    columns = [each for each in tables.columns(rows) if each.name in (cost, "best_val_nll")]
+    labels = [plain(tables.short(tables.key_of(row)), 24) for row in rows]
+    named = on_front and len(rows) <= NAMED_POINTS
+    return go.Scatter(
+        x=[tables.number(row[cost]) for row in rows],
+        y=[tables.objective(row) for row in rows],
+        mode="lines+markers+text" if named else "lines+markers" if on_front else "markers",
+        line={"color": look.palette[0], "width": 1.5, "shape": "hv"},
+        marker={
+            "color": look.palette[0] if on_front else look.faded,
+            "size": 10 if on_front else 8,
+        },
+        text=labels if named else None,
+        textposition="top right",
+        textfont={"color": look.soft, "size": 11},
+        cliponaxis=False,
+        name=name,
+        customdata=[tables.key_of(row) for row in rows],
+        hovertext=[_told_of(row, columns) for row in rows],
+        hovertemplate="%{hovertext}<extra></extra>",
+    )
+
+
+def _empty(theme: Theme) -> go.Figure:
+    """A figure in our style with nothing in it yet."""
+    look = _LOOKS[theme]
+    axis = {
+        "gridcolor": look.grid,
+        "linecolor": look.grid,
+        "tickcolor": look.grid,
+        "tickfont": {"color": look.soft, "size": 12},
+        "title": {"font": {"color": look.ink, "size": 13}, "standoff": 10},
+        "zeroline": False,
+        "automargin": True,
+    }
+    return go.Figure(
+        layout={
+            "template": "none",
+            "font": {"family": FONT, "size": 13, "color": look.ink},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "margin": {"l": 64, "r": 20, "t": 36, "b": 48},
+            "separators": ".,",
+            "modebar": {
+                "bgcolor": "rgba(0,0,0,0)",
+                "color": look.faded,
+                "activecolor": look.ink,
+            },
+            "uirevision": "keep",
+            "hovermode": "closest",
+            "hoverlabel": {
+                "bgcolor": look.label,
+                "bordercolor": look.grid,
+                "font": {"family": FONT, "size": 12, "color": look.ink},
+            },
+            "legend": {
+                "orientation": "h",
+                "xref": "container",
+                "yref": "container",
+                "x": 0.01,
+                "y": 0,
+                "xanchor": "left",
+                "yanchor": "bottom",
+                "maxheight": 0.34,
+                "itemwidth": 36,
+                "tracegroupgap": 0,
+                "font": {"size": 12},
+                "bgcolor": "rgba(0,0,0,0)",
+            },
+            "xaxis": axis,
+            "yaxis": axis,
+        }
+    )
+
+
+def _axis(
+    figure: go.Figure,
+    side: str,
+    title: str,
+    *,
+    keep: str,
+    log: bool = False,
+    kind: tables.Kind = "number",
+    large: bool = False,
+) -> None:
+    """Title and scale of an axis; a zoom stays as long as `keep` and the scale do.
+
+    Large numbers have their thousands and millions as letters.
+    """
+    scale = {"number": "log" if log else "linear", "text": "category", "time": "date"}[kind]
+    options = {
+        "title": {"text": title},
+        "type": scale,
+        "uirevision": plain(f"{keep} {scale}"),
+        "exponentformat": "SI" if large else "power",
+        "separatethousands": True,
+    }
+    figure.update_layout({f"{side}axis": options})
+
+
+def _note(figure: go.Figure, theme: Theme, text: str, y: float = 1.0) -> None:
+    """A remark at the edge of the figure."""
+    if not text:
+        return
+    figure.add_annotation(
+        text=text,
+        x=0,
+        y=y,
+        xref="paper",
+        yref="paper",
+        xanchor="left",
+        yanchor="bottom" if y > 0.5 else "top",
+        yshift=8 if y > 0.5 else 0,
+        align="left",
+        showarrow=False,
+        font={"size": 11, "color": _LOOKS[theme].soft},
+    )
+
+
+def _left_out(count: int, why: str) -> str:
+    return f"{count:,} {'run' if count == 1 else 'runs'} not shown: {why}." if count else ""
+
+
+def _thinned(thinned: bool) -> str:
+    return f"   (about {MOST_POINTS:,} points a run)" if thinned else ""
+
+
+def _title(column: Column) -> str:
+    return plain(_capital(column.title))
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,1 @@
+"""The dashboard's views: each gives a layout and registers what happens on it."""

@@ -1,0 +1,368 @@
+"""The table of all runs: filtered, sorted, chosen for comparison, taken away as CSV or LaTeX."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dash
+import dash_ag_grid
+from dash import Input, Output, State, ctx, dcc, html
+
+from data_prep.errors import InputError
+from data_prep.filter import Filter
+from hpo.dashboard import address, tables
+from hpo.dashboard.address import MOST, Query
+from hpo.dashboard.site import Part, Site, card, field, notice, text_of
+from hpo.listing import Format, render
+from hpo.runs import IDENTITY, Row, ranked
+
+BEST = 5
+"""Runs that the button takes."""
+
+STATES = ("complete", "stopped_early", "running", "pruned", "failed", "unreadable")
+"""In the order in which they are counted."""
+
+FIRST = (
+    "state",
+    "best_val_nll",
+    "best_held_out_nll",
+    "test_nll",
+    "test_error",
+    "epochs",
+    "seconds",
+)
+"""Columns that come before the parameters."""
+
+FILES: Mapping[str, tuple[Format, str]] = {
+    "csv": ("csv", "runs.csv"),
+    "latex": ("latex", "runs.tex"),
+    "json": ("json", "runs.json"),
+}
+"""Export: format and name of the file."""
+
+START = """No run is here yet.
+
+    hpo launch --trials 30
+
+trains some; they appear on this page by themselves."""
+
+
+def layout(site: Site, query: Query) -> list[Part]:
+    """The page with everything that its address says."""
+    rows = site.catalog.rows()
+    table = _table(rows, query)
+    return [
+        dcc.Store(id="seen", data=site.catalog.version),
+        dcc.Store(id="asked", data=str(query)),
+        dcc.Download(id="file"),
+        html.Div(_summary(table), id="summary", className="summary"),
+        card("Runs", *_controls(rows, query), _grid(table, query), *_actions(query), wide=True),
+        html.Pre(START, id="start", className="start", hidden=bool(rows)),
+    ]
+
+
+def register(app: dash.Dash, site: Site) -> None:
+    """What happens on this page."""
+
+    @app.callback(
+        Output("grid", "rowData"),
+        Output("grid", "columnDefs"),
+        Output("columns", "options"),
+        Output("summary", "children"),
+        Output("start", "hidden"),
+        Output("fault", "children"),
+        Output("seen", "data"),
+        Input("tick", "n_intervals"),
+        Input("where", "value"),
+        Input("columns", "value"),
+        Input("differing", "value"),
+        State("seen", "data"),
+        prevent_initial_call=True,
+    )
+    def update(
+        _tick: int, where: str, columns: list[str], differing: list[str], seen: int
+    ) -> tuple[object, ...]:
+        version = site.catalog.refresh()
+        if ctx.triggered_id == "tick" and version == seen:
+            raise dash.exceptions.PreventUpdate
+        rows = site.catalog.rows()
+        query = Query(where=where or "", columns=tuple(columns or ()), differing=bool(differing))
+        try:
+            table = _table(rows, query)
+        except InputError as error:
+            kept = (dash.no_update,) * 4
+            return *kept, bool(rows), notice(str(error), kind="fault"), version
+        same = ctx.triggered_id == "tick" and dash.no_update  # else widths chosen by hand are lost
+        heads = same or table.heads
+        options = _options(rows)
+        return table.rows, heads, options, _summary(table), bool(rows), "", version
+
+    @app.callback(
+        Output("grid", "selectedRows"),
+        Input("best", "n_clicks"),
+        Input("none", "n_clicks"),
+        State("grid", "virtualRowData"),
+        prevent_initial_call=True,
+    )
+    def choose(_best: int, _none: int, shown: list[Row] | None) -> object:
+        if ctx.triggered_id == "none":
+            return []
+        first = sorted((row for row in shown or () if row["rank"] is not None), key=_rank)[:BEST]
+        return {"ids": [row["run"] for row in first]}
+
+    @app.callback(
+        Output("file", "data"),
+        *(Input(f"as-{kind}", "n_clicks") for kind in FILES),
+        State("grid", "virtualRowData"),
+        State("grid", "columnState"),
+        prevent_initial_call=True,
+    )
+    def take(*given: Any) -> object:
+        shown, state = given[-2:]
+        style, name = FILES[str(ctx.triggered_id).removeprefix("as-")]
+        return {"content": _listed(site, shown or [], state, style) + "\n", "filename": name}
+
+    app.clientside_callback(  # type: ignore[no-untyped-call]
+        dash.ClientsideFunction("page", "chosen"),
+        Output("compare", "href"),
+        Output("compare", "children"),
+        Output("compare", "className"),
+        Input("grid", "selectedRows"),
+        Input("where", "value"),
+        Input("columns", "value"),
+        Input("differing", "value"),
+        State("asked", "data"),
+    )
+
+
+class _Table:
+    """The rows and columns that are shown."""
+
+    def __init__(self, found: Sequence[Row], shown: Sequence[str], heads: list[Any]) -> None:
+        self.found = found
+        """Runs that match, with all of their columns."""
+        names = ["run", "state", *shown]
+        self.heads = heads
+        ranks = {row["run"]: rank for rank, row in enumerate(ranked(found), start=1)}
+        self.rows = [
+            {"rank": ranks.get(row["run"]), **{name: _plain(row.get(name)) for name in names}}
+            for row in found
+        ]
+        """Of the grid."""
+
+
+def _table(rows: Sequence[Row], query: Query) -> _Table:
+    """Raises FilterError if the filter is none."""
+    known = tables.columns(rows)
+    names = ["run", *(each.name for each in known)]
+    chosen = Filter.parse(query.where, names) if query.where.strip() else None
+    found = [row for row in rows if chosen is None or chosen.matches(row)]
+    if query.differing:
+        shown = tables.differing(found)
+    else:
+        shown = [name for name in query.columns if name in names] or _usual(rows)
+    by_name = {each.name: each for each in known}
+    keys = [str(row["run"]) for row in found]
+    heads = [
+        _choose(keys),
+        _rank_head(),
+        *(_head(by_name[name]) for name in shown if name in by_name),
+    ]
+    return _Table(found, shown, heads)
+
+
+def _usual(rows: Sequence[Row]) -> list[str]:
+    """What is shown at first: what came of a run before what it was given.
+
+    Its name says its study and trial already.
+    """
+    usual = [name for name in tables.usual(rows) if name not in IDENTITY]
+    return [name for name in FIRST if name in usual] + [name for name in usual if name not in FIRST]
+
+
+def _controls(rows: Sequence[Row], query: Query) -> list[Part]:
+    usual = _usual(rows)
+    return [
+        html.Div(
+            [
+                field(
+                    "Filter",
+                    dcc.Input(
+                        id="where",
+                        value=query.where,
+                        debounce=0.4,
+                        placeholder="blocks >= 3 and activation == 'silu'",
+                        maxLength=1000,
+                        className="text",
+                    ),
+                ),
+                field(
+                    "Columns",
+                    dcc.Dropdown(
+                        _options(rows), list(query.columns) or usual, id="columns", multi=True
+                    ),
+                ),
+                dcc.Checklist(
+                    [{"label": "only what differs", "value": "yes"}],
+                    ["yes"] if query.differing else [],
+                    id="differing",
+                    className="choice",
+                ),
+            ],
+            className="controls",
+        ),
+        html.Div(id="fault", role="alert"),
+    ]
+
+
+def _actions(query: Query) -> list[Part]:
+    takes = [html.Button(kind.upper(), id=f"as-{kind}", className="plain") for kind in FILES]
+    return [
+        html.Div(
+            [
+                html.A("Compare", id="compare", href=address.of_comparison(query.runs)),
+                html.Button(f"Choose the best {BEST}", id="best", className="plain"),
+                html.Button("Choose none", id="none", className="plain"),
+                html.Span("Take away what is shown:", className="hint push"),
+                *takes,
+            ],
+            className="actions",
+        ),
+        html.P(
+            f"Choose up to {MOST} runs to compare them. The address holds filter, columns and "
+            "choice: it can be sent to a colleague who has this dashboard open.",
+            className="hint",
+        ),
+    ]
+
+
+def _grid(table: _Table, query: Query) -> dash_ag_grid.AgGrid:
+    there = {row["run"] for row in table.rows}
+    return dash_ag_grid.AgGrid(
+        id="grid",
+        rowData=table.rows,
+        columnDefs=table.heads,
+        selectedRows={"ids": [key for key in query.runs if key in there]},
+        getRowId="params.data.run",
+        defaultColDef={"resizable": True, "sortable": True, "filter": True, "minWidth": 80},
+        rowClassRules={"lesser": "['pruned', 'failed', 'unreadable'].includes(params.data.state)"},
+        dashGridOptions={
+            "theme": {"function": "runsTheme(themeQuartz)"},
+            "rowSelection": {"mode": "multiRow", "enableClickSelection": False},
+            "selectionColumnDef": {"pinned": "left", "width": 44, "resizable": False},
+            "suppressFieldDotNotation": True,
+            "animateRows": False,
+            "rowHeight": 34,
+            "headerHeight": 62,
+            "tooltipShowDelay": 400,
+            "localeText": {"noRowsToShow": "No run matches."},
+        },
+        style={"height": "min(62vh, 640px)", "width": "100%"},
+    )
+
+
+def _choose(keys: Sequence[str]) -> dict[str, Any]:
+    return {
+        "field": "run",
+        "headerName": "run",
+        "pinned": "left",
+        "cellRenderer": "RunLink",
+        "filter": "agTextColumnFilter",
+        "initialWidth": 40 + 8 * min(max((len(key) for key in keys), default=0), 46),
+    }
+
+
+def _rank_head() -> dict[str, Any]:
+    return {
+        "field": "rank",
+        "headerName": "rank",
+        "headerTooltip": "Among the runs that came to their own end, by their objective",
+        "filter": "agNumberColumnFilter",
+        "type": "numericColumn",
+        "sort": "asc",
+        # Those without a rank last, whichever way.
+        "comparator": {"function": "missingLast"},
+        "initialWidth": 96,
+    }
+
+
+def _head(column: tables.Column) -> dict[str, Any]:
+    unit = f" [{column.unit}]" if column.unit else ""
+    head: dict[str, Any] = {
+        "field": column.name,
+        "headerName": column.label + unit,
+        "headerTooltip": f"{column.name}{unit}",
+        "wrapHeaderText": True,
+        "initialWidth": 124,
+        "tooltipField": column.name,
+    }
+    if column.name == "state":
+        return head | {"cellRenderer": "RunState", "initialWidth": 132}
+    if column.kind == "number":
+        return head | {
+            "filter": "agNumberColumnFilter",
+            "type": "numericColumn",
+            "valueFormatter": {"function": f"{_digits(column)}(params.value)"},
+            "comparator": {"function": "missingLast"},
+        }
+    return head | {"filter": "agTextColumnFilter"}
+
+
+def _digits(column: tables.Column) -> str:
+    """Which function of the page writes a number: NLLs line up, with four decimals."""
+    return "nats" if column.unit == "nats/event" else "digits"
+
+
+def _options(rows: Sequence[Row]) -> list[dict[str, str]]:
+    return [
+        {"label": f"{each.name}", "value": each.name, "title": f"{each.group}: {each.label}"}
+        for each in tables.columns(rows)
+    ]
+
+
+def _summary(table: _Table) -> list[Part]:
+    counts = Counter(str(row["state"]) for row in table.found)
+    chips: list[Part] = [
+        html.Span([html.B(f"{counts[state]:,}"), f" {state.replace('_', ' ')}"], className=state)
+        for state in STATES
+        if counts[state]
+    ]
+    first = ranked(table.found)[:1]
+    if first:
+        key, nll = str(first[0]["run"]), first[0].get("best_val_nll")
+        told = f"best: {tables.short(key)}, validation NLL {text_of(nll)} nats/event"
+        chips.append(html.A(told, href=address.of_run(key), className="best"))
+    prints = {row.get("fingerprint") for row in table.found if row["state"] != "unreadable"}
+    if len(prints) > 1:
+        told = f"These runs used {len(prints)} different data sets: their NLLs do not compare."
+        chips.append(notice(told, kind="caution"))
+    return chips
+
+
+def _listed(
+    site: Site, shown: Sequence[Row], state: Sequence[Mapping[str, Any]] | None, style: Format
+) -> str:
+    """The grid as text: its rows in its order, its columns in theirs."""
+    order = [str(each["colId"]) for each in state or () if not each.get("hide")]
+    rows = {str(row["run"]): row for row in site.catalog.rows()}
+    known = {each.name for each in tables.columns(list(rows.values()))}
+    names = [name for name in order if name in known]
+    ranks = {str(row["run"]): row.get("rank") for row in shown}
+    listed = [
+        {"run": key, "rank": rank, **{name: rows[key].get(name) for name in names}}
+        for key, rank in ranks.items()
+        if key in rows
+    ]
+    return render(listed, style)
+
+
+def _plain(value: object) -> object:
+    """As JSON carries it."""
+    return value if value is None or isinstance(value, str | int | float) else str(value)
+
+
+def _rank(row: Row) -> int:
+    rank = row["rank"]
+    return rank if isinstance(rank, int) else 0

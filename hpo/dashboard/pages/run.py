@@ -1,0 +1,358 @@
+"""One run: what came of it, how it learned, what its flow draws beside the data, and all it was
+given."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dash
+from dash import ALL, Input, Output, State, dcc, html
+
+from data_prep.errors import InputError
+from hpo.dashboard import address, figures, portraits, tables
+from hpo.dashboard.address import Query
+from hpo.dashboard.emulated import Slider
+from hpo.dashboard.site import (
+    Part,
+    Site,
+    card,
+    choice,
+    drawn_into,
+    field,
+    graph,
+    keep_zooms,
+    listing,
+    notice,
+    text_of,
+    theme_of,
+)
+from hpo.record import RunRecord
+
+SNAP = 0.012
+"""A slider this close to a simulated value takes it, as a part of its length."""
+
+STEPS = 400
+"""Positions of a slider."""
+
+APART = 0.2
+"""Labels of a slider stand at least so far from each other, as a part of its length."""
+
+GRAPHS = ("run-curves", "run-rates", "portrait", "cells")
+
+
+def layout(site: Site, key: str) -> list[Part]:
+    """The page of the run of that key."""
+    try:
+        record = site.catalog.record(key)
+    except KeyError:
+        return [notice(f"There is no run {key} here.", kind="fault"), _back()]
+    except InputError as error:
+        return [notice(str(error), kind="fault"), _back()]
+    return [
+        dcc.Store(id="run", data=key),
+        dcc.Store(id="run-seen", data=site.catalog.version),
+        html.Div([html.H1(tables.short(key)), *_links(site, record, key)], className="head"),
+        html.Div(_figures_of(record), id="facts", className="facts"),
+        card(
+            "How it learned",
+            html.Div(field("Along", choice("run-along", _ALONG, "epoch")), className="controls"),
+            graph("run-curves", height=400),
+        ),
+        card("Loss rate", graph("run-rates", height=400)),
+        *_density(site, key),
+        card("What it was given", *_options(record), wide=True),
+        card(
+            "Log",
+            html.Pre(site.catalog.log_tail(key), id="log", className="log"),
+            note="The last lines of log.txt.",
+            wide=True,
+        ),
+        card("run.json", _raw(record), wide=True),
+    ]
+
+
+_ALONG = {"epoch": "epoch", "minutes": "wall-clock time", "rows": "rows seen"}
+
+
+def register(app: dash.Dash, site: Site) -> None:
+    """What happens on this page."""
+    keep_zooms(app, GRAPHS)
+
+    @app.callback(
+        Output("run-seen", "data"),
+        Output("facts", "children"),
+        Output("log", "children"),
+        Input("tick", "n_intervals"),
+        State("run-seen", "data"),
+        State("run", "data"),
+        prevent_initial_call=True,
+    )
+    def look(_tick: int, seen: int, key: str) -> tuple[object, ...]:
+        version = site.catalog.refresh()
+        if version == seen or key not in site.catalog.changed_since(seen)[0]:
+            raise dash.exceptions.PreventUpdate
+        try:
+            record = site.catalog.record(key)
+        except InputError:  # being replaced; the next look finds it whole
+            raise dash.exceptions.PreventUpdate from None
+        return version, _figures_of(record), site.catalog.log_tail(key)
+
+    @app.callback(
+        drawn_into("run-curves"),
+        drawn_into("run-rates"),
+        Input("run-seen", "data"),
+        Input("run-along", "value"),
+        Input("theme", "data"),
+        State("run", "data"),
+    )
+    def learned(_seen: int, along: Any, theme: str, key: str) -> tuple[object, ...]:
+        records, look = {key: site.catalog.record(key)}, theme_of(theme)
+        return (
+            figures.curves(records, along=along, theme=look),
+            figures.rates(records, along=along, theme=look),
+        )
+
+    if site.emulated is not None:
+        _register_density(app, site)
+
+
+def _register_density(app: dash.Dash, site: Site) -> None:
+    emulated = site.emulated
+    assert emulated is not None
+
+    @app.callback(
+        drawn_into("portrait"),
+        Output("portrait-notes", "children"),
+        Output({"kind": "told", "condition": ALL}, "children"),
+        Input({"kind": "slide", "condition": ALL}, "value"),
+        Input("pair", "value"),
+        Input("theme", "data"),
+        State({"kind": "slide", "condition": ALL}, "id"),
+        State("run", "data"),
+    )
+    def draw(
+        places: list[float], pair: str | None, theme: str, names: list[Any], key: str
+    ) -> tuple[object, ...]:
+        sliders = {each.name: each for each in emulated.conditions(key)}
+        chosen = {
+            name["condition"]: _value(sliders[name["condition"]], place)
+            for name, place in zip(names, places, strict=True)
+            if name["condition"] in sliders
+        }
+        told = [_told(sliders[name], value) for name, value in chosen.items()]
+        try:
+            seen = emulated.portrait(key, chosen, _pair(pair))
+        except InputError as error:
+            return figures.sentence(str(error), theme_of(theme)), [], told
+        notes = [notice(each) for each in seen.notes]
+        return portraits.portrait(seen, theme_of(theme)), notes, told
+
+    @app.callback(
+        drawn_into("cells"),
+        Output("cells-notes", "children"),
+        Input("run", "data"),
+        Input("theme", "data"),
+    )
+    def cells(key: str, theme: str) -> tuple[object, ...]:
+        try:
+            found = emulated.cells(key)
+        except InputError as error:
+            return figures.sentence(str(error), theme_of(theme)), []
+        told = f"Unphysical draws: {found.unphysical:.3g} of all."
+        return portraits.cell_map(found, theme_of(theme)), [notice(told)]
+
+
+def _density(site: Site, key: str) -> list[Part]:
+    """The cards of what the flow draws, or why there are none."""
+    emulated = site.emulated
+    if emulated is None:
+        return []
+    why_not = emulated.available(key)
+    if why_not is not None:
+        return [card("What it draws", notice(why_not), wide=True)]
+    names = [name for name, _ in emulated.pairs(key)]
+    pairs = [f"{a}|{b}" for i, a in enumerate(names) for b in names[i + 1 :]]
+    options = [{"label": each.replace("|", " and "), "value": each} for each in pairs]
+    first = pairs[0] if pairs else None
+    choose = dcc.Dropdown(options, first, id="pair", clearable=False, disabled=len(pairs) < 2)
+    return [
+        card(
+            "What it draws, beside the test data",
+            html.Div(
+                [*map(_slider, emulated.conditions(key)), field("Columns", choose)],
+                className="controls sliders",
+            ),
+            dcc.Loading(graph("portrait", height=560), delay_show=400, type="dot"),
+            html.Div(id="portrait-notes"),
+            note="At any conditions, between the simulated ones too; marks are simulated values.",
+        ),
+        card(
+            "How well, cell by cell",
+            dcc.Loading(graph("cells", height=560), delay_show=200, type="dot"),
+            html.Div(id="cells-notes"),
+            note="Kolmogorov-Smirnov distance between draws and test rows over what chance gives.",
+        ),
+    ]
+
+
+def _slider(slider: Slider) -> html.Div:
+    name = {"kind": "slide", "condition": slider.name}
+    return html.Div(
+        [
+            html.Div(
+                [html.Span(slider.name), html.B(id={"kind": "told", "condition": slider.name})],
+                className="slider-head",
+            ),
+            dcc.Slider(
+                0,
+                1,
+                1 / STEPS,
+                value=_place(slider, slider.start),
+                marks=_marks(slider),
+                included=False,
+                allow_direct_input=False,
+                id=name,
+            ),
+        ],
+        className="field slide",
+    )
+
+
+def _place(slider: Slider, value: float) -> float:
+    """Where a value stands on its slider, from 0 to 1."""
+    if slider.high <= slider.low:
+        return 0.0
+    if slider.log:
+        return math.log(value / slider.low) / math.log(slider.high / slider.low)
+    return (value - slider.low) / (slider.high - slider.low)
+
+
+def _value(slider: Slider, place: float) -> float:
+    """The value at a place; close to a simulated one, that."""
+    near = min(slider.grid, key=lambda each: abs(_place(slider, each) - place), default=None)
+    if near is not None and abs(_place(slider, near) - place) <= SNAP:
+        return near
+    if slider.log:
+        return float(slider.low * (slider.high / slider.low) ** place)
+    return slider.low + (slider.high - slider.low) * place
+
+
+def _marks(slider: Slider) -> dict[float, str]:
+    """Every simulated value has a mark, and a label where there is room."""
+    marks, last = {}, -1.0
+    for value in slider.grid or (slider.low, slider.high):
+        place = _place(slider, value)
+        roomy = place - last >= APART
+        marks[round(place, 5)] = f"{value:g}" if roomy else ""
+        last = place if roomy else last
+    return marks
+
+
+def _told(slider: Slider, value: float) -> str:
+    simulated = "" if value in slider.grid else " (between)"
+    return f"{value:.4g} {slider.unit}".rstrip() + simulated
+
+
+def _pair(text: str | None) -> tuple[str, str] | None:
+    first, bar, second = (text or "").partition("|")
+    return (first, second) if bar else None
+
+
+def _figures_of(record: RunRecord) -> list[Part]:
+    """The few numbers that tell most."""
+    test, asked = record.test, record.training.get("epochs")
+    epochs = f"{len(record.epochs)}" + (f" of {asked}" if asked else "")
+    facts: dict[str, object] = {
+        "state": record.state.replace("_", " "),
+        "best validation NLL [nats/event]": text_of(record.best_val_nll),
+        "test NLL [nats/event]": f"{test.nll:.5g} ± {test.error:.2g}" if test else "–",
+        "epochs, the best": f"{epochs}, {record.best_epoch or '–'}",
+        "wall-clock time [min]": text_of(_minutes(record)),
+        "parameters": text_of(record.cost.parameters),
+        "FLOP/event": text_of(record.cost.flops_per_event),
+        "restarts": record.restarts,
+        "where": " ".join(
+            map(str, filter(None, [record.environment.host, record.environment.device]))
+        ),
+    }
+    tiles: list[Part] = [
+        html.Div(
+            [html.Span(name), html.B(str(value))], className=record.state if name == "state" else ""
+        )
+        for name, value in facts.items()
+    ]
+    if record.reason:
+        tiles.append(html.P(record.reason, className="reason"))
+    return tiles
+
+
+def _minutes(record: RunRecord) -> float | None:
+    return None if record.cost.seconds is None else record.cost.seconds / 60
+
+
+def _options(record: RunRecord) -> list[Part]:
+    """Every option, by what it is of."""
+    groups: dict[str, Mapping[str, object]] = {
+        "Parameters": record.params,
+        "Flow": record.flow,
+        "Training": record.training,
+        "Pruner": record.pruner,
+        "Seeds": record.seeds,
+        "Data": _flat(dataclasses.asdict(record.data)),
+        "Environment": _flat(dataclasses.asdict(record.environment)),
+        "Times": {"started": record.started, "updated": record.updated},
+    }
+    heads = {"name": "", "value": ""}
+    return [
+        html.Div(
+            [
+                html.Div([html.H3(title), listing(_pairs(values), heads=heads)])
+                for title, values in groups.items()
+                if values
+            ],
+            className="options",
+        )
+    ]
+
+
+def _flat(values: Mapping[str, object]) -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}: {inner}": each for inner, each in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _pairs(values: Mapping[str, object]) -> Sequence[Mapping[str, object]]:
+    return [{"name": name, "value": value} for name, value in values.items()]
+
+
+def _raw(record: RunRecord) -> html.Details:
+    """All of the record as text; of the epochs, which the curves show, only the last."""
+    whole = dataclasses.asdict(record)
+    left_out = max(len(record.epochs) - 1, 0)
+    whole["epochs"] = whole["epochs"][-1:]
+    title = "All of it" + (f", but for {left_out:,} earlier epochs" if left_out else "")
+    return html.Details(
+        [html.Summary(title), html.Pre(json.dumps(whole, indent=2), className="log")]
+    )
+
+
+def _links(site: Site, record: RunRecord, key: str) -> list[Part]:
+    links: list[Part] = []
+    number = (site.studies() if site.studies else {}).get(record.study)
+    if number is not None:
+        href = f"/dashboard/studies/{number}/trials?numbers={record.trial}"
+        links.append(html.A("Open in Optuna", href=href, className="back"))
+    links.append(_back(Query(runs=(key,))))
+    return links
+
+
+def _back(query: Query | None = None) -> html.A:
+    return html.A("Back to the table", href=f"{address.ROOT}{query or ''}", className="back")

@@ -1,0 +1,333 @@
+"""The dashboard's one port: who may look, what may be changed, and which page answers.
+
+optuna-dashboard has no prefix of its own, so it stays at the root and the page of runs lies below
+`/runs`. Everything is behind a token, since whoever shares the machine can reach its ports.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hmac
+import html
+import importlib.resources
+import ipaddress
+import logging
+import signal
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import parse_qs, quote, urlsplit
+
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.wrappers import Request, Response
+
+from data_prep.errors import InputError
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+PORT = 8050
+"""The first port that is tried."""
+THREADS = 8
+RUNS = "/runs/"
+LINK = "/runs-link.js"
+"""The script that puts a link to the runs on optuna-dashboard's pages."""
+
+_LOOKS = frozenset({"GET", "HEAD"})
+_GRACE_S = 0.5
+"""How long requests under way may take to end with the server."""
+
+
+class ServerError(InputError):
+    """A port that cannot be had. The message names it."""
+
+
+def listen(host: str = "127.0.0.1", port: int | None = None) -> socket.socket:
+    """A socket that the server can take requests from.
+
+    Args:
+        host: Address or name of this machine.
+        port: 0: any free one. None: 8050, or the next one that is free.
+
+    Raises:
+        ServerError: If it is taken, or the host is not this machine's.
+    """
+    for number in [port] if port is not None else range(PORT, PORT + 100):
+        try:
+            return _bound(host, number)
+        except OSError as error:
+            if port is not None or not _is_taken(error):
+                raise ServerError(_cannot(host, number, error)) from None
+    raise ServerError(f"the ports {PORT} to {PORT + 99} of {host} are all taken: give --port 0")
+
+
+def application(
+    runs: WSGIApplication,
+    optuna: WSGIApplication | None,
+    *,
+    token: str,
+    allow_edit: bool = False,
+    host: str = "127.0.0.1",
+    script_hashes: Sequence[str] = (),
+) -> WSGIApplication:
+    """Both pages behind the token, as one WSGI application.
+
+    Args:
+        runs: The page of runs, made for the prefix `/runs/`.
+        optuna: optuna-dashboard; None where there is no database.
+        token: What the first address has to carry.
+        allow_edit: Whether optuna-dashboard may write.
+        host: What the server listens on. Requests to another name are refused.
+        script_hashes: CSP hashes of the scripts that stand in the page of runs itself.
+    """
+    root = _no_database if optuna is None else _guarded(optuna, allow_edit=allow_edit)
+    pages = DispatcherMiddleware(root, {RUNS.rstrip("/"): runs})
+    return _Door(pages, token=token, host=host, policy=_policy(script_hashes))
+
+
+def serve(wsgi: WSGIApplication, listening: socket.socket) -> None:
+    """Answer requests until SIGINT or SIGTERM, then end what is under way and come back."""
+    from waitress import create_server, wasyncore
+
+    log = logging.getLogger("waitress")
+    log.setLevel(logging.ERROR)  # that a page asks a lot is no news
+    channels: dict[int, Any] = {}
+    server = create_server(wsgi, channels, sockets=[listening], threads=THREADS, ident=None)
+    with until_ended():
+        try:
+            wasyncore.loop(map=channels, timeout=1.0, use_poll=True)
+        finally:
+            server.task_dispatcher.shutdown(timeout=_GRACE_S)
+            log.setLevel(logging.CRITICAL + 1)  # what is still under way finds itself cut off
+            server.close()
+
+
+@contextlib.contextmanager
+def until_ended() -> Iterator[None]:
+    """SIGINT and SIGTERM end what is done within, and then go on as if it had come to its end."""
+    before = [(one, signal.signal(one, _end)) for one in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        yield
+    except _Ended:
+        pass
+    finally:
+        for one, handler in before:
+            signal.signal(one, handler)
+
+
+class _Ended(SystemExit):
+    """A signal came. What waitress lets through are exits alone."""
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(128)  # at once: until then another process could bind it as well
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _is_taken(error: OSError) -> bool:
+    return error.errno in (errno.EADDRINUSE, errno.EACCES)
+
+
+def _cannot(host: str, port: int, error: OSError) -> str:
+    if _is_taken(error):
+        return f"port {port} of {host} cannot be had ({error.strerror}): give another --port, or 0"
+    return f"{host} is no address of this machine ({error.strerror}): give another --host"
+
+
+def _end(*_: object) -> NoReturn:
+    raise _Ended
+
+
+class _Door:
+    """Lets in who has the token, and says in every answer what a browser may do with it."""
+
+    def __init__(self, pages: WSGIApplication, *, token: str, host: str, policy: str) -> None:
+        self._pages = pages
+        self._token = token
+        self._host = host
+        self._policy = policy
+
+    def __call__(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        request = Request(environ)
+        answer = self._refused(request) or self._moved(request) or self._own(request)
+        return (answer or self._pages)(environ, self._safely(start))
+
+    def _refused(self, request: Request) -> Response | None:
+        if not _is_here(request.host, self._host):
+            # A foreign name that was pointed at this machine, to read with its visitor's rights.
+            return _sentence("This server does not answer to that name.", 403)
+        if not self._has_cookie(request) and not self._has_token(request):
+            return self._locked(request)
+        origin = request.headers.get("Origin")
+        if request.method not in _LOOKS and origin and urlsplit(origin).netloc != request.host:
+            return _sentence("This was asked for by another page.", 403)
+        return None
+
+    def _locked(self, request: Request) -> Response:
+        answer = _sentence("Open the address that `hpo dashboard` printed, with its token.", 401)
+        if request.headers.get("Sec-Fetch-Site") == "cross-site":
+            # A link elsewhere led here, and so the browser kept the cookie back: ask again.
+            answer.headers["Refresh"] = "0"
+        return answer
+
+    def _moved(self, request: Request) -> Response | None:
+        """The first address leads to the same one without the token, which is kept as a cookie."""
+        if "token" in parse_qs(_query(request), keep_blank_values=True):
+            rest = [part for part in _query(request).split("&") if not part.startswith("token=")]
+            answer = _to(request.path, "&".join(rest))
+            if self._has_token(request):
+                answer.set_cookie(_cookie(request), self._token, httponly=True, samesite="Strict")
+            return answer
+        return _to(RUNS) if request.path in ("/", RUNS.rstrip("/")) else None
+
+    def _own(self, request: Request) -> Response | None:
+        if request.path != LINK:
+            return None
+        script = importlib.resources.files("hpo.dashboard").joinpath("link.js").read_bytes()
+        return Response(script, mimetype="text/javascript")
+
+    def _has_token(self, request: Request) -> bool:
+        given = parse_qs(_query(request)).get("token", [""])[0]
+        return self._is_token(given) and request.method in _LOOKS
+
+    def _has_cookie(self, request: Request) -> bool:
+        return self._is_token(request.cookies.get(_cookie(request), ""))
+
+    def _is_token(self, given: str) -> bool:
+        return hmac.compare_digest(given.encode(errors="replace"), self._token.encode())
+
+    def _safely(self, start: StartResponse) -> StartResponse:
+        ours = {
+            "Content-Security-Policy": self._policy,
+            "Referrer-Policy": "same-origin",
+            "X-Content-Type-Options": "nosniff",
+            "X-Frame-Options": "DENY",
+        }
+
+        def safely(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            kind = next((value for name, value in headers if name.lower() == "content-type"), "")
+            more = ours | ({"Cache-Control": "no-store"} if _is_content(kind) else {})
+            kept = [pair for pair in headers if pair[0].title() not in _titles(more)]
+            return start(status, [*kept, *more.items()], *rest)
+
+        return safely
+
+
+def _titles(headers: Iterable[str]) -> set[str]:
+    return {name.title() for name in headers}
+
+
+def _is_content(kind: str) -> bool:
+    """Whether the answer tells of the runs, and is no part of the program."""
+    return kind.startswith(("text/html", "text/csv", "text/plain", "application/json"))
+
+
+def _cookie(request: Request) -> str:
+    """A browser hands the cookies of a host to all of its ports, of which each has its own."""
+    return f"hpo-{urlsplit(f'//{request.host}').port or 80}"
+
+
+def _query(request: Request) -> str:
+    return request.query_string.decode("latin-1")
+
+
+def _is_here(given: str, host: str) -> bool:
+    """Whether a Host header names this server: loopback, or what `--host` says."""
+    try:
+        parts = urlsplit(f"//{given}")
+        name, _ = parts.hostname or "", parts.port
+    except ValueError:
+        return False
+    if name in ("localhost", "127.0.0.1", "::1", host.lower()):
+        return True
+    return host in ("0.0.0.0", "::") and (_is_address(name) or name in _own_names())
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _own_names() -> set[str]:
+    return {socket.gethostname().lower(), socket.getfqdn().lower()}
+
+
+def _policy(script_hashes: Sequence[str]) -> str:
+    """What pages may load: nothing from elsewhere.
+
+    Plotly compiles the drawing of parallel coordinates, and it and both pages style in place.
+    """
+    scripts = " ".join(["script-src 'self' 'unsafe-eval'", *script_hashes])
+    return "; ".join(
+        [
+            "default-src 'self'",
+            scripts,
+            "style-src 'self' 'unsafe-inline'",
+            "img-src 'self' data: blob:",
+            "font-src 'self' data:",
+            "worker-src 'self' blob:",
+            "object-src 'none'",
+            "base-uri 'none'",
+            "form-action 'self'",
+            "frame-ancestors 'none'",
+        ]
+    )
+
+
+def _to(path: str, query: str = "") -> Response:
+    """A redirect on this server: a path that began with two slashes would name another."""
+    where = "/" + quote(path.lstrip("/\\"), safe="/:@!$&'()*+,;=~")
+    return Response(status=303, headers={"Location": f"{where}?{query}" if query else where})
+
+
+def _sentence(text: str, status: int, *, link: bool = False) -> Response:
+    if not link:
+        return Response(f"{text}\n", status, mimetype="text/plain")
+    page = f"<!DOCTYPE html><title>hpo</title><p>{html.escape(text)} <a href='{RUNS}'>Runs</a></p>"
+    return Response(page, status, mimetype="text/html")
+
+
+def _no_database(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+    if environ["PATH_INFO"].startswith("/dashboard"):
+        text = "There is no study database beside these runs, so Optuna has nothing to show."
+        return _sentence(text, 404, link=True)(environ, start)
+    return _sentence("There is no such page.", 404)(environ, start)
+
+
+def _guarded(optuna: WSGIApplication, *, allow_edit: bool) -> WSGIApplication:
+    """optuna-dashboard, which may only be looked at, with the link to the runs on its pages."""
+
+    def guarded(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] not in _LOOKS and not allow_edit:
+            text = "Nothing can be changed here: hpo dashboard --allow-edit permits it."
+            return _sentence(text, 403)(environ, start)
+        # Without this header, which not every client sends, its files end in an error.
+        environ.setdefault("HTTP_ACCEPT_ENCODING", "identity")
+        answer = Response.from_app(optuna, environ)
+        if answer.mimetype == "text/html" and answer.status_code == 200:
+            _add_link(answer)
+        return answer(environ, start)
+
+    return guarded
+
+
+def _add_link(page: Response) -> None:
+    tag = f'<script defer src="{LINK}"></script>'.encode()
+    page.data = page.data.replace(b"</body>", tag + b"</body>", 1)
+    # It is another file than the one that these speak of.
+    for name in ("Last-Modified", "ETag", "Accept-Ranges"):
+        page.headers.pop(name, None)

@@ -1,0 +1,118 @@
+"""What every page of the dashboard is given, and the small parts that all are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dash
+from dash import Input, Output, State, dcc, html
+from dash.development.base_component import Component
+
+from hpo.dashboard.catalog import Catalog
+from hpo.dashboard.emulated import Emulated
+from hpo.dashboard.figures import Theme
+
+Part = str | Component
+"""What a page is made of."""
+
+EVERY_MS = 2000
+"""How often a page asks whether anything changed."""
+
+GRAPH: Any = {
+    "displaylogo": False,
+    "responsive": True,
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
+    "toImageButtonOptions": {"format": "svg"},
+}
+"""Of every graph: zoom, pan, reset, and a vector picture to take away."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Site:
+    """What the pages show."""
+
+    catalog: Catalog
+    emulated: Emulated | None
+    """None where densities cannot be drawn."""
+
+    studies: Callable[[], dict[str, int]] | None
+    """optuna-dashboard's number of each study; None where it is not there."""
+
+
+def theme_of(stored: str | None) -> Theme:
+    """The theme that the browser chose; light until it has said."""
+    return "dark" if stored == "dark" else "light"
+
+
+def notice(text: str, *, kind: str = "note") -> html.P:
+    """A sentence that stands apart: a note, a caution or a fault."""
+    return html.P(text, className=f"notice {kind}", role="status")
+
+
+def card(title: str, *children: Part, note: str = "", wide: bool = False) -> html.Section:
+    """A titled part of a page."""
+    head: list[Part] = [html.H2(title)]
+    if note:
+        head.append(html.P(note, className="hint"))
+    return html.Section([*head, *children], className="card wide" if wide else "card")
+
+
+def graph(name: str, *, height: int = 380) -> html.Div:
+    """A graph that fills its card; a callback draws it by `drawn_into`."""
+    shown = dcc.Graph(id=name, config=GRAPH, style={"height": f"{height}px"})
+    return html.Div([dcc.Store(id=f"{name}-fresh"), shown])
+
+
+def drawn_into(name: str) -> Output:
+    """Where a callback puts the figure of that graph."""
+    return Output(f"{name}-fresh", "data")
+
+
+def keep_zooms(app: dash.Dash, names: Sequence[str]) -> None:
+    """Have new figures of these graphs keep the ranges that a person chose.
+
+    Plotly's `uirevision` would do it, but from Dash 4 on a zoom becomes part of the figure that
+    Dash knows, and with the next figure it is gone.
+    """
+    for name in names:
+        app.clientside_callback(  # type: ignore[no-untyped-call]
+            dash.ClientsideFunction("page", "keepZoom"),
+            Output(name, "figure"),
+            Input(f"{name}-fresh", "data"),
+            State(name, "figure"),
+        )
+
+
+def field(label: str, control: Component) -> Component:
+    """A control with its name above it."""
+    parts = [html.Span(label), control]
+    if isinstance(control, dcc.Input):
+        return html.Label(parts, className="field")
+    # Not a label around the others: it would name the first of their choices.
+    return html.Div(parts, className="field", role="group")
+
+
+def choice(name: str, options: Mapping[str, str], value: str) -> dcc.RadioItems:
+    """One of a few, side by side."""
+    shown = [{"label": label, "value": each} for each, label in options.items()]
+    return dcc.RadioItems(shown, value, id=name, inline=True, className="choice")
+
+
+def listing(rows: Sequence[Mapping[str, object]], *, heads: Mapping[str, str]) -> html.Div:
+    """A small table; `heads` names the columns and gives their titles."""
+    head = html.Tr([html.Th(title) for title in heads.values()])
+    body = [html.Tr([html.Td(text_of(row.get(name))) for name in heads]) for row in rows]
+    return html.Div(html.Table([html.Thead(head), html.Tbody(body)]), className="scroll")
+
+
+def text_of(value: object) -> str:
+    """A value as people read it: numbers to five digits, nothing as a dash."""
+    if value is None or value == ():
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)

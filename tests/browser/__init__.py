@@ -1,0 +1,1 @@
+"""Tests in a real browser, of the real dashboard on a study that was really run."""

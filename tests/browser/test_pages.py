@@ -1,0 +1,318 @@
+"""Every view of the dashboard in a real browser, on a study that really ran.
+
+Whatever the browser complains of on the way (console, page, requests) fails the test: see conftest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from hpo.record import EpochRow, read_all
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+SOON_MS = 20_000
+"""What a busy machine may need for what a person sees at once."""
+
+expect.set_options(timeout=SOON_MS)
+
+
+@pytest.fixture
+def site(dashboard, study: Path):
+    """Address of a dashboard over the study, with its token."""
+    return dashboard(study)
+
+
+def rows_of(page: Page) -> list[str]:
+    """The runs in the table, in its order."""
+    grid = page.locator("#grid")
+    expect(grid.locator(".ag-row").first).to_be_visible()
+    return grid.locator(".ag-pinned-left-cols-container [col-id=run] a").all_inner_texts()
+
+
+def go(page: Page, site: str, path: str) -> None:
+    """Open a path of the dashboard, the first time with the token."""
+    base, _, token = site.partition("/runs/?token=")
+    page.goto(f"{base}/runs/?token={token}")
+    if path != "/runs/":
+        page.goto(base + path)
+
+
+def drawn(page: Page, name: str) -> None:
+    """Wait until the graph of that id shows marks or a sentence."""
+    graph = page.locator(f"#{name}")
+    expect(graph.locator(".main-svg").first).to_be_visible()
+
+
+def test_the_table_shows_every_run_the_best_first(page, site, study):
+    go(page, site, "/runs/")
+
+    shown = rows_of(page)
+
+    every = {path.parent.relative_to(study).as_posix(): record for path, record in read_all(study)}
+    assert set(shown) == set(every)
+    ended = [key for key in shown if every[key].state in ("complete", "stopped_early")]
+    assert ended == sorted(ended, key=lambda key: every[key].best_val_nll)
+    assert shown[: len(ended)] == ended  # the pruned ones after them, without a rank
+
+
+def test_a_filter_keeps_what_matches_and_a_wrong_one_says_what_is_wrong(page, site, study):
+    go(page, site, "/runs/")
+    everything = rows_of(page)
+
+    page.locator("#where").fill("trial < 2")
+    expect(page.locator("#grid .ag-pinned-left-cols-container .ag-row")).to_have_count(2)
+    assert "where=trial" in page.url
+
+    page.locator("#where").fill("trail < 2")
+    expect(page.locator("#fault")).to_contain_text("did you mean 'trial'")
+
+    page.locator("#where").fill("")
+    expect(page.locator("#fault")).to_be_empty()
+    expect(page.locator("#grid .ag-pinned-left-cols-container .ag-row")).to_have_count(
+        len(everything)
+    )
+
+
+def test_only_what_differs_hides_the_columns_that_are_the_same(page, site):
+    go(page, site, "/runs/?column=kind&column=best_val_nll")
+    rows_of(page)
+    heads = page.locator("#grid .ag-header-cell[col-id=kind]")
+    expect(heads).to_have_count(1)
+
+    page.get_by_label("only what differs").check()
+
+    expect(heads).to_have_count(0)
+    assert "differing=1" in page.url
+
+
+def test_what_is_chosen_is_in_the_address_and_comes_back_with_it(page, site):
+    go(page, site, "/runs/")
+    rows_of(page)
+    page.get_by_role("button", name="Choose the best").click()
+    expect(page.locator("#compare")).to_contain_text(re.compile("Compare|Look at"))
+    page.wait_for_function("location.search.includes('run=')")
+    chosen = page.locator("#grid .ag-row-selected").count()
+
+    page.goto(page.url)
+
+    rows_of(page)
+    expect(page.locator("#grid .ag-row-selected")).to_have_count(chosen)
+
+
+@pytest.mark.parametrize(
+    ("kind", "beginning"), [("csv", "run,rank"), ("latex", r"% \usepackage{booktabs}")]
+)
+def test_what_is_shown_can_be_taken_away(page, site, kind, beginning):
+    go(page, site, "/runs/?where=trial<3&column=best_val_nll".replace("<", "%3C"))
+    shown = rows_of(page)
+
+    with page.expect_download() as taken:
+        page.locator(f"#as-{kind}").click()
+
+    text = Path(taken.value.path()).read_text()
+    assert text.startswith(beginning)
+    for key in shown:
+        assert key.split("/")[-1] in text
+
+
+def test_chosen_runs_are_compared_in_every_picture(page, site):
+    go(page, site, "/runs/")
+    rows_of(page)
+    page.get_by_role("button", name="Choose the best").click()
+    page.wait_for_function("document.querySelector('#compare').href.includes('run=')")
+    page.locator("#compare").click()
+
+    expect(page.get_by_role("heading", name="runs compared")).to_be_visible()
+    for name in ("curves", "rates", "trade", "parallel", "importance", "scatter"):
+        drawn(page, name)
+    expect(page.locator("#differences table")).to_contain_text("seed")
+
+    page.get_by_label("wall-clock time").first.check()
+    expect(page.locator("#curves .xtitle").first).to_contain_text("min")
+    page.get_by_label("above the best").check()
+    expect(page.locator("#curves .ytitle").first).to_contain_text("NLL −")
+
+
+def test_a_run_shows_its_curves_its_options_and_what_it_draws(page, site, study):
+    path, record = next((path, one) for path, one in read_all(study) if one.state == "complete")
+    key = path.parent.relative_to(study).as_posix()
+
+    go(page, site, f"/runs/run/{key}")
+
+    expect(page.locator("#facts")).to_contain_text(f"{record.best_val_nll:.5g}")
+    drawn(page, "run-curves")
+    drawn(page, "portrait")
+    drawn(page, "cells")
+    expect(page.locator(".options")).to_contain_text("learning_rate")
+    expect(page.locator("#log")).to_contain_text("epoch 1:")
+
+
+def test_a_slider_moves_the_density_between_the_simulated_cells(page, site, study):
+    key = next(p for p, one in read_all(study) if one.state == "complete").parent.name
+    go(page, site, f"/runs/run/{study_name(study)}/{key}")
+    drawn(page, "portrait")
+    told = page.locator('[id*=\'"condition":"Z"\'][id*=told]')
+    before = told.inner_text()
+
+    thumb = page.locator('[id*=\'"condition":"Z"\'][id*=slide]').get_by_role("slider")
+    thumb.focus()
+    for _ in range(25):
+        thumb.press("ArrowLeft")
+
+    expect(told).not_to_have_text(before)
+    expect(told).to_contain_text("between")
+    drawn(page, "portrait")
+
+
+def test_the_run_leads_to_its_trial_and_the_trial_back(page, site, study):
+    path, record = next(iter(read_all(study)))
+    key = path.parent.relative_to(study).as_posix()
+    go(page, site, f"/runs/run/{key}")
+
+    page.get_by_role("link", name="Open in Optuna").click()
+    page.wait_for_url(re.compile(rf"/dashboard/studies/\d+/trials\?numbers={record.trial}"))
+    back = page.locator("a[href*='/runs/trial/']")
+    expect(back).to_be_visible()
+    back.click()
+
+    page.wait_for_url(re.compile(re.escape(f"/runs/run/{key}")))
+
+
+def test_a_running_trial_moves_by_itself_and_the_zoom_stays(page, dashboard, study, tmp_path):
+    runs = shutil.copytree(study, tmp_path / "runs")
+    path, record = next((path, one) for path, one in read_all(runs) if one.state == "complete")
+    moving = dataclasses.replace(record, state="running", epochs=record.epochs[:2], test=None)
+    moving.write(path.parent)
+    key = path.parent.relative_to(runs).as_posix()
+    go(page, dashboard(runs), f"/runs/compare?run={key}")
+    drawn(page, "curves")
+    plot = "document.querySelector('#curves .js-plotly-plot')"
+    area = page.locator("#curves .nsewdrag").bounding_box()
+    middle = area["y"] + area["height"] / 2
+    page.mouse.move(area["x"] + 0.2 * area["width"], middle)
+    page.mouse.down()
+    page.mouse.move(area["x"] + 0.7 * area["width"], middle, steps=5)
+    page.mouse.up()
+    page.wait_for_function(f"{plot}.layout.xaxis.autorange === false")
+    zoomed = page.evaluate(f"{plot}.layout.xaxis.range")
+
+    grown = dataclasses.replace(moving, epochs=(*moving.epochs, another(moving.epochs[-1])))
+    grown.write(path.parent)
+
+    last = f"Math.max(...{plot}._fullData.flatMap(trace => Array.from(trace.x)))"
+    page.wait_for_function(f"{last} >= 3", timeout=SOON_MS)
+    assert page.evaluate(f"{plot}.layout.xaxis.range") == zoomed
+
+
+def test_the_table_counts_on_while_a_trial_runs(page, dashboard, study, tmp_path):
+    runs = shutil.copytree(study, tmp_path / "runs")
+    path, record = next((path, one) for path, one in read_all(runs) if one.state == "complete")
+    key = path.parent.relative_to(runs).as_posix()
+    moving = dataclasses.replace(record, state="running", epochs=record.epochs[:1], test=None)
+    moving.write(path.parent)
+    go(page, dashboard(runs), "/runs/?column=epochs&column=state")
+    rows_of(page)
+    cell = page.locator(f"#grid .ag-row[row-id='{key}'] [col-id=epochs]")
+    expect(cell).to_have_text("1")
+    page.locator(f"#grid .ag-row[row-id='{key}'] .ag-checkbox-input").first.check()
+
+    began = time.monotonic()
+    dataclasses.replace(moving, epochs=record.epochs[:3]).write(path.parent)
+
+    expect(cell).to_have_text("3")
+    assert time.monotonic() - began < SOON_MS / 1000
+    expect(page.locator("#grid .ag-row-selected")).not_to_have_count(0)  # the choice stays
+
+
+def test_what_a_stranger_wrote_into_a_run_json_stays_text(page, dashboard, study, tmp_path):
+    runs = shutil.copytree(study, tmp_path / "runs")
+    path, record = next((path, one) for path, one in read_all(runs) if one.state == "complete")
+    script = '<img src=x onerror="window.harmed=1"><script>window.harmed=1</script>'
+    evil = dataclasses.replace(
+        record,
+        study=script,
+        reason=script,
+        params={**record.params, script: script},
+        flow={**record.flow, "kind": script},
+        environment=dataclasses.replace(record.environment, host=script, device=script),
+    )
+    evil.write(path.parent)
+    (path.parent / "log.txt").write_text(script)
+    key = path.parent.relative_to(runs).as_posix()
+
+    site = dashboard(runs)
+    for where in ("/runs/", f"/runs/run/{key}", f"/runs/compare?run={key}"):
+        go(page, site, where)
+        expect(page.locator("main > *").first).to_be_visible()
+        page.wait_for_timeout(1500)
+        assert page.evaluate("window.harmed") is None
+
+
+def test_broken_runs_are_rows_with_a_reason_and_harm_nothing_else(page, dashboard, study, tmp_path):
+    runs = shutil.copytree(study, tmp_path / "runs")
+    whole = len(read_all(runs))
+    for number, text in ((90, "{"), (91, "[]"), (92, "{" * 100_000)):
+        folder = runs / study_name(study) / f"trial-{number:05d}"
+        folder.mkdir()
+        (folder / "run.json").write_text(text)
+    link = runs / study_name(study) / "trial-00093"
+    link.mkdir()
+    (link / "run.json").symlink_to("/etc/passwd")
+
+    go(page, dashboard(runs), "/runs/?column=state&column=reason")
+
+    assert len(rows_of(page)) == whole + 4
+    expect(page.locator("#summary")).to_contain_text("4 unreadable")
+    expect(page.locator("#grid")).not_to_contain_text("root:")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_every_view_without_sideways_scrolling(chromium, site, study, scheme):
+    key = next(p for p, one in read_all(study) if one.state == "complete").parent
+    key = key.relative_to(study).as_posix()
+    context = chromium.new_context(viewport={"width": 390, "height": 800}, color_scheme=scheme)
+    page = context.new_page()
+    for where in ("/runs/", f"/runs/run/{key}", f"/runs/compare?run={key}"):
+        go(page, site, where)
+        expect(page.locator(".card").first).to_be_visible()
+        page.wait_for_timeout(1500)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.evaluate("document.documentElement.dataset.theme") == scheme
+    context.close()
+
+
+def test_the_theme_is_switched_and_kept(page, site):
+    go(page, site, "/runs/")
+    expect(page.locator("html")).to_have_attribute("data-theme", "light")
+
+    page.locator("#theme-switch").click()
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+
+    page.reload()
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+
+
+def test_an_empty_folder_says_how_to_start(page, dashboard, tmp_path):
+    (tmp_path / "runs").mkdir()
+
+    go(page, dashboard(tmp_path / "runs"), "/runs/")
+
+    expect(page.locator("#start")).to_contain_text("hpo launch")
+
+
+def study_name(study: Path) -> str:
+    """Of the only study below the folder."""
+    return next(study.glob("*/trial-*")).parent.name
+
+
+def another(last: EpochRow) -> EpochRow:
+    """One epoch more."""
+    return dataclasses.replace(last, epoch=last.epoch + 1)

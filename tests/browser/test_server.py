@@ -1,0 +1,73 @@
+"""The token, and the way between the page of runs and optuna-dashboard."""
+
+import re
+
+import pytest
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+def served(dashboard, folder):
+    """Start a dashboard: its address with the token, and the part of it before any path."""
+    address = dashboard(folder)
+    return address, address.partition("/runs/")[0]
+
+
+def test_the_token_leaves_the_address_and_the_browser_is_known_from_then_on(study, dashboard, page):
+    address, root = served(dashboard, study)
+    page.goto(address)
+    assert page.url == f"{root}/runs/"
+    [cookie] = page.context.cookies()
+    assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
+
+    page.goto(root)
+    assert page.url == f"{root}/runs/"
+
+
+def test_without_the_token_the_page_says_where_it_is(study, dashboard, page):
+    page.goto(f"{served(dashboard, study)[1]}/runs/")
+
+    assert "Open the address that `hpo dashboard` printed" in page.inner_text("body")
+    assert page.faults  # the refusal, and what the browser says of it
+    page.faults.clear()
+
+
+def test_an_address_that_a_file_leads_to_opens_the_page(study, dashboard, page, tmp_path):
+    address, root = served(dashboard, study)
+    leading = tmp_path / "leading.html"
+    leading.write_text(f'<meta http-equiv="refresh" content="0; url={address}">')
+
+    page.goto(leading.as_uri())
+    page.wait_for_url(f"{root}/runs/")
+    page.wait_for_selector("header")
+    # The browser keeps a strict cookie back on its way from elsewhere; it comes the second time.
+    page.faults[:] = [one for one in page.faults if one and "401" not in one]
+
+
+def test_optunas_page_shows_the_study_and_its_link_follows_to_the_trial(study, dashboard, page):
+    address, root = served(dashboard, study)
+    page.goto(address)
+    page.goto(f"{root}/dashboard")
+    link = page.locator("#hpo-runs")
+    assert link.inner_text() == "Runs"
+
+    page.get_by_text("tiny").first.click()
+    page.wait_for_url(re.compile(r"/dashboard/studies/1"))
+    assert link.get_attribute("href") == "/runs/study/1"
+    page.goto(f"{root}/dashboard/studies/1/trials?numbers=3")
+    assert link.get_attribute("href") == "/runs/trial/1/3"
+    page.get_by_text("Trial 3").first.wait_for()
+
+    link.click()
+    page.wait_for_url(re.compile(r"/runs/run/tiny/trial-00003"))
+
+
+def test_optunas_pages_show_what_the_launch_wrote(study, dashboard, page):
+    address, root = served(dashboard, study)
+    page.goto(address)
+    page.goto(f"{root}/dashboard/studies/1")
+    page.get_by_text("validation NLL").first.wait_for()
+    page.locator('[id="user-defined-plot:hpo-learning"] .main-svg').first.wait_for()
+
+    page.goto(f"{root}/dashboard/studies/1/note")
+    page.get_by_text("hpo launch tiny.toml --workers 2").wait_for()
