@@ -148,6 +148,11 @@ class Owner:
         except psutil.NoSuchProcess:
             return False
 
+    def is_same(self, other: Owner) -> bool:
+        """Whether that is this very process."""
+        same = (self.host, self.pid, self.rank) == (other.host, other.pid, other.rank)
+        return same and abs(self.started - other.started) < 1.0
+
     def succeeds(self, other: Owner) -> bool:
         """Whether this is another process in the place of that one: its job was started anew."""
         in_its_place = self.job is not None and (self.job, self.rank) == (other.job, other.rank)
@@ -376,6 +381,19 @@ class Slots:
                 restarts=row.restarts,
             )
             for row in rows
+        ]
+
+    def claims_of(self, owner: Owner) -> list[Claim]:
+        """The trials in an owner's hands."""
+        return [
+            Claim(
+                number=lease.number,
+                trial_id=lease.trial_id,
+                token=lease.token,
+                restarts=lease.restarts,
+            )
+            for lease in self.leases()
+            if owner.is_same(lease.owner)
         ]
 
     @patiently

@@ -123,6 +123,9 @@ class _Worker:
                 self._run(claim)
         except HandBack as told:
             log.info("%s", told)
+            # A claim that the signal cut short: the database knows of it, this process not yet.
+            for claim in self._slots.claims_of(self._owner):
+                self._hand_back(claim, futile=False)
             if told.signal_number == signal.SIGUSR2:
                 self._start_again()
         log.info("%d trials of %s run here", self._done, self._study.study_name)

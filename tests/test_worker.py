@@ -4,7 +4,11 @@ import time
 
 import pytest
 
+from hpo import study as studies
 from hpo import worker
+from hpo.slots import Owner, Slots
+from hpo.spec import load
+from hpo.storage import open_storage, url_of
 from hpo.worker import HandBack, Room
 
 
@@ -60,3 +64,26 @@ def test_workers_of_a_job_spread_over_its_gpus(monkeypatch, visible, rank, chose
     worker._choose_gpu(rank)
 
     assert os.environ["CUDA_VISIBLE_DEVICES"] == chosen
+
+
+def test_a_claim_that_a_signal_cut_short_is_handed_back(tmp_path, monkeypatch):
+    monkeypatch.delenv("HPO_STORAGE", raising=False)
+    spec = load("quick")
+    study = studies.create(
+        open_storage(url_of(None, tmp_path)), spec, runs=tmp_path, fingerprint="f"
+    )
+    slots = Slots(study, max_restarts=3)
+    slots.top_up(2)
+    elsewhere = slots.claim(Owner(host="elsewhere", pid=1, started=0.0))
+    owner = Owner.this_process()
+
+    def cut_short(_slots, claiming):
+        claim(_slots, claiming)
+        raise HandBack(signal.SIGTERM)
+
+    claim = Slots.claim
+    monkeypatch.setattr(Slots, "claim", cut_short)
+    worker._Worker(study, spec, slots, owner, tmp_path).work()
+
+    assert slots.claims_of(owner) == []
+    assert [lease.number for lease in slots.leases()] == [elsewhere.number]
