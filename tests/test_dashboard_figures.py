@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import pytest
 
 from hpo import runs
-from hpo.dashboard import figures, tables
+from hpo.dashboard import figures, style, tables
 from hpo.record import Cost, DataUsed, Environment, EpochRow, RunRecord, read
 
 THESIS = Path(__file__).parents[2] / "shared" / "data" / "thesis_runs"
@@ -140,8 +140,8 @@ def test_text_of_a_record_is_never_a_link(kind):
 
 
 def test_text_reads_the_same_behind_its_escapes():
-    assert figures.plain("a < b & 'c' %{x}\n") == "a &lt; b &amp; 'c' &#37;{x} "
-    assert figures.plain("x" * 100, 10) == "x" * 9 + "…"
+    assert style.plain("a < b & 'c' %{x}\n") == "a &lt; b &amp; 'c' &#37;{x} "
+    assert style.plain("x" * 100, 10) == "x" * 9 + "…"
 
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"parallel", "importances"}))

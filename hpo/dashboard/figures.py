@@ -1,16 +1,12 @@
 """Rows and records as Plotly figures: numbers from `tables`, everything that is seen from here.
 
 A figure is complete without the page: every axis has its unit, and what is left out is said in it.
-Backgrounds are transparent, so that the page's own shows. Text that comes from a run's files goes
-through `plain`, since Plotly takes `<a href=...>` in a label for a link.
-
 A curve of more than `MOST_POINTS` epochs is thinned: it keeps the first, the last and the best
 epoch, and of each stretch between them the lowest and the highest validation NLL and a gap.
 """
 
 from __future__ import annotations
 
-import html
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,11 +18,11 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from hpo.dashboard import tables
+from hpo.dashboard.style import LOOKS, Look, Theme, axis, empty, note, plain, sentence
 from hpo.dashboard.tables import Array, Column, Curve
 from hpo.record import FINISHED, RunRecord
 from hpo.runs import Row, ranked
 
-Theme = Literal["light", "dark"]
 Along = Literal["epoch", "minutes", "rows"]
 
 MOST_POINTS = 2000
@@ -34,8 +30,6 @@ MOST_POINTS = 2000
 
 MOST_SVG = 20_000
 """Points of a figure that are still drawn one by one; more are left to the graphics card."""
-
-FONT = "Inter, system-ui, sans-serif"
 
 DASHES = ("solid", "dashdot", "dot", "longdash", "longdashdot", "dash")
 """Of validation curves: the next one each time that the colours are used up."""
@@ -59,48 +53,6 @@ LARGE = 1e5
 """From here on an axis counts in thousands and millions."""
 
 _ALONG = {"epoch": "Epoch", "minutes": "Wall-clock time [min]", "rows": "Training rows seen"}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Look:
-    """Colours of a theme."""
-
-    ink: str
-    soft: str
-    grid: str
-    accent: str
-    faded: str
-    """Of what stands behind."""
-    label: str
-    """Behind the text of a hover label."""
-    palette: tuple[str, ...]
-    """Okabe & Ito (2008) without their yellow, which is lost on white; lightened for dark."""
-    ramp: tuple[str, ...]
-    """For numbers, low to high: viridis without the end that is lost on this background."""
-
-
-_LOOKS: Mapping[Theme, _Look] = {
-    "light": _Look(
-        ink="#1b2330",
-        soft="#5b6675",
-        grid="#e9ecf0",
-        accent="#0072B2",
-        faded="#c3cad3",
-        label="#ffffff",
-        palette=("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
-        ramp=("#440154", "#31688e", "#35b779", "#c9bd1f"),
-    ),
-    "dark": _Look(
-        ink="#e4e8ee",
-        soft="#9aa5b4",
-        grid="#262c34",
-        accent="#56B4E9",
-        faded="#4a5462",
-        label="#20262e",
-        palette=("#FF7A33", "#4F9DEB", "#1FC79A", "#E79AC4", "#F0B440", "#8ADCF7", "#F2F4F7"),
-        ramp=("#8f76d6", "#4f9dc4", "#43c98a", "#fde725"),
-    ),
-}
 
 
 def curves(
@@ -134,15 +86,15 @@ def curves(
         return sentence("No run has an epoch with a validation NLL yet.", theme)
 
     floor = min(_lowest(each.curve.val_nll) for each in drawn) if excess else 0.0
-    figure = _empty(theme)
+    figure = empty(theme)
     for line in drawn:
         figure.add_traces(_learning(line, along, smoothing, floor, excess, _tracer(drawn)))
     told = f"NLL − {floor:.4f}" if excess else "NLL"
-    _axis(figure, "x", _ALONG[along], log=log_x, keep=along, large=along == "rows")
-    _axis(figure, "y", f"{told} [{tables.NLL}]", log=excess, keep=str(excess))
+    axis(figure, "x", _ALONG[along], log=log_x, keep=along, large=along == "rows")
+    axis(figure, "y", f"{told} [{tables.NLL}]", log=excess, keep=str(excess))
     figure.update_yaxes(range=_excess_span(drawn, floor) if excess else _span(drawn))
     thinned = any(len(each.at) < _told(each.curve) for each in drawn)
-    _note(figure, theme, "— validation   - - training   ● best epoch" + _thinned(thinned))
+    note(figure, theme, "— validation   - - training   ● best epoch" + _thinned(thinned))
     return figure
 
 
@@ -161,16 +113,16 @@ def rates(
     if not any(np.isfinite(each).any() for each in positive.values()):
         return sentence("No run has a positive loss rate yet.", theme)
 
-    figure = _empty(theme)
+    figure = empty(theme)
     for line in drawn:
         figure.add_trace(_rate(line, positive[line.key], along, _tracer(drawn)))
     units = sorted({tables.rate_unit(each) for each in records.values()})
-    _axis(figure, "x", _ALONG[along], log=log_x, keep=along, large=along == "rows")
-    _axis(figure, "y", f"Loss rate [{' or '.join(units)}]", log=True, keep="rate")
+    axis(figure, "x", _ALONG[along], log=log_x, keep=along, large=along == "rows")
+    axis(figure, "y", f"Loss rate [{' or '.join(units)}]", log=True, keep="rate")
     limits = _thresholds(figure, drawn, theme)
     figure.update_yaxes(range=_rate_span(positive.values(), limits))
     rose = any((each.curve.loss_rate <= 0).any() for each in drawn)
-    _note(figure, theme, "Gaps are epochs in which the smoothed objective rose." if rose else "")
+    note(figure, theme, "Gaps are epochs in which the smoothed objective rose." if rose else "")
     return figure
 
 
@@ -190,10 +142,10 @@ def parallel(rows: Sequence[Row], columns: Sequence[str], theme: Theme = "light"
     known = {each.name: each for each in tables.columns(able)}
     lines = [_line(able, known[name]) for name in columns if name in known]
     nlls = [tables.objective(row) for row in able]
-    figure = _empty(theme)
+    figure = empty(theme)
     figure.add_trace(_parallel(lines, nlls, tables.objective_label(able), theme))
     figure.update_layout(margin={"l": 56, "r": 72, "t": 72, "b": 28})
-    _note(figure, theme, _left_out(len(rows) - len(able), "without a validation NLL"), y=-0.02)
+    note(figure, theme, _left_out(len(rows) - len(able), "without a validation NLL"), y=-0.02)
     return figure
 
 
@@ -201,9 +153,9 @@ def importances(pairs: Sequence[tuple[str, float]], theme: Theme = "light") -> g
     """How much each parameter tells the better runs from all, as bars."""
     if not pairs:
         return sentence("There is no parameter to tell of.", theme)
-    look = _LOOKS[theme]
+    look = LOOKS[theme]
     shares = [100 * share for _, share in reversed(pairs)]
-    figure = _empty(theme)
+    figure = empty(theme)
     figure.add_bar(
         x=shares,
         y=[plain(name, 24) for name, _ in reversed(pairs)],
@@ -215,7 +167,7 @@ def importances(pairs: Sequence[tuple[str, float]], theme: Theme = "light") -> g
         cliponaxis=False,
         hovertemplate="%{y}: %{x:.1f} %<extra></extra>",
     )
-    _axis(figure, "x", "Share of the importance [%]", keep="importance")
+    axis(figure, "x", "Share of the importance [%]", keep="importance")
     figure.update_xaxes(range=[0, 1.14 * max(*shares, 1.0)])
     figure.update_yaxes(ticksuffix="  ", automargin=True, showgrid=False, type="category")
     figure.update_layout(bargap=0.35, showlegend=False)
@@ -245,19 +197,19 @@ def scatter(
     if not shown:
         return sentence(f"No run has both {known[x].label} and {known[y].label}.", theme)
 
-    figure = _empty(theme)
+    figure = empty(theme)
     paint = _paint(shown, known.get(colour or ""), theme)
     for state in dict.fromkeys([*SYMBOLS, *(str(row["state"]) for row in shown)]):
         if group := [row for row in shown if row["state"] == state]:
             figure.add_trace(_points(group, state, known[x], known[y], paint, theme))
-            figure.add_trace(_key(plain(state.replace("_", " ")), _LOOKS[theme].soft, state))
+            figure.add_trace(_key(plain(state.replace("_", " ")), LOOKS[theme].soft, state))
     figure.add_traces(paint.legend)
     figure.update_layout(coloraxis=paint.axis)
     for side, column, log in (("x", known[x], log_x), ("y", known[y], log_y)):
         large = max(tables.number(row.get(column.name)) or 0 for row in shown) >= LARGE
         kind = column.kind
-        _axis(figure, side, _title(column), log=log, keep=column.name, kind=kind, large=large)
-    _note(figure, theme, _left_out(len(rows) - len(shown), "without these values"))
+        axis(figure, side, _title(column), log=log, keep=column.name, kind=kind, large=large)
+    note(figure, theme, _left_out(len(rows) - len(shown), "without these values"))
     return figure
 
 
@@ -272,42 +224,16 @@ def trade(rows: Sequence[Row], cost: str, theme: Theme = "light") -> go.Figure:
     front = [by_key[key] for key in best]
     rest = [row for key, row in by_key.items() if key not in set(best)]
 
-    figure = _empty(theme)
+    figure = empty(theme)
     if rest:
         figure.add_trace(_priced(rest, cost, "beaten by another", theme))
     figure.add_trace(_priced(front, cost, "Pareto front", theme))
     costs = [each for row in priced if (each := tables.number(row[cost])) is not None]
     log = tables.logarithmic(costs)
-    _axis(figure, "x", _title(column), log=log, keep=cost, large=max(costs) >= LARGE)
-    _axis(figure, "y", _capital(tables.objective_label(priced)), keep="objective")
-    _note(figure, theme, _left_out(len(rows) - len(priced), "unfinished or of unknown cost"))
+    axis(figure, "x", _title(column), log=log, keep=cost, large=max(costs) >= LARGE)
+    axis(figure, "y", _capital(tables.objective_label(priced)), keep="objective")
+    note(figure, theme, _left_out(len(rows) - len(priced), "unfinished or of unknown cost"))
     return figure
-
-
-def sentence(text: str, theme: Theme = "light") -> go.Figure:
-    """A figure that says one sentence instead of showing axes."""
-    figure = _empty(theme)
-    lines = textwrap.wrap(text, 44, break_long_words=True) or [""]
-    figure.add_annotation(
-        text="<br>".join(plain(line) for line in lines),
-        x=0.5,
-        y=0.5,
-        xref="paper",
-        yref="paper",
-        showarrow=False,
-        font={"size": 14, "color": _LOOKS[theme].soft},
-    )
-    figure.update_xaxes(visible=False)
-    figure.update_yaxes(visible=False)
-    return figure
-
-
-def plain(text: object, most: int = 60) -> str:
-    """Text as Plotly shows it letter by letter: no tags, no templates, no control characters."""
-    line = "".join(each if each.isprintable() else " " for each in str(text))
-    cut = line if len(line) <= most else line[: most - 1] + "…"
-    # Plotly knows &lt; and numbers, but not &quot;.
-    return html.escape(cut, quote=False).replace("%{", "&#37;{")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -356,7 +282,7 @@ class _Paint:
 
 
 def _lines(records: Mapping[str, RunRecord], theme: Theme) -> list[_Line]:
-    palette, names = _LOOKS[theme].palette, tables.names(records)
+    palette, names = LOOKS[theme].palette, tables.names(records)
     found = []
     for index, (key, record) in enumerate(records.items()):
         curve = tables.curve(record)
@@ -369,7 +295,7 @@ def _lines(records: Mapping[str, RunRecord], theme: Theme) -> list[_Line]:
                 at=_thin(curve),
                 colour=palette[index % len(palette)],
                 dash=DASHES[index // len(palette) % len(DASHES)],
-                ring=_LOOKS[theme].label,
+                ring=LOOKS[theme].label,
             )
         )
     return found
@@ -558,12 +484,12 @@ def _thresholds(figure: go.Figure, lines: Sequence[_Line], theme: Theme) -> list
             x1=1,
             y0=rate,
             y1=rate,
-            line={"color": _LOOKS[theme].soft, "width": 1, "dash": "dot"},
+            line={"color": LOOKS[theme].soft, "width": 1, "dash": "dot"},
             label={
                 "text": f"stops below {rate:g} {unit}{whose}",
                 "textposition": "start",
                 "yanchor": "bottom",
-                "font": {"color": _LOOKS[theme].soft, "size": 11},
+                "font": {"color": LOOKS[theme].soft, "size": 11},
             },
         )
     return [rate for rate, _ in found]
@@ -634,7 +560,7 @@ def _ticked(text: str) -> str:
 
 
 def _parallel(lines: list[dict[str, Any]], nlls: Sequence[Any], label: str, theme: Theme) -> Any:
-    look = _LOOKS[theme]
+    look = LOOKS[theme]
     given = np.array(nlls, dtype=np.float64)
     low, high = float(given.min()), float(np.median(given))
     last = {"label": _capital(label).replace(" [", "<br>["), "values": given, "tickformat": ".3f"}
@@ -669,7 +595,7 @@ def _drawable(row: Row, column: Column, log: bool) -> bool:
 
 
 def _paint(rows: Sequence[Row], column: Column | None, theme: Theme) -> _Paint:
-    look = _LOOKS[theme]
+    look = LOOKS[theme]
     if column is None:
         return _Paint(of=lambda _: look.accent, axis={}, legend=[], column=None)
     if column.kind == "number":
@@ -687,7 +613,7 @@ def _paint(rows: Sequence[Row], column: Column | None, theme: Theme) -> _Paint:
     return _Paint(of=of, axis={}, legend=legend, column=column)
 
 
-def _graded(rows: Sequence[Row], column: Column, look: _Look) -> _Paint:
+def _graded(rows: Sequence[Row], column: Column, look: Look) -> _Paint:
     """Colours for numbers, on a bar beside the plot; by their logarithm where that looks right."""
     given = [each for row in rows if (each := tables.number(row.get(column.name))) is not None]
     log = tables.logarithmic(given)
@@ -725,7 +651,7 @@ def _key(name: str, colour: str, state: str | None = None) -> Any:
 def _points(
     rows: Sequence[Row], state: str, x: Column, y: Column, paint: _Paint, theme: Theme
 ) -> Any:
-    look = _LOOKS[theme]
+    look = LOOKS[theme]
     graded = {"coloraxis": "coloraxis"} if paint.axis else {}
     told = [each for each in (x, y, paint.column) if each is not None]
     symbol = SYMBOLS.get(state, "square")
@@ -777,7 +703,7 @@ def _brief(value: float) -> str:
 
 
 def _priced(rows: Sequence[Row], cost: str, name: str, theme: Theme) -> Any:
-    look = _LOOKS[theme]
+    look = LOOKS[theme]
     on_front = name == "Pareto front"
     columns = [each for each in tables.columns(rows) if each.name in (cost, "best_val_nll")]
     labels = [plain(tables.short(tables.key_of(row)), 24) for row in rows]
@@ -799,102 +725,6 @@ def _priced(rows: Sequence[Row], cost: str, name: str, theme: Theme) -> Any:
         customdata=[tables.key_of(row) for row in rows],
         hovertext=[_told_of(row, columns) for row in rows],
         hovertemplate="%{hovertext}<extra></extra>",
-    )
-
-
-def _empty(theme: Theme) -> go.Figure:
-    """A figure in our style with nothing in it yet."""
-    look = _LOOKS[theme]
-    axis = {
-        "gridcolor": look.grid,
-        "linecolor": look.grid,
-        "tickcolor": look.grid,
-        "tickfont": {"color": look.soft, "size": 12},
-        "title": {"font": {"color": look.ink, "size": 13}, "standoff": 10},
-        "zeroline": False,
-        "automargin": True,
-    }
-    return go.Figure(
-        layout={
-            "template": "none",
-            "font": {"family": FONT, "size": 13, "color": look.ink},
-            "paper_bgcolor": "rgba(0,0,0,0)",
-            "plot_bgcolor": "rgba(0,0,0,0)",
-            "margin": {"l": 64, "r": 20, "t": 36, "b": 48},
-            "separators": ".,",
-            "modebar": {
-                "bgcolor": "rgba(0,0,0,0)",
-                "color": look.faded,
-                "activecolor": look.ink,
-            },
-            "uirevision": "keep",
-            "hovermode": "closest",
-            "hoverlabel": {
-                "bgcolor": look.label,
-                "bordercolor": look.grid,
-                "font": {"family": FONT, "size": 12, "color": look.ink},
-            },
-            "legend": {
-                "orientation": "h",
-                "xref": "container",
-                "yref": "container",
-                "x": 0.01,
-                "y": 0,
-                "xanchor": "left",
-                "yanchor": "bottom",
-                "maxheight": 0.34,
-                "itemwidth": 36,
-                "tracegroupgap": 0,
-                "font": {"size": 12},
-                "bgcolor": "rgba(0,0,0,0)",
-            },
-            "xaxis": axis,
-            "yaxis": axis,
-        }
-    )
-
-
-def _axis(
-    figure: go.Figure,
-    side: str,
-    title: str,
-    *,
-    keep: str,
-    log: bool = False,
-    kind: tables.Kind = "number",
-    large: bool = False,
-) -> None:
-    """Title and scale of an axis; a zoom stays as long as `keep` and the scale do.
-
-    Large numbers have their thousands and millions as letters.
-    """
-    scale = {"number": "log" if log else "linear", "text": "category", "time": "date"}[kind]
-    options = {
-        "title": {"text": title},
-        "type": scale,
-        "uirevision": plain(f"{keep} {scale}"),
-        "exponentformat": "SI" if large else "power",
-        "separatethousands": True,
-    }
-    figure.update_layout({f"{side}axis": options})
-
-
-def _note(figure: go.Figure, theme: Theme, text: str, y: float = 1.0) -> None:
-    """A remark at the edge of the figure."""
-    if not text:
-        return
-    figure.add_annotation(
-        text=text,
-        x=0,
-        y=y,
-        xref="paper",
-        yref="paper",
-        xanchor="left",
-        yanchor="bottom" if y > 0.5 else "top",
-        yshift=8 if y > 0.5 else 0,
-        align="left",
-        showarrow=False,
-        font={"size": 11, "color": _LOOKS[theme].soft},
     )
 
 

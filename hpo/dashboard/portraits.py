@@ -8,8 +8,7 @@ Names and units come from files and go through `figures.plain`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -18,9 +17,10 @@ import plotly.graph_objects as go
 
 from data_prep.columns import Column
 from hpo import density
+from hpo.dashboard import style
 from hpo.dashboard.cellmap import CellMap
-from hpo.dashboard.figures import FONT, Theme, plain
 from hpo.dashboard.likeness import Portrait, Side
+from hpo.dashboard.style import LOOKS, Look, Theme, faint, plain
 from hpo.density import Array
 
 MOST_LABELS = 16
@@ -37,51 +37,10 @@ _UNITS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Look:
-    """Colours of a theme."""
-
-    ink: str
-    soft: str
-    grid: str
-    empty: str
-    """Of cells without a number."""
-    label: str
-    """Behind the text of a hover label."""
-    emulator: str
-    data: str
-    rgb: str
-    """Of `data`, to be mixed with the background."""
-
-
-_LOOKS: Mapping[Theme, _Look] = {
-    "light": _Look(
-        ink="#1b2330",
-        soft="#5b6675",
-        grid="#e9ecf0",
-        empty="#dfe3e8",
-        label="#ffffff",
-        emulator="#D55E00",
-        data="#0072B2",
-        rgb="0,114,178",
-    ),
-    "dark": _Look(
-        ink="#e4e8ee",
-        soft="#9aa5b4",
-        grid="#262c34",
-        empty="#2b323b",
-        label="#20262e",
-        emulator="#FF7A33",
-        data="#4F9DEB",
-        rgb="79,157,235",
-    ),
-}
-
-
 def portrait(p: Portrait, theme: Theme = "light") -> go.Figure:
     """Contours of the flow's density over the data, with both marginals; or the one density."""
-    look = _LOOKS[theme]
-    figure = _empty(look)
+    look = LOOKS[theme]
+    figure = _empty(theme)
     if len(p.columns) == 1:
         _alone(figure, p, look)
     else:
@@ -92,15 +51,15 @@ def portrait(p: Portrait, theme: Theme = "light") -> go.Figure:
 
 def cell_map(c: CellMap, theme: Theme = "light") -> go.Figure:
     """How far the draws are from the data in every cell, in units of what chance gives."""
-    look = _LOOKS[theme]
-    figure = _empty(look)
+    look = LOOKS[theme]
+    figure = _empty(theme)
     names = [[f"{value:g}" for value in values] for values in c.values]
     places = {"x": names[0], "y": names[1] if len(c.axes) > 1 else [""], "xgap": 2, "ygap": 2}
     told = np.vectorize(lambda i, j: _of_cell(c, i, j), otypes=[object])(
         *np.indices(c.ratio_XY.shape)
     ).T.tolist()
     shared = {**places, "customdata": told, "hovertemplate": "%{customdata}<extra></extra>"}
-    grey = [[0, look.empty], [1, look.empty]]
+    grey = [[0, look.blank], [1, look.blank]]
     figure.add_heatmap(z=np.zeros_like(c.ratio_XY.T), colorscale=grey, showscale=False, **shared)
     figure.add_heatmap(**shared, **_ratios(c, look))
     _category_axes(figure, c)
@@ -108,48 +67,17 @@ def cell_map(c: CellMap, theme: Theme = "light") -> go.Figure:
     return figure
 
 
-def _empty(look: _Look) -> go.Figure:
-    """A figure in our style with nothing in it yet."""
-    axis = {
-        "gridcolor": look.grid,
-        "tickfont": {"color": look.soft, "size": 12},
-        "title": {"font": {"color": look.ink, "size": 13}},
-        "showline": False,
-        "zeroline": False,
-        "automargin": True,
-        "exponentformat": "power",
-    }
-    hover = {"family": FONT, "size": 12, "color": look.ink}
-    legend = {
-        "orientation": "h",
-        "yref": "container",
-        "y": 0,
-        "yanchor": "bottom",
-        "x": 0,
-        "font": {"size": 12},
-        "bgcolor": "rgba(0,0,0,0)",
-    }
-    return go.Figure(
-        layout={
-            "template": {"layout": {"xaxis": axis, "yaxis": axis}},
-            "font": {"family": FONT, "size": 13, "color": look.ink},
-            "paper_bgcolor": "rgba(0,0,0,0)",
-            "plot_bgcolor": "rgba(0,0,0,0)",
-            "margin": {"l": 60, "r": 16, "t": 60, "b": 48},
-            "uirevision": "keep",
-            "hovermode": "closest",
-            "hoverlabel": {"bgcolor": look.label, "bordercolor": look.grid, "font": hover},
-            "legend": legend,
-        }
-    )
+def _empty(theme: Theme) -> go.Figure:
+    """As all figures, with room above for what is shown."""
+    return style.empty(theme).update_layout(margin={"l": 60, "r": 16, "t": 60, "b": 48})
 
 
-def _plane(figure: go.Figure, p: Portrait, look: _Look) -> None:
+def _plane(figure: go.Figure, p: Portrait, look: Look) -> None:
     edges = (p.edges[0], p.edges[1])
     if p.data is not None:
         _rows(figure, p.data, edges, look)
         _contours(figure, p.data, edges, "data", look.data, "dash")
-        _marginals(figure, p.data, p.joined, look.data, f"rgba({look.rgb},0.25)")
+        _marginals(figure, p.data, p.joined, look.data, faint(look.data, 0.25))
     _contours(figure, p.emulator, edges, "emulator", look.emulator, "solid")
     _marginals(figure, p.emulator, p.joined, look.emulator, None)
     _axis(figure, "xaxis", _label(p.columns[0]), [0, 0.81], edges[0])
@@ -160,11 +88,11 @@ def _plane(figure: go.Figure, p: Portrait, look: _Look) -> None:
         _axis(figure, name, _per(p.columns[k], "<br>"), domain, top, anchor=anchor, **small)
 
 
-def _alone(figure: go.Figure, p: Portrait, look: _Look) -> None:
+def _alone(figure: go.Figure, p: Portrait, look: Look) -> None:
     """The density of the only event column."""
     if p.data is not None:
         name = f"data, n = {p.data.rows:,}"
-        fill: dict[str, Any] = {"fill": "tozeroy", "fillcolor": f"rgba({look.rgb},0.25)"}
+        fill: dict[str, Any] = {"fill": "tozeroy", "fillcolor": faint(look.data, 0.25)}
         _steps(figure, p.joined[0], p.data.marginals[0], look.data, name=name, **fill)
     name = f"emulator, n = {p.emulator.rows:,}"
     _steps(figure, p.joined[0], p.emulator.marginals[0], look.emulator, name=name)
@@ -184,7 +112,7 @@ def _round(value: float) -> float:
     return float(f"{step * math.floor(value / step):.1g}")
 
 
-def _rows(figure: go.Figure, data: Side, edges: density.Edges, look: _Look) -> None:
+def _rows(figure: go.Figure, data: Side, edges: density.Edges, look: Look) -> None:
     """The data themselves, beneath the lines."""
     shared = {"hoverinfo": "skip", "showlegend": False, "legendgroup": "data"}
     if data.points_N2 is not None:
@@ -192,7 +120,7 @@ def _rows(figure: go.Figure, data: Side, edges: density.Edges, look: _Look) -> N
         x, y = data.points_N2.astype(np.float32).T
         figure.add_scatter(x=x, y=y, mode="markers", marker=dots, **shared)
     elif data.shade_XY is not None:
-        scale = [[0, f"rgba({look.rgb},0.05)"], [1, f"rgba({look.rgb},0.6)"]]
+        scale = [[0, faint(look.data, 0.05)], [1, faint(look.data, 0.6)]]
         figure.add_heatmap(
             x=edges[0],
             y=edges[1],
@@ -273,7 +201,7 @@ def _head(figure: go.Figure, p: Portrait) -> None:
     )
 
 
-def _ratios(c: CellMap, look: _Look) -> dict[str, Any]:
+def _ratios(c: CellMap, look: Look) -> dict[str, Any]:
     """The coloured cells."""
     ratio_YX = np.where(np.isfinite(c.ratio_XY), c.ratio_XY, math.nan).T
     few = max(c.ratio_XY.shape) <= MOST_LABELS
@@ -329,7 +257,7 @@ def _category_axes(figure: go.Figure, c: CellMap) -> None:
         figure.update_yaxes(showticklabels=False, **plain_axis)
 
 
-def _frames(c: CellMap, look: _Look) -> list[dict[str, Any]]:
+def _frames(c: CellMap, look: Look) -> list[dict[str, Any]]:
     """A frame around each cell that was held out."""
     places = [(i, j) for i, j in product(*map(range, c.ratio_XY.shape)) if c.held_out_XY[i, j]]
     line = {"color": look.emulator, "width": 2.5}

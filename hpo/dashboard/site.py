@@ -12,7 +12,7 @@ from dash.development.base_component import Component
 
 from hpo.dashboard.catalog import Catalog
 from hpo.dashboard.emulated import Emulated
-from hpo.dashboard.figures import Theme
+from hpo.dashboard.style import Theme
 
 Part = str | Component
 """What a page is made of."""

@@ -9,7 +9,7 @@ import dash
 from dash import Input, Output, State, ctx, dcc, html
 
 from data_prep.errors import InputError
-from hpo.dashboard import address, figures, tables
+from hpo.dashboard import address, figures, style, tables
 from hpo.dashboard.address import Query
 from hpo.dashboard.site import (
     Part,
@@ -180,7 +180,7 @@ def register(app: dash.Dash, site: Site) -> None:
         try:
             importance = figures.importances(tables.importance(rows), look)
         except InputError as error:
-            importance = figures.sentence(str(error), look)
+            importance = style.sentence(str(error), look)
         return figures.parallel(rows, shown, look), importance
 
     @app.callback(
@@ -218,7 +218,7 @@ def register(app: dash.Dash, site: Site) -> None:
     )
     def traded(_seen: int, of: str, cost: str | None, theme: str, keys: list[str]) -> object:
         if cost is None:
-            return figures.sentence("None of these runs tells what it cost.", theme_of(theme))
+            return style.sentence("None of these runs tells what it cost.", theme_of(theme))
         return figures.trade(_rows(site, keys, of), cost, theme_of(theme))
 
     @app.callback(

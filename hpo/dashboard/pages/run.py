@@ -13,7 +13,7 @@ import dash
 from dash import ALL, Input, Output, State, dcc, html
 
 from data_prep.errors import InputError
-from hpo.dashboard import address, figures, portraits, tables
+from hpo.dashboard import address, figures, portraits, style, tables
 from hpo.dashboard.address import Query
 from hpo.dashboard.emulated import Slider
 from hpo.dashboard.site import (
@@ -147,7 +147,7 @@ def _register_density(app: dash.Dash, site: Site) -> None:
         try:
             seen = emulated.portrait(key, chosen, _pair(pair))
         except InputError as error:
-            return figures.sentence(str(error), theme_of(theme)), [], told
+            return style.sentence(str(error), theme_of(theme)), [], told
         notes = [notice(each) for each in seen.notes]
         return portraits.portrait(seen, theme_of(theme)), notes, told
 
@@ -161,7 +161,7 @@ def _register_density(app: dash.Dash, site: Site) -> None:
         try:
             found = emulated.cells(key)
         except InputError as error:
-            return figures.sentence(str(error), theme_of(theme)), []
+            return style.sentence(str(error), theme_of(theme)), []
         told = f"Unphysical draws: {found.unphysical:.3g} of all."
         return portraits.cell_map(found, theme_of(theme)), [notice(told)]
 

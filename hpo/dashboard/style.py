@@ -1,0 +1,205 @@
+"""How every figure of the dashboard looks: colours of both themes, type, axes, and text made safe.
+
+Backgrounds are transparent, so that the page's own shows. Text that comes from a run's files goes
+through `plain`, since Plotly takes `<a href=...>` in a label for a link.
+"""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import plotly.graph_objects as go
+
+from hpo.dashboard import tables
+
+Theme = Literal["light", "dark"]
+
+FONT = "Inter, system-ui, sans-serif"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """Colours of a theme."""
+
+    ink: str
+    soft: str
+    grid: str
+    accent: str
+    faded: str
+    """Of what stands behind."""
+    label: str
+    """Behind the text of a hover label."""
+    palette: tuple[str, ...]
+    """Okabe & Ito (2008) without their yellow, which is lost on white; lightened for dark."""
+    ramp: tuple[str, ...]
+    """For numbers, low to high: viridis without the end that is lost on this background."""
+    blank: str
+    """Of a place without a number."""
+
+    @property
+    def emulator(self) -> str:
+        """Of what a flow draws."""
+        return self.palette[0]
+
+    @property
+    def data(self) -> str:
+        """Of the rows beside it."""
+        return self.palette[1]
+
+
+LOOKS: Mapping[Theme, Look] = {
+    "light": Look(
+        ink="#1b2330",
+        soft="#5b6675",
+        grid="#e9ecf0",
+        accent="#0072B2",
+        faded="#c3cad3",
+        label="#ffffff",
+        palette=("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
+        ramp=("#440154", "#31688e", "#35b779", "#c9bd1f"),
+        blank="#dfe3e8",
+    ),
+    "dark": Look(
+        ink="#e4e8ee",
+        soft="#9aa5b4",
+        grid="#262c34",
+        accent="#56B4E9",
+        faded="#4a5462",
+        label="#20262e",
+        palette=("#FF7A33", "#4F9DEB", "#1FC79A", "#E79AC4", "#F0B440", "#8ADCF7", "#F2F4F7"),
+        ramp=("#8f76d6", "#4f9dc4", "#43c98a", "#fde725"),
+        blank="#2b323b",
+    ),
+}
+
+
+def empty(theme: Theme) -> go.Figure:
+    """A figure in our style with nothing in it yet."""
+    look = LOOKS[theme]
+    scale = {
+        "gridcolor": look.grid,
+        "linecolor": look.grid,
+        "tickcolor": look.grid,
+        "tickfont": {"color": look.soft, "size": 12},
+        "title": {"font": {"color": look.ink, "size": 13}, "standoff": 10},
+        "zeroline": False,
+        "automargin": True,
+    }
+    return go.Figure(
+        layout={
+            "template": "none",
+            "font": {"family": FONT, "size": 13, "color": look.ink},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "margin": {"l": 64, "r": 20, "t": 36, "b": 48},
+            "separators": ".,",
+            "modebar": {
+                "bgcolor": "rgba(0,0,0,0)",
+                "color": look.faded,
+                "activecolor": look.ink,
+            },
+            "uirevision": "keep",
+            "hovermode": "closest",
+            "hoverlabel": {
+                "bgcolor": look.label,
+                "bordercolor": look.grid,
+                "font": {"family": FONT, "size": 12, "color": look.ink},
+            },
+            "legend": {
+                "orientation": "h",
+                "xref": "container",
+                "yref": "container",
+                "x": 0.01,
+                "y": 0,
+                "xanchor": "left",
+                "yanchor": "bottom",
+                "maxheight": 0.34,
+                "itemwidth": 36,
+                "tracegroupgap": 0,
+                "font": {"size": 12},
+                "bgcolor": "rgba(0,0,0,0)",
+            },
+            "xaxis": scale,
+            "yaxis": scale,
+        }
+    )
+
+
+def axis(
+    figure: go.Figure,
+    side: str,
+    title: str,
+    *,
+    keep: str,
+    log: bool = False,
+    kind: tables.Kind = "number",
+    large: bool = False,
+) -> None:
+    """Title and scale of an axis; a zoom stays as long as `keep` and the scale do.
+
+    Large numbers have their thousands and millions as letters.
+    """
+    scale = {"number": "log" if log else "linear", "text": "category", "time": "date"}[kind]
+    options = {
+        "title": {"text": title},
+        "type": scale,
+        "uirevision": plain(f"{keep} {scale}"),
+        "exponentformat": "SI" if large else "power",
+        "separatethousands": True,
+    }
+    figure.update_layout({f"{side}axis": options})
+
+
+def note(figure: go.Figure, theme: Theme, text: str, y: float = 1.0) -> None:
+    """A remark at the edge of the figure."""
+    if not text:
+        return
+    figure.add_annotation(
+        text=text,
+        x=0,
+        y=y,
+        xref="paper",
+        yref="paper",
+        xanchor="left",
+        yanchor="bottom" if y > 0.5 else "top",
+        yshift=8 if y > 0.5 else 0,
+        align="left",
+        showarrow=False,
+        font={"size": 11, "color": LOOKS[theme].soft},
+    )
+
+
+def sentence(text: str, theme: Theme = "light") -> go.Figure:
+    """A figure that says one sentence instead of showing axes."""
+    figure = empty(theme)
+    lines = textwrap.wrap(text, 44, break_long_words=True) or [""]
+    figure.add_annotation(
+        text="<br>".join(plain(line) for line in lines),
+        x=0.5,
+        y=0.5,
+        xref="paper",
+        yref="paper",
+        showarrow=False,
+        font={"size": 14, "color": LOOKS[theme].soft},
+    )
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    return figure
+
+
+def faint(colour: str, opacity: float) -> str:
+    """A colour of a theme, seen through."""
+    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity:g})"
+
+
+def plain(text: object, most: int = 60) -> str:
+    """Text as Plotly shows it letter by letter: no tags, no templates, no control characters."""
+    line = "".join(each if each.isprintable() else " " for each in str(text))
+    cut = line if len(line) <= most else line[: most - 1] + "…"
+    # Plotly knows &lt; and numbers, but not &quot;.
+    return html.escape(cut, quote=False).replace("%{", "&#37;{")
