@@ -176,7 +176,7 @@ def note(figure: go.Figure, theme: Theme, text: str, y: float = 1.0) -> None:
 def sentence(text: str, theme: Theme = "light") -> go.Figure:
     """A figure that says one sentence instead of showing axes."""
     figure = empty(theme)
-    lines = textwrap.wrap(text, 44, break_long_words=True) or [""]
+    lines = textwrap.wrap(text[:1].upper() + text[1:], 44, break_long_words=True) or [""]
     figure.add_annotation(
         text="<br>".join(plain(line) for line in lines),
         x=0.5,
