@@ -1,20 +1,23 @@
-"""The best trial of a study as an emulator bundle, read back and compared before it says done."""
+"""The best trials of a study as an emulator bundle, read back and compared before it says done."""
 
 from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_prep.columns import DataError, Dataset
 from data_prep.errors import InputError
 from hpo.record import NAME, RunRecord, read_all
 from hpo.status import usable
-from models import checkpoint
+from models import checkpoint, measure
 from models.emulator import Emulator
+from models.mixture import Density, Mixture
 
 
 class ExportError(InputError):
@@ -22,35 +25,45 @@ class ExportError(InputError):
 
 
 def export(
-    folder: Path, out: Path, *, trial: int | None = None, max_cost: int | None = None
-) -> RunRecord:
-    """Write the bundle of the best trial below `folder` to `out`.
+    folder: Path,
+    out: Path,
+    *,
+    trial: int | None = None,
+    max_cost: int | None = None,
+    ensemble: int = 1,
+) -> list[RunRecord]:
+    """Write the bundle of the best trial below `folder`, or of several mixed, to `out`.
 
     Args:
         folder: Of the study: holds `trial-*/run.json`.
         out: Folder to be made.
         trial: Takes this one, whether it is the best or not.
         max_cost: Takes the best of those with at most so many FLOPs per event.
+        ensemble: How many of the best, with equal weights.
 
     Returns:
-        The record of the trial exported.
+        The records of the trials exported, the best first.
 
     Raises:
-        ExportError: If there is no such trial, or it has no result.
+        ExportError: If there is no such trial, or too few have a result.
         EmulatorError: If `out` holds something else.
     """
-    record, source = _chosen(folder, trial, max_cost)
-    flow = checkpoint.best_flow(source)
-    trained = Emulator(flow, _card(record))
-    extra = {NAME: source / NAME}
+    chosen = _chosen(folder, trial, max_cost, ensemble)
+    flows = [checkpoint.best_flow(source) for _, source in chosen]
+    records = [record for record, _ in chosen]
+    density = flows[0] if len(flows) == 1 else Mixture(flows)
+    trained = Emulator(density, _card(records, density))
+    extra = {NAME: chosen[0][1] / NAME}
     # A copy is read back first: `out` may hold an older bundle, which a bad one must not replace.
     with tempfile.TemporaryDirectory() as folder_of_copy:
         _compare(trained, Emulator.load(trained.save(Path(folder_of_copy) / "copy", extra=extra)))
     trained.save(out, extra=extra)
-    return record
+    return records
 
 
-def _chosen(folder: Path, trial: int | None, max_cost: int | None) -> tuple[RunRecord, Path]:
+def _chosen(
+    folder: Path, trial: int | None, max_cost: int | None, ensemble: int
+) -> list[tuple[RunRecord, Path]]:
     found = [(one, path.parent) for path, one in read_all(folder) if isinstance(one, RunRecord)]
     if trial is not None:
         found = [(one, path) for one, path in found if one.trial == trial]
@@ -59,12 +72,17 @@ def _chosen(folder: Path, trial: int | None, max_cost: int | None) -> tuple[RunR
         if not usable(found[0][0]):
             state = found[0][0].state
             raise ExportError(f"trial {trial} is {state}: only one that ended well can be exported")
-        return found[0]
+        return found
     able = [(one, path) for one, path in found if usable(one) and _cheap(one, max_cost)]
+    limit = f" with at most {max_cost} FLOPs per event" if max_cost else ""
     if not able:
-        limit = f" with at most {max_cost} FLOPs per event" if max_cost else ""
         raise ExportError(f"{folder} has no trial{limit} that ended well, of {len(found)} there")
-    return min(able, key=lambda pair: _objective(pair[0]))
+    if len(able) < ensemble:
+        raise ExportError(
+            f"{folder} has {len(able)} trials{limit} that ended well, too few for an ensemble of "
+            f"{ensemble}"
+        )
+    return sorted(able, key=lambda pair: _objective(pair[0]))[:ensemble]
 
 
 def _objective(record: RunRecord) -> float:
@@ -76,8 +94,39 @@ def _cheap(record: RunRecord, max_cost: int | None) -> bool:
     return max_cost is None or (flops is not None and flops <= max_cost)
 
 
-def _card(record: RunRecord) -> dict[str, object]:
+def _card(records: Sequence[RunRecord], density: Density) -> dict[str, object]:
     """What the bundle tells of where it comes from."""
+    if len(records) == 1:
+        return _card_of(records[0])
+    members = [_card_of(record) for record in records]
+    best = records[0]
+    return {
+        "metrics": _measured(best, density) | {"members": [one["metrics"] for one in members]},
+        "provenance": {
+            "study": best.study,
+            "trials": [record.trial for record in records],
+            "data_fingerprint": best.data.fingerprint,
+            "data_rows": best.data.rows,
+            "members": [one["provenance"] for one in members],
+        },
+    }
+
+
+def _measured(record: RunRecord, density: Density) -> dict[str, object]:
+    """The NLLs of a mixture; nothing where its data is not there any more."""
+    folder, hold_out = Path(record.data.path), record.data.hold_out_cells
+    try:
+        if Dataset.read(folder).fingerprint != record.data.fingerprint:
+            return {}
+    except DataError:
+        return {}
+    test = measure.nll(density, folder, "test", without=hold_out)
+    val = measure.nll(density, folder, "val", without=hold_out)
+    return {"val_nll": val.mean, "test_nll": test.mean, "test_nll_error": test.error}
+
+
+def _card_of(record: RunRecord) -> dict[str, object]:
+    """What is told of one trial."""
     test = record.test
     metrics: dict[str, object] = {
         "val_nll": record.best_val_nll,

@@ -396,10 +396,11 @@ def candidates(folder: Path) -> list[Path]:
     Those are `run.json`, `trial-*/run.json` and `<study>/trial-*/run.json`, and in `folder` itself
     run JSONs of the thesis.
     """
+    inside = _inside(folder)
     return [
-        *sorted(each for each in folder.glob("*.json") if not each.name.startswith(".")),
-        *sorted(folder.glob(f"trial-*/{NAME}")),
-        *sorted(folder.glob(f"*/trial-*/{NAME}")),
+        *(each for each in inside if each.suffix == ".json" and not each.name.startswith(".")),
+        *_of_trials(inside),
+        *(path for study in inside for path in _of_trials(_inside(study))),
     ]
 
 
@@ -465,6 +466,20 @@ def _adapter() -> TypeAdapter[RunRecord]:
     from pydantic import TypeAdapter  # here: reading the module's types must stay cheap
 
     return TypeAdapter(RunRecord)
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What is in a folder, by name; nothing where it is none, is closed to us or has just gone."""
+    # Not Path.glob: a folder that is deleted meanwhile would break off the search of all others.
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _of_trials(folders: list[Path]) -> list[Path]:
+    paths = (each / NAME for each in folders if each.name.startswith("trial-"))
+    return [path for path in paths if os.path.exists(path)]
 
 
 def _shortened(text: bytes) -> bytes:

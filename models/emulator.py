@@ -17,7 +17,7 @@ import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, overload
 
 import numpy as np
 import torch
@@ -28,13 +28,14 @@ from safetensors.torch import save as to_bytes
 
 from data_prep.errors import InputError
 from models import measure, onnx
-from models.flow import ConditionalFlow, from_description
+from models.mixture import MEMBERS, Density, Mixture, from_description, spread
 
-FORMAT = 1
-"""Version of the bundle."""
+FORMAT, FORMAT_OF_SEVERAL = 1, 2
+"""Version of the bundle of one flow, and of an ensemble."""
 CARD, WEIGHTS, README = "emulator.json", "weights.safetensors", "README.md"
 ROUNDING = 1e-6
 """Relative distance beyond the domain that is still inside: conditions are stored as float32."""
+Floats = NDArray[np.float64]
 Extrapolation = Literal["warn", "raise", "ignore"]
 
 
@@ -49,8 +50,8 @@ class ExtrapolationWarning(UserWarning):
 class Emulator:
     """p(events | conditions) in physical units: draw from it, evaluate it."""
 
-    def __init__(self, flow: ConditionalFlow, card: Mapping[str, Any] | None = None) -> None:
-        """Args: the fitted flow; what else the card should say: `metrics`, `provenance`."""
+    def __init__(self, flow: Density, card: Mapping[str, Any] | None = None) -> None:
+        """Args: the fitted flow, or several mixed; what else the card says: metrics, provenance."""
         self.module = flow.cpu().eval()
         """torch module: `log_prob(x_NF, c_NC)`, differentiable in events and conditions."""
         self.card: dict[str, Any] = {**_card(flow), **(card or {})}
@@ -104,30 +105,53 @@ class Emulator:
         c_NC = self._conditions(conditions, int(n), on_extrapolation)
         generator = torch.Generator()
         generator.seed() if seed is None else generator.manual_seed(seed)
-        noise_NF = torch.randn(int(n), len(self.event_columns), generator=generator)
+        noise_NF = torch.randn(int(n), self.module.noise_columns, generator=generator)
         return measure.from_noise(self.module, noise_NF.numpy(), c_NC)
+
+    @overload
+    def log_prob(
+        self,
+        events: ArrayLike,
+        *,
+        return_std: Literal[False] = False,
+        on_extrapolation: Extrapolation = "warn",
+        **conditions: ArrayLike,
+    ) -> Floats: ...
+
+    @overload
+    def log_prob(
+        self,
+        events: ArrayLike,
+        *,
+        return_std: Literal[True],
+        on_extrapolation: Extrapolation = "warn",
+        **conditions: ArrayLike,
+    ) -> tuple[Floats, Floats]: ...
 
     def log_prob(
         self,
         events: ArrayLike,
         *,
+        return_std: bool = False,
         on_extrapolation: Extrapolation = "warn",
         **conditions: ArrayLike,
-    ) -> NDArray[np.float64]:
+    ) -> Floats | tuple[Floats, Floats]:
         """Natural-log density of events, per unit of each event column.
 
         Args:
             events: Shape `(N, F)`, in the units of the event columns.
+            return_std: Also gives the standard deviation of the log densities of an ensemble's
+                members: what the data left open, as far as training tells.
             on_extrapolation: What to do outside the domain: warn, raise or ignore.
             **conditions: Every condition, a number or one value per event, in physical units.
 
         Returns:
-            Array of shape `(N,)`; -inf outside the support.
+            Array of shape `(N,)`; -inf outside the support. With `return_std` a pair of them.
 
         Raises:
             EmulatorError: If events are not finite or of another shape, or a condition is
                 missing, unknown, not finite or of a wrong length, or outside the domain under
-                "raise".
+                "raise"; or if `return_std` is asked of a single flow.
         """
         x_NF = _numbers(events, "events")
         if x_NF.ndim != 2 or x_NF.shape[1] != len(self.event_columns):
@@ -136,7 +160,15 @@ class Emulator:
                 f"{', '.join(self.event_columns)}, got {x_NF.shape}"
             )
         c_NC = self._conditions(conditions, len(x_NF), on_extrapolation)
-        return measure.log_prob(self.module, x_NF, c_NC)
+        if not return_std:
+            return measure.log_prob(self.module, x_NF, c_NC)
+        if not isinstance(self.module, Mixture):
+            raise EmulatorError(
+                "a single flow has no spread: export an ensemble (hpo export --ensemble K)"
+            )
+        each_KN = np.stack([measure.log_prob(one, x_NF, c_NC) for one in self.module.flows])
+        mixed_N = np.logaddexp.reduce(each_KN, axis=0) - np.log(len(each_KN))
+        return mixed_N, spread(torch.from_numpy(each_KN)).numpy()
 
     def save(self, folder: Path | str, *, extra: Mapping[str, Path | bytes] | None = None) -> Path:
         """Write the bundle; `folder` appears whole or not at all.
@@ -240,9 +272,9 @@ class Emulator:
         warnings.warn(message, ExtrapolationWarning, stacklevel=4)
 
 
-def _card(flow: ConditionalFlow) -> dict[str, Any]:
+def _card(flow: Density) -> dict[str, Any]:
     return {
-        "format": FORMAT,
+        "format": FORMAT_OF_SEVERAL if isinstance(flow, Mixture) else FORMAT,
         "architecture": flow.describe(),
         "event_columns": {column.name: column.unit for column in flow.event_columns},
         "condition_columns": {column.name: column.unit for column in flow.condition_columns},
@@ -270,9 +302,10 @@ def _read_card(folder: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         raise EmulatorError(f"{path} cannot be read: export the emulator again") from error
-    if version != FORMAT:
+    if version not in (FORMAT, FORMAT_OF_SEVERAL):
         raise EmulatorError(
-            f"{path} has format {version}, this version reads {FORMAT}: upgrade hpo-flows"
+            f"{path} has format {version}, this version reads up to {FORMAT_OF_SEVERAL}: "
+            "upgrade hpo-flows"
         )
     if WEIGHTS not in files:
         raise EmulatorError(f"{path} lists no {WEIGHTS}: export the emulator again")
@@ -344,9 +377,12 @@ def _readme(card: Mapping[str, Any]) -> str:
         for key, value in card[part].items()
         if not isinstance(value, (dict, list))
     )
+    several = len(card["architecture"].get(MEMBERS, ()))
+    what = f"A mixture of {several} normalizing flows" if several else "A normalizing flow"
+    noise = len(card["event_columns"]) + bool(several)
     return f"""# Emulator of {events}
 
-A normalizing flow for p({density}).
+{what} for p({density}).
 
 ```python
 from models import Emulator
@@ -365,7 +401,7 @@ Use it inside the ranges of the training data; elsewhere it warns, and what it s
 {facts}
 
 `log_prob.onnx` and `sample.onnx` are the same flow for ONNX runtimes: float32, physical units;
-`sample.onnx` turns standard normal noise, one number for each column of an event, into events.
+`sample.onnx` turns standard normal noise, {noise} numbers for each event, into events.
 
 `emulator.json` holds everything in full, with the sha256 of every file.
 """

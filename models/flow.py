@@ -53,6 +53,11 @@ class ConditionalFlow(nn.Module):
         self.conditions = Standardise(condition_columns, constants.conditions)
         self.net = Flow(CompositeTransform(self._layers()), StandardNormal([len(event_columns)]))
 
+    @property
+    def noise_columns(self) -> int:
+        """Numbers that an event is made of."""
+        return len(self.event_columns)
+
     def _layers(self) -> list[nn.Module]:
         features, conditions = len(self.event_columns), len(self.condition_columns)
         layers: list[nn.Module] = []

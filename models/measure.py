@@ -25,8 +25,9 @@ from data_prep import cells as naming
 from data_prep.cells import Named
 from data_prep.columns import DataError, Dataset
 from data_prep.stream import Batch, Stream, read_split
-from models.flow import ConditionalFlow, distinct
+from models.flow import distinct
 from models.masked import TriangularLinear
+from models.mixture import Density
 from models.networks import Network
 from models.parts import Rows, parts_of
 
@@ -83,7 +84,7 @@ class CellDistance:
 
 
 def nll(
-    flow: ConditionalFlow,
+    flow: Density,
     folder: Path,
     split: str,
     *,
@@ -114,7 +115,7 @@ def nll(
     return score
 
 
-def cell_nlls(flow: ConditionalFlow, folder: Path, split: str, cells: Named) -> list[CellNll]:
+def cell_nlls(flow: Density, folder: Path, split: str, cells: Named) -> list[CellNll]:
     """The NLL of each of these cells on its own, in the dataset's order, read in one pass.
 
     Raises:
@@ -135,7 +136,7 @@ def cell_nlls(flow: ConditionalFlow, folder: Path, split: str, cells: Named) -> 
 
 
 def log_prob(
-    flow: ConditionalFlow, events_NF: NDArray[Any], conditions_NC: NDArray[Any]
+    flow: Density, events_NF: NDArray[Any], conditions_NC: NDArray[Any]
 ) -> NDArray[np.float64]:
     """Log density of each event in evaluation mode, part by part in bounded memory.
 
@@ -145,7 +146,7 @@ def log_prob(
 
 
 def from_noise(
-    flow: ConditionalFlow, noise_NF: NDArray[Any], conditions_NC: NDArray[Any]
+    flow: Density, noise_NF: NDArray[Any], conditions_NC: NDArray[Any]
 ) -> NDArray[np.float64]:
     """The events that the flow makes of noise, part by part in bounded memory.
 
@@ -154,7 +155,7 @@ def from_noise(
     return _in_parts(flow, flow.from_noise, noise_NF, conditions_NC)
 
 
-def cost(flow: ConditionalFlow) -> Cost:
+def cost(flow: Density) -> Cost:
     """Parameters and operations; what a mask switches off is neither stored nor counted."""
     parameters = sum(p.numel() for p in flow.parameters())
     weights = sum(m.weights for m in flow.modules() if isinstance(m, (TriangularLinear, Network)))
@@ -162,7 +163,7 @@ def cost(flow: ConditionalFlow) -> Cost:
 
 
 def cell_distances(
-    flow: ConditionalFlow, test: Batch, *, least: int = CELL_ROWS, seed: int = 0
+    flow: Density, test: Batch, *, least: int = CELL_ROWS, seed: int = 0
 ) -> list[CellDistance]:
     """Distances in every cell with at least `least` rows, most populated first."""
     rng = np.random.default_rng(seed)
@@ -195,7 +196,7 @@ def ks_distance(a: NDArray[Any], b: NDArray[Any]) -> float:
     return float(np.abs(gaps).max())
 
 
-def unphysical_fraction(flow: ConditionalFlow, events_NF: NDArray[Any]) -> float:
+def unphysical_fraction(flow: Density, events_NF: NDArray[Any]) -> float:
     """Fraction of events with a value that is not finite, or not positive where it has to be."""
     positive = np.array([column.positive for column in flow.event_columns])
     good_NF = np.isfinite(events_NF) & ((events_NF > 0) | ~positive)
@@ -203,14 +204,14 @@ def unphysical_fraction(flow: ConditionalFlow, events_NF: NDArray[Any]) -> float
 
 
 def evaluate(
-    emulator: Emulator | ConditionalFlow, folder: Path, split: str = "test", *, seed: int = 0
+    emulator: Emulator | Density, folder: Path, split: str = "test", *, seed: int = 0
 ) -> dict[str, Any]:
     """Everything that is said about a flow, JSON-ready: NLL, cells, unphysical fraction, speed.
 
     Raises:
         DataError: If the dataset has other columns than the flow, or the split has no rows.
     """
-    flow = emulator if isinstance(emulator, ConditionalFlow) else emulator.module
+    flow = emulator if isinstance(emulator, Density) else emulator.module
     score, test = nll(flow, folder, split), read_split(Path(folder), split)
     rng = np.random.default_rng(seed)
     drawn_NF = _draw(flow, test.conditions, rng)
@@ -226,7 +227,7 @@ def evaluate(
     }
 
 
-def check_columns(flow: ConditionalFlow, dataset: Dataset, folder: Path) -> None:
+def check_columns(flow: Density, dataset: Dataset, folder: Path) -> None:
     """Raises DataError if the dataset's columns are not those of the flow, in that order."""
     for what in ("event_columns", "condition_columns"):
         have, want = ([c.name for c in getattr(x, what)] for x in (dataset, flow))
@@ -260,7 +261,7 @@ class _Tally:
 
 
 def _in_file_order(
-    flow: ConditionalFlow,
+    flow: Density,
     folder: Path,
     split: str,
     *,
@@ -282,7 +283,7 @@ def _in_file_order(
 
 
 def _cell(
-    flow: ConditionalFlow,
+    flow: Density,
     conditions: dict[str, float],
     events_NF: NDArray[Any],
     cell_C: NDArray[Any],
@@ -308,13 +309,13 @@ def _median_ratio(cells: Sequence[CellDistance]) -> float | None:
 
 
 def _draw(
-    flow: ConditionalFlow, conditions_NC: NDArray[Any], rng: np.random.Generator
+    flow: Density, conditions_NC: NDArray[Any], rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    noise_NF = rng.standard_normal((len(conditions_NC), len(flow.event_columns)), np.float32)
+    noise_NF = rng.standard_normal((len(conditions_NC), flow.noise_columns), np.float32)
     return from_noise(flow, noise_NF, conditions_NC)
 
 
-def _speed(flow: ConditionalFlow, test: Batch, rng: np.random.Generator) -> dict[str, float]:
+def _speed(flow: Density, test: Batch, rng: np.random.Generator) -> dict[str, float]:
     """Events per second of drawing and of evaluating, on this machine."""
     c_NC = np.resize(test.conditions, (SPEED_ROWS, test.conditions.shape[1]))
     x_NF = np.resize(test.events, (SPEED_ROWS, test.events.shape[1]))
@@ -331,7 +332,7 @@ def _speed(flow: ConditionalFlow, test: Batch, rng: np.random.Generator) -> dict
 
 @torch.no_grad()
 def _in_parts(
-    flow: ConditionalFlow,
+    flow: Density,
     function: Callable[[Tensor, Tensor, list[int]], Tensor],
     first_NF: NDArray[Any],
     conditions_NC: NDArray[Any],

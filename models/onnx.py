@@ -1,7 +1,8 @@
 """The bundle's ONNX graphs, for use without Python or torch: density and draws.
 
 `log_prob.onnx`: events `(N, F)`, conditions `(N, C)` -> log_prob `(N,)`, nats.
-`sample.onnx`: noise `(N, F)`, standard normal, conditions `(N, C)` -> events `(N, F)`.
+`sample.onnx`: noise `(N, F)`, standard normal, conditions `(N, C)` -> events `(N, F)`; that of an
+ensemble has a column more, which chooses the member.
 All float32 and in physical units; N is free. The only module that needs the `onnx` package.
 """
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from data_prep.errors import InputError
-from models.flow import ConditionalFlow
+from models.mixture import Density
 
 LOG_PROB, SAMPLE = "log_prob.onnx", "sample.onnx"
 OPSET = 17
@@ -30,7 +31,7 @@ class OnnxError(InputError):
 class _Graph(nn.Module):
     """A method of a flow as the `forward` that the exporter asks for."""
 
-    def __init__(self, flow: ConditionalFlow, method: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, flow: Density, method: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.flow = flow
         self._method = method
@@ -39,7 +40,7 @@ class _Graph(nn.Module):
         return self._method(first_NF, first_NF[:, :0] if c_NC is None else c_NC)
 
 
-def write(flow: ConditionalFlow, folder: Path) -> None:
+def write(flow: Density, folder: Path) -> None:
     """Write both graphs into `folder`.
 
     Raises:
@@ -56,13 +57,14 @@ def write(flow: ConditionalFlow, folder: Path) -> None:
 
 
 def _export(
-    flow: ConditionalFlow,
+    flow: Density,
     method: Callable[[Tensor, Tensor], Tensor],
     path: Path,
     names: tuple[str, str],
 ) -> None:
     like = flow.events.mean_K
-    rows = torch.ones(3, len(flow.event_columns)).to(like)
+    width = flow.noise_columns if path.name == SAMPLE else len(flow.event_columns)
+    rows = torch.ones(3, width).to(like)
     conditions = torch.ones(3, len(flow.condition_columns)).to(like)
     first, out = names
     # Nothing that a user would have to pass for a flow without conditions.

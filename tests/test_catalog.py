@@ -14,6 +14,8 @@ from hpo.record import Cost, DataUsed, Environment, EpochRow, RecordError, RunRe
 
 THESIS = Path(__file__).parents[2] / "shared" / "data" / "thesis_runs"
 
+SPENT = {"parameters": 1000, "flops_per_event": 2000, "seconds": 2.5}
+
 needs_thesis = pytest.mark.skipif(not THESIS.is_dir(), reason="the thesis's runs are not here")
 
 
@@ -48,7 +50,7 @@ def record(trial: int = 0, epochs: int = 3, **changes) -> RunRecord:
         epochs=rows,
         best_epoch=epochs or None,
         best_val_nll=rows[-1].val_nll if rows else None,
-        cost=Cost(parameters=1000, flops_per_event=2000, seconds=2.5),
+        cost=Cost(**SPENT),
         started="2026-05-01T12:00:00+00:00",
         updated="2026-05-01T12:00:05+00:00",
     )
@@ -79,12 +81,10 @@ def test_its_rows_are_those_of_hpo_runs(folder, catalog):
     (folder / "bbh" / "trial-00002" / "run.json").write_text("{")
     catalog.refresh()
 
-    keys = [row.pop("run") for row in map(dict, catalog.rows())]
+    rows = [dict(row) for row in catalog.rows()]
+    keys = [row.pop("run") for row in rows]
 
-    assert [{**row, "run": None} for row in runs.rows(folder)] == [
-        {**{name: value for name, value in row.items() if name != "run"}, "run": None}
-        for row in catalog.rows()
-    ]
+    assert rows == runs.rows(folder)
     assert keys == [f"bbh/trial-{number:05d}" for number in (0, 1, 2, 7)]
 
 
@@ -130,6 +130,57 @@ def test_two_folders_of_the_same_trial_are_two_runs(folder, catalog):
     catalog.refresh()
 
     assert len({row["run"] for row in catalog.rows()}) == 6
+
+
+def test_no_parameter_takes_the_place_of_a_key(folder, catalog):
+    put(folder, 1, params={"run": "bbh/trial-00000"}, flow={"run": 3})
+    catalog.refresh()
+
+    keys = [row["run"] for row in catalog.rows()]
+    assert keys == [f"bbh/trial-{number:05d}" for number in range(3)]
+    assert catalog.row(keys[1])["run"] == keys[1]
+
+
+def test_a_number_of_any_size_can_be_sorted_by(folder, catalog):
+    put(folder, 1, params={"blocks": 10**400}, cost=Cost(**SPENT | {"parameters": -(10**400)}))
+    catalog.refresh()
+
+    for column, order in (("blocks", [0, 2, 1]), ("parameters", [1, 0, 2])):
+        listed = runs.select(catalog.rows(), sort=[column])
+        assert [row["trial"] for row in listed] == order
+
+
+def test_a_study_that_vanishes_under_a_look_takes_no_other_with_it(folder, catalog, monkeypatch):
+    shutil.copytree(folder / "bbh", folder / "copy")
+    listing = os.scandir, os.listdir
+
+    def late(listed):
+        def look(path="."):
+            if str(path).endswith("copy"):
+                shutil.rmtree(path, ignore_errors=True)
+            return listed(path)
+
+        return look
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", late(listing[0]))
+        patched.setattr(os, "listdir", late(listing[1]))
+        catalog.refresh()
+
+    assert [row["trial"] for row in catalog.rows()] == [0, 1, 2]
+
+
+def test_whole_records_are_kept_that_were_asked_for_last(catalog, monkeypatch):
+    monkeypatch.setattr(catalogs, "KEPT", 2)
+    keys = [row["run"] for row in catalog.rows()]
+    first = catalog.record(keys[0])
+    second = catalog.record(keys[1])
+
+    assert catalog.record(keys[0]) is first
+    catalog.record(keys[2])
+
+    assert catalog.record(keys[0]) is first
+    assert catalog.record(keys[1]) is not second
 
 
 def test_a_broken_run_is_a_row_with_its_reason_until_it_is_whole(folder, catalog):

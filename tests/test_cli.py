@@ -200,6 +200,10 @@ def test_an_export_takes_the_best_or_the_trial_asked_for(hpo, studied, tmp_path)
     )
     said = hpo("export", "quick", "--out", "f", "--max-cost", 1, *at, code=2).stderr
     assert "at most 1 FLOPs per event" in said
+    said = hpo("export", "quick", "--out", "f", "--trial", 0, "--ensemble", 2, *at, code=2).stderr
+    assert "either --trial or --ensemble" in said
+    said = hpo("export", "quick", "--out", "f", "--ensemble", 9, *at, code=2).stderr
+    assert "too few for an ensemble of 9" in said
 
 
 def test_a_dry_run_for_slurm_needs_no_slurm_here(tmp_path, monkeypatch):

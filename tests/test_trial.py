@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import jsonschema
+import numpy as np
 import optuna
 import pytest
 import sqlalchemy
@@ -308,11 +309,29 @@ def test_the_best_by_its_objective_is_exported(setting):
     )
     worse.write(setting.runs / "s" / "trial-00001")
 
-    chosen, _ = export._chosen(setting.runs / "s", None, None)
+    [(chosen, _)] = export._chosen(setting.runs / "s", None, None, 1)
     first, second = runs.ranked(runs.rows(setting.runs))
 
     assert chosen.trial == 0
     assert (first["trial"], second["trial"]) == (0, 1)
+
+
+def test_the_best_are_mixed_and_scored_together(setting, tmp_path):
+    setting.study(HELD_OUT).slots.top_up(2)
+    records = [trial.run(setting.claim()) for _ in range(2)]
+
+    exported = export.export(setting.runs / "s", tmp_path / "both", ensemble=2)
+
+    assert [one.best_val_nll for one in exported] == sorted(one.best_val_nll for one in records)
+    emulator = Emulator.load(tmp_path / "both")
+    metrics = emulator.card["metrics"]
+    told = measure.nll(emulator.module, setting.data, "test", without=HELD_OUT)
+    assert metrics["test_nll"] == pytest.approx(told.mean, rel=1e-9)
+    # The mean of densities scores no worse than the mean of scores (Jensen).
+    assert metrics["test_nll"] <= np.mean([one.test.nll for one in records])
+    assert emulator.card["provenance"]["trials"] == [one.trial for one in exported]
+    with pytest.raises(export.ExportError, match="2 trials that ended well, too few"):
+        export.export(setting.runs / "s", tmp_path / "three", ensemble=3)
 
 
 def test_a_trial_held_out_goes_on_as_if_nothing_had_been(setting, monkeypatch):

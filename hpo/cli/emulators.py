@@ -25,28 +25,59 @@ if TYPE_CHECKING:
 @click.option("--out", type=FOLDER, required=True, help="Folder to be made.")
 @click.option("--trial", type=click.IntRange(min=0), help="That trial [default: the best].")
 @click.option("--max-cost", type=click.IntRange(min=1), metavar="FLOPS", help="Per event at most.")
+@click.option(
+    "--ensemble", type=click.IntRange(min=2), metavar="K", help="Mix the K best with equal weights."
+)
 @placed
 def export(
-    study: str, out: Path, trial: int | None, max_cost: int | None, runs: Path, storage: str | None
+    study: str,
+    out: Path,
+    trial: int | None,
+    max_cost: int | None,
+    ensemble: int | None,
+    runs: Path,
+    storage: str | None,
 ) -> None:
     """Write the best trial's emulator: what downstream analysis loads.
 
     \b
         hpo export bbh --out emulator
+        hpo export bbh --out emulator --ensemble 4
         python -c 'from models import Emulator; print(Emulator.load("emulator").card)'
     """
     from hpo import export as exporting
     from hpo.storage import open_storage, url_of
     from hpo.study import opened, runs_of
 
+    if trial is not None and ensemble:
+        raise click.UsageError("give either --trial or --ensemble: an ensemble is of the best")
     looking = open_storage(existing(url_of(storage, runs)), reading=True)
     found, _ = opened(looking, study_name(study))
-    record = exporting.export(runs_of(found), out, trial=trial, max_cost=max_cost)
+    records = exporting.export(
+        runs_of(found), out, trial=trial, max_cost=max_cost, ensemble=ensemble or 1
+    )
+    if len(records) > 1:
+        numbers = ", ".join(str(record.trial) for record in records)
+        click.echo(f"{out}: trials {numbers} of {records[0].study}, mixed{_scored(out)}")
+        return
+    record = records[0]
     told = [f"val NLL {record.best_val_nll:.4f}"]
     for what, score in (("test", record.test), ("held-out", record.held_out)):
         if score and score.nll is not None:
             told.append(f"{what} NLL {score.nll:.4f} +- {score.error:.4f}")
     click.echo(f"{out}: trial {record.trial} of {record.study}, {', '.join(told)} nats per event")
+
+
+def _scored(bundle: Path) -> str:
+    """What the card of an ensemble says of its NLL."""
+    metrics = json.loads((bundle / "emulator.json").read_text(encoding="utf-8"))["metrics"]
+    if "test_nll" not in metrics:
+        return "; its data is not there to score it"
+    alone = metrics["members"][0]["test_nll"]
+    return (
+        f", test NLL {metrics['test_nll']:.4f} +- {metrics['test_nll_error']:.4f} nats per event "
+        f"(the best alone: {alone:.4f})"
+    )
 
 
 @click.command()

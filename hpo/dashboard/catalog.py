@@ -92,7 +92,7 @@ class Catalog:
 
     def row(self, key: str) -> Row:
         """The row of a run. Raises KeyError if there is none of that key."""
-        return {"run": key, **self._runs[key].row}
+        return _keyed(key, self._runs[key].row)
 
     def record(self, key: str) -> RunRecord:
         """The whole record of a run, all epochs with it.
@@ -106,6 +106,8 @@ class Catalog:
             raise run.found
         with self._keeping:
             kept = self._whole.get((key, run.stamp))
+            if kept is not None:
+                self._whole.move_to_end((key, run.stamp))
         if kept is None:
             kept = records.read_within(self._root, run.path)
             with self._keeping:
@@ -173,7 +175,12 @@ def _key(path: Path, folder: Path) -> str:
 def _rows(known: dict[str, _Run]) -> list[Row]:
     found = [run.found for run in known.values()]
     aligned = runs.aligned([run.row for run in known.values()], found)
-    return [{"run": key, **row} for key, row in zip(known, aligned, strict=True)]
+    return [_keyed(key, row) for key, row in zip(known, aligned, strict=True)]
+
+
+def _keyed(key: str, row: Row) -> Row:
+    # A parameter may be called `run`, in a file that anybody wrote: the key stands all the same.
+    return {"run": key} | row | {"run": key}
 
 
 def _stamp(path: Path, beside: tuple[str, ...]) -> Stamp:
