@@ -15,6 +15,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from hpo.record import EpochRow, read_all
+from hpo.runs import TABLE_3_2
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -298,6 +299,27 @@ def test_the_theme_is_switched_and_kept(page, site):
 
     page.reload()
     expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+
+
+THESIS = Path(__file__).parents[3] / "shared" / "data" / "thesis_runs"
+
+
+@pytest.mark.skipif(not THESIS.is_dir(), reason="the thesis's runs are not here")
+def test_the_runs_of_the_thesis_give_its_table_and_their_curves(page, dashboard):
+    columns = "&".join(f"column={name}" for name in TABLE_3_2)
+    go(page, dashboard(THESIS), f"/runs/?{columns}")
+    names = rows_of(page)
+    assert len(names) == 12
+
+    name = "blocks_20_hidden_128_A_tanh_N_1000_V2_20min.json"  # the one that the thesis chose
+    row = page.locator(f"#grid .ag-center-cols-container .ag-row[row-id='{name}']")
+    for column, value in {"blocks": "20", "hidden": "128", "reported_val_nll": "5.3063"}.items():
+        expect(row.locator(f"[col-id={column}]")).to_have_text(value)
+
+    lost = "blocks_10_hidden_200_A_relu_N_1000_V2_20min.json"  # not finite from epoch 9 on
+    page.goto(page.url.partition("/runs/")[0] + f"/runs/compare?run={name}&run={lost}")
+    drawn(page, "curves")
+    expect(page.locator("#cautions")).to_contain_text("thesis")
 
 
 def test_an_empty_folder_says_how_to_start(page, dashboard, tmp_path):
