@@ -111,21 +111,21 @@ def contours(
     """
     from data_prep.columns import Dataset
 
-    _suffix(out)
+    suffix_of(out)
     dataset = Dataset.read(folder)
     pair = _pair(emulator, dataset, columns)
     shown = _compared(emulator, dataset, folder, conditions or {}, split, seed)
     at = [_names(dataset.event_columns).index(each.name) for each in pair]
-    with _figure(7.2, 8.0) as figure:
+    with figure_of(7.2, 8.0) as figure:
         main, above, right = _plane(figure, shown, at)
-        main.set(xlabel=_label(pair[0]), ylabel=_label(pair[1]))
+        main.set(xlabel=label_of(pair[0]), ylabel=label_of(pair[1]))
         above.set(ylabel=_per(pair[0]))
         right.set(xlabel=_per(pair[1]))
         above.tick_params(labelbottom=False)
         right.tick_params(labelleft=False)
         beyond = (_outside(shown.data_NF[:, at], main), _outside(shown.drawn_NF[:, at], main))
         _notes(figure, shown, beyond)
-        _write(figure, out)
+        write(figure, out)
     return out
 
 
@@ -139,21 +139,21 @@ def losses(records: Sequence[RunRecord], out: Path) -> Path:
         PlotError: If no run has an epoch with a validation NLL, or if the suffix is none of
             `SUFFIXES`.
     """
-    _suffix(out)
+    suffix_of(out)
     told = [each for each in records if any(row.val_nll is not None for row in each.epochs)]
     if not told:
         raise PlotError(
             f"none of the {len(records)} runs has an epoch with a validation NLL yet: "
             "there is no curve to draw"
         )
-    with _figure(10.5, 4.8) as figure:
+    with figure_of(10.5, 4.8) as figure:
         by_epoch, by_time = figure.subplots(1, 2, sharey=True)
         curves.draw(by_epoch, told, curves.epochs)
         curves.draw(by_time, told, curves.minutes)
         by_epoch.set(xlabel="Epoch", ylabel="NLL [nats per event]", ylim=curves.span(told))
         by_time.set(xlabel="Wall-clock time [min]")
         curves.key(figure, by_epoch, len(told))
-        _write(figure, out)
+        write(figure, out)
     return out
 
 
@@ -352,7 +352,7 @@ def _outside(events_N2: Array, main: Axes) -> float:
     return 1.0 - float(inside.all(axis=1).mean())
 
 
-def _label(column: Column) -> str:
+def label_of(column: Column) -> str:
     return f"{literal(column.name)} [{_unit(column)}]"
 
 
@@ -366,7 +366,7 @@ def _unit(column: Column) -> str:
 
 
 @contextmanager
-def _figure(width: float, height: float) -> Iterator[Figure]:
+def figure_of(width: float, height: float) -> Iterator[Figure]:
     """An empty figure of that size in inches, in our style; nobody else's figures change."""
     import matplotlib
     from matplotlib.figure import Figure  # not pyplot: that would choose a screen and keep it
@@ -375,7 +375,7 @@ def _figure(width: float, height: float) -> Iterator[Figure]:
         yield Figure(figsize=(width, height), layout="constrained")
 
 
-def _suffix(out: Path) -> str:
+def suffix_of(out: Path) -> str:
     if out.suffix.lower() not in SUFFIXES:
         raise PlotError(
             f"{out} ends in {out.suffix or 'nothing'!r}: a picture is one of {', '.join(SUFFIXES)}"
@@ -383,7 +383,7 @@ def _suffix(out: Path) -> str:
     return out.suffix.lower().removeprefix(".")
 
 
-def _write(figure: Figure, out: Path) -> None:
+def write(figure: Figure, out: Path) -> None:
     """The figure as `out`, in one step."""
     with draft_of(out) as draft:
-        figure.savefig(draft, format=_suffix(out))
+        figure.savefig(draft, format=suffix_of(out))

@@ -154,8 +154,13 @@ def sample(ctx: click.Context, emulator: Path, count: int, out: Path, seed: int 
 
 @click.command(context_settings=KEYED)
 @click.argument("source", metavar="EMULATOR|STUDY")
-@click.argument("kind", type=click.Choice(["contours", "losses"]))
-@click.option("--out", type=FILE, required=True, help="A .png, .pdf or .svg file.")
+@click.argument("kind", type=click.Choice(["contours", "likelihood", "animation", "losses"]))
+@click.option(
+    "--out",
+    type=FILE,
+    required=True,
+    help="A .png, .pdf or .svg file; .gif, .html or .mp4 of an animation.",
+)
 @click.option("--data", help="Prepared dataset to compare with [default: that of the training].")
 @placed
 @click.pass_context
@@ -168,12 +173,16 @@ def plot(
     runs: Path,
     storage: str | None,
 ) -> None:
-    """Draw a picture: an emulator's `contours` against data, or a study's `losses`.
+    """Draw a picture: of an emulator its `contours` against data, its `likelihood` map or an
+    `animation` of it, of a study its `losses`.
 
-    Contours are drawn for the whole test split, or for one cell given as --NAME VALUE.
+    Contours are drawn for the whole test split, or for one cell given as --NAME VALUE. A likelihood
+    map needs a value of every condition, an animation of all but the one that moves.
 
     \b
         hpo plot emulator contours --data prepared --Z 0.001 --alpha 1.0 --out contours.pdf
+        hpo plot emulator likelihood --Z 0.001 --alpha 1.0 --out likelihood.png
+        hpo plot emulator animation --Z 0.001 --out alpha.gif
         hpo plot bbh losses --out losses.png
     """
     from hpo import plot as plotting
@@ -186,10 +195,24 @@ def plot(
 
         loaded = Emulator.load(Path(source))
         at = options.conditions(ctx.args, loaded.condition_columns)
+        if kind != "contours":
+            _map(loaded, kind, at, out)
+            click.echo(str(out))
+            return
         folder = _data(data) if data else _data_of_training(Path(source))
         _say_if_other_data(loaded, folder)
         plotting.contours(loaded, folder, conditions=at or None, out=out)
     click.echo(str(out))
+
+
+def _map(emulator: Emulator, kind: str, at: Mapping[str, float], out: Path) -> None:
+    from hpo import maps
+
+    if kind == "animation":
+        maps.animation(emulator, conditions=at, out=out)
+        return
+    options.missing(at, emulator.condition_columns)
+    maps.likelihood(emulator, conditions=at, out=out)
 
 
 def _records(study: str, runs: Path, storage: str | None) -> list[RunRecord]:

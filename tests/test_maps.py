@@ -1,0 +1,112 @@
+"""Maps of a density: what they show, and what they refuse."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_flow import flow
+
+from data_prep.columns import Column
+from hpo import maps
+from hpo.plot import PlotError
+from models import Emulator
+from models.emulator import EmulatorError
+
+HERE = {"Z": 1.0, "alpha": 1.5}
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Emulator:
+    """Of a flow with random weights, a density over two masses."""
+    return Emulator(flow(blocks=1, hidden=8, bins=4, shake=0.1).float())
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    monkeypatch.setattr(maps, "FRAMES", 5)
+    monkeypatch.setattr(maps, "PIXELS", 40)
+
+
+def test_a_map_shows_the_density_of_every_pixel(emulator):
+    edges = maps._edges(emulator, [HERE])
+
+    shade = maps._shade(emulator, edges, HERE)
+
+    centres = (edges[:, 1:] + edges[:, :-1]) / 2
+    for up, across in ((3, 30), (20, 20), (35, 10)):
+        here = emulator.log_prob([[centres[0][across], centres[1][up]]], **HERE)[0] / np.log(10)
+        top = max(
+            emulator.log_prob([[x, y]], **HERE)[0] for x in centres[0] for y in centres[1]
+        ) / np.log(10)
+        seen = shade[up, across]
+        assert (seen is np.ma.masked) == (here - top < -maps.DECADES)
+        assert seen is np.ma.masked or seen == pytest.approx(here - top, abs=1e-4)
+
+
+def test_a_map_holds_nearly_all_events(emulator):
+    edges = maps._edges(emulator, [HERE])
+
+    drawn = emulator.sample(5000, seed=1, **HERE)
+
+    inside = ((drawn > edges[:, 0]) & (drawn < edges[:, -1])).all(axis=1)
+    assert inside.mean() > 0.99
+    assert (edges > 0).all()  # masses have no room for what cannot be
+
+
+@pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg"])
+def test_a_map_is_written_as_a_picture(emulator, tmp_path, suffix):
+    out = maps.likelihood(emulator, conditions=HERE, out=tmp_path / f"map{suffix}")
+
+    assert out.stat().st_size > 1000
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+@pytest.mark.slow
+def test_an_animation_moves_the_condition_that_is_left_open(emulator, tmp_path):
+    out = maps.animation(emulator, conditions={"Z": 1.0}, out=tmp_path / "alpha.gif")
+
+    with Image.open(out) as film:
+        assert film.n_frames == 5
+        film.seek(0)
+        first = np.asarray(film.convert("L"), dtype=float)
+        film.seek(4)
+        assert np.abs(np.asarray(film.convert("L"), dtype=float) - first).max() > 50
+    assert [path.name for path in tmp_path.iterdir()] == ["alpha.gif"]
+
+
+@pytest.mark.slow
+def test_an_animation_as_a_page_needs_no_other_file(emulator, tmp_path):
+    out = maps.animation(emulator, conditions={"alpha": 1.0}, out=tmp_path / "Z.html")
+
+    assert out.read_text().count("data:image/png;base64") == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["Z.html"]
+
+
+@pytest.mark.parametrize(
+    ("draw", "given", "name", "message"),
+    [
+        pytest.param("animation", {}, "a.gif", "moves one condition", id="two left open"),
+        pytest.param("animation", HERE, "a.gif", "moves one condition", id="none left open"),
+        pytest.param("animation", {"Z": 1.0}, "a.png", "an animation is one of", id="still"),
+        pytest.param("likelihood", HERE, "a.gif", "a picture is one of", id="moving"),
+    ],
+)
+def test_what_cannot_be_drawn_is_a_sentence(emulator, tmp_path, draw, given, name, message):
+    with pytest.raises(PlotError, match=message):
+        getattr(maps, draw)(emulator, conditions=given, out=tmp_path / name)
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_film_without_ffmpeg_says_what_to_write_instead(emulator, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(PlotError, match="needs ffmpeg"):
+        maps.animation(emulator, conditions={"Z": 1.0}, out=tmp_path / "a.mp4")
+
+
+def test_a_map_is_of_two_columns_and_known_conditions(emulator, tmp_path):
+    single = Emulator(flow(events=(Column("q", "", True),)).float())
+    with pytest.raises(PlotError, match="two event columns"):
+        maps.likelihood(single, conditions=HERE, out=tmp_path / "a.png")
+    with pytest.raises(EmulatorError, match="conditions are Z, alpha"):
+        maps.likelihood(emulator, conditions={"Z": 1.0}, out=tmp_path / "a.png")
