@@ -45,7 +45,7 @@ def test_regret_is_what_the_promoted_third_lacks_of_the_best():
 def test_rungs_are_those_at_which_the_pruner_decides():
     pruner = load("bbh").pruner
 
-    assert rungs.rungs_of(pruner, 50) == [5, 15, 45]
+    assert rungs.rungs_of(pruner, 50) == [4, 16]
     assert rungs.rungs_of(dataclasses.replace(pruner, min_epochs=25), 50) == [25]
     assert rungs.rungs_of(PrunerTable(min_epochs=1, reduction_factor=2), 8) == [1, 2, 4]
 
