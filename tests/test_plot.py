@@ -38,13 +38,13 @@ class Truth:
 def seen(monkeypatch):
     """The figures that were written, to be looked into."""
     figures = []
-    write = plot._write
+    write = plot.write
 
     def keep(figure, out):
         figures.append(figure)
         write(figure, out)
 
-    monkeypatch.setattr(plot, "_write", keep)
+    monkeypatch.setattr(plot, "write", keep)
     return figures
 
 
