@@ -6,6 +6,8 @@ Reads the catalog and draws; no callback changes anything on disk. The views the
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +40,7 @@ def create(
         optuna: Whether optuna-dashboard is mounted beside.
         studies: Gives Optuna's number of each study by its name.
     """
+    _load_pandas()
     site = Site(catalog=catalog, emulated=emulated, studies=studies if optuna else None)
     app = dash.Dash(
         "hpo",
@@ -55,6 +58,16 @@ def create(
     for page in (overview, comparison, run):
         page.register(app, site)
     return app
+
+
+def _load_pandas() -> None:
+    """Load it here, where it is installed at all, before there are threads.
+
+    Plotly uses a pandas that it finds loaded, and in another thread it finds one half-loaded, when
+    pyarrow has just begun to.
+    """
+    if importlib.util.find_spec("pandas") is not None:
+        importlib.import_module("pandas")
 
 
 def _shell(site: Site) -> html.Div:
