@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,16 @@ class Column:
             if re.fullmatch(pattern, name, re.IGNORECASE):
                 return cls(name, unit, positive)
         return cls(name, "", False)
+
+
+def pair_of(columns: Sequence[Column]) -> tuple[int, int] | None:
+    """The first two positive columns of one unit, such as two masses; None where there are none."""
+    positive = [(k, column.unit) for k, column in enumerate(columns) if column.positive]
+    for number, (k, unit) in enumerate(positive):
+        for other, its_unit in positive[number + 1 :]:
+            if unit and unit == its_unit:
+                return k, other
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -82,11 +81,7 @@ def _chosen(
             f"{folder} has {len(able)} trials{limit} that ended well, too few for an ensemble of "
             f"{ensemble}"
         )
-    return sorted(able, key=lambda pair: _objective(pair[0]))[:ensemble]
-
-
-def _objective(record: RunRecord) -> float:
-    return math.inf if record.best_objective is None else record.best_objective
+    return sorted(able, key=lambda pair: pair[0].standing)[:ensemble]
 
 
 def _cheap(record: RunRecord, max_cost: int | None) -> bool:

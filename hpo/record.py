@@ -310,6 +310,11 @@ class RunRecord:
             return self.best_held_out_nll
         return self.best_val_nll
 
+    @property
+    def standing(self) -> float:
+        """The same to sort by: infinite where there is none."""
+        return math.inf if self.best_objective is None else self.best_objective
+
     def write(self, folder: Path) -> Path:
         """Put `run.json` in `folder` in one step: a reader sees the whole file, old or new.
 

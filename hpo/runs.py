@@ -175,8 +175,8 @@ def select(
 
 def ranked(rows: Iterable[Row]) -> list[Row]:
     """The runs that came to their own end with a result, that with the lowest objective first."""
-    able = [each for each in rows if each["state"] in FINISHED and _objective(each) is not None]
-    return sorted(able, key=lambda each: _order(_objective(each)))
+    able = [each for each in rows if each["state"] in FINISHED and objective(each) is not None]
+    return sorted(able, key=lambda each: _order(objective(each)))
 
 
 def usual(rows: Sequence[Row]) -> list[str]:
@@ -193,8 +193,8 @@ def usual(rows: Sequence[Row]) -> list[str]:
     return [name for name in wanted if any(each.get(name) is not None for each in rows)]
 
 
-def _objective(each: Row) -> object:
-    """What the run was judged by."""
+def objective(each: Row) -> object:
+    """What the run was judged by, lowest first."""
     by_held_out = each.get("objective") == "held_out_nll"
     return each.get("best_held_out_nll" if by_held_out else "best_val_nll")
 

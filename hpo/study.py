@@ -94,13 +94,13 @@ def runs_of(study: optuna.Study) -> Path:
 
 def trial_folder(runs: Path, study: str, number: int) -> Path:
     """Where trial `number` keeps its record, checkpoint and log."""
-    return runs / study / _trial_name(number)
+    return runs / study / trial_name(number)
 
 
 def record_of(study: optuna.Study, number: int) -> RunRecord | None:
     """The record of a trial, or None while there is none that can be read."""
     try:
-        return read(runs_of(study) / _trial_name(number) / NAME)
+        return read(runs_of(study) / trial_name(number) / NAME)
     except RecordError:
         return None
 
@@ -120,7 +120,7 @@ def fail(study: optuna.Study, number: int, reason: str) -> None:
     record = record_of(study, number) or blank(study, number)
     if record.state == "running":
         ended = dataclasses.replace(record, state="failed", reason=reason)
-        ended.write(runs_of(study) / _trial_name(number))
+        ended.write(runs_of(study) / trial_name(number))
 
 
 def blank(study: optuna.Study, number: int) -> RunRecord:
@@ -242,7 +242,7 @@ def _differences(
         )
 
 
-def _trial_name(number: int) -> str:
+def trial_name(number: int) -> str:
     return f"trial-{number:05d}"
 
 

@@ -25,12 +25,11 @@ from torch.autograd.function import once_differentiable
 from models import spline
 from models.config import FlowConfig
 from models.given import Given
+from models.limits import LOG_SCALE_LAYER, LOG_SCALE_TOTAL
 from models.masked import MaskedConditioner
 from models.networks import Pass, SeparateConditioner
 from models.spare import give_back
 
-LOG_SCALE_LAYER, LOG_SCALE_TOTAL = 3.0, 30.0
-"""Largest |log-scale| of one affine layer and of all: e^30, squared, is still a float32."""
 CONDITIONERS = {"separate": SeparateConditioner, "masked": MaskedConditioner}
 """The choices of `FlowConfig.conditioner`."""
 

@@ -1,8 +1,8 @@
 """`Emulator`: a fitted flow in other people's hands, and the bundle it is shipped as.
 
-The only module that writes or reads the bundle: `emulator.json` (format, architecture, columns,
-units, domain, metrics, provenance, sha256 of every other file), `weights.safetensors`, two ONNX
-graphs, `run.json`, and `README.md` for people. No pickle is ever loaded.
+The only module that writes the bundle: `emulator.json` (format, architecture, columns, units,
+domain, metrics, provenance, sha256 of every other file), `weights.safetensors`, two ONNX graphs,
+`run.json`, and `README.md` for people. Its reading is shared with `arrays`: see `bundle`.
 
 Array names end in their axes:
     N rows    F event columns    C conditions
@@ -10,41 +10,39 @@ Array names end in their axes:
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
-from data_prep.errors import InputError
-from models import measure, onnx
-from models.mixture import MEMBERS, Density, Mixture, from_description, spread
+from models import domain, measure, onnx
+from models.bundle import (
+    CARD,
+    FORMAT,
+    FORMAT_OF_SEVERAL,
+    MEMBERS,
+    WEIGHTS,
+    EmulatorError,
+    misfit,
+    read_card,
+    read_file,
+    sha256,
+)
+from models.domain import Extrapolation, ExtrapolationWarning, Floats
+from models.mixture import Density, Mixture, from_description, spread
 
-FORMAT, FORMAT_OF_SEVERAL = 1, 2
-"""Version of the bundle of one flow, and of an ensemble."""
-CARD, WEIGHTS, README = "emulator.json", "weights.safetensors", "README.md"
-ROUNDING = 1e-6
-"""Relative distance beyond the domain that is still inside: conditions are stored as float32."""
-Floats = NDArray[np.float64]
-Extrapolation = Literal["warn", "raise", "ignore"]
+__all__ = ["Emulator", "EmulatorError", "ExtrapolationWarning"]
 
-
-class EmulatorError(InputError):
-    """A bundle or a call that cannot be used. The message is one sentence with the remedy."""
-
-
-class ExtrapolationWarning(UserWarning):
-    """A condition lies outside the range that the emulator was trained on."""
+README = "README.md"
 
 
 class Emulator:
@@ -79,7 +77,7 @@ class Emulator:
         seed: int | None = None,
         on_extrapolation: Extrapolation = "warn",
         **conditions: ArrayLike,
-    ) -> NDArray[np.float64]:
+    ) -> Floats:
         """Draw events.
 
         Args:
@@ -102,7 +100,9 @@ class Emulator:
         """
         if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
             raise EmulatorError(f"n must be a whole number of events, at least 0, got {n!r}")
-        c_NC = self._conditions(conditions, int(n), on_extrapolation)
+        c_NC = domain.conditions(
+            self.module.condition_columns, self.domain, conditions, int(n), on_extrapolation
+        )
         generator = torch.Generator()
         generator.seed() if seed is None else generator.manual_seed(seed)
         noise_NF = torch.randn(int(n), self.module.noise_columns, generator=generator)
@@ -153,13 +153,11 @@ class Emulator:
                 missing, unknown, not finite or of a wrong length, or outside the domain under
                 "raise"; or if `return_std` is asked of a single flow.
         """
-        x_NF = _numbers(events, "events")
-        if x_NF.ndim != 2 or x_NF.shape[1] != len(self.event_columns):
-            raise EmulatorError(
-                f"events must have shape (N, {len(self.event_columns)}), one column for each of "
-                f"{', '.join(self.event_columns)}, got {x_NF.shape}"
-            )
-        c_NC = self._conditions(conditions, len(x_NF), on_extrapolation)
+        x_NF = domain.numbers(events, "events")
+        domain.check_shape(self.event_columns, x_NF)
+        c_NC = domain.conditions(
+            self.module.condition_columns, self.domain, conditions, len(x_NF), on_extrapolation
+        )
         if not return_std:
             return measure.log_prob(self.module, x_NF, c_NC)
         if not isinstance(self.module, Mixture):
@@ -202,16 +200,12 @@ class Emulator:
                 or changed.
         """
         folder = Path(folder)
-        card = _read_card(folder)
-        for name, expected in card["files"].items():
-            _check_file(folder, name, expected)
+        card = read_card(folder)
+        files = {name: read_file(folder, name, card) for name in card["files"]}
         try:
-            state = from_bytes((folder / WEIGHTS).read_bytes())
-            flow = from_description(card["architecture"], state)
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise EmulatorError(
-                f"{folder / WEIGHTS} does not fit {CARD} ({error}): export the emulator again"
-            ) from error
+            flow = from_description(card["architecture"], from_bytes(files[WEIGHTS]))
+        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise misfit(folder, error) from error
         return cls(flow, card)
 
     def _write(self, draft: Path, extra: Mapping[str, Path | bytes]) -> None:
@@ -223,53 +217,11 @@ class Emulator:
         (draft / WEIGHTS).write_bytes(to_bytes(state))
         onnx.write(self.module, draft)
         (draft / README).write_text(_readme(self.card), encoding="utf-8")
-        self.card["files"] = {path.name: _sha256(path) for path in sorted(draft.iterdir())}
+        self.card["files"] = {
+            path.name: sha256(path.read_bytes()) for path in sorted(draft.iterdir())
+        }
         text = json.dumps(self.card, indent=1, allow_nan=False) + "\n"
         (draft / CARD).write_text(text, encoding="utf-8")
-
-    def _conditions(
-        self, given: Mapping[str, ArrayLike], rows: int, on_extrapolation: Extrapolation
-    ) -> NDArray[np.float64]:
-        """Conditions in the flow's order, checked: `(rows, C)`, or `(1, C)` if all are numbers."""
-        names = self.condition_columns
-        if set(given) != set(names):
-            missing, unknown = sorted(set(names) - set(given)), sorted(set(given) - set(names))
-            raise EmulatorError(
-                f"conditions are {', '.join(names) or 'none'}: "
-                f"missing {', '.join(missing) or 'none'}, unknown {', '.join(unknown) or 'none'}"
-            )
-        if on_extrapolation not in ("warn", "raise", "ignore"):
-            raise EmulatorError(
-                f"on_extrapolation must be warn, raise or ignore, got {on_extrapolation!r}"
-            )
-        one_for_all = all(np.ndim(value) == 0 for value in given.values())
-        c_NC = np.empty((min(rows, 1) if one_for_all else rows, len(names)))
-        for k, column in enumerate(self.module.condition_columns):
-            value = _numbers(given[column.name], column.name)
-            if value.shape not in ((), (1,), (rows,)):
-                raise EmulatorError(
-                    f"{column.name} must be a number or one value for each of the {rows} events, "
-                    f"got shape {value.shape}"
-                )
-            if column.positive and (value <= 0).any():
-                raise EmulatorError(f"{column.name} must be above 0, got {value.min():g}")
-            self._check_domain(column.name, value, on_extrapolation)
-            c_NC[:, k] = value
-        return c_NC
-
-    def _check_domain(self, name: str, value: NDArray[np.float64], action: Extrapolation) -> None:
-        low, high = self.domain[name]
-        margin = ROUNDING * max(abs(low), abs(high))
-        outside = value[(value < low - margin) | (value > high + margin)]
-        if action == "ignore" or not outside.size:
-            return
-        message = (
-            f"{name} = {outside.flat[0]:g} is outside the range [{low:g}, {high:g}] that the "
-            "emulator was trained on: what it says there is a guess"
-        )
-        if action == "raise":
-            raise EmulatorError(message)
-        warnings.warn(message, ExtrapolationWarning, stacklevel=4)
 
 
 def _card(flow: Density) -> dict[str, Any]:
@@ -289,40 +241,6 @@ def _card(flow: Density) -> dict[str, Any]:
     }
 
 
-def _read_card(folder: Path) -> dict[str, Any]:
-    path = folder / CARD
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-        version, files = card["format"], card["files"]
-        assert isinstance(version, int)
-        assert all(isinstance(v, str) and Path(k).name == k for k, v in files.items())
-    except FileNotFoundError:
-        raise EmulatorError(
-            f"{folder} is not an emulator (it has no {CARD}): make one with `hpo export`"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
-        raise EmulatorError(f"{path} cannot be read: export the emulator again") from error
-    if version not in (FORMAT, FORMAT_OF_SEVERAL):
-        raise EmulatorError(
-            f"{path} has format {version}, this version reads up to {FORMAT_OF_SEVERAL}: "
-            "upgrade hpo-flows"
-        )
-    if WEIGHTS not in files:
-        raise EmulatorError(f"{path} lists no {WEIGHTS}: export the emulator again")
-    return dict(card)
-
-
-def _check_file(folder: Path, name: str, expected: str) -> None:
-    path = folder / name
-    if not path.is_file():
-        raise EmulatorError(f"{path} is missing: export or copy the emulator again")
-    if _sha256(path) != expected:
-        raise EmulatorError(
-            f"{path} is not the file that was exported (its sha256 differs from {CARD}): "
-            "export or copy the emulator again"
-        )
-
-
 def _refuse_other(folder: Path) -> None:
     if not folder.exists():
         return
@@ -340,25 +258,11 @@ def _swap(draft: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
-    try:
-        array = np.asarray(values, np.float64)
-    except (TypeError, ValueError) as error:
-        raise EmulatorError(f"{name} must be numbers, got {values!r}") from error
-    if not np.isfinite(array).all():
-        raise EmulatorError(f"{name} must be finite, got {array[~np.isfinite(array)].flat[0]}")
-    return array
-
-
 def _without_tiny(tensor: torch.Tensor) -> torch.Tensor:
     """Denormal weights as exact zeros: they say nothing and make a CPU 25 times slower."""
     if not tensor.is_floating_point():
         return tensor
     return torch.where(tensor.abs() < torch.finfo(torch.float32).tiny, 0.0, tensor)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _readme(card: Mapping[str, Any]) -> str:

@@ -18,12 +18,10 @@ from torch import Tensor, nn
 
 from data_prep.columns import Column
 from data_prep.errors import InputError
-from models import flow
+from models import domain, flow
+from models.bundle import MEMBERS
 from models.flow import ConditionalFlow
 from models.preprocess import Standardise
-
-MEMBERS = "members"
-"""Key of a description that lists those of the members."""
 
 
 class MixtureError(InputError):
@@ -71,11 +69,7 @@ class Mixture(nn.Module):
     @property
     def domain(self) -> dict[str, tuple[float, float]]:
         """What every member has seen."""
-        ranges = [member.domain for member in self.flows]
-        return {
-            name: (max(each[name][0] for each in ranges), min(each[name][1] for each in ranges))
-            for name in ranges[0]
-        }
+        return domain.common([member.domain for member in self.flows])
 
     @property
     def noise_columns(self) -> int:

@@ -23,7 +23,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from data_prep.errors import InputError
-from models.arrays import PARTS, Array, Namespace, inside, namespace
+from models.array_layers import Array, Namespace
+from models.arrays import PARTS, namespace
+from models.domain import inside
 
 MASSES = ("Mass_0", "Mass_1")
 """Event columns that are the two masses: of the initially heavier star, and of the other one."""
@@ -209,7 +211,7 @@ class PopulationModel:
             value_N = free_N[name]
             its_own_N = xp.isfinite(value_N)
             if not self.extrapolate:
-                its_own_N = its_own_N & inside(xp, value_N, (low, high))
+                its_own_N = its_own_N & inside(value_N, (low, high))
             known_N = known_N & its_own_N
             columns.append(xp.where(its_own_N, value_N, low)[None])
         if not columns:
@@ -232,7 +234,7 @@ class PopulationModel:
 
     def _refuse_outside(self) -> None:
         for name, values in self._nodes.items():
-            outside = values[~inside(np, values, self._density.domain[name])]
+            outside = values[~inside(values, self._density.domain[name])]
             if len(outside):
                 low, high = self._density.domain[name]
                 raise PopulationError(

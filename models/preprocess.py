@@ -21,11 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from data_prep.columns import Column, Dataset
+from data_prep.columns import Column, Dataset, pair_of
 from data_prep.stream import Batch
-
-TINY, HUGE = 1.2e-38, 3.4e38
-"""Smallest and largest float32 that a positive column can take when drawn: never 0, never inf."""
+from models.limits import HUGE, TINY
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +103,7 @@ class Coordinates:
     def __init__(self, columns: Sequence[Column], kind: str) -> None:
         """Args: the columns, and a choice of `FlowConfig.coordinates`."""
         self.positive = torch.tensor([column.positive for column in columns], dtype=torch.bool)
-        self.pair = None if kind == "log" else _pair(columns)
+        self.pair = None if kind == "log" else pair_of(columns)
         self.total = kind == "log_total"
 
     def of_array(self, values_NK: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -137,16 +135,6 @@ class Coordinates:
             first = first - functional.softplus(ratio)
         columns[self.pair[0]], columns[self.pair[1]] = first, first + ratio
         return torch.stack(columns).t()
-
-
-def _pair(columns: Sequence[Column]) -> tuple[int, int] | None:
-    """The first two positive columns of one unit; None where there are none."""
-    positive = [(k, column.unit) for k, column in enumerate(columns) if column.positive]
-    for number, (k, unit) in enumerate(positive):
-        for other, its_unit in positive[number + 1 :]:
-            if unit and unit == its_unit:
-                return k, other
-    return None
 
 
 class Standardise(nn.Module):

@@ -15,7 +15,6 @@ Gregory & Delbourgo (1982), IMA Journal of Numerical Analysis 2, 123
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -24,16 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.limits import LARGEST_RAW, SMALLEST_BIN, SMALLEST_SLOPE, UNIT_SLOPE
 from models.spare import give_back, take
-
-SMALLEST_BIN = 3e-3
-"""Least width and height of a bin, relative to the sum of all before it was added."""
-SMALLEST_SLOPE = 3e-2
-"""Least derivative at an edge between two bins."""
-LARGEST_RAW = 20.0
-"""Raw widths and heights beyond this change nothing: all other bins are at their least by then."""
-UNIT_SLOPE = math.log(math.expm1(1 - SMALLEST_SLOPE))
-"""The raw derivative that makes a slope of 1, which the curve has at both ends."""
 
 
 class Bins(NamedTuple):

@@ -23,7 +23,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from data_prep.draft import draft_of
 from data_prep.errors import InputError
-from models.arrays import PARTS, Array, ArrayFlow, Namespace, in_parts, namespace
+from models import domain
+from models.array_layers import Array, Namespace
+from models.arrays import PARTS, ArrayFlow, in_parts, namespace
 
 SCHEMA = 1
 """Version of the file. Raised when a reader of the old one would misread the new one."""
@@ -113,19 +115,11 @@ class Table:
         Conditions are numbers or one value per event, in physical units.
 
         Raises:
-            TableError: If a condition is missing or unknown, or events are of another shape.
+            EmulatorError: If a condition is missing or unknown, or events are of another shape.
         """
         x_NF = np.asarray(events, float)
-        if x_NF.ndim != 2 or x_NF.shape[1] != len(self.event_columns):
-            raise TableError(
-                f"events must have shape (N, {len(self.event_columns)}), one column for each of "
-                f"{', '.join(self.event_columns)}, got {x_NF.shape}"
-            )
-        if set(conditions) != set(self.condition_columns):
-            raise TableError(
-                f"conditions are {', '.join(self.condition_columns) or 'none'}, "
-                f"got {', '.join(conditions) or 'none'}"
-            )
+        domain.check_shape(self.event_columns, x_NF)
+        domain.named(self.condition_columns, conditions)
         given = [np.asarray(conditions[name], float) for name in self.condition_columns]
         rows = (1,) if all(value.ndim == 0 for value in given) else (len(x_NF),)
         c_NC = (

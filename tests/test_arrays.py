@@ -1,6 +1,7 @@
 """The flow in plain arrays against the flow in torch, and gradients of both."""
 
 import hashlib
+import importlib
 import json
 import subprocess
 import sys
@@ -11,8 +12,10 @@ import pytest
 import torch
 from random_flows import a_flow, in_arrays
 
-from models import Emulator, arrays, autoregressive, preprocess, spline
-from models.arrays import ArrayFlow, ArrayFlowError, ExtrapolationWarning
+from models import Emulator
+from models.arrays import ArrayFlow
+from models.bundle import EmulatorError
+from models.domain import ExtrapolationWarning
 from models.mixture import Mixture
 
 CASES = [
@@ -131,15 +134,6 @@ def test_a_bundle_gives_what_the_emulator_gives(bundle):
     assert flow.domain == emulator.domain
 
 
-def test_its_constants_are_those_of_the_torch_flow():
-    for name in ("SMALLEST_BIN", "SMALLEST_SLOPE", "LARGEST_RAW", "UNIT_SLOPE"):
-        assert getattr(arrays, name) == getattr(spline, name)
-    for name in ("LOG_SCALE_LAYER", "LOG_SCALE_TOTAL"):
-        assert getattr(arrays, name) == getattr(autoregressive, name)
-    assert np.log(preprocess.TINY) == arrays.LOG_TINY
-    assert np.log(preprocess.HUGE) == arrays.LOG_HUGE
-
-
 def test_one_condition_for_all_gives_what_one_for_each_would():
     flow = in_arrays(a_flow())
     x_NF, c_NC, _ = some_rows()
@@ -217,7 +211,7 @@ def test_the_torch_module_has_no_nan_gradient_outside_the_support():
 @pytest.mark.slow
 @pytest.mark.parametrize(("features", "conditions", "options"), CASES)
 def test_jax_compiles_it_to_the_same_numbers_and_torchs_gradient(features, conditions, options):
-    jax = pytest.importorskip("jax")
+    jax = importlib.import_module("jax")
     flow = a_flow(features, conditions, options)
     plain = in_arrays(flow)
     x_NF, c_NC, noise_NF = some_rows(features, conditions, rows=50)
@@ -241,7 +235,7 @@ def test_jax_compiles_it_to_the_same_numbers_and_torchs_gradient(features, condi
 
 @pytest.mark.slow
 def test_jax_in_single_precision_warns_of_nothing_and_has_five_digits():
-    jax = pytest.importorskip("jax")
+    jax = importlib.import_module("jax")
     flow = in_arrays(a_flow(noise=0.03))
     x_NF, c_NC, _ = some_rows()
 
@@ -253,7 +247,7 @@ def test_jax_in_single_precision_warns_of_nothing_and_has_five_digits():
 
 @pytest.mark.slow
 def test_under_jax_no_gradient_is_nan_outside_the_support():
-    jax = pytest.importorskip("jax")
+    jax = importlib.import_module("jax")
     flow = in_arrays(Mixture([a_flow(seed=seed) for seed in range(2)]).eval())
     x = jax.numpy.array([[-1.0, 5.0], [9.0, 8.0], [np.nan, 3.0], [5.0, 0.0]])
     c = jax.numpy.array([0.001, 1.0])
@@ -271,7 +265,7 @@ def test_outside_the_domain_it_warns_raises_or_keeps_quiet():
     flow = in_arrays(a_flow())
     with pytest.warns(ExtrapolationWarning, match=r"Z = 0.05 is outside the range \[0.0001, 0.01]"):
         flow.log_prob([[9.0, 8.0]], Z=0.05, alpha=1.0)
-    with pytest.raises(ArrayFlowError, match="alpha = 9 is outside the range"):
+    with pytest.raises(EmulatorError, match="alpha = 9 is outside the range"):
         flow.log_prob([[9.0, 8.0]], Z=0.001, alpha=9.0, on_extrapolation="raise")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -288,7 +282,7 @@ def test_outside_the_domain_it_warns_raises_or_keeps_quiet():
             lambda f: f.log_prob([[9, 8]], Z=[0.001, 0.002], alpha=1), "each of the 1", id="length"
         ),
         pytest.param(
-            lambda f: f.log_prob([[9, 8]], Z=np.nan, alpha=1), "must be a finite number", id="nan"
+            lambda f: f.log_prob([[9, 8]], Z=np.nan, alpha=1), "Z must be finite", id="nan"
         ),
         pytest.param(
             lambda f: f.log_prob([[9, 8]], Z=0.001, alpha=1, on_extrapolation="no"),
@@ -343,5 +337,5 @@ def test_a_bundle_that_cannot_be_used_is_refused(bundle, tmp_path, damage, messa
         (tmp_path / name).write_bytes((bundle / name).read_bytes())
     damage(tmp_path)
 
-    with pytest.raises(ArrayFlowError, match=message):
+    with pytest.raises(EmulatorError, match=message):
         ArrayFlow.load(tmp_path)

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import pytest
 
 from hpo import runs
-from hpo.dashboard import figures, style, tables
+from hpo.dashboard import figures, learning, style, tables
 from hpo.record import Cost, DataUsed, Environment, EpochRow, RunRecord, read
 
 THESIS = Path(__file__).parents[2] / "shared" / "data" / "thesis_runs"
@@ -52,7 +52,7 @@ def run(*vals, trial=0, rates=None, **changes):
     return dataclasses.replace(BASE, trial=trial, **ended | changes)
 
 
-def learning(epochs, seed=0, start=5.0):
+def learner(epochs, seed=0, start=5.0):
     rng = np.random.default_rng(seed)
     fall = np.exp(-np.arange(epochs) / 20) + 0.01 * rng.random(epochs)
     return run(*(start + fall).tolist(), trial=seed, rates=fall.tolist())
@@ -83,9 +83,9 @@ def every_figure(records, rows, theme="light"):
     names = [each.name for each in tables.columns(rows) if each.group == "parameters"]
     pairs = [(name, 0.5) for name in names]
     return {
-        "curves": figures.curves(records, theme=theme),
-        "excess": figures.curves(records, excess=True, theme=theme),
-        "rates": figures.rates(records, theme=theme),
+        "curves": learning.curves(records, theme=theme),
+        "excess": learning.curves(records, excess=True, theme=theme),
+        "rates": learning.rates(records, theme=theme),
         "parallel": figures.parallel(rows, names, theme),
         "importances": figures.importances(pairs, theme),
         "scatter": figures.scatter(rows, "best_val_nll", "seconds", "study", theme=theme),
@@ -96,7 +96,7 @@ def every_figure(records, rows, theme="light"):
 
 KINDS = ("curves", "excess", "rates", "parallel", "importances", "scatter", "states", "trade")
 
-SOME = {f"bbh/trial-{i:05d}": learning(30, seed=i) for i in range(3)}
+SOME = {f"bbh/trial-{i:05d}": learner(30, seed=i) for i in range(3)}
 
 
 def texts(value, name=""):
@@ -123,7 +123,7 @@ def validation(figure):
 @pytest.mark.parametrize("kind", KINDS)
 def test_text_of_a_record_is_never_a_link(kind):
     record = dataclasses.replace(
-        learning(10),
+        learner(10),
         study=EVIL,
         reason=EVIL,
         params={EVIL: EVIL, "rate": 1e-3},
@@ -164,8 +164,8 @@ def test_a_figure_shows_the_page_behind_it_and_keeps_its_zoom(theme):
 @pytest.mark.parametrize(
     "figure",
     [
-        pytest.param(figures.curves({}), id="curves"),
-        pytest.param(figures.rates({}), id="rates"),
+        pytest.param(learning.curves({}), id="curves"),
+        pytest.param(learning.rates({}), id="rates"),
         pytest.param(figures.parallel([], []), id="parallel"),
         pytest.param(figures.parallel(MANY, []), id="no-parameter"),
         pytest.param(figures.importances([]), id="importances"),
@@ -173,8 +173,8 @@ def test_a_figure_shows_the_page_behind_it_and_keeps_its_zoom(theme):
         pytest.param(figures.scatter(MANY, "test_nll", "trial"), id="no-value"),
         pytest.param(figures.scatter(MANY, "gone", "trial"), id="no-column"),
         pytest.param(figures.trade([], "seconds"), id="trade"),
-        pytest.param(figures.curves({"a": run(None)}), id="no-nll"),
-        pytest.param(figures.rates({"a": run(5.0)}), id="no-rate"),
+        pytest.param(learning.curves({"a": run(None)}), id="no-nll"),
+        pytest.param(learning.rates({"a": run(5.0)}), id="no-rate"),
     ],
 )
 def test_nothing_to_show_is_said_in_a_sentence(figure):
@@ -184,8 +184,8 @@ def test_nothing_to_show_is_said_in_a_sentence(figure):
 
 
 def test_a_run_keeps_its_colour_when_runs_are_added_behind_it():
-    few = validation(figures.curves(dict(list(SOME.items())[:2])))
-    more = validation(figures.curves(SOME))
+    few = validation(learning.curves(dict(list(SOME.items())[:2])))
+    more = validation(learning.curves(SOME))
 
     assert [each.line for each in few] == [each.line for each in more[:2]]
 
@@ -194,13 +194,13 @@ def test_a_run_keeps_its_colour_when_runs_are_added_behind_it():
 def test_forty_runs_look_different_from_each_other(theme):
     records = {f"bbh/trial-{i:05d}": run(5.0, 4.0, trial=i) for i in range(40)}
 
-    lines = validation(figures.curves(records, theme=theme))
+    lines = validation(learning.curves(records, theme=theme))
 
     assert len({(each.line.color, each.line.dash) for each in lines}) == 40
 
 
 def test_the_best_epoch_is_marked_where_it_was_measured():
-    figure = figures.curves({"a": run(5.0, 4.0, 4.5)}, smoothing=0.9)
+    figure = learning.curves({"a": run(5.0, 4.0, 4.5)}, smoothing=0.9)
 
     (best,) = [each for each in figure.data if each.mode == "markers"]
     assert (list(best.x), list(best.y)) == ([2], [4.0])
@@ -210,13 +210,13 @@ def test_the_best_epoch_is_marked_where_it_was_measured():
     ("along", "last"), [("epoch", 3), ("minutes", 1.5), ("rows", 180)], ids=["epoch", "min", "rows"]
 )
 def test_curves_run_along_epochs_time_or_rows(along, last):
-    figure = figures.curves({"a": run(5.0, 4.0, 4.5)}, along=along)
+    figure = learning.curves({"a": run(5.0, 4.0, 4.5)}, along=along)
 
     assert validation(figure)[0].x[-1] == last
 
 
 def test_the_excess_is_above_the_lowest_of_all_runs():
-    figure = figures.curves({"a": run(5.0, 4.5), "b": run(4.75, 4.0)}, excess=True)
+    figure = learning.curves({"a": run(5.0, 4.5), "b": run(4.75, 4.0)}, excess=True)
 
     a, b = validation(figure)
     np.testing.assert_allclose(a.y, [1.0, 0.5])
@@ -227,7 +227,7 @@ def test_the_excess_is_above_the_lowest_of_all_runs():
 def test_limits_show_the_ends_and_not_the_first_epochs():
     fall = [50.0, 20.0, *np.linspace(5.1, 5.0, 60).tolist()]
 
-    low, high = figures.curves({"a": run(*fall)}).layout.yaxis.range
+    low, high = learning.curves({"a": run(*fall)}).layout.yaxis.range
 
     assert 4.8 < low < 4.9
     assert 5.1 < high < 5.6
@@ -236,15 +236,15 @@ def test_limits_show_the_ends_and_not_the_first_epochs():
 def test_a_run_that_went_astray_does_not_press_the_others_together():
     astray = run(5.2, 5.1, *[18.0] * 28, trial=1)
 
-    low, high = figures.curves({**SOME, "astray": astray}).layout.yaxis.range
+    low, high = learning.curves({**SOME, "astray": astray}).layout.yaxis.range
 
     assert high < 8
 
 
 def test_the_end_of_every_finished_run_is_inside_the_limits():
-    records = {f"r{i}": learning(80, seed=i, start=5 + i) for i in range(4)}
+    records = {f"r{i}": learner(80, seed=i, start=5 + i) for i in range(4)}
 
-    low, high = figures.curves(records).layout.yaxis.range
+    low, high = learning.curves(records).layout.yaxis.range
 
     for record in records.values():
         assert low < record.best_val_nll < high
@@ -253,7 +253,7 @@ def test_the_end_of_every_finished_run_is_inside_the_limits():
 def test_a_run_without_a_validation_nll_is_named_in_the_legend():
     records = {**SOME, "bbh/trial-00009": run(state="failed"), "bbh/trial-00010": run(None)}
 
-    figure = figures.curves(records)
+    figure = learning.curves(records)
 
     (nine,) = named(figure, "bbh 9:")
     assert nine.name == "bbh 9: no validation NLL (failed)"
@@ -262,19 +262,19 @@ def test_a_run_without_a_validation_nll_is_named_in_the_legend():
 
 
 def test_a_loss_that_is_lost_leaves_a_gap_and_ends_the_curve():
-    figure = figures.curves({"a": run(5.0, None, 4.0, None, None)})
+    figure = learning.curves({"a": run(5.0, None, 4.0, None, None)})
 
     np.testing.assert_array_equal(validation(figure)[0].y, [5.0, math.nan, 4.0])
 
 
 def test_a_long_curve_keeps_its_ends_its_best_its_peaks_and_its_gaps():
-    vals = learning(10_001).epochs
+    vals = learner(10_001).epochs
     vals = [each.val_nll for each in vals]
     vals[5_000], vals[7_003], vals[9_001] = 4.0, 40.0, None
-    figure = figures.curves({"a": run(*vals)})
+    figure = learning.curves({"a": run(*vals)})
 
     line = validation(figure)[0]
-    assert len(line.x) <= figures.MOST_POINTS
+    assert len(line.x) <= learning.MOST_POINTS
     assert {1, 5_001, 7_004, 9_002, 10_001} <= set(line.x)
     assert np.nanmax(line.y) == 40.0
     assert math.isnan(line.y[list(line.x).index(9_002)])
@@ -282,7 +282,7 @@ def test_a_long_curve_keeps_its_ends_its_best_its_peaks_and_its_gaps():
 
 
 def test_a_short_curve_is_whole():
-    figure = figures.curves({"a": learning(1000)})
+    figure = learning.curves({"a": learner(1000)})
 
     assert len(validation(figure)[0].x) == 1000
     assert not any("2,000" in each.text for each in figure.layout.annotations)
@@ -292,17 +292,17 @@ def test_a_short_curve_is_whole():
     ("runs_", "kind"), [(10, go.Scatter), (11, go.Scattergl)], ids=["few", "many"]
 )
 def test_many_points_are_left_to_the_graphics_card(runs_, kind):
-    record = learning(1000)
+    record = learner(1000)
 
-    figure = figures.curves({f"r{i}": record for i in range(runs_)})
+    figure = learning.curves({f"r{i}": record for i in range(runs_)})
 
     assert {type(each) for each in figure.data} == {kind}
 
 
 def test_fifty_runs_of_a_thousand_epochs_stay_light():
-    record = learning(1000)
+    record = learner(1000)
 
-    text = figures.curves({f"r{i}": record for i in range(50)}).to_json()
+    text = learning.curves({f"r{i}": record for i in range(50)}).to_json()
 
     assert len(text) < 3_000_000
 
@@ -311,7 +311,7 @@ def test_fifty_runs_of_a_thousand_epochs_stay_light():
 def test_a_run_of_the_thesis_is_drawn_up_to_where_its_loss_was_lost():
     record = read(THESIS / "blocks_30_hidden_200_A_relu_N_1000_V2_20min.json")
 
-    figure = figures.curves({"thesis": record})
+    figure = learning.curves({"thesis": record})
 
     told = sum(each.val_nll is not None for each in record.epochs)
     assert 0 < told < len(record.epochs)
@@ -325,7 +325,7 @@ def test_rates_are_positive_and_have_a_line_where_a_run_stops():
         "b": run(5.0, 4.0, rates=[None, 0.1], training=rule),
     }
 
-    figure = figures.rates(records)
+    figure = learning.rates(records)
 
     np.testing.assert_array_equal(figure.data[0].y, [math.nan, 1.0, math.nan])
     (line,) = figure.layout.shapes
@@ -339,7 +339,7 @@ def test_runs_that_stop_alike_share_one_line():
     rule = {"training": {"rate_per": "epoch", "min_rate": 0.01}}
     records = {each: run(5.0, 4.0, rates=[None, 0.1], **rule) for each in "abc"}
 
-    assert len(figures.rates(records).layout.shapes) == 1
+    assert len(learning.rates(records).layout.shapes) == 1
 
 
 def test_parallel_coordinates_end_in_the_objective_with_the_best_on_top():

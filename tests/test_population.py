@@ -1,6 +1,7 @@
 """Population models and the likelihood of a catalogue, with the libraries that call them."""
 
 import copy
+import importlib
 import pickle
 
 import numpy as np
@@ -269,10 +270,10 @@ def test_the_likelihood_is_that_of_its_definition(flow):
 @pytest.mark.slow
 def test_the_likelihood_and_its_variance_are_gwpopulations(flow):
     hyperpe, vt = (
-        pytest.importorskip("gwpopulation.hyperpe"),
-        pytest.importorskip("gwpopulation.vt"),
+        importlib.import_module("gwpopulation.hyperpe"),
+        importlib.import_module("gwpopulation.vt"),
     )
-    frames = pytest.importorskip("pandas").DataFrame
+    frames = importlib.import_module("pandas").DataFrame
     events, injections, count = a_catalogue(flow)
     model = PopulationModel(flow, over=OVER_Z)
     selection = vt.ResamplingVT(
@@ -296,8 +297,8 @@ def test_the_likelihood_and_its_variance_are_gwpopulations(flow):
 
 
 def test_bilbys_hyperparameter_likelihood_takes_the_model(flow):
-    bilby = pytest.importorskip("bilby.hyper.likelihood")
-    frames = pytest.importorskip("pandas").DataFrame
+    bilby = importlib.import_module("bilby.hyper.likelihood")
+    frames = importlib.import_module("pandas").DataFrame
     events = [
         {name: values[:50] for name, values in event.items()} for event in a_catalogue(flow)[0]
     ]
@@ -406,7 +407,7 @@ def test_fewer_injections_drawn_than_found_are_refused(flow):
 
 @pytest.mark.slow
 def test_emcee_samples_the_likelihood(flow):
-    emcee = pytest.importorskip("emcee")
+    emcee = importlib.import_module("emcee")
     events, injections, count = a_catalogue(flow, events=4, samples=30, found=1_000)
     model = PopulationModel(flow, over={"Z": ([0.001], [1.0])})
     likelihood = CatalogLikelihood(model, events, injections, drawn=count)
@@ -423,7 +424,7 @@ def test_emcee_samples_the_likelihood(flow):
 
 @pytest.mark.slow
 def test_dynesty_samples_the_likelihood(flow):
-    dynesty = pytest.importorskip("dynesty")
+    dynesty = importlib.import_module("dynesty")
     events, injections, count = a_catalogue(flow, events=3, samples=30, found=1_000)
     model = PopulationModel(flow, over={"Z": ([0.001], [1.0])})
     likelihood = CatalogLikelihood(model, events, injections, drawn=count)
@@ -440,7 +441,7 @@ def test_dynesty_samples_the_likelihood(flow):
 
 @pytest.mark.slow
 def test_under_jax_the_likelihood_compiles_and_has_its_gradient(flow):
-    jax = pytest.importorskip("jax")
+    jax = importlib.import_module("jax")
     events, injections, count = a_catalogue(flow, events=3, samples=30, found=500)
     model = PopulationModel(flow)
     likelihood = CatalogLikelihood(model, events, injections, drawn=count, largest_variance=50.0)
@@ -461,7 +462,7 @@ def test_under_jax_the_likelihood_compiles_and_has_its_gradient(flow):
 
 @pytest.mark.slow
 def test_under_jax_single_precision_is_enough(flow):
-    jax = pytest.importorskip("jax")
+    jax = importlib.import_module("jax")
     events, injections, count = a_catalogue(flow, events=3, samples=30, found=500)
     likelihood = CatalogLikelihood(
         PopulationModel(flow, over=OVER_Z), events, injections, drawn=count, largest_variance=50.0
@@ -475,9 +476,9 @@ def test_under_jax_single_precision_is_enough(flow):
 
 @pytest.mark.slow
 def test_gwpopulation_compiles_the_model_under_jax(flow):
-    jax = pytest.importorskip("jax")
-    gwpopulation = pytest.importorskip("gwpopulation")
-    pandas = pytest.importorskip("pandas")
+    jax = importlib.import_module("jax")
+    gwpopulation = importlib.import_module("gwpopulation")
+    pandas = importlib.import_module("pandas")
     from gwpopulation.experimental.jax import JittedLikelihood
     from gwpopulation.hyperpe import HyperparameterLikelihood, Model
     from gwpopulation.vt import ResamplingVT
@@ -506,7 +507,7 @@ def test_gwpopulation_compiles_the_model_under_jax(flow):
 
 
 def test_an_emulator_by_torch_says_what_jax_needs(masses):
-    jax = pytest.importorskip("jax")
+    jax = importlib.import_module("jax")
     model = PopulationModel(Emulator(a_flow()))
     data = {name: jax.numpy.asarray(values) for name, values in in_pairs(masses).items()}
 

@@ -126,7 +126,7 @@ def _pages(
     known = optuna_page.data_folders(storage) if storage else []
     emulated = Emulated(catalog, [*data, *known])
     studies = optuna_page.studies(storage) if storage else None
-    dash = app.create(catalog, emulated=emulated, optuna=storage is not None, studies=studies)
+    dash = app.create(catalog, emulated=emulated, studies=studies)
     token = secrets.token_urlsafe(32)
     wsgi = server.application(
         dash.server,

@@ -29,7 +29,6 @@ def create(
     catalog: Catalog,
     *,
     emulated: Emulated | None = None,
-    optuna: bool = False,
     studies: Callable[[], dict[str, int]] | None = None,
 ) -> dash.Dash:
     """The Dash application, to be mounted at `/runs`.
@@ -37,11 +36,11 @@ def create(
     Args:
         catalog: The runs.
         emulated: What their flows draw; without it the runs' pages show no densities.
-        optuna: Whether optuna-dashboard is mounted beside.
-        studies: Gives Optuna's number of each study by its name.
+        studies: Gives optuna-dashboard's number of each study by its name, if it is mounted
+            beside.
     """
     _load_pandas()
-    site = Site(catalog=catalog, emulated=emulated, studies=studies if optuna else None)
+    site = Site(catalog=catalog, emulated=emulated, studies=studies)
     app = dash.Dash(
         "hpo",
         assets_folder=str(ASSETS),

@@ -25,6 +25,7 @@ from hpo.dashboard.cellmap import CellMap
 from hpo.dashboard.likeness import Portrait
 from hpo.dashboard.sources import EmulatedError, Few, Stamp, Tables, TestRows, Weights, stamp_of
 from hpo.density import Array
+from models.domain import beyond, inside
 
 if TYPE_CHECKING:
     from hpo.dashboard.catalog import Catalog
@@ -38,9 +39,6 @@ SAME = 1e-5
 
 FEWEST = 200
 """Rows that a picture without data is at least as fine as: the nearest cell may have hardly any."""
-
-ROUNDING = 1e-6
-"""Relative distance beyond the domain that is still inside, as `models.Emulator` has it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -224,16 +222,12 @@ def _state(record: RunRecord) -> list[str]:
 
 def _beyond(flow: ConditionalFlow, named: Mapping[str, float]) -> list[str]:
     """A sentence for each condition outside the range that the flow was trained on."""
-    notes = []
-    for name, value in named.items():
-        low, high = flow.domain[name]
-        margin = ROUNDING * max(abs(low), abs(high))
-        if not low - margin <= value <= high + margin:
-            notes.append(
-                f"{name} = {value:g} is outside the range [{low:g}, {high:g}] that the flow was "
-                "trained on: what it says there is a guess."
-            )
-    return notes
+    limits = flow.domain
+    return [
+        f"{beyond(name, value, limits[name], 'flow')}."
+        for name, value in named.items()
+        if not inside(value, limits[name])
+    ]
 
 
 def _checked(flow: ConditionalFlow, conditions: Mapping[str, float]) -> tuple[float, ...]:

@@ -22,6 +22,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage, get_storage
 
+from hpo.dashboard.address import ROOT
 from hpo.record import EpochRow, RunRecord
 
 if TYPE_CHECKING:
@@ -96,14 +97,16 @@ def data_folders(storage: RDBStorage) -> list[Path]:
 
 def describe(study: optuna.Study, spec: StudySpec, origin: Origin) -> None:
     """Give the study its note and its objective's name, unless somebody wrote their own."""
-    from optuna_dashboard import get_note, save_note
-
     if study.metric_names is None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names([_METRICS[spec.training.objective]])
-    there, ours = get_note(study), study.user_attrs.get(NOTE)
-    note = _note(spec, origin)
+    note, ours = _note(spec, origin), study.user_attrs.get(NOTE)
+    if ours == _digest(note):
+        return
+    from optuna_dashboard import get_note, save_note  # here: it takes a second to load
+
+    there = get_note(study)
     if there == note or (ours is None and there) or (ours is not None and ours != _digest(there)):
         return
     save_note(study, note)
@@ -114,26 +117,25 @@ def plot(study: optuna.Study, records: Sequence[RunRecord]) -> None:
     """Put pictures of the runs into the study, in place of those that were there."""
     from optuna_dashboard import save_plotly_graph_object
 
-    from hpo.dashboard import figures
-    from hpo.listing import columns_of
-    from hpo.runs import row
+    from hpo.dashboard import figures, learning
+    from hpo.runs import aligned, row
+    from hpo.study import trial_name
 
-    ordered = sorted((one for one in records if one.epochs), key=_objective)
+    ordered = sorted((one for one in records if one.epochs), key=lambda one: one.standing)
     if not ordered:
         return
-    named = {f"{one.study}/trial-{one.trial:05d}": one for one in ordered}
+    named = {f"{one.study}/{trial_name(one.trial)}": one for one in ordered}
     best = dict(list(named.items())[:BEST])
-    flat = [{"run": key, **row(record)} for key, record in named.items()]
-    columns = columns_of(flat)
-    rows = [{column: one.get(column) for column in columns} for one in flat]
+    flat = aligned([row(record) for record in ordered], ordered)
+    rows = [{**one, "run": key} for key, one in zip(named, flat, strict=True)]
 
-    def learning(most: int) -> Figure:
-        return figures.curves(_thinned(best, most), theme="light")
+    def learned(most: int) -> Figure:
+        return learning.curves(_thinned(best, most), theme="light")
 
     def cost(most: int) -> Figure:
         return figures.trade(rows[: 5 * most], "flops_per_event", theme="light")
 
-    for name, draw in {"hpo-learning": learning, "hpo-cost": cost}.items():
+    for name, draw in {"hpo-learning": learned, "hpo-cost": cost}.items():
         save_plotly_graph_object(study, _small(draw), graph_object_id=name)
 
 
@@ -159,7 +161,7 @@ def _note(spec: StudySpec, origin: Origin) -> str:
         f"cells{f', {held_out} of them held out' if held_out else ''}, "
         f"fingerprint {_code(data.fingerprint[:12])}",
         "Launched by": _code(origin.command),
-        "Runs": f"{_code(str(origin.runs))}, compared at [/runs/](/runs/)",
+        "Runs": f"{_code(str(origin.runs))}, compared at [{ROOT}]({ROOT})",
     }
     lines = [f"| {what} | {text} |" for what, text in told.items() if text]
     return "\n".join([f"## {spec.study.name}", "", "| | |", "|---|---|", *lines, ""])
@@ -173,10 +175,6 @@ def _code(text: str) -> str:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _objective(record: RunRecord) -> float:
-    return math.inf if record.best_objective is None else record.best_objective
 
 
 def _small(draw: Callable[[int], Figure]) -> Figure:

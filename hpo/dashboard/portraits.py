@@ -2,7 +2,7 @@
 
 The emulator is vermilion with solid lines, the data blue with dashed ones, as in `hpo plot`: told
 apart with any colour vision, and in grey. Backgrounds are transparent, so that the page shows.
-Names and units come from files and go through `figures.plain`.
+Names and units come from files and go through `style.plain`.
 """
 
 from __future__ import annotations

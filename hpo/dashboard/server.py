@@ -23,6 +23,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.wrappers import Request, Response
 
 from data_prep.errors import InputError
+from hpo.dashboard.address import ROOT
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 PORT = 8050
 """The first port that is tried."""
 THREADS = 8
-RUNS = "/runs/"
 LINK = "/runs-link.js"
 """The script that puts a link to the runs on optuna-dashboard's pages."""
 
@@ -82,7 +82,7 @@ def application(
         script_hashes: CSP hashes of the scripts that stand in the page of runs itself.
     """
     root = _no_database if optuna is None else _guarded(optuna, allow_edit=allow_edit)
-    pages = DispatcherMiddleware(root, {RUNS.rstrip("/"): runs})
+    pages = DispatcherMiddleware(root, {ROOT.rstrip("/"): runs})
     return _Door(pages, token=token, host=host, policy=_policy(script_hashes))
 
 
@@ -189,7 +189,7 @@ class _Door:
             if self._has_token(request):
                 answer.set_cookie(_cookie(request), self._token, httponly=True, samesite="Strict")
             return answer
-        return _to(RUNS) if request.path in ("/", RUNS.rstrip("/")) else None
+        return _to(ROOT) if request.path in ("/", ROOT.rstrip("/")) else None
 
     def _own(self, request: Request) -> Response | None:
         if request.path != LINK:
@@ -297,7 +297,7 @@ def _to(path: str, query: str = "") -> Response:
 def _sentence(text: str, status: int, *, link: bool = False) -> Response:
     if not link:
         return Response(f"{text}\n", status, mimetype="text/plain")
-    page = f"<!DOCTYPE html><title>hpo</title><p>{html.escape(text)} <a href='{RUNS}'>Runs</a></p>"
+    page = f"<!DOCTYPE html><title>hpo</title><p>{html.escape(text)} <a href='{ROOT}'>Runs</a></p>"
     return Response(page, status, mimetype="text/html")
 
 

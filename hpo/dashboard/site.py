@@ -17,6 +17,9 @@ from hpo.dashboard.style import Theme
 Part = str | Component
 """What a page is made of."""
 
+ALONG = {"epoch": "epoch", "minutes": "wall-clock time", "rows": "rows seen"}
+"""What a learning curve can be drawn along."""
+
 EVERY_MS = 2000
 """How often a page asks whether anything changed."""
 

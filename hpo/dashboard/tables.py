@@ -185,8 +185,7 @@ def axes(rows: Sequence[Row]) -> list[Column]:
 
 def objective(row: Row) -> float | None:
     """What the run is ranked by, lowest first, in nats per event; None without a result."""
-    by_held_out = row.get("objective") == "held_out_nll"
-    return number(row.get("best_held_out_nll" if by_held_out else "best_val_nll"))
+    return number(runs.objective(row))
 
 
 def objective_label(rows: Iterable[Row]) -> str:

@@ -37,19 +37,18 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       keys.forEach((key) => query.append("run", key));
       const compare = "/runs/compare?" + query.toString().replaceAll("%2F", "/");
       if (where) query.append("where", where);
-      const usual = new URLSearchParams(asked).getAll("column");
       if (this.first === undefined) this.first = JSON.stringify(columns);
-      if (usual.length || JSON.stringify(columns) !== this.first) {
+      if (asked.columns.length || JSON.stringify(columns) !== this.first) {
         (columns || []).forEach((name) => query.append("column", name));
       }
       if ((differing || []).length) query.append("differing", "1");
       const text = query.toString().replaceAll("%2F", "/");
       // Replaced, not pushed: one step back leaves the page.
       window.history.replaceState(window.history.state, "", text ? "?" + text : window.location.pathname);
-      const many = keys.length > 50;
+      const many = keys.length > asked.most;
       const label = !keys.length
         ? "Compare"
-        : many ? "Compare the first 50" : keys.length === 1 ? "Look at 1 run" : `Compare ${keys.length} runs`;
+        : many ? `Compare the first ${asked.most}` : keys.length === 1 ? "Look at 1 run" : `Compare ${keys.length} runs`;
       return [compare, label, keys.length ? "some" : "none"];
     },
   },

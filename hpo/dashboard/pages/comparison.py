@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dash
-from dash import Input, Output, State, ctx, dcc, html
+from dash import Input, Output, State, dcc, html
 
 from data_prep.errors import InputError
-from hpo.dashboard import address, figures, style, tables
+from hpo.dashboard import address, figures, learning, style, tables
 from hpo.dashboard.address import Query
 from hpo.dashboard.site import (
+    ALONG,
     Part,
     Site,
     card,
@@ -26,8 +27,6 @@ from hpo.dashboard.site import (
 )
 from hpo.record import RunRecord
 from hpo.runs import Row
-
-ALONG = {"epoch": "epoch", "minutes": "wall-clock time", "rows": "rows seen"}
 
 COSTS = ("flops_per_event", "parameters", "seconds")
 """What an NLL is bought with, if the runs tell of it."""
@@ -159,8 +158,8 @@ def register(app: dash.Dash, site: Site) -> None:
         told = [notice(each, kind="caution") for each in tables.cautions(list(records.values()))]
         told += [notice(each, kind="fault") for each in missing]
         return (
-            figures.curves(records, excess=bool(excess), smoothing=smoothing or 0.0, **axis),
-            figures.rates(records, **axis),
+            learning.curves(records, excess=bool(excess), smoothing=smoothing or 0.0, **axis),
+            learning.rates(records, **axis),
             told,
         )
 
@@ -227,8 +226,6 @@ def register(app: dash.Dash, site: Site) -> None:
         State("compared", "data"),
     )
     def differ(_seen: int, keys: list[str]) -> object:
-        if ctx.triggered_id == "compared-seen" and not keys:
-            raise dash.exceptions.PreventUpdate
         return _differences(_records(site, keys)[0])
 
 

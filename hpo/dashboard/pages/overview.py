@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import dash
@@ -55,10 +56,12 @@ def layout(site: Site, query: Query) -> list[Part]:
     table = _table(rows, query)
     return [
         dcc.Store(id="seen", data=site.catalog.version),
-        dcc.Store(id="asked", data=str(query)),
+        dcc.Store(id="asked", data={"columns": list(query.columns), "most": MOST}),
         dcc.Download(id="file"),
         html.Div(_summary(table), id="summary", className="summary"),
-        card("Runs", *_controls(rows, query), _grid(table, query), *_actions(query), wide=True),
+        card(
+            "Runs", *_controls(rows, table, query), _grid(table, query), *_actions(query), wide=True
+        ),
         html.Pre(START, id="start", className="start", hidden=bool(rows)),
     ]
 
@@ -96,7 +99,7 @@ def register(app: dash.Dash, site: Site) -> None:
             return *kept, bool(rows), notice(str(error), kind="fault"), version
         same = ctx.triggered_id == "tick" and dash.no_update  # else widths chosen by hand are lost
         heads = same or table.heads
-        options = _options(rows)
+        options = _options(table.known)
         return table.rows, heads, options, _summary(table), bool(rows), "", version
 
     @app.callback(
@@ -137,20 +140,18 @@ def register(app: dash.Dash, site: Site) -> None:
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Table:
     """The rows and columns that are shown."""
 
-    def __init__(self, found: Sequence[Row], shown: Sequence[str], heads: list[Any]) -> None:
-        self.found = found
-        """Runs that match, with all of their columns."""
-        names = ["run", "state", *shown]
-        self.heads = heads
-        ranks = {row["run"]: rank for rank, row in enumerate(ranked(found), start=1)}
-        self.rows = [
-            {"rank": ranks.get(row["run"]), **{name: _plain(row.get(name)) for name in names}}
-            for row in found
-        ]
-        """Of the grid."""
+    known: Sequence[tables.Column]
+    """All columns that there are."""
+    found: Sequence[Row]
+    """Runs that match, with all of their columns."""
+    rows: list[Row]
+    """Of the grid."""
+    heads: list[dict[str, Any]]
+    """Likewise."""
 
 
 def _table(rows: Sequence[Row], query: Query) -> _Table:
@@ -170,7 +171,17 @@ def _table(rows: Sequence[Row], query: Query) -> _Table:
         _rank_head(),
         *(_head(by_name[name]) for name in shown if name in by_name),
     ]
-    return _Table(found, shown, heads)
+    return _Table(known=known, found=found, rows=_shown(found, shown), heads=heads)
+
+
+def _shown(found: Sequence[Row], names: Sequence[str]) -> list[Row]:
+    """The runs as the grid has them: key, rank, state, and these columns."""
+    ranks = {row["run"]: rank for rank, row in enumerate(ranked(found), start=1)}
+    kept = ["run", "state", *names]
+    return [
+        {"rank": ranks.get(row["run"]), **{name: _plain(row.get(name)) for name in kept}}
+        for row in found
+    ]
 
 
 def _usual(rows: Sequence[Row]) -> list[str]:
@@ -182,8 +193,8 @@ def _usual(rows: Sequence[Row]) -> list[str]:
     return [name for name in FIRST if name in usual] + [name for name in usual if name not in FIRST]
 
 
-def _controls(rows: Sequence[Row], query: Query) -> list[Part]:
-    usual = _usual(rows)
+def _controls(rows: Sequence[Row], table: _Table, query: Query) -> list[Part]:
+    chosen = list(query.columns) or _usual(rows)
     return [
         html.Div(
             [
@@ -200,9 +211,7 @@ def _controls(rows: Sequence[Row], query: Query) -> list[Part]:
                 ),
                 field(
                     "Columns",
-                    dcc.Dropdown(
-                        _options(rows), list(query.columns) or usual, id="columns", multi=True
-                    ),
+                    dcc.Dropdown(_options(table.known), chosen, id="columns", multi=True),
                 ),
                 dcc.Checklist(
                     [{"label": "only what differs", "value": "yes"}],
@@ -315,10 +324,10 @@ def _digits(column: tables.Column) -> str:
     return "nats" if column.unit == "nats/event" else "digits"
 
 
-def _options(rows: Sequence[Row]) -> list[dict[str, str]]:
+def _options(known: Sequence[tables.Column]) -> list[dict[str, str]]:
     return [
-        {"label": f"{each.name}", "value": each.name, "title": f"{each.group}: {each.label}"}
-        for each in tables.columns(rows)
+        {"label": each.name, "value": each.name, "title": f"{each.group}: {each.label}"}
+        for each in known
     ]
 
 

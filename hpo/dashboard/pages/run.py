@@ -13,10 +13,11 @@ import dash
 from dash import ALL, Input, Output, State, dcc, html
 
 from data_prep.errors import InputError
-from hpo.dashboard import address, figures, portraits, style, tables
+from hpo.dashboard import address, learning, portraits, style, tables
 from hpo.dashboard.address import Query
-from hpo.dashboard.emulated import Slider
+from hpo.dashboard.emulated import Emulated, Slider
 from hpo.dashboard.site import (
+    ALONG,
     Part,
     Site,
     card,
@@ -59,11 +60,12 @@ def layout(site: Site, key: str) -> list[Part]:
         html.Div(_figures_of(record), id="facts", className="facts"),
         card(
             "How it learned",
-            html.Div(field("Along", choice("run-along", _ALONG, "epoch")), className="controls"),
+            html.Div(field("Along", choice("run-along", ALONG, "epoch")), className="controls"),
             graph("run-curves", height=400),
         ),
         card("Loss rate", graph("run-rates", height=400)),
-        *_density(site, key),
+        # Later, by a callback: the first look at a flow waits for torch.
+        html.Div(id="density", className="parts"),
         card("What it was given", *_options(record), wide=True),
         card(
             "Log",
@@ -73,9 +75,6 @@ def layout(site: Site, key: str) -> list[Part]:
         ),
         card("run.json", _raw(record), wide=True),
     ]
-
-
-_ALONG = {"epoch": "epoch", "minutes": "wall-clock time", "rows": "rows seen"}
 
 
 def register(app: dash.Dash, site: Site) -> None:
@@ -112,8 +111,8 @@ def register(app: dash.Dash, site: Site) -> None:
     def learned(_seen: int, along: Any, theme: str, key: str) -> tuple[object, ...]:
         records, look = {key: site.catalog.record(key)}, theme_of(theme)
         return (
-            figures.curves(records, along=along, theme=look),
-            figures.rates(records, along=along, theme=look),
+            learning.curves(records, along=along, theme=look),
+            learning.rates(records, along=along, theme=look),
         )
 
     if site.emulated is not None:
@@ -123,6 +122,10 @@ def register(app: dash.Dash, site: Site) -> None:
 def _register_density(app: dash.Dash, site: Site) -> None:
     emulated = site.emulated
     assert emulated is not None
+
+    @app.callback(Output("density", "children"), Input("run", "data"))
+    def density(key: str) -> list[Part]:
+        return _density(emulated, key)
 
     @app.callback(
         drawn_into("portrait"),
@@ -137,17 +140,14 @@ def _register_density(app: dash.Dash, site: Site) -> None:
     def draw(
         places: list[float], pair: str | None, theme: str, names: list[Any], key: str
     ) -> tuple[object, ...]:
-        sliders = {each.name: each for each in emulated.conditions(key)}
-        chosen = {
-            name["condition"]: _value(sliders[name["condition"]], place)
-            for name, place in zip(names, places, strict=True)
-            if name["condition"] in sliders
-        }
-        told = [_told(sliders[name], value) for name, value in chosen.items()]
+        moved = {name["condition"]: place for name, place in zip(names, places, strict=True)}
         try:
+            sliders = emulated.conditions(key)
+            chosen = {each.name: _value(each, moved[each.name]) for each in sliders}
             seen = emulated.portrait(key, chosen, _pair(pair))
-        except InputError as error:
-            return style.sentence(str(error), theme_of(theme)), [], told
+        except InputError as error:  # the checkpoint went, or the data did
+            return style.sentence(str(error), theme_of(theme)), [], [dash.no_update] * len(names)
+        told = [_told(each, chosen[each.name]) for each in sliders]
         notes = [notice(each) for each in seen.notes]
         return portraits.portrait(seen, theme_of(theme)), notes, told
 
@@ -162,15 +162,12 @@ def _register_density(app: dash.Dash, site: Site) -> None:
             found = emulated.cells(key)
         except InputError as error:
             return style.sentence(str(error), theme_of(theme)), []
-        told = f"Unphysical draws: {found.unphysical:.3g} of all."
-        return portraits.cell_map(found, theme_of(theme)), [notice(told)]
+        told = [f"Unphysical draws: {found.unphysical:.3g} of all.", *found.notes]
+        return portraits.cell_map(found, theme_of(theme)), [notice(each) for each in told]
 
 
-def _density(site: Site, key: str) -> list[Part]:
+def _density(emulated: Emulated, key: str) -> list[Part]:
     """The cards of what the flow draws, or why there are none."""
-    emulated = site.emulated
-    if emulated is None:
-        return []
     why_not = emulated.available(key)
     if why_not is not None:
         return [card("What it draws", notice(why_not), wide=True)]
