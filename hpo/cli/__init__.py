@@ -16,7 +16,7 @@ from hpo.cli.dashboard import dashboard
 from hpo.cli.data import prepare
 from hpo.cli.emulators import evaluate, export, plot, sample
 from hpo.cli.machine import db, doctor
-from hpo.cli.studies import enqueue, launch, logs, runs, status, stop
+from hpo.cli.studies import enqueue, launch, logs, rerun, runs, status, stop
 
 
 class _Commands(click.Group):
@@ -69,7 +69,7 @@ def _show_warning(message: Warning | str, *_where: object, **_more: object) -> N
     click.echo(f"Warning: {message}", err=True)
 
 
-for _command in (prepare, launch, enqueue, status, stop, logs, runs, dashboard):
+for _command in (prepare, launch, enqueue, status, stop, logs, runs, rerun, dashboard):
     main.add_command(_command)
 for _command in (export, evaluate, sample, plot, doctor, db):
     main.add_command(_command)

@@ -28,3 +28,10 @@ def existing(url: URL) -> URL:
             "--storage"
         )
     return url
+
+
+def prepared(reference: str) -> Path:
+    """Folder of a prepared dataset; `sample` is the shipped one."""
+    from data_prep.columns import SAMPLE
+
+    return SAMPLE if reference == "sample" else Path(reference)

@@ -12,7 +12,7 @@ import click
 
 from data_prep.errors import InputError
 from hpo.cli.options import FILE, FOLDER, listed, placed
-from hpo.cli.places import existing, study_name
+from hpo.cli.places import existing, prepared, study_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -347,3 +347,30 @@ def runs(
     )
     shown = listing.usual(chosen) if style in ("table", "latex") and not differing else None
     click.echo(render(chosen, style, columns=shown))
+
+
+@click.command()
+@click.argument("run_json", type=FILE, metavar="RUN_JSON")
+@click.option("--out", type=FOLDER, help="Keep the new run.json and checkpoint in this folder.")
+@click.option("--data", help="Prepared dataset [default: the folder that the record names].")
+@listed
+def rerun(run_json: Path, out: Path | None, data: str | None, style: Format) -> None:
+    """Repeat a run from its run.json and say how close it came.
+
+    The same machine, versions and number of threads give the same weights, bit for bit.
+
+    \b
+        hpo rerun runs/bbh/trial-00017/run.json
+        hpo rerun runs/bbh/trial-00017/run.json --data prepared --out again
+    """
+    import dataclasses
+    import tempfile
+
+    from hpo import rerun as again
+    from hpo.listing import render
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = out or Path(scratch) / "again"
+        done = again.rerun(run_json, folder, data=prepared(data) if data else None)
+    click.echo(render([dataclasses.asdict(one) for one in done.comparisons], style))
+    click.echo(done.verdict, err=style != "table")
