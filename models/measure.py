@@ -1,4 +1,4 @@
-"""How good a flow is and what it costs: NLL, per-cell distances, unphysical fractions, speed.
+"""How good a flow is and what it costs: NLL, per-cell distances, unphysical fractions.
 
 Every NLL is in nats per event in the data's own units, over a whole split in evaluation mode.
 
@@ -9,12 +9,11 @@ Tensor names end in their axes:
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,15 +23,12 @@ from torch import Tensor
 from data_prep import cells as naming
 from data_prep.cells import Named
 from data_prep.columns import DataError, Dataset
-from data_prep.stream import Batch, Stream, read_split
+from data_prep.stream import Batch, Stream
 from models.flow import distinct
 from models.masked import TriangularLinear
 from models.mixture import Density
 from models.networks import Network
 from models.parts import Rows, parts_of
-
-if TYPE_CHECKING:
-    from models.emulator import Emulator
 
 ROWS = 16_384
 """Rows that go through a flow together: their activations stay in the cache of a CPU core."""
@@ -40,7 +36,6 @@ EvaluationPart = tuple[Rows, Tensor, list[int]]
 """Which rows, their distinct conditions, and rows of each."""
 CELL_ROWS = 200
 """Cells with fewer test rows are left out of the distances: their floor hides everything."""
-SPEED_ROWS = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +150,14 @@ def from_noise(
     return _in_parts(flow, flow.from_noise, noise_NF, conditions_NC)
 
 
+def draw(
+    flow: Density, conditions_NC: NDArray[Any], rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """One event for each row of conditions, `(N, F)` in the columns' units."""
+    noise_NF = rng.standard_normal((len(conditions_NC), flow.noise_columns), np.float32)
+    return from_noise(flow, noise_NF, conditions_NC)
+
+
 def cost(flow: Density) -> Cost:
     """Parameters and operations; what a mask switches off is neither stored nor counted."""
     parameters = sum(p.numel() for p in flow.parameters())
@@ -201,30 +204,6 @@ def unphysical_fraction(flow: Density, events_NF: NDArray[Any]) -> float:
     positive = np.array([column.positive for column in flow.event_columns])
     good_NF = np.isfinite(events_NF) & ((events_NF > 0) | ~positive)
     return float(1 - good_NF.all(axis=1).mean())
-
-
-def evaluate(
-    emulator: Emulator | Density, folder: Path, split: str = "test", *, seed: int = 0
-) -> dict[str, Any]:
-    """Everything that is said about a flow, JSON-ready: NLL, cells, unphysical fraction, speed.
-
-    Raises:
-        DataError: If the dataset has other columns than the flow, or the split has no rows.
-    """
-    flow = emulator if isinstance(emulator, Density) else emulator.module
-    score, test = nll(flow, folder, split), read_split(Path(folder), split)
-    rng = np.random.default_rng(seed)
-    drawn_NF = _draw(flow, test.conditions, rng)
-    cells = cell_distances(flow, test, seed=seed)
-    return {
-        "split": split,
-        f"{split}_nll": asdict(score),
-        "cells": [asdict(cell) for cell in cells],
-        "median_ks_over_floor": _median_ratio(cells),
-        "unphysical_fraction": unphysical_fraction(flow, drawn_NF),
-        "cost": asdict(cost(flow)),
-        "speed": _speed(flow, test, rng),
-    }
 
 
 def check_columns(flow: Density, dataset: Dataset, folder: Path) -> None:
@@ -290,44 +269,13 @@ def _cell(
     rng: np.random.Generator,
 ) -> CellDistance:
     rows = len(events_NF)
-    drawn_NF = _draw(flow, np.repeat(cell_C[None], max(20_000, 5 * rows), axis=0), rng)
+    drawn_NF = draw(flow, np.repeat(cell_C[None], max(20_000, 5 * rows), axis=0), rng)
     first, second = np.array_split(rng.permutation(events_NF), 2)
     names = [column.name for column in flow.event_columns]
     ks = {n: ks_distance(drawn_NF[:, f], events_NF[:, f]) for f, n in enumerate(names)}
     # Two halves of n/2 rows differ by twice what n rows differ from endless ones.
     floor = {n: ks_distance(first[:, f], second[:, f]) / 2 for f, n in enumerate(names)}
     return CellDistance(conditions, rows, ks, floor)
-
-
-def _median_ratio(cells: Sequence[CellDistance]) -> float | None:
-    """Median over cells and columns of the distance divided by the median floor."""
-    if not cells:
-        return None
-    pairs = [(cell.ks[name], cell.floor[name]) for cell in cells for name in cell.ks]
-    ratios = [distance / floor for distance, floor in pairs if floor > 0]
-    return float(np.median(ratios)) if ratios else None
-
-
-def _draw(
-    flow: Density, conditions_NC: NDArray[Any], rng: np.random.Generator
-) -> NDArray[np.float64]:
-    noise_NF = rng.standard_normal((len(conditions_NC), flow.noise_columns), np.float32)
-    return from_noise(flow, noise_NF, conditions_NC)
-
-
-def _speed(flow: Density, test: Batch, rng: np.random.Generator) -> dict[str, float]:
-    """Events per second of drawing and of evaluating, on this machine."""
-    c_NC = np.resize(test.conditions, (SPEED_ROWS, test.conditions.shape[1]))
-    x_NF = np.resize(test.events, (SPEED_ROWS, test.events.shape[1]))
-    log_prob(flow, x_NF[:ROWS], c_NC[:ROWS])  # the first call pays for starting threads
-    start_s = time.perf_counter()
-    _draw(flow, c_NC, rng)
-    middle_s = time.perf_counter()
-    log_prob(flow, x_NF, c_NC)
-    return {
-        "samples_per_second": SPEED_ROWS / (middle_s - start_s),
-        "log_prob_per_second": SPEED_ROWS / (time.perf_counter() - middle_s),
-    }
 
 
 @torch.no_grad()

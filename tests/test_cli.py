@@ -153,6 +153,9 @@ def test_the_emulator_is_evaluated_sampled_and_drawn(hpo, studied, prepared, tmp
     found = json.loads(hpo("evaluate", emulator, prepared, "--format", "json").stdout)
     assert found["cells"]
     assert found["test_nll"]["rows"] == Dataset.read(prepared).rows["test"]
+    beside = hpo("evaluate", emulator, prepared, "--against", emulator).stdout
+    assert "C2ST accuracy" in beside
+    assert "difference" in beside
 
     ask = ("sample", emulator, "-n", 50, "--seed", 3, "--Z", "0.001", "--alpha=1.0", "--out")
     hpo(*ask, "a.parquet")

@@ -84,29 +84,46 @@ def _scored(bundle: Path) -> str:
 @click.argument("emulator", type=FOLDER, metavar="EMULATOR")
 @click.argument("data", metavar="DATA")
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="test")
+@click.option("--against", type=FOLDER, metavar="OTHER", help="A second emulator, beside it.")
 @listed
-def evaluate(emulator: Path, data: str, split: str, style: Format) -> None:
-    """Measure an emulator on a prepared dataset: NLL, distances per cell, unphysical events, speed.
+def evaluate(emulator: Path, data: str, split: str, against: Path | None, style: Format) -> None:
+    """Measure an emulator on a prepared dataset: NLL, distances per cell, whether a classifier
+    tells its draws from the data, coverage, unphysical events, speed.
 
-    DATA is the folder that hpo prepare wrote, or `sample`.
+    DATA is the folder that hpo prepare wrote, or `sample`. A number in parentheses is the floor:
+    what a perfect emulator would reach with as many events. --against OTHER shows two emulators
+    side by side; the difference of their NLLs is taken event by event, and so is its error.
 
     \b
         hpo evaluate emulator prepared --format json
+        hpo evaluate emulator prepared --against other
     """
+    from hpo import scores
     from hpo.listing import render
-    from models import Emulator, measure
+    from models import Emulator, evaluation
 
     loaded, folder = Emulator.load(emulator), _data(data)
-    _say_if_other_data(loaded, folder)
-    found = measure.evaluate(loaded, folder, split)
+    other = Emulator.load(against) if against else None
+    for each in (loaded, other) if other else (loaded,):
+        _say_if_other_data(each, folder)
+    if other:
+        found = evaluation.compare(loaded, other, folder, split)
+    else:
+        found = evaluation.evaluate(loaded, folder, split)
     if style == "json":
         click.echo(json.dumps(found, indent=2))
         return
-    cells = [_flat(cell) for cell in found.pop("cells")]
+    units = {column.name: column.unit for column in loaded.module.event_columns}
+    if against:
+        click.echo(render(scores.beside(found, split, str(emulator), str(against), style), style))
+        if style == "table":
+            click.echo(f"\n{render(scores.cells_beside(found), style)}")
+        return
     if style == "table":
-        rows = [{"measure": key, "value": value} for key, value in _flat(found).items()]
-        click.echo(f"{render(rows, style)}\n")
-    click.echo(render(cells, style))
+        click.echo(f"{render(scores.scores(found, split), style)}\n")
+        click.echo(render(scores.cells(found, units), style))
+        return
+    click.echo(render([_flat(cell) for cell in found["cells"]], style))
 
 
 def _say_if_other_data(emulator: Emulator, folder: Path) -> None:
