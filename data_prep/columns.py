@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import struct
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +21,9 @@ from data_prep.errors import InputError
 
 SCHEMA = 1
 """Version of `dataset.json`. Raised when a reader of the old one would misread the new one."""
+
+TOTALS = {"simulated_binaries": "binaries", "simulated_mass": "Msun"}
+"""Column of a table of totals, and the unit that `Dataset.totals_unit` then is."""
 
 SPLITS = ("train", "val", "test")
 """The three parts of a dataset, and the names of their folders."""
@@ -79,6 +84,39 @@ class Cell:
     test: int
 
 
+@dataclass(frozen=True, slots=True)
+class Total:
+    """What was simulated in one cell, and how many mergers came of it."""
+
+    conditions: tuple[float, ...]
+    """In the order of the condition columns."""
+    simulated: float
+    """Binaries, or their mass in Msun at birth: finite, above 0."""
+    mergers: int
+    """Rows of the cell in all parts, after the filter; 0 where the simulation gave none."""
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(value) for value in self.conditions):
+            raise ValueError(f"a cell's conditions must be finite, got {self.conditions}")
+        if not (math.isfinite(self.simulated) and self.simulated > 0):
+            raise ValueError(f"what was simulated must be above 0, got {self.simulated}")
+        if not isinstance(self.mergers, int) or isinstance(self.mergers, bool) or self.mergers < 0:
+            raise ValueError(f"mergers must be a count, got {self.mergers!r}")
+
+
+def key(conditions: Sequence[float]) -> tuple[float, ...]:
+    """What tells a cell from others: float32, so that 0.0004 is a cell however it was written."""
+    return tuple(map(_single, conditions))
+
+
+def _single(value: float) -> float:
+    # Not numpy, which `hpo --help` must not load.
+    try:
+        return float(struct.unpack("f", struct.pack("f", value))[0])
+    except OverflowError:
+        return value
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dataset:
     """`dataset.json`: what a prepared dataset holds and where it came from."""
@@ -105,6 +143,13 @@ class Dataset:
     """Of the source files."""
     bytes_after: int = 0
     """Of the Parquet files."""
+    totals: tuple[Total, ...] = ()
+    """What was simulated in each cell, those without a merger too; empty where nobody said.
+
+    No part of the fingerprint: they can be told of data that flows were trained on already.
+    """
+    totals_unit: str | None = None
+    """binaries or Msun: what `totals` count; None where there are none."""
 
     @classmethod
     def read(cls, folder: Path) -> Dataset:
@@ -138,7 +183,10 @@ class Dataset:
     def write(self, folder: Path) -> Path:
         """Put `dataset.json` in `folder` in one step: a reader sees the whole file or none."""
         path = Path(folder) / "dataset.json"
-        text = json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1, allow_nan=False)
+        values = asdict(self)
+        if not self.totals:  # nothing new for a reader that knows no totals
+            del values["totals"], values["totals_unit"]
+        text = json.dumps({"schema": SCHEMA, **values}, indent=1, allow_nan=False)
         with draft_of(path) as draft:
             draft.write_text(_compact(text) + "\n", encoding="utf-8")
         return path
@@ -162,12 +210,36 @@ def _from_json(stored: Mapping[str, Any]) -> Dataset:
     values["ranges"] = {name: (low, high) for name, (low, high) in values["ranges"].items()}
     values["sources"] = tuple(values["sources"])
     values["split"] = tuple(values["split"])
+    values["totals"] = tuple(
+        Total(tuple(one["conditions"]), one["simulated"], one["mergers"])
+        for one in values.get("totals", ())
+    )
     dataset = Dataset(**values)
     if sorted(dataset.rows) != sorted(SPLITS):
         raise ValueError(f"rows of {sorted(dataset.rows)}, not of {sorted(SPLITS)}")
     if not all(math.isfinite(v) for low_high in dataset.ranges.values() for v in low_high):
         raise ValueError("a range that is not finite")
+    _check_totals(dataset)
     return dataset
+
+
+def _check_totals(dataset: Dataset) -> None:
+    """Raises ValueError if the totals are not of these cells and rows."""
+    known = (*TOTALS.values(),) if dataset.totals else (None,)
+    if dataset.totals_unit not in known:
+        raise ValueError(f"{len(dataset.totals)} totals in the unit {dataset.totals_unit!r}")
+    if dataset.totals_unit is None:
+        return
+    mergers = {key(one.conditions): one.mergers for one in dataset.totals}
+    rows: Counter[tuple[float, ...]] = Counter()
+    for cell in dataset.cells:
+        rows[key(cell.conditions)] += cell.train + cell.val + cell.test
+    if len(mergers) < len(dataset.totals):
+        raise ValueError("totals that name a cell twice")
+    if any(len(one.conditions) != len(dataset.condition_columns) for one in dataset.totals):
+        raise ValueError("totals that do not name every condition")
+    if {where: count for where, count in mergers.items() if count} != rows:
+        raise ValueError("totals whose mergers are not the rows of the cells")
 
 
 def _compact(text: str) -> str:

@@ -31,6 +31,7 @@ from data_prep import split as splitting
 from data_prep.columns import SPLITS, Cell, Column, DataError, Dataset
 from data_prep.filter import Filter, FilterError
 from data_prep.source import Chunk, Source
+from data_prep.totals import Totals
 
 MAX_CELLS = 65_536
 """Distinct condition combinations above which the table is no grid."""
@@ -55,8 +56,10 @@ def prepare(
     split: Sequence[float] = (0.6, 0.2, 0.2),
     seed: int = 0,
     drop_invalid: bool = False,
+    totals: Path | None = None,
     command: str = "",
     on_progress: Callable[[int], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> Dataset:
     """Write the dataset folder `out` from simulation tables.
 
@@ -70,8 +73,11 @@ def prepare(
         split: Fractions of train, val and test.
         seed: Of split and order.
         drop_invalid: Leave out and count rows with faults, rather than refuse the file.
+        totals: Table of what was simulated in each cell, for merger rates: see `totals`.
         command: Kept in `dataset.json`: how the user asked for this.
         on_progress: Called with the rows read so far (of the sources, kept or not).
+        on_note: Called with a sentence for each cell whose mergers the totals tell otherwise,
+            where no row was left out.
 
     Returns:
         The dataset as written to `out/dataset.json`.
@@ -92,12 +98,14 @@ def prepare(
     if not opened:
         raise DataError("there is no source table: name at least one file")
     _check_renames(opened, columns or {})
+    simulated = totals and Totals.read(Path(totals), wish.condition_columns, columns or {})
     with _folder_that_appears(Path(out)) as folder:
         with tempfile.TemporaryDirectory(dir=folder, prefix="spool-") as spool:
             kept = _read(opened, wish, Path(spool), on_progress)
             _check_kept(kept, wish)
             written = _deal_and_write(kept, wish, folder, Path(spool), seed)
             _check_parts(written.rows, kept)
+        told = simulated.of(written.cells) if simulated else ()
         dataset = Dataset(
             event_columns=wish.event_columns,
             condition_columns=wish.condition_columns,
@@ -113,8 +121,13 @@ def prepare(
             dropped={reason: count for reason, count in kept.dropped.items() if count},
             bytes_before=sum(source["bytes"] for source in kept.sources),
             bytes_after=sum(path.stat().st_size for path in folder.glob("*/part-*.parquet")),
+            totals=told,
+            totals_unit=simulated.unit if simulated else None,
         )
         dataset.write(folder)
+    if simulated and on_note and not dataset.dropped:
+        for note in simulated.differing(told):
+            on_note(note)
     return dataset
 
 

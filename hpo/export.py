@@ -15,6 +15,7 @@ from data_prep.errors import InputError
 from hpo.record import NAME, RunRecord, read_all
 from hpo.status import usable
 from models import checkpoint, measure
+from models.efficiency import Efficiency
 from models.emulator import Emulator
 from models.mixture import Density, Mixture
 
@@ -90,7 +91,14 @@ def _cheap(record: RunRecord, max_cost: int | None) -> bool:
 
 
 def _card(records: Sequence[RunRecord], density: Density) -> dict[str, object]:
-    """What the bundle tells of where it comes from."""
+    """What the bundle tells of where it comes from, and of how many mergers there are."""
+    dataset = _dataset(records[0])
+    efficiency = Efficiency.of_dataset(dataset) if dataset else None
+    told = {"efficiency": efficiency.to_card()} if efficiency else {}
+    return _origin(records, density) | told
+
+
+def _origin(records: Sequence[RunRecord], density: Density) -> dict[str, object]:
     if len(records) == 1:
         return _card_of(records[0])
     members = [_card_of(record) for record in records]
@@ -110,14 +118,20 @@ def _card(records: Sequence[RunRecord], density: Density) -> dict[str, object]:
 def _measured(record: RunRecord, density: Density) -> dict[str, object]:
     """The NLLs of a mixture; nothing where its data is not there any more."""
     folder, hold_out = Path(record.data.path), record.data.hold_out_cells
-    try:
-        if Dataset.read(folder).fingerprint != record.data.fingerprint:
-            return {}
-    except DataError:
+    if _dataset(record) is None:
         return {}
     test = measure.nll(density, folder, "test", without=hold_out)
     val = measure.nll(density, folder, "val", without=hold_out)
     return {"val_nll": val.mean, "test_nll": test.mean, "test_nll_error": test.error}
+
+
+def _dataset(record: RunRecord) -> Dataset | None:
+    """What the trial was trained on, if that is still there."""
+    try:
+        dataset = Dataset.read(Path(record.data.path))
+    except DataError:
+        return None
+    return dataset if dataset.fingerprint == record.data.fingerprint else None
 
 
 def _card_of(record: RunRecord) -> dict[str, object]:
@@ -154,3 +168,6 @@ def _compare(trained: Emulator, loaded: Emulator) -> None:
     ours, theirs = (one.sample(1000, seed=0, **at) for one in (trained, loaded))
     np.testing.assert_array_equal(theirs, ours)
     np.testing.assert_array_equal(loaded.log_prob(ours, **at), trained.log_prob(ours, **at))
+    if "efficiency" in trained.card:
+        rates = (one.efficiency(**at, on_extrapolation="ignore") for one in (trained, loaded))
+        np.testing.assert_array_equal(*rates)

@@ -17,6 +17,7 @@ import importlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any, Literal, Self
@@ -32,6 +33,7 @@ from models.array_layers import Array, Layer, Masked, Namespace, Separate, Stand
 from models.bundle import MEMBERS, WEIGHTS, misfit, read_card, read_file
 from models.config import FlowConfig
 from models.domain import Extrapolation, Floats
+from models.efficiency import Efficiency
 
 PARTS = 16_384
 """Rows that go through a flow together under numpy: their hidden units stay in the cache."""
@@ -51,6 +53,7 @@ class ArrayFlow:
     def __init__(self, members: Sequence[_Member]) -> None:
         """Args: flows of the same columns, to be mixed in equal parts."""
         self._members = tuple(members)
+        self._card: dict[str, Any] = {}
         first = self._members[0]
         self.event_columns = tuple(column.name for column in first.event_columns)
         """Names of the columns of an event, in order."""
@@ -91,11 +94,22 @@ class ArrayFlow:
         card = read_card(folder)
         content = read_file(folder, WEIGHTS, card)
         try:
-            return cls.from_description(
+            flow = cls.from_description(
                 card["architecture"], from_bytes(content), dtype=dtype, xp=xp
             )
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise misfit(folder, error) from error
+        flow._card = card
+        return flow
+
+    @cached_property
+    def efficiency(self) -> Efficiency:
+        """Mergers per simulated binary or Msun, by numpy: a function of the conditions.
+
+        Raises:
+            EmulatorError: If the bundle holds none. The message says how to add it.
+        """
+        return Efficiency.from_card(self._card, self._members[0].condition_columns)
 
     @classmethod
     def from_description(

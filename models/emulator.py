@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
@@ -38,6 +39,7 @@ from models.bundle import (
     sha256,
 )
 from models.domain import Extrapolation, ExtrapolationWarning, Floats
+from models.efficiency import Efficiency
 from models.mixture import Density, Mixture, from_description, spread
 
 __all__ = ["Emulator", "EmulatorError", "ExtrapolationWarning"]
@@ -69,6 +71,18 @@ class Emulator:
     def domain(self) -> dict[str, tuple[float, float]]:
         """Range of each condition in the data."""
         return dict(self.module.domain)
+
+    @cached_property
+    def efficiency(self) -> Efficiency:
+        """Mergers per simulated binary or Msun: a function of the conditions, to be called.
+
+        Raises:
+            EmulatorError: If the bundle holds none. The message says how to add it.
+
+        Example:
+            >>> rate, std = emulator.efficiency(Z=0.001, alpha=1.0, return_std=True)
+        """
+        return Efficiency.from_card(self.card, self.module.condition_columns)
 
     def sample(
         self,
@@ -282,6 +296,10 @@ def _readme(card: Mapping[str, Any]) -> str:
         if not isinstance(value, (dict, list))
     )
     several = len(card["architecture"].get(MEMBERS, ()))
+    rate = ""
+    if told := card.get("efficiency"):
+        per = "per simulated binary" if told["unit"] == "binaries" else "per Msun simulated"
+        rate = f"rate = emulator.efficiency({call[2:]})  # mergers {per}\n"
     what = f"A mixture of {several} normalizing flows" if several else "A normalizing flow"
     noise = len(card["event_columns"]) + bool(several)
     return f"""# Emulator of {events}
@@ -294,7 +312,7 @@ from models import Emulator
 emulator = Emulator.load(".")
 events = emulator.sample(100_000{call}, seed=7)
 logp = emulator.log_prob(events{call})
-```
+{rate}```
 
 Use it inside the ranges of the training data; elsewhere it warns, and what it says is a guess.
 

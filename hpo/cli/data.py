@@ -35,6 +35,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Seeds the split and the shuffle.",
 )
+@click.option(
+    "--totals",
+    type=FILE,
+    metavar="FILE",
+    help="Table of the condition columns and simulated_binaries or simulated_mass [Msun] of each "
+    "cell, with which emulators tell merger rates.",
+)
 @click.option("--drop-invalid", is_flag=True, help="Drop and count bad rows instead of refusing.")
 @listed
 def prepare(
@@ -46,6 +53,7 @@ def prepare(
     where: str | None,
     split: str,
     seed: int,
+    totals: Path | None,
     drop_invalid: bool,
     style: Format,
 ) -> None:
@@ -57,6 +65,7 @@ def prepare(
     \b
         hpo prepare mergers.csv --out prepared
         hpo prepare run1.parquet run2.parquet --out prepared --columns m1=Mass_0 --columns m2=Mass_1
+        hpo prepare mergers.csv --out prepared --totals simulated.csv
     """
     from rich.console import Console
 
@@ -75,8 +84,10 @@ def prepare(
             split=options.fractions(split),
             seed=seed,
             drop_invalid=drop_invalid,
+            totals=totals,
             command=_command_line(),
             on_progress=on_progress,
+            on_note=lambda note: console.print(f"note: {note}", highlight=False, soft_wrap=True),
         )
     rows = sum(dataset.rows.values())
     summary = {
