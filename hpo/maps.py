@@ -18,6 +18,7 @@ import numpy as np
 from data_prep.draft import draft_of
 from hpo.density import Array
 from hpo.plot import PlotError, figure_of, label_of, suffix_of, write
+from hpo.steps import Step, silent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,12 +65,15 @@ def likelihood(emulator: Emulator, *, conditions: Mapping[str, float], out: Path
     return out
 
 
-def animation(emulator: Emulator, *, conditions: Mapping[str, float], out: Path) -> Path:
+def animation(
+    emulator: Emulator, *, conditions: Mapping[str, float], step: Step = silent, out: Path
+) -> Path:
     """The same while one condition goes through its domain, evenly in its logarithm if positive.
 
     Args:
         emulator: Of two event columns.
         conditions: A value for every condition but the one that moves.
+        step: Called after each frame.
         out: A .gif or .html file, or .mp4 where ffmpeg is installed.
 
     Raises:
@@ -89,7 +93,7 @@ def animation(emulator: Emulator, *, conditions: Mapping[str, float], out: Path)
             axes.set_title(_title(frames[number]), loc="left")
             return [mesh]
 
-        _film(figure, show, len(frames), out)
+        _film(figure, show, len(frames), step, out)
     return out
 
 
@@ -170,7 +174,7 @@ def _check_film(out: Path) -> None:
         raise PlotError(f"{out} needs ffmpeg, which is not installed: write a .gif or .html file")
 
 
-def _film(figure: Figure, show: Any, frames: int, out: Path) -> None:
+def _film(figure: Figure, show: Any, frames: int, step: Step, out: Path) -> None:
     """All frames as `out`, in one step."""
     from matplotlib import animation as movies
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -184,6 +188,12 @@ def _film(figure: Figure, show: Any, frames: int, out: Path) -> None:
     }
     with tempfile.TemporaryDirectory() as folder:  # writers look at the suffix
         made = Path(folder) / f"film{out.suffix.lower()}"
-        film.save(str(made), writer=writers[out.suffix.lower()](), dpi=100)
+        film.save(
+            str(made),
+            writer=writers[out.suffix.lower()](),
+            dpi=100,
+            # Counts from 0, and is called when a frame is written.
+            progress_callback=lambda number, total: step(number + 1, total),
+        )
         with draft_of(out) as draft:
             draft.write_bytes(made.read_bytes())

@@ -114,17 +114,20 @@ def contours(
     suffix_of(out)
     dataset = Dataset.read(folder)
     pair = _pair(emulator, dataset, columns)
-    shown = _compared(emulator, dataset, folder, conditions or {}, split, seed)
+    shown = compared(emulator, dataset, folder, conditions or {}, split, seed)
     at = [_names(dataset.event_columns).index(each.name) for each in pair]
     with figure_of(7.2, 8.0) as figure:
         main, above, right = _plane(figure, shown, at)
         main.set(xlabel=label_of(pair[0]), ylabel=label_of(pair[1]))
-        above.set(ylabel=_per(pair[0]))
-        right.set(xlabel=_per(pair[1]))
+        above.set(ylabel=per(pair[0]))
+        right.set(xlabel=per(pair[1]))
         above.tick_params(labelbottom=False)
         right.tick_params(labelleft=False)
         beyond = (_outside(shown.data_NF[:, at], main), _outside(shown.drawn_NF[:, at], main))
-        _notes(figure, shown, beyond)
+        outside = (
+            f"outside the picture: {beyond[0]:.2%} of the data, {beyond[1]:.2%} of the emulator"
+        )
+        notes(figure, shown, main, outside)
         write(figure, out)
     return out
 
@@ -158,7 +161,7 @@ def losses(records: Sequence[RunRecord], out: Path) -> Path:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Compared:
+class Compared:
     """Rows of the data and events drawn at their conditions."""
 
     data_NF: Array
@@ -171,19 +174,19 @@ class _Compared:
     """What rows these are."""
 
 
-def _compared(
+def compared(
     emulator: Draws,
     dataset: Dataset,
     folder: Path,
     conditions: Mapping[str, float],
     split: str,
     seed: int,
-) -> _Compared:
+) -> Compared:
     from data_prep.stream import read_split
 
     rows = read_split(folder, split)
     names = _names(dataset.condition_columns)
-    mask = _chosen(rows.conditions, names, conditions, f"{split} rows of {folder}")
+    mask = chosen(rows.conditions, names, conditions, f"{split} rows of {folder}")
     events_NF = rows.events[mask].astype(np.float64)
     given = dict(zip(names, rows.conditions[mask].astype(np.float64).T, strict=True))
 
@@ -191,7 +194,7 @@ def _compared(
     times = max(1, round(DRAWS / len(events_NF)))
     repeated = {name: np.tile(each, times) for name, each in given.items()}
     drawn_NF = emulator.sample(times * len(events_NF), seed=seed, **repeated)
-    return _Compared(
+    return Compared(
         data_NF=events_NF,
         drawn_NF=np.asarray(drawn_NF, dtype=np.float64),
         nll=float(nll_N.mean()),
@@ -201,13 +204,13 @@ def _compared(
     )
 
 
-def _chosen(
+def chosen(
     conditions_NC: NDArray[Any], names: Sequence[str], wanted: Mapping[str, float], rows: str
 ) -> NDArray[np.bool_]:
     mask = np.ones(len(conditions_NC), dtype=bool)
     for name, value in wanted.items():
         if name not in names:
-            raise PlotError(f"there is no condition {name!r}: {_nearest(name, names)}")
+            raise PlotError(f"there is no condition {name!r}: {nearest(name, names)}")
         column = conditions_NC[:, names.index(name)]
         mask &= np.isclose(column, value, rtol=1e-5, atol=0)  # the data are float32
         if not mask.any():
@@ -219,21 +222,25 @@ def _chosen(
     return mask
 
 
+def check(emulator: Draws, dataset: Dataset) -> None:
+    """Raises PlotError if the data have other columns than the emulator."""
+    for what, is_of, holds in (
+        ("event_columns", "draws", "hold"),
+        ("condition_columns", "is conditioned on", "are conditioned on"),
+    ):
+        own, theirs = (_names(getattr(each, what)) for each in (emulator, dataset))
+        if own != theirs:
+            raise PlotError(
+                f"the emulator {is_of} {', '.join(own) or 'nothing'}, the data {holds} "
+                f"{', '.join(theirs) or 'nothing'}: give the data it was trained on"
+            )
+
+
 def _pair(
     emulator: Draws, dataset: Dataset, columns: Sequence[str] | None
 ) -> tuple[Column, Column]:
-    own, theirs = _names(emulator.event_columns), _names(dataset.event_columns)
-    if own != theirs:
-        raise PlotError(
-            f"the emulator draws {', '.join(own)}, the data hold {', '.join(theirs)}: "
-            "give the data it was trained on"
-        )
-    if _names(emulator.condition_columns) != _names(dataset.condition_columns):
-        raise PlotError(
-            f"the emulator is conditioned on {', '.join(_names(emulator.condition_columns))}, "
-            f"the data on {', '.join(_names(dataset.condition_columns))}: "
-            "give the data it was trained on"
-        )
+    check(emulator, dataset)
+    own = _names(emulator.event_columns)
     if columns is None and len(own) != 2:
         raise PlotError(
             f"a picture shows two event columns, the emulator has {len(own)} "
@@ -242,7 +249,7 @@ def _pair(
     wanted = list(own if columns is None else columns)
     for name in wanted:
         if name not in own:
-            raise PlotError(f"there is no event column {name!r}: {_nearest(name, own)}")
+            raise PlotError(f"there is no event column {name!r}: {nearest(name, own)}")
     if len(set(wanted)) != 2 or len(wanted) != 2:
         raise PlotError(f"a picture shows two different event columns, not {', '.join(wanted)}")
     across, up = (dataset.event_columns[own.index(name)] for name in wanted)
@@ -254,12 +261,12 @@ def _names(columns: Iterable[Any]) -> list[str]:
     return [each if isinstance(each, str) else str(each.name) for each in columns]
 
 
-def _nearest(name: str, names: Sequence[str]) -> str:
+def nearest(name: str, names: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
 
 
-def _plane(figure: Figure, shown: _Compared, at: Sequence[int]) -> tuple[Axes, Axes, Axes]:
+def _plane(figure: Figure, shown: Compared, at: Sequence[int]) -> tuple[Axes, Axes, Axes]:
     """The plane, the marginal above it and the one on its right."""
     grid = figure.add_gridspec(2, 2, width_ratios=(4, 1), height_ratios=(1, 4))
     main = figure.add_subplot(grid[1, 0])
@@ -279,25 +286,25 @@ def _plane(figure: Figure, shown: _Compared, at: Sequence[int]) -> tuple[Axes, A
 
     spreads = density.spreads(data, edges)
     sure = density.sure(len(data))
-    _contour(main, data, edges, spreads, sure, color=DATA, dash="dashed")
-    _contour(main, drawn, edges, spreads, density.LEVELS, color=EMULATOR, dash="solid")
-    _marginal(above, data[:, 0], drawn[:, 0], edges[0], "vertical")
-    _marginal(right, data[:, 1], drawn[:, 1], edges[1], "horizontal")
+    contour(main, data, edges, spreads, sure, kind="data")
+    contour(main, drawn, edges, spreads, density.LEVELS, kind="emulator")
+    marginal(above, data[:, 0], drawn[:, 0], edges[0], "vertical")
+    marginal(right, data[:, 1], drawn[:, 1], edges[1], "horizontal")
     main.set(xlim=edges[0][[0, -1]], ylim=edges[1][[0, -1]])
     return main, above, right
 
 
-def _contour(
+def contour(
     axes: Axes,
     events_N2: Array,
     edges: Edges,
     spreads: tuple[float, float],
     fractions: Sequence[float],
     *,
-    color: str,
-    dash: str,
+    kind: Literal["data", "emulator"],
 ) -> None:
     """Lines around the densest fractions of the events, as far as the picture holds them."""
+    color, dash = {"data": (DATA, "dashed"), "emulator": (EMULATOR, "solid")}[kind]
     density_XY = density.smooth(density.counts(events_N2, edges), spreads)
     heights = density.enclosing(density_XY, fractions, len(events_N2))
     reached = ", ".join(f"{each:.0%}" for each in fractions[: len(heights)]) or "nothing"
@@ -310,7 +317,7 @@ def _contour(
         axes.contour(across, up, density_XY.T, levels=levels, **style)
 
 
-def _marginal(
+def marginal(
     axes: Axes,
     data_N: Array,
     drawn_N: Array,
@@ -323,25 +330,25 @@ def _marginal(
     axes.stairs(drawn, joined, orientation=side, color=EMULATOR, linewidth=1.4)
 
 
-def _notes(figure: Figure, shown: _Compared, outside: tuple[float, float]) -> None:
-    """What is shown, above it all: which rows, how many, their NLL, what the lines are."""
+def notes(figure: Figure, shown: Compared, plane: Axes | None, more: str = "") -> None:
+    """What is shown, above it all: which rows, how many, their NLL, what the plane's lines are."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    of_data, of_emulator = figure.axes[0].get_legend_handles_labels()[0]
+    lines = plane.get_legend_handles_labels()[0] if plane else []
     error = "" if math.isnan(shown.error) else rf" $\pm$ {shown.error:.3f}"
+    head = f"{literal(shown.where)}: NLL = {shown.nll:.3f}{error} nats per event"
     figure.legend(
         handles=[
             Patch(color=DATA, alpha=0.3, label=f"data, n = {len(shown.data_NF):,}"),
-            of_data,
+            *lines[:1],
             Line2D([], [], color=EMULATOR, label=f"emulator, n = {len(shown.drawn_NF):,}"),
-            of_emulator,
+            *lines[1:],
         ],
         loc="outside upper left",
         ncols=2,
         alignment="left",
-        title=f"{shown.where}: NLL = {shown.nll:.3f}{error} nats per event\n"
-        f"outside the picture: {outside[0]:.2%} of the data, {outside[1]:.2%} of the emulator",
+        title=f"{head}\n{more}" if more else head,
     )
 
 
@@ -356,7 +363,7 @@ def label_of(column: Column) -> str:
     return f"{literal(column.name)} [{_unit(column)}]"
 
 
-def _per(column: Column) -> str:
+def per(column: Column) -> str:
     """The label of a density in that column."""
     return "density" if not column.unit else f"density [1/{_unit(column)}]"
 

@@ -62,8 +62,15 @@ def test_a_map_is_written_as_a_picture(emulator, tmp_path, suffix):
 
 @pytest.mark.slow
 def test_an_animation_moves_the_condition_that_is_left_open(emulator, tmp_path):
-    out = maps.animation(emulator, conditions={"Z": 1.0}, out=tmp_path / "alpha.gif")
+    steps = []
+    out = maps.animation(
+        emulator,
+        conditions={"Z": 1.0},
+        step=lambda *each: steps.append(each),
+        out=tmp_path / "alpha.gif",
+    )
 
+    assert steps == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
     with Image.open(out) as film:
         assert film.n_frames == 5
         film.seek(0)

@@ -171,7 +171,12 @@ def sample(ctx: click.Context, emulator: Path, count: int, out: Path, seed: int 
 
 @click.command(context_settings=KEYED)
 @click.argument("source", metavar="EMULATOR|STUDY")
-@click.argument("kind", type=click.Choice(["contours", "likelihood", "animation", "losses"]))
+@click.argument(
+    "kind",
+    type=click.Choice(
+        ["contours", "corner", "likelihood", "animation", "divergence", "errors", "losses"]
+    ),
+)
 @click.option(
     "--out",
     type=FILE,
@@ -179,6 +184,11 @@ def sample(ctx: click.Context, emulator: Path, count: int, out: Path, seed: int 
     help="A .png, .pdf or .svg file; .gif, .html or .mp4 of an animation.",
 )
 @click.option("--data", help="Prepared dataset to compare with [default: that of the training].")
+@click.option(
+    "--columns",
+    metavar="A,B",
+    help="Event columns of contours or a corner; conditions of a divergence [default: all].",
+)
 @placed
 @click.pass_context
 def plot(
@@ -187,24 +197,33 @@ def plot(
     kind: str,
     out: Path,
     data: str | None,
+    columns: str | None,
     runs: Path,
     storage: str | None,
 ) -> None:
-    """Draw a picture: of an emulator its `contours` against data, its `likelihood` map or an
-    `animation` of it, of a study its `losses`.
+    """Draw a picture: of an emulator against data its `contours`, a `corner` of all event columns,
+    or its `errors` in each cell; its `likelihood` map or an `animation` of it; the `divergence` of
+    its densities; of a study its `losses`.
 
-    Contours are drawn for the whole test split, or for one cell given as --NAME VALUE. A likelihood
-    map needs a value of every condition, an animation of all but the one that moves.
+    Contours and corner are drawn for the whole test split, or for one cell given as --NAME VALUE. A
+    likelihood map needs a value of every condition, an animation of all but the one that moves. A
+    divergence is from the density at a value of every condition to those of all cells, else between
+    all pairs of cells. Errors are shown over two conditions, the others fixed.
 
     \b
         hpo plot emulator contours --data prepared --Z 0.001 --alpha 1.0 --out contours.pdf
+        hpo plot emulator corner --out corner.pdf
+        hpo plot emulator errors --data sample --out errors.pdf
+        hpo plot emulator divergence --Z 0.001 --alpha 1.0 --out divergence.pdf
         hpo plot emulator likelihood --Z 0.001 --alpha 1.0 --out likelihood.png
         hpo plot emulator animation --Z 0.001 --out alpha.gif
         hpo plot bbh losses --out losses.png
     """
-    from hpo import plot as plotting
-
+    if columns and kind not in ("contours", "corner", "divergence"):
+        raise click.UsageError(f"--columns says nothing to {kind}")
     if kind == "losses":
+        from hpo import plot as plotting
+
         options.conditions(ctx.args, ())
         plotting.losses(_records(source, runs, storage), out)
     else:
@@ -212,24 +231,66 @@ def plot(
 
         loaded = Emulator.load(Path(source))
         at = options.conditions(ctx.args, loaded.condition_columns)
-        if kind != "contours":
+        named = options.names(columns, "--columns") if columns else None
+        if kind in ("likelihood", "animation"):
             _map(loaded, kind, at, out)
-            click.echo(str(out))
-            return
-        folder = _data(data) if data else _data_of_training(Path(source))
-        _say_if_other_data(loaded, folder)
-        plotting.contours(loaded, folder, conditions=at or None, out=out)
+        elif kind == "divergence":
+            _divergence(loaded, Path(source), data, at, named, out)
+        else:
+            folder = _data(data) if data else _data_of_training(Path(source))
+            _say_if_other_data(loaded, folder)
+            _beside_data(loaded, kind, folder, at, named, out)
     click.echo(str(out))
 
 
 def _map(emulator: Emulator, kind: str, at: Mapping[str, float], out: Path) -> None:
     from hpo import maps
+    from hpo.steps import counted
 
     if kind == "animation":
-        maps.animation(emulator, conditions=at, out=out)
+        with counted("frames") as step:
+            maps.animation(emulator, conditions=at, step=step, out=out)
         return
     options.missing(at, emulator.condition_columns)
     maps.likelihood(emulator, conditions=at, out=out)
+
+
+def _divergence(
+    emulator: Emulator,
+    source: Path,
+    data: str | None,
+    at: Mapping[str, float],
+    columns: tuple[str, ...] | None,
+    out: Path,
+) -> None:
+    from hpo import heatmaps
+    from hpo.steps import counted
+
+    folder: Path | None = None
+    try:
+        folder = _data(data) if data else _data_of_training(source)
+    except (InputError, FileNotFoundError):
+        click.echo("Note: no data name the cells: taken evenly over the domain.", err=True)
+    with counted("cells") as step:
+        heatmaps.divergence(emulator, folder, conditions=at, columns=columns, step=step, out=out)
+
+
+def _beside_data(
+    emulator: Emulator,
+    kind: str,
+    folder: Path,
+    at: Mapping[str, float],
+    columns: tuple[str, ...] | None,
+    out: Path,
+) -> None:
+    from hpo import corner, heatmaps
+    from hpo import plot as plotting
+
+    if kind == "errors":
+        heatmaps.errors(emulator, folder, conditions=at, out=out)
+        return
+    draw = corner.corner if kind == "corner" else plotting.contours
+    draw(emulator, folder, conditions=at, columns=columns, out=out)
 
 
 def _records(study: str, runs: Path, storage: str | None) -> list[RunRecord]:
