@@ -7,8 +7,8 @@ The only module that writes or reads `dataset.json`. A prepared dataset is a fol
 from __future__ import annotations
 
 import json
-import math
 import re
+import reprlib
 import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ from typing import Any
 
 from data_prep.draft import draft_of
 from data_prep.errors import InputError
+from data_prep.untrusted import contents, is_finite, parse
 
 SCHEMA = 1
 """Version of `dataset.json`. Raised when a reader of the old one would misread the new one."""
@@ -30,6 +31,13 @@ SPLITS = ("train", "val", "test")
 
 SAMPLE = Path(__file__).resolve().parent / "sample"
 """The prepared dataset shipped with the package: 78,713 binary black holes from COSMIC."""
+
+NOT_CONDITIONS = frozenset({"self", "n", "events", "seed", "return_std", "on_extrapolation"})
+"""Arguments of an emulator's methods, which no condition can be called."""
+MOST_ROWS = 2**53
+"""Rows that a float can count."""
+LONGEST_NAME = 200
+"""Characters of a column's name or unit."""
 
 _KNOWN = (
     (r"(mass|zams|mzams)(_.*)?", "Msun", True),
@@ -53,6 +61,19 @@ class Column:
     """As astropy writes it; empty for a pure number."""
     positive: bool
     """Whether every value must be above zero, so that its logarithm exists."""
+
+    def __post_init__(self) -> None:
+        # Names are printed and drawn: one that moves a terminal's cursor is none.
+        for what, text in (("name", self.name), ("unit", self.unit)):
+            if not isinstance(text, str) or len(text) > LONGEST_NAME or not text.isprintable():
+                raise DataError(
+                    f"the {what} of a column must be printable text of at most {LONGEST_NAME} "
+                    f"characters, got {reprlib.repr(text)}"
+                )
+        if not self.name:
+            raise DataError("a column has an empty name: give it one")
+        if not isinstance(self.positive, bool):
+            raise DataError(f"positive must be true or false, got {reprlib.repr(self.positive)}")
 
     @classmethod
     def named(cls, name: str) -> Column:
@@ -96,17 +117,23 @@ class Total:
     """Rows of the cell in all parts, after the filter; 0 where the simulation gave none."""
 
     def __post_init__(self) -> None:
-        if not all(math.isfinite(value) for value in self.conditions):
+        if not all(map(is_finite, self.conditions)):
             raise ValueError(f"a cell's conditions must be finite, got {self.conditions}")
-        if not (math.isfinite(self.simulated) and self.simulated > 0):
-            raise ValueError(f"what was simulated must be above 0, got {self.simulated}")
-        if not isinstance(self.mergers, int) or isinstance(self.mergers, bool) or self.mergers < 0:
-            raise ValueError(f"mergers must be a count, got {self.mergers!r}")
+        if not (is_finite(self.simulated) and self.simulated > 0):
+            raise ValueError(
+                f"what was simulated must be above 0, got {reprlib.repr(self.simulated)}"
+            )
+        if not _is_count(self.mergers):
+            raise ValueError(f"mergers must be a count, got {reprlib.repr(self.mergers)}")
 
 
 def key(conditions: Sequence[float]) -> tuple[float, ...]:
     """What tells a cell from others: float32, so that 0.0004 is a cell however it was written."""
     return tuple(map(_single, conditions))
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_ROWS
 
 
 def _single(value: float) -> float:
@@ -160,7 +187,7 @@ class Dataset:
         """
         path = Path(folder) / "dataset.json"
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored = parse(contents(path))
         except FileNotFoundError:
             raise DataError(
                 f"{folder} is not a prepared dataset (it has no dataset.json): "
@@ -199,6 +226,8 @@ class _Newer(ValueError):
 def _from_json(stored: Mapping[str, Any]) -> Dataset:
     values = dict(stored)
     schema = values.pop("schema")
+    if not isinstance(schema, int):
+        raise ValueError("a schema that is no number")
     if schema > SCHEMA:
         raise _Newer(f"has schema {schema}, this version reads up to {SCHEMA}: upgrade hpo-flows")
     for key in ("event_columns", "condition_columns"):
@@ -217,10 +246,37 @@ def _from_json(stored: Mapping[str, Any]) -> Dataset:
     dataset = Dataset(**values)
     if sorted(dataset.rows) != sorted(SPLITS):
         raise ValueError(f"rows of {sorted(dataset.rows)}, not of {sorted(SPLITS)}")
-    if not all(math.isfinite(v) for low_high in dataset.ranges.values() for v in low_high):
-        raise ValueError("a range that is not finite")
+    _check_values(dataset)
     _check_totals(dataset)
     return dataset
+
+
+def _check_values(dataset: Dataset) -> None:
+    """Raises ValueError for a value that no dataset has."""
+    columns = (*dataset.event_columns, *dataset.condition_columns)
+    names = {column.name for column in columns}
+    if not (dataset.event_columns and dataset.condition_columns) or len(names) < len(columns):
+        raise ValueError("columns that are none, or twice the same")
+    if not names <= set(dataset.ranges):
+        raise ValueError(f"no range of {', '.join(sorted(names - set(dataset.ranges)))}")
+    if not all(is_finite(v) for low_high in dataset.ranges.values() for v in low_high):
+        raise ValueError("a range that is not finite")
+    for cell in dataset.cells:
+        if len(cell.conditions) != len(dataset.condition_columns):
+            raise ValueError("a cell that does not name every condition")
+        if not all(map(is_finite, cell.conditions)):
+            raise ValueError("a cell whose conditions are not finite")
+    counts = [count for cell in dataset.cells for count in (cell.train, cell.val, cell.test)]
+    counts += [*dataset.rows.values(), *dataset.dropped.values()]
+    if not all(map(_is_count, [*counts, dataset.bytes_before, dataset.bytes_after])):
+        raise ValueError("a count of rows or bytes that is none")
+    if len(dataset.split) != len(SPLITS) or not all(map(is_finite, dataset.split)):
+        raise ValueError("a split that is not three numbers")
+    texts = (dataset.fingerprint, dataset.command, dataset.where or "")
+    if not all(isinstance(text, str) for text in texts) or not isinstance(dataset.seed, int):
+        raise ValueError("a fingerprint, command, filter or seed that is none")
+    if not all(isinstance(source, dict) for source in dataset.sources):
+        raise ValueError("a source that is none")
 
 
 def _check_totals(dataset: Dataset) -> None:

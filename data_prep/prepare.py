@@ -4,7 +4,7 @@ Three passes, none of which holds the data: read and check the sources, spooling
 disk; deal the rows to the parts and to random buckets; shuffle each bucket in memory, write it.
 A random bucket for every row and a random order in every bucket are a random order of the whole.
 
-All is written beside the output folder, which is renamed at the end: there whole or not at all.
+All is written beside the output folder and renamed at the end: there whole or not at all.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import os
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +26,9 @@ from numpy.typing import NDArray
 
 from data_prep import cosmic
 from data_prep import split as splitting
-from data_prep.columns import SPLITS, Cell, Column, DataError, Dataset
+from data_prep.columns import NOT_CONDITIONS, SPLITS, Cell, Column, DataError, Dataset
+from data_prep.draft import folder_draft_of
+from data_prep.errors import REMEDIES
 from data_prep.filter import Filter, FilterError
 from data_prep.source import Chunk, Source
 from data_prep.totals import Totals
@@ -148,6 +148,12 @@ class _Wish:
         for name in names:
             if names.count(name) > 1:
                 raise DataError(f"column {name!r} is asked for twice: name each column once")
+        for name in self.conditions:
+            if name in NOT_CONDITIONS:
+                raise DataError(
+                    f"no condition can be called {name!r}, which an emulator's methods take for "
+                    f"something else: rename it with --columns {name}=NEW"
+                )
 
     @property
     def event_columns(self) -> tuple[Column, ...]:
@@ -573,34 +579,23 @@ def _check_out(out: Path) -> None:
 
 @contextlib.contextmanager
 def _folder_that_appears(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that becomes `out` at the end, or is gone if anything goes wrong."""
+    """A folder that becomes `out` at the end, or is gone if anything goes wrong."""
+    made = [parent for parent in out.absolute().parents if not parent.exists()]
     try:
-        made = _make_parents(out.absolute())
-        draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
-    except OSError as error:
-        raise _unwritable(out, error) from error
-    try:
-        yield draft
-        umask = os.umask(0)
-        os.umask(umask)
-        draft.chmod(0o777 & ~umask)  # mkdtemp's folders are private
-        draft.rename(out)
+        with folder_draft_of(out) as draft:
+            yield draft
     except BaseException as error:
-        shutil.rmtree(draft, ignore_errors=True)
         for parent in made:
             with contextlib.suppress(OSError):
                 parent.rmdir()
+        if isinstance(error, FileExistsError):
+            _check_out(out)
         if isinstance(error, OSError):
             raise _unwritable(out, error) from error
         raise
 
 
 def _unwritable(out: Path, error: OSError) -> DataError:
-    return DataError(f"{out} cannot be written ({error}): make room or choose another --out")
-
-
-def _make_parents(out: Path) -> list[Path]:
-    """Makes the folders above `out`; returns those that were not there, deepest first."""
-    made = [parent for parent in out.parents if not parent.exists()]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    return made
+    remedy = REMEDIES.get(error.errno or 0, "correct that")
+    why = error.strerror or error
+    return DataError(f"{out} cannot be written ({why}): {remedy} or choose another --out")

@@ -148,6 +148,8 @@ class Source:
         for block in _blocks(self.path, self.layout):
             if not block.strip():
                 continue
+            if not others:  # what is not UTF-8 is then no number, or in a column not read
+                block = _utf8(block)
             table, ragged = self._parse(
                 block, list(dict.fromkeys(names.values())), [names[name] for name in numbers]
             )
@@ -338,6 +340,15 @@ def _blocks(path: Path, layout: str) -> Iterator[bytes]:
                 raise DataError(f"{path} has a line of over {len(rest)} bytes: is it a table?")
         if rest:
             yield _separated(rest, layout)
+
+
+def _utf8(block: bytes) -> bytes:
+    """The block with a mark in place of what is not UTF-8: Arrow quotes rows of it to `note`."""
+    try:
+        block.decode()
+    except UnicodeDecodeError:
+        return block.decode(errors="replace").encode()
+    return block
 
 
 def _separated(block: bytes, layout: str) -> bytes:

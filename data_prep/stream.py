@@ -315,7 +315,10 @@ class _Table:
                 )
             for names, rows_NK in ((events, into.events), (conditions, into.conditions)):
                 for column, name in enumerate(names):
-                    rows_NK[:, column] = table.column(name).to_numpy()
+                    values = table.column(name)
+                    if not pa.types.is_floating(values.type) or values.null_count:
+                        raise ValueError(f"column {name!r} is not made of numbers alone")
+                    rows_NK[:, column] = values.to_numpy()
         except (OSError, KeyError, ValueError, pa.ArrowException) as error:
             raise _damaged(group.path, error) from error
 
@@ -363,7 +366,7 @@ def _count(table: _Table, group: _Group, chosen: _Chosen) -> int:
 def _groups(path: Path) -> Iterator[_Group]:
     try:
         metadata = pq.read_metadata(path)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise _damaged(path, error) from error
     for index in range(metadata.num_row_groups):
         yield _Group(path, metadata, index, metadata.row_group(index).num_rows)

@@ -16,12 +16,17 @@ import psutil
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
+from data_prep.errors import InputError
 from hpo import scheduler
 from hpo.spec import StudySpec
 from hpo.worker import SIGNAL_S, work
 
 YEAR_MIN = 365 * 24 * 60
 """Time limit of a local worker: submitit's own default would end it after five minutes."""
+
+
+class ClusterError(InputError):
+    """Workers that cannot be asked for. The message is one sentence."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,6 +183,9 @@ def _local(plan: Plan, index: int) -> submitit.AutoExecutor:
 
 def _slurm_parameters(plan: Plan, jobs: int) -> dict[str, Any]:
     table = plan.spec.slurm
+    if not str(plan.runs).isprintable():
+        # It stands in the script's comments, which a line break would end.
+        raise ClusterError(f"--runs must be a path of printable text, got {str(plan.runs)!r}")
     asked = {
         "partition": table.partition,
         "account": table.account,

@@ -23,6 +23,8 @@ from sqlalchemy.engine import URL
 
 from data_prep import cells
 from data_prep.columns import SAMPLE, Dataset
+from data_prep.draft import naming
+from data_prep.errors import InputError
 from hpo import cluster, preflight, progress, scheduler, status
 from hpo import study as studies
 from hpo.cluster import Plan
@@ -45,6 +47,10 @@ HAND_BACK_S = 15.0
 
 class LaunchError(RuntimeError):
     """The workers could not do their work. The message names the file that says why."""
+
+
+class DiskError(InputError):
+    """The folder of the runs cannot be written any more. The message says why and the way out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -259,21 +265,23 @@ class _Follower:
         self._plan = launch.plan
         self._study = study
         self._slots = slots
-        self._told = {record.trial for record in self._ended(set())}
+        self._told = self._finished()
         self._told_before = len(self._told)
         self._crew = (
             _Jobs(self._plan, slots) if self._plan.on == "slurm" else _Processes(self._plan)
         )
         self._futile = 0
         self._progress_at_start = -1
+        self._plan.folder.mkdir(parents=True, exist_ok=True)
 
     def follow(self, console: Console) -> status.Look:
         with progress.shown(console) as show:
             try:
                 while True:
+                    self._refuse_gone()
                     studies.reap(self._study, self._slots)
                     look = status.look(self._study, self._plan.spec, self._slots)
-                    show(look, self._ended(self._told))
+                    show(look, self._ended())
                     if not look.running and (look.stopping or not look.waiting):
                         break
                     self._start_missing(look)
@@ -298,12 +306,26 @@ class _Follower:
             return
         if there == 0:
             self._count_futile()
-        self._crew.add(wanted)
+        with naming(self._plan.folder):
+            self._crew.add(wanted)
+
+    def _refuse_gone(self) -> None:
+        """A new folder in the place of one that was taken away would lack what that holds."""
+        if not self._plan.folder.is_dir():
+            raise DiskError(
+                f"{self._plan.folder.parent} is gone: bring it back (is its disk mounted?), then "
+                "run the same command again"
+            )
 
     def _count_futile(self) -> None:
         progress_now = self._slots.progress()
         self._futile = self._futile + 1 if progress_now == self._progress_at_start else 0
         self._progress_at_start = progress_now
+        if self._futile and (fault := preflight.write_fault(self._plan.folder)):
+            raise DiskError(
+                f"the workers can write nothing to {fault}: no trial is lost, make room or have it "
+                "mounted for writing, then run the same command again"
+            )
         # A trial that kills its workers has failed by then, which is progress.
         if self._futile > self._plan.spec.study.max_restarts + 1:
             raise LaunchError(
@@ -311,17 +333,18 @@ class _Follower:
                 f"read {self._crew.output} for the reason, then launch again"
             )
 
-    def _ended(self, told: set[int]) -> list[RunRecord]:
+    def _ended(self) -> list[RunRecord]:
         """Records of trials that ended and were not told of yet."""
-        finished = self._study.get_trials(deepcopy=False)
-        numbers = [one.number for one in finished if one.state.is_finished()]
         records = [
             record
-            for number in numbers
-            if number not in told and (record := studies.record_of(self._study, number))
+            for number in sorted(self._finished() - self._told)
+            if (record := studies.record_of(self._study, number))
         ]
-        told.update(record.trial for record in records)
+        self._told.update(record.trial for record in records)
         return records
+
+    def _finished(self) -> set[int]:
+        return {one.number for one in self._slots.courses() if one.state.is_finished()}
 
 
 class _Processes:

@@ -69,7 +69,7 @@ def _table(rows: Rows, names: Sequence[str]) -> str:
         cells = {name: list(map(_shortened, column)) for name, column in cells.items()}
     table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, show_edge=False)
     for name in names:
-        table.add_column(Text(name), justify=_side(rows, name), no_wrap=True)
+        table.add_column(Text(_shown(name)), justify=_side(rows, name), no_wrap=True)
     for line in zip(*cells.values(), strict=True):
         table.add_row(*map(Text, line))  # as Text: a name like [red] is no markup
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data_prep.draft import draft_of
+from hpo.curves import literal
 from hpo.density import Array
 from hpo.plot import PlotError, figure_of, label_of, suffix_of, write
 from hpo.steps import Step, silent
@@ -142,7 +143,7 @@ def _steps(emulator: Emulator, name: str) -> Array:
 
 
 def _title(conditions: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} = {value:.3g}" for name, value in conditions.items())
+    return ", ".join(f"{literal(name)} = {value:.3g}" for name, value in conditions.items())
 
 
 def _two(emulator: Emulator) -> None:

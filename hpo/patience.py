@@ -23,9 +23,14 @@ from sqlalchemy.exc import (
     TimeoutError,
 )
 
+from data_prep.errors import REMEDIES
+
 PATIENCE_S = 600.0
 """How long a server may be away."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+
+_OF_DISK = ("disk is full", "readonly database", "disk I/O error", "unable to open database")
+"""How SQLite says it: https://sqlite.org/rescode.html"""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,6 +49,15 @@ def transient(error: BaseException) -> bool:
     if "sqlite" in type(error.orig).__module__:
         return "locked" in str(error.orig) or "busy" in str(error.orig)
     return error.connection_invalidated or isinstance(error, (OperationalError, InterfaceError))
+
+
+def of_disk(error: BaseException) -> bool:
+    """Whether a disk is full or cannot be written: the program's, or that of a SQLite file."""
+    if isinstance(error, StorageInternalError):
+        return error.__cause__ is not None and of_disk(error.__cause__)
+    if isinstance(error, DBAPIError) and "sqlite" in type(error.orig).__module__:
+        return any(words in str(error.orig) for words in _OF_DISK)
+    return isinstance(error, OSError) and error.errno in REMEDIES
 
 
 def patiently(function: Callable[P, R]) -> Callable[P, R]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import optuna
 
 from data_prep.errors import InputError
+from data_prep.untrusted import UntrustedError, contents, parse
 from hpo.space import Dimension, Range, Scalar
 
 Point = dict[str, Any]
@@ -25,12 +25,15 @@ def read(path: Path) -> list[Point]:
     Raises:
         PointsError: If it is none of these.
     """
-    text = path.read_text(encoding="utf-8")
     try:
-        found = json.loads(text)
+        text = contents(path)
+    except UntrustedError as error:
+        raise PointsError(f"{path} {error}: name a file of points") from None
+    try:
+        found = parse(text)
     except ValueError:
         try:
-            found = [json.loads(line) for line in text.splitlines() if line.strip()]
+            found = [parse(line) for line in text.splitlines() if line.strip()]
         except ValueError as error:
             raise PointsError(f"{path} is not JSON: {error}") from None
     points = found if isinstance(found, list) else [found]

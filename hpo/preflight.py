@@ -38,6 +38,8 @@ Verdict = Literal["ok", "warning", "failed"]
 
 SPACE_GB = 1
 """Free space below which there is a warning: a trial's checkpoints and log take a few MB."""
+PROBE_BYTES = 65_536
+"""Written to see whether a disk takes any: a full one takes an empty file."""
 SPARE = 5
 """Connections to the database beside the workers': launch, status, dashboard, other users."""
 ANSWER_S = 10
@@ -188,7 +190,7 @@ def _data(spec: StudySpec | None) -> list[Check]:
 def _runs_folder(runs: Path, on: str) -> list[Check]:
     kind = filesystem.kind_of(runs)
     found = f"{runs} ({kind or 'file system not known'})"
-    if fault := _write_fault(runs):
+    if fault := write_fault(runs):
         remedy = "give another folder with --runs"
         return [Check("runs folder", "failed", f"{runs} cannot be written: {fault}", remedy)]
     if on == "slurm" and filesystem.is_private(kind):
@@ -199,7 +201,7 @@ def _runs_folder(runs: Path, on: str) -> list[Check]:
 
 
 def _free_space(runs: Path) -> list[Check]:
-    """What the disk has left; a quota is not seen."""
+    """What the disk has left, not what a quota has."""
     free_gb = shutil.disk_usage(_nearest(runs)).free / 1e9
     if free_gb < SPACE_GB:
         found = f"{free_gb:.2f} GB left for {runs}"
@@ -207,11 +209,14 @@ def _free_space(runs: Path) -> list[Check]:
     return [Check("free space", "ok", f"{free_gb:,.0f} GB left for {runs}")]
 
 
-def _write_fault(folder: Path) -> str | None:
-    """Why no file can be made in the folder, or in the parent that it would be made in."""
+def write_fault(folder: Path) -> str | None:
+    """Why no file can be written in the folder, or in the parent that it would be made in."""
     nearest = _nearest(folder)
     try:
-        with tempfile.NamedTemporaryFile(dir=nearest, prefix=".hpo-"):
+        with tempfile.NamedTemporaryFile(dir=nearest, prefix=".hpo-") as file:
+            file.write(bytes(PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())  # a quota may be told as late as that
             return None
     except OSError as error:
         return f"{nearest}: {error.strerror}"
@@ -266,7 +271,7 @@ def _is_new_file(url: URL) -> bool:
 
 def _new_file(url: URL) -> Check:
     folder = Path(url.database or "").absolute().parent
-    if fault := _write_fault(folder):
+    if fault := write_fault(folder):
         found = f"{masked(url)} cannot be made: {fault}"
         return Check("storage", "failed", found, "give another with --storage")
     return Check("storage", "ok", f"{masked(url)} will be made")
@@ -285,7 +290,7 @@ def _reachable(url: URL) -> Check:
     except SQLAlchemyError as error:
         found = f"{masked(url)} does not answer: {_said(error, url)}"
         return Check("storage", "failed", found, "check the URL, and that the database is there")
-    if sqlite and (fault := _write_fault(Path(url.database or "").absolute().parent)):
+    if sqlite and (fault := write_fault(Path(url.database or "").absolute().parent)):
         found = f"{masked(url)} cannot be written: {fault}"
         return Check("storage", "failed", found, "give another with --storage")
     return Check("storage", "ok", f"{masked(url)} answers")

@@ -17,13 +17,14 @@ import difflib
 import json
 import math
 import os
-import stat
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from data_prep import untrusted
 from data_prep.draft import draft_of
 from data_prep.errors import InputError
 
@@ -36,8 +37,11 @@ SCHEMA = 1
 NAME = "run.json"
 """What the file is called inside the trial's folder."""
 
-LARGEST = 64 * 2**20
+LARGEST = untrusted.LARGEST_JSON
 """Bytes of the largest file that is read: a run of 100,000 epochs has less than half of it."""
+
+_ENDLESS = re.compile(rb"[0-9]{101}")
+"""No measured number, but what no float can hold, or hardly."""
 
 State = Literal["running", "complete", "pruned", "stopped_early", "failed"]
 
@@ -356,6 +360,8 @@ def read(path: Path, *, last_epoch: bool = False) -> RunRecord:
             or was written by a newer version. One sentence, naming file and key.
     """
     text = contents(path)
+    if _ENDLESS.search(text):
+        raise RecordError(f"{path} is not a record: it has a number of over 100 digits")
     if path.name != NAME:
         from hpo import thesis
 
@@ -430,17 +436,9 @@ def contents(path: Path, largest: int = LARGEST) -> bytes:
         RecordError: If it is not there, not a plain file, or larger than `largest` bytes.
     """
     try:
-        # Without O_NONBLOCK, opening a pipe of that name would wait for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        with open(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise RecordError(f"{path} is not a plain file")
-            if status.st_size > largest:
-                raise RecordError(
-                    f"{path} has {status.st_size} bytes, over the limit of {largest}: not a record"
-                )
-            return file.read(largest + 1)
+        return untrusted.contents(path, largest)
+    except untrusted.UntrustedError as error:
+        raise RecordError(f"{path} {error}: not a record") from error
     except OSError as error:
         raise RecordError(f"{path} cannot be read: {error.strerror}") from error
 

@@ -21,6 +21,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 import optuna
@@ -115,7 +116,7 @@ class Owner:
     host: str
     pid: int
     started: float
-    """When the process began, seconds since 1970: a process id alone is used again."""
+    """When the process began, as `began` tells it: a process id alone is used again."""
 
     job: str | None = None
     """The scheduler's job id."""
@@ -129,7 +130,7 @@ class Owner:
         return cls(
             host=socket.gethostname(),
             pid=os.getpid(),
-            started=psutil.Process().create_time(),
+            started=began(os.getpid()),
             job=scheduler.job_of_this_process(),
             rank=rank,
         )
@@ -142,9 +143,8 @@ class Owner:
     def runs(self) -> bool:
         """Whether the process runs, on this host."""
         try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < 1.0
-            return same and process.status() != psutil.STATUS_ZOMBIE
+            same = abs(began(self.pid) - self.started) < 1.0
+            return same and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
 
@@ -208,6 +208,42 @@ class Reaped:
 
     released: tuple[int, ...] = ()
     failed: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Course:
+    """When a trial went, and what came of it: all that can be told of it in a line."""
+
+    number: int
+    state: TrialState
+    began: datetime | None
+    ended: datetime | None
+    value: float | None
+
+    @property
+    def took_s(self) -> float | None:
+        """Seconds from its beginning to its end."""
+        if self.began is None or self.ended is None:
+            return None
+        return (self.ended - self.began).total_seconds()
+
+
+def began(pid: int) -> float:
+    """When a process of this host began, by a clock that is never set.
+
+    Returns:
+        Seconds since the boot where /proc tells them (proc(5)), else since 1970. There the time of
+        day is not in it; on Linux psutil's would jump whenever that is set.
+
+    Raises:
+        psutil.NoSuchProcess: If there is none.
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return psutil.Process(pid).create_time()
+    after_name = text.rpartition(")")[2].split()
+    return int(after_name[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def make_tables(engine: sql.Engine) -> None:
@@ -411,6 +447,33 @@ class Slots:
         return counts
 
     @patiently
+    def courses(self) -> list[Course]:
+        """Every trial's course, by number.
+
+        One statement: Optuna reads a trial with all of its parameters and reports, which takes
+        seconds for ten thousand.
+        """
+        first = sql.and_(_VALUES.c.trial_id == _TRIALS.c.trial_id, _VALUES.c.objective == 0)
+        with self._engine.begin() as connection:
+            rows = connection.execute(
+                sql.select(_TRIALS, _VALUES.c.value, _VALUES.c.value_type)
+                .outerjoin(_VALUES, first)
+                .where(_TRIALS.c.study_id == self._study._study_id)
+                .order_by(_TRIALS.c.number)
+            ).all()
+        return [
+            Course(
+                number=row.number,
+                state=row.state,
+                began=row.datetime_start and row.datetime_start.replace(tzinfo=UTC),
+                ended=row.datetime_complete and row.datetime_complete.replace(tzinfo=UTC),
+                value=row.value_type
+                and TrialValueModel.stored_repr_to_value(row.value, row.value_type),
+            )
+            for row in rows
+        ]
+
+    @patiently
     def progress(self) -> int:
         """A number that grows whenever a trial reports an epoch or ends."""
         reports = sql.select(sql.func.count()).select_from(
@@ -446,6 +509,8 @@ class Slots:
     def _lost(self, me: Owner | None) -> list[Lease]:
         """The leases of dead owners; the scheduler is asked at most once, and only if need be."""
         leases = self.leases()
+        if any(lease.silent_s < 0 for lease in leases):
+            self._date_back()
         doubtful = [lease.owner.job for lease in leases if lease.doubtful and lease.owner.job]
         jobs = self._ask(doubtful) if doubtful else {}
         return [
@@ -453,6 +518,17 @@ class Slots:
             for lease in leases
             if not lease.lives(jobs) or (me is not None and me.succeeds(lease.owner))
         ]
+
+    @patiently
+    def _date_back(self) -> None:
+        """Date renewals of the future, before the server's clock was set back, to now.
+
+        Else an owner that died since would count as alive until that time has come.
+        """
+        with self._engine.begin() as connection:
+            connection.execute(
+                sql.update(_LEASES).where(_LEASES.c.renewed > _Now() + 1.0).values(renewed=_Now())
+            )
 
     def _enqueue(self, points: Sequence[Mapping[str, Any]]) -> list[int]:
         with self._engine.begin() as connection:

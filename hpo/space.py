@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import numpy as np
 from pydantic import ConfigDict
 
+from data_prep.untrusted import is_finite
 from models.config import FlowConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -52,6 +53,10 @@ class Range:
     """Distance between values, counted from `low`."""
 
     def __post_init__(self) -> None:
+        for name in ("low", "high", "step"):
+            value = getattr(self, name)
+            if value is not None and not is_finite(value):
+                raise ValueError(f"{name} must be a finite number, got {value}")
         if not self.low < self.high:
             raise ValueError(f"low must be below high, got low = {self.low}, high = {self.high}")
         if self.log and self.low <= 0:

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import json
 import math
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -20,6 +21,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from data_prep.errors import InputError
+from data_prep.untrusted import UntrustedError, contents
 from hpo import space
 from hpo.space import Dimension, Range, Scalar
 from models.config import FlowConfig, TrainConfig
@@ -32,6 +34,12 @@ _OWN_OPTIONS = frozenset(
     "nodes array job_name output error open_mode signal wckey requeue".split()
 )
 """Options of `sbatch` that other keys of `[slurm]`, or submitit, set."""
+_SBATCH_TEXTS = ("partition", "account", "qos", "constraint", "exclude")
+"""Keys of `[slurm]` that become options of that name."""
+LARGEST = 2**20
+"""Bytes of the largest study file that is read."""
+_OPTION = re.compile(r"-{0,2}[A-Za-z][A-Za-z0-9_-]*")
+"""Long name of an option of `sbatch`."""
 
 
 class SpecError(InputError):
@@ -165,7 +173,14 @@ class SlurmTable:
 
     def __post_init__(self) -> None:
         _at_least(self, gpus=0, cpus=1, memory_gb=1, timeout_min=1, workers_per_gpu=1)
+        asked = {each: getattr(self, each) for each in _SBATCH_TEXTS} | self.extra
+        for key, value in asked.items():
+            # A line break would end the comment that sbatch reads, and what follows would be run.
+            if isinstance(value, str) and not value.isprintable():
+                raise ValueError(f"{key} must be one line of printable text, got {value!r}")
         for key in self.extra:
+            if not _OPTION.fullmatch(key):
+                raise ValueError(f"extra has {key!r}, which is no long name of an option of sbatch")
             if key.lstrip("-").replace("-", "_") in _OWN_OPTIONS:
                 raise ValueError(f"extra has {key!r}, which is set otherwise: see the other keys")
 
@@ -223,8 +238,8 @@ def load(reference: str, *, settings: Sequence[str] = (), name: str | None = Non
     """
     source, text = _read(reference)
     try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        tables = _toml(text)
+    except ValueError as error:
         raise SpecError(source, [f"it is not TOML: {error}"]) from error
     for setting in settings:
         _lay_over(tables, setting)
@@ -297,8 +312,8 @@ def _read(reference: str) -> tuple[str, str]:
     path = Path(reference)
     if path.is_file():
         try:
-            return reference, path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            return reference, contents(path, LARGEST).decode("utf-8")
+        except (OSError, UnicodeDecodeError, UntrustedError) as error:
             raise SpecError(reference, [f"it cannot be read: {error}"]) from error
     if reference in shipped():
         return reference, (resources.files("studies") / f"{reference}.toml").read_text("utf-8")
@@ -307,14 +322,30 @@ def _read(reference: str) -> tuple[str, str]:
     )
 
 
+def _toml(text: str) -> dict[str, Any]:
+    """What the text says. Raises ValueError if it is not TOML, whose integers have 64 bits."""
+    try:
+        tables = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    rest: list[Any] = [tables]
+    while rest:
+        value = rest.pop()
+        if isinstance(value, (dict, list)):
+            rest += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ValueError("it has an integer of more than 64 bits")
+    return tables
+
+
 def _lay_over(tables: dict[str, Any], setting: str) -> None:
     where, equals, text = setting.partition("=")
     table, dot, key = where.strip().partition(".")
     if not (equals and dot and key and table):
         raise SpecError(f"--set {setting}", ["it must read TABLE.KEY=VALUE"])
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = _toml(f"value = {text}")["value"]
+    except ValueError:
         value = text.strip()
     target = tables.setdefault(table, {})
     if not isinstance(target, dict):

@@ -5,8 +5,10 @@ Reads the database and the run JSONs; changes nothing.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import optuna
@@ -14,7 +16,7 @@ from optuna.trial import TrialState
 
 from hpo import study as studies
 from hpo.record import FINISHED, RunRecord
-from hpo.slots import Lease, Slots
+from hpo.slots import Course, Lease, Slots
 from hpo.spec import StudySpec
 
 
@@ -85,8 +87,8 @@ class Look:
 
 def look(study: optuna.Study, spec: StudySpec, slots: Slots) -> Look:
     """The study as it is now."""
-    counts = slots.counts()
-    best = _best(study)
+    counts, courses = slots.counts(), slots.courses()
+    best = _best(courses)
     value = best.value if best else None
     by_held_out = spec.training.objective == "held_out_nll"
     return Look(
@@ -100,9 +102,9 @@ def look(study: optuna.Study, spec: StudySpec, slots: Slots) -> Look:
         failed=counts[TrialState.FAIL],
         best_trial=best.number if best else None,
         best_val_nll=_val_nll(study, best) if by_held_out else value,
-        stopping=studies.stopping(study, spec),
+        stopping=studies.stopping(study, spec, slots),
         best_held_out_nll=value if by_held_out else None,
-        eta_s=_eta_s(study, counts[TrialState.WAITING]),
+        eta_s=_eta_s(courses, counts[TrialState.WAITING]),
     )
 
 
@@ -111,13 +113,12 @@ def usable(record: RunRecord) -> bool:
     return record.state in FINISHED and record.best_val_nll is not None
 
 
-def _best(study: optuna.Study) -> optuna.trial.FrozenTrial | None:
-    if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        return None
-    return study.best_trial
+def _best(courses: Iterable[Course]) -> Course | None:
+    able = (one for one in courses if one.state is TrialState.COMPLETE)
+    return min(able, key=lambda one: math.inf if one.value is None else one.value, default=None)
 
 
-def _val_nll(study: optuna.Study, best: optuna.trial.FrozenTrial | None) -> float | None:
+def _val_nll(study: optuna.Study, best: Course | None) -> float | None:
     """From the trial's record, where the database knows it by another NLL."""
     record = studies.record_of(study, best.number) if best else None
     return record.best_val_nll if record else None
@@ -142,17 +143,12 @@ def _running(study: optuna.Study, lease: Lease, spec: StudySpec) -> Running:
     )
 
 
-def _eta_s(study: optuna.Study, waiting: int) -> float | None:
-    trials = study.get_trials(deepcopy=False)
-    took_s = [trial.duration.total_seconds() for trial in trials if trial.duration]
-    begun = [
-        trial.datetime_start
-        for trial in trials
-        if trial.state is TrialState.RUNNING and trial.datetime_start
-    ]
+def _eta_s(courses: Sequence[Course], waiting: int) -> float | None:
+    took_s = [one.took_s for one in courses if one.took_s is not None]
+    begun = [one.began for one in courses if one.began and one.state is TrialState.RUNNING]
     if not took_s or not begun:
         return None
-    mean_s, now = sum(took_s) / len(took_s), datetime.now()  # Optuna reads its times as local
+    mean_s, now = sum(took_s) / len(took_s), datetime.now(UTC)
     left_s = [max(mean_s - (now - start).total_seconds(), 0.0) for start in begun]
     return (sum(left_s) + waiting * mean_s) / len(begun)
 

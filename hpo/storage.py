@@ -6,6 +6,7 @@ travels in the environment, or in a file that only its owner can read, and is sh
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
 import os
@@ -13,7 +14,8 @@ import sqlite3
 import stat
 import time
 import warnings
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from sqlalchemy.exc import (
 
 from data_prep.errors import InputError
 from hpo import filesystem
-from hpo.patience import patiently
+from hpo.patience import of_disk, patiently
 
 VARIABLE = "HPO_STORAGE"
 FILE_VARIABLE = "HPO_STORAGE_FILE"
@@ -128,7 +130,26 @@ def open_storage(url: URL, *, reading: bool = False, patient: bool = True) -> RD
         raise StorageError(f"{masked(url)}: {error}: run hpo db upgrade") from None
     if sqlite:
         _serialise(storage.engine, shared=_is_shared(url))
+        _guard(storage.engine, url)
     return storage
+
+
+@contextmanager
+def telling(url: URL) -> Iterator[None]:
+    """Have a full or read-only disk of the database told in a sentence.
+
+    Raises:
+        StorageError: If the body met one.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        if not of_disk(error):
+            raise
+        raise StorageError(
+            f"{masked(url)} cannot be written: {_cause(error)}: make room there, or have it "
+            "mounted for writing, then run the same command again"
+        ) from error
 
 
 def upgrade(url: URL) -> tuple[str, str, Path | None]:
@@ -232,12 +253,25 @@ def _connected(kind: type[RDBStorage], text: str, options: dict[str, Any]) -> RD
     """
     for pause_s in (0.2, 0.5, 1.0, 2.0):
         try:
-            return kind(text, engine_kwargs=options)
+            return _checked(kind, text, engine_kwargs=options)
         except (IntegrityError, OperationalError, ProgrammingError) as error:
             if "exist" not in str(error.orig) and "UNIQUE" not in str(error.orig):
                 raise
             time.sleep(pause_s)
-    return kind(text, engine_kwargs=options)
+    return _checked(kind, text, engine_kwargs=options)
+
+
+def _checked(kind: type[RDBStorage], text: str, **options: Any) -> RDBStorage:
+    """Optuna's storage on tables of its version, else its error.
+
+    Optuna compares them with two connections at once: as many workers as a pooler has connections,
+    each with one, would wait for another for ever.
+    """
+    storage = kind(text, skip_compatibility_check=True, **options)
+    if storage.get_current_version() == storage.get_head_version():
+        return storage
+    storage.engine.dispose()
+    return kind(text, **options)
 
 
 def _looking(kind: type[RDBStorage], url: URL) -> RDBStorage:
@@ -250,7 +284,7 @@ def _looking(kind: type[RDBStorage], url: URL) -> RDBStorage:
             raise StorageError(f"{masked(url)} holds no studies: run hpo launch first")
     finally:
         engine.dispose()
-    storage = kind(_template(url), engine_kwargs=options, skip_table_creation=True)
+    storage = _checked(kind, _template(url), engine_kwargs=options, skip_table_creation=True)
     if sqlite:
         event.listen(storage.engine, "begin", _begin_to_read)
     return storage
@@ -265,10 +299,14 @@ def _engine_options(url: URL) -> dict[str, Any]:
     if url.get_backend_name() == "sqlite":
         return {"connect_args": {"timeout": 60}}
     # One connection a process, which its heartbeat shares: servers allow about a hundred in all. A
-    # second one for a moment, since Optuna takes it while it holds the first as it looks at its
+    # second one for a moment, since Optuna takes it while it holds the first as it makes its
     # tables. Tried before it is used: the server may have been restarted meanwhile.
     options: dict[str, Any] = {"pool_size": 1, "max_overflow": 1, "pool_timeout": 30}
     options["pool_pre_ping"] = True
+    if url.drivername == "postgresql+psycopg":
+        # A pooler such as PgBouncer gives each transaction another connection of the server, which
+        # does not have what the driver prepared on the last one.
+        options["connect_args"] = {"prepare_threshold": None}
     if url.get_backend_name() in ("mysql", "mariadb"):
         # Who waited for a lock shall see what its holder wrote, as on PostgreSQL.
         options["isolation_level"] = "READ COMMITTED"
@@ -279,10 +317,8 @@ def _server_reader_options(url: URL) -> dict[str, Any]:
     """A connection for each of a few threads, none of which the server lets write."""
     options = _engine_options(url) | {"pool_size": 4, "max_overflow": 4}
     if url.get_backend_name() == "postgresql":
-        given = url.query.get("options", "")
-        words = [given] if isinstance(given, str) else [*given]
-        read_only = "-c default_transaction_read_only=on"
-        options["connect_args"] = {"options": " ".join([*words, read_only]).strip()}
+        # Said as each transaction begins: a pooler refuses what is asked for on connecting.
+        options["execution_options"] = {"postgresql_readonly": True}
     elif url.get_backend_name() in ("mysql", "mariadb"):
         options["connect_args"] = {"init_command": "SET SESSION TRANSACTION READ ONLY"}
     return options
@@ -341,6 +377,42 @@ def _warn_of_snapshot(path: Path) -> None:
         "follow it, look as a user who may write there",
         stacklevel=2,
     )
+
+
+def _guard(engine: Engine, url: URL) -> None:
+    """Refuse a SQLite file that was taken away: what is written to one without a name is lost.
+
+    Raises:
+        FileNotFoundError: In each transaction, if the file is gone or is another one.
+    """
+    if not url.database or url.database == ":memory:":
+        return
+    file = _identity(url.database)
+
+    @event.listens_for(engine, "do_connect")
+    def _connect(*_: Any) -> None:
+        _refuse_other(url, file)
+
+    @event.listens_for(engine, "begin")
+    def _begin(_: Any) -> None:
+        _refuse_other(url, file)
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _refuse_other(url: URL, file: tuple[int, int] | None) -> None:
+    if url.database and _identity(url.database) != file:
+        told = (
+            "the database is gone, or another one was put in its place: bring it back (is its disk "
+            "mounted?), then run the same command again"
+        )
+        raise FileNotFoundError(errno.ENOENT, told, url.database)
 
 
 def _serialise(engine: Engine, *, shared: bool) -> None:

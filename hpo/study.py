@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.pruners import (
     BasePruner,
     HyperbandPruner,
@@ -23,11 +24,12 @@ from optuna.pruners import (
     SuccessiveHalvingPruner,
 )
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.search_space import IntersectionSearchSpace
 from optuna.storages import RDBStorage
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo.record import NAME, Cost, DataUsed, Environment, RecordError, RunRecord, read
-from hpo.slots import Owner, Slots
+from hpo.slots import Course, Owner, Slots
 from hpo.space import seed_of
 from hpo.spec import SpecError, StudySpec
 from hpo.storage import open_study
@@ -151,20 +153,20 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def stopping(study: optuna.Study, spec: StudySpec) -> str | None:
+def stopping(study: optuna.Study, spec: StudySpec, slots: Slots) -> str | None:
     """Why no new trial starts: `hpo stop`, or the study's own rule. None when one may."""
     if study.user_attrs.get(STOP, False):
         return "stopped by hpo stop"
     patience = spec.study.stop_after_no_improvement
-    if patience and _since_best(study) >= patience:
+    if patience and _since_best(slots.courses()) >= patience:
         return f"no better trial among the last {patience} ([study] stop_after_no_improvement)"
     return None
 
 
-def _since_best(study: optuna.Study) -> int:
+def _since_best(courses: Iterable[Course]) -> int:
     """Trials that ended after the best one did, or in all if none has a result."""
-    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    ended = sorted(ended, key=lambda one: (one.datetime_complete or datetime.max, one.number))
+    ended = [one for one in courses if one.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    ended.sort(key=lambda one: (one.ended or datetime.max.replace(tzinfo=UTC), one.number))
     values = [
         one.value if one.state is TrialState.COMPLETE and one.value is not None else math.inf
         for one in ended
@@ -173,22 +175,54 @@ def _since_best(study: optuna.Study) -> int:
     return len(values) if best == math.inf else len(values) - 1 - values.index(best)
 
 
-def sampler_of(spec: StudySpec, number: int) -> BaseSampler:
+def sampler_of(
+    spec: StudySpec, number: int, known: IntersectionSearchSpace | None = None
+) -> BaseSampler:
     """The sampler that chooses the parameters of trial `number`.
 
     Seeded by the number: workers that shared one seed would all try the same configuration first
     (optuna#4714).
+
+    Args:
+        spec: Of the study.
+        number: Of the trial.
+        known: What this process knows of the finished trials' search spaces; it learns of those
+            that ended since. Without it all of them are compared anew.
     """
     seed = seed_of(spec.study.seed, number)
     if spec.sampler.kind == "tpe":
         # Running trials count as bad ones, so that workers do not all try the same.
-        return TPESampler(
+        return _Tpe(
+            search_space() if known is None else known,
             seed=seed,
             n_startup_trials=spec.sampler.startup_trials,
             multivariate=True,
             constant_liar=True,
         )
     return RandomSampler(seed=seed)  # a grid's points are given with the trials
+
+
+def search_space() -> IntersectionSearchSpace:
+    """What `sampler_of` remembers from one trial of a process to the next; it knows none yet."""
+    return IntersectionSearchSpace(include_pruned=True)
+
+
+class _Tpe(TPESampler):
+    """Optuna's, of one trial, with a search space that outlives it.
+
+    Its own would compare the parameters of all trials for every new one.
+    """
+
+    def __init__(self, known: IntersectionSearchSpace, **options: Any) -> None:
+        super().__init__(**options)
+        self._known = known
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """What is sampled together, without what has a single value."""
+        found = self._known.calculate(study, use_cache=True)
+        return {name: each for name, each in found.items() if not each.single()}
 
 
 def pruner_of(spec: StudySpec) -> BasePruner:

@@ -22,6 +22,7 @@ Two things there are not what their names say:
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -56,6 +57,9 @@ if TYPE_CHECKING:
 
 STUDY = "thesis"
 """The study that its runs are listed under."""
+
+_BROKEN = (ValueError, KeyError, EOFError, OverflowError, SyntaxError, RuntimeError, MemoryError)
+"""What an archive, and the header of an array, that are none can raise."""
 
 Curve = NDArray[np.float64]
 
@@ -134,8 +138,9 @@ def read(path: Path, text: bytes) -> RunRecord:
 def each_epoch(running: Curve) -> Curve:
     """The value of each epoch, from the running means `(E,)`; NaN from a non-finite one on."""
     count = np.arange(1, len(running) + 1)
-    totals = np.where(np.isfinite(running), count * running, np.nan)
-    return np.diff(totals, prepend=0.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        totals = np.where(np.isfinite(running), count * running, np.nan)
+        return np.diff(totals, prepend=0.0)
 
 
 def _saved(path: Path, text: bytes) -> Saved:
@@ -169,7 +174,7 @@ def _curves(path: Path) -> tuple[Curve, Curve]:
     try:
         with zipfile.ZipFile(BytesIO(contents(path))) as archive:
             return _curve(archive, "train_loss"), _curve(archive, "valid_loss")
-    except (ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    except (*_BROKEN, zipfile.BadZipFile, zlib.error, tokenize.TokenError) as error:
         if isinstance(error, RecordError):
             raise
         raise RecordError(f"{path} cannot be read as loss curves: {error}") from error
@@ -188,7 +193,8 @@ def _curve(archive: zipfile.ZipFile, name: str) -> Curve:
 
 
 def _rows(saved: Saved, train: Curve, running: Curve) -> tuple[EpochRow, ...]:
-    seconds = np.diff(np.asarray(saved.epoch_time, dtype=np.float64), prepend=0.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        seconds = np.diff(np.asarray(saved.epoch_time, dtype=np.float64), prepend=0.0)
     # There is no rate at the first epoch: nothing came before it.
     rates = (math.nan, *(-each for each in saved.d_score_rate)) if saved.d_score_rate else ()
     columns = zip_longest(_floats(train), _floats(each_epoch(running)), _floats(seconds), rates)

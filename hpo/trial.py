@@ -86,9 +86,10 @@ def run(job: Job) -> RunRecord:
         if record is None:
             record = _attempt(job)
         value = record.best_objective if _TOLD[record.state] is TrialState.COMPLETE else None
-        job.slots.finish(job.claim, _TOLD[record.state], value)
+        # Before the study is told: nobody comes back to a trial that has ended.
         if record.state != "failed":  # else kept as it is, to be looked into
             checkpoint.trim(job.folder)
+        job.slots.finish(job.claim, _TOLD[record.state], value)
         log.info("trial %d %s: %s", record.trial, record.state, record.reason or "all epochs ran")
         return record
 
@@ -282,7 +283,8 @@ def _first_start(folder: Path) -> str:
 @contextlib.contextmanager
 def _log_file(folder: Path) -> Iterator[None]:
     """Send what the packages log to the trial's `log.txt` while it runs."""
-    folder.mkdir(parents=True, exist_ok=True)
+    for each in (folder.parent, folder):  # that of all runs has to be there, mounted
+        each.mkdir(exist_ok=True)
     handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()

@@ -29,6 +29,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hpo import scheduler
 from hpo import study as studies
+from hpo.patience import of_disk
 from hpo.slots import Claim, LeaseLost, Owner, Slots
 from hpo.storage import open_storage, url_of
 
@@ -114,6 +115,7 @@ class _Worker:
         self._owner = owner
         self._runs = runs
         self._room = Room.of_this_job(spec.slurm.timeout_min)
+        self._known = studies.search_space()
         self._epoch_s = 0.0
         self._done = 0
 
@@ -133,7 +135,7 @@ class _Worker:
 
     def _next(self) -> Claim | None:
         """The next trial; None when there is none, or no time for it."""
-        if reason := studies.stopping(self._study, self._spec):
+        if reason := studies.stopping(self._study, self._spec, self._slots):
             log.info("no new trial starts: %s", reason)
             return None
         studies.reap(self._study, self._slots, self._owner)
@@ -149,7 +151,7 @@ class _Worker:
         """Run one trial under a heartbeat; hand it back if this process is told to end."""
         from hpo import trial
 
-        self._study.sampler = studies.sampler_of(self._spec, claim.number)
+        self._study.sampler = studies.sampler_of(self._spec, claim.number, self._known)
         job = self._job(claim)
         before = _epochs(self._study, claim.number)
         try:
@@ -158,6 +160,11 @@ class _Worker:
             self._done += 1
         except LeaseLost as lost:
             log.warning("%s", lost)
+        except trial.SURROUNDINGS as error:
+            # No configuration's fault, so it counts as no restart.
+            if of_disk(error) or not self._runs.is_dir():
+                self._hand_back(claim, futile=False)
+            raise
         except HandBack as told:
             timed_out = told.signal_number == signal.SIGUSR2
             self._hand_back(
@@ -276,7 +283,7 @@ def _heartbeat(slots: Slots, claim: Claim) -> Iterator[None]:
                 slots.renew(claim)
             except LeaseLost:
                 return  # the main thread learns it at its own next renewal
-            except SQLAlchemyError as error:
+            except (SQLAlchemyError, OSError) as error:
                 log.warning("the lease of trial %d was not renewed: %s", claim.number, error)
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)

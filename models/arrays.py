@@ -30,10 +30,10 @@ from safetensors.numpy import load as from_bytes
 from data_prep.columns import Column, pair_of
 from models import domain
 from models.array_layers import Array, Layer, Masked, Namespace, Separate, Standardise
-from models.bundle import MEMBERS, WEIGHTS, misfit, read_card, read_file
-from models.config import FlowConfig
+from models.bundle import misfit, read
 from models.domain import Extrapolation, Floats
 from models.efficiency import Efficiency
+from models.layout import NET, Layout, check_values, members_of
 
 PARTS = 16_384
 """Rows that go through a flow together under numpy: their hidden units stay in the cache."""
@@ -91,12 +91,11 @@ class ArrayFlow:
                 missing or changed.
         """
         folder = Path(folder)
-        card = read_card(folder)
-        content = read_file(folder, WEIGHTS, card)
+        card, content = read(folder, whole=False)
         try:
-            flow = cls.from_description(
-                card["architecture"], from_bytes(content), dtype=dtype, xp=xp
-            )
+            state = from_bytes(content)
+            flow = cls.from_description(card["architecture"], state, dtype=dtype, xp=xp)
+            check_values(state)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise misfit(folder, error) from error
         flow._card = card
@@ -126,14 +125,8 @@ class ArrayFlow:
             KeyError, TypeError, ValueError: If the two do not belong together.
         """
         precision = np.dtype(dtype)
-        if MEMBERS not in description:
-            return cls([_Builder(description, state, precision, xp, prefix="").member()])
-        return cls(
-            [
-                _Builder(each, state, precision, xp, prefix=f"{MEMBERS}.{k}.").member()
-                for k, each in enumerate(description[MEMBERS])
-            ]
-        )
+        each = members_of(description, state)
+        return cls([_Builder(*one, precision, xp).member() for one in each])
 
     def log_prob(
         self,
@@ -290,23 +283,17 @@ class _Builder:
         state: Mapping[str, NDArray[Any]],
         dtype: np.dtype[Any],
         xp: Namespace,
-        *,
-        prefix: str,
     ) -> None:
-        self.description, self.state, self.dtype, self.xp = description, state, dtype, xp
-        self.prefix = prefix
-        self.config = FlowConfig.from_dict(description["config"])
+        self.layout, self.state, self.dtype, self.xp = Layout.of(description), state, dtype, xp
+        self.layout.check(state)
+        self.config = self.layout.config
 
     def member(self) -> _Member:
-        events, conditions = (
-            tuple(Column(**column) for column in self.description[f"{what}_columns"])
-            for what in ("event", "condition")
-        )
-        limits = self.description["domain"]
+        events, conditions = self.layout.event_columns, self.layout.condition_columns
         return _Member(
             event_columns=events,
             condition_columns=conditions,
-            domain={name: (low, high) for name, (low, high) in limits.items()},
+            domain=self.layout.domain,
             events=self._standardise("events", events, self.config.coordinates),
             conditions=self._standardise("conditions", conditions, "log"),
             layers=tuple(self._layers(len(events))),
@@ -314,7 +301,7 @@ class _Builder:
         )
 
     def _standardise(self, what: str, columns: Sequence[Column], kind: str) -> Standardise:
-        mean, spread = (self.state[f"{self.prefix}{what}.{n}_K"] for n in ("mean", "spread"))
+        mean, spread = (self.state[f"{what}.{n}_K"] for n in ("mean", "spread"))
         return Standardise(
             positive=tuple(column.positive for column in columns),
             pair=pair_of(columns),
@@ -367,5 +354,5 @@ class _Builder:
         return tuple(self._array(f"{name}.{number}") for number in range(count))
 
     def _array(self, name: str) -> Array:
-        stored = self.state[f"{self.prefix}net._transform._transforms.{name}"]
+        stored = self.state[f"{NET}.{name}"]
         return self.xp.asarray(stored.astype(self.dtype))

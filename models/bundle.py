@@ -1,27 +1,55 @@
 """The files of an emulator's bundle, read and checked: by `emulator` with torch, `arrays` without.
 
 No pickle is ever loaded. What the files say is compared with the sha256 in the card, which tells
-damage; who can write a bundle can write that, too.
+damage; who can write a bundle can write that, too. So nothing here trusts it: files are read inside
+the folder alone and up to a size, and `layout` compares what they claim before it takes memory.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from data_prep.errors import InputError
+from data_prep.untrusted import UntrustedError, contents, opened, parse
 
 CARD, WEIGHTS = "emulator.json", "weights.safetensors"
 FORMAT, FORMAT_OF_SEVERAL = 1, 2
 """Version of the bundle of one flow, and of an ensemble."""
-MEMBERS = "members"
-"""Key of an ensemble's architecture that lists those of its flows; their weights begin with it."""
+LONGEST_FILE_NAME = 255
+LARGEST_CARD = 16 * 2**20
+"""Bytes of the largest card that is read."""
+LARGEST_FILE = 2 * 2**30
+"""Bytes of the largest file of a bundle: that of an ONNX graph."""
+
+Read = TypeVar("Read")
 
 
 class EmulatorError(InputError):
     """A bundle or a call that cannot be used. The message is one sentence with the remedy."""
+
+
+def read(folder: Path, *, whole: bool) -> tuple[dict[str, Any], bytes]:
+    """The card and the weights: of one export, also while another one replaces it.
+
+    Args:
+        folder: Of the bundle.
+        whole: Whether every other file is compared with the card, too.
+
+    Raises:
+        EmulatorError: As `read_card`, `read_weights` and `check_files`.
+    """
+    while True:
+        card = read_card(folder)
+        try:
+            if whole:
+                check_files(folder, card)
+            return card, read_weights(folder, card)
+        except EmulatorError:
+            if read_card(folder) == card:
+                raise
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -31,15 +59,17 @@ def read_card(folder: Path) -> dict[str, Any]:
         EmulatorError: If the folder is no bundle, or is of a newer format.
     """
     path = folder / CARD
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-        version, files = card["format"], card["files"]
-        whole = isinstance(version, int) and all(_is_listed(*each) for each in files.items())
-    except FileNotFoundError:
+    if not path.exists():
         raise EmulatorError(
             f"{folder} is not an emulator (it has no {CARD}): make one with `hpo export`"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        )
+    text = _of(folder, CARD, lambda path: contents(path, LARGEST_CARD))
+    try:
+        card = parse(text)
+        version, files = card["format"], card["files"]
+        whole = isinstance(version, int) and all(_is_listed(*each) for each in files.items())
+        whole &= all(isinstance(card.get(part, {}), dict) for part in _PARTS)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EmulatorError(f"{path} cannot be read: export the emulator again") from error
     if not whole:
         raise EmulatorError(f"{path} cannot be read: export the emulator again")
@@ -53,22 +83,26 @@ def read_card(folder: Path) -> dict[str, Any]:
     return dict(card)
 
 
-def read_file(folder: Path, name: str, card: dict[str, Any]) -> bytes:
-    """A file of the bundle, as it was exported.
+def read_weights(folder: Path, card: dict[str, Any]) -> bytes:
+    """The bytes of the weights, as they were exported.
 
     Raises:
-        EmulatorError: If it is missing or changed.
+        EmulatorError: If the file is missing, changed or cannot be read.
     """
-    path = folder / name
-    if not path.is_file():
-        raise EmulatorError(f"{path} is missing: export or copy the emulator again")
-    content = path.read_bytes()
-    if sha256(content) != card["files"][name]:
-        raise EmulatorError(
-            f"{path} is not the file that was exported (its sha256 differs from {CARD}): "
-            "export or copy the emulator again"
-        )
+    content = _of(folder, WEIGHTS, lambda path: contents(path, LARGEST_FILE))
+    _compare(folder, WEIGHTS, card, sha256(content))
     return content
+
+
+def check_files(folder: Path, card: dict[str, Any]) -> None:
+    """Compare every other file of the bundle with the card.
+
+    Raises:
+        EmulatorError: If one is missing, changed or cannot be read.
+    """
+    for name in card["files"]:
+        if name != WEIGHTS:
+            _compare(folder, name, card, _of(folder, name, _digest))
 
 
 def sha256(content: bytes) -> str:
@@ -83,6 +117,42 @@ def misfit(folder: Path, error: Exception) -> EmulatorError:
     )
 
 
+_PARTS = ("architecture", "metrics", "provenance", "efficiency")
+"""What else of the card is read: a table each, where it is there."""
+
+
+def _of(folder: Path, name: str, read: Callable[[Path], Read]) -> Read:
+    """What `read` makes of a file that lies in the folder itself, not behind a link."""
+    path = folder / name
+    try:
+        if path.resolve().parent != folder.resolve():
+            raise EmulatorError(f"{path} is a link that leads elsewhere: put the file in its place")
+        return read(path)
+    except FileNotFoundError:
+        raise EmulatorError(f"{path} is missing: export or copy the emulator again") from None
+    except UntrustedError as error:
+        raise EmulatorError(f"{path} {error}: export or copy the emulator again") from error
+    except (OSError, ValueError, RuntimeError) as error:  # a name no file can have, a loop of links
+        if isinstance(error, EmulatorError):
+            raise
+        raise EmulatorError(f"{path} cannot be read ({error}): copy the emulator again") from error
+
+
+def _digest(path: Path) -> str:
+    with opened(path, LARGEST_FILE) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _compare(folder: Path, name: str, card: dict[str, Any], found: str) -> None:
+    if found != card["files"][name]:
+        raise EmulatorError(
+            f"{folder / name} is not the file that was exported (its sha256 differs from {CARD}): "
+            "export or copy the emulator again"
+        )
+
+
 def _is_listed(name: object, digest: object) -> bool:
     """Whether this can be a file of the bundle: a name without a path, and a text."""
-    return isinstance(digest, str) and isinstance(name, str) and Path(name).name == name
+    if not (isinstance(digest, str) and isinstance(name, str) and Path(name).name == name):
+        return False
+    return len(name) <= LONGEST_FILE_NAME and name.isprintable()

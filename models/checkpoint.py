@@ -19,10 +19,13 @@ from torch import Tensor
 
 from data_prep.draft import draft_of
 from data_prep.errors import InputError
+from data_prep.untrusted import opened, parse
 from models.flow import ConditionalFlow, from_description
 
 SCHEMA = 1
 FILE, NOTE = "checkpoint.safetensors", "checkpoint.json"
+LARGEST = 8 * 2**30
+"""Bytes of the largest checkpoint that is read."""
 BEST = "best."
 """Prefix of the best weights among the tensors."""
 
@@ -42,8 +45,12 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Put the checkpoint into `folder` in one step: a reader finds the old one or the new one."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Put the checkpoint into `folder` in one step: a reader finds the old one or the new one.
+
+    Raises:
+        FileNotFoundError: If the folder is not there. A new one in the place of one that was taken
+            away would lack what that holds.
+    """
     text = json.dumps({"schema": SCHEMA, **checkpoint.state}, allow_nan=False, indent=1)
     tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
     _replace(folder / FILE, to_bytes(tensors, metadata={"checkpoint": text}))
@@ -61,8 +68,8 @@ def load(folder: Path) -> Checkpoint | None:
     if not path.exists():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            state = json.loads(file.metadata()["checkpoint"])
+        with opened(path, LARGEST), safe_open(path, framework="pt") as file:
+            state = parse(file.metadata()["checkpoint"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         schema = state.pop("schema")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -114,5 +121,5 @@ def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    with draft_of(path) as draft:
+    with draft_of(path, parents=False) as draft:
         draft.write_bytes(content)

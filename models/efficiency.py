@@ -107,7 +107,7 @@ class Efficiency:
         stored = card["efficiency"]
         try:
             cells = tuple(
-                Total(tuple(map(float, one["conditions"])), one["simulated"], one["mergers"])
+                Total(tuple(one["conditions"]), one["simulated"], one["mergers"])
                 for one in stored["cells"]
             )
             return cls(tuple(columns), cells, stored["unit"])

@@ -11,8 +11,6 @@ Array names end in their axes:
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -25,21 +23,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
+from data_prep.draft import folder_draft_of
 from models import domain, measure, onnx
 from models.bundle import (
     CARD,
     FORMAT,
     FORMAT_OF_SEVERAL,
-    MEMBERS,
     WEIGHTS,
     EmulatorError,
     misfit,
-    read_card,
-    read_file,
+    read,
     sha256,
 )
 from models.domain import Extrapolation, ExtrapolationWarning, Floats
 from models.efficiency import Efficiency
+from models.layout import MEMBERS, check_values
 from models.mixture import Density, Mixture, from_description, spread
 
 __all__ = ["Emulator", "EmulatorError", "ExtrapolationWarning"]
@@ -195,14 +193,9 @@ class Emulator:
         """
         folder = Path(folder)
         _refuse_other(folder)
-        draft = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        try:
+        with folder_draft_of(folder, replace=True) as draft:
             self._write(draft, extra or {})
-            _swap(draft, folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+            _refuse_other(folder)
         return folder
 
     @classmethod
@@ -214,10 +207,11 @@ class Emulator:
                 or changed.
         """
         folder = Path(folder)
-        card = read_card(folder)
-        files = {name: read_file(folder, name, card) for name in card["files"]}
+        card, content = read(folder, whole=True)
         try:
-            flow = from_description(card["architecture"], from_bytes(files[WEIGHTS]))
+            state = from_bytes(content)
+            flow = from_description(card["architecture"], state)
+            check_values({name: tensor.numpy() for name, tensor in state.items()})
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise misfit(folder, error) from error
         return cls(flow, card)
@@ -260,16 +254,6 @@ def _refuse_other(folder: Path) -> None:
         return
     if not folder.is_dir() or (any(folder.iterdir()) and not (folder / CARD).exists()):
         raise EmulatorError(f"{folder} holds something that is no emulator: choose a new folder")
-
-
-def _swap(draft: Path, folder: Path) -> None:
-    """Put the finished draft in place of what is there."""
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(draft, folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _without_tiny(tensor: torch.Tensor) -> torch.Tensor:

@@ -26,6 +26,7 @@ from data_prep.columns import Column, Dataset
 from models.autoregressive import LAYERS
 from models.config import FlowConfig
 from models.given import Given
+from models.layout import Layout
 from models.preprocess import Constants, Moments, Standardise
 
 SMALLEST_SPREAD = 1e-6
@@ -184,12 +185,13 @@ def from_description(
     Raises:
         KeyError, TypeError, ValueError, RuntimeError: If the two do not belong together.
     """
-    events = [Column(**column) for column in description["event_columns"]]
-    conditions = [Column(**column) for column in description["condition_columns"]]
-    domain = {name: (low, high) for name, (low, high) in description["domain"].items()}
-    config = FlowConfig.from_dict(description["config"])
+    layout = Layout.of(description)
+    layout.check(state)
+    events, conditions = layout.event_columns, layout.condition_columns
     with torch.random.fork_rng(devices=[]):
-        flow = ConditionalFlow(config, events, conditions, _unset(events, conditions), domain)
+        flow = ConditionalFlow(
+            layout.config, events, conditions, _unset(events, conditions), layout.domain
+        )
     flow.load_state_dict(dict(state))
     return flow.eval()
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from data_prep.columns import Column
 from data_prep.errors import InputError
 from models import domain, flow
-from models.bundle import MEMBERS
 from models.flow import ConditionalFlow
+from models.layout import MEMBERS, members_of
 from models.preprocess import Standardise
 
 
@@ -148,18 +148,8 @@ def from_description(description: Mapping[str, Any], state: Mapping[str, Tensor]
     """
     if MEMBERS not in description:
         return flow.from_description(description, state)
-    members = []
-    for k, each in enumerate(description[MEMBERS]):
-        prefix = f"{MEMBERS}.{k}."
-        own = {
-            name.removeprefix(prefix): value
-            for name, value in state.items()
-            if name.startswith(prefix)
-        }
-        members.append(flow.from_description(each, own))
-    if sum(len(one.state_dict()) for one in members) != len(state):
-        raise ValueError(f"there are weights of other than {len(members)} members")
-    return Mixture(members).eval()
+    each = members_of(description, state)
+    return Mixture([flow.from_description(*one) for one in each]).eval()
 
 
 def spread(log_prob_KN: Tensor) -> Tensor:

@@ -208,6 +208,8 @@ class _Training:
     def run(self, checkpoint: Path | None, on_epoch: Callable[[Epoch], None] | None) -> None:
         """Train from where we are to the end."""
         self.start_s = time.perf_counter() - self.elapsed_s
+        if checkpoint is not None:
+            checkpoint.mkdir(parents=True, exist_ok=True)
         batches = _endless(self.stream, self.step)
         with self.loss.threads(), closing(batches):
             while self.step < self.total_steps and self.stopped is None:

@@ -27,13 +27,20 @@ def trained(prepared, tmp_path_factory):
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path):
-    save(tmp_path / "new", SMALL)
+    save(tmp_path, SMALL)
 
-    found = load(tmp_path / "new")
+    found = load(tmp_path)
 
     assert found.state == SMALL.state
     assert found.tensors.keys() == SMALL.tensors.keys()
     assert all(torch.equal(found.tensors[name], SMALL.tensors[name]) for name in found.tensors)
+
+
+def test_no_folder_is_made_in_the_place_of_one_that_is_gone(tmp_path):
+    with pytest.raises(FileNotFoundError, match="checkpoint.safetensors"):
+        save(tmp_path / "unmounted", SMALL)
+
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_note_beside_it_says_the_same_to_people(tmp_path):

@@ -592,6 +592,7 @@ def test_an_unreadable_file_is_refused_by_name(tmp_path, name, content, message)
         pytest.param({"split": (0.8, 0.2, 0)}, "must be above 0", id="no-test"),
         pytest.param({"columns": {"m1": "Mass_0"}}, "--columns m1=Mass_0: .* no", id="rename"),
         pytest.param({"event_columns": ["Mass_0", "Mass_0"]}, "asked for twice", id="twice"),
+        pytest.param({"condition_columns": ["seed"]}, "rename it with --columns", id="reserved"),
         pytest.param({"event_columns": []}, "at least one event column", id="no-events"),
     ],
 )
@@ -668,7 +669,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(preparing._PartWriter, "_put", full)
-    with pytest.raises(DataError, match="out cannot be written .*No space left.*: make room or"):
+    with pytest.raises(DataError, match="out cannot be written .*No space left.*: make room"):
         prepare([path], tmp_path / "out")
 
     assert sorted(tmp_path.iterdir()) == [path]

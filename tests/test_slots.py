@@ -4,13 +4,12 @@ import signal
 from dataclasses import replace
 
 import optuna
-import psutil
 import pytest
 import sqlalchemy as sql
 from optuna.trial import TrialState
 
 from hpo.scheduler import JobState
-from hpo.slots import Lease, LeaseLost, Owner, Slots
+from hpo.slots import Lease, LeaseLost, Owner, Slots, began
 from hpo.storage import open_storage, url_of
 
 
@@ -33,7 +32,7 @@ def dead_owner():
     owner = Owner(
         host=Owner.this_process().host,
         pid=process.pid,
-        started=psutil.Process(process.pid).create_time(),
+        started=began(process.pid),
     )
     process.join()
     return owner

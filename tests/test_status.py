@@ -4,9 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
+from rich.console import Console
+from sqlalchemy import event
 
 from hpo import study as studies
+from hpo.launch import begin, follow, prepare
 from hpo.progress import duration
 from hpo.record import EpochRow
 from hpo.slots import Owner, Slots
@@ -90,6 +93,43 @@ def test_the_time_left_follows_from_the_trials_that_ended(opened):
 
     # Three wait, two run: between a trial and a half, and two and a half, of both workers.
     assert 1.5 * took_s <= look(*opened).eta_s <= 2.5 * took_s
+
+
+def test_a_look_asks_the_database_no_more_for_many_trials_than_for_few(opened):
+    study, _, slots = opened
+    asked = []
+    event.listen(slots._engine, "before_cursor_execute", lambda *call: asked.append(call[2]))
+    reports = {epoch: 4.5 for epoch in range(3)}
+
+    def asked_by_a_look():
+        asked.clear()
+        look(*opened)
+        return list(asked)
+
+    finished = {"state": TrialState.COMPLETE, "value": 4.5, "intermediate_values": reports}
+    study.add_trial(create_trial(**finished))
+    few = asked_by_a_look()
+    study.add_trials(create_trial(**finished) for _ in range(50))
+    many = asked_by_a_look()
+
+    assert many == few
+    assert not [text for text in many if "trial_intermediate_values" in text]
+
+
+def test_a_launch_reads_no_record_of_a_trial_that_ended_before_it(tmp_path, monkeypatch):
+    monkeypatch.delenv("HPO_STORAGE", raising=False)
+    url = url_of(None, tmp_path)
+    launch = prepare(load("quick"), trials=3, workers=1, on="local", runs=tmp_path, url=url)
+    study, slots = begin(launch)
+    us, read = Owner.this_process(), []
+    while claim := slots.claim(us):
+        slots.finish(claim, TrialState.COMPLETE, 4.5)
+    monkeypatch.setattr(studies, "record_of", lambda _, number: read.append(number))
+
+    seen = follow(launch, study, slots, Console())
+
+    assert seen.complete == 3
+    assert read == []
 
 
 @pytest.mark.parametrize(

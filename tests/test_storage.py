@@ -165,6 +165,23 @@ def test_who_only_looks_sees_the_trials_and_cannot_change_one(written):
             connection.execute(sql.text("DELETE FROM trials"))
 
 
+@pytest.mark.parametrize("reading", [False, True])
+def test_opening_a_database_takes_one_connection_at_a_time(written, reading):
+    held = []
+    hooks = {
+        "checkout": lambda *_: held.append((held[-1] if held else 0) + 1),
+        "checkin": lambda *_: held.append(held[-1] - 1),
+    }
+    for name, hook in hooks.items():
+        sql.event.listen(sql.pool.Pool, name, hook)
+
+    open_storage(written, reading=reading).engine.dispose()
+
+    for name, hook in hooks.items():
+        sql.event.remove(sql.pool.Pool, name, hook)
+    assert max(held) == 1
+
+
 def test_who_only_looks_neither_waits_for_a_writer_nor_keeps_one_waiting(written):
     writer, reader = open_storage(written).engine, open_storage(written, reading=True).engine
     count = sql.text("SELECT count(*) FROM trials")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 
 from hpo import study as studies
@@ -24,6 +25,11 @@ def storage(tmp_path, monkeypatch):
 def create(storage, *settings, fingerprint="f"):
     spec = load("quick", settings=settings)
     return studies.create(storage, spec, runs=Path("/runs"), fingerprint=fingerprint)
+
+
+def stopping(storage):
+    study, spec = studies.opened(storage, "quick")
+    return studies.stopping(study, spec, Slots(study, max_restarts=0))
 
 
 def test_what_a_study_searches_is_read_back_from_the_database(storage):
@@ -97,10 +103,10 @@ def test_resources_may_change_between_launches(storage):
 
 def test_a_launch_lifts_the_stop(storage):
     create(storage).set_user_attr(studies.STOP, True)
-    assert studies.stopping(*studies.opened(storage, "quick")) == "stopped by hpo stop"
+    assert stopping(storage) == "stopped by hpo stop"
 
     create(storage)
-    assert studies.stopping(*studies.opened(storage, "quick")) is None
+    assert stopping(storage) is None
 
 
 def test_a_trial_that_its_workers_died_of_ends_in_its_record_too(storage, tmp_path, monkeypatch):
@@ -140,6 +146,40 @@ def test_no_two_trials_begin_with_the_same_draw(storage):
     assert len(draws) == 5
 
 
+def test_a_sampler_that_knows_the_trials_so_far_chooses_the_same_and_compares_none_of_them(
+    storage, monkeypatch
+):
+    spec = load("quick", settings=["sampler.startup_trials=2"])
+    study, known, compared = create(storage), studies.search_space(), []
+    equal = CategoricalDistribution.__eq__
+
+    def counted(one, other):
+        compared.append(other)
+        return equal(one, other)
+
+    def chosen(known):
+        study.sampler = studies.sampler_of(spec, 30, known)
+        trial = study.ask()
+        params = (trial.suggest_categorical("hidden", [16, 32]), trial.suggest_float("rate", 0, 1))
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        return params
+
+    for number in range(30):
+        study.sampler = studies.sampler_of(spec, number, known)
+        trial = study.ask()
+        study.tell(
+            trial, trial.suggest_categorical("hidden", [16, 32]) + trial.suggest_float("rate", 0, 1)
+        )
+    monkeypatch.setattr(CategoricalDistribution, "__eq__", counted)
+
+    anew = chosen(None), len(compared)
+    shared = chosen(known), len(compared) - anew[1]
+
+    assert shared[0] == anew[0]
+    assert anew[1] >= 29
+    assert shared[1] <= 5
+
+
 @pytest.mark.parametrize(
     ("kind", "pruner"),
     [
@@ -172,6 +212,6 @@ def test_a_study_that_no_longer_improves_starts_no_trial(storage, values, reason
         else:
             study.tell(trial, value)
 
-    told = studies.stopping(*studies.opened(storage, "quick"))
+    told = stopping(storage)
 
     assert told is None if reason is None else told.startswith(reason)

@@ -5,18 +5,23 @@ Heavy imports stand inside the commands, so that `hpo --help` does not wait for 
 
 from __future__ import annotations
 
+import errno
 import sys
 import warnings
 from typing import Any, NoReturn
 
 import click
 
-from data_prep.errors import InputError
+from data_prep.errors import REMEDIES, InputError
 from hpo.cli.dashboard import dashboard
 from hpo.cli.data import prepare
 from hpo.cli.emulators import evaluate, export, plot, sample
 from hpo.cli.machine import db, doctor
 from hpo.cli.studies import enqueue, launch, logs, rerun, runs, status, stop
+
+_BAD_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR)
+WIDEST = 2_000
+"""Characters of a line of an error; a file can hold names of any length."""
 
 
 class _Commands(click.Group):
@@ -25,27 +30,51 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except click.ClickException as error:
+            vars(error).update(message=_printable(error.message))  # which is "final"
             raise
-        except InputError as error:
-            _end(ctx, f"Error: {error}", code=2, error=error)
-        except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
-            _end(ctx, f"Error: {error.filename}: {error.strerror}", code=2, error=error)
+        except (click.exceptions.Exit, click.Abort):
+            raise
         except KeyboardInterrupt:
             _end(ctx, "Interrupted.", code=130)
         except BrokenPipeError:
             sys.stderr.close()
             sys.exit(1)
+        except InputError as error:
+            _end(ctx, f"Error: {error}", code=2, error=error)
+        except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
+            _end(ctx, f"Error: {error.filename}: {error.strerror}", code=2, error=error)
+        except OSError as error:
+            if error.errno in _BAD_PATH:
+                _end(ctx, f"Error: {error.filename}: {error.strerror}", code=2, error=error)
+            if error.errno not in REMEDIES:
+                _end_as_failed(ctx, error)
+            where = error.filename or "a file"
+            remedy = f"{REMEDIES[error.errno]}, then run the same command again"
+            _end(ctx, f"Error: {where}: {error.strerror}: {remedy}", code=2, error=error)
         except Exception as error:
-            text = str(error) or type(error).__name__
-            _end(ctx, f"Failed: {text} (hpo --debug shows where)", code=1, error=error)
+            _end_as_failed(ctx, error)
+
+
+def _end_as_failed(ctx: click.Context, error: Exception) -> NoReturn:
+    text = str(error) or type(error).__name__
+    _end(ctx, f"Failed: {text} (hpo --debug shows where)", code=1, error=error)
 
 
 def _end(ctx: click.Context, text: str, *, code: int, error: Exception | None = None) -> NoReturn:
     if error is not None and ctx.params.get("debug"):
         raise error
-    click.echo(text, err=True)
+    click.echo(_printable(text), err=True)
     sys.exit(code)
+
+
+def _printable(text: str) -> str:
+    """The text without what could move the cursor, since it may quote a stranger's file."""
+    lines = (line if len(line) <= WIDEST else f"{line[:WIDEST]} ..." for line in text.split("\n"))
+    return "".join(
+        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode()
+        for each in "\n".join(lines)
+    )
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -66,7 +95,7 @@ def main(debug: bool) -> None:
 
 
 def _show_warning(message: Warning | str, *_where: object, **_more: object) -> None:
-    click.echo(f"Warning: {message}", err=True)
+    click.echo(_printable(f"Warning: {message}"), err=True)
 
 
 for _command in (prepare, launch, enqueue, status, stop, logs, runs, rerun, dashboard):

@@ -87,7 +87,9 @@ def prepare(
             totals=totals,
             command=_command_line(),
             on_progress=on_progress,
-            on_note=lambda note: console.print(f"note: {note}", highlight=False, soft_wrap=True),
+            on_note=lambda note: console.print(
+                f"note: {note}", markup=False, highlight=False, soft_wrap=True
+            ),
         )
     rows = sum(dataset.rows.values())
     summary = {

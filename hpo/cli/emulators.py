@@ -12,7 +12,7 @@ import click
 from data_prep.errors import InputError
 from hpo.cli import options
 from hpo.cli.options import FILE, FOLDER, KEYED, listed, placed
-from hpo.cli.places import existing, study_name
+from hpo.cli.places import existing, prepared, study_name
 
 if TYPE_CHECKING:
     from hpo.listing import Format
@@ -83,7 +83,13 @@ def _scored(bundle: Path) -> str:
 @click.command()
 @click.argument("emulator", type=FOLDER, metavar="EMULATOR")
 @click.argument("data", metavar="DATA")
-@click.option("--split", type=click.Choice(["train", "val", "test"]), default="test")
+@click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test"]),
+    default="test",
+    show_default=True,
+    help="Part of the data.",
+)
 @click.option("--against", type=FOLDER, metavar="OTHER", help="A second emulator, beside it.")
 @listed
 def evaluate(emulator: Path, data: str, split: str, against: Path | None, style: Format) -> None:
@@ -102,7 +108,7 @@ def evaluate(emulator: Path, data: str, split: str, against: Path | None, style:
     from hpo.listing import render
     from models import Emulator, evaluation
 
-    loaded, folder = Emulator.load(emulator), _data(data)
+    loaded, folder = Emulator.load(emulator), prepared(data)
     other = Emulator.load(against) if against else None
     for each in (loaded, other) if other else (loaded,):
         _say_if_other_data(each, folder)
@@ -148,7 +154,7 @@ def _flat(nested: Mapping[str, Any]) -> dict[str, Any]:
 
 @click.command(context_settings=KEYED)
 @click.argument("emulator", type=FOLDER, metavar="EMULATOR")
-@click.option("-n", "count", type=click.IntRange(min=1), required=True, help="Events to draw.")
+@click.option("-n", "count", type=click.IntRange(1, 10**9), required=True, help="Events to draw.")
 @click.option("--out", type=FILE, required=True, help="A .parquet or .csv file.")
 @click.option("--seed", type=click.IntRange(min=0), help="Makes the draw repeatable.")
 @click.pass_context
@@ -237,7 +243,7 @@ def plot(
         elif kind == "divergence":
             _divergence(loaded, Path(source), data, at, named, out)
         else:
-            folder = _data(data) if data else _data_of_training(Path(source))
+            folder = prepared(data) if data else _data_of_training(Path(source))
             _say_if_other_data(loaded, folder)
             _beside_data(loaded, kind, folder, at, named, out)
     click.echo(str(out))
@@ -268,7 +274,7 @@ def _divergence(
 
     folder: Path | None = None
     try:
-        folder = _data(data) if data else _data_of_training(source)
+        folder = prepared(data) if data else _data_of_training(source)
     except (InputError, FileNotFoundError):
         click.echo("Note: no data name the cells: taken evenly over the domain.", err=True)
     with counted("cells") as step:
@@ -302,12 +308,6 @@ def _records(study: str, runs: Path, storage: str | None) -> list[RunRecord]:
     found, _ = opened(looking, study_name(study))
     records = [record for _, record in read_all(runs_of(found))]
     return [record for record in records if isinstance(record, RunRecord)]
-
-
-def _data(reference: str) -> Path:
-    from data_prep.columns import SAMPLE
-
-    return SAMPLE if reference == "sample" else Path(reference)
 
 
 def _data_of_training(emulator: Path) -> Path:

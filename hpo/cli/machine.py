@@ -18,8 +18,20 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("study", required=False, metavar="[STUDY.toml]")
-@click.option("--on", type=click.Choice(["local", "slurm"]), default="local", show_default=True)
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--on",
+    type=click.Choice(["local", "slurm"]),
+    default="local",
+    show_default=True,
+    help="Where workers would be.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="How many would be asked for.",
+)
 @click.option(
     "--force-sqlite", is_flag=True, help="Use a SQLite file where its locks may not hold."
 )

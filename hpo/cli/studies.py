@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 @click.argument("study", default="bbh", metavar="[STUDY.toml]")
 @click.option("--trials", type=click.IntRange(min=1), help="Trials in total [default: study's].")
 @click.option("--workers", type=click.IntRange(min=1), help="Workers [default: one for each core].")
-@click.option("--on", type=click.Choice(["local", "slurm"]), default="local", show_default=True)
+@click.option(
+    "--on",
+    type=click.Choice(["local", "slurm"]),
+    default="local",
+    show_default=True,
+    help="Where the workers are.",
+)
 @click.option("--name", help="Name of the study [default: the file's].")
 @click.option("--set", "settings", multiple=True, metavar="TABLE.KEY=VALUE", help="Change a line.")
 @click.option("--detach", is_flag=True, help="Go on in the background and return.")
@@ -108,10 +114,12 @@ def _show_dry_run(plan: Launch) -> None:
 
 def _follow(plan: Launch, console: Console) -> None:
     from hpo import launch as launching
+    from hpo.storage import telling
 
     name = plan.plan.spec.study.name
     try:
-        look = launching.follow(plan, *launching.begin(plan), console)
+        with telling(plan.url):
+            look = launching.follow(plan, *launching.begin(plan), console)
     except KeyboardInterrupt:
         if plan.plan.on == "slurm":
             what = f"its jobs run on (hpo status {name}; hpo stop {name} --now ends them)"
@@ -259,7 +267,14 @@ def stop(study: str, now: bool, runs: Path, storage: str | None) -> None:
 @click.argument("study", metavar="STUDY[.toml]")
 @click.argument("file", required=False, type=FILE, metavar="[FILE]")
 @click.option("--from", "source", metavar="STUDY", help="The best of another study instead.")
-@click.option("--best", type=click.IntRange(min=1), default=1, show_default=True, metavar="K")
+@click.option(
+    "--best",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="K",
+    help="How many of the best.",
+)
 @placed
 def enqueue(
     study: str, file: Path | None, source: str | None, best: int, runs: Path, storage: str | None

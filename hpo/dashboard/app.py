@@ -15,6 +15,7 @@ import dash
 import flask
 from dash import Input, Output, State, dcc, html
 
+from data_prep.untrusted import parse
 from hpo.dashboard import address
 from hpo.dashboard.address import Query
 from hpo.dashboard.catalog import Catalog
@@ -52,6 +53,7 @@ def create(
         meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}],
     )
     _link_back(app.server, site)
+    _refuse_what_no_page_asks(app)
     app.layout = lambda: _shell(site)
     _route(app, site)
     for page in (overview, comparison, run):
@@ -114,6 +116,40 @@ def _route(app: dash.Dash, site: Site) -> None:
         Input("theme-switch", "n_clicks"),
         State("theme", "data"),
     )
+
+
+def _refuse_what_no_page_asks(app: dash.Dash) -> None:
+    """Dash ends in an error on a request that is none of its own: that is answered instead."""
+
+    def no_such_file(_error: Exception) -> flask.typing.ResponseReturnValue:
+        return "There is no such file.\n", 404
+
+    def refuse() -> flask.typing.ResponseReturnValue | None:
+        asks = flask.request.path == "/_dash-update-component" and flask.request.method == "POST"
+        if asks and not _is_of_a_page(app, flask.request.get_data()):
+            return "No page asks for this.\n", 400
+        return None
+
+    app.server.register_error_handler(dash.exceptions.DependencyException, no_such_file)
+    app.server.before_request(refuse)
+
+
+def _is_of_a_page(app: dash.Dash, body: bytes) -> bool:
+    """Whether a request names a callback, and a value for each of what it takes."""
+    try:
+        asked = parse(body)
+    except ValueError:
+        return False
+    if not isinstance(asked, dict):
+        return False
+    known = app.callback_map.get(str(asked.get("output")))
+    if known is None:
+        return False
+    lists = [asked.get(name, []) for name in ("inputs", "state")]
+    return all(
+        isinstance(given, list) and len(given) == len(known[name])
+        for name, given in zip(("inputs", "state"), lists, strict=True)
+    ) and isinstance(asked.get("changedPropIds", []), list)
 
 
 def _link_back(server: flask.Flask, site: Site) -> None:

@@ -11,6 +11,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from hpo.slots import Slots
 from hpo.storage import StorageError, open_storage, open_study, url_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -102,6 +103,25 @@ def test_who_only_looks_can_neither_write_nor_make_tables(postgres, database):
     with pytest.raises(optuna.exceptions.StorageInternalError) as caught:
         seen.set_user_attr("changed", True)
     assert "read-only transaction" in str(caught.value.__cause__)
+    storage.engine.dispose()
+
+
+@pytest.mark.parametrize("reading", [False, True])
+def test_a_connection_keeps_nothing_from_one_transaction_to_the_next(postgres, database, reading):
+    # As a pooler needs it: the next transaction may get another connection of the server.
+    slots, _ = claimers.slots_of(database)
+    slots.top_up(1)
+    storage = open_storage(url_of(database, Path()), reading=reading)
+    seen = Slots(open_study(storage, claimers.STUDY), max_restarts=0)
+
+    for _ in range(10):  # the driver would prepare what it has seen five times
+        assert seen.counts()[TrialState.WAITING] == 1
+
+    with storage.engine.connect() as connection:
+        kept = "select count(*) from pg_prepared_statements"
+        asked = "select count(*) from pg_settings where source = 'client' and name ~ 'read'"
+        assert connection.exec_driver_sql(kept).scalar() == 0
+        assert connection.exec_driver_sql(asked).scalar() == 0
     storage.engine.dispose()
 
 

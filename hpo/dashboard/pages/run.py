@@ -109,7 +109,13 @@ def register(app: dash.Dash, site: Site) -> None:
         State("run", "data"),
     )
     def learned(_seen: int, along: Any, theme: str, key: str) -> tuple[object, ...]:
-        records, look = {key: site.catalog.record(key)}, theme_of(theme)
+        look = theme_of(theme)
+        try:
+            records = {key: site.catalog.record(key)}
+        except KeyError:  # the run went
+            raise dash.exceptions.PreventUpdate from None
+        except InputError as error:
+            return (style.sentence(str(error), look),) * 2
         return (
             learning.curves(records, along=along, theme=look),
             learning.rates(records, along=along, theme=look),

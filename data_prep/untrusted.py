@@ -1,0 +1,85 @@
+"""Files that anyone may have written: read in bounded memory, never waited for, taken as data."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, NoReturn
+
+from data_prep.errors import InputError
+
+LARGEST_JSON = 64 * 2**20
+"""Bytes of the largest JSON that is read: that of a run of 100,000 epochs has less than half."""
+
+
+class UntrustedError(InputError):
+    """A file that is not read. The message is a clause without the file's name."""
+
+
+@contextmanager
+def opened(path: Path, largest: int) -> Iterator[BufferedReader]:
+    """A regular file, open for reading.
+
+    Raises:
+        UntrustedError: If it is not a plain file, or larger than `largest` bytes.
+        OSError: If it cannot be opened.
+    """
+    try:
+        # Without O_NONBLOCK, opening a pipe of that name would wait for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except ValueError as error:  # no file can have such a name: a NUL, half of a surrogate pair
+        raise OSError(errno.EINVAL, f"impossible name ({error})") from error
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise UntrustedError("is not a plain file")
+        if status.st_size > largest:
+            raise UntrustedError(f"has {status.st_size} bytes, over the limit of {largest}")
+        yield file
+
+
+def contents(path: Path, largest: int = LARGEST_JSON) -> bytes:
+    """The bytes of a regular file. Raises as `opened` does."""
+    with opened(path, largest) as file:
+        # Not `largest`: memory for as much would be taken before anything is read.
+        return file.read(os.fstat(file.fileno()).st_size)
+
+
+def parse(text: bytes | str) -> Any:
+    """What strict JSON says: no NaN, no key twice, and no nesting that a parser cannot follow.
+
+    Raises:
+        ValueError: For anything else.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def is_finite(value: object) -> bool:
+    """Whether a value that was parsed is a number, and a float can hold it."""
+    # Not math.isfinite alone: of an integer beyond all floats it raises.
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return -sys.float_info.max <= value <= sys.float_info.max
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:40]!r} is there twice")
+    return found

@@ -1,0 +1,104 @@
+"""What the tests here share: the server of forked commands, a small table, and studies of it."""
+
+import dataclasses
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import draw_table
+
+from data_prep.prepare import prepare
+from hpo import study as studies
+from hpo.slots import Slots
+from hpo.spec import parse
+from hpo.storage import open_storage, url_of
+
+from .forks import Forks
+from .mounts import Disk, need_mounts
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """Runs commands in forked processes."""
+    server = Forks()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory):
+    """A table of 600 mergers."""
+    path = tmp_path_factory.mktemp("source") / "mergers.parquet"
+    pq.write_table(draw_table(600, seed=1), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def data(source):
+    """It, prepared. Do not write into it."""
+    prepare([source], source.parent / "prepared")
+    return source.parent / "prepared"
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A study that waits for workers."""
+
+    folder: object
+    """Of its trials."""
+    slots: Slots
+    study: object
+
+
+@pytest.fixture(scope="session")
+def make(data):
+    """Makes the study `s` of small flows, with so many trials that wait."""
+    storages = []
+
+    def made(runs, *, trials, epochs=2, url=None, max_restarts=3):
+        tables = {
+            "study": {"name": "s", "trials": trials, "max_restarts": max_restarts},
+            "data": {"path": str(data)},
+            "space": {"hidden": [4], "blocks": 2},
+            "training": {"epochs": epochs, "batch_size": 128},
+            "pruner": {"kind": "none"},
+        }
+        storage = open_storage(url_of(url, runs))
+        storages.append(storage)
+        spec = parse(tables, source="test")
+        study = studies.create(storage, spec, runs=runs, fingerprint="f")
+        slots = Slots(study, max_restarts=max_restarts)
+        slots.top_up(trials)
+        return Made(runs / "s", slots, study)
+
+    yield made
+    for storage in storages:
+        storage.engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def ran(forks, make, tmp_path_factory):
+    """Folder `runs` with a study whose two trials were run. Do not write into it."""
+    place = tmp_path_factory.mktemp("ran")
+    made = make(place / "runs", trials=2)
+    assert forks.work("s", place / "runs", cwd=place).code == 0
+    assert not made.slots.leases()
+    return place / "runs"
+
+
+@pytest.fixture(scope="session")
+def emulator(forks, ran, tmp_path_factory):
+    """The bundle of its best trial. Do not write into it."""
+    place = tmp_path_factory.mktemp("exported")
+    done = forks.hpo("export", "s", "--runs", ran, "--out", "emulator", cwd=place)
+    assert done.code == 0, done.said
+    return place / "emulator"
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of 8 MB."""
+    need_mounts()
+    mounted = Disk(tmp_path / "disk")
+    yield mounted
+    if mounted.folder.is_mount():
+        mounted.take_away()
