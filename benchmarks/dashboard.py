@@ -73,7 +73,7 @@ def made(folder: Path, runs: int, epochs: int) -> list[Path]:
     """So many runs of a study, as they would be after a search."""
     rng = np.random.default_rng(0)
     return [
-        _run(rng, trial, epochs).write(folder / "bbh" / f"trial-{trial:05d}")
+        invented(rng, trial, epochs).write(folder / "bbh" / f"trial-{trial:05d}")
         for trial in range(runs)
     ]
 
@@ -157,7 +157,8 @@ def _touch(path: Path) -> None:
     dataclasses.replace(record, epochs=grown).write(path.parent)
 
 
-def _run(rng: np.random.Generator, trial: int, epochs: int) -> RunRecord:
+def invented(rng: np.random.Generator, trial: int, epochs: int) -> RunRecord:
+    """A run as it may have gone."""
     floor, scale = 4.2 + rng.gamma(1.5, 0.03), 20 * rng.random() + 2
     count = np.arange(1, epochs + 1)
     val = floor + 0.6 * np.exp(-count / scale) + 0.002 * rng.standard_normal(epochs)

@@ -28,6 +28,7 @@ from __future__ import annotations
 import argparse
 import functools
 import heapq
+import itertools
 import multiprocessing
 import os
 import statistics
@@ -118,12 +119,13 @@ class Loop:
         self.study.pruner = studies.pruner_of(self.spec)
         self.slots = Slots(self.study, max_restarts=self.spec.study.max_restarts)
         self.owner = Owner.this_process()
+        self.known = studies.search_space()
         self.seconds: Counter[str] = Counter()
 
     def step(self, objective: Objective) -> Claim | None:
         """One trial; None when none waits. As in `hpo.worker.work` and `hpo.trial.run`."""
         self._last = time.perf_counter()
-        if studies.stopping(self.study, self.spec):
+        if studies.stopping(self.study, self.spec, self.slots):
             return None
         self._lap("stopping")
         studies.reap(self.study, self.slots, self.owner)
@@ -132,12 +134,13 @@ class Loop:
         self._lap("claim")
         if claim is None:
             return None
-        self.study.sampler = studies.sampler_of(self.spec, claim.number)
+        self.study.sampler = studies.sampler_of(self.spec, claim.number, self.known)
         trial = self.slots.trial_of(claim)
         self._lap("trial_of")
+        names = itertools.chain(["suggest"], itertools.repeat("report, prune"))
 
         def on_epoch() -> None:
-            self._lap("suggest")
+            self._lap(next(names))
             self.slots.renew(claim)
             self._lap("renew")
 
@@ -569,7 +572,9 @@ class Meeting:
 
 def together(function: Callable[..., T], many: int, *arguments: Any) -> list[T]:
     """What the function gives in each of `many` new processes, for a meeting and its rank."""
-    context = multiprocessing.get_context("spawn")
+    # Forked from one that has loaded them: sixty that load for themselves take a minute.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["hpo.study", "hpo.storage", "hpo.space"])
     barrier = context.Barrier(many, timeout=MEETING_S)
     with ProcessPoolExecutor(
         many, mp_context=context, initializer=_invite, initargs=(barrier, many)

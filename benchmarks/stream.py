@@ -43,6 +43,7 @@ LOADER_ROWS = 200_000
 SMALL, GROWTH = 300_000, 20
 Z_GRID = (0.0001, 0.0002, 0.0004, 0.0006, 0.0008, 0.001, 0.002, 0.004, 0.006)
 ALPHA_GRID = (0.5, 1.0, 3.0, 5.0)
+ALL_FOR_TRAINING = (0.999998, 1e-6, 1e-6)
 
 
 def main() -> None:
@@ -62,23 +63,28 @@ def main() -> None:
 
 
 def make(folder: Path, rows: int) -> Path:
-    """A prepared dataset of masses with realistic digits on a grid of 36 cells, all for training.
+    """A prepared dataset: masses of realistic digits, a grid of 36 cells, all for training."""
+    source = write_table(folder / f"{rows}.parquet", rows)
+    prepare([source], folder / str(rows), split=ALL_FOR_TRAINING)
+    source.unlink()
+    return folder / str(rows)
+
+
+def write_table(path: Path, rows: int) -> Path:
+    """The table that is prepared.
 
     Drawn in blocks: what a benchmark of memory needs should not need it itself.
     """
     rng = np.random.default_rng(0)
-    source = folder / f"{rows}.parquet"
     names = ["Mass_0", "Mass_1", "Z", "alpha"]
     schema = pa.schema([(name, pa.float64()) for name in names])
-    with pq.ParquetWriter(source, schema) as file:
+    with pq.ParquetWriter(path, schema) as file:
         for start in range(0, rows, 500_000):
             count = min(500_000, rows - start)
             masses = 5.7 + rng.gamma(2.0, 5.0, (2, count))
             grid = [rng.choice(Z_GRID, count), rng.choice(ALPHA_GRID, count)]
             file.write_table(pa.table([*masses, *grid], names=names))
-    prepare([source], folder / str(rows), split=(0.999998, 1e-6, 1e-6))
-    source.unlink()
-    return folder / str(rows)
+    return path
 
 
 def compare_rates(folder: Path, rows: int, rounds: int, threads: int) -> None:
