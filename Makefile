@@ -5,7 +5,7 @@ DEMO ?= demo
 DEMO_TRIALS ?= 6
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types check clean
+.PHONY: demo test lint types docs check audit clean
 
 demo: $(VENV)/installed
 	mkdir -p $(DEMO)
@@ -28,10 +28,20 @@ lint: $(VENV)/installed-dev
 types: $(VENV)/installed-dev
 	$(BIN)/mypy
 
-check: lint types test
+# Nothing is fetched, and a link to nowhere ends it: not with --quiet, under which mkdocs counts no
+# warning. The variable silences a notice of the theme's.
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "documentation  $(CURDIR)/site/index.html"
+
+check: lint types docs test
+
+# Asks a service that a mirror of the package index lacks: see .ci/audit.
+audit:
+	@PYTHON=$(PYTHON) .ci/audit
 
 clean:
-	rm -rf $(VENV) $(DEMO) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO) site .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
@@ -44,3 +54,7 @@ $(VENV)/installed: $(VENV)/bin/pip pyproject.toml
 $(VENV)/installed-dev: $(VENV)/bin/pip pyproject.toml
 	$(BIN)/pip install --editable '.[dev]'
 	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-docs: $(VENV)/installed-dev
+	$(BIN)/pip install --editable '.[docs]'
+	@touch $@
