@@ -35,11 +35,13 @@ def pages(tmp_path_factory):
     looking.refresh()
     dash = app.create(looking)
     wsgi = server.application(dash.server, None, token=TOKEN, script_hashes=dash.csp_hashes())
-    dash.server.logger.setLevel(logging.CRITICAL)
     client = Client(wsgi)
     client.set_cookie("hpo-80", TOKEN)
     client.get("/runs/")
-    return client, dash
+    level = dash.server.logger.level
+    dash.server.logger.setLevel(logging.CRITICAL)  # Flask names it as the package: hpo
+    yield client, dash
+    dash.server.logger.setLevel(level)
 
 
 def answered(pages, path, **options):
