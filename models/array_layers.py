@@ -30,11 +30,8 @@ from models.limits import (
     TINY,
     UNIT_SLOPE,
 )
+from models.namespaces import Array, Namespace
 
-Array = Any
-"""An array of whatever library: numpy, cupy or JAX."""
-Namespace = Any
-"""Its functions: `numpy`, `cupy` or `jax.numpy`."""
 ERF_REACH, ERF_DEGREE = 6.0, 44
 """Beyond 6 the error function is 1 to double precision; within, this degree in x^2 gives it."""
 

@@ -13,7 +13,6 @@ torch.
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,15 +28,15 @@ from safetensors.numpy import load as from_bytes
 
 from data_prep.columns import Column, pair_of
 from models import domain
-from models.array_layers import Array, Layer, Masked, Namespace, Separate, Standardise
+from models.array_layers import Layer, Masked, Separate, Standardise
 from models.bundle import misfit, read
 from models.domain import Extrapolation, Floats
 from models.efficiency import Efficiency
 from models.layout import NET, Layout, check_values, members_of
+from models.namespaces import Array, Namespace, namespace
 
 PARTS = 16_384
 """Rows that go through a flow together under numpy: their hidden units stay in the cache."""
-_LIBRARIES = {"jax": "jax.numpy", "jaxlib": "jax.numpy", "cupy": "cupy"}
 
 
 class ArrayFlow:
@@ -195,15 +194,6 @@ class ArrayFlow:
             edge = NormalDist().inv_cdf(k / len(each))
             out = xp.where(noise[..., -1:] > edge, other, out)
         return out
-
-
-def namespace(*arrays: Array) -> Namespace:
-    """The library that these arrays are of; numpy for numbers, lists and numpy's own."""
-    for array in arrays:
-        library = _LIBRARIES.get(type(array).__module__.partition(".")[0])
-        if library is not None:
-            return importlib.import_module(library)
-    return np
 
 
 def in_parts(function: Any, x_NF: NDArray[Any], c_NC: NDArray[Any], rows: int = PARTS) -> Floats:

@@ -29,6 +29,7 @@ from data_prep.columns import TOTALS, Column, Dataset, Total, key
 from models import domain
 from models.bundle import EmulatorError
 from models.domain import Extrapolation, Floats
+from models.namespaces import Array, Namespace, namespace
 
 MOST_CELLS = 4_000
 """Cells above which a matrix of all pairs is too large."""
@@ -188,6 +189,24 @@ class Efficiency:
         # Not the plain product: of two arrays without axes numpy makes a number.
         return (rate, np.asarray(rate * std_N.reshape(shape))) if return_std else rate
 
+    def log_rate(self, c: Array, *, xp: Namespace | None = None) -> Array:
+        """Natural log of the median rate: nothing but array operations, for `jax.jit` and `grad`.
+
+        Args:
+            c: Conditions, shape `(*S, C)`, in the order of `columns`.
+            xp: The array library, `numpy`, `cupy` or `jax.numpy`; by default that of `c`.
+
+        Returns:
+            Shape `S`, of mergers per simulated binary or Msun. The domain is not checked.
+        """
+        xp = xp or namespace(c)
+        logged = [
+            xp.log(c[..., k]) if column.positive else c[..., k]
+            for k, column in enumerate(self.columns)
+        ]
+        x = xp.stack(logged, -1) if logged else c
+        return self._process.mean(xp, x)
+
     @cached_property
     def _process(self) -> _Process:
         c_MC = np.array([cell.conditions for cell in self.cells], np.float64)
@@ -331,21 +350,33 @@ class _Process:
         mean_N, std_N = np.empty(len(x_NC)), np.empty(len(x_NC))
         for start in range(0, len(x_NC), rows):
             part = slice(start, start + rows)
-            cross_NM = _kernel(x_NC[part] / self.unit_C, self.x_MC, self.amplitude, self.length_C)
+            cross_NM = self._covariance(np, x_NC[part])
             mean_N[part] = self.offset + cross_NM @ self.slope_M
             known_MN = _solve_lower(self.factor_MM, self.root_M[:, None] * cross_NM.T)
             variance_N = self.amplitude**2 + LEVEL**2 - (known_MN**2).sum(axis=0)
             std_N[part] = np.sqrt(np.maximum(variance_N, 0.0))
         return mean_N, std_N
 
+    def mean(self, xp: Namespace, x: Array) -> Array:
+        """Mean of the log rate, shape `S` of coordinates `(*S, C)`."""
+        return self.offset + self._covariance(xp, x) @ xp.asarray(self.slope_M)
 
-def _kernel(a_NC: Floats, b_MC: Floats, amplitude: float, length_C: Floats) -> Floats:
-    """Prior covariance of the log rates: an unknown level and Matern 3/2 about it, `(N, M)`."""
+    def _covariance(self, xp: Namespace, x: Array) -> Array:
+        """Prior covariance with the log rates of the cells, `(*S, M)`."""
+        cells_MC = xp.asarray(self.x_MC)
+        return _kernel(
+            x / xp.asarray(self.unit_C), cells_MC, self.amplitude, xp.asarray(self.length_C), xp
+        )
+
+
+def _kernel(a: Array, b_MC: Array, amplitude: float, length_C: Array, xp: Namespace = np) -> Array:
+    """Prior covariance of the log rates: an unknown level and Matern 3/2 about it, `(*S, M)`."""
     # Not 5/2: on COSMIC's cells, each predicted from the others, it is further off and too sure.
-    gap_NMC = (a_NC[:, None] - b_MC) / length_C
-    r_NM = np.sqrt(3.0 * (gap_NMC**2).sum(axis=-1))
-    out: Floats = LEVEL**2 + amplitude**2 * (1 + r_NM) * np.exp(-r_NM)
-    return out
+    squares = (((a[..., None, :] - b_MC) / length_C) ** 2).sum(-1)
+    # At a cell the root has no derivative and the kernel has: 0.
+    apart = squares > 0
+    r = xp.where(apart, xp.sqrt(3.0 * xp.where(apart, squares, 1.0)), 0.0)
+    return LEVEL**2 + amplitude**2 * (1 + r) * xp.exp(-r)
 
 
 def _factor(prior_MM: Floats, expected_M: Floats) -> tuple[Floats, Floats]:

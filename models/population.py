@@ -23,9 +23,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from data_prep.errors import InputError
-from models.array_layers import Array, Namespace
-from models.arrays import PARTS, namespace
+from models.arrays import PARTS
 from models.domain import inside
+from models.efficiency import Efficiency
+from models.namespaces import Array, Namespace, namespace
 
 MASSES = ("Mass_0", "Mass_1")
 """Event columns that are the two masses: of the initially heavier star, and of the other one."""
@@ -74,6 +75,7 @@ class PopulationModel:
         second: Literal["mass_2", "mass_ratio"] = "mass_2",
         masses: tuple[str, str] = MASSES,
         over: Over | None = None,
+        efficiency: Efficiency | None = None,
         extrapolate: bool = False,
     ) -> None:
         """Make a model of an emulator.
@@ -85,6 +87,9 @@ class PopulationModel:
                 the data under its own name.
             over: Conditions that are not parameters but summed over, such as the metallicity of
                 the progenitors: `{"Z": (values, weights)}`; weights are scaled to a sum of 1.
+            efficiency: Of the emulator. With it, the weights w of `over` are of what is formed, in
+                binaries or Msun, and each counts by the mergers e that come of it: the density is
+                `sum_k w_k e_k p(x | c_k) / sum_k w_k e_k`. Without it, weights are of mergers.
             extrapolate: Whether conditions outside the domain, of which the emulator knows
                 nothing, are evaluated nevertheless; otherwise the density there is 0.
 
@@ -93,6 +98,7 @@ class PopulationModel:
                 make a sum.
         """
         self._density: Density = _by_torch(emulator)
+        self._efficiency = _of_these(efficiency, self._density.condition_columns)
         if second not in ("mass_2", "mass_ratio"):
             raise PopulationError(f"second must be mass_2 or mass_ratio, got {second!r}")
         columns = self._density.event_columns
@@ -146,6 +152,33 @@ class PopulationModel:
         }
         return self._ln_prob_in_parts(xp, columns_N, free_N).reshape(shape)
 
+    def efficiency(self, **conditions: Array) -> Array:
+        """Mergers per binary, or per Msun, that is formed: the mean over what is summed over.
+
+        Args:
+            **conditions: One for each of `variable_names`: numbers, or arrays of one shape.
+
+        Returns:
+            Of that shape; 0 outside the domain, as the density.
+
+        Raises:
+            PopulationError: If the model was made without `efficiency`, or a condition is missing
+                or unknown.
+        """
+        if self._efficiency is None:
+            raise PopulationError(
+                "this model knows no merger efficiency: make it with "
+                "PopulationModel(emulator, efficiency=emulator.efficiency)"
+            )
+        self._check_conditions(conditions)
+        xp = namespace(*conditions.values())
+        given = xp.broadcast_arrays(*map(xp.asarray, conditions.values())) if conditions else []
+        free_N = dict(zip(conditions, (value.reshape(-1) for value in given), strict=True))
+        c_KNC, known_N = self._conditions(xp, free_N)
+        ln_N = _log_sum(xp, self._ln_mergers_KN(xp, c_KNC), axis=0)
+        rate_N = xp.where(known_N, xp.exp(ln_N), 0.0)
+        return rate_N.reshape(given[0].shape if given else ())
+
     @property
     def _others(self) -> list[str]:
         return [name for name in self._density.event_columns if name not in self.masses]
@@ -181,9 +214,18 @@ class PopulationModel:
         c_KNC, known_N = self._conditions(xp, free_N)
         x_2NF = self._both_ways(xp, heavier_N, lighter_N, others)
         ln_2KN = self._density.log_density(x_2NF[:, None], c_KNC[None], xp=xp)
-        ln_weights_K1 = xp.asarray(self._ln_weights_K)[:, None]
-        ln_N = _log_sum(xp, (ln_2KN + ln_weights_K1).reshape(-1, ln_2KN.shape[-1]), axis=0)
+        ln_weights_KN = self._ln_mergers_KN(xp, c_KNC)
+        if self._efficiency is not None:
+            ln_weights_KN = ln_weights_KN - _log_sum(xp, ln_weights_KN, axis=0)
+        ln_N = _log_sum(xp, (ln_2KN + ln_weights_KN).reshape(-1, ln_2KN.shape[-1]), axis=0)
         return xp.where(within_N & known_N, ln_N + log_jacobian_N, -math.inf)
+
+    def _ln_mergers_KN(self, xp: Namespace, c_KNC: Array) -> Array:
+        """Log weight of each value that is summed over, times its mergers: `(K, N or 1)`."""
+        ln_weights_K1 = xp.asarray(self._ln_weights_K)[:, None]
+        if self._efficiency is None:
+            return ln_weights_K1
+        return ln_weights_K1 + self._efficiency.log_rate(c_KNC, xp=xp)
 
     def _both_ways(
         self, xp: Namespace, heavier_N: Array, lighter_N: Array, others: Sequence[Array]
@@ -248,6 +290,9 @@ class PopulationModel:
                 f"the data has no {', '.join(missing)}, only {', '.join(map(str, dataset))}: "
                 "give it, or choose another `second`"
             )
+        self._check_conditions(conditions)
+
+    def _check_conditions(self, conditions: Mapping[str, Array]) -> None:
         if set(conditions) != set(self.variable_names):
             raise PopulationError(
                 f"the parameters are {', '.join(self.variable_names) or 'none'}, "
@@ -404,6 +449,18 @@ class _ByTorch:
 
 def _by_torch(emulator: Any) -> Any:
     return emulator if hasattr(emulator, "log_density") else _ByTorch(emulator)
+
+
+def _of_these(efficiency: Efficiency | None, conditions: Sequence[str]) -> Efficiency | None:
+    """It, if it is of these conditions, in this order."""
+    if efficiency is not None:
+        names = [column.name for column in efficiency.columns]
+        if names != list(conditions):
+            raise PopulationError(
+                f"efficiency is of {', '.join(names) or 'no conditions'}, the emulator of "
+                f"{', '.join(conditions) or 'none'}: give that of the same emulator"
+            )
+    return efficiency
 
 
 def _values_and_weights(

@@ -24,8 +24,8 @@ from numpy.typing import ArrayLike, NDArray
 from data_prep.draft import draft_of
 from data_prep.errors import InputError
 from models import domain
-from models.array_layers import Array, Namespace
-from models.arrays import PARTS, ArrayFlow, in_parts, namespace
+from models.arrays import PARTS, ArrayFlow, in_parts
+from models.namespaces import Array, Namespace, namespace
 
 SCHEMA = 1
 """Version of the file. Raised when a reader of the old one would misread the new one."""

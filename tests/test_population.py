@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from random_flows import a_flow, in_arrays
 
+from data_prep.columns import Column, Total
 from models import Emulator
 from models.arrays import ArrayFlow
+from models.efficiency import Efficiency
 from models.population import CatalogLikelihood, PopulationError, PopulationModel
 
 HERE = {"Z": 0.001, "alpha": 1.0}
@@ -146,6 +148,62 @@ def test_metallicities_are_summed_over_in_one_call(flow, masses):
     each = [PopulationModel(flow)(data, Z=z, alpha=2.0) for z in OVER_Z["Z"][0]]
     assert model.variable_names == ["alpha"]
     np.testing.assert_allclose(found, np.average(each, axis=0, weights=[1, 3, 2]), rtol=1e-10)
+
+
+@pytest.fixture(scope="module")
+def efficiency():
+    """Mergers fall with the metallicity, and faster for a small alpha."""
+    cells = [
+        Total((z, alpha), 100_000.0, round(30 * alpha * (z / 0.01) ** (-0.5 - 0.2 / alpha)))
+        for z in np.geomspace(1e-4, 0.02, 6)
+        for alpha in (0.5, 1.0, 2.0, 5.0)
+    ]
+    return Efficiency((Column("Z", "", True), Column("alpha", "", True)), tuple(cells), "binaries")
+
+
+def test_stars_that_merge_more_often_weigh_more(flow, masses, efficiency):
+    data = in_pairs(masses)
+    model = PopulationModel(flow, over=OVER_Z, efficiency=efficiency)
+
+    density, mean = model(data, alpha=2.0), model.efficiency(alpha=2.0)
+
+    Z, formed = np.array(OVER_Z["Z"][0]), np.array([1, 3, 2])
+    each = [PopulationModel(flow)(data, Z=z, alpha=2.0) for z in Z]
+    rates = efficiency(Z=Z, alpha=2.0)
+    np.testing.assert_allclose(density, np.average(each, axis=0, weights=formed * rates), rtol=1e-9)
+    assert mean == pytest.approx(np.average(rates, weights=formed))
+    assert not np.allclose(density, PopulationModel(flow, over=OVER_Z)(data, alpha=2.0), rtol=0.05)
+
+
+def test_the_mean_efficiency_has_the_shape_of_the_conditions_and_is_0_outside(flow, efficiency):
+    model = PopulationModel(flow, over=OVER_Z, efficiency=efficiency)
+    alpha = np.array([[0.6, 2.0], [4.0, 500.0]])
+
+    found = model.efficiency(alpha=alpha)
+
+    assert found.shape == (2, 2)
+    assert found[1, 1] == 0
+    assert found[0, 1] == pytest.approx(float(model.efficiency(alpha=2.0)))
+    plain = PopulationModel(flow, efficiency=efficiency)
+    assert plain.efficiency(**HERE) == pytest.approx(float(efficiency(**HERE)))
+
+
+def test_under_jax_the_weights_by_mergers_have_gradients(flow, masses, efficiency):
+    jax = pytest.importorskip("jax")
+    model = PopulationModel(flow, over=OVER_Z, efficiency=efficiency)
+    data = in_pairs(masses)
+
+    with jax.enable_x64(True):
+        given = {name: jax.numpy.asarray(values) for name, values in data.items()}
+        whole = jax.jit(lambda alpha: model(given, alpha=alpha).sum())
+        rate = jax.jit(lambda alpha: model.efficiency(alpha=alpha))
+        for function, by_numpy in (
+            (whole, lambda alpha: model(data, alpha=alpha).sum()),
+            (rate, lambda alpha: model.efficiency(alpha=alpha)),
+        ):
+            np.testing.assert_allclose(function(1.7), by_numpy(1.7), rtol=1e-10)
+            slope = (by_numpy(1.7 + 1e-6) - by_numpy(1.7 - 1e-6)) / 2e-6
+            np.testing.assert_allclose(jax.grad(function)(1.7), slope, rtol=1e-5)
 
 
 def test_two_conditions_are_summed_over_at_all_combinations(flow, masses):
