@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from hpo.dashboard import tables
+from hpo.dashboard import importance, tables
 from hpo.dashboard.style import LOOKS, Look, Theme, axis, empty, note, plain, sentence
 from hpo.dashboard.tables import Column
 from hpo.runs import Row, ranked
@@ -129,7 +129,7 @@ def trade(rows: Sequence[Row], cost: str, theme: Theme = "light") -> go.Figure:
     if not priced:
         return sentence("No run that came to its own end tells of this cost.", theme)
     column = next(each for each in tables.columns(rows) if each.name == cost)
-    best = tables.front(priced, cost)
+    best = importance.front(priced, cost)
     by_key = {tables.key_of(row): row for row in priced}
     front = [by_key[key] for key in best]
     rest = [row for key, row in by_key.items() if key not in set(best)]

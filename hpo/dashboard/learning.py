@@ -15,9 +15,9 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from hpo.dashboard import tables
+from hpo.dashboard import history, tables
+from hpo.dashboard.history import Array, Curve
 from hpo.dashboard.style import LOOKS, Theme, axis, empty, note, plain, sentence
-from hpo.dashboard.tables import Array, Curve
 from hpo.record import FINISHED, RunRecord
 
 Along = Literal["epoch", "minutes", "rows"]
@@ -54,7 +54,7 @@ def curves(
         log_x: Puts that on a logarithmic axis.
         excess: Draws what the NLL is above the lowest validation NLL of all runs, on a logarithmic
             axis; the lowest value itself is then a gap.
-        smoothing: Weight of the past, in [0, 1); see `tables.smoothed`. The best epoch stays where
+        smoothing: Weight of the past, in [0, 1); see `history.smoothed`. The best epoch stays where
             it was measured.
         theme: The page's.
 
@@ -98,7 +98,7 @@ def rates(
     figure = empty(theme)
     for line in drawn:
         figure.add_trace(_rate(line, positive[line.key], along, _tracer(drawn)))
-    units = sorted({tables.rate_unit(each) for each in records.values()})
+    units = sorted({history.rate_unit(each) for each in records.values()})
     axis(figure, "x", _ALONG[along], log=log_x, keep=along, large=along == "rows")
     axis(figure, "y", f"Loss rate [{' or '.join(units)}]", log=True, keep="rate")
     limits = _thresholds(figure, drawn, theme)
@@ -143,7 +143,7 @@ def _lines(records: Mapping[str, RunRecord], theme: Theme) -> list[_Line]:
     palette, names = LOOKS[theme].palette, tables.names(records)
     found = []
     for index, (key, record) in enumerate(records.items()):
-        curve = tables.curve(record)
+        curve = history.curve(record)
         found.append(
             _Line(
                 key=key,
@@ -197,7 +197,7 @@ def _learning(
         return _positive(values - floor) if excess else values
 
     x, curve = _places(line.curve, along), line.curve
-    train, val = (tables.smoothed(each, smoothing) for each in (curve.train_nll, curve.val_nll))
+    train, val = (history.smoothed(each, smoothing) for each in (curve.train_nll, curve.val_nll))
     thin = {"opacity": 0.6 * line.opacity, "name": line.name, "showlegend": False}
     told = f"<b>{line.name}</b><br>{_hover_x(along)}<br>"
     return [
@@ -249,7 +249,7 @@ def _best(line: _Line, x: Array, val: Array, told: str, tracer: Any) -> list[Any
 
 def _rate(line: _Line, rate: Array, along: Along, tracer: Any) -> Any:
     told = f"<b>{line.name}</b><br>{_hover_x(along)}<br>"
-    unit = tables.rate_unit(line.record)
+    unit = history.rate_unit(line.record)
     return tracer(
         **_stroke(line, _places(line.curve, along), rate, width=1.6, dash=line.dash),
         name=line.name if np.isfinite(rate[line.at]).any() else f"{line.name}: no positive rate",
@@ -331,7 +331,7 @@ def _thresholds(figure: go.Figure, lines: Sequence[_Line], theme: Theme) -> list
     found: dict[tuple[float, str], list[str]] = {}
     for line in lines:
         if line.curve.threshold is not None:
-            place = (line.curve.threshold, tables.rate_unit(line.record))
+            place = (line.curve.threshold, history.rate_unit(line.record))
             found.setdefault(place, []).append(line.name)
     for (rate, unit), named in found.items():
         whose = f": {named[0]}" if len(named) == 1 < len(lines) else ""

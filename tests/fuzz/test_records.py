@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hpo import listing, record, runs
-from hpo.dashboard import catalog, figures, learning, tables
+from hpo.dashboard import catalog, differences, figures, importance, learning, tables
 from tests.fuzz.strategies import answer, broken, damaged, fuzz, memory
 
 RUN = json.loads((Path(__file__).parent.parent / "data" / "run-schema-1.json").read_text())
@@ -72,10 +72,10 @@ def drawn(folder, records):
         figures.scatter(every, "best_val_nll", column.name, colour=column.name).to_json()
     figures.parallel(every, [column.name for column in known]).to_json()
     figures.trade(every, "seconds").to_json()
-    important = answer(tables.importance, every)
+    important = answer(importance.importance, every)
     figures.importances(important or []).to_json()
-    tables.cautions(records)
-    tables.difference(records)
+    differences.cautions(records)
+    differences.difference(records)
     tables.names(records)
     curves(records)
 

@@ -9,7 +9,7 @@ import dash
 from dash import Input, Output, State, dcc, html
 
 from data_prep.errors import InputError
-from hpo.dashboard import address, figures, learning, style, tables
+from hpo.dashboard import address, differences, figures, importance, learning, style, tables
 from hpo.dashboard.address import Query
 from hpo.dashboard.site import (
     ALONG,
@@ -155,7 +155,8 @@ def register(app: dash.Dash, site: Site) -> None:
     ) -> tuple[object, ...]:
         records, missing = _records(site, keys)
         axis: Any = {"along": along, "log_x": bool(log_x), "theme": theme_of(theme)}
-        told = [notice(each, kind="caution") for each in tables.cautions(list(records.values()))]
+        cautions = differences.cautions(records)
+        told = [notice(each, kind="caution") for each in cautions]
         told += [notice(each, kind="fault") for each in missing]
         return (
             learning.curves(records, excess=bool(excess), smoothing=smoothing or 0.0, **axis),
@@ -177,10 +178,10 @@ def register(app: dash.Dash, site: Site) -> None:
         shown = [name for name in parameters if name in tables.differing(rows)][:MOST_LINES]
         look = theme_of(theme)
         try:
-            importance = figures.importances(tables.importance(rows), look)
+            shares = figures.importances(importance.importance(rows), look)
         except InputError as error:
-            importance = style.sentence(str(error), look)
-        return figures.parallel(rows, shown, look), importance
+            shares = style.sentence(str(error), look)
+        return figures.parallel(rows, shown, look), shares
 
     @app.callback(
         drawn_into("scatter"),
@@ -253,7 +254,7 @@ def _rows(site: Site, keys: Sequence[str], of: str) -> list[Row]:
 
 
 def _differences(records: Mapping[str, RunRecord]) -> object:
-    rows = tables.difference(records)
+    rows = differences.difference(records)
     if not rows:
         few = "A single run differs from nothing." if len(records) < 2 else "Nothing differs."
         return notice(few)
