@@ -7,6 +7,7 @@ Ends with a line for each thing that has to be true, and with exit code 1 if one
 
 import argparse
 import dataclasses
+import json
 import shutil
 import signal
 import sys
@@ -54,10 +55,16 @@ def run(options, place, say=lambda line: print(line, flush=True)):
         done = ", ".join(f"{times} x {what}" for what, times in sorted(soak.harms.done.items()))
         say(f"{options.trials} trials in {soak.minutes:.1f} minutes: {done}")
         say(f"the worker that was spared ran {soak.spared_trials} of them")
+        keep(soak.readings, place / "readings.json")
         return judge(soak, say)
     finally:
         soak.end()
         database.stop()
+
+
+def keep(readings, path):
+    """For whoever looks into what was missed."""
+    path.write_text(json.dumps([dataclasses.asdict(one) for one in readings]))
 
 
 if __name__ == "__main__":
