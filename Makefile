@@ -1,11 +1,13 @@
 # make demo: everything, on the shipped sample, in a few minutes.    make test: every test.
+# make soak: 2,000 short trials through kills and restarts; SOAK='--trials 200' and the like change it.
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
 DEMO_TRIALS ?= 6
+SOAK ?=
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types docs check audit clean
+.PHONY: demo test lint types docs check soak audit clean
 
 demo: $(VENV)/installed
 	mkdir -p $(DEMO)
@@ -35,6 +37,9 @@ docs: $(VENV)/installed-docs
 	@echo "documentation  $(CURDIR)/site/index.html"
 
 check: lint types docs test
+
+soak: $(VENV)/installed-dev
+	$(BIN)/python -m tests.soak $(SOAK)
 
 # Asks a service that a mirror of the package index lacks: see .ci/audit.
 audit:

@@ -7,7 +7,8 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from hpo.worker import SIGNAL_S, work
 
 YEAR_MIN = 365 * 24 * 60
 """Time limit of a local worker: submitit's own default would end it after five minutes."""
+_CONTROLLER, _WORKER = "submitit.local._local", "submitit.core._submit"
+"""Modules that submitit runs for each local worker: the one starts the other and waits for it."""
 
 
 class ClusterError(InputError):
@@ -90,11 +93,31 @@ class Submitted:
     refusal: str | None = None
 
 
-def interrupt_local() -> None:
-    """Tell the local workers that this process started to hand their trials back and end."""
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
+def count_local(plan: Plan) -> int:
+    """How many workers the study has on this machine, whichever launch started them."""
+    return len(_local_workers(plan))
+
+
+def interrupt_local(plan: Plan, wait_s: float) -> None:
+    """Have the study's workers on this machine hand their trials back and end.
+
+    Those that this process started, and those whose launch has died; not those of one that runs.
+
+    Args:
+        plan: Whose workers they are.
+        wait_s: Longest wait for them.
+    """
+    me = psutil.Process()
+    # Who loses its parent gets one of these, which has started this process, too.
+    above = {1, *(process.pid for process in me.parents())}
+    orphans = [top for top in _local_workers(plan) if _parent(top) in above]
+    told = [*me.children(recursive=True), *orphans, *_below(orphans)]
+    for process in told:
+        with contextlib.suppress(psutil.Error):
             process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + wait_s
+    while any(map(_runs, told)) and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def cores() -> int:
@@ -133,6 +156,40 @@ def submit(plan: Plan, jobs: int, on_accepted: Callable[[Sequence[str]], None]) 
 def output_of(plan: Plan, job: str) -> Path:
     """The standard error of a job's first worker."""
     return plan.folder / f"{job}_0_log.err"
+
+
+def _local_workers(plan: Plan) -> list[psutil.Process]:
+    """Of each of the study's workers on this machine its controller, or itself if that is gone."""
+    found: dict[str, list[psutil.Process]] = {_CONTROLLER: [], _WORKER: []}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            words = process.cmdline()
+            for module, processes in found.items():
+                if module in words and words[-1] == str(plan.folder):
+                    processes.append(process)
+    controllers = {process.pid for process in found[_CONTROLLER]}
+    alone = [process for process in found[_WORKER] if _parent(process) not in controllers]
+    return [*found[_CONTROLLER], *alone]
+
+
+def _parent(process: psutil.Process) -> int | None:
+    """Its parent's pid; None once it has ended."""
+    with contextlib.suppress(psutil.Error):
+        return process.ppid()
+    return None
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _below(processes: Iterable[psutil.Process]) -> Iterator[psutil.Process]:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            yield from process.children(recursive=True)
 
 
 def _submit_array(plan: Plan, count: int) -> list[str]:

@@ -360,8 +360,13 @@ class _Processes:
         return self._started[-1].output if self._started else None
 
     def count(self, running: int) -> int:
-        """Workers that there are; `running` trials have one."""
-        return max(sum(workers.running for workers in self._started), running)
+        """Workers that there are, those of an earlier launch too; `running` trials have one.
+
+        A worker has none while it starts and from one trial to the next.
+        """
+        # Asked here, so that what has ended is waited for.
+        self._started = [one for one in self._started if one.running] or self._started[-1:]
+        return max(cluster.count_local(self._plan), running)
 
     def add(self, workers: int) -> None:
         """Start so many more."""
@@ -373,10 +378,7 @@ class _Processes:
 
     def hand_back(self) -> None:
         """End the workers and wait until they have handed their trials back."""
-        cluster.interrupt_local()
-        deadline = time.monotonic() + HAND_BACK_S
-        while any(workers.running for workers in self._started) and time.monotonic() < deadline:
-            time.sleep(0.1)
+        cluster.interrupt_local(self._plan, HAND_BACK_S)
 
 
 class _Jobs:

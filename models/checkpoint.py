@@ -15,7 +15,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
-from torch import Tensor
+from torch import Tensor, from_numpy
 
 from data_prep.draft import draft_of
 from data_prep.errors import InputError
@@ -68,9 +68,10 @@ def load(folder: Path) -> Checkpoint | None:
     if not path.exists():
         return None
     try:
-        with opened(path, LARGEST), safe_open(path, framework="pt") as file:
+        # As arrays: each tensor that safetensors makes for torch leaves two integers in memory.
+        with opened(path, LARGEST), safe_open(path, framework="np") as file:
             state = parse(file.metadata()["checkpoint"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: from_numpy(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
         schema = state.pop("schema")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(

@@ -1,7 +1,9 @@
 """The checkpoint file: whole or not there, and never a pickle."""
 
+import gc
 import json
 import os
+import tracemalloc
 
 import pytest
 import torch
@@ -13,7 +15,12 @@ from models.config import FlowConfig, TrainConfig
 from models.train import train
 
 SMALL = Checkpoint(
-    tensors={"flow.a": torch.arange(6.0).reshape(2, 3).t(), "best.a": torch.ones(2)},
+    tensors={
+        "flow.a": torch.arange(6.0).reshape(2, 3).t(),
+        "best.a": torch.ones(2),
+        "optimizer.step": torch.tensor(3.0),
+        "rng.cpu": torch.arange(5, dtype=torch.uint8),
+    },
     state={"step": 3, "history": [{"val_nll": 0.1 + 0.2}]},
 )
 
@@ -33,7 +40,26 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path):
 
     assert found.state == SMALL.state
     assert found.tensors.keys() == SMALL.tensors.keys()
-    assert all(torch.equal(found.tensors[name], SMALL.tensors[name]) for name in found.tensors)
+    for name, tensor in SMALL.tensors.items():
+        assert found.tensors[name].dtype == tensor.dtype
+        assert torch.equal(found.tensors[name], tensor)
+
+
+def test_a_checkpoint_that_was_loaded_and_let_go_leaves_nothing_in_memory(tmp_path):
+    save(tmp_path, Checkpoint(tensors={str(n): torch.ones(n) for n in range(100)}, state={}))
+    load(tmp_path)
+
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(50):
+            load(tmp_path)
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert after - before < 50_000
 
 
 def test_no_folder_is_made_in_the_place_of_one_that_is_gone(tmp_path):

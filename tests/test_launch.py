@@ -196,6 +196,45 @@ def alive(process):
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
+def workers_of(place):
+    """The study's worker processes, whoever started them."""
+    folder = str(place / "runs" / "tiny" / "workers")
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            words = process.cmdline()
+            if "submitit.core._submit" in words and folder in words:
+                found.append(process)
+    return found
+
+
+def test_a_launch_takes_the_workers_of_one_that_was_killed_for_its_own(place):
+    words = ("launch", "tiny.toml", "--trials", 4, "--workers", 2, "--set", "training.epochs=500")
+    words += ("--set", "training.patience=0", "--set", "pruner.kind=none")
+    with launching(place, *words) as first:
+        wait_for(lambda: len(workers_of(place)) == 2, first)
+        processes = family(first)
+        first.kill()
+        first.wait()
+    lost, kept = workers_of(place)
+    kept.suspend()  # before it has a trial, as all are while they load torch
+    lost.kill()
+    try:
+        with launching(place, *words) as second:
+            wait_for(lambda: under_way(place), second)
+            assert set(workers_of(place)) & set(processes) == {kept}
+            assert len(workers_of(place)) == 2
+
+            kept.resume()
+            wait_for(lambda: len(under_way(place)) == 2, second)
+            second.send_signal(signal.SIGINT)
+            assert second.wait(timeout=60) == 130
+        assert workers_of(place) == []
+    finally:
+        kill(processes)
+    assert [one.state for one in trials_of(place)] == [TrialState.WAITING] * 2
+
+
 def test_a_stopped_study_starts_no_trial_until_it_is_launched_again(place):
     hpo(place, "launch", "tiny.toml", "--trials", 1)
     words = ("launch", "tiny.toml", "--trials", 4, "--workers", 1, "--set", "training.epochs=4")

@@ -1,0 +1,1 @@
+"""A long run of the real thing under random kills and restarts of its database: `make soak`."""
