@@ -1,4 +1,5 @@
-"""A made-up catalogue for the examples: mergers of an emulator, seen by a made-up detector.
+"""A made-up catalogue for the examples: mergers of an emulator or of a simulation, seen by a
+made-up detector.
 
 Exchange this for your own data; what the likelihoods want of it is the dictionaries made here.
 """
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data_prep.stream import read_split
 from models.arrays import ArrayFlow
 
 ERROR = 0.05
@@ -28,13 +30,27 @@ class MockCatalog:
 
 
 def make(
-    flow: ArrayFlow, *, events: int = 15, samples: int = 100, drawn: int = 10_000, seed: int = 1
+    flow: ArrayFlow,
+    data: str | None = None,
+    *,
+    events: int = 15,
+    samples: int = 100,
+    drawn: int = 10_000,
+    seed: int = 1,
 ) -> MockCatalog:
-    """A catalogue of so many detected events, at the middle of the emulator's domain."""
+    """A catalogue of so many detected events, at the middle of the emulator's domain.
+
+    With the folder of a prepared dataset the mergers are simulated ones that no training saw: test
+    rows of the cell that is nearest to the middle.
+    """
     rng = np.random.default_rng(seed)
     truth = {name: float(np.sqrt(low * high)) for name, (low, high) in flow.domain.items()}
-    noise = rng.standard_normal((100 * events, flow.noise_columns))
-    masses = flow.from_noise(noise, np.array([truth[name] for name in flow.condition_columns]))
+    if data is None:
+        noise = rng.standard_normal((100 * events, flow.noise_columns))
+        masses = flow.from_noise(noise, np.array([truth[name] for name in flow.condition_columns]))
+    else:
+        masses, truth = _simulated(data, truth, least=20 * events)
+        masses = rng.permutation(masses)
     observed = masses * np.exp(ERROR * rng.standard_normal(masses.shape))
     observed = observed[_seen(observed, rng)][:events]
     posteriors = [one * np.exp(ERROR * rng.standard_normal((samples, 2))) for one in observed]
@@ -51,6 +67,20 @@ def make(
         injections=_ordered(injected[found], per_log_masses[found]),
         drawn=drawn,
     )
+
+
+def _simulated(
+    folder: str, near: dict[str, float], *, least: int
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Mergers of the nearest cell with so many test rows, in log conditions, and what it is."""
+    test = read_split(folder, "test")
+    cells, cell, rows = np.unique(
+        test.conditions.astype(float), axis=0, return_inverse=True, return_counts=True
+    )
+    away = (np.log(cells / list(near.values())) ** 2).sum(1)
+    nearest = np.where(rows >= least, away, np.inf).argmin()
+    masses = test.events[cell.ravel() == nearest].astype(float)
+    return masses, dict(zip(near, cells[nearest].tolist(), strict=True))
 
 
 def _seen(observed: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -4,11 +4,12 @@ The tutorial is run from an empty folder; every other page in a copy of what it 
 tables of mergers beside it. A block with a title is a file of that name. A line above a block says
 what is special about it:
 
-    <!-- tests add: OPTIONS -->    its launches are run with these options, to take less time
+    <!-- tests add: OPTIONS -->    its launches, or scripts, get these options, to take less time
     <!-- run by tests/FILE.py -->  it is run there, with what it needs
     <!-- only parsed: WHY -->      it is run nowhere
 """
 
+import importlib.util
 import json
 import re
 import shlex
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import time
 import tomllib
+import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +31,11 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from onnx.reference import ReferenceEvaluator
 from random_flows import a_flow
 
 from data_prep.columns import SAMPLE, Dataset
+from data_prep.prepare import prepare
 from data_prep.stream import read_split
 from hpo import spec
 from hpo.cli import main
@@ -70,13 +74,13 @@ class Block:
     @property
     def calls(self) -> list[list[str]]:
         """Its commands that are run, as words: `hpo`, or a script of `examples/`, comes first."""
-        more = f" {self.said}" if self.special == "tests add" else ""
-        lines = [(name, words) for name, words in COMMAND.findall(self.text)]
-        return [
-            [name.split()[-1], *shlex.split(words, comments=True)]
-            + (shlex.split(more) if words.startswith("launch ") else [])
-            for name, words in lines
-        ]
+        more = shlex.split(self.said) if self.special == "tests add" else []
+        found = []
+        for name, line in COMMAND.findall(self.text):
+            words = shlex.split(line, comments=True)
+            is_long = name != "hpo" or words[0] == "launch"
+            found.append([name.split()[-1], *words, *(more if is_long else [])])
+        return found
 
     @property
     def commands(self) -> list[list[str]]:
@@ -212,6 +216,7 @@ def desk(tmp_path_factory):
     cells = np.unique(columns[:, 2:], axis=0)
     totals = {"Z": cells[:, 0], "alpha": cells[:, 1], "simulated_binaries": [40_000] * len(cells)}
     pa_csv.write_csv(pa.table(totals), folder / "totals.csv")
+    prepare([folder / "mergers.csv"], folder / "prepared", command="hpo prepare mergers.csv")
     with pytest.MonkeyPatch.context() as patch:
         run(TUTORIAL, folder, patch)
     return folder
@@ -228,6 +233,9 @@ def run(page, folder, patch):
         if block.title:
             Path(block.title).write_text(block.text)
         elif block.language == "python":
+            if "import onnxruntime" in block.text and not importlib.util.find_spec("onnxruntime"):
+                stand_in = types.SimpleNamespace(InferenceSession=ReferenceEvaluator)
+                patch.setitem(sys.modules, "onnxruntime", stand_in)
             exec(compile(block.text, str(page), "exec"), session)
         elif block.language == "console":
             for words in block.calls:
@@ -259,6 +267,8 @@ def typed(words):
 )
 def test_what_a_page_shows_runs(page, desk, tmp_path, monkeypatch):
     place = shutil.copytree(desk, tmp_path / "desk")
+    if "--out prepared" in page.read_text():
+        shutil.rmtree(place / "prepared")
 
     run(page, place, monkeypatch)
 
