@@ -1,6 +1,7 @@
 """Infer the emulator's conditions from a catalogue of mergers with emcee.
 
-    python examples/emcee_catalog.py EMULATOR [--data PREPARED] [--steps 300] [--picture FILE]
+    python examples/emcee_catalog.py EMULATOR [--data PREPARED] [--events 15] [--steps 300]
+                                     [--picture FILE]
 
 Needs `pip install emcee`. `CatalogLikelihood` takes care of selection effects and says -inf outside
 the emulator's domain, which makes the prior flat inside it. With `--data` the mergers are simulated
@@ -22,12 +23,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("emulator")
     parser.add_argument("--data", help="prepared dataset that the mergers are taken from")
+    parser.add_argument("--events", type=int, default=15)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--picture", help="file to draw the posterior in")
     options = parser.parse_args()
 
     flow = ArrayFlow.load(options.emulator)
-    catalog = mock_catalog.make(flow, options.data)
+    # More events have to be known better, by more injections.
+    catalog = mock_catalog.make(
+        flow, options.data, events=options.events, drawn=600 * options.events
+    )
     likelihood = CatalogLikelihood(
         PopulationModel(flow), catalog.events, catalog.injections, drawn=catalog.drawn
     )
@@ -65,7 +70,7 @@ def draw(
     corners = [*np.log10(domain[x]), *np.log10(domain[y])]
     drawn = axes.hexbin(
         *chain.T[:2],
-        gridsize=40,
+        gridsize=30,
         xscale="log",
         yscale="log",
         extent=corners,
@@ -76,6 +81,9 @@ def draw(
     axes.axvline(truth[x], color="C1", lw=1)
     axes.axhline(truth[y], color="C1", lw=1, label="truth")
     axes.set(xlabel=x, ylabel=y, xlim=domain[x], ylim=domain[y])
+    for axis, (low, high) in ((axes.xaxis, domain[x]), (axes.yaxis, domain[y])):
+        axis.set_ticks(np.geomspace(low, high, 5), [f"{v:.2g}" for v in np.geomspace(low, high, 5)])
+        axis.set_ticks([], minor=True)
     axes.legend()
     figure.savefig(out, dpi=150)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from data_prep.stream import read_split
 from models.arrays import ArrayFlow
+from models.population import PopulationModel
 
 ERROR = 0.05
 """Of ln mass, as a detector measures it."""
@@ -49,24 +50,31 @@ def make(
         noise = rng.standard_normal((100 * events, flow.noise_columns))
         masses = flow.from_noise(noise, np.array([truth[name] for name in flow.condition_columns]))
     else:
-        masses, truth = _simulated(data, truth, least=20 * events)
+        masses, truth = _simulated(data, truth, least=10 * events)
         masses = rng.permutation(masses)
     observed = masses * np.exp(ERROR * rng.standard_normal(masses.shape))
     observed = observed[_seen(observed, rng)][:events]
+    # Under a prior flat in the logarithms of both masses.
     posteriors = [one * np.exp(ERROR * rng.standard_normal((samples, 2))) for one in observed]
-
-    # Injected from a normal distribution of the log masses, somewhat wider than that of mergers.
-    mean, spread = np.log(masses).mean(), 1.2 * np.log(masses).std()
-    z = rng.standard_normal((drawn, 2))
-    injected = np.exp(mean + spread * z)
-    per_log_masses = 2 * np.exp(-0.5 * (z**2).sum(1)) / (2 * np.pi * spread**2)
+    injected, density = _of_all_conditions(flow, drawn, rng)
     found = _seen(injected * np.exp(ERROR * rng.standard_normal(injected.shape)), rng)
     return MockCatalog(
         truth=truth,
-        events=[_ordered(pairs, np.ones(samples)) for pairs in posteriors],
-        injections=_ordered(injected[found], per_log_masses[found]),
+        events=[_ordered(pairs) | {"prior": 1 / pairs.prod(1)} for pairs in posteriors],
+        injections=_ordered(injected[found]) | {"prior": density[found]},
         drawn=drawn,
     )
+
+
+def _of_all_conditions(
+    flow: ArrayFlow, rows: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Masses from a mixture of the populations at a grid of conditions, and its density there."""
+    grid = {name: np.geomspace(*flow.domain[name], 4) for name in flow.condition_columns}
+    conditions = np.stack([rng.choice(values, rows) for values in grid.values()], 1)
+    masses = flow.from_noise(rng.standard_normal((rows, flow.noise_columns)), conditions)
+    over = {name: (values, np.ones(len(values))) for name, values in grid.items()}
+    return masses, PopulationModel(flow, over=over)(_ordered(masses))
 
 
 def _simulated(
@@ -78,7 +86,7 @@ def _simulated(
         test.conditions.astype(float), axis=0, return_inverse=True, return_counts=True
     )
     away = (np.log(cells / list(near.values())) ** 2).sum(1)
-    nearest = np.where(rows >= least, away, np.inf).argmin()
+    nearest = np.where(rows >= min(least, rows.max()), away, np.inf).argmin()
     masses = test.events[cell.ravel() == nearest].astype(float)
     return masses, dict(zip(near, cells[nearest].tolist(), strict=True))
 
@@ -88,10 +96,6 @@ def _seen(observed: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return rng.random(len(observed)) < np.minimum(1, (observed.sum(1) / 60) ** 2)
 
 
-def _ordered(pairs: np.ndarray, per_log_masses: np.ndarray) -> dict[str, np.ndarray]:
-    """The heavier mass first, and the prior, given per unit of both log masses, in solar masses."""
-    return {
-        "mass_1": pairs.max(1),
-        "mass_2": pairs.min(1),
-        "prior": per_log_masses / pairs.prod(1),
-    }
+def _ordered(pairs: np.ndarray) -> dict[str, np.ndarray]:
+    """The heavier mass first."""
+    return {"mass_1": pairs.max(1), "mass_2": pairs.min(1)}
