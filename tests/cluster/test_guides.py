@@ -21,6 +21,7 @@ from hpo.record import read
 
 from .daemons import PATH, free_ports
 from .postgres import USER, binaries, need_postgres
+from .slurm import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -127,21 +128,39 @@ def test_a_study_runs_on_slurm_with_a_postgresql_of_ones_own(environment, home, 
     assert PASSWORD not in (tmp_path / "runs" / "bbh" / "launch.log").read_text()
 
 
+def one_node(place, *others):
+    """Write the script of the section on SQLite, smaller; its commands."""
+    commands, files = said("cluster.md", after="Without a database server")
+    ((name, script),) = files.items()
+    for old, new in (*OTHERS.items(), *others):
+        script = script.replace(old, new)
+    (place / name).write_text(script)
+    return commands
+
+
 def test_a_study_runs_on_one_node_without_a_server_and_goes_on_in_the_next_job(
     environment, tmp_path
 ):
-    commands, files = said("cluster.md", after="Without a database server")
-    ((name, script),) = files.items()
-    for old, new in OTHERS.items():
-        script = script.replace(old, new)
-    (tmp_path / name).write_text(script)
-
-    first = done(commands, tmp_path, env=environment)
-    (tmp_path / name).write_text(script.replace("--trials 2", "--trials 3"))
-    second = done(commands[:-1], tmp_path, env=environment)
+    first = done(one_node(tmp_path), tmp_path, env=environment)
+    second = done(one_node(tmp_path, ("--trials 2", "--trials 3")), tmp_path, env=environment)
 
     assert "bbh: 2 of 2 trials done" in first
     assert "bbh: 3 of 3 trials done" in second
     assert [record.restarts for record in records(tmp_path)] == [0, 0, 0]
     card = json.loads((tmp_path / "emulator" / "emulator.json").read_text())
     assert card["provenance"]["study"] == "bbh"
+
+
+def test_the_job_of_one_node_hands_its_trials_back_before_its_time_is_up(
+    environment, slurm, tmp_path
+):
+    sbatch, *after = one_node(tmp_path, ("epochs=1", "epochs=1000"))[:-1]
+    told = done([sbatch.replace("sbatch", "sbatch --parsable")], tmp_path, env=environment)
+    job = told.split()[-1]
+    wait_for(lambda: records(tmp_path), timeout_s=120, why="a trial begins")
+
+    slurm.ask("scancel", "--signal=INT", job)  # what --signal does at its time
+    wait_for((tmp_path / "runs" / "kept.db").exists, timeout_s=120, why="the database is kept")
+
+    assert "0 failed), 0 running, 2 waiting" in done(after, tmp_path, env=environment)
+    assert {record.restarts for record in records(tmp_path)} == {0}
