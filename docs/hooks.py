@@ -6,14 +6,17 @@ the repository are turned into links between pages; one that leads to no page en
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import posixpath
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
+
+from hpo import space, spec
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {
@@ -27,6 +30,10 @@ PAGES = {
 SOURCES = {page: source for source, page in PAGES.items()}
 FIELDS = "<!-- fields of hpo/run.schema.json -->"
 """Stands where the tables of a run.json's fields are to be."""
+TABLES = "<!-- tables of a study file -->"
+"""Stands where the tables of a study file are to be, with their keys and defaults."""
+CODE = re.compile(r"<!-- code of (\S+\.py) -->")
+"""Stands where a script of the repository is to be."""
 
 _LINK = re.compile(r"(\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")
 _FETCHED = re.compile(r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=\"?(?:https?:)?//[^>]*>")
@@ -49,7 +56,9 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> st
         place = PAGES.get(target, target.removeprefix("docs/"))
         return f"{link[1]}{posixpath.relpath(place, posixpath.dirname(uri) or '.')}{link[3]}"
 
-    return _LINK.sub(between_pages, markdown).replace(FIELDS, _fields())
+    text = _LINK.sub(between_pages, markdown)
+    text = text.replace(FIELDS, _fields()).replace(TABLES, _study_tables())
+    return CODE.sub(lambda script: f"```python\n{(ROOT / script[1]).read_text()}```", text)
 
 
 def on_page_content(html: str, *, page: Any, config: Any, files: Any) -> str:
@@ -71,6 +80,27 @@ def _fields() -> str:
     for name, part in schema["$defs"].items():
         parts.append(f"**{name}.** {part['description']}\n\n{_table(part)}")
     return "\n\n".join(parts)
+
+
+def _study_tables() -> str:
+    """A row for each table of a study file: its keys, with their defaults where they have one."""
+    kinds = get_type_hints(spec.StudySpec)
+    rows = ["| table | keys (default) |", "|---|---|"]
+    for table in spec.TABLES:
+        if table == "space":
+            keys = [f"`{key}`" for key in sorted(space.FLOW | space.TRAINING)]
+        else:
+            keys = [f"`{one.name}`{_default(one)}" for one in dataclasses.fields(kinds[table])]
+        rows.append(f"| `[{table}]` | {', '.join(keys)} |")
+    return "\n".join(rows)
+
+
+def _default(option: Any) -> str:
+    """As TOML has it; nothing where an absent key means something else than any value."""
+    value = option.default
+    if value is dataclasses.MISSING or value is None:
+        return ""
+    return f" ({json.dumps(value)})"
 
 
 def _table(part: dict[str, Any]) -> str:

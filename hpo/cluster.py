@@ -128,7 +128,7 @@ def cores() -> int:
 def start(plan: Plan, count: int) -> Workers:
     """Start `count` workers on this machine."""
     arguments = _arguments(plan)
-    with _deaf_to_interrupts():
+    with _deaf_to_interrupts(), _outside_of_jobs():
         return Workers([_local(plan, index).submit(work, *arguments) for index in range(count)])
 
 
@@ -286,6 +286,21 @@ def _deaf_to_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """Processes started in here do not know of the SLURM job that this one may run in.
+
+    Each would take itself for that job's first worker, started anew, and the others' trials for
+    what its job lost.
+    """
+    of_job = [name for name in os.environ if name.startswith("SLURM_") and name != "SLURM_CONF"]
+    hidden = {name: os.environ.pop(name) for name in of_job}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def _gpus() -> list[int]:

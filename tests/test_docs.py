@@ -1,16 +1,25 @@
 """What README and the documentation show: every command parses, and what can run here does.
 
 The tutorial is run from an empty folder; every other page in a copy of what it leaves behind, with
-a table of mergers beside it. `<!-- only parsed -->` above a block says that it cannot run here.
+tables of mergers beside it. A block with a title is a file of that name. A line above a block says
+what is special about it:
+
+    <!-- tests add: OPTIONS -->    its launches, or scripts, get these options, to take less time
+    <!-- run by tests/FILE.py -->  it is run there, with what it needs
+    <!-- only parsed: WHY -->      it is run nowhere
 """
 
+import importlib.util
 import json
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import tomllib
+import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +28,14 @@ import click
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from onnx.reference import ReferenceEvaluator
 from random_flows import a_flow
 
 from data_prep.columns import SAMPLE, Dataset
+from data_prep.prepare import prepare
 from data_prep.stream import read_split
 from hpo import spec
 from hpo.cli import main
@@ -34,7 +46,12 @@ from models.mixture import Mixture
 ROOT = Path(__file__).resolve().parents[1]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
-BLOCK = re.compile(r"(<!-- only parsed[^>]*-->\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(
+    r"(?:<!-- (only parsed|run by|tests add):? ([^>]*?) -->\n)?"
+    r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$',
+    re.MULTILINE | re.DOTALL,
+)
+COMMAND = re.compile(r"^\$ (hpo|python examples/\S+\.py) (.+)$", re.MULTILINE)
 INLINE = re.compile(r"`hpo ([^`]+)`")
 HELP = re.compile(r"^\s+hpo (.+)$", re.MULTILINE)
 
@@ -43,20 +60,38 @@ HELP = re.compile(r"^\s+hpo (.+)$", re.MULTILINE)
 class Block:
     """A fenced block of a page."""
 
+    special: str
+    said: str
     language: str
+    title: str
     text: str
-    runs: bool
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is run by the tests of this file."""
+        return self.special in ("", "tests add")
+
+    @property
+    def calls(self) -> list[list[str]]:
+        """Its commands that are run, as words: `hpo`, or a script of `examples/`, comes first."""
+        more = shlex.split(self.said) if self.special == "tests add" else []
+        found = []
+        for name, line in COMMAND.findall(self.text):
+            words = shlex.split(line, comments=True)
+            is_long = name != "hpo" or words[0] == "launch"
+            found.append([name.split()[-1], *words, *(more if is_long else [])])
+        return found
 
     @property
     def commands(self) -> list[list[str]]:
         """Its `hpo` commands, as words without `hpo`."""
-        lines = [line[2:] for line in self.text.splitlines() if line.startswith("$ hpo ")]
-        return [shlex.split(line, comments=True)[1:] for line in lines]
+        return [words for name, *words in self.calls if name == "hpo"]
 
 
 def blocks(page, *languages) -> list[Block]:
-    found = [Block(kind, text, not only) for only, kind, text in BLOCK.findall(page.read_text())]
-    return [block for block in found if block.language in languages]
+    """Those of a page in these languages; all without any."""
+    found = [Block(*groups) for groups in BLOCK.findall(page.read_text())]
+    return [block for block in found if not languages or block.language in languages]
 
 
 def pages_with(*languages) -> list:
@@ -137,6 +172,16 @@ def test_other_commands_name_what_is_there(page):
             assert (ROOT / script).is_file(), script
 
 
+def test_what_is_run_elsewhere_is_named_there():
+    """By the page that it stands on, or by each script."""
+    found = [(page, one) for page in PAGES for one in blocks(page) if one.special == "run by"]
+    for page, block in found:
+        text = (ROOT / block.said).read_text()
+        scripts = re.findall(r"examples/(\w+\.py)", block.text)
+        assert page.name in text or (scripts and all(name in text for name in scripts))
+    assert found
+
+
 @pytest.mark.parametrize("page", pages_with("toml"))
 def test_a_study_file_that_is_shown_can_be_read(page):
     """Whole, or with the name that every study has."""
@@ -154,15 +199,24 @@ def test_python_that_is_shown_compiles(page):
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory):
-    """The folder of someone who went through the tutorial, with a table and its totals beside."""
+    """The folder of someone who went through the tutorial, with tables of their own beside."""
     folder = tmp_path_factory.mktemp("desk")
-    part = read_split(SAMPLE, "val")
-    columns = np.concatenate([part.events, part.conditions], axis=1).astype("f8").T
-    names = ("Mass_0", "Mass_1", "Z", "alpha")
-    pa_csv.write_csv(pa.table(dict(zip(names, columns, strict=True))), folder / "mergers.csv")
-    cells = np.unique(part.conditions.astype("f8"), axis=0)
+    parts = [read_split(SAMPLE, split) for split in ("val", "test")]
+    columns = np.concatenate([np.hstack([one.events, one.conditions]) for one in parts]).astype(
+        "f8"
+    )
+    mergers = dict(zip(("Mass_0", "Mass_1", "Z", "alpha"), columns.T, strict=True))
+    rows = len(columns)
+    spins = {"chi_eff": np.linspace(-1, 1, rows), "sigma_kick": np.resize([100.0, 265.0], rows)}
+    pa_csv.write_csv(pa.table(mergers | spins), folder / "mergers.csv")
+    pq.write_table(pa.table(mergers), folder / "bbh_cosmic.parquet")
+    other = pa.table(mergers).rename_columns(["m1", "m2", "Z", "alpha"])
+    pq.write_table(other.slice(0, 5_000), folder / "run1.parquet")
+    pq.write_table(other.slice(5_000), folder / "run2.parquet")
+    cells = np.unique(columns[:, 2:], axis=0)
     totals = {"Z": cells[:, 0], "alpha": cells[:, 1], "simulated_binaries": [40_000] * len(cells)}
     pa_csv.write_csv(pa.table(totals), folder / "totals.csv")
+    prepare([folder / "mergers.csv"], folder / "prepared", command="hpo prepare mergers.csv")
     with pytest.MonkeyPatch.context() as patch:
         run(TUTORIAL, folder, patch)
     return folder
@@ -173,24 +227,38 @@ def run(page, folder, patch):
     patch.chdir(folder)
     patch.delenv("HPO_STORAGE", raising=False)
     session: dict[str, object] = {}
-    for block in blocks(page, "console", "python"):
+    for block in blocks(page):
         if not block.runs:
             continue
-        if block.language == "python":
+        if block.title:
+            Path(block.title).write_text(block.text)
+        elif block.language == "python":
+            if "import onnxruntime" in block.text and not importlib.util.find_spec("onnxruntime"):
+                stand_in = types.SimpleNamespace(InferenceSession=ReferenceEvaluator)
+                patch.setitem(sys.modules, "onnxruntime", stand_in)
             exec(compile(block.text, str(page), "exec"), session)
-        for words in block.commands:
-            code, told = typed(words)
-            assert code == 0, f"hpo {shlex.join(words)}\n{told}"
+        elif block.language == "console":
+            for words in block.calls:
+                code, told = typed(words)
+                assert code == 0, f"{shlex.join(words)}\n{told}"
 
 
 def typed(words):
     """Exit code and output of a command, in this process where it starts no other."""
-    if words[0] != "launch":
-        result = CliRunner().invoke(main, words)
+    if words[0] == "hpo" and words[1] not in ("launch", "dashboard"):
+        result = CliRunner().invoke(main, words[1:])
         return result.exit_code, result.output
-    hpo = [sys.executable, "-m", "hpo.cli", *words]
-    done = subprocess.run(hpo, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return done.returncode, done.stdout
+    script = ["-m", "hpo.cli"] if words[0] == "hpo" else [ROOT / words[0]]
+    with Path("told.txt").open("w") as told:
+        begun = subprocess.Popen(
+            [sys.executable, *script, *words[1:]], stdout=told, stderr=subprocess.STDOUT
+        )
+        if words[1] == "dashboard":  # it runs until it is told to end
+            while begun.poll() is None and "Ctrl-C ends it" not in Path("told.txt").read_text():
+                time.sleep(0.1)
+            begun.send_signal(signal.SIGINT)
+        code = begun.wait(timeout=500)
+    return code, Path("told.txt").read_text()
 
 
 @pytest.mark.slow
@@ -199,6 +267,8 @@ def typed(words):
 )
 def test_what_a_page_shows_runs(page, desk, tmp_path, monkeypatch):
     place = shutil.copytree(desk, tmp_path / "desk")
+    if "--out prepared" in page.read_text():
+        shutil.rmtree(place / "prepared")
 
     run(page, place, monkeypatch)
 

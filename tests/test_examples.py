@@ -19,7 +19,9 @@ def bundle(tmp_path_factory):
 
 
 CASES = [
-    pytest.param("emcee_catalog.py", ["20"], ["effective injections", "alpha ="], id="emcee"),
+    pytest.param(
+        "emcee_catalog.py", ["--steps", "20"], ["effective injections", "alpha ="], id="emcee"
+    ),
     pytest.param("dynesty_catalog.py", ["20"], ["ln evidence", "alpha ="], id="dynesty"),
     pytest.param(
         "gwpopulation_model.py",

@@ -49,9 +49,10 @@ def command(*words):
     return [sys.executable, "-m", "hpo.cli", *map(str, words)]
 
 
-def hpo(place, *words, code=0):
+def hpo(place, *words, code=0, **variables):
     """Run `hpo` in the folder and give back what it printed on both streams."""
     environment = {key: value for key, value in os.environ.items() if key != "HPO_STORAGE"}
+    environment |= variables
     done = subprocess.run(
         command(*words), cwd=place, env=environment, capture_output=True, text=True, timeout=300
     )
@@ -79,6 +80,13 @@ def test_a_launch_runs_the_study_to_its_total_and_a_second_one_adds_nothing(plac
     assert "0 waiting" in said
     assert len(before) == 3
     assert all(one.state in (TrialState.COMPLETE, TrialState.PRUNED) for one in trials_of(place))
+
+
+def test_local_workers_within_a_job_of_slurm_leave_each_others_trials_alone(place):
+    hpo(place, "launch", "tiny.toml", "--workers", 2, SLURM_JOB_ID="7", SLURM_LOCALID="0")
+
+    assert [record.restarts for record in records_of(place)] == [0, 0, 0]
+    assert {record.state for record in records_of(place)} <= {"complete", "pruned"}
 
 
 def test_the_records_and_the_study_tell_the_same(place):

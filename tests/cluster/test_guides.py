@@ -1,0 +1,166 @@
+"""What guides/databases.md and guides/cluster.md tell, done as they tell it, on a real cluster.
+
+A user who is not root makes a PostgreSQL of their own, and a study runs on it by SLURM; another one
+runs on one node with SQLite. Only numbers, names of places and the size of the study are others.
+"""
+
+import json
+import os
+import pwd
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from hpo.record import read
+
+from .daemons import PATH, free_ports
+from .postgres import USER, binaries, need_postgres
+from .slurm import wait_for
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+GUIDES = Path(__file__).resolve().parents[2] / "docs" / "guides"
+PASSWORD = "open-sesame"
+SMALL = (
+    "--set training.epochs=1 --set pruner.min_epochs=1 --set space.batch_size=2048 "
+    "--set space.blocks=1 --set slurm.gpus=0 --set slurm.cpus=1 --set slurm.memory_gb=2"
+)
+OTHERS = {
+    "=gpu": "=low",
+    "--workers 20": "--workers 2",
+    "--workers 16": "--workers 2",
+    "=16": "=2",
+    "--trials 200": f"--trials 2 {SMALL}",
+    "hpo logs bbh 17": "hpo logs bbh 1",
+    "sbatch one": "sbatch --wait one",
+    "'*'": "127.0.0.1",
+    "$(hostname)": "127.0.0.1",
+    "PASSWORD": PASSWORD,
+}
+"""What a page says, and what is done instead."""
+
+
+def said(page, *, after, to="\n## "):
+    """The commands of the blocks below a heading, up to the next one, and files by their titles."""
+    text = (GUIDES / page).read_text().partition(f"\n## {after}\n")[2].partition(to)[0]
+    assert text, f"{page} has no section {after}"
+    blocks = re.findall(r'^```(\w+)(?: title="(\S+)")?\n(.*?)^```$', text, re.MULTILINE | re.DOTALL)
+    commands = re.findall(r"^\$ (.+)$", "".join(each for *_, each in blocks), re.MULTILINE)
+    return commands, {title: each for _, title, each in blocks if title}
+
+
+def done(commands, place, *, others=(), **options):
+    """Run the commands in one shell; what they print."""
+    script = "\n".join(commands)
+    for old, new in (*OTHERS.items(), *others):
+        script = script.replace(old, new)
+    ended = subprocess.run(
+        ["bash", "-euxc", script],
+        cwd=place,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=500,
+        start_new_session=True,  # else a password would be asked for on the terminal
+        **options,
+    )
+    assert ended.returncode == 0, ended.stdout
+    return ended.stdout
+
+
+@pytest.fixture
+def environment(slurm, tmp_path):
+    """Of a shell in which `hpo` is installed, on the login node."""
+    shutil.copytree(GUIDES.parents[1] / "studies", tmp_path / "studies")
+    own = {key: value for key, value in os.environ.items() if not key.startswith("HPO_")}
+    path = os.pathsep.join([str(Path(sys.executable).parent), slurm.environment["PATH"]])
+    return {**own, **slurm.environment, "PATH": path, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def home():
+    """Of a user who is not root, with a PostgreSQL of their own that runs, and the port of it."""
+    need_postgres()
+    place = Path(tempfile.mkdtemp(prefix="hpo-home-"))
+    user = USER if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+    as_user = {"user": user, "group": user, "extra_groups": []} if os.geteuid() == 0 else {}
+    if as_user:
+        shutil.chown(place, user, user)
+    path = os.pathsep.join([str(binaries()), PATH])
+    environment = {"HOME": str(place), "PATH": path, "PGPASSWORD": PASSWORD, "LC_ALL": "C.UTF-8"}
+    port = str(free_ports(1)[0])
+    commands, _ = said("databases.md", after="One of your own")
+    start, stop = commands[:-1], commands[-1:]
+    assert shlex.split(stop[0])[-1] == "stop"
+    others = [("5433", port), ("-k /tmp", f"-k {place}"), ("localhost", "127.0.0.1")]
+    try:
+        options = {"others": others, "env": environment, **as_user}
+        done(start, place, input=f"{PASSWORD}\n" * 2, **options)
+        yield place
+        done(stop, place, **options)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def records(place):
+    return [read(path) for path in sorted(place.glob("runs/bbh/trial-*/run.json"))]
+
+
+def test_a_study_runs_on_slurm_with_a_postgresql_of_ones_own(environment, home, tmp_path):
+    environment["HOME"] = str(home)
+    assert (home / ".hpo-storage").stat().st_mode & 0o777 == 0o600
+    launch, _ = said("cluster.md", after="With a database server")
+    doctor, _ = said("databases.md", after="The password")
+    later, _ = said("cluster.md", after="From the login node")
+
+    told = done([*doctor, *launch, *later], tmp_path, env=environment)
+
+    assert re.search(r"storage connections +ok +\d+ of the server's 297 are free", told), told
+    assert "bbh: 2 of 2 trials done" in told
+    assert [record.restarts for record in records(tmp_path)] == [0, 0]
+    assert all(record.environment.slurm_job_id for record in records(tmp_path))
+    assert PASSWORD not in (tmp_path / "runs" / "bbh" / "launch.log").read_text()
+
+
+def one_node(place, *others):
+    """Write the script of the section on SQLite, smaller; its commands."""
+    commands, files = said("cluster.md", after="Without a database server")
+    ((name, script),) = files.items()
+    for old, new in (*OTHERS.items(), *others):
+        script = script.replace(old, new)
+    (place / name).write_text(script)
+    return commands
+
+
+def test_a_study_runs_on_one_node_without_a_server_and_goes_on_in_the_next_job(
+    environment, tmp_path
+):
+    first = done(one_node(tmp_path), tmp_path, env=environment)
+    second = done(one_node(tmp_path, ("--trials 2", "--trials 3")), tmp_path, env=environment)
+
+    assert "bbh: 2 of 2 trials done" in first
+    assert "bbh: 3 of 3 trials done" in second
+    assert [record.restarts for record in records(tmp_path)] == [0, 0, 0]
+    card = json.loads((tmp_path / "emulator" / "emulator.json").read_text())
+    assert card["provenance"]["study"] == "bbh"
+
+
+def test_the_job_of_one_node_hands_its_trials_back_before_its_time_is_up(
+    environment, slurm, tmp_path
+):
+    sbatch, *after = one_node(tmp_path, ("epochs=1", "epochs=1000"))[:-1]
+    told = done([sbatch.replace("sbatch", "sbatch --parsable")], tmp_path, env=environment)
+    job = told.split()[-1]
+    wait_for(lambda: records(tmp_path), timeout_s=120, why="a trial begins")
+
+    slurm.ask("scancel", "--signal=INT", job)  # what --signal does at its time
+    wait_for((tmp_path / "runs" / "kept.db").exists, timeout_s=120, why="the database is kept")
+
+    assert "0 failed), 0 running, 2 waiting" in done(after, tmp_path, env=environment)
+    assert {record.restarts for record in records(tmp_path)} == {0}
