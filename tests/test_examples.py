@@ -20,7 +20,10 @@ def bundle(tmp_path_factory):
 
 CASES = [
     pytest.param(
-        "emcee_catalog.py", ["--steps", "20"], ["effective injections", "alpha ="], id="emcee"
+        "emcee_catalog.py",
+        ["--steps", "20", "--picture", "p.png"],
+        ["effective injections", "alpha ="],
+        id="emcee",
     ),
     pytest.param("dynesty_catalog.py", ["20"], ["ln evidence", "alpha ="], id="dynesty"),
     pytest.param(
