@@ -10,14 +10,19 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.cells import Named
 from data_prep.columns import DataError, Dataset
 from data_prep.errors import InputError
 from hpo.record import NAME, RunRecord, read_all
 from hpo.status import usable
-from models import checkpoint, measure
+from models import checkpoint, evaluation, measure
 from models.efficiency import Efficiency
 from models.emulator import Emulator
 from models.mixture import Density, Mixture
+from models.model_card import Terms
+
+MOST_VALUES, MOST_SOURCES = 1_000, 1_000
+"""Values of a condition, and source files, at most that the bundle lists."""
 
 
 class ExportError(InputError):
@@ -31,6 +36,7 @@ def export(
     trial: int | None = None,
     max_cost: int | None = None,
     ensemble: int = 1,
+    terms: Terms | None = None,
 ) -> list[RunRecord]:
     """Write the bundle of the best trial below `folder`, or of several mixed, to `out`.
 
@@ -40,6 +46,7 @@ def export(
         trial: Takes this one, whether it is the best or not.
         max_cost: Takes the best of those with at most so many FLOPs per event.
         ensemble: How many of the best, with equal weights.
+        terms: Licence, authors and references, for the model card.
 
     Returns:
         The records of the trials exported, the best first.
@@ -52,7 +59,7 @@ def export(
     flows = [checkpoint.best_flow(source) for _, source in chosen]
     records = [record for record, _ in chosen]
     density = flows[0] if len(flows) == 1 else Mixture(flows)
-    trained = Emulator(density, _card(records, density))
+    trained = Emulator(density, _card(records, density) | (terms or Terms()).to_card())
     extra = {NAME: chosen[0][1] / NAME}
     # A copy is read back first: `out` may hold an older bundle, which a bad one must not replace.
     with tempfile.TemporaryDirectory() as folder_of_copy:
@@ -91,38 +98,31 @@ def _cheap(record: RunRecord, max_cost: int | None) -> bool:
 
 
 def _card(records: Sequence[RunRecord], density: Density) -> dict[str, object]:
-    """What the bundle tells of where it comes from, and of how many mergers there are."""
-    dataset = _dataset(records[0])
-    efficiency = Efficiency.of_dataset(dataset) if dataset else None
-    told = {"efficiency": efficiency.to_card()} if efficiency else {}
-    return _origin(records, density) | told
-
-
-def _origin(records: Sequence[RunRecord], density: Density) -> dict[str, object]:
-    if len(records) == 1:
-        return _card_of(records[0])
-    members = [_card_of(record) for record in records]
+    """What the bundle tells: how good it is, where it comes from, how many mergers there are."""
     best = records[0]
-    return {
-        "metrics": _measured(best, density) | {"members": [one["metrics"] for one in members]},
-        "provenance": {
-            "study": best.study,
-            "trials": [record.trial for record in records],
-            "data_fingerprint": best.data.fingerprint,
-            "data_rows": best.data.rows,
-            "members": [one["provenance"] for one in members],
-        },
+    dataset = _dataset(best)
+    metrics = _metrics(best) if len(records) == 1 else {}
+    origin: dict[str, object] = {
+        "study": best.study,
+        **({"trial": best.trial} if len(records) == 1 else {"trials": [r.trial for r in records]}),
+        "data_fingerprint": best.data.fingerprint,
+        "data_rows": best.data.rows,
     }
-
-
-def _measured(record: RunRecord, density: Density) -> dict[str, object]:
-    """The NLLs of a mixture; nothing where its data is not there any more."""
-    folder, hold_out = Path(record.data.path), record.data.hold_out_cells
-    if _dataset(record) is None:
-        return {}
-    test = measure.nll(density, folder, "test", without=hold_out)
-    val = measure.nll(density, folder, "val", without=hold_out)
-    return {"val_nll": val.mean, "test_nll": test.mean, "test_nll_error": test.error}
+    card: dict[str, object] = {"metrics": metrics, "provenance": origin}
+    if dataset:
+        folder, hold_out = Path(best.data.path), best.data.hold_out_cells
+        if len(records) > 1:
+            metrics |= _mixed(density, folder, hold_out)
+        metrics |= evaluation.summary(density, folder, held_out=hold_out)
+        origin["data"] = _data(dataset)
+        if efficiency := Efficiency.of_dataset(dataset):
+            card["efficiency"] = efficiency.to_card()
+    if len(records) == 1:
+        origin |= _training(best)
+    else:
+        metrics["members"] = [_metrics(record) for record in records]
+        origin["members"] = [{"trial": each.trial, **_training(each)} for each in records]
+    return card
 
 
 def _dataset(record: RunRecord) -> Dataset | None:
@@ -134,8 +134,8 @@ def _dataset(record: RunRecord) -> Dataset | None:
     return dataset if dataset.fingerprint == record.data.fingerprint else None
 
 
-def _card_of(record: RunRecord) -> dict[str, object]:
-    """What is told of one trial."""
+def _metrics(record: RunRecord) -> dict[str, object]:
+    """What the record tells of one flow's quality."""
     test = record.test
     metrics: dict[str, object] = {
         "val_nll": record.best_val_nll,
@@ -148,17 +148,66 @@ def _card_of(record: RunRecord) -> dict[str, object]:
             "held_out_nll_error": held_out.error,
             "held_out_cells": [asdict(cell) for cell in held_out.cells],
         }
+    return metrics
+
+
+def _mixed(density: Density, folder: Path, hold_out: Named) -> dict[str, object]:
+    """The same of a mixture, which no record tells."""
+    test = measure.nll(density, folder, "test", without=hold_out)
+    val = measure.nll(density, folder, "val", without=hold_out)
+    told: dict[str, object] = {
+        "val_nll": val.mean,
+        "test_nll": test.mean,
+        "test_nll_error": test.error,
+    }
+    if hold_out:
+        held_out = measure.nll(density, folder, "test", only=hold_out)
+        cells = measure.cell_nlls(density, folder, "test", hold_out)
+        told |= {
+            "held_out_nll": held_out.mean,
+            "held_out_nll_error": held_out.error,
+            "held_out_cells": [
+                {"conditions": each.conditions}
+                | (asdict(each.nll) if each.nll else {"mean": None, "error": None, "rows": 0})
+                for each in cells
+            ],
+        }
+    return told
+
+
+def _data(dataset: Dataset) -> dict[str, object]:
+    """What of the dataset a reader of the model card asks for."""
+    values = zip(*(cell.conditions for cell in dataset.cells), strict=True)
+    grid = {c.name: sorted(set(v)) for c, v in zip(dataset.condition_columns, values, strict=True)}
+    known = ("file", "rows", "bytes", "sha256")
     return {
-        "metrics": metrics,
-        "provenance": {
-            "study": record.study,
-            "trial": record.trial,
-            "data_fingerprint": record.data.fingerprint,
-            "data_rows": record.data.rows,
-            "versions": record.environment.versions,
-            "git_commit": record.environment.git_commit,
-            "trained": record.updated,
-        },
+        "cells": len(dataset.cells),
+        "grid": {name: every for name, every in grid.items() if len(every) <= MOST_VALUES},
+        "ranges": {c.name: list(dataset.ranges[c.name]) for c in dataset.event_columns},
+        "where": dataset.where,
+        "command": dataset.command,
+        "sources": [
+            {name: source[name] for name in known if name in source}
+            for source in dataset.sources[:MOST_SOURCES]
+        ],
+        "source_files": len(dataset.sources),
+    }
+
+
+def _training(record: RunRecord) -> dict[str, object]:
+    """How one flow was made."""
+    ran = {
+        "epochs_run": len(record.epochs),
+        "best_epoch": record.best_epoch,
+        "seconds": record.cost.seconds,
+        "device": record.environment.device,
+        "threads": record.environment.threads,
+    }
+    return {
+        "training": record.training | ran,
+        "versions": record.environment.versions,
+        "git_commit": record.environment.git_commit,
+        "trained": record.updated,
     }
 
 

@@ -5,16 +5,20 @@ of its draws. An event's level is the content of the smallest such region that h
 the fraction of draws that are denser. If the data follow the density, levels are uniform on
 [0, 1], whatever the number of event columns: the probability integral transform of log p(x).
 
+That of one event column is its rank among draws at the same conditions. It tells which column errs
+and to which side, where a level only tells that the density does.
+
 Axes:
     N events    M draws
 
 Hyndman (1996), The American Statistician 50, 120.
+Gneiting, Balabdaoui & Raftery (2007), Journal of the Royal Statistical Society B 69, 243.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +42,22 @@ class Coverage:
 
 
 @dataclass(frozen=True, slots=True)
+class Transform:
+    """The probability integral transform of one event column."""
+
+    ks: float
+    """Largest gap between its distribution function and the uniform one."""
+    ks_floor: float
+    """Mean of the same for uniform values, as many and from as many draws."""
+    mean: float
+    """0.5 if calibrated. Above: the data lie at larger values than the density says."""
+    spread: float
+    """Standard deviation, 0.289 if calibrated. Below: the column's density is too wide."""
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
-    """What the levels of events tell."""
+    """What the levels of events tell, and the ranks of each column."""
 
     coverage: dict[str, Coverage]
     """By content in percent."""
@@ -49,6 +67,8 @@ class Calibration:
     """Mean of the same for uniform levels, as many and from as many draws."""
     rows: int
     """Events that have a level."""
+    pit: dict[str, Transform]
+    """By event column."""
 
 
 def levels(
@@ -62,27 +82,42 @@ def levels(
         rng: Places an event between its two neighbours, which makes levels uniform exactly,
             however few draws there are.
     """
-    drawn_M = np.sort(drawn_log_prob_M)
-    upto_N = np.searchsorted(drawn_M, log_prob_N, "right")
-    below_N = np.searchsorted(drawn_M, log_prob_N, "left")
-    denser_N, equal_N = len(drawn_M) - upto_N, upto_N - below_N
-    level_N = (denser_N + (equal_N + 1) * rng.random(len(denser_N))) / (len(drawn_M) + 1)
+    level_N = ranks(-log_prob_N, -drawn_log_prob_M, rng)
     return np.where(np.isneginf(log_prob_N), 1.0, level_N)
 
 
-def calibration(levels_of_cells: Sequence[NDArray[Any]], draws: Sequence[int]) -> Calibration:
-    """Coverage, and how far from uniform the levels are.
+def ranks(
+    values_N: NDArray[Any], drawn_M: NDArray[Any], rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """The fraction of draws below each value, in [0, 1]: uniform if both are of one distribution.
+
+    Args:
+        values_N: One column of a cell's events, of any order.
+        drawn_M: The same column of draws at the same conditions.
+        rng: As in `levels`.
+    """
+    drawn_M = np.sort(drawn_M)
+    below_N = np.searchsorted(drawn_M, values_N, "left")
+    equal_N = np.searchsorted(drawn_M, values_N, "right") - below_N
+    return (below_N + (equal_N + 1) * rng.random(len(below_N))) / (len(drawn_M) + 1)
+
+
+def calibration(
+    levels_of_cells: Sequence[NDArray[Any]],
+    draws: Sequence[int],
+    ranks_of_columns: Mapping[str, NDArray[Any]],
+) -> Calibration:
+    """Coverage, and how far from uniform the levels and the ranks of each column are.
 
     Args:
         levels_of_cells: The levels of each cell's events, which were compared with the same draws.
         draws: How many draws, of each cell.
+        ranks_of_columns: By event column, those of the same events.
     """
-    level_N = np.sort(np.concatenate(levels_of_cells))
-    counts_K = np.array([len(each) for each in levels_of_cells], np.float64)
-    # Events that share their draws agree a little: the content of a region that M draws bound has
-    # a Beta distribution, of variance p (1 - p) / (M + 2).
-    excess = 1 + float((counts_K * (counts_K - 1) / (np.array(draws) + 2)).sum() / len(level_N))
-    events = len(level_N) / excess
+    level_N = np.concatenate(levels_of_cells)
+    events = _events_alone([len(each) for each in levels_of_cells], draws)
+    # Mean of Kolmogorov's distribution.
+    floor = math.sqrt(math.pi / 2) * math.log(2) / math.sqrt(events)
     return Calibration(
         {
             f"{100 * p:g}": Coverage(
@@ -91,12 +126,56 @@ def calibration(levels_of_cells: Sequence[NDArray[Any]], draws: Sequence[int]) -
             for p in CONTENTS
         },
         _gap_to_uniform(level_N),
-        # Mean of Kolmogorov's distribution.
-        math.sqrt(math.pi / 2) * math.log(2) / math.sqrt(events),
+        floor,
         len(level_N),
+        {
+            name: Transform(
+                _gap_to_uniform(rank_N), floor, float(rank_N.mean()), float(rank_N.std())
+            )
+            for name, rank_N in ranks_of_columns.items()
+        },
     )
 
 
-def _gap_to_uniform(sorted_N: NDArray[np.float64]) -> float:
+def gap_error(
+    levels_of_cells: Sequence[NDArray[Any]],
+    others_of_cells: Sequence[NDArray[Any]],
+    draws: Sequence[int],
+    content: float,
+) -> float:
+    """Standard error of the difference of two densities' coverages by the same events.
+
+    Taken event by event: what is inside of both regions, or of none, adds nothing.
+
+    Args:
+        levels_of_cells: By the first density, as in `calibration`.
+        others_of_cells: Of the same events by the second.
+        draws: How many draws, of each cell and of each density.
+        content: Of the regions.
+    """
+    both = zip(levels_of_cells, others_of_cells, strict=True)
+    gap_N = np.concatenate([(a <= content) * 1.0 - (b <= content) for a, b in both])
+    counts_K = np.array([len(each) for each in levels_of_cells], np.float64)
+    of_draws = 2 * content * (1 - content) * _pairs_that_agree(counts_K, draws)
+    return math.sqrt((gap_N.var() + of_draws / len(gap_N)) / len(gap_N))
+
+
+def _events_alone(counts: Sequence[int], draws: Sequence[int]) -> float:
+    """How many events with draws of their own would tell as much as these."""
+    rows = sum(counts)
+    return rows / (1 + _pairs_that_agree(np.array(counts, np.float64), draws) / rows)
+
+
+def _pairs_that_agree(counts_K: NDArray[np.float64], draws: Sequence[int]) -> float:
+    """Ordered pairs of events, each by the correlation that their common draws give the two.
+
+    The content of a region that M draws bound has a Beta distribution, of variance
+    p (1 - p) / (M + 2), and all events of a cell are held against the same one.
+    """
+    return float((counts_K * (counts_K - 1) / (np.array(draws) + 2)).sum())
+
+
+def _gap_to_uniform(values_N: NDArray[np.float64]) -> float:
+    sorted_N = np.sort(values_N)
     steps = np.arange(len(sorted_N) + 1) / len(sorted_N)
     return float(max((steps[1:] - sorted_N).max(), (sorted_N - steps[:-1]).max()))

@@ -2,7 +2,8 @@
 
 The only module that writes the bundle: `emulator.json` (format, architecture, columns, units,
 domain, metrics, provenance, sha256 of every other file), `weights.safetensors`, two ONNX graphs,
-`run.json`, and `README.md` for people. Its reading is shared with `arrays`: see `bundle`.
+`run.json`, and `README.md` for people, whose text is in `model_card`. Its reading is shared with
+`arrays`: see `bundle`.
 
 Array names end in their axes:
     N rows    F event columns    C conditions
@@ -24,7 +25,7 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
 from data_prep.draft import folder_draft_of
-from models import domain, measure, onnx
+from models import domain, measure, model_card, onnx
 from models.bundle import (
     CARD,
     FORMAT,
@@ -37,7 +38,7 @@ from models.bundle import (
 )
 from models.domain import Extrapolation, ExtrapolationWarning, Floats
 from models.efficiency import Efficiency
-from models.layout import MEMBERS, check_values
+from models.layout import check_values
 from models.mixture import Density, Mixture, from_description, spread
 
 __all__ = ["Emulator", "EmulatorError", "ExtrapolationWarning"]
@@ -224,7 +225,7 @@ class Emulator:
         state = {k: _without_tiny(v).contiguous() for k, v in self.module.state_dict().items()}
         (draft / WEIGHTS).write_bytes(to_bytes(state))
         onnx.write(self.module, draft)
-        (draft / README).write_text(_readme(self.card), encoding="utf-8")
+        (draft / README).write_text(model_card.text(self.card), encoding="utf-8")
         self.card["files"] = {
             path.name: sha256(path.read_bytes()) for path in sorted(draft.iterdir())
         }
@@ -261,53 +262,3 @@ def _without_tiny(tensor: torch.Tensor) -> torch.Tensor:
     if not tensor.is_floating_point():
         return tensor
     return torch.where(tensor.abs() < torch.finfo(torch.float32).tiny, 0.0, tensor)
-
-
-def _readme(card: Mapping[str, Any]) -> str:
-    """The model card for people."""
-    density = " | ".join(", ".join(card[f"{what}_columns"]) for what in ("event", "condition"))
-    events = ", ".join(f"{n} [{u or 'pure number'}]" for n, u in card["event_columns"].items())
-    rows = "\n".join(
-        f"| {name} | {unit or 'pure number'} | {card['domain'][name][0]:g} | "
-        f"{card['domain'][name][1]:g} |"
-        for name, unit in card["condition_columns"].items()
-    )
-    call = "".join(f", {name}={limits[0]:g}" for name, limits in card["domain"].items())
-    facts = "\n".join(
-        f"- {key}: {json.dumps(value)}"
-        for part in ("metrics", "provenance", "cost")
-        for key, value in card[part].items()
-        if not isinstance(value, (dict, list))
-    )
-    several = len(card["architecture"].get(MEMBERS, ()))
-    rate = ""
-    if told := card.get("efficiency"):
-        per = "per simulated binary" if told["unit"] == "binaries" else "per Msun simulated"
-        rate = f"rate = emulator.efficiency({call[2:]})  # mergers {per}\n"
-    what = f"A mixture of {several} normalizing flows" if several else "A normalizing flow"
-    noise = len(card["event_columns"]) + bool(several)
-    return f"""# Emulator of {events}
-
-{what} for p({density}).
-
-```python
-from models import Emulator
-
-emulator = Emulator.load(".")
-events = emulator.sample(100_000{call}, seed=7)
-logp = emulator.log_prob(events{call})
-{rate}```
-
-Use it inside the ranges of the training data; elsewhere it warns, and what it says is a guess.
-
-| condition | unit | from | to |
-|---|---|---|---|
-{rows}
-
-{facts}
-
-`log_prob.onnx` and `sample.onnx` are the same flow for ONNX runtimes: float32, physical units;
-`sample.onnx` turns standard normal noise, {noise} numbers for each event, into events.
-
-`emulator.json` holds everything in full, with the sha256 of every file.
-"""

@@ -34,6 +34,10 @@ ROWS = 16_384
 """Rows that go through a flow together: their activations stay in the cache of a CPU core."""
 EvaluationPart = tuple[Rows, Tensor, list[int]]
 """Which rows, their distinct conditions, and rows of each."""
+LEAST_DRAWS = 20_000
+"""Draws in a cell at least, and five for each row: they add little to a distance."""
+SPLITS = 16
+"""Times that a cell's rows are halved for the floor of its distances: the mean is told."""
 CELL_ROWS = 200
 """Cells with fewer test rows are left out of the distances: their floor hides everything."""
 
@@ -75,7 +79,8 @@ class CellDistance:
     ks: dict[str, float]
     """By event column."""
     floor: dict[str, float]
-    """The same between two random halves of the cell's rows, scaled to all of them."""
+    """What a perfect flow would reach on average: the same between random halves of the cell's
+    rows, scaled to all of them and to as many draws."""
 
 
 def nll(
@@ -166,14 +171,26 @@ def cost(flow: Density) -> Cost:
 
 
 def cell_distances(
-    flow: Density, test: Batch, *, least: int = CELL_ROWS, seed: int = 0
+    flow: Density,
+    test: Batch,
+    *,
+    least: int = CELL_ROWS,
+    seed: int = 0,
+    most: int | None = None,
 ) -> list[CellDistance]:
-    """Distances in every cell with at least `least` rows, most populated first."""
-    rng = np.random.default_rng(seed)
+    """Distances in every cell with at least `least` rows, most populated first.
+
+    With `most` draws at most, over all cells, where there are not too many cells for that.
+    """
+    # The halves by numbers of their own: so that the floors of two flows are the same.
+    rng, split_rng = np.random.default_rng(seed), np.random.default_rng((seed, 1))
     cells_KC, cell_N = np.unique(test.conditions, axis=0, return_inverse=True)
     counts_K = np.bincount(cell_N.ravel(), minlength=len(cells_KC))
     chosen = [k for k in np.argsort(-counts_K) if counts_K[k] >= least]
     names = [column.name for column in flow.condition_columns]
+    draws_K = np.maximum(LEAST_DRAWS, 5 * counts_K)
+    if most is not None and draws_K[chosen].sum() > most:
+        draws_K = np.maximum(1, draws_K * most // draws_K[chosen].sum())
     return [
         _cell(
             flow,
@@ -181,7 +198,9 @@ def cell_distances(
             {name: float(str(value)) for name, value in zip(names, cells_KC[k], strict=True)},
             test.events[cell_N.ravel() == k],
             cells_KC[k],
+            int(draws_K[k]),
             rng,
+            split_rng,
         )
         for k in chosen
     ]
@@ -266,15 +285,21 @@ def _cell(
     conditions: dict[str, float],
     events_NF: NDArray[Any],
     cell_C: NDArray[Any],
+    draws: int,
     rng: np.random.Generator,
+    split_rng: np.random.Generator,
 ) -> CellDistance:
     rows = len(events_NF)
-    drawn_NF = draw(flow, np.repeat(cell_C[None], max(20_000, 5 * rows), axis=0), rng)
-    first, second = np.array_split(rng.permutation(events_NF), 2)
+    drawn_NF = draw(flow, np.repeat(cell_C[None], draws, axis=0), rng)
     names = [column.name for column in flow.event_columns]
     ks = {n: ks_distance(drawn_NF[:, f], events_NF[:, f]) for f, n in enumerate(names)}
-    # Two halves of n/2 rows differ by twice what n rows differ from endless ones.
-    floor = {n: ks_distance(first[:, f], second[:, f]) / 2 for f, n in enumerate(names)}
+    halves = [np.array_split(split_rng.permutation(events_NF), 2) for _ in range(SPLITS)]
+    # As sqrt(1/n + 1/m) of n and m events, where they are of one density.
+    scale = math.sqrt((1 / rows + 1 / draws) / (1 / (rows // 2) + 1 / (rows - rows // 2)))
+    floor = {
+        n: scale * float(np.mean([ks_distance(a[:, f], b[:, f]) for a, b in halves]))
+        for f, n in enumerate(names)
+    }
     return CellDistance(conditions, rows, ks, floor)
 
 

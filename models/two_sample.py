@@ -54,6 +54,25 @@ def two_sample(
     most: int = PAIRS,
     seed: int = 0,
 ) -> TwoSample:
+    """How often a classifier is right: see `right`."""
+    return outcome(right(events_NF, drawn_NF, conditions_NC, most=most, seed=seed))
+
+
+def outcome(right_2N: NDArray[np.bool_]) -> TwoSample:
+    """The fraction of answers that are right."""
+    # As of a coin, which is what it is held against: an accuracy of 1 has no spread of its own.
+    rows = right_2N.size
+    return TwoSample(float(right_2N.mean()), math.sqrt(0.25 / rows), rows)
+
+
+def right(
+    events_NF: NDArray[Any],
+    drawn_NF: NDArray[Any],
+    conditions_NC: NDArray[Any],
+    *,
+    most: int = PAIRS,
+    seed: int = 0,
+) -> NDArray[np.bool_]:
     """Train a classifier on one half of the rows and ask it about the other, both ways.
 
     An event and the one drawn at its conditions are in the same half: else a network that knows
@@ -65,22 +84,24 @@ def two_sample(
         conditions_NC: Of both.
         most: Events at most, chosen at random.
         seed: Of the choice and the training. On one thread of the CPU, so repeatable.
+
+    Returns:
+        Whether each answer is right, `(2, N)`: about the chosen events of the data and about those
+        drawn at their conditions. Which are chosen depends on seed and number of events alone.
     """
     chosen = np.random.default_rng(seed).permutation(len(events_NF))[:most]
     inputs_2NI = _inputs(events_NF[chosen], drawn_NF[chosen], conditions_NC[chosen])
     folds = np.array_split(np.arange(len(chosen)), FOLDS)
-    right = 0
+    right_2N = np.empty((2, len(chosen)), bool)
     with _alone(seed):
         for fold in folds:
             rest = np.setdiff1d(np.arange(len(chosen)), fold)
             classifier = _trained(*_labelled(inputs_2NI[:, rest]))
             x_NI, label_N = _labelled(inputs_2NI[:, fold])
             with torch.no_grad():
-                right += int(((classifier(x_NI)[:, 0] > 0) == (label_N > 0)).sum())
-    rows = 2 * len(chosen)
-    accuracy = right / rows
-    # As of a coin, which is what it is held against: an accuracy of 1 has no spread of its own.
-    return TwoSample(accuracy, math.sqrt(0.25 / rows), rows)
+                answer_N = (classifier(x_NI)[:, 0] > 0) == (label_N > 0)
+            right_2N[:, fold] = answer_N.reshape(2, -1).numpy()
+    return right_2N
 
 
 def _inputs(events_NF: NDArray[Any], drawn_NF: NDArray[Any], conditions_NC: NDArray[Any]) -> Tensor:

@@ -1,5 +1,6 @@
 """The command as a user types it: help, refusals, exit codes, and the path from table to events."""
 
+import io
 import json
 import subprocess
 import sys
@@ -156,6 +157,13 @@ def test_the_emulator_is_evaluated_sampled_and_drawn(hpo, studied, prepared, tmp
     beside = hpo("evaluate", emulator, prepared, "--against", emulator).stdout
     assert "C2ST accuracy" in beside
     assert "difference" in beside
+    csv = hpo("evaluate", emulator, prepared, "--against", emulator, "--format", "csv").stdout
+    table = pyarrow.csv.read_csv(io.BytesIO(csv.encode()))
+    names = ["Z", "alpha", "measure", str(emulator), f"{emulator} again", "difference"]
+    assert set(names) <= set(table.column_names)
+    assert table["Z"].null_count < table.num_rows
+    latex = hpo("evaluate", emulator, prepared, "--format", "latex").stdout
+    assert latex.count("\\begin{tabular}") == 2
 
     ask = ("sample", emulator, "-n", 50, "--seed", 3, "--Z", "0.001", "--alpha=1.0", "--out")
     hpo(*ask, "a.parquet")
@@ -196,6 +204,12 @@ def test_an_export_takes_the_best_or_the_trial_asked_for(hpo, studied, tmp_path)
     assert f"trial {rows[0]['trial']} of quick" in hpo("export", "quick", "--out", "e", *at).stdout
     assert json.loads((tmp_path / "e/run.json").read_text())["trial"] == rows[0]["trial"]
     hpo("export", "quick", "--out", "e", *at)
+    words = ("--licence", "CC-BY-4.0", "--author", "A", "--author", "B", "--cite", "us")
+    hpo("export", "quick", "--out", "e", *words, *at)
+    card = json.loads((tmp_path / "e/emulator.json").read_text())
+    assert (card["license"], card["authors"], card["citation"]) == ("CC-BY-4.0", ["A", "B"], ["us"])
+    said = hpo("export", "quick", "--out", "f", "--license", "ask!", *at, code=2).stderr
+    assert "must be an SPDX identifier" in said
     said = hpo("export", "quick", "--out", studied, *at, code=2).stderr
     assert "studied" in said
     assert (

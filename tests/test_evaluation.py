@@ -9,8 +9,9 @@ import torch
 from data_prep.columns import Dataset
 from data_prep.stream import Stream, read_split
 from hpo import scores
-from models import evaluation, measure
+from models import Emulator, evaluation, measure
 from models.config import FlowConfig
+from models.emulator import EmulatorError
 from models.flow import build_flow
 from models.mixture import Mixture
 from models.preprocess import constants
@@ -96,8 +97,9 @@ def test_an_emulator_beside_itself_differs_in_nothing(flow, prepared):
     difference = evaluation.compare(flow, flow, prepared)["difference"]
 
     assert difference["test_nll"]["mean"] == difference["test_nll"]["error"] == 0
-    assert difference["two_sample"] == {"accuracy": 0}
-    assert difference["calibration"]["coverage"] == {"50": {"fraction": 0}, "90": {"fraction": 0}}
+    assert difference["two_sample"] == {"accuracy": 0, "error": 0}
+    assert [one["fraction"] for one in difference["calibration"]["coverage"].values()] == [0, 0]
+    assert difference["calibration"]["pit"]["Mass_0"] == {"ks": 0, "mean": 0, "spread": 0}
 
 
 @pytest.mark.parametrize("members", [1, 2], ids=["flow", "mixture"])
@@ -114,6 +116,172 @@ def test_its_own_draws_pass_every_test(flow, other, prepared, monkeypatch, membe
     for one in found["calibration"]["coverage"].values():
         assert abs(one["fraction"] - one["nominal"]) < 4 * one["error"]
     assert found["calibration"]["level_ks"] < 2.5 * found["calibration"]["level_ks_floor"]
+    for one in found["calibration"]["pit"].values():
+        assert one["ks"] < 2.5 * one["ks_floor"]
+
+
+def test_a_column_that_is_moved_shows_in_its_own_transform(flow, prepared, monkeypatch):
+    test = read_split(prepared, "test")
+    own = measure.draw(flow, test.conditions, np.random.default_rng(5)).astype(np.float32)
+    own[:, 1] *= 1.2
+    monkeypatch.setattr(evaluation, "read_split", lambda *_: test._replace(events=own))
+
+    pit = evaluation.evaluate(flow, prepared)["calibration"]["pit"]
+
+    assert pit["Mass_0"]["ks"] < 2.5 * pit["Mass_0"]["ks_floor"]
+    assert pit["Mass_1"]["ks"] > 4 * pit["Mass_1"]["ks_floor"]
+    assert pit["Mass_1"]["mean"] > 0.55
+
+
+def test_a_flow_and_a_mixture_are_asked_about_the_same_events(flow, other, prepared, monkeypatch):
+    """Though the one draws more random numbers for an event than the other."""
+    monkeypatch.setattr(evaluation, "DRAWS", 2000)
+    dataset, test = Dataset.read(prepared), read_split(prepared, "test")
+
+    first, second = (
+        evaluation._evaluated(each, dataset, test, "test", 0, None)
+        for each in (flow, Mixture([flow, other]).eval())
+    )
+
+    assert [len(each) for each in first.levels] == [len(each) for each in second.levels]
+    assert first.found["calibration"]["rows"] < 300
+    for ours, theirs in zip(first.found["cells"], second.found["cells"], strict=True):
+        assert ours["floor"] == theirs["floor"]
+
+
+def test_differences_have_the_errors_of_paired_events(flow, other, prepared, monkeypatch):
+    mixture = Mixture([flow, other]).eval()
+    test = read_split(prepared, "test")
+    own = measure.draw(flow, test.conditions, np.random.default_rng(5)).astype(np.float32)
+    monkeypatch.setattr(evaluation, "read_split", lambda *_: test._replace(events=own))
+
+    found = evaluation.compare(flow, mixture, prepared)
+
+    first, second, difference = (found[key] for key in ("emulator", "against", "difference"))
+
+    gap = first["two_sample"]["accuracy"] - second["two_sample"]["accuracy"]
+    assert difference["two_sample"]["accuracy"] == pytest.approx(gap, abs=1e-12)
+    assert 0 < difference["two_sample"]["error"] < 2 * first["two_sample"]["error"]
+    for percent, one in difference["calibration"]["coverage"].items():
+        both = [each["calibration"]["coverage"][percent] for each in (first, second)]
+        assert one["fraction"] == pytest.approx(both[0]["fraction"] - both[1]["fraction"])
+        assert 0 < one["error"] < np.hypot(both[0]["error"], both[1]["error"])
+
+
+HELD_OUT = [{"Z": 0.01, "alpha": 5.0}, {"Z": 0.001, "alpha": 0.5}]
+
+
+def emulator_of(flow, *held_out):
+    cells = [{"conditions": cell, "nll": None, "error": None, "rows": 0} for cell in held_out]
+    return Emulator(flow, {"metrics": {"held_out_cells": cells} if cells else {}})
+
+
+def test_held_out_cells_are_told_from_the_others(flow, prepared):
+    found = evaluation.evaluate(emulator_of(flow, *HELD_OUT), prepared)
+
+    for key, told in (
+        ("test_nll", {}),
+        ("trained_cells_nll", {"without": HELD_OUT}),
+        ("held_out_nll", {"only": HELD_OUT}),
+    ):
+        alone = measure.nll(flow, prepared, "test", **told)
+        assert found[key]["mean"] == pytest.approx(alone.mean, abs=1e-6)
+        assert found[key]["error"] == pytest.approx(alone.error, rel=1e-6)
+        assert found[key]["rows"] == alone.rows
+    assert found["trained_cells_nll"]["cells"] + found["held_out_nll"]["cells"] == 9
+    marked = [cell["conditions"] for cell in found["cells"] if cell["held_out"]]
+    assert marked == [{"Z": 0.01, "alpha": 5.0}]  # the other has too few rows to be listed
+    rows = {row["measure"]: row["value"] for row in scores.scores(found, "test")}
+    assert rows["test NLL, held-out cells"].startswith(f"{found['held_out_nll']['mean']:.2f}"[:3])
+    table = scores.cells(found, {})
+    assert [row["held out"] for row in table].count("yes") == 1
+
+
+def test_without_held_out_cells_nothing_is_said_of_them(compared):
+    assert compared["emulator"]["held_out_nll"] is None
+    trained = dict(compared["emulator"]["trained_cells_nll"])
+    assert trained.pop("cells") == 9
+    assert trained == compared["emulator"]["test_nll"]
+    assert not any("held" in row["measure"] for row in scores.scores(compared["emulator"], "test"))
+    assert "held out" not in scores.cells(compared["emulator"], {})[0]
+
+
+def test_a_cell_that_is_not_here_was_not_held_out_here(flow, prepared):
+    elsewhere = [{"Z": 0.5, "alpha": 1.0}, {"v_kick": 3.0}]
+
+    assert evaluation.evaluate(flow, prepared, held_out=elsewhere)["held_out_nll"] is None
+
+
+@pytest.mark.parametrize("told", [7, [7], [{"conditions": {"Z": "low"}}], {"Z": 1}, [{}]])
+def test_held_out_cells_that_are_none_are_refused(flow, prepared, told):
+    emulator = Emulator(flow, {"metrics": {"held_out_cells": told}})
+
+    with pytest.raises(EmulatorError, match="names held-out cells that are none"):
+        evaluation.evaluate(emulator, prepared)
+
+
+def test_an_older_ensemble_names_them_in_its_members(flow):
+    member = {"held_out_cells": [{"conditions": HELD_OUT[0]}]}
+
+    assert evaluation.held_out_of({"metrics": {"members": [member]}}) == HELD_OUT[:1]
+    assert evaluation.held_out_of({}) == []
+
+
+def test_two_that_held_out_other_cells_are_not_compared_on_those(flow, other, prepared):
+    ours, theirs = emulator_of(flow, HELD_OUT[0]), emulator_of(other, HELD_OUT[1])
+
+    same = evaluation.compare(ours, emulator_of(other, HELD_OUT[0]), prepared)
+    found = evaluation.compare(ours, theirs, prepared)
+
+    gap = same["emulator"]["held_out_nll"]["mean"] - same["against"]["held_out_nll"]["mean"]
+    assert same["difference"]["held_out_nll"]["mean"] == pytest.approx(gap, abs=1e-9)
+    assert found["difference"]["held_out_nll"] is None
+    assert found["difference"]["trained_cells_nll"] is None
+    marks = {row["held out by"] for row in scores.cells_beside(found, "a", "b")}
+    assert marks == {"a", "none"}
+    assert any(row["held out by"] == "both" for row in scores.cells_beside(same, "a", "b"))
+    rows = {row["measure"]: row for row in scores.beside(found, "test", "a", "b")}
+    assert rows["test NLL, held-out cells"]["difference"] is None
+
+
+def test_a_card_s_cells_are_those_of_an_evaluation(compared, flow, prepared):
+    summary = json.loads(json.dumps(evaluation.summary(flow, prepared, held_out=HELD_OUT)))
+
+    dataset = Dataset.read(prepared)
+    assert [tuple(each["conditions"].values()) for each in summary["cells"]] == [
+        cell.conditions for cell in dataset.cells
+    ]
+    assert sum(each["rows"]["test"] for each in summary["cells"]) == summary["cells_rows"]
+    assert [each["conditions"] for each in summary["cells"] if each["held_out"]] == HELD_OUT[::-1]
+    assert summary["unphysical_fraction"] == 0
+    by_conditions = {tuple(each["conditions"].values()): each for each in summary["cells"]}
+    for cell in compared["emulator"]["cells"]:
+        ours = by_conditions[tuple(cell["conditions"].values())]
+        assert (ours["ks"], ours["ks_floor"]) == (cell["ks"], cell["floor"])
+        assert ours["nll"] == pytest.approx(cell["nll"]["mean"], abs=1e-9)
+    assert sum("ks" in each for each in summary["cells"]) == len(compared["emulator"]["cells"])
+
+
+def test_a_card_of_very_many_rows_cells_and_draws_is_made_from_some(flow, prepared, monkeypatch):
+    monkeypatch.setattr(evaluation, "CARD_ROWS", 500)
+    monkeypatch.setattr(evaluation, "CARD_CELLS", 4)
+    monkeypatch.setattr(evaluation, "CARD_DRAWS", 3000)
+    monkeypatch.setattr(measure, "CELL_ROWS", 50)
+    drawn = []
+    draw = measure.draw
+
+    def counted(flow, conditions_NC, rng):
+        drawn.append(len(conditions_NC))
+        return draw(flow, conditions_NC, rng)
+
+    monkeypatch.setattr(measure, "draw", counted)
+
+    summary = evaluation.summary(flow, prepared)
+
+    assert summary["cells_rows"] == 500
+    assert len(summary["cells"]) == 4
+    assert min(each["rows"]["train"] for each in summary["cells"]) > 400
+    assert sum(drawn) <= 3500
 
 
 def test_fewer_events_have_a_level_where_draws_are_short(flow, prepared, monkeypatch):
@@ -155,11 +323,49 @@ def test_the_cells_table_names_units_and_floors(compared):
 
 
 def test_the_difference_is_shown_with_its_own_error(compared):
-    rows = scores.beside(compared, "test", "a", "b", "csv")
-
     paired = compared["difference"]["test_nll"]
-    assert rows[0]["difference"] == paired["mean"]
-    assert rows[0]["difference error"] == paired["error"]
-    text = scores.beside(compared, "test", "a", "b", "table")[0]["difference"]
+
+    row = scores.numbers_beside(compared, "test", "a", "b", {})[0]
+    assert (row["difference"], row["difference error"]) == (paired["mean"], paired["error"])
+    text = scores.beside(compared, "test", "a", "b")[0]["difference"]
     assert text[0] in "+-"
     assert " +- " in text
+
+
+def test_csv_holds_every_number_of_the_tables(compared):
+    found, units = compared["emulator"], {"Mass_0": "Msun"}
+
+    rows = scores.numbers(found, "test", units)
+
+    whole = {row["measure"]: row for row in rows if row["Z"] is None}
+    assert [*whole] == [row["measure"] for row in scores.scores(found, "test")]
+    assert whole["C2ST accuracy"]["ideal"] == 0.5
+    pit = found["calibration"]["pit"]["Mass_1"]
+    assert whole["KS of PIT Mass_1 to uniform"]["ideal"] == pit["ks_floor"]
+    cell = found["cells"][1]
+    of_cell = {
+        row["measure"]: row
+        for row in rows
+        if {"Z": row["Z"], "alpha": row["alpha"]} == cell["conditions"]
+    }
+    assert of_cell["NLL"]["error"] == cell["nll"]["error"]
+    assert of_cell["KS Mass_0"]["value"] == cell["ks"]["Mass_0"]
+    assert of_cell["KS Mass_0"]["ideal"] == cell["floor"]["Mass_0"]
+    assert of_cell["W1 Mass_0"]["unit"] == "Msun"
+    assert len({tuple(row) for row in rows}) == 1
+    assert len(rows) == len(whole) + len(found["cells"]) * len(of_cell)
+
+    both = scores.numbers_beside(compared, "test", "a", "b", units)
+    assert [row["measure"] for row in both] == [row["measure"] for row in rows]
+    last = compared["difference"]["cells"][-1]
+    (row,) = [
+        row
+        for row in both
+        if row["measure"] == "NLL"
+        and row["Z"] == last["conditions"]["Z"]
+        and row["alpha"] == last["conditions"]["alpha"]
+    ]
+    assert (row["difference"], row["difference error"]) == (
+        last["nll"]["mean"],
+        last["nll"]["error"],
+    )

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import shutil
 
 import jsonschema
 import numpy as np
@@ -10,14 +12,16 @@ import pytest
 import sqlalchemy
 from optuna.trial import TrialState
 
+from data_prep.columns import Dataset
 from hpo import export, runs, status, trial
 from hpo import study as studies
 from hpo.record import NAME, json_schema, read
 from hpo.slots import LeaseLost, Owner, Slots
 from hpo.spec import parse
 from hpo.storage import open_storage, url_of
-from models import checkpoint, measure
+from models import checkpoint, evaluation, measure
 from models.emulator import Emulator
+from models.model_card import Terms
 
 pytestmark = pytest.mark.slow
 
@@ -299,7 +303,49 @@ def test_the_held_out_nll_reaches_the_listing_and_the_emulator(setting, tmp_path
     emulator = Emulator.load(tmp_path / "emulator")
     assert emulator.card["metrics"]["held_out_nll"] == record.held_out.nll
     assert len(emulator.card["metrics"]["held_out_cells"]) == 2
-    assert "held_out_nll" in (tmp_path / "emulator" / "README.md").read_text()
+    readme = (tmp_path / "emulator" / "README.md").read_text()
+    score = f"{record.held_out.nll:.3f}"[:4]
+    assert f"| NLL, test, in cells that it was not trained on | {score}" in readme
+    assert len(re.findall(r"^\| (?:0.001 \| 5|0.01 \| 0.5) \| [\d,]+ \* \|", readme, re.M)) == 2
+    assert readme.count(" * |") == 2
+
+
+def test_an_export_says_where_it_comes_from_and_the_same_each_time(setting, tmp_path):
+    record = trial.run(setting.study().claim())
+    terms = Terms(license="CC-BY-4.0", citation=("Maker 2026",))
+
+    for name in ("one", "two"):
+        export.export(setting.runs / "s", tmp_path / name, terms=terms)
+
+    one, two = ((tmp_path / n / "emulator.json").read_text() for n in ("one", "two"))
+    assert one == two
+    card = json.loads(one)
+    dataset = Dataset.read(setting.data)
+    assert card["license"] == "CC-BY-4.0"
+    assert "authors" not in card
+    data = card["provenance"]["data"]
+    assert (data["cells"], data["command"]) == (len(dataset.cells), dataset.command)
+    assert data["sources"][0]["sha256"] == dataset.sources[0]["sha256"]
+    assert data["grid"]["alpha"] == [0.5, 1.0, 5.0]
+    training = card["provenance"]["training"]
+    assert training["epochs_run"] == len(record.epochs)
+    assert training["learning_rate"] == record.training["learning_rate"]
+    assert len(card["metrics"]["cells"]) == 9
+
+
+def test_an_export_without_its_data_leaves_out_the_cells(tmp_path, prepared):
+    copy = shutil.copytree(prepared, tmp_path / "data")
+    setting = Setting(tmp_path, copy)
+    record = trial.run(setting.study().claim())
+    dataclasses.replace(Dataset.read(copy), fingerprint="other").write(copy)
+
+    export.export(setting.runs / "s", tmp_path / "emulator")
+
+    card = Emulator.load(tmp_path / "emulator").card
+    assert card["metrics"]["test_nll"] == record.test.nll
+    assert "cells" not in card["metrics"]
+    assert "data" not in card["provenance"]
+    assert "not there any more" in (tmp_path / "emulator" / "README.md").read_text()
 
 
 def test_the_best_by_its_objective_is_exported(setting):
@@ -329,6 +375,11 @@ def test_the_best_are_mixed_and_scored_together(setting, tmp_path):
     assert metrics["test_nll"] == pytest.approx(told.mean, rel=1e-9)
     # The mean of densities scores no worse than the mean of scores (Jensen).
     assert metrics["test_nll"] <= np.mean([one.test.nll for one in records])
+    held_out = measure.nll(emulator.module, setting.data, "test", only=HELD_OUT)
+    assert metrics["held_out_nll"] == pytest.approx(held_out.mean, rel=1e-9)
+    assert evaluation.held_out_of(emulator.card) == [
+        each["conditions"] for each in metrics["cells"] if each["held_out"]
+    ]
     assert emulator.card["provenance"]["trials"] == [one.trial for one in exported]
     with pytest.raises(export.ExportError, match="2 trials that ended well, too few"):
         export.export(setting.runs / "s", tmp_path / "three", ensemble=3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 @click.option(
     "--ensemble", type=click.IntRange(min=2), metavar="K", help="Mix the K best with equal weights."
 )
+@click.option("--license", "--licence", metavar="SPDX", help="Of the emulator: CC-BY-4.0.")
+@click.option("--author", "authors", multiple=True, metavar="NAME", help="Who made it. Repeatable.")
+@click.option(
+    "--cite",
+    multiple=True,
+    metavar="TEXT",
+    help="What its users should cite: its paper, the simulation behind the data. Repeatable.",
+)
 @placed
 def export(
     study: str,
@@ -35,26 +43,40 @@ def export(
     trial: int | None,
     max_cost: int | None,
     ensemble: int | None,
+    license: str | None,
+    authors: tuple[str, ...],
+    cite: tuple[str, ...],
     runs: Path,
     storage: str | None,
 ) -> None:
     """Write the best trial's emulator: what downstream analysis loads.
 
+    Its README.md tells people what it is. --license, --author and --cite say there, and in
+    emulator.json, what only you know.
+
     \b
         hpo export bbh --out emulator
         hpo export bbh --out emulator --ensemble 4
+        hpo export bbh --out emulator --license CC-BY-4.0 --author 'A. Maker' --cite 'Maker 2026'
         python -c 'from models import Emulator; print(Emulator.load("emulator").card)'
     """
     from hpo import export as exporting
     from hpo.storage import open_storage, url_of
     from hpo.study import opened, runs_of
+    from models.model_card import Terms
 
+    terms = Terms(license=license, authors=authors, citation=cite)
     if trial is not None and ensemble:
         raise click.UsageError("give either --trial or --ensemble: an ensemble is of the best")
     looking = open_storage(existing(url_of(storage, runs)), reading=True)
     found, _ = opened(looking, study_name(study))
     records = exporting.export(
-        runs_of(found), out, trial=trial, max_cost=max_cost, ensemble=ensemble or 1
+        runs_of(found),
+        out,
+        trial=trial,
+        max_cost=max_cost,
+        ensemble=ensemble or 1,
+        terms=terms,
     )
     if len(records) > 1:
         numbers = ", ".join(str(record.trial) for record in records)
@@ -98,10 +120,15 @@ def evaluate(emulator: Path, data: str, split: str, against: Path | None, style:
 
     DATA is the folder that hpo prepare wrote, or `sample`. A number in parentheses is the floor:
     what a perfect emulator would reach with as many events. --against OTHER shows two emulators
-    side by side; the difference of their NLLs is taken event by event, and so is its error.
+    side by side; differences are taken event by event, and so are their errors. Cells that an
+    emulator was trained without are told from the others.
+
+    JSON holds everything; CSV is one table of one number a row, of the whole part and then of each
+    cell; LaTeX has the same two tables as the terminal.
 
     \b
         hpo evaluate emulator prepared --format json
+        hpo evaluate emulator prepared --format csv
         hpo evaluate emulator prepared --against other
     """
     from hpo import scores
@@ -121,15 +148,16 @@ def evaluate(emulator: Path, data: str, split: str, against: Path | None, style:
         return
     units = {column.name: column.unit for column in loaded.module.event_columns}
     if against:
-        click.echo(render(scores.beside(found, split, str(emulator), str(against), style), style))
-        if style == "table":
-            click.echo(f"\n{render(scores.cells_beside(found), style)}")
-        return
-    if style == "table":
-        click.echo(f"{render(scores.scores(found, split), style)}\n")
-        click.echo(render(scores.cells(found, units), style))
-        return
-    click.echo(render([_flat(cell) for cell in found["cells"]], style))
+        names = str(emulator), str(against) if against != emulator else f"{against} again"
+        if style == "csv":
+            listings = [scores.numbers_beside(found, split, *names, units)]
+        else:
+            listings = [scores.beside(found, split, *names), scores.cells_beside(found, *names)]
+    elif style == "csv":
+        listings = [scores.numbers(found, split, units)]
+    else:
+        listings = [scores.scores(found, split), scores.cells(found, units)]
+    click.echo("\n\n".join(render(rows, style) for rows in listings if rows))
 
 
 def _say_if_other_data(emulator: Emulator, folder: Path) -> None:
@@ -138,18 +166,6 @@ def _say_if_other_data(emulator: Emulator, folder: Path) -> None:
     trained_on = emulator.card.get("provenance", {}).get("data_fingerprint")
     if trained_on != Dataset.read(folder).fingerprint:
         click.echo(f"Note: {folder} is not the dataset that the emulator was trained on.", err=True)
-
-
-def _flat(nested: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"cost": {"parameters": 3}}` -> `{"cost parameters": 3}`; conditions by their own names."""
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            prefix = "" if key == "conditions" else f"{key} "
-            flat |= {f"{prefix}{name}": one for name, one in _flat(value).items()}
-        else:
-            flat[key] = value
-    return flat
 
 
 @click.command(context_settings=KEYED)
