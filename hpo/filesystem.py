@@ -1,4 +1,4 @@
-"""The kind of file system that a path is on, and who else sees it.
+"""The kind of file system that a path is on, who else sees it, and whether it takes a file.
 
 SQLite's locks and shared memory hold within one machine, and a job needs a folder that its node
 sees: both depend on what is mounted where. Linux tells that in `/proc/self/mountinfo` (proc(5));
@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from pathlib import Path, PurePosixPath
 
 MOUNTS = Path("/proc/self/mountinfo")
+PROBE_BYTES = 65_536
+"""Written to see whether a disk takes any: a full one takes an empty file."""
 
 _NETWORK = frozenset(
     "nfs nfs4 lustre gpfs beegfs ceph cephfs cifs smb3 smbfs afs auristorfs coda panfs pvfs2 "
@@ -75,3 +78,22 @@ def _kind_in(mountinfo: str, path: str) -> str | None:
 def _decoded(field: str) -> str:
     r"""A mount point as it is: blanks and backslashes stand in mountinfo as `\040` and `\134`."""
     return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), field)
+
+
+def write_fault(folder: Path) -> str | None:
+    """Why no file can be written in the folder, or in the parent that it would be made in."""
+    place = nearest(folder)
+    try:
+        with tempfile.NamedTemporaryFile(dir=place, prefix=".hpo-") as file:
+            file.write(bytes(PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())  # a quota may be told as late as that
+            return None
+    except OSError as error:
+        return f"{place}: {error.strerror}"
+
+
+def nearest(path: Path) -> Path:
+    """The path, or the nearest parent that is there."""
+    path = path.absolute()
+    return next(one for one in (path, *path.parents) if os.path.lexists(one))

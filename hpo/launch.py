@@ -25,7 +25,7 @@ from data_prep import cells
 from data_prep.columns import SAMPLE, Dataset
 from data_prep.draft import naming
 from data_prep.errors import InputError
-from hpo import cluster, preflight, progress, scheduler, status
+from hpo import cluster, filesystem, preflight, progress, scheduler, status
 from hpo import study as studies
 from hpo.cluster import Plan
 from hpo.record import RunRecord, read_all
@@ -321,7 +321,7 @@ class _Follower:
         progress_now = self._slots.progress()
         self._futile = self._futile + 1 if progress_now == self._progress_at_start else 0
         self._progress_at_start = progress_now
-        if self._futile and (fault := preflight.write_fault(self._plan.folder)):
+        if self._futile and (fault := filesystem.write_fault(self._plan.folder)):
             raise DiskError(
                 f"the workers can write nothing to {fault}: no trial is lost, make room or have it "
                 "mounted for writing, then run the same command again"

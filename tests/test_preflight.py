@@ -8,8 +8,9 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from data_prep.errors import InputError
-from hpo import filesystem, preflight, scheduler
-from hpo.preflight import Check, PreflightError, check, refuse
+from hpo import cluster_checks, database_checks, filesystem, preflight, scheduler
+from hpo.checks import Check
+from hpo.preflight import PreflightError, check, refuse
 from hpo.spec import parse
 from hpo.storage import open_storage, url_of
 
@@ -276,8 +277,8 @@ def test_a_database_whose_folder_cannot_be_made_fails(tmp_path):
 
 
 def test_workers_beyond_the_servers_free_connections_are_a_warning():
-    assert preflight._room(85, limit=100, used=10).verdict == "ok"
-    found = preflight._room(86, limit=100, used=10)
+    assert database_checks._room(85, limit=100, used=10).verdict == "ok"
+    found = database_checks._room(86, limit=100, used=10)
 
     assert (found.verdict, found.remedy) == (
         "warning",
@@ -420,7 +421,7 @@ def test_a_cluster_without_arrays_fails(tmp_path, cluster):
     [("30:00", 30), ("4:00:00", 240), ("1-00:30:00", 1470), ("infinite", float("inf"))],
 )
 def test_a_time_limit_is_read_as_slurm_writes_it(limit, minutes):
-    assert preflight._minutes(limit) == minutes
+    assert cluster_checks._minutes(limit) == minutes
 
 
 def test_the_checks_without_a_study_do_not_judge_a_request(tmp_path, cluster):

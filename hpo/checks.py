@@ -1,0 +1,39 @@
+"""What a look before the launch finds: one `Check` a thing, told to people by `hpo doctor`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy.engine import URL
+
+Verdict = Literal["ok", "warning", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at."""
+
+    what: str
+    verdict: Verdict
+    found: str
+    remedy: str | None = None
+
+
+def guarded(what: str, look: Callable[[], list[Check]], url: URL) -> list[Check]:
+    """What the look finds; a warning if it breaks off."""
+    try:
+        return look()
+    except Exception as error:
+        found = f"could not be checked: {type(error).__name__}: {said(error, url)}"
+        return [Check(what, "warning", found)]
+
+
+def said(error: Exception, url: URL) -> str:
+    """The first line of an error, of a driver's own where it has one, without the password."""
+    text = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
+    line = text.splitlines()[0]
+    for secret in (url.password, url.query.get("password")):
+        line = line.replace(str(secret), "***") if secret else line
+    return line
