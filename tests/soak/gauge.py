@@ -32,7 +32,7 @@ class Reading:
     """Its pid and when it began."""
 
     trials: int
-    """That it had run, if it is a worker; else, that had ended in the study."""
+    """That had ended in the study."""
 
     megabytes: float
     """Its own, without what it shares with others."""

@@ -213,16 +213,12 @@ class Soak:
         there["backend"] = self.database.backends()
         self.most["backend"] = max(self.most.get("backend", 0), len(there["backend"]))
         for role in ("launch", "worker", "backend"):
-            for process in there[role]:
-                with contextlib.suppress(psutil.Error, KeyError):
-                    trials = (
-                        gauge.trials_run(process, self.folder / "workers")
-                        if role == "worker"
-                        else ended
-                    )
-                    self.readings += filter(None, [gauge.read(role, process, trials)])
-                    if process == self._spared:
-                        self.spared_trials = max(self.spared_trials, trials)
+            found = (gauge.read(role, process, ended) for process in there[role])
+            self.readings += filter(None, found)
+        if self._spared is not None:
+            with contextlib.suppress(psutil.Error):
+                trials = gauge.trials_run(self._spared, self.folder / "workers")
+                self.spared_trials = max(self.spared_trials, trials)
 
     def _tell(self, now_s):
         latest = {}
