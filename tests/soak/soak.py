@@ -86,8 +86,10 @@ class Soak:
             if not self._is_open():
                 opened_s = now_s
                 continue
-            if self._ended() < self.options.trials:
-                for kind in self.harms.due(now_s - opened_s):
+            ended = self._ended()
+            if ended < self.options.trials:
+                at_s = ended * self.options.pace_s or now_s - opened_s
+                for kind in self.harms.due(at_s):
                     self._harm(kind)
             if now_s - looked_s > self.options.sample_s:
                 looked_s = now_s
