@@ -27,7 +27,11 @@ def main():
     signal.signal(signal.SIGTERM, interrupted)
     place = Path(tempfile.mkdtemp(prefix="hpo-soak-"))
     place.chmod(0o755)  # PostgreSQL does not run as root
-    missed = run(options, place)
+    try:
+        missed = run(options, place)
+    except KeyboardInterrupt:
+        shutil.rmtree(place)
+        sys.exit(130)
     if missed:
         print(f"{len(missed)} missed: all of it is in {place}")
     else:

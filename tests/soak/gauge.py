@@ -7,6 +7,7 @@ import contextlib
 import re
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -32,10 +33,10 @@ class Reading:
     """Its pid and when it began."""
 
     trials: int
-    """That it had run, if it is a worker; else, that had ended in the study."""
+    """That had ended in the study."""
 
     megabytes: float
-    """Its own, without what it shares with others."""
+    """Of memory that it took itself, without files and what it shares with others."""
 
     files: int
 
@@ -65,11 +66,25 @@ def trials_run(worker, folder):
 def read(role, process, trials):
     """A reading of a process, or None if it has just ended."""
     with contextlib.suppress(psutil.Error):
-        with process.oneshot():
-            megabytes = process.memory_full_info().uss / 1e6
-            name = (process.pid, process.create_time())
-            return Reading(role, name, trials, megabytes, process.num_fds())
+        name = (process.pid, process.create_time())
+        return Reading(role, name, trials, own_megabytes(process.pid), process.num_fds())
     return None
+
+
+def own_megabytes(pid):
+    """Memory that a process took itself, as proc(5) tells it.
+
+    Not psutil's USS: pages of torch's libraries come and go in that with the last other process
+    that uses them.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        raise psutil.NoSuchProcess(pid) from None
+    found = re.search(r"RssAnon:\s+(\d+) kB", status)
+    if found is None:  # a zombie has none
+        raise psutil.NoSuchProcess(pid)
+    return int(found[1]) * 1024 / 1e6
 
 
 def settled(readings, warm_up):

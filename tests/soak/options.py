@@ -50,6 +50,10 @@ class Options:
     restart_min: float = 3.0
     """Minutes from one restart of the database to the next, likewise."""
 
+    pace_s: float = 0.0
+    """Seconds that a trial counts for in these times, so that a short soak has its kills on a fast
+    machine and not too many on a slow one. 0: as many as it takes."""
+
     sample_s: float = 5.0
     """Seconds between two readings of memory and files."""
 

@@ -86,8 +86,10 @@ class Soak:
             if not self._is_open():
                 opened_s = now_s
                 continue
-            if self._ended() < self.options.trials:
-                for kind in self.harms.due(now_s - opened_s):
+            ended = self._ended()
+            if ended < self.options.trials:
+                at_s = ended * self.options.pace_s or now_s - opened_s
+                for kind in self.harms.due(at_s):
                     self._harm(kind)
             if now_s - looked_s > self.options.sample_s:
                 looked_s = now_s
@@ -213,16 +215,12 @@ class Soak:
         there["backend"] = self.database.backends()
         self.most["backend"] = max(self.most.get("backend", 0), len(there["backend"]))
         for role in ("launch", "worker", "backend"):
-            for process in there[role]:
-                with contextlib.suppress(psutil.Error, KeyError):
-                    trials = (
-                        gauge.trials_run(process, self.folder / "workers")
-                        if role == "worker"
-                        else ended
-                    )
-                    self.readings += filter(None, [gauge.read(role, process, trials)])
-                    if process == self._spared:
-                        self.spared_trials = max(self.spared_trials, trials)
+            found = (gauge.read(role, process, ended) for process in there[role])
+            self.readings += filter(None, found)
+        if self._spared is not None:
+            with contextlib.suppress(psutil.Error):
+                trials = gauge.trials_run(self._spared, self.folder / "workers")
+                self.spared_trials = max(self.spared_trials, trials)
 
     def _tell(self, now_s):
         latest = {}

@@ -32,9 +32,8 @@ def place():
 def test_a_study_ends_whole_though_workers_and_launches_are_killed_and_the_server_restarts(place):
     need_postgres()
     said = []
-    options = Options(
-        trials=60, workers=2, kill_s=6, launch_min=0.3, restart_min=0.2, sample_s=2, minutes=10
-    )
+    often = {"kill_s": 10, "launch_min": 0.4, "restart_min": 0.4, "pace_s": 1}
+    options = Options(trials=60, workers=2, sample_s=2, minutes=10, **often)
 
     missed = run(options, place, said.append)
 
