@@ -13,7 +13,7 @@ import numpy as np
 from data_prep.cells import Named
 from data_prep.columns import DataError, Dataset
 from data_prep.errors import InputError
-from hpo.record import NAME, RunRecord, read_all
+from hpo.record import NAME, RunRecord, finite, read_all
 from hpo.status import usable
 from models import checkpoint, evaluation, measure
 from models.efficiency import Efficiency
@@ -156,19 +156,23 @@ def _mixed(density: Density, folder: Path, hold_out: Named) -> dict[str, object]
     test = measure.nll(density, folder, "test", without=hold_out)
     val = measure.nll(density, folder, "val", without=hold_out)
     told: dict[str, object] = {
-        "val_nll": val.mean,
-        "test_nll": test.mean,
-        "test_nll_error": test.error,
+        "val_nll": finite(val.mean),
+        "test_nll": finite(test.mean),
+        "test_nll_error": finite(test.error),
     }
     if hold_out:
         held_out = measure.nll(density, folder, "test", only=hold_out)
         cells = measure.cell_nlls(density, folder, "test", hold_out)
         told |= {
-            "held_out_nll": held_out.mean,
-            "held_out_nll_error": held_out.error,
+            "held_out_nll": finite(held_out.mean),
+            "held_out_nll_error": finite(held_out.error),
             "held_out_cells": [
-                {"conditions": each.conditions}
-                | (asdict(each.nll) if each.nll else {"mean": None, "error": None, "rows": 0})
+                {
+                    "conditions": each.conditions,
+                    "nll": finite(each.nll.mean) if each.nll else None,
+                    "error": finite(each.nll.error) if each.nll else None,
+                    "rows": each.nll.rows if each.nll else 0,
+                }
                 for each in cells
             ],
         }

@@ -377,6 +377,7 @@ def test_the_best_are_mixed_and_scored_together(setting, tmp_path):
     assert metrics["test_nll"] <= np.mean([one.test.nll for one in records])
     held_out = measure.nll(emulator.module, setting.data, "test", only=HELD_OUT)
     assert metrics["held_out_nll"] == pytest.approx(held_out.mean, rel=1e-9)
+    assert metrics["held_out_cells"][0].keys() == {"conditions", "nll", "error", "rows"}
     assert evaluation.held_out_of(emulator.card) == [
         each["conditions"] for each in metrics["cells"] if each["held_out"]
     ]

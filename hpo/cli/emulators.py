@@ -95,6 +95,8 @@ def _scored(bundle: Path) -> str:
     metrics = json.loads((bundle / "emulator.json").read_text(encoding="utf-8"))["metrics"]
     if "test_nll" not in metrics:
         return "; its data is not there to score it"
+    if metrics["test_nll"] is None or metrics["test_nll_error"] is None:
+        return ", test NLL not finite"
     alone = metrics["members"][0]["test_nll"]
     return (
         f", test NLL {metrics['test_nll']:.4f} +- {metrics['test_nll_error']:.4f} nats per event "
