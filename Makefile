@@ -5,9 +5,11 @@ VENV ?= .venv
 DEMO ?= demo
 DEMO_TRIALS ?= 6
 SOAK ?=
+MINUTES ?= 5
+EXAMPLES ?= 10
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types docs check soak audit clean
+.PHONY: demo test lint types docs check soak fuzz audit clean
 
 demo: $(VENV)/installed
 	mkdir -p $(DEMO)
@@ -41,12 +43,19 @@ check: lint types docs test
 soak: $(VENV)/installed-dev
 	$(BIN)/python -m tests.soak $(SOAK)
 
+# Hunts for defects in what reads strangers' files: so many minutes for each reader, led by coverage,
+# then so many times the examples of tests/fuzz, at random. What is found ends it.
+fuzz: $(VENV)/installed-fuzz
+	for target in $$($(BIN)/python -m tests.fuzz.guided --list); do \
+	  $(BIN)/python -m tests.fuzz.guided $$target --minutes $(MINUTES) || exit 1; done
+	HPO_FUZZ=$(EXAMPLES) $(BIN)/pytest tests/fuzz
+
 # Asks a service that a mirror of the package index lacks: see .ci/audit.
 audit:
 	@PYTHON=$(PYTHON) .ci/audit
 
 clean:
-	rm -rf $(VENV) $(DEMO) site .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO) site .fuzz .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
@@ -62,4 +71,8 @@ $(VENV)/installed-dev: $(VENV)/bin/pip pyproject.toml
 
 $(VENV)/installed-docs: $(VENV)/installed-dev
 	$(BIN)/pip install --editable '.[docs]'
+	@touch $@
+
+$(VENV)/installed-fuzz: $(VENV)/installed-dev
+	$(BIN)/pip install --editable '.[fuzz]'
 	@touch $@

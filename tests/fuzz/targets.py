@@ -1,0 +1,111 @@
+"""What reads the files and texts of strangers, each as a function of bytes: what `guided` attacks.
+
+A target may refuse what it is given in a clear sentence. Any other error, or more memory than it
+is allowed, is a defect.
+"""
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from data_prep.columns import SAMPLE, Dataset
+from hpo import record, spec
+from hpo.record import RunRecord
+from tests.fuzz.strategies import answer, memory
+from tests.fuzz.test_bundle import CARD, CARD_OF, WEIGHTS, WEIGHTS_OF, forged, used_or_refused
+from tests.fuzz.test_filter import use
+from tests.fuzz.test_records import RUN, THESIS
+
+MEGABYTES = 512
+"""Of memory beyond what is taken, for one input."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One reader and inputs that it takes."""
+
+    run: Callable[[Path, bytes], None]
+    """With an empty folder to write into, and the input."""
+    seeds: tuple[bytes, ...]
+
+
+def a_filter(_folder, content):
+    use(content.decode("utf-8", "replace"))
+
+
+def a_dataset_json(folder, content):
+    (folder / "dataset.json").write_bytes(content)
+    with memory(MEGABYTES):
+        found = answer(Dataset.read, folder)
+    if found is not None:  # what was read can be written, and is the same again
+        found.write(folder)
+        assert Dataset.read(folder) == found
+
+
+def a_run_json(folder, content):
+    path = folder / record.NAME
+    path.write_bytes(content)
+    with memory(MEGABYTES):
+        found = answer(record.read, path)
+        answer(record.read, path, last_epoch=True)
+    if isinstance(found, RunRecord) and found.reported is None:
+        found.write(folder)
+        assert record.read(path) == found
+
+
+def a_study(folder, content):
+    path = folder / "study.toml"
+    path.write_bytes(content)
+    with memory(MEGABYTES):
+        found = answer(spec.load, str(path))
+    if found is not None:
+        assert spec.StudySpec.from_json(found.to_json()) == found
+
+
+def a_card(folder, content):
+    used_or_refused(forged(folder, content))
+
+
+def weights(folder, content):
+    used_or_refused(forged(folder, dict(CARD_OF), content))
+
+
+def _bundle(name):
+    with tempfile.TemporaryDirectory() as folder:
+        return (forged(Path(folder), dict(CARD_OF)) / name).read_bytes()
+
+
+TARGETS = {
+    "filter": Target(
+        a_filter,
+        (
+            b"Mass_0 > 3 and Z != 0.03",
+            b"not (3 < Mass_0 <= 40.0) or name in ('a', 'b')",
+            b"Z not in (1e-3, -2) and Mass_0 * 2 + 1 >= Z / 3",
+        ),
+    ),
+    "dataset": Target(a_dataset_json, ((SAMPLE / "dataset.json").read_bytes(),)),
+    "run": Target(a_run_json, tuple(json.dumps(each).encode() for each in (RUN, THESIS))),
+    "study": Target(
+        a_study,
+        tuple(
+            (resources.files("studies") / f"{name}.toml").read_bytes() for name in spec.shipped()
+        ),
+    ),
+    "card": Target(a_card, (_bundle(CARD),)),
+    "weights": Target(weights, (_bundle(WEIGHTS), WEIGHTS_OF[:2000])),
+}
+"""By the name that `guided` takes."""
+
+
+def once(name, content):
+    """Give one input to a target. Raises whatever is a defect."""
+    with tempfile.TemporaryDirectory(prefix="hpo-fuzz-") as folder, contextlib.chdir(folder):
+        TARGETS[name].run(
+            Path(folder) / "in" if name in ("card", "weights") else Path(folder), content
+        )
+        assert not Path(folder, "broken").exists()  # what hostile texts would touch
