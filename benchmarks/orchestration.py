@@ -53,7 +53,8 @@ from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
 from hpo import study as studies
-from hpo.slots import Claim, Owner, Slots
+from hpo.leases import Claim, Owner
+from hpo.slots import Slots
 from hpo.spec import StudySpec, parse
 from hpo.storage import VARIABLE, open_storage, url_of
 

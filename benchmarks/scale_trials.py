@@ -41,8 +41,9 @@ from playwright.sync_api import sync_playwright
 from hpo import space
 from hpo import study as studies
 from hpo.export import _chosen
+from hpo.leases import Owner
 from hpo.record import RunRecord
-from hpo.slots import Owner, Slots
+from hpo.slots import Slots
 from hpo.spec import StudySpec, load
 from hpo.storage import VARIABLE, url_of
 

@@ -15,17 +15,13 @@ nodes' clocks differ.
 from __future__ import annotations
 
 import json
-import os
-import socket
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-import psutil
 import sqlalchemy as sql
 from optuna.storages import RDBStorage
 from optuna.storages._rdb.models import (
@@ -36,170 +32,18 @@ from optuna.storages._rdb.models import (
     TrialValueModel,
 )
 from optuna.trial import TrialState
-from sqlalchemy.ext.compiler import compiles
 
 from hpo import scheduler
+from hpo.leases import JOBS, LEASES, TOTALS, Claim, Lease, LeaseLost, Now, Owner, make_tables
 from hpo.patience import patiently
 from hpo.scheduler import JobState
-
-LEASE_S = 180.0
-"""Seconds without a renewal after which SLURM is asked about an owner on another host."""
-GIVE_UP_S = 1800.0
-"""Seconds without a renewal after which an owner counts as dead though its job seems to run: its
-node may be gone and SLURM not know it. Fencing keeps the trial safe if it is not."""
 
 _TRIALS = TrialModel.__table__
 _STUDIES = StudyModel.__table__
 _ATTRIBUTES = TrialSystemAttributeModel.__table__
 _REPORTS = TrialIntermediateValueModel.__table__
 _VALUES = TrialValueModel.__table__
-_LEASES = sql.Table(
-    "hpo_leases",
-    sql.MetaData(),
-    # Optuna's trial_id, without a foreign key: `optuna` deletes a study knowing its own tables.
-    sql.Column("trial_id", sql.Integer, primary_key=True, autoincrement=False),
-    sql.Column("token", sql.String(32), nullable=False),
-    sql.Column("host", sql.String(255), nullable=False),
-    sql.Column("pid", sql.Integer, nullable=False),
-    sql.Column("started", sql.Double, nullable=False),
-    sql.Column("job", sql.String(64)),
-    sql.Column("rank", sql.Integer, nullable=False),
-    sql.Column("renewed", sql.Double, nullable=False),
-    sql.Column("restarts", sql.Integer, nullable=False),
-)
-_TOTALS = sql.Table(
-    "hpo_totals",
-    _LEASES.metadata,
-    sql.Column("study_id", sql.Integer, primary_key=True, autoincrement=False),
-    sql.Column("total", sql.Integer, nullable=False),
-)
-_JOBS = sql.Table(
-    "hpo_jobs",
-    _LEASES.metadata,
-    sql.Column("study_id", sql.Integer, primary_key=True, autoincrement=False),
-    sql.Column("job", sql.String(64), primary_key=True),
-)
 _AskScheduler = Callable[[Iterable[str]], Mapping[str, JobState] | None]
-
-
-class _Now(sql.ColumnElement[float]):
-    """The server's time, seconds since 1970."""
-
-    inherit_cache = True
-    type = sql.Double()
-
-
-@compiles(_Now, "sqlite")
-def _now_of_sqlite(*_: Any, **__: Any) -> str:
-    return "((julianday('now') - 2440587.5) * 86400.0)"
-
-
-@compiles(_Now, "postgresql")
-def _now_of_postgresql(*_: Any, **__: Any) -> str:
-    return "extract(epoch from clock_timestamp())::double precision"
-
-
-@compiles(_Now, "mysql")
-@compiles(_Now, "mariadb")
-def _now_of_mysql(*_: Any, **__: Any) -> str:
-    return "(unix_timestamp(sysdate(6)) + 0e0)"
-
-
-class LeaseLost(RuntimeError):
-    """The trial was taken away, since its worker seemed dead; the worker must not write now."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Owner:
-    """The process that holds a trial."""
-
-    host: str
-    pid: int
-    started: float
-    """When the process began, as `began` tells it: a process id alone is used again."""
-
-    job: str | None = None
-    """The scheduler's job id."""
-
-    rank: int = 0
-    """Which of the job's workers it is."""
-
-    @classmethod
-    def this_process(cls, *, rank: int = 0) -> Owner:
-        """The process that calls."""
-        return cls(
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            started=began(os.getpid()),
-            job=scheduler.job_of_this_process(),
-            rank=rank,
-        )
-
-    @property
-    def here(self) -> bool:
-        """Whether it is, or was, a process of this host."""
-        return self.host == socket.gethostname()
-
-    def runs(self) -> bool:
-        """Whether the process runs, on this host."""
-        try:
-            same = abs(began(self.pid) - self.started) < 1.0
-            return same and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
-
-    def is_same(self, other: Owner) -> bool:
-        """Whether that is this very process."""
-        same = (self.host, self.pid, self.rank) == (other.host, other.pid, other.rank)
-        return same and abs(self.started - other.started) < 1.0
-
-    def succeeds(self, other: Owner) -> bool:
-        """Whether this is another process in the place of that one: its job was started anew."""
-        in_its_place = self.job is not None and (self.job, self.rank) == (other.job, other.rank)
-        return in_its_place and self != other
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Lease:
-    """Who holds a running trial, and since when it has been heard of."""
-
-    number: int
-    trial_id: int
-    token: str
-    owner: Owner
-    silent_s: float
-    restarts: int
-
-    @property
-    def doubtful(self) -> bool:
-        """Whether only the scheduler can tell if the owner lives."""
-        quiet = LEASE_S <= self.silent_s < GIVE_UP_S
-        return not self.owner.here and self.owner.job is not None and quiet
-
-    def lives(self, jobs: Mapping[str, JobState] | None = None) -> bool:
-        """Whether the owner still runs: looked up on this host, else told by its renewals.
-
-        Args:
-            jobs: What the scheduler says of the owner's job, if it was asked and answered. A job
-                that waits again has no process any more.
-        """
-        if self.owner.here:
-            return self.owner.runs()
-        if self.doubtful and self.owner.job is not None:
-            state = (jobs or {}).get(self.owner.job)
-            return jobs is None or (state is not None and state.started)
-        return self.silent_s < LEASE_S
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Claim:
-    """A trial in this process's hands."""
-
-    number: int
-    trial_id: int
-    token: str
-    restarts: int
-    """How many owners lost it before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -226,37 +70,6 @@ class Course:
         if self.began is None or self.ended is None:
             return None
         return (self.ended - self.began).total_seconds()
-
-
-def began(pid: int) -> float:
-    """When a process of this host began, by a clock that is never set.
-
-    Returns:
-        Seconds since the boot where /proc tells them (proc(5)), else since 1970. There the time of
-        day is not in it; on Linux psutil's would jump whenever that is set.
-
-    Raises:
-        psutil.NoSuchProcess: If there is none.
-    """
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return psutil.Process(pid).create_time()
-    after_name = text.rpartition(")")[2].split()
-    return int(after_name[19]) / os.sysconf("SC_CLK_TCK")
-
-
-def make_tables(engine: sql.Engine) -> None:
-    """Make the tables of ours that are not there.
-
-    Two processes that make them at once clash: the loser finds them made.
-    """
-    for table in (_LEASES, _TOTALS, _JOBS):
-        try:
-            table.create(engine, checkfirst=True)
-        except (sql.exc.IntegrityError, sql.exc.OperationalError, sql.exc.ProgrammingError):
-            if not sql.inspect(engine).has_table(table.name):
-                raise
 
 
 class Slots:
@@ -335,10 +148,10 @@ class Slots:
         """
         with self._engine.begin() as connection:
             held = connection.execute(
-                sql.update(_LEASES)
-                .where(_LEASES.c.trial_id == claim.trial_id)
-                .where(_LEASES.c.token == claim.token)
-                .values(renewed=_Now())
+                sql.update(LEASES)
+                .where(LEASES.c.trial_id == claim.trial_id)
+                .where(LEASES.c.token == claim.token)
+                .values(renewed=Now())
             ).rowcount
         if not held:
             raise LeaseLost(f"trial {claim.number} was handed to another worker")
@@ -398,10 +211,8 @@ class Slots:
         """Every running trial's lease, by number."""
         with self._engine.begin() as connection:
             rows = connection.execute(
-                sql.select(
-                    _LEASES, _TRIALS.c.number, (_Now() - _LEASES.c.renewed).label("silent_s")
-                )
-                .join(_TRIALS, _TRIALS.c.trial_id == _LEASES.c.trial_id)
+                sql.select(LEASES, _TRIALS.c.number, (Now() - LEASES.c.renewed).label("silent_s"))
+                .join(_TRIALS, _TRIALS.c.trial_id == LEASES.c.trial_id)
                 .where(self._in_state(TrialState.RUNNING))
                 .order_by(_TRIALS.c.number)
             ).all()
@@ -490,16 +301,16 @@ class Slots:
         study_id = self._study._study_id
         with self._engine.begin() as connection:
             for job in jobs:
-                here = sql.and_(_JOBS.c.study_id == study_id, _JOBS.c.job == job)
-                if connection.execute(sql.select(_JOBS).where(here)).first() is None:
-                    connection.execute(sql.insert(_JOBS).values(study_id=study_id, job=job))
+                here = sql.and_(JOBS.c.study_id == study_id, JOBS.c.job == job)
+                if connection.execute(sql.select(JOBS).where(here)).first() is None:
+                    connection.execute(sql.insert(JOBS).values(study_id=study_id, job=job))
 
     @patiently
     def jobs(self) -> list[str]:
         """The scheduler's jobs that were started for the study, ended ones too."""
         with self._engine.begin() as connection:
             rows = connection.execute(
-                sql.select(_JOBS.c.job).where(_JOBS.c.study_id == self._study._study_id)
+                sql.select(JOBS.c.job).where(JOBS.c.study_id == self._study._study_id)
             )
             return [row.job for row in rows]
 
@@ -527,7 +338,7 @@ class Slots:
         """
         with self._engine.begin() as connection:
             connection.execute(
-                sql.update(_LEASES).where(_LEASES.c.renewed > _Now() + 1.0).values(renewed=_Now())
+                sql.update(LEASES).where(LEASES.c.renewed > Now() + 1.0).values(renewed=Now())
             )
 
     def _enqueue(self, points: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -550,13 +361,13 @@ class Slots:
 
     def _total(self, connection: sql.Connection) -> int:
         """Trials that the study shall have."""
-        here = _TOTALS.c.study_id == self._study._study_id
-        return connection.scalar(sql.select(_TOTALS.c.total).where(here)) or 0
+        here = TOTALS.c.study_id == self._study._study_id
+        return connection.scalar(sql.select(TOTALS.c.total).where(here)) or 0
 
     def _set_total(self, connection: sql.Connection, total: int) -> None:
         study_id = self._study._study_id
-        connection.execute(sql.delete(_TOTALS).where(_TOTALS.c.study_id == study_id))
-        connection.execute(sql.insert(_TOTALS).values(study_id=study_id, total=total))
+        connection.execute(sql.delete(TOTALS).where(TOTALS.c.study_id == study_id))
+        connection.execute(sql.insert(TOTALS).values(study_id=study_id, total=total))
 
     def _insert(
         self,
@@ -620,9 +431,9 @@ class Slots:
     def _claimed(self, connection: sql.Connection, token: str) -> Claim | None:
         """What an earlier try won."""
         row = connection.execute(
-            sql.select(_LEASES.c.trial_id, _LEASES.c.restarts, _TRIALS.c.number)
-            .join(_TRIALS, _TRIALS.c.trial_id == _LEASES.c.trial_id)
-            .where(_LEASES.c.token == token)
+            sql.select(LEASES.c.trial_id, LEASES.c.restarts, _TRIALS.c.number)
+            .join(_TRIALS, _TRIALS.c.trial_id == LEASES.c.trial_id)
+            .where(LEASES.c.token == token)
         ).first()
         if row is None:
             return None
@@ -632,11 +443,11 @@ class Slots:
         self, connection: sql.Connection, trial_id: int, number: int, owner: Owner, token: str
     ) -> Claim:
         """Write the lease of a trial just won; a row left by its last owner tells the restarts."""
-        here = _LEASES.c.trial_id == trial_id
-        restarts = connection.scalar(sql.select(_LEASES.c.restarts).where(here)) or 0
-        connection.execute(sql.delete(_LEASES).where(here))
+        here = LEASES.c.trial_id == trial_id
+        restarts = connection.scalar(sql.select(LEASES.c.restarts).where(here)) or 0
+        connection.execute(sql.delete(LEASES).where(here))
         connection.execute(
-            sql.insert(_LEASES).values(
+            sql.insert(LEASES).values(
                 trial_id=trial_id,
                 token=token,
                 host=owner.host,
@@ -644,7 +455,7 @@ class Slots:
                 started=owner.started,
                 job=owner.job,
                 rank=owner.rank,
-                renewed=_Now(),
+                renewed=Now(),
                 restarts=restarts,
             )
         )
@@ -654,9 +465,9 @@ class Slots:
         """Put the trial back unless its lease has changed hands meanwhile; say which."""
         with self._engine.begin() as connection:
             held = connection.execute(
-                sql.update(_LEASES)
-                .where(_LEASES.c.trial_id == trial_id)
-                .where(_LEASES.c.token == token)
+                sql.update(LEASES)
+                .where(LEASES.c.trial_id == trial_id)
+                .where(LEASES.c.token == token)
                 # A new token fences off the old owner; the row keeps the count of restarts.
                 .values(token=uuid.uuid4().hex, restarts=restarts)
             ).rowcount
@@ -684,9 +495,9 @@ class Slots:
         """
         with self._engine.begin() as connection:
             held = connection.execute(
-                sql.delete(_LEASES)
-                .where(_LEASES.c.trial_id == trial_id)
-                .where(_LEASES.c.token == token)
+                sql.delete(LEASES)
+                .where(LEASES.c.trial_id == trial_id)
+                .where(LEASES.c.token == token)
             ).rowcount
             if not held:
                 now = connection.scalar(

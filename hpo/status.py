@@ -15,8 +15,9 @@ import optuna
 from optuna.trial import TrialState
 
 from hpo import study as studies
+from hpo.leases import Lease
 from hpo.record import FINISHED, RunRecord
-from hpo.slots import Course, Lease, Slots
+from hpo.slots import Course, Slots
 from hpo.spec import StudySpec
 
 

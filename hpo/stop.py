@@ -12,7 +12,8 @@ from optuna.storages import RDBStorage
 
 from hpo import scheduler
 from hpo import study as studies
-from hpo.slots import Lease, Slots
+from hpo.leases import Lease
+from hpo.slots import Slots
 from hpo.storage import open_study
 
 WAIT_S = 30.0

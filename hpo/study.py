@@ -28,8 +28,9 @@ from optuna.search_space import IntersectionSearchSpace
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.leases import Owner
 from hpo.record import NAME, Cost, DataUsed, Environment, RecordError, RunRecord, read
-from hpo.slots import Course, Owner, Slots
+from hpo.slots import Course, Slots
 from hpo.space import seed_of
 from hpo.spec import SpecError, StudySpec
 from hpo.storage import open_study

@@ -22,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from data_prep.columns import Dataset
 from hpo import environment, space
 from hpo import study as studies
+from hpo.leases import Claim, LeaseLost
 from hpo.record import (
     NAME,
     CellNll,
@@ -36,7 +37,7 @@ from hpo.record import (
     finite,
     read,
 )
-from hpo.slots import Claim, LeaseLost, Slots
+from hpo.slots import Slots
 from hpo.spec import StudySpec
 from models import checkpoint, measure
 from models.config import FlowConfig, TrainConfig

@@ -29,8 +29,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hpo import scheduler
 from hpo import study as studies
+from hpo.leases import Claim, LeaseLost, Owner
 from hpo.patience import of_disk
-from hpo.slots import Claim, LeaseLost, Owner, Slots
+from hpo.slots import Slots
 from hpo.storage import open_storage, url_of
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from hpo.trial import Job
 
 HEARTBEAT_S = 20.0
-"""Seconds between renewals of a lease; well under `slots.LEASE_S`, so that some may be missed."""
+"""Seconds between renewals of a lease; well under `leases.LEASE_S`, so that some may be missed."""
 SIGNAL_S = 90
 """Seconds before its time limit at which SLURM sends SIGUSR2."""
 WORTHWHILE_EPOCHS = 3

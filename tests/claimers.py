@@ -16,7 +16,8 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
-from hpo.slots import Owner, Slots
+from hpo.leases import Owner
+from hpo.slots import Slots
 from hpo.storage import open_storage, url_of
 
 STUDY = "many"

@@ -10,8 +10,9 @@ from hpo import rerun as again
 from hpo import study as studies
 from hpo import trial
 from hpo.cli import main
+from hpo.leases import Owner
 from hpo.record import NAME, read
-from hpo.slots import Owner, Slots
+from hpo.slots import Slots
 from hpo.spec import parse
 from hpo.storage import open_storage, url_of
 

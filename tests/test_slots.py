@@ -8,8 +8,9 @@ import pytest
 import sqlalchemy as sql
 from optuna.trial import TrialState
 
+from hpo.leases import Lease, LeaseLost, Owner, began
 from hpo.scheduler import JobState
-from hpo.slots import Lease, LeaseLost, Owner, Slots, began
+from hpo.slots import Slots
 from hpo.storage import open_storage, url_of
 
 

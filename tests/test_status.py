@@ -10,9 +10,10 @@ from sqlalchemy import event
 
 from hpo import study as studies
 from hpo.launch import begin, follow, prepare
+from hpo.leases import Owner
 from hpo.progress import duration
 from hpo.record import EpochRow
-from hpo.slots import Owner, Slots
+from hpo.slots import Slots
 from hpo.spec import load
 from hpo.status import look
 from hpo.storage import open_storage, url_of

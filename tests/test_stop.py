@@ -11,7 +11,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from hpo.slots import Owner, Slots
+from hpo.leases import Owner
+from hpo.slots import Slots
 from hpo.storage import open_storage, url_of
 
 pytestmark = pytest.mark.slow

@@ -15,8 +15,9 @@ from optuna.trial import TrialState
 from data_prep.columns import Dataset
 from hpo import export, runs, status, trial
 from hpo import study as studies
+from hpo.leases import LeaseLost, Owner
 from hpo.record import NAME, json_schema, read
-from hpo.slots import LeaseLost, Owner, Slots
+from hpo.slots import Slots
 from hpo.spec import parse
 from hpo.storage import open_storage, url_of
 from models import checkpoint, evaluation, measure

@@ -6,7 +6,8 @@ import pytest
 
 from hpo import study as studies
 from hpo import worker
-from hpo.slots import Owner, Slots
+from hpo.leases import Owner
+from hpo.slots import Slots
 from hpo.spec import load
 from hpo.storage import open_storage, url_of
 from hpo.worker import HandBack, Room

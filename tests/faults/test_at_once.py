@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 
+from hpo.leases import Owner
 from hpo.record import NAME, read
-from hpo.slots import Owner
 from models import bundle
 from models.arrays import ArrayFlow
 from models.emulator import Emulator
