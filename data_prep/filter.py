@@ -15,6 +15,7 @@ from __future__ import annotations
 import ast
 import difflib
 import operator
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -110,8 +111,12 @@ def _parsed(text: str) -> ast.expr:
             f"the filter has {len(text)} characters, the longest allowed {MAX_LENGTH}"
         )
     try:
-        # Only parsed: mode "eval" means one expression, nothing is run.
-        return ast.parse(text.strip(), mode="eval").body
+        # Only parsed: mode "eval" means one expression, nothing is run. What Python would warn of,
+        # such as `3and`, it tells in its own terms, without the filter.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         raise FilterError(f"the filter {text!r} {_slip(text, error)}") from None
 

@@ -129,10 +129,14 @@ class Source:
     def _parquet(self, numbers: tuple[str, ...], others: tuple[str, ...]) -> Iterator[Chunk]:
         start = 0
         names = {name: self.renamed[name] for name in (*numbers, *others)}
-        with pq.ParquetFile(self.path, memory_map=False, pre_buffer=False) as file:
-            types = file.schema_arrow
-            kinds = {name: not _is_text(types.field(names[name]).type) for name in others}
-            kinds |= dict.fromkeys(numbers, True)
+        types = pq.read_schema(self.path)
+        kinds = {name: not _is_text(types.field(names[name]).type) for name in others}
+        kinds |= dict.fromkeys(numbers, True)
+        # Each distinct text once: a small file can repeat a long one a million times.
+        once = [names[name] for name in others if pa.types.is_string(types.field(names[name]).type)]
+        with pq.ParquetFile(
+            self.path, memory_map=False, pre_buffer=False, read_dictionary=once
+        ) as file:
             for batch in file.iter_batches(
                 CHUNK_ROWS, columns=list(dict.fromkeys(names.values())), use_threads=False
             ):
@@ -217,8 +221,17 @@ def _chunk(
             if wrong:
                 texts[name] = wrong
         else:
-            columns[name] = np.array(array.cast(pa.string()).to_pylist(), dtype=object)
+            columns[name] = _texts(array)
     return Chunk(rows, end, columns, texts, ragged)
+
+
+def _texts(array: pa.Array) -> NDArray[np.object_]:
+    """Texts, None where there is none; equal ones of a dictionary are one in memory."""
+    if not pa.types.is_dictionary(array.type):
+        return np.array(array.cast(pa.string()).to_pylist(), dtype=object)
+    distinct = np.array([*array.dictionary.cast(pa.string()).to_pylist(), None], dtype=object)
+    places = np.asarray(array.indices.fill_null(len(distinct) - 1), np.int64)
+    return distinct[places]
 
 
 def _numbers(array: pa.Array) -> tuple[NDArray[np.float64], dict[int, str]]:

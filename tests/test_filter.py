@@ -147,3 +147,9 @@ def test_no_filter_runs_python(tmp_path):
 def test_text_is_not_compared_with_a_number(text, message):
     with pytest.raises(FilterError, match=message):
         Filter.parse(text, NAMES).mask(COLUMNS)
+
+
+@pytest.mark.parametrize("text", ["Z > 1and Z < 3", "Z == 2or Z == '\\d'"])
+def test_python_says_nothing_of_a_filter_on_its_own(text):
+    # Warnings are errors in the tests: such a one would refuse the filter.
+    assert Filter.parse(text, ["Z"]).names == {"Z"}

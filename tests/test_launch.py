@@ -299,6 +299,18 @@ def test_two_launches_of_a_study_at_once_share_it(place):
     assert all(one.state.is_finished() for one in trials_of(place))
 
 
+def test_under_an_open_umask_not_everyone_can_write_what_the_workers_run(place):
+    before = os.umask(0)
+    try:
+        hpo(place, "launch", "tiny.toml", "--trials", 1)
+    finally:
+        os.umask(before)
+
+    made = [place / "runs", *(place / "runs").rglob("*")]
+    assert any(path.suffix == ".pkl" for path in made)
+    assert [path for path in made if path.stat().st_mode & 0o002] == []
+
+
 def test_sqlite_is_refused_for_a_cluster(place):
     said = hpo(place, "launch", "tiny.toml", "--on", "slurm", code=2)
 

@@ -6,6 +6,7 @@ Heavy imports stand inside the commands, so that `hpo --help` does not wait for 
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import warnings
 from typing import Any, NoReturn
@@ -92,6 +93,9 @@ def main(debug: bool) -> None:
         hpo sample emulator -n 100000 --Z 0.001 --alpha 1.0 --out events.parquet
     """
     warnings.showwarning = _show_warning
+    # Workers run the pickles in the folder of the runs: whatever the shell says, not everyone
+    # writes there.
+    os.umask(os.umask(0o077) | 0o002)
 
 
 def _show_warning(message: Warning | str, *_where: object, **_more: object) -> None:

@@ -176,6 +176,25 @@ def test_a_parquet_bomb_takes_little_memory(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("named", [True, False])  # whether the file says it is a dictionary
+def test_a_text_that_a_parquet_repeats_takes_its_memory_once(tmp_path, named):
+    """A text of 5 kB in 130,000 rows: 650 MB when unpacked."""
+    rows = 130_000
+    masses = pa.array(np.linspace(5, 9, rows))
+    table = dict.fromkeys(("Mass_0", "Mass_1", "Z", "alpha"), masses)
+    table |= dict.fromkeys(("Z", "alpha"), pa.array(np.ones(rows)))
+    indices = pa.array(np.zeros(rows, np.int32))
+    table["name"] = pa.DictionaryArray.from_arrays(indices, pa.array(["x" * 5_000]))
+    content = parquet(pa.table(table), compression="zstd", store_schema=named)
+    (tmp_path / "a.parquet").write_bytes(content)
+
+    with memory(400):
+        made = prepare([tmp_path / "a.parquet"], tmp_path / "out", where="name != 'a'")
+
+    assert sum(made.rows.values()) == rows
+
+
+@pytest.mark.slow
 def test_a_gzip_bomb_takes_little_memory(tmp_path):
     """Half a gigabyte in a single line, and as rows of nothing."""
     for name, filling in {"line": b"9" * 2**20, "rows": b"\n" * 2**20}.items():
