@@ -22,6 +22,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell starts what it puts in the background deaf to Ctrl-C, and tests send just that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+@pytest.fixture(autouse=True)
+def own_storage():
+    """No test leaves to the next the database that a launch in this process told its workers."""
+    before = os.environ.get("HPO_STORAGE")
+    yield
+    os.environ.pop("HPO_STORAGE", None)
+    if before is not None:
+        os.environ["HPO_STORAGE"] = before
+
+
 GRID = [(Z, alpha) for Z in (0.0001, 0.001, 0.01) for alpha in (0.5, 1.0, 5.0)]
 """Cells of the table, as (Z, alpha)."""
 SPREAD = (0.3, 0.2)
