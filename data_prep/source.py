@@ -133,7 +133,7 @@ class Source:
         kinds = {name: not _is_text(types.field(names[name]).type) for name in others}
         kinds |= dict.fromkeys(numbers, True)
         # Each distinct text once: a small file can repeat a long one a million times.
-        once = [names[name] for name in others if pa.types.is_string(types.field(names[name]).type)]
+        once = [old for old in set(names.values()) if _is_flat_text(types.field(old).type)]
         with pq.ParquetFile(
             self.path, memory_map=False, pre_buffer=False, read_dictionary=once
         ) as file:
@@ -236,6 +236,11 @@ def _texts(array: pa.Array) -> NDArray[np.object_]:
 
 def _numbers(array: pa.Array) -> tuple[NDArray[np.float64], dict[int, str]]:
     """Values as float64, NaN where there is none, and the texts that are no number."""
+    if pa.types.is_dictionary(array.type):
+        distinct, wrong = _numbers(array.dictionary)
+        places = np.asarray(array.indices.fill_null(len(distinct)), np.int64)
+        found = {row: wrong[place] for row, place in enumerate(places) if place in wrong}
+        return np.append(distinct, np.nan)[places], found
     if _is_text(array.type):
         array = pc.utf8_trim_whitespace(array.cast(pa.string()))
         if not _castable(array):
@@ -272,6 +277,12 @@ def _castable(array: pa.Array) -> bool:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return False
     return True
+
+
+def _is_flat_text(kind: pa.DataType) -> bool:
+    """Whether a Parquet keeps it as texts or bytes, which can be read as a dictionary."""
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(test(kind) for test in (*tests, pa.types.is_binary, pa.types.is_large_binary))
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -195,6 +195,21 @@ def test_a_text_that_a_parquet_repeats_takes_its_memory_once(tmp_path, named):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary()], ids=str)
+def test_a_text_that_is_repeated_where_numbers_belong_takes_its_memory_once(tmp_path, kind):
+    rows = 130_000
+    ones = pa.array(np.ones(rows))
+    indices = pa.array(np.zeros(rows, np.int32))
+    long = pa.DictionaryArray.from_arrays(indices, pa.array(["x" * 5_000]).cast(kind))
+    table = pa.table(dict.fromkeys(("Mass_1", "Z", "alpha"), ones) | {"Mass_0": long})
+    content = parquet(table, compression="zstd", store_schema=False)
+    (tmp_path / "a.parquet").write_bytes(content)
+
+    with memory(400), pytest.raises(DataError, match="Mass_0"):
+        prepare([tmp_path / "a.parquet"], tmp_path / "out")
+
+
+@pytest.mark.slow
 def test_a_gzip_bomb_takes_little_memory(tmp_path):
     """Half a gigabyte in a single line, and as rows of nothing."""
     for name, filling in {"line": b"9" * 2**20, "rows": b"\n" * 2**20}.items():
