@@ -54,12 +54,12 @@ def make(data):
     """Makes the study `s` of small flows, with so many trials that wait."""
     storages = []
 
-    def made(runs, *, trials, epochs=2, url=None, max_restarts=3):
+    def made(runs, *, trials, epochs=2, url=None, max_restarts=3, **training):
         tables = {
             "study": {"name": "s", "trials": trials, "max_restarts": max_restarts},
             "data": {"path": str(data)},
             "space": {"hidden": [4], "blocks": 2},
-            "training": {"epochs": epochs, "batch_size": 128},
+            "training": {"epochs": epochs, "batch_size": 128, **training},
             "pruner": {"kind": "none"},
         }
         storage = open_storage(url_of(url, runs))

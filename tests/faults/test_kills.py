@@ -3,6 +3,7 @@
 A file that is opened to be written anew, or synced, is cut in half first: killed in mid-write.
 """
 
+import json
 import shutil
 
 import optuna
@@ -147,6 +148,28 @@ def test_a_trial_goes_on_from_every_moment_as_if_nothing_had_been(forks, make, t
 
     assert {epochs for epochs, _ in stands} == {0, 1, 2}
     assert {state for _, state in stands} == {None, "running", "complete"}
+
+
+def test_a_run_that_was_killed_while_it_streamed_is_repeated_bit_for_bit(forks, make, tmp_path):
+    """From files alone, which it is repeated from memory with."""
+    runs = tmp_path / "runs"
+    folder = make(runs, trials=1, epochs=3, memory_mb=0).folder / "trial-00000"
+    events = forks.work("s", runs, cwd=tmp_path, watch=folder).events
+    shutil.rmtree(runs)
+    make(runs, trials=1, epochs=3, memory_mb=0)
+    killed = forks.work("s", runs, cwd=tmp_path, watch=folder, kill_before=len(events) // 2)
+    assert killed.code == KILLED
+    assert forks.work("s", runs, cwd=tmp_path).code == 0
+    stored = json.loads((folder / NAME).read_text())
+    assert (stored["state"], stored["restarts"]) == ("complete", 1)
+    assert stored["training"]["memory_mb"] == 0
+    stored["training"]["memory_mb"] = 512
+    (folder / NAME).write_text(json.dumps(stored))
+
+    again = forks.hpo("rerun", folder / NAME, "--out", "again", cwd=tmp_path)
+
+    assert again.code == 0, again.said
+    assert "the same: every NLL and every weight, bit for bit" in again.said
 
 
 def stand_of(folder, whole):
