@@ -3,15 +3,15 @@
     python examples/emcee_catalog.py EMULATOR [--data PREPARED] [--events 15] [--steps 300]
                                      [--picture FILE]
 
-Needs `pip install emcee`. `CatalogLikelihood` takes care of selection effects and says -inf outside
-the emulator's domain, which makes the prior flat inside it. With `--data` the mergers are simulated
-ones that no training saw.
+Needs `pip install emcee corner`. `CatalogLikelihood` takes care of selection effects and says -inf
+outside the emulator's domain, which makes the prior flat inside it. With `--data` the mergers are
+simulated ones that no training saw.
 """
 
 import argparse
 
+import corner
 import emcee
-import matplotlib.pyplot as plt
 import mock_catalog
 import numpy as np
 
@@ -54,37 +54,23 @@ def main() -> None:
             f"{name} = {middle:.4g} (90% {low:.4g} to {high:.4g}), truth {catalog.truth[name]:.4g}"
         )
     if options.picture:
-        draw(chain, likelihood.names, catalog.truth, flow.domain, options.picture)
+        draw(chain, likelihood.names, catalog.truth, options.picture)
 
 
-def draw(
-    chain: np.ndarray,
-    names: list[str],
-    truth: dict[str, float],
-    domain: dict[str, tuple[float, float]],
-    out: str,
-) -> None:
-    """The posterior of the first two conditions over the emulator's domain, and the truth."""
-    x, y = names[:2]
-    figure, axes = plt.subplots(figsize=(5.2, 4.2), layout="constrained")
-    corners = [*np.log10(domain[x]), *np.log10(domain[y])]
-    drawn = axes.hexbin(
-        *chain.T[:2],
-        gridsize=30,
-        xscale="log",
-        yscale="log",
-        extent=corners,
-        cmap="Blues",
-        mincnt=1,
+def draw(chain: np.ndarray, names: list[str], truth: dict[str, float], out: str) -> None:
+    """The posterior with its 50 % and 90 % regions, on logarithmic axes, and the truth."""
+    figure = corner.corner(
+        chain,
+        bins=24,
+        labels=names,
+        truths=[truth[name] for name in names],
+        truth_color="C1",
+        axes_scale="log",
+        levels=(0.5, 0.9),
+        smooth=1.0,
+        plot_density=False,
+        data_kwargs={"alpha": 0.2},
     )
-    figure.colorbar(drawn, label="draws [count]")
-    axes.axvline(truth[x], color="C1", lw=1)
-    axes.axhline(truth[y], color="C1", lw=1, label="truth")
-    axes.set(xlabel=x, ylabel=y, xlim=domain[x], ylim=domain[y])
-    for axis, (low, high) in ((axes.xaxis, domain[x]), (axes.yaxis, domain[y])):
-        axis.set_ticks(np.geomspace(low, high, 5), [f"{v:.2g}" for v in np.geomspace(low, high, 5)])
-        axis.set_ticks([], minor=True)
-    axes.legend()
     figure.savefig(out, dpi=150)
 
 
