@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from models.model_card import decimals
+from models.markdown import decimals
 
 Found = Mapping[str, Any]
 Row = dict[str, object]

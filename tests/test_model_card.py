@@ -15,7 +15,7 @@ from random_flows import a_flow
 
 from data_prep.columns import Column
 from hpo.cli import main
-from models import Emulator, model_card
+from models import Emulator, markdown, model_card
 from models.emulator import EmulatorError
 from models.mixture import Mixture
 from models.model_card import MOST_CELLS, Terms
@@ -263,9 +263,9 @@ def test_conditions_of_any_name_can_be_passed_as_it_shows():
     | st.text("_*`[]()<>&|$~@#!\\\"'-+=:;x", min_size=1, max_size=20)
 )
 def test_a_name_is_shown_as_it_is(name):
-    assert text_of(f"x {model_card._shown(name)} x") == f"x {name} x\n"
-    assert text_of(f"x {model_card._code(name)} x") == f"x {name} x\n"
-    table = render(f"| a | b |\n| --- | --- |\n| {model_card._shown(name)} | 2 |\n")
+    assert text_of(f"x {markdown.shown(name)} x") == f"x {name} x\n"
+    assert text_of(f"x {markdown.code(name)} x") == f"x {name} x\n"
+    table = render(f"| a | b |\n| --- | --- |\n| {markdown.shown(name)} | 2 |\n")
     assert table.count("<td>") == 2
     assert not re.search(r"<(?!/?(table|thead|tbody|tr|th|td)\b)", table)
 
