@@ -46,7 +46,8 @@ soak: $(VENV)/installed-dev
 # Hunts for defects in what reads strangers' files: so many minutes for each reader, led by coverage,
 # then so many times the examples of tests/fuzz, at random. What is found ends it.
 fuzz: $(VENV)/installed-fuzz
-	for target in $$($(BIN)/python -m tests.fuzz.guided --list); do \
+	targets=$$($(BIN)/python -m tests.fuzz.guided --list) && test -n "$$targets" || exit 1; \
+	for target in $$targets; do \
 	  $(BIN)/python -m tests.fuzz.guided $$target --minutes $(MINUTES) || exit 1; done
 	HPO_FUZZ=$(EXAMPLES) $(BIN)/pytest tests/fuzz
 

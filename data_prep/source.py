@@ -229,16 +229,27 @@ def _texts(array: pa.Array) -> NDArray[np.object_]:
     """Texts, None where there is none; equal ones of a dictionary are one in memory."""
     if not pa.types.is_dictionary(array.type):
         return np.array(array.cast(pa.string()).to_pylist(), dtype=object)
-    distinct = np.array([*array.dictionary.cast(pa.string()).to_pylist(), None], dtype=object)
-    places = np.asarray(array.indices.fill_null(len(distinct) - 1), np.int64)
-    return distinct[places]
+    used, places = _used(array)
+    return np.array([*used.cast(pa.string()).to_pylist(), None], dtype=object)[places]
+
+
+def _used(array: pa.DictionaryArray) -> tuple[pa.Array, NDArray[np.int64]]:
+    """The values that the rows have, and the place of each row's; the last and one for none.
+
+    A dictionary also holds what other batches of its file have.
+    """
+    here = array.indices.cast(pa.int64())
+    used, places = np.unique(here.drop_null().to_numpy(), return_inverse=True)
+    place_N = np.full(len(array), len(used), np.int64)
+    place_N[here.is_valid().to_numpy(zero_copy_only=False)] = places
+    return array.dictionary.take(pa.array(used, pa.int64())), place_N
 
 
 def _numbers(array: pa.Array) -> tuple[NDArray[np.float64], dict[int, str]]:
     """Values as float64, NaN where there is none, and the texts that are no number."""
     if pa.types.is_dictionary(array.type):
-        distinct, wrong = _numbers(array.dictionary)
-        places = np.asarray(array.indices.fill_null(len(distinct)), np.int64)
+        used, places = _used(array)
+        distinct, wrong = _numbers(used)
         found = {row: wrong[place] for row, place in enumerate(places) if place in wrong}
         return np.append(distinct, np.nan)[places], found
     if _is_text(array.type):

@@ -36,7 +36,13 @@ class _Nodes:
         return f"{self.count} nodes of {self.cpus} CPUs, {self.memory_gb:.0f} GB{gpus}"
 
 
-def cluster(spec: StudySpec | None, workers: int) -> list[Check]:
+def looks(spec: StudySpec | None, workers: int) -> list[Check]:
+    """Whether SLURM answers, and then what it says of a study's jobs.
+
+    Args:
+        spec: The study; None looks at the default partition.
+        workers: How many would run at once.
+    """
     if not scheduler.available():
         found = "sbatch, squeue, scontrol or scancel is not on this machine"
         return [Check("slurm", "failed", found, "go to a login node, or use --on local")]

@@ -20,7 +20,6 @@ from sqlalchemy.pool import NullPool
 
 from hpo import filesystem
 from hpo.checks import Check, guarded, said
-from hpo.filesystem import write_fault
 from hpo.storage import masked
 
 SPARE = 5
@@ -69,7 +68,7 @@ def _is_new_file(url: URL) -> bool:
 
 def _new_file(url: URL) -> Check:
     folder = Path(url.database or "").absolute().parent
-    if fault := write_fault(folder):
+    if fault := filesystem.write_fault(folder):
         found = f"{masked(url)} cannot be made: {fault}"
         return Check("storage", "failed", found, "give another with --storage")
     return Check("storage", "ok", f"{masked(url)} will be made")
@@ -88,7 +87,7 @@ def _reachable(url: URL) -> Check:
     except SQLAlchemyError as error:
         found = f"{masked(url)} does not answer: {said(error, url)}"
         return Check("storage", "failed", found, "check the URL, and that the database is there")
-    if sqlite and (fault := write_fault(Path(url.database or "").absolute().parent)):
+    if sqlite and (fault := filesystem.write_fault(Path(url.database or "").absolute().parent)):
         found = f"{masked(url)} cannot be written: {fault}"
         return Check("storage", "failed", found, "give another with --storage")
     return Check("storage", "ok", f"{masked(url)} answers")

@@ -54,6 +54,7 @@ def export(
     Raises:
         ExportError: If there is no such trial, or too few have a result.
         EmulatorError: If `out` holds something else.
+        DataError: If the data are those of the training, and their test part is damaged.
     """
     chosen = _chosen(folder, trial, max_cost, ensemble)
     flows = [checkpoint.best_flow(source) for _, source in chosen]

@@ -75,7 +75,7 @@ def check(
         ("storage", lambda: database_checks.answers(url, workers)),
     ]
     if on == "slurm":
-        looks.append(("slurm", lambda: cluster_checks.cluster(spec, workers)))
+        looks.append(("slurm", lambda: cluster_checks.looks(spec, workers)))
     return [one for what, look in looks for one in guarded(what, look, url)]
 
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 BINS = 10
 """Bins along one column: 100 in the plane of two, so that half a cell's events still fill them."""
-SPLITS = 16
-"""Times that the data is halved, and halves are compared with draws: the mean is told."""
+HALVINGS = 16
+"""Times that a cell's events are halved for the floor of a distance: the mean is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ def _relative_entropy(p_B: NDArray[np.float64], q_B: NDArray[np.float64]) -> flo
 def _halves(
     events_NF: NDArray[Any], half: int, rng: np.random.Generator
 ) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    for _ in range(SPLITS):
+    for _ in range(HALVINGS):
         mixed_NF = rng.permutation(events_NF)
         yield mixed_NF[:half], mixed_NF[-half:]
 

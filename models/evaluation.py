@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 DRAWS = 200_000
 """Draws at most for levels and distances: where more are needed, fewer events get a level."""
 DRAWS_PER_EVENT = 10
-LEAST_DRAWS = 50
+LEAST_DRAWS_OF_LEVELS = 50
 """Draws of a cell at least: of each event, where conditions are continuous."""
 SPEED_ROWS = 50_000
 LEFT_OUT = ("rows", "error", "nominal", "conditions", "held_out", "cells")
@@ -403,7 +403,7 @@ def _kept(
 
 
 def _draws(rows: int) -> int:
-    return max(LEAST_DRAWS, DRAWS_PER_EVENT * rows)
+    return max(LEAST_DRAWS_OF_LEVELS, DRAWS_PER_EVENT * rows)
 
 
 def _scores(nll_N: NDArray[np.float64], cells: _Cells) -> tuple[measure.Nll, dict[str, Any]]:
@@ -424,7 +424,9 @@ def _scores(nll_N: NDArray[np.float64], cells: _Cells) -> tuple[measure.Nll, dic
 
 
 def _mean(nll_N: NDArray[np.float64]) -> measure.Nll:
-    return measure.Nll(float(nll_N.mean()), float(nll_N.std()) / math.sqrt(len(nll_N)), len(nll_N))
+    """The mean; one row shows no spread, and the error is not a number."""
+    error = float(nll_N.std()) / math.sqrt(len(nll_N)) if len(nll_N) > 1 else math.nan
+    return measure.Nll(float(nll_N.mean()), error, len(nll_N))
 
 
 def _median_ratio(cells: Sequence[Mapping[str, Any]], what: str, floor: str) -> float | None:

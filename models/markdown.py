@@ -119,6 +119,7 @@ def shown(text: str) -> str:
 
 def linked(text: str) -> str:
     """The same, with its addresses as links."""
+    text = plain(text)
     parts, end = [], 0
     for found in _ADDRESS.finditer(text):
         parts += [shown(text[end : found.start()]), f"<{found[0]}>"]

@@ -24,6 +24,7 @@ from data_prep import cells as naming
 from data_prep.cells import Named
 from data_prep.columns import DataError, Dataset
 from data_prep.stream import Batch, Stream
+from models.distances import HALVINGS
 from models.flow import distinct
 from models.masked import TriangularLinear
 from models.mixture import Density
@@ -34,10 +35,8 @@ ROWS = 16_384
 """Rows that go through a flow together: their activations stay in the cache of a CPU core."""
 EvaluationPart = tuple[Rows, Tensor, list[int]]
 """Which rows, their distinct conditions, and rows of each."""
-LEAST_DRAWS = 20_000
+LEAST_DRAWS_OF_CELL = 20_000
 """Draws in a cell at least, and five for each row: they add little to a distance."""
-SPLITS = 16
-"""Times that a cell's rows are halved for the floor of its distances: the mean is told."""
 CELL_ROWS = 200
 """Cells with fewer test rows are left out of the distances: their floor hides everything."""
 
@@ -188,7 +187,7 @@ def cell_distances(
     counts_K = np.bincount(cell_N.ravel(), minlength=len(cells_KC))
     chosen = [k for k in np.argsort(-counts_K) if counts_K[k] >= least]
     names = [column.name for column in flow.condition_columns]
-    draws_K = np.maximum(LEAST_DRAWS, 5 * counts_K)
+    draws_K = np.maximum(LEAST_DRAWS_OF_CELL, 5 * counts_K)
     if most is not None and draws_K[chosen].sum() > most:
         draws_K = np.maximum(1, draws_K * most // draws_K[chosen].sum())
     return [
@@ -293,7 +292,7 @@ def _cell(
     drawn_NF = draw(flow, np.repeat(cell_C[None], draws, axis=0), rng)
     names = [column.name for column in flow.event_columns]
     ks = {n: ks_distance(drawn_NF[:, f], events_NF[:, f]) for f, n in enumerate(names)}
-    halves = [np.array_split(split_rng.permutation(events_NF), 2) for _ in range(SPLITS)]
+    halves = [np.array_split(split_rng.permutation(events_NF), 2) for _ in range(HALVINGS)]
     # As sqrt(1/n + 1/m) of n and m events, where they are of one density.
     scale = math.sqrt((1 / rows + 1 / draws) / (1 / (rows // 2) + 1 / (rows - rows // 2)))
     floor = {

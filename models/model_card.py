@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -171,8 +172,8 @@ def _data(card: Card) -> str:
         lines.append(md.table(["source file", "rows", "sha256"], table, MOST_SOURCES))
     elif told and not data:
         lines.append(
-            "The data were not there any more when this was exported, so that neither "
-            "cells nor source files are listed."
+            "Neither cells nor source files are listed, as where the data are not there any more "
+            "when an emulator is exported."
         )
     return "\n\n".join(lines)
 
@@ -214,7 +215,7 @@ def _quality(card: Card) -> str:
         if (score := md.score(metrics.get(key), metrics.get(error)))
     ]
     if ratios := _ratios(cells):
-        middle = sorted(ratios)[len(ratios) // 2]
+        middle = statistics.median(ratios)
         rows.append(["KS / floor, median of cells and columns", f"{middle:.2f}", ""])
         rows.append(["KS / floor, worst", f"{max(ratios):.2f}", ""])
     if (unphysical := md.number(metrics.get("unphysical_fraction"))) is not None:
@@ -231,8 +232,8 @@ def _quality(card: Card) -> str:
         lines += [_about_cells(metrics, cells), _cells(card, cells)]
     else:
         lines.append(
-            "Single cells were not measured: the data were not there any more. "
-            "`hpo evaluate` does, on the prepared dataset."
+            "Single cells were not measured when this was exported. `hpo evaluate` does, on the "
+            "prepared dataset."
         )
     return "\n\n".join(lines)
 

@@ -129,7 +129,7 @@ def test_what_is_missing_is_said_to_be_missing():
     del gone["provenance"]["data"], gone["metrics"]["cells"]
     card = Emulator(a_flow(), gone).card
     assert "not there any more" in section(card, "Data")
-    assert "not there any more" in section(card, "Quality")
+    assert "not measured when this was exported" in section(card, "Quality")
 
 
 def test_an_ensemble_lists_its_members():

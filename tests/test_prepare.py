@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
+from conftest import draw_table
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -707,3 +708,33 @@ def test_a_kill_while_writing_leaves_nothing_at_out(tmp_path):
 
     assert not (tmp_path / "out").exists()
     assert sum(prepare([path], tmp_path / "out").rows.values()) == 20
+
+
+def test_a_filter_knows_the_texts_of_every_batch(tmp_path):
+    """Of a Parquet of several batches, whose dictionary grows from one to the next."""
+    table = draw_table(200_000, seed=3)
+    names = table.column("name").to_pylist()
+    names[::50_000] = [None] * 4
+    table = table.set_column(table.schema.get_field_index("name"), "name", pa.array(names))
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=60_000)
+    wanted = [f"binary-{number}" for number in range(1, 200_000, 4_999)]
+
+    made = prepare([tmp_path / "a.parquet"], tmp_path / "out", where=f"name in {tuple(wanted)}")
+
+    assert sum(made.rows.values()) == len(wanted)
+
+
+@pytest.mark.parametrize("kind", [pa.int8(), pa.uint8(), pa.int32()], ids=str)
+def test_a_dictionary_that_fills_its_indices_is_read(tmp_path, kind):
+    count = 127 if kind == pa.int8() else 255
+    values = pa.array([f"{5 + number / 100:g}" for number in range(count + 1)])
+    places = pa.array([None, *range(count + 1)], kind)
+    ones = pa.array(np.ones(count + 2))
+    masses = pa.DictionaryArray.from_arrays(places, values)
+    table = {"Mass_0": masses, "Mass_1": pa.array(np.linspace(5, 9, count + 2))}
+    table |= dict.fromkeys(("Z", "alpha"), ones)
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+
+    made = prepare([tmp_path / "a.parquet"], tmp_path / "out", drop_invalid=True)
+
+    assert sum(made.rows.values()) == count + 1

@@ -35,7 +35,8 @@ def main(arguments):
         return
     if chosen.target not in targets.TARGETS:
         sys.exit(f"there is no target {chosen.target!r}: choose from {', '.join(targets.TARGETS)}")
-    options = options_of(chosen, targets.TARGETS[chosen.target].seeds)
+    target = targets.TARGETS[chosen.target]
+    options = options_of(chosen, (*target.seeds, *target.refused))
     atheris.Setup([sys.argv[0], *options], lambda content: targets.once(chosen.target, content))
     atheris.Fuzz()
 

@@ -28,13 +28,15 @@ MEGABYTES = 512
 class Target:
     """One reader and inputs that it takes."""
 
-    run: Callable[[Path, bytes], None]
-    """With an empty folder to write into, and the input."""
+    run: Callable[[Path, bytes], bool]
+    """With an empty folder to write into, and the input: whether it is taken."""
     seeds: tuple[bytes, ...]
+    refused: tuple[bytes, ...] = ()
+    """Seeds that are not."""
 
 
 def a_filter(_folder, content):
-    use(content.decode("utf-8", "replace"))
+    return use(content.decode("utf-8", "replace"))
 
 
 def a_dataset_json(folder, content):
@@ -44,6 +46,7 @@ def a_dataset_json(folder, content):
     if found is not None:  # what was read can be written, and is the same again
         found.write(folder)
         assert Dataset.read(folder) == found
+    return found is not None
 
 
 def a_run_json(folder, content):
@@ -55,6 +58,15 @@ def a_run_json(folder, content):
     if isinstance(found, RunRecord) and found.reported is None:
         found.write(folder)
         assert record.read(path) == found
+    return isinstance(found, RunRecord)
+
+
+def a_run_of_the_thesis(folder, content):
+    path = folder / "blocks_3.json"
+    path.write_bytes(content)
+    with memory(MEGABYTES):
+        found = answer(record.read, path)
+    return found is not None
 
 
 def a_study(folder, content):
@@ -64,14 +76,15 @@ def a_study(folder, content):
         found = answer(spec.load, str(path))
     if found is not None:
         assert spec.StudySpec.from_json(found.to_json()) == found
+    return found is not None
 
 
 def a_card(folder, content):
-    used_or_refused(forged(folder, content))
+    return used_or_refused(forged(folder / "in", content))
 
 
 def weights(folder, content):
-    used_or_refused(forged(folder, dict(CARD_OF), content))
+    return used_or_refused(forged(folder / "in", dict(CARD_OF), content))
 
 
 def _bundle(name):
@@ -89,7 +102,8 @@ TARGETS = {
         ),
     ),
     "dataset": Target(a_dataset_json, ((SAMPLE / "dataset.json").read_bytes(),)),
-    "run": Target(a_run_json, tuple(json.dumps(each).encode() for each in (RUN, THESIS))),
+    "run": Target(a_run_json, (json.dumps(RUN).encode(),)),
+    "thesis": Target(a_run_of_the_thesis, (json.dumps(THESIS).encode(),)),
     "study": Target(
         a_study,
         tuple(
@@ -97,15 +111,14 @@ TARGETS = {
         ),
     ),
     "card": Target(a_card, (_bundle(CARD),)),
-    "weights": Target(weights, (_bundle(WEIGHTS), WEIGHTS_OF[:2000])),
+    "weights": Target(weights, (_bundle(WEIGHTS),), refused=(WEIGHTS_OF[:2000],)),
 }
 """By the name that `guided` takes."""
 
 
 def once(name, content):
-    """Give one input to a target. Raises whatever is a defect."""
+    """Give one input to a target: whether it is taken. Raises whatever is a defect."""
     with tempfile.TemporaryDirectory(prefix="hpo-fuzz-") as folder, contextlib.chdir(folder):
-        TARGETS[name].run(
-            Path(folder) / "in" if name in ("card", "weights") else Path(folder), content
-        )
+        taken = TARGETS[name].run(Path(folder), content)
         assert not Path(folder, "broken").exists()  # what hostile texts would touch
+    return taken

@@ -42,6 +42,7 @@ def use(text):
             mask = answer(found.mask, COLUMNS)
             assert mask is None or (mask.shape == (3,) and mask.dtype == bool)
             assert answer(found.matches, {}) in (True, False, None)
+    return found is not None
 
 
 @fuzz(400)

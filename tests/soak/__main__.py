@@ -53,8 +53,9 @@ def run(options, place, say=lambda line: print(line, flush=True)):
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     in_file = options.database == "sqlite"
     database = File(place / "soak.db") if in_file else Server(place / "postgres")
-    soak = Soak(options, place, database, say)
+    soak = None
     try:
+        soak = Soak(options, place, database, say)
         soak.run()
         done = ", ".join(f"{times} x {what}" for what, times in sorted(soak.harms.done.items()))
         say(f"{options.trials} trials in {soak.minutes:.1f} minutes: {done}")
@@ -62,7 +63,8 @@ def run(options, place, say=lambda line: print(line, flush=True)):
         keep(soak.readings, place / "readings.json")
         return judge(soak, say)
     finally:
-        soak.end()
+        if soak is not None:
+            soak.end()
         database.stop()
 
 

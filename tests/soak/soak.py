@@ -88,7 +88,8 @@ class Soak:
                 continue
             ended = self._ended()
             if ended < self.options.trials:
-                at_s = ended * self.options.pace_s or now_s - opened_s
+                pace_s = self.options.pace_s
+                at_s = ended * pace_s if pace_s else now_s - opened_s
                 for kind in self.harms.due(at_s):
                     self._harm(kind)
             if now_s - looked_s > self.options.sample_s:
