@@ -194,7 +194,7 @@ class Soak:
         how = self.harms.choice("launch", KILLS)
         self._launcher.send_signal(how)
         code = self._launcher.wait(timeout=120)
-        if code == 0:  # it had just ended
+        if code != -how:  # it had just ended by itself: `_over` says of what
             return
         self.harms.note(f"{how.name} of the launch")
         time.sleep(self.harms.seconds("launch", 0.0, 5.0))
