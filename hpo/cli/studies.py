@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("study", default="bbh", metavar="[STUDY.toml]")
 @click.option("--trials", type=click.IntRange(min=1), help="Trials in total [default: study's].")
-@click.option("--workers", type=click.IntRange(min=1), help="Workers [default: one for each core].")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Workers [default: one for each core here, at most 8].",
+)
 @click.option(
     "--on",
     type=click.Choice(["local", "slurm"]),

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.columns import SAMPLE
 from hpo.record import read
 
 from .daemons import PATH, free_ports
@@ -78,6 +79,7 @@ def done(commands, place, *, others=(), **options):
 def environment(slurm, tmp_path):
     """Of a shell in which `hpo` is installed, on the login node."""
     shutil.copytree(GUIDES.parents[1] / "studies", tmp_path / "studies")
+    shutil.copytree(SAMPLE, tmp_path / "prepared")
     own = {key: value for key, value in os.environ.items() if not key.startswith("HPO_")}
     path = os.pathsep.join([str(Path(sys.executable).parent), slurm.environment["PATH"]])
     return {**own, **slurm.environment, "PATH": path, "OMP_NUM_THREADS": "1"}
