@@ -111,10 +111,8 @@ def interrupt_local(plan: Plan, wait_s: float) -> None:
     # Who loses its parent gets one of these, which has started this process, too.
     above = {1, *(process.pid for process in me.parents())}
     orphans = [top for top in _local_workers(plan) if _parent(top) in above]
-    told = [*me.children(recursive=True), *orphans, *_below(orphans)]
-    for process in told:
-        with contextlib.suppress(psutil.Error):
-            process.send_signal(signal.SIGINT)
+    # Another user's cannot be told, and need not be waited for.
+    told = list(filter(_interrupt, [*me.children(recursive=True), *orphans, *_below(orphans)]))
     deadline = time.monotonic() + wait_s
     while any(map(_runs, told)) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -170,6 +168,15 @@ def _local_workers(plan: Plan) -> list[psutil.Process]:
     controllers = {process.pid for process in found[_CONTROLLER]}
     alone = [process for process in found[_WORKER] if _parent(process) not in controllers]
     return [*found[_CONTROLLER], *alone]
+
+
+def _interrupt(process: psutil.Process) -> bool:
+    """Whether it could be told."""
+    try:
+        process.send_signal(signal.SIGINT)
+    except psutil.Error:
+        return False
+    return True
 
 
 def _parent(process: psutil.Process) -> int | None:
