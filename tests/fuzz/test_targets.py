@@ -1,7 +1,9 @@
 """What `make fuzz` runs, without atheris: each target takes its seeds, and what is near them."""
 
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -71,6 +73,23 @@ def test_the_driver_gives_one_input_again(atheris, tmp_path):
 
     assert atheris.options == ["-timeout=10", "-rss_limit_mb=2048", "crash-1"]
     assert not (tmp_path / ".fuzz").exists()
+
+
+def test_the_driver_runs_by_itself():
+    """As `make fuzz` runs it, but for atheris: without what pytest puts in the way of imports."""
+    script = (
+        "import contextlib, sys, types; a = types.ModuleType('atheris'); "
+        "a.instrument_imports = lambda **_: contextlib.nullcontext(); sys.modules['atheris'] = a; "
+        "from tests.fuzz import guided; guided.main(['--list'])"
+    )
+    root = Path(__file__).resolve().parents[2]
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, timeout=120
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == list(targets.TARGETS)
 
 
 def test_a_target_that_is_none_is_told(atheris):
