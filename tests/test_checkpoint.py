@@ -49,17 +49,19 @@ def test_a_checkpoint_that_was_loaded_and_let_go_leaves_nothing_in_memory(tmp_pa
     save(tmp_path, Checkpoint(tensors={str(n): torch.ones(n) for n in range(100)}, state={}))
     load(tmp_path)
 
+    grown = []
     tracemalloc.start()
     try:
-        before, _ = tracemalloc.get_traced_memory()
-        for _ in range(50):
-            load(tmp_path)
-        gc.collect()
-        after, _ = tracemalloc.get_traced_memory()
+        for _ in range(3):  # whatever else this process does, it does not in each
+            before, _ = tracemalloc.get_traced_memory()
+            for _ in range(50):
+                load(tmp_path)
+            gc.collect()
+            grown.append(tracemalloc.get_traced_memory()[0] - before)
     finally:
         tracemalloc.stop()
 
-    assert after - before < 50_000
+    assert min(grown) < 50_000
 
 
 def test_no_folder_is_made_in_the_place_of_one_that_is_gone(tmp_path):
