@@ -34,10 +34,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.columns import SAMPLE, Dataset
+from data_prep.dataset import SAMPLE, Dataset
 from data_prep.stream import Batch, read_split
-from models.arrays import ArrayFlow
-from models.bundle import read_card
+from models.arrays.flow import ArrayFlow
+from models.bundle.files import read_card
 
 Floats = NDArray[np.floating]
 

@@ -30,10 +30,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.columns import SAMPLE
+from data_prep.dataset import SAMPLE
 from data_prep.stream import Batch, read_split
 from models import Emulator
-from models.arrays import ArrayFlow
+from models.arrays.flow import ArrayFlow
 from models.config import FlowConfig, TrainConfig
 
 Floats = NDArray[np.floating]
@@ -225,7 +225,7 @@ def trained(folder: Path, seconds: float, threads: int) -> dict[str, Contender]:
     import torch
     from flow_runs import tensors
 
-    from models.train import train
+    from models.training.train import train
 
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)

@@ -6,9 +6,10 @@ The thesis's loop is written anew from its description: raw masses and condition
 over a map-style dataset with per-row collation, blocks of a masked network, a batch-norm flow layer
 and a reversal, orthogonal weights, Adam with L2 decay; after every batch one more forward pass of
 the batch (for the batch-norm statistics) and the NLL of the whole validation split in training
-mode. Ours is `models.train.train` as anybody calls it. Both run 10 blocks of 128 units, tanh,
-batches of 40,000. Sides alternate, so that a busy machine slows both, each time in a fresh
-process: threads keep settings of the one that started them, such as what becomes of denormals.
+mode. Ours is `models.training.train.train` as anybody calls it. Both run 10 blocks of 128
+units, tanh, batches of 40,000. Sides alternate, so that a busy machine slows both, each time in a
+fresh process: threads keep settings of the one that started them, such as what becomes of
+denormals.
 
 Tensor names end in their axes:
     N rows    F event columns    C condition columns
@@ -31,10 +32,10 @@ from thesis import BATCH, BLOCKS, HIDDEN, LEARNING_RATE, WEIGHT_DECAY, ThesisFlo
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from data_prep.columns import SAMPLE
+from data_prep.dataset import SAMPLE
 from data_prep.stream import read_split
 from models.config import FlowConfig, TrainConfig
-from models.train import train
+from models.training.train import train
 
 THREADS = 2
 LOADERS = 4

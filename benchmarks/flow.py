@@ -39,7 +39,7 @@ from epoch import fresh
 from flow_runs import FLOWS, HALF, HELD_OUT, OURS, Job, code, endure, in_cell, run
 from numpy.typing import NDArray
 
-from data_prep.columns import SAMPLE
+from data_prep.dataset import SAMPLE
 from data_prep.stream import read_split
 
 RESULTS = Path(__file__).resolve().parent / "results" / "flow.jsonl"

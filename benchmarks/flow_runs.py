@@ -27,12 +27,12 @@ import rivals
 import torch
 from numpy.typing import NDArray
 
-from data_prep.columns import Dataset
+from data_prep.dataset import Dataset
 from data_prep.stream import Batch, read_split
-from models import measure
+from models.bundle.emulator import Emulator
 from models.config import FlowConfig, TrainConfig
-from models.emulator import Emulator
-from models.train import train
+from models.evaluation import nll as measure
+from models.training.train import train
 
 Floats = NDArray[np.floating]
 

@@ -27,8 +27,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
-from data_prep.columns import Dataset
-from data_prep.prepare import prepare
+from data_prep.dataset import Dataset
+from data_prep.preparation.prepare import prepare
 from data_prep.stream import read_split
 
 Floats = NDArray[np.float64]

@@ -6,8 +6,8 @@
 
 No trial trains here. On SQLite, and on PostgreSQL where `--postgres` (or HPO_STORAGE) names one:
 
-    overhead    trials a second. Ours does for each trial what `hpo.worker` and `hpo.trial` do with
-                the database: look whether to stop, reap, claim, suggest twice, renew the lease,
+    overhead    trials a second. Ours does for each trial what `hpo.execution` does with the
+                database: look whether to stop, reap, claim, suggest twice, renew the lease,
                 report once, ask whether to prune, finish. Plain is `study.optimize` with the same
                 objective, sampler and pruner, in as many processes that share the trials evenly,
                 on a storage as Optuna makes it of the URL. Rounds alternate.
@@ -52,11 +52,11 @@ from optuna.trial import TrialState
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
-from hpo import study as studies
-from hpo.leases import Claim, Owner
-from hpo.slots import Slots
-from hpo.spec import StudySpec, parse
-from hpo.storage import VARIABLE, open_storage, url_of
+from hpo.queue.leases import Claim, Owner
+from hpo.queue.slots import Slots
+from hpo.storage.open import VARIABLE, open_storage, url_of
+from hpo.study import study as studies
+from hpo.study.spec import StudySpec, parse
 
 PARTS = ("overhead", "statements", "workers")
 SAMPLERS = ("random", "tpe")
@@ -124,7 +124,7 @@ class Loop:
         self.seconds: Counter[str] = Counter()
 
     def step(self, objective: Objective) -> Claim | None:
-        """One trial; None when none waits. As in `hpo.worker.work` and `hpo.trial.run`."""
+        """One trial; None when none waits. As in `worker.work` and `trial.run`."""
         self._last = time.perf_counter()
         if studies.stopping(self.study, self.spec, self.slots):
             return None
@@ -575,7 +575,7 @@ def together(function: Callable[..., T], many: int, *arguments: Any) -> list[T]:
     """What the function gives in each of `many` new processes, for a meeting and its rank."""
     # Forked from one that has loaded them: sixty that load for themselves take a minute.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hpo.study", "hpo.storage", "hpo.space"])
+    context.set_forkserver_preload(["hpo.study.study", "hpo.storage.open", "hpo.study.space"])
     barrier = context.Barrier(many, timeout=MEETING_S)
     with ProcessPoolExecutor(
         many, mp_context=context, initializer=_invite, initargs=(barrier, many)

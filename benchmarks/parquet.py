@@ -3,7 +3,7 @@
     python benchmarks/parquet.py [PREPARED_FOLDER] [--rows ROWS]
 
 Takes the rows of a prepared dataset (the shipped sample unless named), and writes them as
-`data_prep.prepare` does but for encoding, codec and rows of a row group. One thread throughout.
+`hpo prepare` does but for encoding, codec and rows of a row group. One thread throughout.
 The choice in `prepare` is the smallest that decodes at nearly the speed of the fastest.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.columns import SAMPLE, SPLITS, Dataset
+from data_prep.dataset import SAMPLE, SPLITS, Dataset
 from data_prep.stream import read_split
 
 ENCODINGS = ("PLAIN", "BYTE_STREAM_SPLIT")

@@ -1,4 +1,4 @@
-"""Time and peak memory of `data_prep.prepare` on a large table.
+"""Time and peak memory of `data_prep.preparation.prepare` on a large table.
 
     python benchmarks/prepare.py [--gb SIZE] [--layout csv|csv.gz|parquet] [--folder FOLDER]
 
@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from data_prep.prepare import prepare
+from data_prep.preparation.prepare import prepare
 
 BLOCK_ROWS = 100_000
 TEXTS = ("name", "channel", "subchannel", "EventsAll", "Events", "EventsPlus", "EventsSimple")

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from data_prep.columns import SAMPLE
-from models import optimizer, parts
+from data_prep.dataset import SAMPLE
 from models.config import FlowConfig, TrainConfig
-from models.train import train
+from models.training import loss, optimizer
+from models.training.train import train
 
 KINDS = {
     "matrix products": ("mm", "addmm", "bmm", "matmul"),
@@ -30,7 +30,7 @@ KINDS = {
     "sorting conditions": ("sort", "unique"),
 }
 """What the names of operations start with."""
-STEPS = {"evaluation": (parts.PartedLoss, "nll"), "optimizer": (optimizer.Optimizer, "step")}
+STEPS = {"evaluation": (loss.PartedLoss, "nll"), "optimizer": (optimizer.Optimizer, "step")}
 """Methods that are timed as a whole."""
 
 

@@ -44,11 +44,11 @@ import optuna
 import torch
 from numpy.typing import NDArray
 
-from data_prep.columns import SAMPLE, Dataset
-from hpo.space import seed_of, suggest
-from hpo.spec import PrunerTable, StudySpec, load
+from data_prep.dataset import SAMPLE, Dataset
+from hpo.study.space import seed_of, suggest
+from hpo.study.spec import PrunerTable, StudySpec, load
 from models.config import FlowConfig, TrainConfig
-from models.train import NonFiniteLoss, train
+from models.training.train import NonFiniteLoss, train
 
 Floats = NDArray[np.float64]
 

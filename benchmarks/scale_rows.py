@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 import stream
 
-from data_prep.prepare import prepare
+from data_prep.preparation.prepare import prepare
 from data_prep.stream import Stream
 
 EPOCHS = 3

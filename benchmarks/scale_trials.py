@@ -38,14 +38,14 @@ from optuna.trial import TrialState
 from orchestration import Loop, Meeting, Place, listening, together
 from playwright.sync_api import sync_playwright
 
-from hpo import space
-from hpo import study as studies
-from hpo.export import _chosen
-from hpo.leases import Owner
-from hpo.record import RunRecord
-from hpo.slots import Slots
-from hpo.spec import StudySpec, load
-from hpo.storage import VARIABLE, url_of
+from hpo.emulator.export import _chosen
+from hpo.queue.leases import Owner
+from hpo.queue.slots import Slots
+from hpo.records.record import RunRecord
+from hpo.storage.open import VARIABLE, url_of
+from hpo.study import space
+from hpo.study import study as studies
+from hpo.study.spec import StudySpec, load
 
 COUNTED = 10
 """Trials that are timed, after the first, for which a worker reads all that there are."""

@@ -34,10 +34,10 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.storages import GrpcStorageProxy, get_storage, run_grpc_proxy_server
 from orchestration import SIGMA, Loop, Meeting, Place, reported, spec_of, together
 
-from hpo import study as studies
-from hpo.slots import Slots
-from hpo.spec import StudySpec
-from hpo.storage import url_of
+from hpo.queue.slots import Slots
+from hpo.storage.open import url_of
+from hpo.study import study as studies
+from hpo.study.spec import StudySpec
 
 warnings.simplefilter("ignore", ExperimentalWarning)  # of the storage proxy
 MANY_TRIALS = 1_000_000

@@ -49,14 +49,15 @@ import psutil
 import torch
 from orchestration import verdict
 
-from hpo.record import FINISHED, RunRecord, read, read_all
-from hpo.space import grid
-from hpo.spec import load
-from hpo.storage import FILE_VARIABLE, VARIABLE
-from hpo.study import trial_folder
-from models import checkpoint, measure
+from hpo.records.record import FINISHED, RunRecord, read, read_all
+from hpo.storage.open import FILE_VARIABLE, VARIABLE
+from hpo.study.space import grid
+from hpo.study.spec import load
+from hpo.study.study import trial_folder
 from models.config import FlowConfig, TrainConfig
-from models.train import NonFiniteLoss, train
+from models.evaluation import nll
+from models.training import checkpoint
+from models.training.train import NonFiniteLoss, train
 
 RESULTS = Path(__file__).resolve().parent / "results" / "search.jsonl"
 PER_MINUTE = 15
@@ -255,7 +256,7 @@ def found_by(records: Sequence[RunRecord], runs: Path) -> Line:
     if trials:
         best = min(trials, key=value_of)
         flow = checkpoint.best_flow(trial_folder(runs, best.study, best.trial))
-        test = measure.nll(flow, Path(best.data.path), "test")
+        test = nll.nll(flow, Path(best.data.path), "test")
         line["any"] = [best.trial, best.best_val_nll, test.mean, test.error, best.state]
     return line
 

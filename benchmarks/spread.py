@@ -34,11 +34,11 @@ import torch
 from numpy.typing import NDArray
 
 from data_prep.stream import read_split
+from models.bundle.emulator import Emulator
+from models.bundle.ensemble import Mixture
 from models.config import FlowConfig, TrainConfig
-from models.emulator import Emulator
-from models.flow import ConditionalFlow
-from models.mixture import Mixture
-from models.train import train
+from models.flow.density import ConditionalFlow
+from models.training.train import train
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402

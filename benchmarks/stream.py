@@ -34,7 +34,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.prepare import prepare
+from data_prep.preparation.prepare import prepare
 from data_prep.stream import Stream, read_split
 
 BATCH = 40_000

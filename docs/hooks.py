@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
-from hpo import space, spec
+from hpo.study import space, spec
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {
@@ -28,7 +28,7 @@ PAGES = {
 }
 """Pages whose text is elsewhere in the repository."""
 SOURCES = {page: source for source, page in PAGES.items()}
-FIELDS = "<!-- fields of hpo/run.schema.json -->"
+FIELDS = "<!-- fields of hpo/records/run.schema.json -->"
 """Stands where the tables of a run.json's fields are to be."""
 TABLES = "<!-- tables of a study file -->"
 """Stands where the tables of a study file are to be, with their keys and defaults."""
@@ -75,7 +75,7 @@ def on_post_page(output: str, *, page: Any, config: Any) -> str:
 
 def _fields() -> str:
     """A table for each object of the schema of `run.json`, the whole file first."""
-    schema = json.loads((ROOT / "hpo" / "run.schema.json").read_text(encoding="utf-8"))
+    schema = json.loads((ROOT / "hpo" / "records" / "run.schema.json").read_text(encoding="utf-8"))
     parts = [_table(schema)]
     for name, part in schema["$defs"].items():
         parts.append(f"**{name}.** {part['description']}\n\n{_table(part)}")

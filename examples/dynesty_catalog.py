@@ -12,9 +12,9 @@ import dynesty
 import mock_catalog
 import numpy as np
 
-from models.arrays import ArrayFlow
-from models.population import CatalogLikelihood, PopulationModel
-from models.tabulated import Table
+from models.arrays.flow import ArrayFlow
+from models.arrays.table import Table
+from models.inference.population import CatalogLikelihood, PopulationModel
 
 
 def main(folder: str, live_points: int = 100) -> None:

@@ -12,8 +12,8 @@ import jax
 import mock_catalog
 import numpy as np
 
-from models.arrays import ArrayFlow
-from models.population import CatalogLikelihood, PopulationModel
+from models.arrays.flow import ArrayFlow
+from models.inference.population import CatalogLikelihood, PopulationModel
 
 
 def main(folder: str, steps: int = 40) -> None:

@@ -16,15 +16,15 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
-from hpo.leases import Owner
-from hpo.slots import Slots
-from hpo.storage import open_storage, url_of
+from hpo.queue.leases import Owner
+from hpo.queue.slots import Slots
+from hpo.storage.open import open_storage, url_of
 
 STUDY = "many"
 
 # Forked from a process that has loaded what they need: 64 that load Optuna take half a minute.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["hpo.slots", "hpo.storage", "psycopg"])
+PROCESSES.set_forkserver_preload(["hpo.queue.slots", "hpo.storage.open", "psycopg"])
 
 
 ENGINES = []
@@ -98,7 +98,7 @@ def meet(place, count, name="there"):
 
 
 def run(slots, claim, place, pause_s):
-    """As `hpo.trial.run`: what has its end on disk is not run again, the study is told it alone."""
+    """As `trial.run`: what has its end on disk is not run again, the study is told it alone."""
     record = place / f"trial-{claim.number}.json"
     if not record.exists():
         trial = slots.trial_of(claim)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from data_prep.prepare import prepare
+from data_prep.preparation.prepare import prepare
 
 # Small tensors on a busy machine: two threads that wait for each other take ten times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from hpo import runs
-from hpo.record import Cost, DataUsed, Environment, EpochRow, RunRecord
+from hpo.records import table
+from hpo.records.record import Cost, DataUsed, Environment, EpochRow, RunRecord
 
 BASE = RunRecord(
     study="bbh",
@@ -49,7 +49,7 @@ def trained(*vals, trial=0, **changes):
 
 
 def row(key, record):
-    return {"run": key, **runs.row(record)}
+    return {"run": key, **table.row(record)}
 
 
 def searched(*pairs, **more):

@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
-from data_prep.columns import Column
-from models.arrays import ArrayFlow
+from data_prep.dataset import Column
+from models.arrays.flow import ArrayFlow
 from models.config import FlowConfig
-from models.flow import ConditionalFlow
-from models.preprocess import Constants, Moments
+from models.flow.coordinates import Constants, Moments
+from models.flow.density import ConditionalFlow
 
 EVENTS = (
     Column("Mass_0", "Msun", True),

@@ -32,16 +32,16 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from onnx.reference import ReferenceEvaluator
-from random_flows import a_flow
 
-from data_prep.columns import SAMPLE, Dataset
-from data_prep.prepare import prepare
+from data_prep.dataset import SAMPLE, Dataset
+from data_prep.preparation.prepare import prepare
 from data_prep.stream import read_split
-from hpo import spec
 from hpo.cli import main
 from hpo.cli.options import KEYED
+from hpo.study import spec
 from models import Emulator
-from models.mixture import Mixture
+from models.bundle.ensemble import Mixture
+from tests.random_flows import a_flow
 
 ROOT = Path(__file__).resolve().parents[1]
 TUTORIAL = ROOT / "docs" / "tutorial.md"

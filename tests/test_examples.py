@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from random_flows import a_flow
 
 from models import Emulator
+from tests.random_flows import a_flow
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 

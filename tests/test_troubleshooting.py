@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from random_flows import a_flow
 
 from hpo.cli import main
 from models import Emulator
+from tests.random_flows import a_flow
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "troubleshooting.md"

@@ -86,7 +86,7 @@ def dashboard(
 
 def _database(storage: str | None, folder: Path) -> URL | None:
     """The database that was named, or that of the runs; None where they have none."""
-    from hpo.storage import FILE_VARIABLE, VARIABLE, url_of
+    from hpo.storage.open import FILE_VARIABLE, VARIABLE, url_of
 
     if storage or os.environ.get(VARIABLE) or os.environ.get(FILE_VARIABLE):
         return existing(url_of(storage, folder))
@@ -98,7 +98,7 @@ def _database(storage: str | None, folder: Path) -> URL | None:
 
 def _opened(url: URL, allow_edit: bool, *, needed: bool) -> RDBStorage | None:
     """The storage, impatient: a page that waits for a server keeps the others waiting."""
-    from hpo.storage import StorageError, open_storage
+    from hpo.storage.open import StorageError, open_storage
 
     try:
         return open_storage(url, reading=not allow_edit, patient=False)
@@ -121,7 +121,7 @@ def _pages(
     import secrets
 
     from hpo.dashboard import app, optuna_page, server
-    from hpo.dashboard.emulated import Emulated
+    from hpo.dashboard.density.draws import Emulated
 
     known = optuna_page.data_folders(storage) if storage else []
     emulated = Emulated(catalog, [*data, *known])
@@ -140,7 +140,7 @@ def _pages(
 
 
 def _tell(address: str, catalog: Catalog, url: URL | None, *, host: str, port: int) -> None:
-    from hpo.storage import masked
+    from hpo.storage.open import masked
 
     catalog.refresh()
     click.echo(f"dashboard  {address}")

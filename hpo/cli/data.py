@@ -17,7 +17,7 @@ from hpo.cli.options import FILE, FOLDER, listed
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from hpo.listing import Format
+    from hpo.records.listing import Format
 
 
 @click.command()
@@ -69,8 +69,8 @@ def prepare(
     """
     from rich.console import Console
 
-    from data_prep.prepare import prepare as prepare_dataset
-    from hpo.listing import render
+    from data_prep.preparation.prepare import prepare as prepare_dataset
+    from hpo.records.listing import render
 
     console = Console(stderr=True)
     with _counting(console, "rows read") as on_progress:

@@ -15,8 +15,8 @@ from hpo.cli.options import FILE, FOLDER, KEYED, listed, placed
 from hpo.cli.places import existing, prepared, study_name
 
 if TYPE_CHECKING:
-    from hpo.listing import Format
-    from hpo.record import RunRecord
+    from hpo.records.listing import Format
+    from hpo.records.record import RunRecord
     from models import Emulator
 
 
@@ -60,10 +60,10 @@ def export(
         hpo export bbh --out emulator --license CC-BY-4.0 --author 'A. Maker' --cite 'Maker 2026'
         python -c 'from models import Emulator; print(Emulator.load("emulator").card)'
     """
-    from hpo import export as exporting
-    from hpo.storage import open_storage, url_of
-    from hpo.study import opened, runs_of
-    from models.model_card import Terms
+    from hpo.emulator import export as exporting
+    from hpo.storage.open import open_storage, url_of
+    from hpo.study.study import opened, runs_of
+    from models.bundle.card import Terms
 
     terms = Terms(license=license, authors=authors, citation=cite)
     if trial is not None and ensemble:
@@ -133,18 +133,19 @@ def evaluate(emulator: Path, data: str, split: str, against: Path | None, style:
         hpo evaluate emulator prepared --format csv
         hpo evaluate emulator prepared --against other
     """
-    from hpo import scores
-    from hpo.listing import render
-    from models import Emulator, evaluation
+    from hpo.emulator import evaluation_table
+    from hpo.records.listing import render
+    from models import Emulator
+    from models.evaluation import report
 
     loaded, folder = Emulator.load(emulator), prepared(data)
     other = Emulator.load(against) if against else None
     for each in (loaded, other) if other else (loaded,):
         _say_if_other_data(each, folder)
     if other:
-        found = evaluation.compare(loaded, other, folder, split)
+        found = report.compare(loaded, other, folder, split)
     else:
-        found = evaluation.evaluate(loaded, folder, split)
+        found = report.evaluate(loaded, folder, split)
     if style == "json":
         click.echo(json.dumps(found, indent=2))
         return
@@ -152,18 +153,21 @@ def evaluate(emulator: Path, data: str, split: str, against: Path | None, style:
     if against:
         names = str(emulator), str(against) if against != emulator else f"{against} again"
         if style == "csv":
-            listings = [scores.numbers_beside(found, split, *names, units)]
+            listings = [evaluation_table.numbers_beside(found, split, *names, units)]
         else:
-            listings = [scores.beside(found, split, *names), scores.cells_beside(found, *names)]
+            listings = [
+                evaluation_table.beside(found, split, *names),
+                evaluation_table.cells_beside(found, *names),
+            ]
     elif style == "csv":
-        listings = [scores.numbers(found, split, units)]
+        listings = [evaluation_table.numbers(found, split, units)]
     else:
-        listings = [scores.scores(found, split), scores.cells(found, units)]
+        listings = [evaluation_table.scores(found, split), evaluation_table.cells(found, units)]
     click.echo("\n\n".join(render(rows, style) for rows in listings if rows))
 
 
 def _say_if_other_data(emulator: Emulator, folder: Path) -> None:
-    from data_prep.columns import Dataset
+    from data_prep.dataset import Dataset
 
     trained_on = emulator.card.get("provenance", {}).get("data_fingerprint")
     if trained_on != Dataset.read(folder).fingerprint:
@@ -182,7 +186,7 @@ def sample(ctx: click.Context, emulator: Path, count: int, out: Path, seed: int 
     \b
         hpo sample emulator -n 100000 --Z 0.001 --alpha 1.0 --out events.parquet
     """
-    from hpo.events import write
+    from hpo.emulator.draws import write
     from models import Emulator
 
     loaded = Emulator.load(emulator)
@@ -246,7 +250,7 @@ def plot(
     if columns and kind not in ("contours", "corner", "divergence"):
         raise click.UsageError(f"--columns says nothing to {kind}")
     if kind == "losses":
-        from hpo import plot as plotting
+        from hpo.pictures import contours as plotting
 
         options.conditions(ctx.args, ())
         plotting.losses(_records(source, runs, storage), out)
@@ -268,15 +272,15 @@ def plot(
 
 
 def _map(emulator: Emulator, kind: str, at: Mapping[str, float], out: Path) -> None:
-    from hpo import maps
-    from hpo.steps import counted
+    from hpo.pictures import likelihood
+    from hpo.pictures.steps import counted
 
     if kind == "animation":
         with counted("frames") as step:
-            maps.animation(emulator, conditions=at, step=step, out=out)
+            likelihood.animation(emulator, conditions=at, step=step, out=out)
         return
     options.missing(at, emulator.condition_columns)
-    maps.likelihood(emulator, conditions=at, out=out)
+    likelihood.likelihood(emulator, conditions=at, out=out)
 
 
 def _divergence(
@@ -287,8 +291,8 @@ def _divergence(
     columns: tuple[str, ...] | None,
     out: Path,
 ) -> None:
-    from hpo import heatmaps
-    from hpo.steps import counted
+    from hpo.pictures import heatmaps
+    from hpo.pictures.steps import counted
 
     folder: Path | None = None
     try:
@@ -307,8 +311,8 @@ def _beside_data(
     columns: tuple[str, ...] | None,
     out: Path,
 ) -> None:
-    from hpo import corner, heatmaps
-    from hpo import plot as plotting
+    from hpo.pictures import contours as plotting
+    from hpo.pictures import corner, heatmaps
 
     if kind == "errors":
         heatmaps.errors(emulator, folder, conditions=at, out=out)
@@ -318,9 +322,9 @@ def _beside_data(
 
 
 def _records(study: str, runs: Path, storage: str | None) -> list[RunRecord]:
-    from hpo.record import RunRecord, read_all
-    from hpo.storage import open_storage, url_of
-    from hpo.study import opened, runs_of
+    from hpo.records.record import RunRecord, read_all
+    from hpo.storage.open import open_storage, url_of
+    from hpo.study.study import opened, runs_of
 
     looking = open_storage(existing(url_of(storage, runs)), reading=True)
     found, _ = opened(looking, study_name(study))
@@ -330,7 +334,7 @@ def _records(study: str, runs: Path, storage: str | None) -> list[RunRecord]:
 
 def _data_of_training(emulator: Path) -> Path:
     """The dataset that the bundle's own record names."""
-    from hpo.record import NAME, read
+    from hpo.records.record import NAME, read
 
     folder = Path(read(emulator / NAME).data.path)
     if not folder.is_dir():

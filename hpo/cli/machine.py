@@ -13,7 +13,7 @@ from hpo.cli.options import listed, placed
 from hpo.cli.places import existing
 
 if TYPE_CHECKING:
-    from hpo.listing import Format
+    from hpo.records.listing import Format
 
 
 @click.command()
@@ -54,13 +54,13 @@ def doctor(
         hpo doctor
         hpo doctor studies/bbh.toml --on slurm --workers 50
     """
-    from hpo import preflight
-    from hpo.listing import render
-    from hpo.spec import load
-    from hpo.storage import url_of
+    from hpo.doctor import machine
+    from hpo.records.listing import render
+    from hpo.storage.open import url_of
+    from hpo.study.spec import load
 
     spec = load(study, settings=settings) if study else None
-    checks = preflight.check(
+    checks = machine.check(
         spec,
         on=on,
         runs=runs.absolute(),
@@ -86,8 +86,8 @@ def upgrade(runs: Path, storage: str | None) -> None:
     A SQLite file is copied first; of a server make a copy yourself (pg_dump, mysqldump). No worker
     may run meanwhile.
     """
-    from hpo.storage import masked, url_of
-    from hpo.storage import upgrade as upgrade_database
+    from hpo.storage.open import masked, url_of
+    from hpo.storage.open import upgrade as upgrade_database
 
     url = existing(url_of(storage, runs))
     before, now, copy = upgrade_database(url)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def study_name(reference: str) -> str:
     """A study by its name, or by the file that defines it."""
     if Path(reference).suffix == ".toml":
-        from hpo.spec import load
+        from hpo.study.spec import load
 
         return load(reference).study.name
     return reference
@@ -32,6 +32,6 @@ def existing(url: URL) -> URL:
 
 def prepared(reference: str) -> Path:
     """Folder of a prepared dataset; `sample` is the shipped one."""
-    from data_prep.columns import SAMPLE
+    from data_prep.dataset import SAMPLE
 
     return SAMPLE if reference == "sample" else Path(reference)

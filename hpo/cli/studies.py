@@ -17,9 +17,9 @@ from hpo.cli.places import existing, prepared, study_name
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from hpo.launch import Launch
-    from hpo.listing import Format
-    from hpo.status import Look
+    from hpo.execution.launch import Launch
+    from hpo.records.listing import Format
+    from hpo.study.status import Look
 
 
 @click.command()
@@ -69,9 +69,9 @@ def launch(
     """
     from rich.console import Console
 
-    from hpo import launch as launching
-    from hpo.spec import load
-    from hpo.storage import url_of
+    from hpo.execution import launch as launching
+    from hpo.storage.open import url_of
+    from hpo.study.spec import load
 
     spec = load(study, settings=settings, name=name)
     url = url_of(storage, runs)
@@ -108,7 +108,7 @@ def _in_background(arguments: list[str]) -> list[str]:
 
 
 def _show_dry_run(plan: Launch) -> None:
-    from hpo.cluster import sbatch_text
+    from hpo.execution.slurm import sbatch_text
 
     resolved = json.dumps(json.loads(plan.plan.spec.to_json()), indent=2)
     click.echo(f"\nstudy, resolved:\n{resolved}")
@@ -117,8 +117,8 @@ def _show_dry_run(plan: Launch) -> None:
 
 
 def _follow(plan: Launch, console: Console) -> None:
-    from hpo import launch as launching
-    from hpo.storage import telling
+    from hpo.execution import launch as launching
+    from hpo.storage.open import telling
 
     name = plan.plan.spec.study.name
     try:
@@ -154,7 +154,7 @@ def status(study: str | None, watch: bool, runs: Path, storage: str | None, styl
     \b
         hpo status bbh --watch
     """
-    from hpo.storage import open_storage, url_of
+    from hpo.storage.open import open_storage, url_of
 
     opened = open_storage(existing(url_of(storage, runs)), reading=True)
     if study is None:
@@ -166,8 +166,8 @@ def status(study: str | None, watch: bool, runs: Path, storage: str | None, styl
 def _list_studies(storage: Any, style: Format) -> None:
     import optuna
 
-    from hpo.listing import render
-    from hpo.study import objective_of
+    from hpo.records.listing import render
+    from hpo.study.study import objective_of
 
     rows = [
         {
@@ -185,10 +185,10 @@ def _list_studies(storage: Any, style: Format) -> None:
 def _look(storage: Any, name: str, *, watch: bool, style: Format) -> None:
     import time
 
-    from hpo import status as looking
-    from hpo.progress import in_place
-    from hpo.slots import Slots
-    from hpo.study import opened
+    from hpo.execution.progress import in_place
+    from hpo.queue.slots import Slots
+    from hpo.study import status as looking
+    from hpo.study.study import opened
 
     study, spec = opened(storage, name)
     slots = Slots(study, max_restarts=spec.study.max_restarts)
@@ -205,7 +205,7 @@ def _told(look: Look, style: Format) -> str:
     """A look as `hpo status` prints it."""
     import dataclasses
 
-    from hpo.listing import render
+    from hpo.records.listing import render
 
     if style == "json":
         return json.dumps(dataclasses.asdict(look), indent=2, default=str)
@@ -216,7 +216,7 @@ def _told(look: Look, style: Format) -> str:
 
 
 def _summary(look: Look) -> str:
-    from hpo.progress import duration
+    from hpo.execution.progress import duration
 
     text = (
         f"{look.study}: {look.finished} of {look.total} trials done ({look.complete} complete, "
@@ -249,8 +249,8 @@ def stop(study: str, now: bool, runs: Path, storage: str | None) -> None:
         hpo stop bbh
         hpo stop bbh --now
     """
-    from hpo import stop as stopping
-    from hpo.storage import open_storage, url_of
+    from hpo.execution import stop as stopping
+    from hpo.storage.open import open_storage, url_of
 
     found = open_storage(existing(url_of(storage, runs)))
     name = study_name(study)
@@ -293,9 +293,9 @@ def enqueue(
         hpo enqueue studies/bbh.toml points.json
         hpo enqueue bbh-2 --from bbh --best 5
     """
-    from hpo import points
-    from hpo.launch import opened_or_made
-    from hpo.storage import open_storage, open_study, url_of
+    from hpo.execution.launch import opened_or_made
+    from hpo.storage.open import open_storage, open_study, url_of
+    from hpo.study import enqueue as points
 
     if (file is None) == (source is None):
         raise click.UsageError("give either FILE or --from STUDY")
@@ -318,8 +318,8 @@ def enqueue(
 @placed
 def logs(study: str, trial: int, runs: Path, storage: str | None) -> None:
     """Print a trial's log."""
-    from hpo.storage import open_storage, open_study, url_of
-    from hpo.study import runs_of, trial_folder
+    from hpo.storage.open import open_storage, open_study, url_of
+    from hpo.study.study import runs_of, trial_folder
 
     opened = open_storage(existing(url_of(storage, runs)), reading=True)
     found = open_study(opened, study_name(study))
@@ -352,9 +352,9 @@ def runs(
         hpo runs --where 'blocks >= 10 and activation == "relu"' --sort best_val_nll
         hpo runs thesis_runs --differing --format latex
     """
-    from data_prep.filter import Filter
-    from hpo import runs as listing
-    from hpo.listing import columns_of, render
+    from data_prep.where import Filter
+    from hpo.records import table as listing
+    from hpo.records.listing import columns_of, render
 
     every = listing.rows(folder)
     chosen = listing.select(
@@ -385,8 +385,8 @@ def rerun(run_json: Path, out: Path | None, data: str | None, style: Format) -> 
     import dataclasses
     import tempfile
 
-    from hpo import rerun as again
-    from hpo.listing import render
+    from hpo.records import rerun as again
+    from hpo.records.listing import render
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = out or Path(scratch) / "again"

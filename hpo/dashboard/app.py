@@ -19,7 +19,7 @@ from data_prep.untrusted import parse
 from hpo.dashboard import address
 from hpo.dashboard.address import Query
 from hpo.dashboard.catalog import Catalog
-from hpo.dashboard.emulated import Emulated
+from hpo.dashboard.density.draws import Emulated
 from hpo.dashboard.pages import comparison, overview, run
 from hpo.dashboard.site import EVERY_MS, Site, notice
 

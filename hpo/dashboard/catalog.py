@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-from hpo import record as records
-from hpo import runs
-from hpo.record import NAME, RecordError, RunRecord
-from hpo.runs import Row
+from hpo.records import record as records
+from hpo.records import table
+from hpo.records.record import NAME, RecordError, RunRecord
+from hpo.records.table import Row
 
 PAUSE_S = 0.3
 """The files are looked at so often at most, however many pages ask."""
@@ -82,7 +82,7 @@ class Catalog:
         return self.version
 
     def rows(self) -> list[Row]:
-        """A row for each run, as `hpo.runs.rows` gives it, its key before all as `run`."""
+        """A row for each run, as `hpo.records.table.rows` gives it, its key before all as `run`."""
         return self._rows
 
     def changed_since(self, version: int) -> tuple[list[str], list[str]]:
@@ -161,7 +161,7 @@ class Catalog:
             found = records.read_within(self._root, path, last_epoch=True)
         except RecordError as error:
             found = error
-        row = runs.flat(path, found)
+        row = table.flat(path, found)
         return _Run(path=path, stamp=stamp, found=found, row=row, changed=version)
 
 
@@ -174,7 +174,7 @@ def _key(path: Path, folder: Path) -> str:
 
 def _rows(known: dict[str, _Run]) -> list[Row]:
     found = [run.found for run in known.values()]
-    aligned = runs.aligned([run.row for run in known.values()], found)
+    aligned = table.aligned([run.row for run in known.values()], found)
     return [_keyed(key, row) for key, row in zip(known, aligned, strict=True)]
 
 

@@ -23,14 +23,14 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage, get_storage
 
 from hpo.dashboard.address import ROOT
-from hpo.record import EpochRow, RunRecord
+from hpo.records.record import EpochRow, RunRecord
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
     from plotly.graph_objects import Figure
 
-    from data_prep.columns import Dataset
-    from hpo.spec import StudySpec
+    from data_prep.dataset import Dataset
+    from hpo.study.spec import StudySpec
 
 NOTE = "hpo:note"
 """Of the study: what its note was when we wrote it, as a digest."""
@@ -88,7 +88,7 @@ def studies(storage: RDBStorage) -> Callable[[], dict[str, int]]:
 
 def data_folders(storage: RDBStorage) -> list[Path]:
     """Folders of the prepared data that the studies of the database were launched on."""
-    from hpo.study import SPEC
+    from hpo.study.study import SPEC
 
     stored = [one.user_attrs.get(SPEC) for one in storage.get_all_studies()]
     paths = [Path(json.loads(text)["data"]["path"]) for text in stored if text]
@@ -117,9 +117,9 @@ def plot(study: optuna.Study, records: Sequence[RunRecord]) -> None:
     """Put pictures of the runs into the study, in place of those that were there."""
     from optuna_dashboard import save_plotly_graph_object
 
-    from hpo.dashboard import figures, learning
-    from hpo.runs import aligned, row
-    from hpo.study import trial_name
+    from hpo.dashboard.runs import figures, learning
+    from hpo.records.table import aligned, row
+    from hpo.study.study import trial_name
 
     ordered = sorted((one for one in records if one.epochs), key=lambda one: one.standing)
     if not ordered:
@@ -141,7 +141,7 @@ def plot(study: optuna.Study, records: Sequence[RunRecord]) -> None:
 
 def _is_prepared(folder: Path) -> bool:
     """Whether the data is there still: a study outlives it, and is shown without."""
-    from data_prep.columns import DataError, Dataset
+    from data_prep.dataset import DataError, Dataset
 
     try:
         Dataset.read(folder)

@@ -11,7 +11,7 @@ from dash import Input, Output, State, dcc, html
 from dash.development.base_component import Component
 
 from hpo.dashboard.catalog import Catalog
-from hpo.dashboard.emulated import Emulated
+from hpo.dashboard.density.draws import Emulated
 from hpo.dashboard.style import Theme
 
 Part = str | Component

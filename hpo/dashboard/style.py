@@ -14,7 +14,7 @@ from typing import Literal
 
 import plotly.graph_objects as go
 
-from hpo.dashboard import tables
+from hpo.dashboard.runs import tables
 
 Theme = Literal["light", "dark"]
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from hpo.record import EpochRow, read_all
-from hpo.runs import TABLE_3_2
+from hpo.records.record import EpochRow, read_all
+from hpo.records.table import TABLE_3_2
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

@@ -23,9 +23,9 @@ import pytest
 from optuna.trial import TrialState
 from sqlalchemy.engine import make_url
 
-from hpo.record import read
-from hpo.slots import Slots
-from hpo.storage import open_storage
+from hpo.queue.slots import Slots
+from hpo.records.record import read
+from hpo.storage.open import open_storage
 
 from .slurm import CPUS, wait_for
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.columns import SAMPLE
-from hpo.record import read
+from data_prep.dataset import SAMPLE
+from hpo.records.record import read
 
 from .daemons import PATH, free_ports
 from .postgres import USER, binaries, need_postgres

@@ -6,13 +6,13 @@ import random
 import time
 from pathlib import Path
 
-import claimers
 import optuna
 import pytest
 from optuna.trial import TrialState
 
-from hpo.slots import Slots
-from hpo.storage import StorageError, open_storage, open_study, url_of
+from hpo.queue.slots import Slots
+from hpo.storage.open import StorageError, open_storage, open_study, url_of
+from tests import claimers
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

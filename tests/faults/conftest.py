@@ -4,13 +4,13 @@ import dataclasses
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import draw_table
 
-from data_prep.prepare import prepare
-from hpo import study as studies
-from hpo.slots import Slots
-from hpo.spec import parse
-from hpo.storage import open_storage, url_of
+from data_prep.preparation.prepare import prepare
+from hpo.queue.slots import Slots
+from hpo.storage.open import open_storage, url_of
+from hpo.study import study as studies
+from hpo.study.spec import parse
+from tests.conftest import draw_table
 
 from .forks import Forks
 from .mounts import Disk, need_mounts

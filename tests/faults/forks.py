@@ -18,7 +18,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep import draft
+from data_prep import atomic
 
 WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod", "os.link"}
 """Audit events of what changes a folder, beside an `open` for writing and our own `fsync`."""
@@ -39,10 +39,9 @@ class Forks:
     """The server, and what it is asked for."""
 
     def __init__(self):
-        tests = Path(__file__).parents[1]
-        path = os.pathsep.join(map(str, [tests.parent, tests]))
+        path = str(Path(__file__).parents[2])
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "faults.forks"],
+            [sys.executable, "-m", "tests.faults.forks"],
             env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -157,10 +156,12 @@ def _import():
     """Import and make what the commands would one by one."""
     modules = "alembic.command pandas matplotlib.backends.backend_agg onnx pydantic"
     modules += " torch._dynamo torch.onnx"
-    modules += " hpo.cli hpo.corner hpo.events hpo.export hpo.launch hpo.trial data_prep.prepare"
+    modules += " hpo.cli hpo.pictures.corner hpo.emulator.draws hpo.emulator.export"
+    modules += " hpo.execution.launch hpo.execution.trial data_prep.preparation.prepare"
     for name in modules.split():
         importlib.import_module(name)
-    from hpo import record, spec
+    from hpo.records import record
+    from hpo.study import spec
 
     record._adapter()
     spec.parse({"study": {"name": "s"}, "data": {"path": "."}, "space": {"hidden": 4}}, source="")
@@ -209,7 +210,7 @@ def _run(kind, *words):
     if kind == "put":
         _put(*words)
     elif kind == "work":
-        from hpo.worker import work
+        from hpo.execution.worker import work
 
         work(*words, 1, 1)
     else:
@@ -225,8 +226,8 @@ def _put(place, text, how):
         def cannot(*_):
             raise NotImplementedError
 
-        draft._exchange = cannot
-    with draft.folder_draft_of(Path(place), replace=True) as made:
+        atomic._exchange = cannot
+    with atomic.folder_draft_of(Path(place), replace=True) as made:
         for name in "abc":
             (made / name).write_text(text)
 
@@ -246,13 +247,13 @@ class _Events:
             fsync(descriptor)
 
         os.fsync = counted
-        exchange = draft._exchange
+        exchange = atomic._exchange
 
         def counted_exchange(one, other):
             self._add("exchange", os.fspath(other))
             exchange(one, other)
 
-        draft._exchange = counted_exchange
+        atomic._exchange = counted_exchange
         sys.addaudithook(self._audit)
 
     def _audit(self, event, arguments):
@@ -270,7 +271,7 @@ class _Events:
             return
         # What others left is removed first: that moves no moment of this process.
         place = os.path.relpath(path, self.watched)
-        if draft.DRAFT in place and f".{os.getpid()}{draft.DRAFT}" not in place:
+        if atomic.DRAFT in place and f".{os.getpid()}{atomic.DRAFT}" not in place:
             return
         if self._kill_before == len(self.seen):
             self.watched = None

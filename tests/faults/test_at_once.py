@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 
-from hpo.leases import Owner
-from hpo.record import NAME, read
-from models import bundle
-from models.arrays import ArrayFlow
-from models.emulator import Emulator
+from hpo.queue.leases import Owner
+from hpo.records.record import NAME, read
+from models.arrays.flow import ArrayFlow
+from models.bundle import files
+from models.bundle.emulator import Emulator
 
 from .forks import content_of
 
@@ -62,7 +62,7 @@ def test_who_reads_an_emulator_that_is_just_replaced_gets_one_of_them(
     bundles, tmp_path, monkeypatch, load
 ):
     old, new = (shutil.copytree(each, tmp_path / each.name) for each in bundles)
-    read_card = bundle.read_card
+    read_card = files.read_card
 
     def replaced_meanwhile(folder):
         card = read_card(folder)
@@ -71,7 +71,7 @@ def test_who_reads_an_emulator_that_is_just_replaced_gets_one_of_them(
             new.rename(old)
         return card
 
-    monkeypatch.setattr(bundle, "read_card", replaced_meanwhile)
+    monkeypatch.setattr(files, "read_card", replaced_meanwhile)
     loaded, wanted = load(old), load(bundles[1])
 
     at = {"Z": 0.001, "alpha": 1.0}

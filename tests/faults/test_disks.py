@@ -11,8 +11,8 @@ import time
 import pytest
 from optuna.trial import TrialState
 
-from hpo.record import NAME, read
-from models.emulator import Emulator
+from hpo.records.record import NAME, read
+from models.bundle.emulator import Emulator
 
 from .forks import content_of
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from data_prep.draft import draft_of, folder_draft_of
+from data_prep.atomic import draft_of, folder_draft_of
 
 from .forks import Forks
 

@@ -10,11 +10,11 @@ import optuna
 import pytest
 import torch
 
-from data_prep.columns import Dataset
-from hpo.record import NAME, read
-from hpo.storage import open_storage, url_of
-from models import checkpoint
-from models.emulator import Emulator
+from data_prep.dataset import Dataset
+from hpo.records.record import NAME, read
+from hpo.storage.open import open_storage, url_of
+from models.bundle.emulator import Emulator
+from models.training import checkpoint
 
 from .forks import content_of, spread
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from data_prep.columns import SAMPLE, Dataset
-from hpo import record, spec
-from hpo.record import RunRecord
+from data_prep.dataset import SAMPLE, Dataset
+from hpo.records import record
+from hpo.records.record import RunRecord
+from hpo.study import spec
 from tests.fuzz.strategies import answer, memory
 from tests.fuzz.test_bundle import CARD, CARD_OF, WEIGHTS, WEIGHTS_OF, forged, used_or_refused
 from tests.fuzz.test_filter import use

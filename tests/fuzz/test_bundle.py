@@ -11,9 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data_prep.errors import InputError
-from hpo import maps
+from hpo.pictures import likelihood
 from models import Emulator
-from models.arrays import ArrayFlow
+from models.arrays.flow import ArrayFlow
 from tests.fuzz.strategies import answer, broken, damaged, fuzz, memory, values
 from tests.random_flows import a_flow
 
@@ -273,6 +273,6 @@ def test_names_that_are_formulas_or_markup_are_drawn_as_text(tmp_path):
     emulator = Emulator.load(forged(tmp_path / "bundle", json.loads(text)))
 
     out = tmp_path / "likelihood.svg"
-    maps.likelihood(emulator, conditions={"Z": 0.001, "<b>$x_{$": 1.0}, out=out)
+    likelihood.likelihood(emulator, conditions={"Z": 0.001, "<b>$x_{$": 1.0}, out=out)
 
     assert "<script>" not in out.read_text()

@@ -4,12 +4,14 @@ import re
 
 from hypothesis import given
 from markdown_it import MarkdownIt
-from random_flows import a_flow
-from test_model_card import told
 
-from models import Emulator, evaluation, model_card
+from models import Emulator
+from models.bundle import card as model_card
+from models.evaluation import report
 from tests.fuzz.strategies import answer, broken, fuzz
 from tests.fuzz.test_bundle import CONFIG
+from tests.models.bundle.test_card import told
+from tests.random_flows import a_flow
 
 FULL_CARD = Emulator(a_flow(options=CONFIG), told(cells=2)).card | {
     "license": "MIT",
@@ -34,4 +36,4 @@ def test_a_broken_card_is_told_to_people_all_the_same(card):
     assert not TAGS.findall(shown)
     assert 'href="javascript' not in shown
     assert len(re.findall("<h2>", shown)) == 8
-    answer(evaluation.held_out_of, card if isinstance(card.get("metrics"), dict) else {})
+    answer(report.held_out_of, card if isinstance(card.get("metrics"), dict) else {})

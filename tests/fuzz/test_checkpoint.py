@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from models import checkpoint
-from models.checkpoint import Checkpoint
+from models.training import checkpoint
+from models.training.checkpoint import Checkpoint
 from tests.fuzz.strategies import answer, broken, damaged, fuzz, memory
 from tests.random_flows import a_flow
 

@@ -8,9 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data_prep.errors import InputError
-from hpo import launch as launching
 from hpo.cli import main
 from hpo.dashboard import server
+from hpo.execution import launch as launching
 from models import Emulator
 from tests.conftest import draw_table
 from tests.fuzz.strategies import fuzz, memory, texts

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from data_prep.columns import SPLITS, DataError, Dataset
-from data_prep.prepare import prepare
+from data_prep.dataset import SPLITS, DataError, Dataset
+from data_prep.preparation.prepare import prepare
 from data_prep.stream import Stream, read_split
 from tests.conftest import draw_table
 from tests.fuzz.strategies import answer, broken, damaged, fuzz, memory, texts

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from data_prep.filter import Filter
+from data_prep.where import Filter
 from tests.fuzz.strategies import answer, fuzz, memory, texts
 
 COLUMNS = {

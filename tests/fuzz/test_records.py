@@ -10,8 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hpo import listing, record, runs
-from hpo.dashboard import catalog, differences, figures, importance, learning, tables
+from hpo.dashboard import catalog
+from hpo.dashboard.runs import differences, figures, importance, learning, tables
+from hpo.records import listing, record, table
 from tests.fuzz.strategies import answer, broken, damaged, fuzz, memory
 
 RUN = json.loads((Path(__file__).parent.parent / "data" / "run-schema-1.json").read_text())
@@ -53,11 +54,11 @@ def folder(tmp_path_factory):
 def listed(folder):
     """Every record below the folder, listed in every format."""
     found = record.read_all(folder)
-    rows = runs.rows(folder)
+    rows = table.rows(folder)
     for style in listing.FORMATS:
         text = listing.render(rows, style)
         assert "\x1b" not in text or style == "csv"
-    chosen = answer(runs.select, rows, sort=["best_val_nll"], best=2)
+    chosen = answer(table.select, rows, sort=["best_val_nll"], best=2)
     assert chosen is None or len(chosen) <= 2
     return {str(path): each for path, each in found if isinstance(each, record.RunRecord)}
 

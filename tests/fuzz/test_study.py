@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from hpo import spec
-from hpo.cluster import Plan, sbatch_text
+from hpo.execution.slurm import Plan, sbatch_text
+from hpo.study import spec
 from tests.fuzz.strategies import answer, broken, damaged, fuzz, memory, texts, values
 
 TEXTS = [(resources.files("studies") / f"{name}.toml").read_bytes() for name in spec.shipped()]

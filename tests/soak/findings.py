@@ -7,8 +7,8 @@ import optuna
 from optuna.trial import TrialState
 from sqlalchemy import text
 
-from hpo.record import NAME, RecordError, read
-from hpo.storage import open_storage
+from hpo.records.record import NAME, RecordError, read
+from hpo.storage.open import open_storage
 
 from . import gauge
 from .databases import opened

@@ -12,9 +12,9 @@ import optuna
 import psutil
 import pyarrow.parquet as pq
 
-from data_prep.prepare import prepare
-from hpo.slots import Slots
-from hpo.storage import open_storage
+from data_prep.preparation.prepare import prepare
+from hpo.queue.slots import Slots
+from hpo.storage.open import open_storage
 from tests.conftest import draw_table
 
 from . import gauge

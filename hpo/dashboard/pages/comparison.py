@@ -9,8 +9,9 @@ import dash
 from dash import Input, Output, State, dcc, html
 
 from data_prep.errors import InputError
-from hpo.dashboard import address, differences, figures, importance, learning, style, tables
+from hpo.dashboard import address, style
 from hpo.dashboard.address import Query
+from hpo.dashboard.runs import differences, figures, importance, learning, tables
 from hpo.dashboard.site import (
     ALONG,
     Part,
@@ -25,8 +26,8 @@ from hpo.dashboard.site import (
     notice,
     theme_of,
 )
-from hpo.record import RunRecord
-from hpo.runs import Row
+from hpo.records.record import RunRecord
+from hpo.records.table import Row
 
 COSTS = ("flops_per_event", "parameters", "seconds")
 """What an NLL is bought with, if the runs tell of it."""

@@ -12,12 +12,13 @@ import dash_ag_grid
 from dash import Input, Output, State, ctx, dcc, html
 
 from data_prep.errors import InputError
-from data_prep.filter import Filter
-from hpo.dashboard import address, tables
+from data_prep.where import Filter
+from hpo.dashboard import address
 from hpo.dashboard.address import MOST, Query
+from hpo.dashboard.runs import tables
 from hpo.dashboard.site import Part, Site, card, field, notice, text_of
-from hpo.listing import Format, render
-from hpo.runs import IDENTITY, Row, ranked
+from hpo.records.listing import Format, render
+from hpo.records.table import IDENTITY, Row, ranked
 
 BEST = 5
 """Runs that the button takes."""

@@ -13,9 +13,11 @@ import dash
 from dash import ALL, Input, Output, State, dcc, html
 
 from data_prep.errors import InputError
-from hpo.dashboard import address, learning, portraits, style, tables
+from hpo.dashboard import address, style
 from hpo.dashboard.address import Query
-from hpo.dashboard.emulated import Emulated, Slider
+from hpo.dashboard.density import figures
+from hpo.dashboard.density.draws import Emulated, Slider
+from hpo.dashboard.runs import learning, tables
 from hpo.dashboard.site import (
     ALONG,
     Part,
@@ -31,7 +33,7 @@ from hpo.dashboard.site import (
     text_of,
     theme_of,
 )
-from hpo.record import RunRecord
+from hpo.records.record import RunRecord
 
 SNAP = 0.012
 """A slider this close to a simulated value takes it, as a part of its length."""
@@ -155,7 +157,7 @@ def _register_density(app: dash.Dash, site: Site) -> None:
             return style.sentence(str(error), theme_of(theme)), [], [dash.no_update] * len(names)
         told = [_told(each, chosen[each.name]) for each in sliders]
         notes = [notice(each) for each in seen.notes]
-        return portraits.portrait(seen, theme_of(theme)), notes, told
+        return figures.portrait(seen, theme_of(theme)), notes, told
 
     @app.callback(
         drawn_into("cells"),
@@ -169,7 +171,7 @@ def _register_density(app: dash.Dash, site: Site) -> None:
         except InputError as error:
             return style.sentence(str(error), theme_of(theme)), []
         told = [f"Unphysical draws: {found.unphysical:.3g} of all.", *found.notes]
-        return portraits.cell_map(found, theme_of(theme)), [notice(each) for each in told]
+        return figures.cell_map(found, theme_of(theme)), [notice(each) for each in told]
 
 
 def _density(emulated: Emulated, key: str) -> list[Part]:

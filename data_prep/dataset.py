@@ -1,0 +1,307 @@
+"""What a prepared dataset is: its columns, cells and `dataset.json`.
+
+The only module that writes or reads `dataset.json`. A prepared dataset is a folder of
+`{train,val,test}/part-*.parquet` with this file beside them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import reprlib
+import struct
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_prep.atomic import draft_of
+from data_prep.errors import InputError
+from data_prep.untrusted import contents, is_finite, parse
+
+SCHEMA = 1
+"""Version of `dataset.json`. Raised when a reader of the old one would misread the new one."""
+
+TOTALS = {"simulated_binaries": "binaries", "simulated_mass": "Msun"}
+"""Column of a table of totals, and the unit that `Dataset.totals_unit` then is."""
+
+SPLITS = ("train", "val", "test")
+"""The three parts of a dataset, and the names of their folders."""
+
+SAMPLE = Path(__file__).resolve().parent / "sample"
+"""The prepared dataset shipped with the package: 78,713 binary black holes from COSMIC."""
+
+NOT_CONDITIONS = frozenset({"self", "n", "events", "seed", "return_std", "on_extrapolation"})
+"""Arguments of an emulator's methods, which no condition can be called."""
+MOST_ROWS = 2**53
+"""Rows that a float can count."""
+LONGEST_NAME = 200
+"""Characters of a column's name or unit."""
+
+_KNOWN = (
+    (r"(mass|zams|mzams)(_.*)?", "Msun", True),
+    (r"(radius|semimajor)(_.*)?", "Rsun", True),
+    (r"(gwtime|bworldtime)(_.*)?", "Myr", True),
+    (r"(z|metallicity|alpha|alpha1)", "", True),
+)
+"""Pattern of a name, unit, and whether the values are positive: SEVN's and COSMIC's columns."""
+
+
+class DataError(InputError):
+    """Data that cannot be used. The message is one sentence: file, column, row, found, remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of the prepared table."""
+
+    name: str
+    unit: str
+    """As astropy writes it; empty for a pure number."""
+    positive: bool
+    """Whether every value must be above zero, so that its logarithm exists."""
+
+    def __post_init__(self) -> None:
+        # Names are printed and drawn: one that moves a terminal's cursor is none.
+        for what, text in (("name", self.name), ("unit", self.unit)):
+            if not isinstance(text, str) or len(text) > LONGEST_NAME or not text.isprintable():
+                raise DataError(
+                    f"the {what} of a column must be printable text of at most {LONGEST_NAME} "
+                    f"characters, got {reprlib.repr(text)}"
+                )
+        if not self.name:
+            raise DataError("a column has an empty name: give it one")
+        if not isinstance(self.positive, bool):
+            raise DataError(f"positive must be true or false, got {reprlib.repr(self.positive)}")
+
+    @classmethod
+    def named(cls, name: str) -> Column:
+        """The column of that name, with the unit and sign that SEVN and COSMIC give it."""
+        for pattern, unit, positive in _KNOWN:
+            if re.fullmatch(pattern, name, re.IGNORECASE):
+                return cls(name, unit, positive)
+        return cls(name, "", False)
+
+
+def pair_of(columns: Sequence[Column]) -> tuple[int, int] | None:
+    """The first two positive columns of one unit, such as two masses; None where there are none."""
+    positive = [(k, column.unit) for k, column in enumerate(columns) if column.positive]
+    for number, (k, unit) in enumerate(positive):
+        for other, its_unit in positive[number + 1 :]:
+            if unit and unit == its_unit:
+                return k, other
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One distinct combination of condition values, and its rows in each part."""
+
+    conditions: tuple[float, ...]
+    """In the order of `Dataset.condition_columns`, exactly as the source wrote them."""
+    train: int
+    val: int
+    test: int
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """What was simulated in one cell, and how many mergers came of it."""
+
+    conditions: tuple[float, ...]
+    """In the order of the condition columns."""
+    simulated: float
+    """Binaries, or their mass in Msun at birth: finite, above 0."""
+    mergers: int
+    """Rows of the cell in all parts, after the filter; 0 where the simulation gave none."""
+
+    def __post_init__(self) -> None:
+        if not all(map(is_finite, self.conditions)):
+            raise ValueError(f"a cell's conditions must be finite, got {self.conditions}")
+        if not (is_finite(self.simulated) and self.simulated > 0):
+            raise ValueError(
+                f"what was simulated must be above 0, got {reprlib.repr(self.simulated)}"
+            )
+        if not _is_count(self.mergers):
+            raise ValueError(f"mergers must be a count, got {reprlib.repr(self.mergers)}")
+
+
+def key(conditions: Sequence[float]) -> tuple[float, ...]:
+    """What tells a cell from others: float32, so that 0.0004 is a cell however it was written."""
+    return tuple(map(_single, conditions))
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_ROWS
+
+
+def _single(value: float) -> float:
+    # Not numpy, which `hpo --help` must not load.
+    try:
+        return float(struct.unpack("f", struct.pack("f", value))[0])
+    except OverflowError:
+        return value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dataset:
+    """`dataset.json`: what a prepared dataset holds and where it came from."""
+
+    event_columns: tuple[Column, ...]
+    condition_columns: tuple[Column, ...]
+    rows: dict[str, int]
+    """Rows of each part: train, val, test."""
+    cells: tuple[Cell, ...]
+    """In ascending order of the conditions."""
+    ranges: dict[str, tuple[float, float]]
+    """Lowest and highest value of each column over all parts, in its own unit."""
+    fingerprint: str
+    """sha256 over columns, values and split: the same whatever the folder, date or codec."""
+    sources: tuple[dict[str, Any], ...] = ()
+    """Of each source file: `file` (name only), `layout`, `rows`, `bytes`, `sha256`."""
+    command: str = ""
+    seed: int = 0
+    split: tuple[float, float, float] = (0.6, 0.2, 0.2)
+    where: str | None = None
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Rows left out, by reason."""
+    bytes_before: int = 0
+    """Of the source files."""
+    bytes_after: int = 0
+    """Of the Parquet files."""
+    totals: tuple[Total, ...] = ()
+    """What was simulated in each cell, those without a merger too; empty where nobody said.
+
+    No part of the fingerprint: they can be told of data that flows were trained on already.
+    """
+    totals_unit: str | None = None
+    """binaries or Msun: what `totals` count; None where there are none."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Dataset:
+        """The dataset prepared in `folder`.
+
+        Raises:
+            DataError: If `folder` holds no readable `dataset.json`. Says how to make one.
+        """
+        path = Path(folder) / "dataset.json"
+        try:
+            stored = parse(contents(path))
+        except FileNotFoundError:
+            raise DataError(
+                f"{folder} is not a prepared dataset (it has no dataset.json): "
+                f"make one with `hpo prepare SOURCE --out {folder}`"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{path} cannot be read ({error}): prepare the dataset again"
+            ) from error
+        try:
+            return _from_json(stored)
+        except _Newer as error:
+            raise DataError(f"{path} {error}") from None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(
+                f"{path} is not a dataset.json of schema {SCHEMA} ({error!r}): "
+                "prepare the dataset again"
+            ) from error
+
+    def write(self, folder: Path) -> Path:
+        """Put `dataset.json` in `folder` in one step: a reader sees the whole file or none."""
+        path = Path(folder) / "dataset.json"
+        values = asdict(self)
+        if not self.totals:  # nothing new for a reader that knows no totals
+            del values["totals"], values["totals_unit"]
+        text = json.dumps({"schema": SCHEMA, **values}, indent=1, allow_nan=False)
+        with draft_of(path) as draft:
+            draft.write_text(_compact(text) + "\n", encoding="utf-8")
+        return path
+
+
+class _Newer(ValueError):
+    pass
+
+
+def _from_json(stored: Mapping[str, Any]) -> Dataset:
+    values = dict(stored)
+    schema = values.pop("schema")
+    if not isinstance(schema, int):
+        raise ValueError("a schema that is no number")
+    if schema > SCHEMA:
+        raise _Newer(f"has schema {schema}, this version reads up to {SCHEMA}: upgrade hpo-flows")
+    for key in ("event_columns", "condition_columns"):
+        values[key] = tuple(Column(**column) for column in values[key])
+    values["cells"] = tuple(
+        Cell(tuple(cell["conditions"]), cell["train"], cell["val"], cell["test"])
+        for cell in values["cells"]
+    )
+    values["ranges"] = {name: (low, high) for name, (low, high) in values["ranges"].items()}
+    values["sources"] = tuple(values["sources"])
+    values["split"] = tuple(values["split"])
+    values["totals"] = tuple(
+        Total(tuple(one["conditions"]), one["simulated"], one["mergers"])
+        for one in values.get("totals", ())
+    )
+    dataset = Dataset(**values)
+    if sorted(dataset.rows) != sorted(SPLITS):
+        raise ValueError(f"rows of {sorted(dataset.rows)}, not of {sorted(SPLITS)}")
+    _check_values(dataset)
+    _check_totals(dataset)
+    return dataset
+
+
+def _check_values(dataset: Dataset) -> None:
+    """Raises ValueError for a value that no dataset has."""
+    columns = (*dataset.event_columns, *dataset.condition_columns)
+    names = {column.name for column in columns}
+    if not (dataset.event_columns and dataset.condition_columns) or len(names) < len(columns):
+        raise ValueError("columns that are none, or twice the same")
+    if not names <= set(dataset.ranges):
+        raise ValueError(f"no range of {', '.join(sorted(names - set(dataset.ranges)))}")
+    if not all(is_finite(v) for low_high in dataset.ranges.values() for v in low_high):
+        raise ValueError("a range that is not finite")
+    for cell in dataset.cells:
+        if len(cell.conditions) != len(dataset.condition_columns):
+            raise ValueError("a cell that does not name every condition")
+        if not all(map(is_finite, cell.conditions)):
+            raise ValueError("a cell whose conditions are not finite")
+    counts = [count for cell in dataset.cells for count in (cell.train, cell.val, cell.test)]
+    counts += [*dataset.rows.values(), *dataset.dropped.values()]
+    if not all(map(_is_count, [*counts, dataset.bytes_before, dataset.bytes_after])):
+        raise ValueError("a count of rows or bytes that is none")
+    if len(dataset.split) != len(SPLITS) or not all(map(is_finite, dataset.split)):
+        raise ValueError("a split that is not three numbers")
+    texts = (dataset.fingerprint, dataset.command, dataset.where or "")
+    if not all(isinstance(text, str) for text in texts) or not isinstance(dataset.seed, int):
+        raise ValueError("a fingerprint, command, filter or seed that is none")
+    if not all(isinstance(source, dict) for source in dataset.sources):
+        raise ValueError("a source that is none")
+
+
+def _check_totals(dataset: Dataset) -> None:
+    """Raises ValueError if the totals are not of these cells and rows."""
+    known = (*TOTALS.values(),) if dataset.totals else (None,)
+    if dataset.totals_unit not in known:
+        raise ValueError(f"{len(dataset.totals)} totals in the unit {dataset.totals_unit!r}")
+    if dataset.totals_unit is None:
+        return
+    mergers = {key(one.conditions): one.mergers for one in dataset.totals}
+    rows: Counter[tuple[float, ...]] = Counter()
+    for cell in dataset.cells:
+        rows[key(cell.conditions)] += cell.train + cell.val + cell.test
+    if len(mergers) < len(dataset.totals):
+        raise ValueError("totals that name a cell twice")
+    if any(len(one.conditions) != len(dataset.condition_columns) for one in dataset.totals):
+        raise ValueError("totals that do not name every condition")
+    if {where: count for where, count in mergers.items() if count} != rows:
+        raise ValueError("totals whose mergers are not the rows of the cells")
+
+
+def _compact(text: str) -> str:
+    """Innermost lists and objects on one line each, so that a person can read the cells."""
+    return re.sub(
+        r"[\[{][^\[\]{}\"]*[\]}]|[\[{]\s+\"[^\[\]{}]*[\]}]",
+        lambda found: re.sub(r"\n\s*", " ", found[0]),
+        text,
+    )

@@ -1,0 +1,1 @@
+"""`hpo prepare`: from tables to a prepared dataset."""

@@ -1,0 +1,1 @@
+"""What a run's flow draws beside the data: numbers and figures."""

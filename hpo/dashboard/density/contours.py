@@ -1,0 +1,196 @@
+"""A portrait: the density that a flow draws at given conditions, and that of the rows there.
+
+Both sides have the same bins and the same smoothing, as the pictures of `hpo plot` have. The noise
+is seeded: a picture that changes while a slider moves changes for the flow's sake.
+
+Letters of the arrays:
+    N rows    F event columns    K of them shown    C condition columns
+    X, Y bins along the two axes
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data_prep.dataset import Column
+from hpo.dashboard.density.sources import EmulatedError
+from hpo.pictures import density
+from hpo.pictures.density import Array
+
+if TYPE_CHECKING:
+    from models.flow.density import ConditionalFlow
+
+DRAWS = 200_000
+"""Events drawn for a portrait: enough that its contours show the flow and not the draw."""
+
+FEW = 3000
+"""Up to so many rows of data are shown as points."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Side:
+    """One side of a portrait: what the flow draws, or the data."""
+
+    rows: int
+    """Events drawn, or rows of the data."""
+    density_XY: Array | None
+    """Smoothed density in each bin, per unit of both columns; None where there is one column."""
+    heights: dict[float, float]
+    """`density_XY` at the edge of the smallest region with that fraction of all events; only
+    fractions that the picture holds and that so many rows can tell."""
+    marginals: tuple[Array, ...]
+    """Density in each bin of `Portrait.joined`, per unit of that column."""
+    points_N2: Array | None = None
+    """The rows themselves, where there are few enough of them."""
+    shade_XY: Array | None = None
+    """Counts as a shade in [0, 1], NaN where there are none; where there are more rows."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Portrait:
+    """The density of one or two event columns at given conditions."""
+
+    columns: tuple[Column, ...]
+    """Across and up; the second is missing where the flow draws one column."""
+    conditions: dict[str, float]
+    units: dict[str, str]
+    """Of each condition."""
+    edges: tuple[Array, ...]
+    """Of the bins along each axis, in the column's unit."""
+    joined: tuple[Array, ...]
+    """Of the bins of each marginal, likewise."""
+    emulator: Side
+    data: Side | None
+    """None where the conditions are no simulated cell, or one without test rows."""
+    nll: float | None
+    """Of these rows, nats per event in the data's own units; None without rows."""
+    error: float | None
+    """Its standard error; NaN for a single row, or where a row has no density."""
+    unphysical: float
+    """Fraction of the draws that are not finite, or not positive where they have to be."""
+    notes: tuple[str, ...]
+    """What else is to be known of this picture, a sentence each."""
+
+
+def portrait(
+    flow: ConditionalFlow,
+    conditions: Mapping[str, float],
+    rows_NF: Array | None,
+    at: tuple[int, ...],
+    notes: Sequence[str],
+    *,
+    like: int = DRAWS,
+) -> Portrait:
+    """What the flow draws at these conditions, beside the rows that have them.
+
+    Args:
+        flow: In evaluation mode.
+        conditions: Every condition, in the flow's order.
+        rows_NF: Rows of the data at these conditions, if there are any.
+        at: One or two event columns, by their places.
+        notes: What was to be said before.
+        like: Without rows, the picture is smoothed as if there were so many: contours then do not
+            jump where a slider leaves a cell.
+
+    Raises:
+        EmulatedError: If nothing that the flow draws is finite.
+    """
+    drawn_NK, unphysical = _draws(flow, list(conditions.values()), at)
+    data_NK = None if rows_NF is None else rows_NF[:, at]
+    frame = _Frame.around(drawn_NK, drawn_NK[:like] if data_NK is None else data_NK)
+    nll, error = _nll(flow, list(conditions.values()), rows_NF)
+    if unphysical:
+        notes = [*notes, f"{unphysical:.2%} of the draws are not finite, or not above 0."]
+    return Portrait(
+        columns=tuple(flow.event_columns[k] for k in at),
+        conditions=dict(conditions),
+        units={column.name: column.unit for column in flow.condition_columns},
+        edges=frame.edges,
+        joined=frame.joined,
+        emulator=frame.side(drawn_NK, density.LEVELS, whole=DRAWS),
+        data=None if data_NK is None else frame.of_data(data_NK),
+        nll=nll,
+        error=error,
+        unphysical=unphysical,
+        notes=tuple(notes),
+    )
+
+
+def _draws(
+    flow: ConditionalFlow, values_C: Sequence[float], at: tuple[int, ...]
+) -> tuple[Array, float]:
+    """The finite draws in the columns that are shown; of all, the fraction that is unphysical."""
+    from models.evaluation import nll as measure
+
+    noise_NF = np.random.default_rng(0).standard_normal((DRAWS, len(flow.event_columns)), "f4")
+    drawn_NF = measure.from_noise(flow, noise_NF, np.array([values_C], np.float64))
+    finite_N = np.isfinite(drawn_NF).all(axis=1)
+    if not finite_N.any():
+        raise EmulatedError("no event that the flow draws here is finite: there is no density")
+    return drawn_NF[finite_N][:, at], measure.unphysical_fraction(flow, drawn_NF)
+
+
+def _nll(
+    flow: ConditionalFlow, values_C: Sequence[float], rows_NF: Array | None
+) -> tuple[float | None, float | None]:
+    """Of the rows, and its standard error."""
+    if rows_NF is None:
+        return None, None
+    from models.evaluation import nll as measure
+
+    nll_N = -measure.log_prob(flow, rows_NF, np.array([values_C], np.float64))
+    return float(nll_N.mean()), density.standard_error(nll_N)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Frame:
+    """The bins and the smoothing that both sides share."""
+
+    edges: tuple[Array, ...]
+    joined: tuple[Array, ...]
+    spreads: tuple[float, float] | None
+    """In bins; None where there is one column."""
+
+    @classmethod
+    def around(cls, drawn_NK: Array, like_NK: Array) -> _Frame:
+        """For all that is drawn, as fine as so many rows as `like_NK` has can be shown."""
+        edges = tuple(density.edges(*each) for each in zip(like_NK.T, drawn_NK.T, strict=True))
+        return cls(
+            edges=edges,
+            joined=tuple(density.joined(each, len(like_NK)) for each in edges),
+            spreads=density.spreads(like_NK, (edges[0], edges[1])) if len(edges) == 2 else None,
+        )
+
+    def side(self, events_NK: Array, fractions: Sequence[float], *, whole: int) -> Side:
+        """The densities of events that are `whole` together with those that are not finite."""
+        share = len(events_NK) / whole
+        columns = zip(events_NK.T, self.joined, strict=True)
+        marginals = tuple(share * density.marginal(*each) for each in columns)
+        if self.spreads is None:
+            return Side(rows=whole, density_XY=None, heights={}, marginals=marginals)
+        across, up = self.edges
+        unit = whole * float((across[1] - across[0]) * (up[1] - up[0]))
+        smoothed_XY = density.smooth(density.counts(events_NK, (across, up)), self.spreads)
+        heights = density.enclosing(smoothed_XY, fractions, whole)
+        return Side(
+            rows=whole,
+            density_XY=smoothed_XY / unit,
+            # Shorter than the fractions where the picture does not hold the last ones.
+            heights={name: each / unit for name, each in zip(fractions, heights, strict=False)},
+            marginals=marginals,
+        )
+
+    def of_data(self, data_NK: Array) -> Side:
+        """The densities of the data, with the rows themselves or a shade of them."""
+        side = self.side(data_NK, density.sure(len(data_NK)), whole=len(data_NK))
+        if self.spreads is None:
+            return side
+        if len(data_NK) <= FEW:
+            return replace(side, points_N2=data_NK)
+        shade = density.fading(density.counts(data_NK, (self.edges[0], self.edges[1])))
+        return replace(side, shade_XY=np.ma.filled(shade, math.nan))

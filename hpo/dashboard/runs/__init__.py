@@ -1,0 +1,1 @@
+"""Runs compared: their rows and their figures."""

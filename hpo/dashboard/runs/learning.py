@@ -1,0 +1,357 @@
+"""How runs learned, as Plotly figures: their NLLs and loss rates along epochs, time or rows.
+
+A curve of more than `MOST_POINTS` epochs is thinned: it keeps the first, the last and the best
+epoch, and of each stretch between them the lowest and the highest validation NLL and a gap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from hpo.dashboard.runs import history, tables
+from hpo.dashboard.runs.history import Array, Curve
+from hpo.dashboard.style import LOOKS, Theme, axis, empty, note, plain, sentence
+from hpo.records.record import FINISHED, RunRecord
+
+Along = Literal["epoch", "minutes", "rows"]
+
+MOST_POINTS = 2000
+"""Points of one curve."""
+
+MOST_SVG = 20_000
+"""Points of a figure that are still drawn one by one; more are left to the graphics card."""
+
+DASHES = ("solid", "dashdot", "dot", "longdash", "longdashdot", "dash")
+"""Of validation curves: the next one each time that the colours are used up."""
+
+FAINT = 0.65
+"""Opacity of runs that were pruned or failed."""
+
+_ALONG = {"epoch": "Epoch", "minutes": "Wall-clock time [min]", "rows": "Training rows seen"}
+
+
+def curves(
+    records: Mapping[str, RunRecord],
+    *,
+    along: Along = "epoch",
+    log_x: bool = False,
+    excess: bool = False,
+    smoothing: float = 0.0,
+    theme: Theme = "light",
+) -> go.Figure:
+    """Training and validation NLL of every run.
+
+    Args:
+        records: By key. A run's place decides its colour and dash.
+        along: Epochs, minutes of wall-clock time, or rows of the training split.
+        log_x: Puts that on a logarithmic axis.
+        excess: Draws what the NLL is above the lowest validation NLL of all runs, on a logarithmic
+            axis; the lowest value itself is then a gap.
+        smoothing: Weight of the past, in [0, 1); see `history.smoothed`. The best epoch stays where
+            it was measured.
+        theme: The page's.
+
+    Raises:
+        TablesError: If the smoothing is out of its range.
+    """
+    if not records:
+        return sentence("No runs are chosen.", theme)
+    drawn = _lines(records, theme)
+    if not any(np.isfinite(each.curve.val_nll).any() for each in drawn):
+        return sentence("No run has an epoch with a validation NLL yet.", theme)
+
+    floor = min(_lowest(each.curve.val_nll) for each in drawn) if excess else 0.0
+    figure = empty(theme)
+    for line in drawn:
+        figure.add_traces(_learning(line, along, smoothing, floor, excess, _tracer(drawn)))
+    told = f"NLL − {floor:.4f}" if excess else "NLL"
+    axis(figure, "x", _ALONG[along], log=log_x, keep=along, large=along == "rows")
+    axis(figure, "y", f"{told} [{tables.NLL}]", log=excess, keep=str(excess))
+    figure.update_yaxes(range=_excess_span(drawn, floor) if excess else _span(drawn))
+    thinned = any(len(each.at) < _told(each.curve) for each in drawn)
+    note(figure, theme, "— validation   - - training   ● best epoch" + _thinned(thinned))
+    return figure
+
+
+def rates(
+    records: Mapping[str, RunRecord],
+    *,
+    along: Along = "epoch",
+    log_x: bool = False,
+    theme: Theme = "light",
+) -> go.Figure:
+    """Loss rate of every run where it is positive, and the rates below which runs stop early."""
+    if not records:
+        return sentence("No runs are chosen.", theme)
+    drawn = _lines(records, theme)
+    positive = {each.key: _positive(each.curve.loss_rate) for each in drawn}
+    if not any(np.isfinite(each).any() for each in positive.values()):
+        return sentence("No run has a positive loss rate yet.", theme)
+
+    figure = empty(theme)
+    for line in drawn:
+        figure.add_trace(_rate(line, positive[line.key], along, _tracer(drawn)))
+    units = sorted({history.rate_unit(each) for each in records.values()})
+    axis(figure, "x", _ALONG[along], log=log_x, keep=along, large=along == "rows")
+    axis(figure, "y", f"Loss rate [{' or '.join(units)}]", log=True, keep="rate")
+    limits = _thresholds(figure, drawn, theme)
+    figure.update_yaxes(range=_rate_span(positive.values(), limits))
+    rose = any((each.curve.loss_rate <= 0).any() for each in drawn)
+    note(figure, theme, "Gaps are epochs in which the smoothed objective rose." if rose else "")
+    return figure
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Line:
+    """A run in a figure of curves."""
+
+    key: str
+    name: str
+    """Escaped."""
+    record: RunRecord
+    curve: Curve
+    at: NDArray[np.intp]
+    """The epochs that are drawn."""
+    colour: str
+    dash: str
+    ring: str
+    """Colour around the marker of the best epoch."""
+
+    @property
+    def faint(self) -> bool:
+        """Whether it came to no end of its own."""
+        return self.record.state in ("pruned", "failed")
+
+    @property
+    def opacity(self) -> float:
+        return FAINT if self.faint else 1.0
+
+    @property
+    def group(self) -> str:
+        """What its traces have in common in the legend."""
+        return plain(self.key, 1000)
+
+
+def _lines(records: Mapping[str, RunRecord], theme: Theme) -> list[_Line]:
+    palette, names = LOOKS[theme].palette, tables.names(records)
+    found = []
+    for index, (key, record) in enumerate(records.items()):
+        curve = history.curve(record)
+        found.append(
+            _Line(
+                key=key,
+                name=plain(names[key], 40),
+                record=record,
+                curve=curve,
+                at=_thin(curve),
+                colour=palette[index % len(palette)],
+                dash=DASHES[index // len(palette) % len(DASHES)],
+                ring=LOOKS[theme].label,
+            )
+        )
+    return found
+
+
+def _thin(curve: Curve) -> NDArray[np.intp]:
+    """Which epochs to draw: up to the last that was measured, and `MOST_POINTS` at most."""
+    told = _told(curve)
+    if told <= MOST_POINTS:
+        return np.arange(told, dtype=np.intp)
+    kept = {0, told - 1} | ({curve.best} if curve.best is not None else set())
+    for part in np.array_split(np.arange(told), (MOST_POINTS - 3) // 3):
+        values = curve.val_nll[part]
+        lost = np.flatnonzero(np.isnan(values))[:1]
+        kept |= set(part[lost].tolist())
+        if len(lost) < len(part) and np.isfinite(values).any():
+            kept |= {int(part[np.nanargmin(values)]), int(part[np.nanargmax(values)])}
+    return np.array(sorted(kept), dtype=np.intp)
+
+
+def _told(curve: Curve) -> int:
+    """Epochs until the last with a validation NLL: what failed may have gone on unseen."""
+    for values in (curve.val_nll, curve.train_nll):
+        finite = np.flatnonzero(np.isfinite(values))
+        if len(finite):
+            return int(finite[-1]) + 1
+    return 0
+
+
+def _tracer(lines: Sequence[_Line]) -> Any:
+    """The kind of trace that this many points need."""
+    return go.Scatter if 2 * sum(len(each.at) for each in lines) <= MOST_SVG else go.Scattergl
+
+
+def _learning(
+    line: _Line, along: Along, smoothing: float, floor: float, excess: bool, tracer: Any
+) -> list[Any]:
+    """Training, validation and best epoch of one run; its name in the legend rules all three."""
+
+    def height(values: Array) -> Array:
+        return _positive(values - floor) if excess else values
+
+    x, curve = _places(line.curve, along), line.curve
+    train, val = (history.smoothed(each, smoothing) for each in (curve.train_nll, curve.val_nll))
+    thin = {"opacity": 0.6 * line.opacity, "name": line.name, "showlegend": False}
+    told = f"<b>{line.name}</b><br>{_hover_x(along)}<br>"
+    return [
+        tracer(
+            **_stroke(line, x, height(train), width=1, dash="dash") | thin,
+            hovertemplate=told + "training %{y:.4f}<extra></extra>",
+        ),
+        tracer(
+            **_stroke(line, x, height(val), width=2, dash=line.dash),
+            name=_legend(line),
+            hovertemplate=told + "validation %{y:.4f}<extra></extra>",
+        ),
+        *_best(line, x, height(curve.val_nll), told, tracer),
+    ]
+
+
+def _stroke(line: _Line, x: Array, y: Array, *, width: float, dash: str) -> dict[str, Any]:
+    """What the trace of a curve is made of."""
+    return {
+        # Plotly leaves a trace without any point out of the legend.
+        "x": x[line.at] if len(line.at) else [None],
+        "y": y[line.at] if len(line.at) else [None],
+        "mode": "lines",
+        "line": {"color": line.colour, "width": width, "dash": dash},
+        "opacity": line.opacity,
+        "legendgroup": line.group,
+    }
+
+
+def _best(line: _Line, x: Array, val: Array, told: str, tracer: Any) -> list[Any]:
+    best = line.curve.best
+    if best is None or not math.isfinite(val[best]):
+        return []
+    marker = {"color": line.colour, "size": 8, "line": {"width": 1.5, "color": line.ring}}
+    return [
+        tracer(
+            x=[x[best]],
+            y=[val[best]],
+            mode="markers",
+            marker=marker,
+            opacity=line.opacity,
+            legendgroup=line.group,
+            name=line.name,
+            showlegend=False,
+            hovertemplate=told + "best: %{y:.4f}<extra></extra>",
+        )
+    ]
+
+
+def _rate(line: _Line, rate: Array, along: Along, tracer: Any) -> Any:
+    told = f"<b>{line.name}</b><br>{_hover_x(along)}<br>"
+    unit = history.rate_unit(line.record)
+    return tracer(
+        **_stroke(line, _places(line.curve, along), rate, width=1.6, dash=line.dash),
+        name=line.name if np.isfinite(rate[line.at]).any() else f"{line.name}: no positive rate",
+        hovertemplate=told + f"%{{y:.3g}} {unit}<extra></extra>",
+    )
+
+
+def _legend(line: _Line) -> str:
+    """Name, best validation NLL, and the state if it is not a good one."""
+    best, state = line.record.best_val_nll, line.record.state
+    if not np.isfinite(line.curve.val_nll).any():
+        return f"{line.name}: no validation NLL ({state.replace('_', ' ')})"
+    told = line.name if best is None else f"{line.name}: {best:.3f}"
+    return told if state in FINISHED else f"{told} ({state})"
+
+
+def _places(curve: Curve, along: Along) -> Array:
+    return {"epoch": curve.epoch, "minutes": curve.minutes, "rows": curve.rows_seen}[along]
+
+
+def _hover_x(along: Along) -> str:
+    return {"epoch": "epoch %{x:,}", "minutes": "%{x:,.1f} min", "rows": "%{x:,.0f} rows"}[along]
+
+
+def _positive(values: Array) -> Array:
+    """The values with a gap for all that a logarithmic axis cannot show."""
+    return np.where(values > 0, values, math.nan)
+
+
+def _lowest(values: Array) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.min()) if len(finite) else math.inf
+
+
+def _able(lines: Sequence[_Line]) -> list[_Line]:
+    """The runs that limits are made for: the finished ones, if there are any."""
+    told = [each for each in lines if np.isfinite(each.curve.val_nll).any()]
+    finished = [each for each in told if each.record.state in FINISHED]
+    return finished or [each for each in told if not each.faint] or told
+
+
+def _span(lines: Sequence[_Line]) -> list[float]:
+    """Limits of the NLL that show where runs differ, not the fall of the first epochs."""
+    able = _able(lines)
+    low = min(
+        [_lowest(each.curve.val_nll) for each in lines]
+        + [_lowest(each.curve.train_nll[each.at]) for each in able]
+    )
+    best = np.array([_lowest(each.curve.val_nll) for each in able])
+    early = np.array([np.nanquantile(each.curve.val_nll, 0.9) for each in able])
+    # A run that went astray falls or rises further than most: its end is shown, not all of it.
+    high = float(np.minimum(early, best + 2 * np.median(early - best)).max())
+    others = [_lowest(each.curve.val_nll) for each in lines if each.record.state != "failed"]
+    high = max([high, *(each for each in others if each <= low + 3 * (high - low))])
+    air = 0.06 * max(high - low, 0.05)
+    return [low - air, high + 2 * air]
+
+
+def _excess_span(lines: Sequence[_Line], floor: float) -> list[float]:
+    """Limits as exponents of ten, from the smallest but a few to where the runs began."""
+    values = np.concatenate([each.curve.val_nll - floor for each in _able(lines)])
+    values = values[np.isfinite(values) & (values > 0)]
+    if not len(values):
+        return [-4.0, 0.0]
+    low, high = np.log10(np.quantile(values, (0.05, 1.0)))
+    return [float(low) - 0.15, float(high) + 0.15]
+
+
+def _rate_span(values: Iterable[Array], limits: Sequence[float]) -> list[float]:
+    """Limits as exponents of ten, but for the few smallest rates; all thresholds are inside."""
+    every = np.concatenate(list(values))
+    low, high = np.quantile(every[np.isfinite(every)], (0.01, 1.0))
+    low, high = np.log10(min([low, *limits])), np.log10(max([high, *limits]))
+    return [float(low) - 0.15, float(high) + 0.15]
+
+
+def _thresholds(figure: go.Figure, lines: Sequence[_Line], theme: Theme) -> list[float]:
+    """A line for each rate below which some run stops early; gives these rates."""
+    found: dict[tuple[float, str], list[str]] = {}
+    for line in lines:
+        if line.curve.threshold is not None:
+            place = (line.curve.threshold, history.rate_unit(line.record))
+            found.setdefault(place, []).append(line.name)
+    for (rate, unit), named in found.items():
+        whose = f": {named[0]}" if len(named) == 1 < len(lines) else ""
+        figure.add_shape(
+            type="line",
+            xref="paper",
+            x0=0,
+            x1=1,
+            y0=rate,
+            y1=rate,
+            line={"color": LOOKS[theme].soft, "width": 1, "dash": "dot"},
+            label={
+                "text": f"stops below {rate:g} {unit}{whose}",
+                "textposition": "start",
+                "yanchor": "bottom",
+                "font": {"color": LOOKS[theme].soft, "size": 11},
+            },
+        )
+    return [rate for rate, _ in found]
+
+
+def _thinned(thinned: bool) -> str:
+    return f"   (about {MOST_POINTS:,} points a run)" if thinned else ""

@@ -1,0 +1,251 @@
+"""Runs as the table that the page shows: its columns, their units, and the names of runs.
+
+Between the catalog and the figures, as `history`, `differences` and `importance`, which stand on
+it: none of them knows Dash or Plotly. Rows are those of the catalog, which are those of
+`hpo.records.table` with the run's key in the column `run`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from data_prep.errors import InputError
+from hpo.records import table
+from hpo.records.listing import columns_of
+from hpo.records.record import NAME
+from hpo.records.table import Row
+
+Group = Literal["run", "parameters", "results", "options", "data", "environment"]
+Kind = Literal["number", "text", "time"]
+
+NLL = "nats/event"
+"""Unit of every NLL: the density is in the data's own units."""
+
+WIDE = 50
+"""Numbers whose largest is more than so many times the smallest are seen on a logarithmic axis."""
+
+_RUN = ("study", "trial", "state", "label", "reason", "restarts", "started", "updated")
+
+_RESULTS = {
+    "epochs": ("epochs trained", ""),
+    "best_epoch": ("best epoch", ""),
+    "best_val_nll": ("best validation NLL", NLL),
+    "best_held_out_nll": ("best held-out NLL", NLL),
+    "reported_epochs": ("epochs, as reported", ""),
+    "reported_val_nll": ("best running mean of the validation NLL", NLL),
+    "test_nll": ("test NLL", NLL),
+    "test_error": ("standard error of the test NLL", NLL),
+    "held_out_nll": ("held-out test NLL", NLL),
+    "held_out_error": ("standard error of the held-out test NLL", NLL),
+    "loss_rate": ("last loss rate", ""),
+    "seconds": ("wall-clock time", "s"),
+    "parameters": ("trainable parameters", ""),
+    "flops_per_event": ("cost of a log-density", "FLOP/event"),
+}
+"""What came of a run: label and unit; that of the loss rate depends on the runs."""
+
+_OPTIONS = {
+    "training_epochs": ("epochs asked for", ""),
+    "blocks": ("blocks", ""),
+    "bound": ("reach of the splines", "standard deviations"),
+    "hidden": ("hidden units", ""),
+    "depth": ("hidden layers", ""),
+    "batch_size": ("batch size", "rows"),
+    "ema": ("weight of the past (EMA)", ""),
+    "eval_every": ("evaluate every", "steps"),
+    "min_rate": ("least loss rate", ""),
+    "max_minutes": ("time budget", "min"),
+    "memory_mb": ("memory for rows", "MB"),
+    "clip_norm": ("longest gradient", "nats per unit of the weights"),
+}
+
+_SPLIT_ROWS = re.compile(r"(train|val|test)_rows")
+_DATA = ("data", "fingerprint", "hold_out_cells")
+ENVIRONMENT = ("device", "host", "threads", "slurm_job_id", "git_commit")
+_TIMES = ("started", "updated")
+
+_TRIAL = re.compile(r"trial-0*(\d+)")
+_OF_THESIS = re.compile(r"blocks_(\d+)_hidden_(\d+)_A_([a-z]+)(_.*)?")
+
+
+class TablesError(InputError):
+    """Something that these runs cannot tell. The message is one sentence."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Column:
+    """What a column of the runs is."""
+
+    name: str
+    """As in the rows, in filters and in `hpo runs`."""
+
+    label: str
+    """For people."""
+
+    unit: str
+    """Empty where it has none."""
+
+    group: Group
+    """What kind of thing it tells of a run."""
+
+    kind: Kind
+    """How it is sorted and drawn."""
+
+    @property
+    def title(self) -> str:
+        """Label and unit, as it stands at an axis."""
+        return f"{self.label} [{self.unit}]" if self.unit else self.label
+
+
+def columns(rows: Sequence[Row]) -> list[Column]:
+    """What the rows' columns are, in their order, without `run`."""
+    names = columns_of(rows)
+    searched = set(parameters(names))
+    groups = {name: _group(name, names, searched) for name in names if name != "run"}
+    return [_column(name, group, rows) for name, group in groups.items()]
+
+
+def usual(rows: Sequence[Row]) -> list[str]:
+    """The columns that a person can take in, as in `hpo runs`."""
+    return [name for name in table.usual(rows) if name != "run"]
+
+
+def differing(rows: Sequence[Row]) -> list[str]:
+    """The columns that differ between the rows; study and trial are always among them."""
+    return [name for name in columns_of(table.select(rows, differing=True)) if name != "run"]
+
+
+def axes(rows: Sequence[Row]) -> list[Column]:
+    """The columns that can be an axis: numbers, and at least one of them given."""
+    return [
+        each
+        for each in columns(rows)
+        if each.kind == "number" and any(number(row.get(each.name)) is not None for row in rows)
+    ]
+
+
+def objective(row: Row) -> float | None:
+    """What the run is ranked by, lowest first, in nats per event; None without a result."""
+    return number(table.objective(row))
+
+
+def objective_label(rows: Iterable[Row]) -> str:
+    """What `objective` is of these rows, for people, with its unit."""
+    judged = {row.get("objective") == "held_out_nll" for row in rows}
+    name = {frozenset({True}): "held-out NLL", frozenset({True, False}): "objective"}
+    return f"best {name.get(frozenset(judged), 'validation NLL')} [{NLL}]"
+
+
+def number(value: object) -> float | None:
+    """The value as a float, None for what is no finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def logarithmic(values: Iterable[float]) -> bool:
+    """Whether these numbers are better seen on a logarithmic axis: see `WIDE`."""
+    given = list(values)
+    return bool(given) and min(given) > 0 and max(given) > WIDE * min(given)
+
+
+def short(key: str) -> str:
+    """A run's name for people: `bbh 17` for bbh/trial-00017."""
+    *folders, last = key.removesuffix(f"/{NAME}").split("/")
+    if found := _TRIAL.fullmatch(last):
+        return f"{folders[-1] if folders else 'trial'} {found[1]}"
+    last = last.removesuffix(".json")
+    if found := _OF_THESIS.fullmatch(last):
+        return f"thesis {found[1]}×{found[2]} {found[3]}"
+    return last
+
+
+def names(keys: Iterable[str]) -> dict[str, str]:
+    """`short` of each key; where two would be called the same, the keys themselves."""
+    given = list(keys)
+    often = Counter(map(short, given))
+    return {key: short(key) if often[short(key)] == 1 else key for key in given}
+
+
+def key_of(row: Row) -> str:
+    """The row's key; for rows that did not come from a catalog, study and trial."""
+    return str(row["run"]) if "run" in row else f"{row.get('study')} {row.get('trial')}"
+
+
+def parameters(names: Sequence[str]) -> list[str]:
+    """What the samplers chose: `hpo.records.table` puts it between `state` and `epochs`."""
+    if "state" not in names or "epochs" not in names:
+        return []
+    return list(names[names.index("state") + 1 : names.index("epochs")])
+
+
+def per(unit: object) -> str:
+    return "epoch" if unit == "epoch" else "s"
+
+
+def _group(name: str, names: Sequence[str], searched: set[str]) -> Group:
+    if name in searched:
+        return "parameters"
+    if name in _RUN:
+        return "run"
+    if name in _RESULTS:
+        return "results"
+    if name in _DATA or name.startswith("data_") or _SPLIT_ROWS.fullmatch(name):
+        return "data"
+    if name.startswith(("environment_", "version_")):
+        return "environment"
+    # The training has an option of that name; the device it ran on is then `environment_device`.
+    if name in ENVIRONMENT and f"environment_{name}" not in names:
+        return "environment"
+    return "options"
+
+
+def _column(name: str, group: Group, rows: Sequence[Row]) -> Column:
+    label, unit = _described(name, group, rows)
+    return Column(name=name, label=label, unit=unit, group=group, kind=_kind(name, group, rows))
+
+
+def _kind(name: str, group: Group, rows: Sequence[Row]) -> Kind:
+    if name in _TIMES:
+        return "time"
+    if group == "results":  # also while no run has a value yet
+        return "number"
+    given = [row[name] for row in rows if row.get(name) is not None]
+    return "number" if given and all(number(each) is not None for each in given) else "text"
+
+
+def _described(name: str, group: Group, rows: Sequence[Row]) -> tuple[str, str]:
+    """Label and unit."""
+    if name in ("loss_rate", "min_rate"):
+        return (_RESULTS | _OPTIONS)[name][0], _rate_units(name, rows)
+    if group == "results":
+        return _RESULTS[name]
+    if name in _OPTIONS:
+        return _OPTIONS[name]
+    if found := _SPLIT_ROWS.fullmatch(name):
+        return f"{found[1]} split", "rows"
+    for prefix, label in _PREFIXES.items():
+        if name.startswith(prefix):
+            return label.format(name.removeprefix(prefix).replace("_", " ")), ""
+    return name.replace("_", " "), ""
+
+
+_PREFIXES = {
+    "version_": "{} version",
+    "seed_": "seed of the {}",
+    "pruner_": "pruner: {}",
+    "environment_": "{} used",
+    "training_": "{} of the training",
+    "flow_": "{} of the flow",
+}
+"""Of columns that `hpo.records.table` prefixes, and what they are called instead."""
+
+
+def _rate_units(name: str, rows: Iterable[Row]) -> str:
+    units = {per(row.get("rate_per")) for row in rows if row.get(name) is not None}
+    return " or ".join(f"nats/{each}" for each in sorted(units)) or "nats/epoch"

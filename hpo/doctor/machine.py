@@ -1,0 +1,159 @@
+"""What has to be right before workers start: this machine, the data, the database, the cluster.
+
+`hpo launch` refuses on what failed, `hpo doctor` prints every line. Nothing stays behind: a look
+makes no database, no table and no folder, and submits no job. What cannot be looked at is a
+warning that says why.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Callable, Iterable
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement  # comes with Optuna
+from sqlalchemy.engine import URL
+
+from data_prep.dataset import SAMPLE, SPLITS, DataError, Dataset
+from data_prep.errors import InputError
+from hpo.doctor import cluster, database
+from hpo.doctor.check import Check, guarded
+from hpo.storage import filesystem
+from hpo.study.spec import StudySpec
+
+SPACE_GB = 1
+"""Free space below which there is a warning: a trial's checkpoints and log take a few MB."""
+
+
+class PreflightError(InputError):
+    """A study that would not run here. The message lists every failed check."""
+
+    def __init__(self, failed: Iterable[Check]) -> None:
+        lines = (
+            f"{one.what}: {one.found}" + (f": {one.remedy}" if one.remedy else "") for one in failed
+        )
+        super().__init__("\n  - ".join(["the study cannot run here:", *lines]))
+
+
+def refuse(checks: Iterable[Check]) -> None:
+    """Let the study go on only if no check failed.
+
+    Raises:
+        PreflightError: With every one that did.
+    """
+    if failed := [one for one in checks if one.verdict == "failed"]:
+        raise PreflightError(failed)
+
+
+def check(
+    spec: StudySpec | None,
+    *,
+    on: str,
+    runs: Path,
+    url: URL,
+    workers: int,
+    force_sqlite: bool = False,
+) -> list[Check]:
+    """Everything that can be checked before workers start.
+
+    Args:
+        spec: The study; None checks what every study needs, on the shipped data.
+        on: `local` or `slurm`: where the workers would run.
+        runs: Folder of all runs. It need not be there yet.
+        url: Of the study's database, which need not be there yet.
+        workers: How many would run at once.
+        force_sqlite: SQLite where its locks may not hold is a warning, and no failure.
+    """
+    looks: list[tuple[str, Callable[[], list[Check]]]] = [
+        ("versions", _versions),
+        ("device", lambda: _device(spec, on)),
+        ("data", lambda: _data(spec)),
+        ("runs folder", lambda: _runs_folder(runs, on)),
+        ("free space", lambda: _free_space(runs)),
+        ("storage locks", lambda: database.locks(url, on, force_sqlite)),
+        ("storage", lambda: database.answers(url, workers)),
+    ]
+    if on == "slurm":
+        looks.append(("slurm", lambda: cluster.looks(spec, workers)))
+    return [one for what, look in looks for one in guarded(what, look, url)]
+
+
+def _versions() -> list[Check]:
+    """The installed packages against what ours requires of them."""
+    wanted = [Requirement(line) for line in metadata.requires("hpo-flows") or ()]
+    needed = [one for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
+    unmet = [one for one in needed if not _is_met(one)]
+    if unmet:
+        found = ", ".join(f"{one.name} is {_installed(one.name) or 'missing'}" for one in unmet)
+        remedy = "pip install " + " ".join(f"'{one.name}{one.specifier}'" for one in unmet)
+        return [Check("versions", "failed", found, remedy)]
+    shown = ("hpo-flows", "torch", "optuna", "submitit", "sqlalchemy", "nflows")
+    versions = [f"{name} {_installed(name)}" for name in shown]
+    return [Check("versions", "ok", ", ".join([f"python {platform.python_version()}", *versions]))]
+
+
+def _is_met(requirement: Requirement) -> bool:
+    version = _installed(requirement.name)
+    return version is not None and requirement.specifier.contains(version, prereleases=True)
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _device(spec: StudySpec | None, on: str) -> list[Check]:
+    import torch  # seconds, and only this line needs it
+
+    from hpo.execution.slurm import cores
+
+    cuda = torch.cuda.is_available()
+    device = f"cuda ({torch.cuda.get_device_name()})" if cuda else "cpu"
+    found = f"{device}, {cores()} CPU cores"
+    if on == "slurm":
+        return [Check("device", "ok", f"{found} on this machine; jobs have what [slurm] asks for")]
+    if spec is not None and spec.training.device == "cuda" and not cuda:
+        remedy = "--set training.device=auto, or install torch for the GPU's driver"
+        return [Check("device", "failed", f"{found}, but [training] device is 'cuda'", remedy)]
+    return [Check("device", "ok", found)]
+
+
+def _data(spec: StudySpec | None) -> list[Check]:
+    path = "sample" if spec is None else spec.data.path
+    folder = SAMPLE if path == "sample" else Path(path)
+    try:
+        dataset = Dataset.read(folder)
+    except DataError as error:
+        return [Check("data", "failed", str(error))]
+    missing = [part for part in SPLITS if not any(folder.joinpath(part).glob("part-*.parquet"))]
+    if missing:
+        found = f"{folder} has no part-*.parquet in {', '.join(missing)}"
+        return [Check("data", "failed", found, "prepare the dataset again with hpo prepare")]
+    rows = sum(dataset.rows.values())
+    return [Check("data", "ok", f"{folder}: {rows:,} rows in {len(dataset.cells)} cells")]
+
+
+def _runs_folder(runs: Path, on: str) -> list[Check]:
+    kind = filesystem.kind_of(runs)
+    found = f"{runs} ({kind or 'file system not known'})"
+    if fault := filesystem.write_fault(runs):
+        remedy = "give another folder with --runs"
+        return [Check("runs folder", "failed", f"{runs} cannot be written: {fault}", remedy)]
+    if on == "slurm" and filesystem.is_private(kind):
+        remedy = "give a folder that all nodes share with --runs"
+        found += ": jobs on other nodes will not see it"
+        return [Check("runs folder", "warning", found, remedy)]
+    return [Check("runs folder", "ok", found)]
+
+
+def _free_space(runs: Path) -> list[Check]:
+    """What the disk has left, not what a quota has."""
+    free_gb = shutil.disk_usage(filesystem.nearest(runs)).free / 1e9
+    if free_gb < SPACE_GB:
+        found = f"{free_gb:.2f} GB left for {runs}"
+        return [Check("free space", "warning", found, "make room, or give another --runs")]
+    return [Check("free space", "ok", f"{free_gb:,.0f} GB left for {runs}")]

@@ -1,0 +1,1 @@
+"""From a study to an emulator, and what is told of it."""

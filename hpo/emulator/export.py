@@ -1,0 +1,228 @@
+"""The best trials of a study as an emulator bundle, read back and compared before it says done."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.cells import Named
+from data_prep.dataset import DataError, Dataset
+from data_prep.errors import InputError
+from hpo.records.record import NAME, RunRecord, finite, read_all
+from hpo.study.status import usable
+from models.bundle.card import Terms
+from models.bundle.efficiency import Efficiency
+from models.bundle.emulator import Emulator
+from models.bundle.ensemble import Density, Mixture
+from models.evaluation import nll, report
+from models.training import checkpoint
+
+MOST_VALUES, MOST_SOURCES = 1_000, 1_000
+"""Values of a condition, and source files, at most that the bundle lists."""
+
+
+class ExportError(InputError):
+    """A study that has no such trial to export. The message says which there are."""
+
+
+def export(
+    folder: Path,
+    out: Path,
+    *,
+    trial: int | None = None,
+    max_cost: int | None = None,
+    ensemble: int = 1,
+    terms: Terms | None = None,
+) -> list[RunRecord]:
+    """Write the bundle of the best trial below `folder`, or of several mixed, to `out`.
+
+    Args:
+        folder: Of the study: holds `trial-*/run.json`.
+        out: Folder to be made.
+        trial: Takes this one, whether it is the best or not.
+        max_cost: Takes the best of those with at most so many FLOPs per event.
+        ensemble: How many of the best, with equal weights.
+        terms: Licence, authors and references, for the model card.
+
+    Returns:
+        The records of the trials exported, the best first.
+
+    Raises:
+        ExportError: If there is no such trial, or too few have a result.
+        EmulatorError: If `out` holds something else.
+        DataError: If the data are those of the training, and their test part is damaged.
+    """
+    chosen = _chosen(folder, trial, max_cost, ensemble)
+    flows = [checkpoint.best_flow(source) for _, source in chosen]
+    records = [record for record, _ in chosen]
+    density = flows[0] if len(flows) == 1 else Mixture(flows)
+    trained = Emulator(density, _card(records, density) | (terms or Terms()).to_card())
+    extra = {NAME: chosen[0][1] / NAME}
+    # A copy is read back first: `out` may hold an older bundle, which a bad one must not replace.
+    with tempfile.TemporaryDirectory() as folder_of_copy:
+        _compare(trained, Emulator.load(trained.save(Path(folder_of_copy) / "copy", extra=extra)))
+    trained.save(out, extra=extra)
+    return records
+
+
+def _chosen(
+    folder: Path, trial: int | None, max_cost: int | None, ensemble: int
+) -> list[tuple[RunRecord, Path]]:
+    found = [(one, path.parent) for path, one in read_all(folder) if isinstance(one, RunRecord)]
+    if trial is not None:
+        found = [(one, path) for one, path in found if one.trial == trial]
+        if not found:
+            raise ExportError(f"{folder} has no trial {trial}")
+        if not usable(found[0][0]):
+            state = found[0][0].state
+            raise ExportError(f"trial {trial} is {state}: only one that ended well can be exported")
+        return found
+    able = [(one, path) for one, path in found if usable(one) and _cheap(one, max_cost)]
+    limit = f" with at most {max_cost} FLOPs per event" if max_cost else ""
+    if not able:
+        raise ExportError(f"{folder} has no trial{limit} that ended well, of {len(found)} there")
+    if len(able) < ensemble:
+        raise ExportError(
+            f"{folder} has {len(able)} trials{limit} that ended well, too few for an ensemble of "
+            f"{ensemble}"
+        )
+    return sorted(able, key=lambda pair: pair[0].standing)[:ensemble]
+
+
+def _cheap(record: RunRecord, max_cost: int | None) -> bool:
+    flops = record.cost.flops_per_event
+    return max_cost is None or (flops is not None and flops <= max_cost)
+
+
+def _card(records: Sequence[RunRecord], density: Density) -> dict[str, object]:
+    """What the bundle tells: how good it is, where it comes from, how many mergers there are."""
+    best = records[0]
+    dataset = _dataset(best)
+    metrics = _metrics(best) if len(records) == 1 else {}
+    origin: dict[str, object] = {
+        "study": best.study,
+        **({"trial": best.trial} if len(records) == 1 else {"trials": [r.trial for r in records]}),
+        "data_fingerprint": best.data.fingerprint,
+        "data_rows": best.data.rows,
+    }
+    card: dict[str, object] = {"metrics": metrics, "provenance": origin}
+    if dataset:
+        folder, hold_out = Path(best.data.path), best.data.hold_out_cells
+        if len(records) > 1:
+            metrics |= _mixed(density, folder, hold_out)
+        metrics |= report.summary(density, folder, held_out=hold_out)
+        origin["data"] = _data(dataset)
+        if efficiency := Efficiency.of_dataset(dataset):
+            card["efficiency"] = efficiency.to_card()
+    if len(records) == 1:
+        origin |= _training(best)
+    else:
+        metrics["members"] = [_metrics(record) for record in records]
+        origin["members"] = [{"trial": each.trial, **_training(each)} for each in records]
+    return card
+
+
+def _dataset(record: RunRecord) -> Dataset | None:
+    """What the trial was trained on, if that is still there."""
+    try:
+        dataset = Dataset.read(Path(record.data.path))
+    except DataError:
+        return None
+    return dataset if dataset.fingerprint == record.data.fingerprint else None
+
+
+def _metrics(record: RunRecord) -> dict[str, object]:
+    """What the record tells of one flow's quality."""
+    test = record.test
+    metrics: dict[str, object] = {
+        "val_nll": record.best_val_nll,
+        "test_nll": test.nll if test else None,
+        "test_nll_error": test.error if test else None,
+    }
+    if held_out := record.held_out:
+        metrics |= {
+            "held_out_nll": held_out.nll,
+            "held_out_nll_error": held_out.error,
+            "held_out_cells": [asdict(cell) for cell in held_out.cells],
+        }
+    return metrics
+
+
+def _mixed(density: Density, folder: Path, hold_out: Named) -> dict[str, object]:
+    """The same of a mixture, which no record tells."""
+    test = nll.nll(density, folder, "test", without=hold_out)
+    val = nll.nll(density, folder, "val", without=hold_out)
+    told: dict[str, object] = {
+        "val_nll": finite(val.mean),
+        "test_nll": finite(test.mean),
+        "test_nll_error": finite(test.error),
+    }
+    if hold_out:
+        held_out = nll.nll(density, folder, "test", only=hold_out)
+        cells = nll.cell_nlls(density, folder, "test", hold_out)
+        told |= {
+            "held_out_nll": finite(held_out.mean),
+            "held_out_nll_error": finite(held_out.error),
+            "held_out_cells": [
+                {
+                    "conditions": each.conditions,
+                    "nll": finite(each.nll.mean) if each.nll else None,
+                    "error": finite(each.nll.error) if each.nll else None,
+                    "rows": each.nll.rows if each.nll else 0,
+                }
+                for each in cells
+            ],
+        }
+    return told
+
+
+def _data(dataset: Dataset) -> dict[str, object]:
+    """What of the dataset a reader of the model card asks for."""
+    values = zip(*(cell.conditions for cell in dataset.cells), strict=True)
+    grid = {c.name: sorted(set(v)) for c, v in zip(dataset.condition_columns, values, strict=True)}
+    known = ("file", "rows", "bytes", "sha256")
+    return {
+        "cells": len(dataset.cells),
+        "grid": {name: every for name, every in grid.items() if len(every) <= MOST_VALUES},
+        "ranges": {c.name: list(dataset.ranges[c.name]) for c in dataset.event_columns},
+        "where": dataset.where,
+        "command": dataset.command,
+        "sources": [
+            {name: source[name] for name in known if name in source}
+            for source in dataset.sources[:MOST_SOURCES]
+        ],
+        "source_files": len(dataset.sources),
+    }
+
+
+def _training(record: RunRecord) -> dict[str, object]:
+    """How one flow was made."""
+    ran = {
+        "epochs_run": len(record.epochs),
+        "best_epoch": record.best_epoch,
+        "seconds": record.cost.seconds,
+        "device": record.environment.device,
+        "threads": record.environment.threads,
+    }
+    return {
+        "training": record.training | ran,
+        "versions": record.environment.versions,
+        "git_commit": record.environment.git_commit,
+        "trained": record.updated,
+    }
+
+
+def _compare(trained: Emulator, loaded: Emulator) -> None:
+    """Make sure that what was read back is what was trained."""
+    at: dict[str, Any] = {name: float(np.mean(ends)) for name, ends in trained.domain.items()}
+    ours, theirs = (one.sample(1000, seed=0, **at) for one in (trained, loaded))
+    np.testing.assert_array_equal(theirs, ours)
+    np.testing.assert_array_equal(loaded.log_prob(ours, **at), trained.log_prob(ours, **at))
+    if "efficiency" in trained.card:
+        rates = (one.efficiency(**at, on_extrapolation="ignore") for one in (trained, loaded))
+        np.testing.assert_array_equal(*rates)

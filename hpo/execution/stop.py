@@ -1,0 +1,85 @@
+"""`hpo stop`: no new trial, or none at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from dataclasses import dataclass
+
+from optuna.storages import RDBStorage
+
+from hpo.queue import jobs as scheduler
+from hpo.queue.leases import Lease
+from hpo.queue.slots import Slots
+from hpo.storage.open import open_study
+from hpo.study import study as studies
+
+WAIT_S = 30.0
+"""Longest wait for the workers to hand their trials back."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stopped:
+    """What `now` ended."""
+
+    jobs: int
+    processes: int
+    running: int
+    """Trials whose workers had not ended after `WAIT_S`."""
+
+    elsewhere: tuple[str, ...]
+    """Other hosts with workers that no scheduler knows."""
+
+
+def gently(storage: RDBStorage, name: str) -> None:
+    """Start no new trial of the study.
+
+    Raises:
+        StorageError: If there is no such study.
+    """
+    open_study(storage, name).set_user_attr(studies.STOP, True)
+
+
+def now(storage: RDBStorage, name: str) -> Stopped:
+    """Start no new trial, and end the workers, which hand their trials back.
+
+    Raises:
+        StorageError: If there is no such study.
+        SchedulerError: If SLURM does not answer.
+    """
+    gently(storage, name)
+    study, spec = studies.opened(storage, name)
+    slots = Slots(study, max_restarts=spec.study.max_restarts)
+    jobs = _live_jobs(slots)
+    scheduler.cancel(jobs)
+    leases = [lease for lease in slots.leases() if lease.owner.job is None and lease.lives()]
+    here = [lease for lease in leases if lease.owner.here]
+    for lease in here:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(lease.owner.pid, signal.SIGTERM)
+    return Stopped(
+        jobs=len(jobs),
+        processes=len(here),
+        running=len(_still_running(slots)),
+        elsewhere=tuple(sorted({lease.owner.host for lease in leases if not lease.owner.here})),
+    )
+
+
+def _live_jobs(slots: Slots) -> list[str]:
+    """Jobs of the study that have not ended, waiting ones too."""
+    submitted = slots.jobs()
+    states = scheduler.states(submitted)
+    if states is None:
+        raise scheduler.SchedulerError("squeue does not answer: nothing was cancelled")
+    return sorted(states)
+
+
+def _still_running(slots: Slots) -> list[Lease]:
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        left = [lease for lease in slots.leases() if lease.lives()]
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.2)

@@ -1,0 +1,301 @@
+"""One trial: suggest, train, report, prune, record. Where training and Optuna meet.
+
+`models.training` has never heard of Optuna; the hook that it is handed here writes the record,
+reports the epoch, and raises to prune.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from data_prep.dataset import Dataset
+from hpo.queue.leases import Claim, LeaseLost
+from hpo.queue.slots import Slots
+from hpo.records import environment
+from hpo.records.record import (
+    NAME,
+    CellNll,
+    Cost,
+    DataUsed,
+    EpochRow,
+    HeldOutNll,
+    RecordError,
+    RunRecord,
+    State,
+    TestNll,
+    finite,
+    read,
+)
+from hpo.study import space
+from hpo.study import study as studies
+from hpo.study.spec import StudySpec
+from models.config import FlowConfig, TrainConfig
+from models.evaluation import nll
+from models.flow.density import ConditionalFlow
+from models.training import checkpoint
+from models.training.train import Epoch, Fit, history, train
+
+log = logging.getLogger("hpo.execution.trial")
+
+SURROUNDINGS = (SQLAlchemyError, StorageInternalError, OSError)
+"""What the database and the disk raise, whatever the trial does."""
+
+_TOLD: dict[State, TrialState] = {
+    "complete": TrialState.COMPLETE,
+    "stopped_early": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What a worker knows of the trial that it runs."""
+
+    study: optuna.Study
+    spec: StudySpec
+    claim: Claim
+    slots: Slots
+    folder: Path
+    """The trial's own folder."""
+
+    job_id: str | None = None
+    """The scheduler's job id."""
+
+
+def run(job: Job) -> RunRecord:
+    """Run a claimed trial to its end, or go on with it where its last worker left it.
+
+    A trial that goes wrong fails by itself: its reason is in its record, and the worker goes on.
+
+    Raises:
+        LeaseLost: If the trial was handed to another worker meanwhile. Nothing is written then.
+        SQLAlchemyError, StorageInternalError, OSError: If the database or the disk fails, which
+            is not the configuration's fault: the trial is there to be gone on with.
+    """
+    with _log_file(job.folder):
+        record = _ended(job.folder)
+        if record is None:
+            record = _attempt(job)
+        value = record.best_objective if _TOLD[record.state] is TrialState.COMPLETE else None
+        # Before the study is told: nobody comes back to a trial that has ended.
+        if record.state != "failed":  # else kept as it is, to be looked into
+            checkpoint.trim(job.folder)
+        job.slots.finish(job.claim, _TOLD[record.state], value)
+        log.info("trial %d %s: %s", record.trial, record.state, record.reason or "all epochs ran")
+        return record
+
+
+def _attempt(job: Job) -> RunRecord:
+    """The record of the trial as it ended, failed if anything went wrong but the surroundings."""
+    try:
+        return _train(job)
+    except (LeaseLost, *SURROUNDINGS) as error:
+        log.error("trial %d was broken off: %s", job.claim.number, error)
+        raise
+    except Exception as error:  # whatever a configuration does wrong is that trial's end alone
+        log.error("trial %d failed\n%s", job.claim.number, traceback.format_exc())
+        reason = traceback.format_exception_only(error)[-1].strip().splitlines()[0]
+        known = studies.record_of(job.study, job.claim.number)
+        record = known or studies.blank(job.study, job.claim.number)
+        return _put(job, dataclasses.replace(record, state="failed", reason=reason))
+
+
+def _train(job: Job) -> RunRecord:
+    trial = job.slots.trial_of(job.claim)
+    record = _begin(job, trial)
+    flow_config, train_config = _configs(job, trial)
+    rows = history(job.folder)
+    if rows:
+        log.info("goes on after epoch %d", rows[-1].epoch)
+    _report(trial, rows, train_config)
+
+    def on_epoch(epoch: Epoch) -> None:
+        job.slots.renew(job.claim)
+        rows.append(epoch)
+        log.info("%s", _line(epoch))
+        _with_history(record, rows).write(job.folder)
+        value = epoch.objective(train_config)
+        trial.report(value, epoch.epoch)
+        if epoch.epoch < job.spec.training.epochs and trial.should_prune():
+            raise optuna.TrialPruned(f"at epoch {epoch.epoch}: {value:.4f} nats per event")
+
+    try:
+        _, fit = train(
+            Path(job.spec.data.path),
+            flow_config,
+            train_config,
+            hold_out=job.spec.data.hold_out_cells,
+            checkpoint=job.folder,
+            on_epoch=on_epoch,
+        )
+    except optuna.TrialPruned as pruned:
+        ended = _end(record, rows, "pruned", str(pruned))
+    else:
+        ended = _succeed(record, fit)
+    return _put(job, _measured(job, ended))
+
+
+def _begin(job: Job, trial: optuna.Trial) -> RunRecord:
+    """The record as the trial begins, or begins again; written before the first epoch."""
+    flow_config, train_config = _configs(job, trial)
+    dataset = Dataset.read(Path(job.spec.data.path))
+    record = RunRecord(
+        study=job.spec.study.name,
+        trial=job.claim.number,
+        state="running",
+        params=dict(trial.params),
+        flow=dataclasses.asdict(flow_config),
+        training=dataclasses.asdict(train_config),
+        pruner=dataclasses.asdict(job.spec.pruner),
+        data=DataUsed(
+            path=job.spec.data.path,
+            fingerprint=dataset.fingerprint,
+            rows=dict(dataset.rows),
+            hold_out_cells=tuple(job.spec.data.hold_out_cells),
+        ),
+        seeds={"study": job.spec.study.seed, "trial": train_config.seed},
+        environment=environment.describe(train_config.device, job.job_id),
+        restarts=job.claim.restarts,
+        cost=Cost(parameters=None, flops_per_event=None, seconds=None),
+        started=_first_start(job.folder),
+        updated=studies.now(),
+    )
+    log.info("on %s with %s", record.environment.device, record.params)
+    return _put(job, _with_history(record, history(job.folder)))
+
+
+def _configs(job: Job, trial: optuna.Trial) -> tuple[FlowConfig, TrainConfig]:
+    seed = space.seed_of(job.spec.study.seed, job.claim.number)
+    return space.suggest(trial, job.spec.space, job.spec.flow, job.spec.training, seed=seed)
+
+
+def _line(epoch: Epoch) -> str:
+    """What `log.txt` says of an epoch."""
+    text = f"epoch {epoch.epoch}: train {epoch.train_nll:.4f}, val {epoch.val_nll:.4f}"
+    held_out = epoch.held_out_nll
+    return text if held_out is None else f"{text}, held out {held_out:.4f}"
+
+
+def _report(trial: optuna.Trial, rows: list[Epoch], config: TrainConfig) -> None:
+    """Report what the last worker had saved but not yet reported when it died."""
+    reported = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+    for epoch in rows:
+        if epoch.epoch not in reported:
+            trial.report(epoch.objective(config), epoch.epoch)
+
+
+def _with_history(record: RunRecord, rows: list[Epoch]) -> RunRecord:
+    config = TrainConfig.from_dict(record.training)
+    best = min(rows, key=lambda epoch: epoch.objective(config), default=None)
+    return dataclasses.replace(
+        record,
+        epochs=tuple(EpochRow.of(epoch) for epoch in rows),
+        best_epoch=best.epoch if best else None,
+        best_val_nll=best.val_nll if best else None,
+        best_held_out_nll=best.held_out_nll if best else None,
+        cost=dataclasses.replace(record.cost, seconds=sum(epoch.seconds for epoch in rows)),
+        updated=studies.now(),
+    )
+
+
+def _end(record: RunRecord, rows: list[Epoch], state: State, reason: str | None) -> RunRecord:
+    return dataclasses.replace(_with_history(record, rows), state=state, reason=reason)
+
+
+def _succeed(record: RunRecord, fit: Fit) -> RunRecord:
+    return _end(record, fit.history, "stopped_early" if fit.stopped else "complete", fit.stopped)
+
+
+def _measured(job: Job, record: RunRecord) -> RunRecord:
+    """The record with the cost of the best weights and, if it ended well, their test NLLs."""
+    flow = checkpoint.best_flow(job.folder)
+    cost = nll.cost(flow)
+    record = dataclasses.replace(
+        record,
+        cost=dataclasses.replace(
+            record.cost, parameters=cost.parameters, flops_per_event=cost.flops_per_event
+        ),
+    )
+    if record.state == "pruned":
+        return record
+    hold_out = job.spec.data.hold_out_cells
+    test = nll.nll(flow, Path(job.spec.data.path), "test", without=hold_out)
+    return dataclasses.replace(
+        record,
+        test=TestNll(nll=test.mean, error=test.error, rows=test.rows),
+        held_out=_held_out(flow, job) if hold_out else None,
+    )
+
+
+def _held_out(flow: ConditionalFlow, job: Job) -> HeldOutNll:
+    """How well the flow does where it was never trained: in all held-out cells, and in each."""
+    folder, hold_out = Path(job.spec.data.path), job.spec.data.hold_out_cells
+    cells = tuple(
+        CellNll(
+            conditions=cell.conditions,
+            nll=finite(cell.nll.mean) if cell.nll else None,
+            error=finite(cell.nll.error) if cell.nll else None,
+            rows=cell.nll.rows if cell.nll else 0,
+        )
+        for cell in nll.cell_nlls(flow, folder, "test", hold_out)
+    )
+    score = nll.nll(flow, folder, "test", only=hold_out)
+    return HeldOutNll(
+        nll=finite(score.mean), error=finite(score.error), rows=score.rows, cells=cells
+    )
+
+
+def _put(job: Job, record: RunRecord) -> RunRecord:
+    """Write the record, if the trial is still this worker's."""
+    job.slots.renew(job.claim)
+    record.write(job.folder)
+    return record
+
+
+def _ended(folder: Path) -> RunRecord | None:
+    """The record of a trial whose worker died between writing its end and telling the study."""
+    if not (folder / NAME).exists():
+        return None
+    try:
+        record = read(folder / NAME)
+    except RecordError as error:
+        log.warning("%s: the trial is run as if it had none", error)
+        return None
+    return None if record.state == "running" else record
+
+
+def _first_start(folder: Path) -> str:
+    try:
+        return read(folder / NAME).started or studies.now()
+    except RecordError:
+        return studies.now()
+
+
+@contextlib.contextmanager
+def _log_file(folder: Path) -> Iterator[None]:
+    """Send what the packages log to the trial's `log.txt` while it runs."""
+    for each in (folder.parent, folder):  # that of all runs has to be there, mounted
+        each.mkdir(exist_ok=True)
+    handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.removeHandler(handler)
+        handler.close()

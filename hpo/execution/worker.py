@@ -1,0 +1,296 @@
+"""A worker: takes trials from the study until none is left, or its job's time is up.
+
+What submitit pickles and runs. It is handed a name and numbers only; the database's URL comes in
+the environment. Whatever ends it in good time, its trial goes back with all it had:
+
+    SIGUSR2             the time limit is near, or a more important job wants the node: hand back
+    SIGTERM, SIGINT     somebody cancelled: hand back
+
+A handler of a signal only raises; the database is told where that is caught. What ends a worker
+without a signal is found by the others, from the lease that it no longer renews.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from hpo.queue import jobs
+from hpo.queue.leases import Claim, LeaseLost, Owner
+from hpo.queue.slots import Slots
+from hpo.storage.open import open_storage, url_of
+from hpo.storage.retry import of_disk
+from hpo.study import study as studies
+
+if TYPE_CHECKING:
+    import optuna
+
+    from hpo.execution.trial import Job
+    from hpo.records.record import RunRecord
+    from hpo.study.spec import StudySpec
+
+HEARTBEAT_S = 20.0
+"""Seconds between renewals of a lease; well under `leases.LEASE_S`, so that some may be missed."""
+SIGNAL_S = 90
+"""Seconds before its time limit at which SLURM sends SIGUSR2."""
+WORTHWHILE_EPOCHS = 3
+"""A trial is begun only if there is time for so many of its epochs."""
+
+log = logging.getLogger("hpo.execution.worker")
+
+
+class HandBack(BaseException):
+    """This process has to end. Not an Exception: nothing may take it for a trial's failure."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"told by {signal.Signals(signal_number).name}")
+        self.signal_number = signal_number
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Until when the job of this process may run."""
+
+    end_s: float | None
+    """Seconds since 1970; None without a limit."""
+
+    @classmethod
+    def of_this_job(cls, timeout_min: int) -> Room:
+        """As SLURM says, else from the limit that was asked for."""
+        if jobs.job_of_this_process() is None:
+            return cls(None)
+        said = os.environ.get("SLURM_JOB_END_TIME", "")
+        started_s = psutil.Process().create_time()
+        return cls(float(said) if said.isdigit() else started_s + 60 * timeout_min)
+
+    def has(self, seconds: float) -> bool:
+        """Whether so many seconds are left before the job is told to end."""
+        return self.end_s is None or time.time() + seconds < self.end_s - SIGNAL_S
+
+
+def work(study_name: str, runs: str, threads: int, workers: int) -> int:
+    """Run trials of the study until none waits or the time is up; say how many were run.
+
+    Args:
+        study_name: Of a study that `hpo launch` made.
+        runs: Folder of all studies' runs.
+        threads: CPU threads for torch.
+        workers: Of the study, in all.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    rank = int(os.environ.get("SLURM_LOCALID", "0")) if jobs.job_of_this_process() else 0
+    _choose_gpu(rank)
+    _choose_threads(threads)
+    study, spec = studies.opened(open_storage(url_of(None, Path(runs))), study_name)
+    study.pruner = studies.pruner_of(spec)
+    slots = Slots(study, max_restarts=spec.study.max_restarts)
+    owner = Owner.this_process(rank=rank)
+    if _is_surplus(slots, owner, workers):
+        log.info("others took this worker's place while its job waited to start again")
+        return 0
+    with _handing_back():
+        return _Worker(study, spec, slots, owner, Path(runs)).work()
+
+
+class _Worker:
+    """Takes one trial after another."""
+
+    def __init__(
+        self, study: optuna.Study, spec: StudySpec, slots: Slots, owner: Owner, runs: Path
+    ) -> None:
+        self._study = study
+        self._spec = spec
+        self._slots = slots
+        self._owner = owner
+        self._runs = runs
+        self._room = Room.of_this_job(spec.slurm.timeout_min)
+        self._known = studies.search_space()
+        self._epoch_s = 0.0
+        self._done = 0
+
+    def work(self) -> int:
+        try:
+            while claim := self._next():
+                self._run(claim)
+        except HandBack as told:
+            log.info("%s", told)
+            # A claim that the signal cut short: the database knows of it, this process not yet.
+            for claim in self._slots.claims_of(self._owner):
+                self._hand_back(claim, futile=False)
+            if told.signal_number == signal.SIGUSR2:
+                self._start_again()
+        log.info("%d trials of %s run here", self._done, self._study.study_name)
+        return self._done
+
+    def _next(self) -> Claim | None:
+        """The next trial; None when there is none, or no time for it."""
+        if reason := studies.stopping(self._study, self._spec, self._slots):
+            log.info("no new trial starts: %s", reason)
+            return None
+        studies.reap(self._study, self._slots, self._owner)
+        # The first is begun in any case: a job that began none would do so again and again.
+        if self._done and not self._room.has(WORTHWHILE_EPOCHS * self._epoch_s):
+            if self._slots.counts()[TrialState.WAITING]:
+                log.info("no time for another trial before the limit")
+                self._start_again()
+            return None
+        return self._slots.claim(self._owner)
+
+    def _run(self, claim: Claim) -> None:
+        """Run one trial under a heartbeat; hand it back if this process is told to end."""
+        from hpo.execution import trial
+
+        self._study.sampler = studies.sampler_of(self._spec, claim.number, self._known)
+        job = self._job(claim)
+        before = _epochs(self._study, claim.number)
+        try:
+            with _heartbeat(self._slots, claim):
+                self._note(trial.run(job))
+            self._done += 1
+        except LeaseLost as lost:
+            log.warning("%s", lost)
+        except trial.SURROUNDINGS as error:
+            # No configuration's fault, so it counts as no restart.
+            if of_disk(error) or not self._runs.is_dir():
+                self._hand_back(claim, futile=False)
+            raise
+        except HandBack as told:
+            timed_out = told.signal_number == signal.SIGUSR2
+            self._hand_back(
+                claim, futile=timed_out and _epochs(self._study, claim.number) == before
+            )
+            raise
+
+    def _hand_back(self, claim: Claim, *, futile: bool) -> None:
+        """Let others go on with the trial, unless not one of its epochs fits into a job."""
+        if futile and claim.restarts >= self._spec.study.max_restarts:
+            reason = (
+                f"{claim.restarts + 1} jobs reached their time limit before an epoch ended: "
+                "raise [slurm] timeout_min"
+            )
+            studies.fail(self._study, claim.number, reason)
+            self._slots.finish(claim, TrialState.FAIL)
+            return
+        self._slots.release(claim, futile=futile)
+        log.info("trial %d handed back", claim.number)
+
+    def _job(self, claim: Claim) -> Job:
+        from hpo.execution.trial import Job
+
+        return Job(
+            study=self._study,
+            spec=self._spec,
+            claim=claim,
+            slots=self._slots,
+            folder=studies.trial_folder(self._runs, self._study.study_name, claim.number),
+            job_id=self._owner.job,
+        )
+
+    def _note(self, record: RunRecord) -> None:
+        """How long an epoch may take, from the trials so far."""
+        self._epoch_s = max([self._epoch_s, *(row.seconds or 0.0 for row in record.epochs)])
+
+    def _start_again(self) -> None:
+        """Have SLURM start this job anew, with all of its time, since trials are left."""
+        job = self._owner.job
+        if job is None or self._owner.rank:
+            return
+        try:
+            jobs.requeue(job)
+            log.info("job %s is queued again", job)
+        except jobs.SchedulerError as error:  # a launcher that runs starts another one
+            log.warning("job %s is not queued again: %s", job, error)
+
+
+def _epochs(study: optuna.Study, number: int) -> int:
+    """Epochs that a trial's record has."""
+    record = studies.record_of(study, number)
+    return len(record.epochs) if record else 0
+
+
+def _choose_gpu(rank: int) -> None:
+    """Give each of several workers of one job a GPU of its own, or share them evenly."""
+    visible = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
+    if visible:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible[rank % len(visible)]
+
+
+def _choose_threads(threads: int) -> None:
+    """Set torch's threads, no more than there are cores: each would wait for another."""
+    # Here, so that the launcher, which only names `work`, does not load torch.
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads
+    if cores < threads:
+        log.warning("%d threads were asked for, this job may use %d cores", threads, cores)
+    torch.set_num_threads(max(1, min(threads, cores)))
+    log.info("%d threads, %d GPUs", torch.get_num_threads(), torch.cuda.device_count())
+
+
+def _is_surplus(slots: Slots, owner: Owner, workers: int) -> bool:
+    """Whether the study has its workers without this one, whose job was started again."""
+    if not int(os.environ.get("SLURM_RESTART_COUNT", "0") or 0):
+        return False
+    others = [lease for lease in slots.leases() if not owner.succeeds(lease.owner)]
+    return sum(lease.lives() for lease in others) >= workers
+
+
+@contextlib.contextmanager
+def _handing_back() -> Iterator[None]:
+    """Signals that tell the process to end raise `HandBack`, the first of them only.
+
+    In place of submitit's handlers, which requeue the job before the trial is handed back, and do
+    not hear SIGTERM.
+    """
+
+    def raise_once(number: int, _frame: object) -> None:
+        for one in _SIGNALS:
+            signal.signal(one, signal.SIG_IGN)
+        raise HandBack(number)
+
+    before = {number: signal.signal(number, raise_once) for number in _SIGNALS}
+    # The launcher starts us deaf to Ctrl-C, for submitit's controllers.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
+
+@contextlib.contextmanager
+def _heartbeat(slots: Slots, claim: Claim) -> Iterator[None]:
+    """Renew the lease while the body runs, through a dropped connection too."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(HEARTBEAT_S):
+            try:
+                slots.renew(claim)
+            except LeaseLost:
+                return  # the main thread learns it at its own next renewal
+            except (SQLAlchemyError, OSError) as error:
+                log.warning("the lease of trial %d was not renewed: %s", claim.number, error)
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(timeout=5.0)

@@ -1,0 +1,1 @@
+"""Exactly N trials, claimed by workers under leases."""

@@ -1,0 +1,206 @@
+"""Leases: which process holds a running trial, and whether it still lives.
+
+The tables beside Optuna's own, and what their rows say. A lease is renewed while its owner lives;
+on the owner's host the process is looked up, elsewhere the renewals tell, and SLURM where they
+fall silent. Times are the server's: nodes' clocks differ.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import sqlalchemy as sql
+from sqlalchemy.ext.compiler import compiles
+
+from hpo.queue import jobs as scheduler
+from hpo.queue.jobs import JobState
+
+LEASE_S = 180.0
+"""Seconds without a renewal after which SLURM is asked about an owner on another host."""
+GIVE_UP_S = 1800.0
+"""Seconds without a renewal after which an owner counts as dead though its job seems to run: its
+node may be gone and SLURM not know it. Fencing keeps the trial safe if it is not."""
+
+LEASES = sql.Table(
+    "hpo_leases",
+    sql.MetaData(),
+    # Optuna's trial_id, without a foreign key: `optuna` deletes a study knowing its own tables.
+    sql.Column("trial_id", sql.Integer, primary_key=True, autoincrement=False),
+    sql.Column("token", sql.String(32), nullable=False),
+    sql.Column("host", sql.String(255), nullable=False),
+    sql.Column("pid", sql.Integer, nullable=False),
+    sql.Column("started", sql.Double, nullable=False),
+    sql.Column("job", sql.String(64)),
+    sql.Column("rank", sql.Integer, nullable=False),
+    sql.Column("renewed", sql.Double, nullable=False),
+    sql.Column("restarts", sql.Integer, nullable=False),
+)
+TOTALS = sql.Table(
+    "hpo_totals",
+    LEASES.metadata,
+    sql.Column("study_id", sql.Integer, primary_key=True, autoincrement=False),
+    sql.Column("total", sql.Integer, nullable=False),
+)
+JOBS = sql.Table(
+    "hpo_jobs",
+    LEASES.metadata,
+    sql.Column("study_id", sql.Integer, primary_key=True, autoincrement=False),
+    sql.Column("job", sql.String(64), primary_key=True),
+)
+
+
+class Now(sql.ColumnElement[float]):
+    """The server's time, seconds since 1970."""
+
+    inherit_cache = True
+    type = sql.Double()
+
+
+@compiles(Now, "sqlite")
+def _now_of_sqlite(*_: Any, **__: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(Now, "postgresql")
+def _now_of_postgresql(*_: Any, **__: Any) -> str:
+    return "extract(epoch from clock_timestamp())::double precision"
+
+
+@compiles(Now, "mysql")
+@compiles(Now, "mariadb")
+def _now_of_mysql(*_: Any, **__: Any) -> str:
+    return "(unix_timestamp(sysdate(6)) + 0e0)"
+
+
+class LeaseLost(RuntimeError):
+    """The trial was taken away, since its worker seemed dead; the worker must not write now."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Owner:
+    """The process that holds a trial."""
+
+    host: str
+    pid: int
+    started: float
+    """When the process began, as `began` tells it: a process id alone is used again."""
+
+    job: str | None = None
+    """The scheduler's job id."""
+
+    rank: int = 0
+    """Which of the job's workers it is."""
+
+    @classmethod
+    def this_process(cls, *, rank: int = 0) -> Owner:
+        """The process that calls."""
+        return cls(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            started=began(os.getpid()),
+            job=scheduler.job_of_this_process(),
+            rank=rank,
+        )
+
+    @property
+    def here(self) -> bool:
+        """Whether it is, or was, a process of this host."""
+        return self.host == socket.gethostname()
+
+    def runs(self) -> bool:
+        """Whether the process runs, on this host."""
+        try:
+            same = abs(began(self.pid) - self.started) < 1.0
+            return same and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    def is_same(self, other: Owner) -> bool:
+        """Whether that is this very process."""
+        same = (self.host, self.pid, self.rank) == (other.host, other.pid, other.rank)
+        return same and abs(self.started - other.started) < 1.0
+
+    def succeeds(self, other: Owner) -> bool:
+        """Whether this is another process in the place of that one: its job was started anew."""
+        in_its_place = self.job is not None and (self.job, self.rank) == (other.job, other.rank)
+        return in_its_place and self != other
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lease:
+    """Who holds a running trial, and since when it has been heard of."""
+
+    number: int
+    trial_id: int
+    token: str
+    owner: Owner
+    silent_s: float
+    restarts: int
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether only the scheduler can tell if the owner lives."""
+        quiet = LEASE_S <= self.silent_s < GIVE_UP_S
+        return not self.owner.here and self.owner.job is not None and quiet
+
+    def lives(self, jobs: Mapping[str, JobState] | None = None) -> bool:
+        """Whether the owner still runs: looked up on this host, else told by its renewals.
+
+        Args:
+            jobs: What the scheduler says of the owner's job, if it was asked and answered. A job
+                that waits again has no process any more.
+        """
+        if self.owner.here:
+            return self.owner.runs()
+        if self.doubtful and self.owner.job is not None:
+            state = (jobs or {}).get(self.owner.job)
+            return jobs is None or (state is not None and state.started)
+        return self.silent_s < LEASE_S
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """A trial in this process's hands."""
+
+    number: int
+    trial_id: int
+    token: str
+    restarts: int
+    """How many owners lost it before."""
+
+
+def began(pid: int) -> float:
+    """When a process of this host began, by a clock that is never set.
+
+    Returns:
+        Seconds since the boot where /proc tells them (proc(5)), else since 1970. There the time of
+        day is not in it; on Linux psutil's would jump whenever that is set.
+
+    Raises:
+        psutil.NoSuchProcess: If there is none.
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return psutil.Process(pid).create_time()
+    after_name = text.rpartition(")")[2].split()
+    return int(after_name[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def make_tables(engine: sql.Engine) -> None:
+    """Make the tables of ours that are not there.
+
+    Two processes that make them at once clash: the loser finds them made.
+    """
+    for table in (LEASES, TOTALS, JOBS):
+        try:
+            table.create(engine, checkfirst=True)
+        except (sql.exc.IntegrityError, sql.exc.OperationalError, sql.exc.ProgrammingError):
+            if not sql.inspect(engine).has_table(table.name):
+                raise

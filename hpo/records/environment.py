@@ -1,0 +1,63 @@
+"""Where a trial runs: versions, device, host, job, commit, threads, as its record tells them."""
+
+from __future__ import annotations
+
+import platform
+import socket
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from hpo.records.record import Environment
+
+PACKAGES = ("torch", "nflows", "optuna", "pyarrow", "numpy", "submitit", "sqlalchemy")
+
+
+def describe(device: str, job: str | None) -> Environment:
+    """This process's environment.
+
+    Args:
+        device: The training's option: `auto`, `cpu` or `cuda`.
+        job: The scheduler's job id.
+    """
+    return Environment(
+        versions=_versions(),
+        device=_device(device),
+        host=socket.gethostname(),
+        slurm_job_id=job,
+        git_commit=_commit(),
+        threads=torch.get_num_threads(),
+    )
+
+
+@cache
+def _versions() -> dict[str, str]:
+    versions = {name: metadata.version(name) for name in PACKAGES}
+    return {"hpo": metadata.version("hpo-flows"), "python": platform.python_version()} | versions
+
+
+def _device(option: str) -> str:
+    if option == "cpu" or not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda ({torch.cuda.get_device_name()})"
+
+
+@cache
+def _commit() -> str | None:
+    """The commit of the code that runs, with `+` when files differ from it; None if installed."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return commit + ("+" if _git(root, "status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None  # no git here, or a checkout of another user's that it will not read
+
+
+def _git(root: Path, *words: str) -> str:
+    command = ["git", "-C", str(root), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,0 +1,543 @@
+"""`run.json`: what one trial was and what came of it.
+
+The only module that writes or reads the file. It is replaced whole after every epoch, by the worker
+that holds the trial, so that another process may read it at any moment. Run JSONs of the thesis are
+read into the same record; how, is in `hpo/records/thesis.py`.
+
+A key that this version does not know is passed over, so that a record written by a later 0.x still
+reads; what cannot be understood any more gets a new `schema` number. A misspelt key shows all the
+same: the one it should have been is then missing, and the message says which was meant.
+
+`python -m hpo.records.record` prints the JSON Schema that is published as `run.schema.json`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from data_prep import untrusted
+from data_prep.atomic import draft_of
+from data_prep.errors import InputError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter, ValidationError
+
+SCHEMA = 1
+"""Number of the layout written here; goes up when an older reader could no longer follow."""
+
+NAME = "run.json"
+"""What the file is called inside the trial's folder."""
+
+LARGEST = untrusted.LARGEST_JSON
+"""Bytes of the largest file that is read: a run of 100,000 epochs has less than half of it."""
+
+_ENDLESS = re.compile(rb"[0-9]{101}")
+"""No measured number, but what no float can hold, or hardly."""
+
+State = Literal["running", "complete", "pruned", "stopped_early", "failed"]
+
+FINISHED: frozenset[State] = frozenset({"complete", "stopped_early"})
+"""The states of a run that came to its own end: only these are ranked."""
+
+Scalar = str | int | float | bool | None
+
+# Field docstrings become the descriptions of the published JSON Schema.
+_PYDANTIC = {"use_attribute_docstrings": True, "allow_inf_nan": False}
+
+
+class RecordError(InputError):
+    """A record that cannot be read or written. The message is one sentence naming the file."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpochRow:
+    """One pass over the training split. A value that was not measured, or not finite, is null."""
+
+    __pydantic_config__ = _PYDANTIC
+
+    epoch: int
+    """Counted from 1."""
+
+    train_nll: float | None
+    """Mean training NLL over the epoch, nats per event in the data's units."""
+
+    val_nll: float | None
+    """NLL of the whole validation split after the epoch, nats per event in the data's units; the
+    held-out cells are no part of it."""
+
+    learning_rate: float | None
+    """Step size at the end of the epoch."""
+
+    seconds: float | None
+    """Wall-clock time of this epoch, its evaluation included."""
+
+    samples_per_second: float | None
+    """Training rows per second."""
+
+    loss_rate: float | None
+    """Fall of the smoothed objective, nats per epoch or second (see `training.rate_per`)."""
+
+    held_out_nll: float | None = None
+    """NLL of the validation split's rows of the held-out cells, likewise; null where none are."""
+
+    @classmethod
+    def of(cls, epoch: object) -> Self:
+        """The row of a `models.training.train.Epoch`, or of anything with these attributes."""
+        values = {
+            each.name: getattr(epoch, each.name)
+            for each in fields(cls)
+            if each.default is MISSING or hasattr(epoch, each.name)
+        }
+        return cls(**{name: finite(value) for name, value in values.items()})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataUsed:
+    """The prepared data set that was trained on."""
+
+    __pydantic_config__ = _PYDANTIC
+
+    path: str
+    """Its folder when the run began."""
+
+    fingerprint: str | None
+    """sha256 over content and split, from its dataset.json; null where none was taken."""
+
+    rows: dict[str, int]
+    """Rows of each split: train, val, test; those of held-out cells are among them."""
+
+    hold_out_cells: tuple[dict[str, float], ...] = ()
+    """Cells that were kept out of training, each as the value of every condition column."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Environment:
+    """Where the run took place."""
+
+    __pydantic_config__ = _PYDANTIC
+
+    versions: dict[str, str]
+    """Of python, torch, optuna, hpo and the like."""
+
+    device: str
+    """What the flow was trained on: `cpu`, `cuda (NVIDIA A100)`."""
+
+    host: str | None
+    """The machine's name."""
+
+    threads: int | None
+    """CPU threads that the worker gave to torch."""
+
+    slurm_job_id: str | None = None
+    """The job that held the trial last; null outside SLURM."""
+
+    git_commit: str | None = None
+    """Commit of the code; null when it was not run from a checkout."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TestNll:
+    """The best weights on the test split."""
+
+    __pydantic_config__ = _PYDANTIC
+    __test__ = False  # else pytest takes it for a class of tests
+
+    nll: float
+    """Mean over the split without the held-out cells, nats per event in the data's units."""
+
+    error: float
+    """Standard error of that mean, nats."""
+
+    rows: int
+    """Events that it is the mean of."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellNll:
+    """The best weights on one held-out cell's rows of the test split."""
+
+    __pydantic_config__ = _PYDANTIC
+
+    conditions: dict[str, float]
+    """The cell: the value of every condition column."""
+
+    nll: float | None
+    """Mean, nats per event in the data's units; null where it has no rows or is not finite."""
+
+    error: float | None
+    """Standard error of that mean, nats; null likewise."""
+
+    rows: int
+    """Events that it is the mean of."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldOutNll:
+    """The best weights on the test split's rows of the held-out cells, which they never saw."""
+
+    __pydantic_config__ = _PYDANTIC
+
+    nll: float | None
+    """Mean over these rows, nats per event in the data's units; null where it is not finite."""
+
+    error: float | None
+    """Standard error of that mean, nats; null likewise."""
+
+    rows: int
+    """Events that it is the mean of."""
+
+    cells: tuple[CellNll, ...]
+    """Each of the cells on its own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """What the flow takes to run and what it took to make. Null where it was not measured."""
+
+    __pydantic_config__ = _PYDANTIC
+
+    parameters: int | None
+    """Numbers that training adjusts."""
+
+    flops_per_event: int | None
+    """Floating-point operations of one log-density."""
+
+    seconds: float | None
+    """Wall-clock time of the trial so far, over all restarts."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reported:
+    """What another program said of its own run, kept as it said it."""
+
+    __pydantic_config__ = _PYDANTIC
+
+    label: str
+    """Its name for the run."""
+
+    epochs: int | None
+    """Its count of epochs."""
+
+    val_nll: float | None
+    """Its best validation loss, by its own definition: not comparable with `best_val_nll`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRecord:
+    """One trial: what it was given, where it ran, and what came of it so far."""
+
+    __pydantic_config__ = _PYDANTIC
+
+    schema: Literal[1] = 1
+    """Number of this layout."""
+
+    study: str
+    """Name of the study."""
+
+    trial: int
+    """Number of the trial in the study, from 0."""
+
+    state: State
+    """`running` until the run ends; `stopped_early` and `complete` have a usable result."""
+
+    reason: str | None = None
+    """Why it was stopped, pruned or failed: a sentence, or the last line of a traceback."""
+
+    params: dict[str, Scalar]
+    """What the sampler chose."""
+
+    flow: dict[str, Any]
+    """Every option of the flow, resolved."""
+
+    training: dict[str, Any]
+    """Every option of the training, resolved."""
+
+    pruner: dict[str, Any] = field(default_factory=dict)
+    """The pruner and its options."""
+
+    data: DataUsed
+    """What it was trained on."""
+
+    seeds: dict[str, int] = field(default_factory=dict)
+    """Seeds by what they seeded."""
+
+    environment: Environment
+    """Where it ran; of the last restart."""
+
+    epochs: tuple[EpochRow, ...] = ()
+    """One row per epoch, oldest first."""
+
+    best_epoch: int | None = None
+    """The epoch whose weights were kept."""
+
+    best_val_nll: float | None = None
+    """Validation NLL of that epoch, nats per event in the data's units: the lowest, unless
+    `training.objective` is `held_out_nll`."""
+
+    best_held_out_nll: float | None = None
+    """`held_out_nll` of that epoch; null where no cells are held out."""
+
+    test: TestNll | None = None
+    """The best weights on the test split, once the run has ended well."""
+
+    held_out: HeldOutNll | None = None
+    """The same in the held-out cells; null where there are none."""
+
+    restarts: int = 0
+    """How often a worker took the trial up again."""
+
+    cost: Cost
+    """What it took."""
+
+    started: str | None
+    """When the trial first began, ISO 8601 with the offset from UTC."""
+
+    updated: str | None
+    """When this file was written, likewise."""
+
+    reported: Reported | None = None
+    """For runs of other programs: their own figures."""
+
+    @property
+    def best_objective(self) -> float | None:
+        """What the study ranks the run by, lowest first: see `training.objective`."""
+        if self.training.get("objective") == "held_out_nll":
+            return self.best_held_out_nll
+        return self.best_val_nll
+
+    @property
+    def standing(self) -> float:
+        """The same to sort by: infinite where there is none."""
+        return math.inf if self.best_objective is None else self.best_objective
+
+    def write(self, folder: Path) -> Path:
+        """Put `run.json` in `folder` in one step: a reader sees the whole file, old or new.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            RecordError: If a value is NaN, infinite or not JSON. Names the field; the file that
+                was there stays.
+        """
+        path = folder / NAME
+        text = self._text(path)
+
+        with draft_of(path) as draft:
+            draft.write_text(text, encoding="utf-8")
+        return path
+
+    def _text(self, path: Path) -> str:
+        values = asdict(self)
+        for place, value in _leaves(values):
+            if isinstance(value, float) and not math.isfinite(value):
+                raise RecordError(f"{path} not written: {place} is {value}, give None instead")
+        try:
+            return json.dumps(values, indent=2, allow_nan=False) + "\n"
+        except TypeError as error:
+            raise RecordError(f"{path} not written: {error}") from error
+
+
+def read(path: Path, *, last_epoch: bool = False) -> RunRecord:
+    """The record in a `run.json`, or in a run JSON of the thesis.
+
+    Args:
+        path: The file.
+        last_epoch: Leaves out all epochs of a `run.json` but the last, which takes a third of the
+            time: for lists of many runs.
+
+    Raises:
+        RecordError: If the file cannot be read, is not a record, is larger than `LARGEST` bytes,
+            or was written by a newer version. One sentence, naming file and key.
+    """
+    text = contents(path)
+    if _ENDLESS.search(text):
+        raise RecordError(f"{path} is not a record: it has a number of over 100 digits")
+    if path.name != NAME:
+        from hpo.records import thesis
+
+        return thesis.read(path, text)
+    from pydantic import ValidationError
+
+    try:
+        return _adapter().validate_json(_shortened(text) if last_epoch else text, strict=True)
+    except ValidationError as error:
+        raise RecordError(_fault(path, text, error)) from error
+
+
+def read_all(folder: Path) -> list[tuple[Path, RunRecord | RecordError]]:
+    """Every record below `folder`, in the order of their paths; for a broken one, its fault.
+
+    Raises:
+        RecordError: If `folder` is not a folder.
+    """
+    root = root_of(folder)
+    found: list[tuple[Path, RunRecord | RecordError]] = []
+    for path in candidates(folder):
+        try:
+            found.append((path, read_within(root, path)))
+        except RecordError as error:
+            found.append((path, error))
+    return found
+
+
+def root_of(folder: Path) -> Path:
+    """The folder with its links resolved: nothing outside of it is read.
+
+    Raises:
+        RecordError: If it is not a folder.
+    """
+    if not folder.is_dir():
+        raise RecordError(f"{folder} is not a folder: give the one that holds the studies' folders")
+    return folder.resolve()
+
+
+def candidates(folder: Path) -> list[Path]:
+    """Files below `folder` that may be records, in the order of their paths.
+
+    Those are `run.json`, `trial-*/run.json` and `<study>/trial-*/run.json`, and in `folder` itself
+    run JSONs of the thesis.
+    """
+    inside = _inside(folder)
+    return [
+        *(each for each in inside if each.suffix == ".json" and not each.name.startswith(".")),
+        *_of_trials(inside),
+        *(path for study in inside for path in _of_trials(_inside(study))),
+    ]
+
+
+def read_within(root: Path, path: Path, *, last_epoch: bool = False) -> RunRecord:
+    """As `read`, for a file that has to lie inside of `root`, whatever links lead to it.
+
+    Raises:
+        RecordError: As `read`, and if it lies outside.
+    """
+    try:
+        if not path.resolve().is_relative_to(root):
+            raise RecordError(f"{path} is a link that leads out of {root}: not followed")
+    except (OSError, RuntimeError) as error:  # a loop of links
+        raise RecordError(f"{path} cannot be read: {error}") from error
+    return read(path, last_epoch=last_epoch)
+
+
+def contents(path: Path, largest: int = LARGEST) -> bytes:
+    """The bytes of a regular file.
+
+    Raises:
+        RecordError: If it is not there, not a plain file, or larger than `largest` bytes.
+    """
+    try:
+        return untrusted.contents(path, largest)
+    except untrusted.UntrustedError as error:
+        raise RecordError(f"{path} {error}: not a record") from error
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def complaint(error: ValidationError) -> str:
+    """The first fault that pydantic found, with its place."""
+    fault = error.errors(include_url=False)[0]
+    place = ".".join(map(str, fault["loc"]))
+    return f"{place}: {fault['msg']}" if place else fault["msg"]
+
+
+def finite(value: Any) -> Any:
+    """The value, or None for a float that is NaN or infinite."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of `run.json`, as published in `run.schema.json`."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **_adapter().json_schema(mode="validation"),
+        "title": "run.json",
+    }
+
+
+@cache
+def _adapter() -> TypeAdapter[RunRecord]:
+    from pydantic import TypeAdapter  # here: reading the module's types must stay cheap
+
+    return TypeAdapter(RunRecord)
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What is in a folder, by name; nothing where it is none, is closed to us or has just gone."""
+    # Not Path.glob: a folder that is deleted meanwhile would break off the search of all others.
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _of_trials(folders: list[Path]) -> list[Path]:
+    paths = (each / NAME for each in folders if each.name.startswith("trial-"))
+    return [path for path in paths if os.path.exists(path)]
+
+
+def _shortened(text: bytes) -> bytes:
+    """The same record with no epoch but the last; as it is where it is none."""
+    from pydantic_core import from_json, to_json
+
+    try:
+        values = from_json(text)
+    except ValueError:
+        return text
+    if not isinstance(values, dict) or not isinstance(values.get("epochs"), list):
+        return text
+    # NaN stays what it is, for the reader to refuse.
+    return to_json(values | {"epochs": values["epochs"][-1:]}, inf_nan_mode="constants")
+
+
+def _fault(path: Path, text: bytes, error: ValidationError) -> str:
+    """One sentence for why `text` is no record of this version."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as syntax:
+        return f"{path} is not JSON: {syntax}"
+    if not isinstance(values, dict):
+        return f"{path} is not a record: it holds a {type(values).__name__}, not an object"
+
+    schema = values.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        return (
+            f"{path} was written by a newer version (schema {schema}, this one reads up to "
+            f"{SCHEMA}): upgrade hpo-flows to read it"
+        )
+    return f"{path} is not a record: {complaint(error)}{_misspelt(error, values)}"
+
+
+def _misspelt(error: ValidationError, values: Mapping[str, Any]) -> str:
+    """The unknown key that seems to be meant for the missing one."""
+    fault = error.errors(include_url=False)[0]
+    if fault["type"] != "missing":
+        return ""
+    unknown = values.keys() - {each.name for each in fields(RunRecord)}
+    near = difflib.get_close_matches(str(fault["loc"][-1]), sorted(unknown), n=1)
+    return f" (is {near[0]!r} a misspelling?)" if near else ""
+
+
+def _leaves(value: object, place: str = "") -> Iterator[tuple[str, object]]:
+    """Every value that is not a container, with its place, e.g. `epochs[3].val_nll`."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _leaves(each, f"{place}.{key}" if place else str(key))
+    elif isinstance(value, list | tuple):
+        for index, each in enumerate(value):
+            yield from _leaves(each, f"{place}[{index}]")
+    else:
+        yield place, value
+
+
+if __name__ == "__main__":
+    print(json.dumps(json_schema(), indent=2))

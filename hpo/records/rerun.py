@@ -1,0 +1,232 @@
+"""A run done again from its `run.json`, and how close the second came to the first.
+
+On the same machine, with the same versions and number of threads, training repeats bit for bit
+(restarts included). Elsewhere sums are taken in another order, and small differences grow with
+every epoch: what is told here is how large they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from data_prep.dataset import Dataset
+from data_prep.errors import InputError
+from hpo.records import environment
+from hpo.records.record import Cost, EpochRow, RunRecord, TestNll, read
+from hpo.study import study as studies
+from models.config import FlowConfig, TrainConfig
+from models.evaluation import nll as measure
+from models.flow.density import ConditionalFlow
+from models.training import checkpoint
+from models.training.train import Epoch, train
+
+
+class RerunError(InputError):
+    """A record that cannot be repeated. The message says what is missing and the way out."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """One figure of the run as it was and as it is now."""
+
+    measure: str
+    then: str | float | None
+    now: str | float | None
+    difference: float | None = None
+    """Now minus then; None where there is nothing to subtract."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rerun:
+    """What came of a repetition."""
+
+    record: RunRecord
+    """Of the new run."""
+
+    comparisons: tuple[Comparison, ...]
+    """NLLs are in nats per event."""
+
+    verdict: str
+    """A sentence: whether it is the same, else how far off and what is not as it was."""
+
+
+class _AllRepeated(Exception):
+    """The first run had no more epochs than this."""
+
+
+def rerun(path: Path, out: Path, *, data: Path | None = None) -> Rerun:
+    """Train again what a run trained, as far as it came, and compare.
+
+    Args:
+        path: A `run.json`. Where its checkpoint lies beside it, the weights are compared, too.
+        out: A new or empty folder for the new `run.json` and checkpoint.
+        data: The prepared dataset, where it is not in the folder that the record names.
+
+    Raises:
+        RecordError: If `path` is no record.
+        RerunError: If the record is of another program or has no epochs, its data is not there or
+            is not the same any more, or `out` holds something.
+        DataError: If there is no prepared dataset.
+    """
+    then = read(path)
+    folder = _data(path, then, data)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RerunError(f"{out} holds something: choose a new folder for --out")
+    out.mkdir(parents=True, exist_ok=True)
+    config = TrainConfig.from_dict(then.training)
+    rows: list[Epoch] = []
+
+    def on_epoch(epoch: Epoch) -> None:
+        rows.append(epoch)
+        if len(rows) == len(then.epochs):
+            raise _AllRepeated
+
+    with _threads(then.environment.threads):
+        hold_out = list(then.data.hold_out_cells)
+        # All of it: limits of time are not met after the same epoch twice.
+        config = dataclasses.replace(config, max_minutes=None)
+        try:
+            train(
+                folder,
+                FlowConfig.from_dict(then.flow),
+                config,
+                hold_out=hold_out,
+                checkpoint=out,
+                on_epoch=on_epoch,
+            )
+        except _AllRepeated:
+            pass
+        now = _record(then, folder, out, rows)
+    now.write(out)
+    same = _same_weights(path.parent, out)
+    changed = tuple(_changed(then, now))
+    return Rerun(
+        record=now,
+        comparisons=tuple(_comparisons(then, now)),
+        verdict=_verdict(then, now, same, changed),
+    )
+
+
+def _data(path: Path, record: RunRecord, data: Path | None) -> Path:
+    if record.reported is not None or record.data.fingerprint is None:
+        raise RerunError(f"{path} is a run of another program: only runs of hpo can be repeated")
+    if not record.epochs:
+        raise RerunError(f"{path} has no epoch (it is {record.state}): there is nothing to repeat")
+    folder = data or Path(record.data.path)
+    if data is None and not folder.is_dir():
+        raise RerunError(f"{folder}, on which {path} was trained, is not here: give --data")
+    if Dataset.read(folder).fingerprint != record.data.fingerprint:
+        raise RerunError(
+            f"{folder} does not hold the data that {path} was trained on (the fingerprints "
+            "differ): give --data"
+        )
+    return folder
+
+
+class _threads:
+    """As many CPU threads as the first run had: sums over threads depend on their number."""
+
+    def __init__(self, wanted: int | None) -> None:
+        self.wanted, self.before = wanted, torch.get_num_threads()
+
+    def __enter__(self) -> None:
+        torch.set_num_threads(self.wanted or self.before)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self.before)
+
+
+def _record(then: RunRecord, folder: Path, out: Path, rows: list[Epoch]) -> RunRecord:
+    config = TrainConfig.from_dict(then.training)
+    best = min(rows, key=lambda epoch: epoch.objective(config))
+    flow = checkpoint.best_flow(out)
+    cost = measure.cost(flow)
+    return dataclasses.replace(
+        then,
+        data=dataclasses.replace(then.data, path=str(folder)),
+        environment=environment.describe(config.device, None),
+        epochs=tuple(EpochRow.of(epoch) for epoch in rows),
+        best_epoch=best.epoch,
+        best_val_nll=best.val_nll,
+        best_held_out_nll=best.held_out_nll,
+        test=_test(then, flow, folder),
+        held_out=None,
+        restarts=0,
+        cost=Cost(
+            parameters=cost.parameters,
+            flops_per_event=cost.flops_per_event,
+            seconds=sum(epoch.seconds for epoch in rows),
+        ),
+        started=studies.now(),
+        updated=studies.now(),
+    )
+
+
+def _test(then: RunRecord, flow: ConditionalFlow, folder: Path) -> TestNll | None:
+    if then.test is None:
+        return None
+    score = measure.nll(flow, folder, "test", without=list(then.data.hold_out_cells))
+    return TestNll(nll=score.mean, error=score.error, rows=score.rows)
+
+
+def _comparisons(then: RunRecord, now: RunRecord) -> Iterator[Comparison]:
+    yield _numbers("epochs", len(then.epochs), len(now.epochs))
+    yield _numbers("best epoch", then.best_epoch, now.best_epoch)
+    yield _numbers("best val NLL", then.best_val_nll, now.best_val_nll)
+    yield _numbers("last val NLL", then.epochs[-1].val_nll, now.epochs[-1].val_nll)
+    if then.test and now.test:
+        yield _numbers("test NLL", then.test.nll, now.test.nll)
+    yield _numbers("seconds", then.cost.seconds, now.cost.seconds)
+
+
+def _numbers(name: str, then: float | None, now: float | None) -> Comparison:
+    gap = None if then is None or now is None else now - then
+    return Comparison(measure=name, then=then, now=now, difference=gap)
+
+
+def _verdict(then: RunRecord, now: RunRecord, same: bool | None, changed: tuple[str, ...]) -> str:
+    gaps = [_gap(*pair) for pair in zip(then.epochs, now.epochs, strict=False)]
+    first = next((k for k, gap in enumerate(gaps, start=1) if gap), None)
+    if first is None and same:
+        return "the same: every NLL and every weight, bit for bit"
+    if first is None and same is None and len(then.epochs) == len(now.epochs):
+        return "the same: the NLLs of every epoch, bit for bit (no checkpoint to compare weights)"
+    if first is None and len(then.epochs) != len(now.epochs):
+        text = f"the NLLs are the same, bit for bit, until it stopped after epoch {len(now.epochs)}"
+        return f"{text}: its rule goes by the clock"
+    if first is None:
+        return "every NLL is the same, yet the weights are not: the checkpoint is of another run"
+    text = f"differs from epoch {first} on, by up to {max(gaps):.2g} nats per event"
+    return f"{text}; not as it was: {'; '.join(changed)}" if changed else text
+
+
+def _gap(then: EpochRow, now: EpochRow) -> float:
+    pairs = ((then.train_nll, now.train_nll), (then.val_nll, now.val_nll))
+    return max(abs(a - b) if a is not None and b is not None else 0.0 for a, b in pairs)
+
+
+def _changed(then: RunRecord, now: RunRecord) -> Iterator[str]:
+    if then.training.get("max_minutes") is not None:
+        yield "max_minutes, which is left out here"
+    was, here = (dataclasses.asdict(one.environment) for one in (then, now))
+    was |= was.pop("versions")
+    here |= here.pop("versions")
+    for name in ("device", "host", "threads", "git_commit", *then.environment.versions):
+        if was.get(name) != here.get(name):
+            yield f"{name} {json.dumps(was.get(name))} -> {json.dumps(here.get(name))}"
+
+
+def _same_weights(then: Path, now: Path) -> bool | None:
+    """Whether the best weights are equal; None where the first are not there any more."""
+    if not (then / checkpoint.FILE).exists():
+        return None
+    first, second = (checkpoint.best_flow(folder).state_dict() for folder in (then, now))
+    return first.keys() == second.keys() and all(
+        torch.equal(value, second[name]) for name, value in first.items()
+    )

@@ -1,0 +1,276 @@
+"""Runs as flat rows, to be filtered, sorted, ranked and compared.
+
+Columns, in this order: what identifies the run, what its sampler chose, how it went, and then every
+resolved option of flow, training and pruner, the data and the environment. An option whose name
+another column has already is prefixed with where it comes from: `training_epochs` is how many were
+asked for, `epochs` how many were trained.
+
+Two columns tell of a validation loss. `best_val_nll` is the lowest of any single epoch, whoever
+trained the run, so it is what runs are ranked by; for runs of the thesis that is the un-averaged
+value. (A run whose objective is the held-out NLL ranks by `best_held_out_nll`, and `best_val_nll`
+is of the same epoch.) `reported_val_nll` is what the thesis's program called its best, a running
+mean since the first step that lags behind (5.093 for a run that stood at 4.970). It exists only
+where such runs do, as do `reported_epochs` and `label`; the columns of held-out cells exist only
+where there are some. `select` with `columns=TABLE_3_2` is the thesis's table.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_prep.errors import InputError
+from hpo.records.listing import columns_of
+from hpo.records.record import FINISHED, RecordError, RunRecord, read_all
+
+if TYPE_CHECKING:
+    from data_prep.where import Filter
+
+Row = dict[str, object]
+
+UNREADABLE = "unreadable"
+"""State of the row that stands for a file which holds no record; its reason says why."""
+
+IDENTITY = ("study", "trial")
+"""Kept whatever else is left out."""
+
+TABLE_3_2 = (
+    "reported_epochs",
+    "activation",
+    "blocks",
+    "hidden",
+    "reported_val_nll",
+    "loss_rate",
+    "seconds",
+)
+"""The columns of the thesis's Table 3.2: epochs, activation, blocks, hidden units, best validation
+loss (as it reported it), loss rate (fall in nats per second), runtime."""
+
+USUAL = (
+    "state",
+    "epochs",
+    "best_epoch",
+    "best_val_nll",
+    "best_held_out_nll",
+    "reported_val_nll",
+    "test_nll",
+    "test_error",
+    "held_out_nll",
+    "held_out_error",
+    "loss_rate",
+    "seconds",
+    "restarts",
+    "reason",
+)
+"""What is shown of every run beside its parameters, unless more is asked for."""
+
+
+class RunsError(InputError):
+    """Runs that cannot be listed as asked. The message is one sentence."""
+
+
+def rows(folder: Path) -> list[Row]:
+    """One row for each run below `folder`, all with the same columns.
+
+    A file that cannot be read has a row too, of state `unreadable`.
+
+    Raises:
+        RecordError: If `folder` is not a folder.
+    """
+    found = read_all(folder)
+    return aligned([flat(path, each) for path, each in found], [each for _, each in found])
+
+
+def flat(path: Path, found: RunRecord | RecordError) -> Row:
+    """The row of what was found at `path`, with the columns of its own."""
+    return _unreadable(path, found) if isinstance(found, RecordError) else row(found)
+
+
+def aligned(rows: Sequence[Row], found: Iterable[RunRecord | RecordError]) -> list[Row]:
+    """The rows, each with the columns of all; `found` is what they are of."""
+    # Two studies may search different things; all of that stands together.
+    parameters = [name for each in found if isinstance(each, RunRecord) for name in each.params]
+    whole_first = sorted(rows, key=lambda each: each["state"] == UNREADABLE)
+    names = dict.fromkeys([*IDENTITY, "state", *parameters, *columns_of(whole_first)])
+    return [{name: each.get(name) for name in names} for each in rows]
+
+
+def row(record: RunRecord) -> Row:
+    """The run as one flat row; the module says which columns there are."""
+    test, held_out, reported = record.test, record.held_out, record.reported
+    last = record.epochs[-1:]
+    flat: Row = {
+        "study": record.study,
+        "trial": record.trial,
+        "state": record.state,
+        **record.params,
+        "epochs": last[0].epoch if last else 0,
+        "best_epoch": record.best_epoch,
+        "best_val_nll": record.best_val_nll,
+    }
+    if record.data.hold_out_cells:
+        flat["best_held_out_nll"] = record.best_held_out_nll
+    if reported:
+        flat["reported_epochs"] = reported.epochs
+        flat["reported_val_nll"] = reported.val_nll
+        flat["label"] = reported.label
+    flat |= {
+        "test_nll": test.nll if test else None,
+        "test_error": test.error if test else None,
+    }
+    if record.data.hold_out_cells:
+        flat["held_out_nll"] = held_out.nll if held_out else None
+        flat["held_out_error"] = held_out.error if held_out else None
+    flat |= {
+        "loss_rate": last[0].loss_rate if last else None,
+        "seconds": record.cost.seconds,
+        "parameters": record.cost.parameters,
+        "flops_per_event": record.cost.flops_per_event,
+        "restarts": record.restarts,
+        "reason": record.reason,
+        "started": record.started,
+        "updated": record.updated,
+    }
+    return _with_options(flat, record)
+
+
+def select(
+    rows: Sequence[Row],
+    *,
+    where: Filter | None = None,
+    sort: Sequence[str] = (),
+    best: bool | int = False,
+    differing: bool = False,
+    columns: Sequence[str] | None = None,
+) -> list[Row]:
+    """The rows and columns asked for; in this order: where, best, sort, differing, columns.
+
+    Args:
+        rows: From `rows`; all of its columns can be filtered and sorted by.
+        where: Keeps the rows that match. A value that is missing never does.
+        sort: Columns, the first weighing most; `-column` is descending. Missing values come last.
+        best: The run with the lowest `best_val_nll`, or as many as the number says, lowest first;
+            one whose objective is the held-out NLL ranks by `best_held_out_nll`. Only runs that
+            came to their own end are ranked, not pruned or failed ones.
+        differing: Leaves out columns that are the same in every row kept, but not study and trial.
+        columns: Which to keep, in this order.
+
+    Raises:
+        RunsError: If there is no such column. Names the nearest.
+    """
+    kept = [each for each in rows if where is None or where.matches(each)]
+    if best:
+        kept = ranked(kept)[: int(best)]
+    names = columns_of(rows)
+    for column in reversed(sort):
+        kept = _sorted(kept, _known(column.removeprefix("-"), names), column.startswith("-"))
+    if columns is not None:
+        names = [_known(column, names) for column in columns]
+    if differing:
+        names = [name for name in names if name in IDENTITY or _differs(kept, name)]
+    return [{name: each.get(name) for name in names} for each in kept]
+
+
+def ranked(rows: Iterable[Row]) -> list[Row]:
+    """The runs that came to their own end with a result, that with the lowest objective first."""
+    able = [each for each in rows if each["state"] in FINISHED and objective(each) is not None]
+    return sorted(able, key=lambda each: _order(objective(each)))
+
+
+def usual(rows: Sequence[Row]) -> list[str]:
+    """The columns of a table that a person can take in: identity, parameters and `USUAL`.
+
+    Parameters are the columns between `state` and `epochs`. One that no row has a value in is
+    left out.
+    """
+    names = columns_of(rows)
+    if not names:
+        return []
+    parameters = names[: names.index("epochs")] if "epochs" in names else []
+    wanted = dict.fromkeys([*IDENTITY, *parameters, *USUAL])
+    return [name for name in wanted if any(each.get(name) is not None for each in rows)]
+
+
+def objective(each: Row) -> object:
+    """What the run was judged by, lowest first."""
+    by_held_out = each.get("objective") == "held_out_nll"
+    return each.get("best_held_out_nll" if by_held_out else "best_val_nll")
+
+
+def _with_options(flat: Row, record: RunRecord) -> Row:
+    """The row with every resolved option, the data and the environment after it."""
+    surroundings, held_out = record.environment, record.data.hold_out_cells
+    options: dict[str, Mapping[str, object]] = {
+        "flow": record.flow,
+        "training": record.training,
+        "pruner": record.pruner,
+        "seed": record.seeds,
+        "data": {
+            "data": record.data.path,
+            "fingerprint": record.data.fingerprint,
+            **{f"{split}_rows": count for split, count in record.data.rows.items()},
+            **({"hold_out_cells": _listed(held_out)} if held_out else {}),
+        },
+        "environment": {
+            "device": surroundings.device,
+            "host": surroundings.host,
+            "threads": surroundings.threads,
+            "slurm_job_id": surroundings.slurm_job_id,
+            "git_commit": surroundings.git_commit,
+        },
+        "version": surroundings.versions,
+    }
+    for group, values in options.items():
+        # What the sampler chose is among the resolved options once more.
+        fresh = {name: each for name, each in values.items() if name not in record.params}
+        always = group in {"pruner", "seed", "version"}
+        for name, each in fresh.items():
+            flat[f"{group}_{name}" if always or name in flat else name] = each
+    return flat
+
+
+def _listed(cells: Iterable[Mapping[str, float]]) -> str:
+    each = (", ".join(f"{name} = {value:.7g}" for name, value in cell.items()) for cell in cells)
+    return "; ".join(each)
+
+
+def _unreadable(path: Path, fault: RecordError) -> Row:
+    trial = path.parent.name.removeprefix("trial-")
+    in_place = trial.isdecimal() and path.parent.name != trial
+    return {
+        "study": path.parent.parent.name if in_place else path.name,
+        "trial": int(trial) if in_place else None,
+        "state": UNREADABLE,
+        "epochs": None,
+        "best_val_nll": None,
+        "reason": str(fault),
+    }
+
+
+def _known(column: str, names: Sequence[str]) -> str:
+    if names and column not in names:
+        near = difflib.get_close_matches(column, names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
+        raise RunsError(f"the runs have no column {column!r}: {hint}")
+    return column
+
+
+def _sorted(rows: Sequence[Row], column: str, descending: bool) -> list[Row]:
+    given = [each for each in rows if each[column] is not None]
+    missing = [each for each in rows if each[column] is None]
+    given.sort(key=lambda each: _order(each[column]), reverse=descending)
+    return given + missing
+
+
+def _order(value: object) -> tuple[bool, float, str]:
+    """Numbers by size, before everything else by its text."""
+    if isinstance(value, int | float):
+        return False, value, ""
+    return True, 0.0, str(value)
+
+
+def _differs(rows: Sequence[Row], column: str) -> bool:
+    # By text: a list is not hashable, and 1 is not the same setting as True.
+    return len({repr(each[column]) for each in rows}) > 1

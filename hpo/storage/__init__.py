@@ -1,0 +1,1 @@
+"""The SQL database of the studies: its address, its opening, its repair."""

@@ -1,0 +1,92 @@
+"""Patience with a database that is away: a restarted server costs seconds, not trials.
+
+Every transaction of ours and of Optuna's goes through `patiently`, which begins it again while the
+server cannot be reached. What is begun again has to bear being done twice: its commit may have come
+through although its answer did not.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import (
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+    PendingRollbackError,
+    TimeoutError,
+)
+
+from data_prep.errors import REMEDIES
+
+PATIENCE_S = 600.0
+"""How long a server may be away."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+
+_OF_DISK = ("disk is full", "readonly database", "disk I/O error", "unable to open database")
+"""How SQLite says it: https://sqlite.org/rescode.html"""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+log = logging.getLogger("hpo.storage.retry")
+
+
+def transient(error: BaseException) -> bool:
+    """Whether the database was away or busy, so that the same may succeed a little later."""
+    if isinstance(error, StorageInternalError):
+        return error.__cause__ is not None and transient(error.__cause__)
+    # Of the pool; and what Optuna makes of a lost connection, when it asks another time on it.
+    if isinstance(error, (TimeoutError, PendingRollbackError)):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    if "sqlite" in type(error.orig).__module__:
+        return "locked" in str(error.orig) or "busy" in str(error.orig)
+    return error.connection_invalidated or isinstance(error, (OperationalError, InterfaceError))
+
+
+def of_disk(error: BaseException) -> bool:
+    """Whether a disk is full or cannot be written: the program's, or that of a SQLite file."""
+    if isinstance(error, StorageInternalError):
+        return error.__cause__ is not None and of_disk(error.__cause__)
+    if isinstance(error, DBAPIError) and "sqlite" in type(error.orig).__module__:
+        return any(words in str(error.orig) for words in _OF_DISK)
+    return isinstance(error, OSError) and error.errno in REMEDIES
+
+
+def patiently(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, called again with growing pauses while the database cannot be reached.
+
+    Its error is raised as it is when the server stays away for `PATIENCE_S`.
+    """
+
+    @functools.wraps(function)
+    def patient(*args: P.args, **kwargs: P.kwargs) -> R:
+        deadline, pause_s = time.monotonic() + PATIENCE_S, FIRST_PAUSE_S
+        while True:
+            try:
+                return function(*args, **kwargs)
+            except Exception as error:
+                if not transient(error) or time.monotonic() > deadline:
+                    raise
+                if pause_s == FIRST_PAUSE_S:
+                    log.warning("the database is away, trying again: %s", _cause(error))
+            # Not all at once: a server that comes back is met by every worker.
+            time.sleep(pause_s * random.uniform(0.5, 1.5))
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    return patient
+
+
+def _cause(error: BaseException) -> str:
+    """What the driver said, in a line: the statement and its values are nobody's business."""
+    while error.__cause__ is not None and not isinstance(error, DBAPIError):
+        error = error.__cause__
+    said = str(getattr(error, "orig", None) or error).strip().splitlines()
+    return said[0] if said else type(error).__name__

@@ -1,0 +1,161 @@
+"""One look at a study: how many trials are where, the best so far, who runs what, who is stuck.
+
+Reads the database and the run JSONs; changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import optuna
+from optuna.trial import TrialState
+
+from hpo.queue.leases import Lease
+from hpo.queue.slots import Course, Slots
+from hpo.records.record import FINISHED, RunRecord
+from hpo.study import study as studies
+from hpo.study.spec import StudySpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Running:
+    """A trial in a worker's hands."""
+
+    trial: int
+    epoch: int
+    epochs: int
+    val_nll: float | None
+    """After the last epoch, nats per event."""
+
+    samples_per_second: float | None
+    eta_s: float | None
+    """Seconds until its last epoch at the rate of the last one, if it is neither pruned nor
+    stopped."""
+
+    host: str
+    pid: int
+    job: str | None
+    restarts: int
+    stale: str | None
+    """Why it is not getting on; None when it is."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """A study at one moment."""
+
+    study: str
+    runs: Path
+    total: int
+    """Trials of the study."""
+
+    waiting: int
+    running: tuple[Running, ...]
+    complete: int
+    """Trials with a usable result, `stopped_early` among them."""
+
+    pruned: int
+    failed: int
+    best_trial: int | None
+    best_val_nll: float | None
+    """Of the best trial, nats per event in the data's units."""
+
+    stopping: str | None
+    """Why no new trial starts; None when one may."""
+
+    best_held_out_nll: float | None = None
+    """Likewise, in the held-out cells, where that is the study's objective."""
+
+    eta_s: float | None = None
+    """Seconds until the last trial ends, at the pace of those that ended and with as many workers
+    as there are now; None until one ended, and when none runs."""
+
+    @property
+    def best_objective(self) -> float | None:
+        """What makes the best trial the best."""
+        held_out = self.best_held_out_nll
+        return self.best_val_nll if held_out is None else held_out
+
+    @property
+    def finished(self) -> int:
+        """Trials that ended, in whatever way."""
+        return self.complete + self.pruned + self.failed
+
+
+def look(study: optuna.Study, spec: StudySpec, slots: Slots) -> Look:
+    """The study as it is now."""
+    counts, courses = slots.counts(), slots.courses()
+    best = _best(courses)
+    value = best.value if best else None
+    by_held_out = spec.training.objective == "held_out_nll"
+    return Look(
+        study=study.study_name,
+        runs=studies.runs_of(study),
+        total=sum(counts.values()),
+        waiting=counts[TrialState.WAITING],
+        running=tuple(_running(study, lease, spec) for lease in slots.leases()),
+        complete=counts[TrialState.COMPLETE],
+        pruned=counts[TrialState.PRUNED],
+        failed=counts[TrialState.FAIL],
+        best_trial=best.number if best else None,
+        best_val_nll=_val_nll(study, best) if by_held_out else value,
+        stopping=studies.stopping(study, spec, slots),
+        best_held_out_nll=value if by_held_out else None,
+        eta_s=_eta_s(courses, counts[TrialState.WAITING]),
+    )
+
+
+def usable(record: RunRecord) -> bool:
+    """Whether the trial ended with a result that can be ranked and exported."""
+    return record.state in FINISHED and record.best_val_nll is not None
+
+
+def _best(courses: Iterable[Course]) -> Course | None:
+    able = (one for one in courses if one.state is TrialState.COMPLETE)
+    return min(able, key=lambda one: math.inf if one.value is None else one.value, default=None)
+
+
+def _val_nll(study: optuna.Study, best: Course | None) -> float | None:
+    """From the trial's record, where the database knows it by another NLL."""
+    record = studies.record_of(study, best.number) if best else None
+    return record.best_val_nll if record else None
+
+
+def _running(study: optuna.Study, lease: Lease, spec: StudySpec) -> Running:
+    record = studies.record_of(study, lease.number)
+    last = record.epochs[-1] if record and record.epochs else None
+    left = spec.training.epochs - (last.epoch if last else 0)
+    return Running(
+        trial=lease.number,
+        epoch=last.epoch if last else 0,
+        epochs=spec.training.epochs,
+        val_nll=last.val_nll if last else None,
+        samples_per_second=last.samples_per_second if last else None,
+        eta_s=last.seconds * left if last and last.seconds is not None else None,
+        host=lease.owner.host,
+        pid=lease.owner.pid,
+        job=lease.owner.job,
+        restarts=lease.restarts,
+        stale=None if lease.lives() else _why_stale(lease),
+    )
+
+
+def _eta_s(courses: Sequence[Course], waiting: int) -> float | None:
+    took_s = [one.took_s for one in courses if one.took_s is not None]
+    begun = [one.began for one in courses if one.began and one.state is TrialState.RUNNING]
+    if not took_s or not begun:
+        return None
+    mean_s, now = sum(took_s) / len(took_s), datetime.now(UTC)
+    left_s = [max(mean_s - (now - start).total_seconds(), 0.0) for start in begun]
+    return (sum(left_s) + waiting * mean_s) / len(begun)
+
+
+def _why_stale(lease: Lease) -> str:
+    return (
+        f"its worker (process {lease.owner.pid} on {lease.owner.host}) is gone, last heard of "
+        f"{lease.silent_s:.0f} s ago: `hpo launch` goes on with it"
+    )

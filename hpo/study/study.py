@@ -1,0 +1,289 @@
+"""The Optuna study behind a study file: made, opened, continued.
+
+What the study searches is stored in it (`hpo:spec`), so that a worker or a later command needs
+the database and a name alone. A study whose search was changed is another study.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.pruners import (
+    BasePruner,
+    HyperbandPruner,
+    MedianPruner,
+    NopPruner,
+    SuccessiveHalvingPruner,
+)
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.search_space import IntersectionSearchSpace
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.queue.leases import Owner
+from hpo.queue.slots import Course, Slots
+from hpo.records.record import NAME, Cost, DataUsed, Environment, RecordError, RunRecord, read
+from hpo.storage.open import open_study
+from hpo.study.space import seed_of
+from hpo.study.spec import SpecError, StudySpec
+from models.config import FREE_TO_CHANGE
+
+SPEC = "hpo:spec"
+RUNS = "hpo:runs"
+DATA = "hpo:data"
+STOP = "hpo:stop"
+
+
+def create(storage: RDBStorage, spec: StudySpec, *, runs: Path, fingerprint: str) -> optuna.Study:
+    """The study that `spec` describes: a new one, or the one of that name to be continued.
+
+    Args:
+        storage: Where it is or shall be.
+        spec: With the data's path absolute.
+        runs: Folder of all studies' runs.
+        fingerprint: Of the dataset, since a folder's content can change under its name.
+
+    Raises:
+        SpecError: If a study of that name searches something else. Lists what differs.
+    """
+    study = optuna.create_study(
+        study_name=spec.study.name, storage=storage, load_if_exists=True, direction="minimize"
+    )
+    # One without trials may be left by a launch that died as it made it.
+    if SPEC in study.user_attrs or study.get_trials(deepcopy=False):
+        faults = list(_differences(study, spec, runs, fingerprint))
+        if faults:
+            hint = "give this one another name (--name), or take these changes back"
+            raise SpecError(f"the study {spec.study.name!r}", [*faults, hint])
+    study.set_user_attr(RUNS, str(runs))
+    study.set_user_attr(DATA, fingerprint)
+    study.set_user_attr(SPEC, spec.to_json())  # last: a study that has it is whole
+    study.set_user_attr(STOP, False)
+    return study
+
+
+def opened(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudySpec]:
+    """The study of that name and what it searches.
+
+    Raises:
+        StorageError: If there is none.
+        SpecError: If another program made it.
+    """
+    study = open_study(storage, name)
+    text = study.user_attrs.get(SPEC)
+    if text is None:
+        raise SpecError(f"the study {name!r}", ["it was not made by `hpo launch`"])
+    return study, StudySpec.from_json(text)
+
+
+def objective_of(attributes: Mapping[str, Any]) -> str:
+    """What the values of a study's trials are, from its user attributes: `val_nll` in most."""
+    stored = json.loads(attributes.get(SPEC, "{}"))
+    return str(stored.get("training", {}).get("objective", "val_nll"))
+
+
+def runs_of(study: optuna.Study) -> Path:
+    """Folder of the study's trials."""
+    return Path(study.user_attrs[RUNS]) / study.study_name
+
+
+def trial_folder(runs: Path, study: str, number: int) -> Path:
+    """Where trial `number` keeps its record, checkpoint and log."""
+    return runs / study / trial_name(number)
+
+
+def record_of(study: optuna.Study, number: int) -> RunRecord | None:
+    """The record of a trial, or None while there is none that can be read."""
+    try:
+        return read(runs_of(study) / trial_name(number) / NAME)
+    except RecordError:
+        return None
+
+
+def reap(study: optuna.Study, slots: Slots, me: Owner | None = None) -> None:
+    """Take back the trials of dead workers; what was lost too often ends in its record too."""
+    for number in slots.reap(me).failed:
+        reason = (
+            f"its worker died {slots.max_restarts + 1} times: see log.txt, and the folder workers "
+            "for what the workers said"
+        )
+        fail(study, number, reason)
+
+
+def fail(study: optuna.Study, number: int, reason: str) -> None:
+    """End the record of a trial that no worker will go on with."""
+    record = record_of(study, number) or blank(study, number)
+    if record.state == "running":
+        ended = dataclasses.replace(record, state="failed", reason=reason)
+        ended.write(runs_of(study) / trial_name(number))
+
+
+def blank(study: optuna.Study, number: int) -> RunRecord:
+    """The record of a trial of which nothing is known yet but that it was begun."""
+    spec = StudySpec.from_json(study.user_attrs[SPEC])
+    return RunRecord(
+        study=study.study_name,
+        trial=number,
+        state="running",
+        params={},
+        flow={},
+        training={},
+        data=DataUsed(
+            path=spec.data.path,
+            fingerprint=study.user_attrs[DATA],
+            rows={},
+            hold_out_cells=tuple(spec.data.hold_out_cells),
+        ),
+        environment=Environment(versions={}, device="", host=None, threads=None),
+        cost=Cost(parameters=None, flops_per_event=None, seconds=None),
+        started=None,
+        updated=now(),
+    )
+
+
+def now() -> str:
+    """The time as records tell it: ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def stopping(study: optuna.Study, spec: StudySpec, slots: Slots) -> str | None:
+    """Why no new trial starts: `hpo stop`, or the study's own rule. None when one may."""
+    if study.user_attrs.get(STOP, False):
+        return "stopped by hpo stop"
+    patience = spec.study.stop_after_no_improvement
+    if patience and _since_best(slots.courses()) >= patience:
+        return f"no better trial among the last {patience} ([study] stop_after_no_improvement)"
+    return None
+
+
+def _since_best(courses: Iterable[Course]) -> int:
+    """Trials that ended after the best one did, or in all if none has a result."""
+    ended = [one for one in courses if one.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    ended.sort(key=lambda one: (one.ended or datetime.max.replace(tzinfo=UTC), one.number))
+    values = [
+        one.value if one.state is TrialState.COMPLETE and one.value is not None else math.inf
+        for one in ended
+    ]
+    best = min(values, default=math.inf)
+    return len(values) if best == math.inf else len(values) - 1 - values.index(best)
+
+
+def sampler_of(
+    spec: StudySpec, number: int, known: IntersectionSearchSpace | None = None
+) -> BaseSampler:
+    """The sampler that chooses the parameters of trial `number`.
+
+    Seeded by the number: workers that shared one seed would all try the same configuration first
+    (optuna#4714).
+
+    Args:
+        spec: Of the study.
+        number: Of the trial.
+        known: What this process knows of the finished trials' search spaces; it learns of those
+            that ended since. Without it all of them are compared anew.
+    """
+    seed = seed_of(spec.study.seed, number)
+    if spec.sampler.kind == "tpe":
+        # Running trials count as bad ones, so that workers do not all try the same.
+        return _Tpe(
+            search_space() if known is None else known,
+            seed=seed,
+            n_startup_trials=spec.sampler.startup_trials,
+            multivariate=True,
+            constant_liar=True,
+        )
+    return RandomSampler(seed=seed)  # a grid's points are given with the trials
+
+
+def search_space() -> IntersectionSearchSpace:
+    """What `sampler_of` remembers from one trial of a process to the next; it knows none yet."""
+    return IntersectionSearchSpace(include_pruned=True)
+
+
+class _Tpe(TPESampler):
+    """Optuna's, of one trial, with a search space that outlives it.
+
+    Its own would compare the parameters of all trials for every new one.
+    """
+
+    def __init__(self, known: IntersectionSearchSpace, **options: Any) -> None:
+        super().__init__(**options)
+        self._known = known
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """What is sampled together, without what has a single value."""
+        found = self._known.calculate(study, use_cache=True)
+        return {name: each for name, each in found.items() if not each.single()}
+
+
+def pruner_of(spec: StudySpec) -> BasePruner:
+    """The pruner, its resources explicit: Optuna's "auto" waits for the first trial to end."""
+    table = spec.pruner
+    if table.kind == "asha":
+        return SuccessiveHalvingPruner(
+            min_resource=table.min_epochs, reduction_factor=table.reduction_factor
+        )
+    if table.kind == "hyperband":
+        return HyperbandPruner(
+            min_resource=table.min_epochs,
+            max_resource=spec.training.epochs,
+            reduction_factor=table.reduction_factor,
+        )
+    if table.kind == "median":
+        return MedianPruner(n_warmup_steps=table.min_epochs)
+    return NopPruner()
+
+
+def _differences(
+    study: optuna.Study, spec: StudySpec, runs: Path, fingerprint: str
+) -> Iterator[str]:
+    """What the study in the database searches otherwise, a sentence each."""
+    text = study.user_attrs.get(SPEC)
+    if text is None:
+        yield "a study of that name was made by another program"
+        return
+    # Both as they are stored: a version that knows more options has filled them in on both sides.
+    stored, given = (json.loads(one.to_json()) for one in (StudySpec.from_json(text), spec))
+    for table in ("space", "flow", "training", "pruner", "sampler"):
+        for key in sorted((stored[table].keys() | given[table].keys()) - {*FREE_TO_CHANGE}):
+            was, now = stored[table].get(key), given[table].get(key)
+            if was != now:
+                yield f"[{table}] {key} is {_shown(was)} there and {_shown(now)} here"
+    # By text, so that neither their order nor that of their conditions is a difference.
+    was, now = (
+        sorted(json.dumps(cell, sort_keys=True) for cell in one["data"]["hold_out_cells"])
+        for one in (stored, given)
+    )
+    if was != now:
+        yield f"[data] hold_out_cells is {_listed(was)} there and {_listed(now)} here"
+    if stored["study"]["seed"] != given["study"]["seed"]:
+        yield f"[study] seed is {stored['study']['seed']} there and {given['study']['seed']} here"
+    if study.user_attrs[RUNS] != str(runs):
+        yield f"its runs are in {study.user_attrs[RUNS]}: launch it with --runs of that folder"
+    if study.user_attrs.get(DATA) != fingerprint:
+        yield (
+            f"its trials were trained on other data ({stored['data']['path']}) than "
+            f"{given['data']['path']} holds now"
+        )
+
+
+def trial_name(number: int) -> str:
+    return f"trial-{number:05d}"
+
+
+def _listed(cells: list[str]) -> str:
+    return f"[{', '.join(cells)}]"
+
+
+def _shown(value: Any) -> str:
+    return "absent" if value is None else repr(value)

@@ -1,0 +1,1 @@
+"""The emulator without torch: plain array operations of numpy, cupy or JAX."""

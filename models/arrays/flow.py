@@ -1,0 +1,348 @@
+"""`ArrayFlow`: an exported flow in plain array operations, for codes that bring no torch.
+
+Reads a bundle's `emulator.json` and `weights.safetensors` and works out densities and draws with
+what numpy, cupy and JAX have in common: under JAX it compiles (`jax.jit`) and has gradients in
+events and conditions, at the edges of the support too. The same numbers as `models/flow`, which
+explains them: to 1e-5 in float32, 1e-10 in float64. Neither this module nor what it imports needs
+torch.
+
+`xp` is the array library, `numpy`, `cupy` or `jax.numpy`. Array names end in their axes:
+    F event columns    C conditions    P parameters of one feature    H hidden units
+    S any axes of events and conditions, broadcast    K bins of a spline
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as from_bytes
+
+from data_prep.dataset import Column, pair_of
+from models.arrays.layers import Layer, Masked, Separate, Standardise
+from models.bundle import domain
+from models.bundle.domain import Extrapolation, Floats
+from models.bundle.efficiency import Efficiency
+from models.bundle.files import misfit, read
+from models.flow.layout import NET, Layout, check_values, members_of
+from models.namespaces import Array, Namespace, namespace
+
+PARTS = 16_384
+"""Rows that go through a flow together under numpy: their hidden units stay in the cache."""
+
+
+class ArrayFlow:
+    """p(events | conditions) in physical units, of one flow or of an ensemble.
+
+    Example:
+        >>> flow = ArrayFlow.load("emulator/")
+        >>> flow.log_prob([[9.0, 8.0], [20.0, 21.0]], Z=0.001, alpha=1.0).shape
+        (2,)
+        >>> jax.grad(lambda c: flow.log_density(x, c).sum())(jnp.array([0.001, 1.0]))
+    """
+
+    def __init__(self, members: Sequence[_Member]) -> None:
+        """Args: flows of the same columns, to be mixed in equal parts."""
+        self._members = tuple(members)
+        self._card: dict[str, Any] = {}
+        first = self._members[0]
+        self.event_columns = tuple(column.name for column in first.event_columns)
+        """Names of the columns of an event, in order."""
+        self.condition_columns = tuple(column.name for column in first.condition_columns)
+        """Names of the conditions, in order."""
+        self.positive_columns = tuple(column.positive for column in first.event_columns)
+        """Of each event column, whether its values are above 0."""
+        self.pair = first.events.pair
+        """Which two event columns are of one unit, such as two masses; None for none."""
+        self.domain = domain.common([member.domain for member in self._members])
+        """Range of each condition in the data."""
+        self.noise_columns = len(self.event_columns) + (len(self._members) > 1)
+        """Numbers that an event is made of; the last one of an ensemble chooses the member."""
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path | str,
+        *,
+        dtype: Literal["float32", "float64"] = "float64",
+        xp: Namespace = np,
+    ) -> Self:
+        """The flow of a bundle, its weights compared with their sha256.
+
+        Args:
+            folder: An emulator bundle, as `hpo export` writes it.
+            dtype: Of everything that is worked out. JAX has float64 only if it is asked to
+                (`jax.config.update("jax_enable_x64", True)`), and float32 otherwise; on a GPU
+                it may multiply matrices of float32 with fewer digits, unless
+                `jax_default_matmul_precision` is "highest".
+            xp: Where the weights are kept. `cupy` puts them on the GPU once and for all.
+
+        Raises:
+            EmulatorError: If the folder is no bundle, is of a newer format, or its weights are
+                missing or changed.
+        """
+        folder = Path(folder)
+        card, content = read(folder, whole=False)
+        try:
+            state = from_bytes(content)
+            flow = cls.from_description(card["architecture"], state, dtype=dtype, xp=xp)
+            check_values(state)
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise misfit(folder, error) from error
+        flow._card = card
+        return flow
+
+    @cached_property
+    def efficiency(self) -> Efficiency:
+        """Mergers per simulated binary or Msun, by numpy: a function of the conditions.
+
+        Raises:
+            EmulatorError: If the bundle holds none. The message says how to add it.
+        """
+        return Efficiency.from_card(self._card, self._members[0].condition_columns)
+
+    @classmethod
+    def from_description(
+        cls,
+        description: Mapping[str, Any],
+        state: Mapping[str, NDArray[Any]],
+        *,
+        dtype: Literal["float32", "float64"] = "float64",
+        xp: Namespace = np,
+    ) -> Self:
+        """The flow of a torch module's `describe()` and its state dict as numpy arrays.
+
+        Raises:
+            KeyError, TypeError, ValueError: If the two do not belong together.
+        """
+        precision = np.dtype(dtype)
+        each = members_of(description, state)
+        return cls([_Builder(*one, precision, xp).member() for one in each])
+
+    def log_prob(
+        self,
+        events: ArrayLike,
+        *,
+        on_extrapolation: Extrapolation = "warn",
+        **conditions: ArrayLike,
+    ) -> Floats:
+        """Natural-log density of events, per unit of each event column, by numpy.
+
+        For JAX and cupy, and inside `jax.jit`, use `log_density`.
+
+        Args:
+            events: Shape `(N, F)`, in the units of the event columns.
+            on_extrapolation: What to do outside the domain: warn, raise or ignore.
+            **conditions: Every condition, a number or one value per event, in physical units.
+
+        Returns:
+            Array of shape `(N,)`; -inf outside the support.
+
+        Raises:
+            EmulatorError: If events are of another shape, or a condition is missing, unknown,
+                not finite or of a wrong length, or outside the domain under "raise".
+        """
+        x_NF = np.asarray(events)
+        domain.check_shape(self.event_columns, x_NF)
+        c_NC = domain.conditions(
+            self._members[0].condition_columns,
+            self.domain,
+            conditions,
+            len(x_NF),
+            on_extrapolation,
+        )
+        return in_parts(lambda x, c: self.log_density(x, c, xp=np), x_NF, c_NC)
+
+    def log_density(self, x: Array, c: Array, *, xp: Namespace | None = None) -> Array:
+        """Natural-log density: nothing but array operations, to be compiled and differentiated.
+
+        Args:
+            x: Events, shape `(*S, F)`, in the units of the event columns.
+            c: Conditions, shape `(*S, C)` or one that broadcasts to it, in the order of
+                `condition_columns`. What depends on conditions alone is worked out in their own
+                shape: one row for all events is cheaper than one for each.
+            xp: The array library; by default that of `x` and `c`.
+
+        Returns:
+            Shape `S`; -inf outside the support, where gradients are 0. The domain is not checked.
+        """
+        xp = xp or namespace(x, c)
+        each = [member.log_density(xp, x, c) for member in self._members]
+        return each[0] if len(each) == 1 else _log_mean(xp, each)
+
+    def from_noise(self, noise: Array, c: Array, *, xp: Namespace | None = None) -> Array:
+        """The events, shape `(*S, F)`, that the flow makes of standard normal noise.
+
+        Args:
+            noise: Shape `(*S, noise_columns)`.
+            c: Conditions, as for `log_density`.
+            xp: The array library; by default that of `noise` and `c`.
+        """
+        xp = xp or namespace(noise, c)
+        features = len(self.event_columns)
+        each = [member.from_noise(xp, noise[..., :features], c) for member in self._members]
+        out = each[0]
+        for k, other in enumerate(each[1:], start=1):
+            edge = NormalDist().inv_cdf(k / len(each))
+            out = xp.where(noise[..., -1:] > edge, other, out)
+        return out
+
+
+def in_parts(function: Any, x_NF: NDArray[Any], c_NC: NDArray[Any], rows: int = PARTS) -> Floats:
+    """`function(x, c)` of rows, so many at a time; `c_NC` has a row for each or one for all."""
+    out_N = np.empty(len(x_NF))
+    for at in range(0, len(x_NF), rows):
+        part = slice(at, at + rows)
+        out_N[part] = function(x_NF[part], c_NC if len(c_NC) == 1 else c_NC[part])
+    return out_N
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Member:
+    """One flow."""
+
+    event_columns: tuple[Column, ...]
+    condition_columns: tuple[Column, ...]
+    domain: dict[str, tuple[float, float]]
+    events: Standardise
+    conditions: Standardise
+    layers: tuple[Layer, ...]
+    dtype: np.dtype[Any]
+
+    def log_density(self, xp: Namespace, x: Array, c: Array) -> Array:
+        columns, c_CS = self._columns(xp, x, c)
+        y, log_det, within = self.events.forward(xp, columns)
+        for number, layer in enumerate(self.layers):
+            # The features in reverse order from layer to layer.
+            y, its_log_det = layer.forward(xp, y[::-1] if number else y, c_CS)
+            log_det = log_det + its_log_det
+        constant = 0.5 * len(y) * math.log(2 * math.pi)
+        log_prob = log_det - 0.5 * sum(z * z for z in y) - constant
+        return xp.where(within, log_prob, -math.inf)
+
+    def from_noise(self, xp: Namespace, noise: Array, c: Array) -> Array:
+        y, c_CS = self._columns(xp, noise, c)
+        for number, layer in reversed(list(enumerate(self.layers))):
+            y = layer.inverse(xp, y, c_CS)
+            y = y[::-1] if number else y
+        return xp.stack(xp.broadcast_arrays(*self.events.inverse(xp, y)), -1)
+
+    def _columns(self, xp: Namespace, x: Array, c: Array) -> tuple[list[Array], Array]:
+        """Columns of both, with as many axes; conditions standardised and stacked, `(C, *S)`."""
+        x, c = (_as(xp, array, self.dtype) for array in (x, c))
+        axes = max(x.ndim, c.ndim)
+        x, c = (array.reshape((1,) * (axes - array.ndim) + array.shape) for array in (x, c))
+        columns = [x[..., f] for f in range(len(self.event_columns))]
+        given = [c[..., k] for k in range(len(self.condition_columns))]
+        if not given:
+            return columns, _as(xp, xp.zeros((0,) + (1,) * (axes - 1)), self.dtype)
+        return columns, xp.stack(self.conditions.forward(xp, given)[0])
+
+
+def _log_mean(xp: Namespace, each: Sequence[Array]) -> Array:
+    """log of the mean of densities given by their logs; without NaN where all are -inf."""
+    stacked = xp.stack(each)
+    top = stacked.max(0)
+    finite = xp.isfinite(top)
+    top = xp.where(finite, top, 0.0)
+    mean = xp.exp(xp.where(finite, stacked, 0.0) - top).mean(0)
+    return xp.where(finite, xp.log(mean) + top, -math.inf)
+
+
+def _as(xp: Namespace, array: Array, dtype: np.dtype[Any]) -> Array:
+    array = xp.asarray(array)
+    # JAX without 64 bits has no float64, and warns if asked for it.
+    wanted = xp.zeros(0).dtype if dtype == np.float64 else dtype
+    return array if array.dtype == wanted else array.astype(wanted)
+
+
+class _Builder:
+    """Makes a flow of its description and state dict."""
+
+    def __init__(
+        self,
+        description: Mapping[str, Any],
+        state: Mapping[str, NDArray[Any]],
+        dtype: np.dtype[Any],
+        xp: Namespace,
+    ) -> None:
+        self.layout, self.state, self.dtype, self.xp = Layout.of(description), state, dtype, xp
+        self.layout.check(state)
+        self.config = self.layout.config
+
+    def member(self) -> _Member:
+        events, conditions = self.layout.event_columns, self.layout.condition_columns
+        return _Member(
+            event_columns=events,
+            condition_columns=conditions,
+            domain=self.layout.domain,
+            events=self._standardise("events", events, self.config.coordinates),
+            conditions=self._standardise("conditions", conditions, "log"),
+            layers=tuple(self._layers(len(events))),
+            dtype=self.dtype,
+        )
+
+    def _standardise(self, what: str, columns: Sequence[Column], kind: str) -> Standardise:
+        mean, spread = (self.state[f"{what}.{n}_K"] for n in ("mean", "spread"))
+        return Standardise(
+            positive=tuple(column.positive for column in columns),
+            pair=pair_of(columns),
+            total=kind == "log_total",
+            turned=kind != "log",
+            mean=tuple(float(value) for value in mean),
+            spread=tuple(float(value) for value in spread),
+        )
+
+    def _layers(self, features: int) -> list[Layer]:
+        layers, place = [], 0
+        for block in range(self.config.blocks):
+            place += bool(block)
+            log_scale_F = shift_F = None
+            if self.config.normalise:
+                log_scale_F = self._array(f"{place}.log_scale")
+                shift_F = self._array(f"{place}.shift")
+                place += 1
+            conditioner = self._conditioner(f"{place}.autoregressive_net", features)
+            place += 1
+            layers.append(
+                Layer(
+                    config=self.config,
+                    conditioner=conditioner,
+                    log_scale_F=log_scale_F,
+                    shift_F=shift_F,
+                )
+            )
+        return layers
+
+    def _conditioner(self, name: str, features: int) -> Separate | Masked:
+        layers = self.config.depth + 1
+        if self.config.conditioner == "separate":
+            each = [f"{name}.networks.{f}" for f in range(features)]
+            return Separate(
+                weights=tuple(self._arrays(f"{one}.weight", layers) for one in each),
+                biases=tuple(self._arrays(f"{one}.bias", layers) for one in each),
+                activation=self.config.activation,
+                residual=self.config.residual,
+            )
+        each = [f"{name}.layers.{number}" for number in range(layers)]
+        return Masked(
+            first=tuple(self._arrays(f"{one}.first", features) for one in each),
+            weights=tuple(self._arrays(f"{one}.weight", features - 1) for one in each),
+            biases=tuple(self._arrays(f"{one}.bias", features) for one in each),
+            activation=self.config.activation,
+        )
+
+    def _arrays(self, name: str, count: int) -> tuple[Array, ...]:
+        return tuple(self._array(f"{name}.{number}") for number in range(count))
+
+    def _array(self, name: str) -> Array:
+        stored = self.state[f"{NET}.{name}"]
+        return self.xp.asarray(stored.astype(self.dtype))

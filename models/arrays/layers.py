@@ -1,0 +1,329 @@
+"""The layers of a flow in plain array operations: what `arrays` makes its flows of.
+
+The same as `preprocess`, `networks`, `masked`, `autoregressive` and `spline` do with torch, and
+explained there, written with what numpy, cupy and JAX have in common. Bins are found by comparison
+and nothing is done in place, so that JAX compiles and differentiates it.
+
+`xp` is the array library. Array names end in their axes:
+    F event columns    C conditions    P parameters of one feature    H hidden units
+    S any axes of events and conditions, broadcast    K bins of a spline
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from models.config import FlowConfig
+from models.flow.limits import (
+    HUGE,
+    LARGEST_RAW,
+    LOG_SCALE_LAYER,
+    LOG_SCALE_TOTAL,
+    SMALLEST_BIN,
+    SMALLEST_SLOPE,
+    TINY,
+    UNIT_SLOPE,
+)
+from models.namespaces import Array, Namespace
+
+ERF_REACH, ERF_DEGREE = 6.0, 44
+"""Beyond 6 the error function is 1 to double precision; within, this degree in x^2 gives it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standardise:
+    """Columns in physical units <-> coordinates of mean 0 and spread 1: see `models/flow`."""
+
+    positive: tuple[bool, ...]
+    pair: tuple[int, int] | None
+    total: bool
+    turned: bool
+    """Whether the pair of masses becomes a mass and a ratio."""
+    mean: tuple[float, ...]
+    spread: tuple[float, ...]
+
+    def forward(self, xp: Namespace, x: Sequence[Array]) -> tuple[list[Array], Array, Array]:
+        """Standardised columns, the log-Jacobian, and whether a row lies in the support."""
+        logs, log_det, within = [], -sum(map(math.log, self.spread)), True
+        for value, positive in zip(x, self.positive, strict=True):
+            its_own = xp.isfinite(value) & ((value > 0) if positive else True)
+            # Harmless numbers on both sides of the log, or else gradients are NaN.
+            value = xp.where(its_own, value, 1.0 if positive else 0.0)
+            value = xp.log(value) if positive else value
+            log_det = log_det - value if positive else log_det
+            logs.append(value)
+            within = within & its_own
+        scales = zip(self._turn(xp, logs), self.mean, self.spread, strict=True)
+        return [(value - mean) / spread for value, mean, spread in scales], log_det, within
+
+    def inverse(self, xp: Namespace, y: Sequence[Array]) -> list[Array]:
+        """Physical values; positive columns are above 0 and finite for any input."""
+        scales = zip(y, self.mean, self.spread, strict=True)
+        logs = self._turn_back(xp, [value * spread + mean for value, mean, spread in scales])
+        return [
+            xp.exp(xp.clip(value, math.log(TINY), math.log(HUGE))) if positive else value
+            for value, positive in zip(logs, self.positive, strict=True)
+        ]
+
+    def _turn(self, xp: Namespace, logs: list[Array]) -> list[Array]:
+        if self.pair is None or not self.turned:
+            return logs
+        first, second = (logs[k] for k in self.pair)
+        logs[self.pair[0]] = xp.logaddexp(first, second) if self.total else first
+        logs[self.pair[1]] = second - first
+        return logs
+
+    def _turn_back(self, xp: Namespace, y: list[Array]) -> list[Array]:
+        if self.pair is None or not self.turned:
+            return y
+        first, ratio = (y[k] for k in self.pair)
+        first = first - _softplus(xp, ratio) if self.total else first
+        y[self.pair[0]], y[self.pair[1]] = first, first + ratio
+        return y
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layer:
+    """An autoregressive layer, and the normalisation before it."""
+
+    config: FlowConfig
+    conditioner: Separate | Masked
+    log_scale_F: Array | None
+    shift_F: Array | None
+
+    def forward(self, xp: Namespace, y: Sequence[Array], c_CS: Array) -> tuple[list[Array], Array]:
+        """Data to noise, and the log-determinant."""
+        log_det: Array = 0.0
+        y = list(y)
+        if self.log_scale_F is not None and self.shift_F is not None:
+            scales = zip(y, self.log_scale_F, self.shift_F, strict=True)
+            y = [xp.exp(scale) * value + shift for value, scale, shift in scales]
+            log_det = self.log_scale_F.sum()
+        curve = _spline if self.config.kind == "spline" else _affine
+        out, state = [], self.conditioner.start()
+        for f, value in enumerate(y):
+            parameters = self.conditioner.group(xp, c_CS, y[:f], state)
+            z, its_log_det = curve(xp, value, parameters, self.config)
+            out.append(z)
+            log_det = log_det + its_log_det
+        return out, log_det
+
+    def inverse(self, xp: Namespace, z: Sequence[Array], c_CS: Array) -> list[Array]:
+        """Noise to data."""
+        curve = _spline_inverse if self.config.kind == "spline" else _affine_inverse
+        y: list[Array] = []
+        state = self.conditioner.start()
+        for value in z:
+            parameters = self.conditioner.group(xp, c_CS, y, state)
+            y.append(curve(xp, value, parameters, self.config))
+        if self.log_scale_F is None or self.shift_F is None:
+            return y
+        scales = zip(y, self.log_scale_F, self.shift_F, strict=True)
+        return [(value - shift) * xp.exp(-scale) for value, scale, shift in scales]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Separate:
+    """A network for each feature: `models/flow/separate.py`."""
+
+    weights: tuple[tuple[Array, ...], ...]
+    """Of every layer of each feature's network."""
+    biases: tuple[tuple[Array, ...], ...]
+    activation: str
+    residual: bool
+
+    def start(self) -> list[list[Array]]:
+        """Nothing is kept from one feature to the next."""
+        return []
+
+    def group(
+        self, xp: Namespace, c_CS: Array, before: Sequence[Array], state: list[list[Array]]
+    ) -> Array:
+        """Parameters of the feature after those in `before`, `(P, *S)`."""
+        weights, biases = self.weights[len(before)], self.biases[len(before)]
+        conditions = len(c_CS)
+        h_HS = _linear(xp, weights[0][:, :conditions], c_CS, biases[0])
+        for f, value in enumerate(before, start=conditions):
+            h_HS = h_HS + _outer(xp, weights[0][:, f : f + 1], value)
+        for number in range(1, len(weights)):
+            y_HS = _linear(
+                xp, weights[number], _activate(xp, self.activation, h_HS), biases[number]
+            )
+            h_HS = h_HS + y_HS if self.residual and number < len(weights) - 1 else y_HS
+        return h_HS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Masked:
+    """One masked network for all features: `models/flow/masked.py`."""
+
+    first: tuple[tuple[Array, ...], ...]
+    """Of every layer, what each group reads from group 0."""
+    weights: tuple[tuple[Array, ...], ...]
+    """Of every layer, what each group after the first reads from the groups 1 up to itself."""
+    biases: tuple[tuple[Array, ...], ...]
+    activation: str
+
+    def start(self) -> list[list[Array]]:
+        """An empty store of hidden groups, to be filled by `group` from 0 upwards."""
+        return [[] for _ in self.first[:-1]]
+
+    def group(
+        self, xp: Namespace, c_CS: Array, before: Sequence[Array], state: list[list[Array]]
+    ) -> Array:
+        """Parameters of the feature after those in `before`, `(P, *S)`."""
+        x = [c_CS, *(value[None] for value in before)]
+        for number, groups in enumerate(state):
+            groups.append(_activate(xp, self.activation, self._layer(xp, number, x)))
+            x = groups
+        return self._layer(xp, len(state), x)
+
+    def _layer(self, xp: Namespace, number: int, x: Sequence[Array]) -> Array:
+        group = len(x) - 1
+        out = _linear(xp, self.first[number][group], x[0], self.biases[number][group])
+        at = 0
+        for values in x[1:]:
+            weight = self.weights[number][group - 1][:, at : at + len(values)]
+            out = out + xp.tensordot(weight, values, axes=1)
+            at += len(values)
+        return out
+
+
+def _linear(xp: Namespace, weight: Array, x_HS: Array, bias: Array) -> Array:
+    return xp.tensordot(weight, x_HS, axes=1) + bias.reshape((-1,) + (1,) * (x_HS.ndim - 1))
+
+
+def _outer(xp: Namespace, weight_H1: Array, value_S: Array) -> Array:
+    return weight_H1.reshape((-1,) + (1,) * value_S.ndim) * value_S
+
+
+def _activate(xp: Namespace, name: str, x: Array) -> Array:
+    if name == "relu":
+        return xp.maximum(x, 0)
+    if name == "tanh":
+        return xp.tanh(x)
+    # The sigmoid by tanh, which overflows nowhere.
+    gate = xp.tanh(0.5 * x) if name == "silu" else _erf(xp, x * math.sqrt(0.5))
+    return 0.5 * x * (1 + gate)
+
+
+def _softplus(xp: Namespace, x: Array) -> Array:
+    return xp.logaddexp(x, xp.zeros_like(x))
+
+
+def _erf(xp: Namespace, x: Array) -> Array:
+    """The error function to 1e-13, since numpy has none: an odd polynomial, by Clenshaw's rule."""
+    x = xp.clip(x, -ERF_REACH, ERF_REACH)
+    u = 2 * (x / ERF_REACH) ** 2 - 1
+    coefficients = _erf_series()
+    later = last = xp.zeros_like(x)
+    for coefficient in coefficients[:0:-1]:
+        last, later = 2 * u * last - later + coefficient, last
+    return x * (u * last - later + coefficients[0])
+
+
+@lru_cache
+def _erf_series() -> tuple[float, ...]:
+    """Chebyshev coefficients of erf(x) / x in x^2."""
+
+    def ratio(u: Any) -> Any:
+        x = ERF_REACH * np.sqrt((u + 1) / 2)
+        return np.array([math.erf(value) / value for value in x])
+
+    series = np.polynomial.chebyshev.chebinterpolate(ratio, ERF_DEGREE)
+    return tuple(float(coefficient) for coefficient in series)
+
+
+def _affine(xp: Namespace, x: Array, parameters: Array, config: FlowConfig) -> tuple[Array, Array]:
+    log_scale = _log_scale(xp, parameters[0], config)
+    return x * xp.exp(log_scale) + parameters[1], log_scale
+
+
+def _affine_inverse(xp: Namespace, z: Array, parameters: Array, config: FlowConfig) -> Array:
+    return (z - parameters[1]) * xp.exp(-_log_scale(xp, parameters[0], config))
+
+
+def _log_scale(xp: Namespace, raw: Array, config: FlowConfig) -> Array:
+    limit = min(LOG_SCALE_LAYER, LOG_SCALE_TOTAL / config.blocks)
+    return limit * xp.tanh(raw / limit)
+
+
+def _spline(xp: Namespace, x: Array, parameters: Array, config: FlowConfig) -> tuple[Array, Array]:
+    """The rational-quadratic curves at `x` and the logarithms of their derivatives."""
+    bound = config.bound
+    within = abs(x) < bound
+    at = (xp.where(within, x, 0.0) + bound) / (2 * bound)
+    left, width, bottom, height, slope_0, slope_1 = _bins(xp, at, parameters, by_height=False)
+    t = xp.clip((at - left) / width, 0, 1)
+    s, u = height / width, 1 - t
+    above = t * (s * t + slope_0 * u)
+    below = s + (slope_0 + slope_1 - 2 * s) * (t * u)
+    slopes = slope_1 * t * t + (2 * s * t + slope_0 * u) * u
+    z = (bottom + height * above / below) * (2 * bound) - bound
+    log_det = 2 * xp.log(s) + xp.log(slopes) - 2 * xp.log(below)
+    return xp.where(within, z, x), xp.where(within, log_det, 0.0)
+
+
+def _spline_inverse(xp: Namespace, z: Array, parameters: Array, config: FlowConfig) -> Array:
+    """Where the curves are `z`."""
+    bound = config.bound
+    within = abs(z) < bound
+    at = (xp.where(within, z, 0.0) + bound) / (2 * bound)
+    left, width, bottom, height, slope_0, slope_1 = _bins(xp, at, parameters, by_height=True)
+    rise, s = at - bottom, height / width
+    # Of a quadratic equation divided by its largest slope, whose square might overflow.
+    scale = 1 / (slope_0 + slope_1 + 2 * s)
+    first, mean = slope_0 * scale, s * scale
+    bend = rise * (first + slope_1 * scale - 2 * mean)
+    a, b = height * (mean - first) + bend, height * first - bend
+    large = abs(b) + xp.sqrt(xp.maximum(b * b + 4 * a * mean * rise, 1e-30))
+    # b and the root with one sign: nothing cancels. Where b <= 0, a = mean height - b > 0.
+    rising = b > 0
+    t = xp.where(rising, 2 * mean * rise / large, large / (2 * xp.where(rising, 1.0, a)))
+    x = (xp.clip(t, 0, 1) * width + left) * (2 * bound) - bound
+    return xp.where(within, x, z)
+
+
+def _bins(xp: Namespace, at: Array, parameters: Array, *, by_height: bool) -> tuple[Array, ...]:
+    """Of the bin of each value: left, width, bottom, height, and the slopes at both its edges."""
+    count = (len(parameters) + 1) // 3
+    raw = xp.clip(parameters[: 2 * count], -LARGEST_RAW, LARGEST_RAW)
+    widths, heights = xp.exp(raw[:count]), xp.exp(raw[count:])
+    edges = _edges(xp, widths), _edges(xp, heights)
+    upper = edges[int(by_height)]
+    # Found by comparison: a search has no counterpart in every library, nor a batching rule.
+    number = xp.minimum((upper <= at * upper[-1:]).sum(0), count - 1)[None]
+    left, width = _edge_and_size(xp, widths, edges[0], number)
+    bottom, height = _edge_and_size(xp, heights, edges[1], number)
+    end = xp.full_like(parameters[:1], UNIT_SLOPE)
+    raw = xp.concatenate([end, parameters[2 * count :], end])
+    slope_0, slope_1 = (
+        _softplus(xp, xp.take_along_axis(raw, number + side, axis=0)[0]) + SMALLEST_SLOPE
+        for side in (0, 1)
+    )
+    return left, width, bottom, height, slope_0, slope_1
+
+
+def _edges(xp: Namespace, sizes: Array) -> Array:
+    """Upper edges of the bins, each at least a part of the sum of all sizes."""
+    count = len(sizes)
+    least = (SMALLEST_BIN * np.arange(1, count + 1)[:, None]).astype(sizes.dtype)
+    if xp is np:
+        # One product: numpy's running sums over the first axis take several times as long.
+        return np.tensordot(np.tri(count, dtype=sizes.dtype) + least, sizes, axes=1)
+    # Not a product, which a GPU may work out with fewer digits.
+    return xp.cumsum(sizes, axis=0) + _outer(xp, xp.asarray(least), sizes.sum(0))
+
+
+def _edge_and_size(xp: Namespace, sizes: Array, upper: Array, number: Array) -> tuple[Array, Array]:
+    whole, count = upper[-1], len(sizes)
+    least = SMALLEST_BIN / (1 + count * SMALLEST_BIN) * whole
+    size = xp.take_along_axis(sizes, number, axis=0)[0] + least
+    edge = xp.take_along_axis(upper, number, axis=0)[0] - size
+    return edge / whole, size / whole

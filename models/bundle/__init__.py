@@ -1,0 +1,1 @@
+"""The emulator as it is shipped: its files, its card, its use with torch."""

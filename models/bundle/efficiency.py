@@ -1,0 +1,396 @@
+"""Merger efficiency: mergers per simulated binary, or per Msun, between the cells of a simulation.
+
+A flow tells how masses are distributed among mergers, not how many there are. That is a count in
+every cell, and what stands here is a smooth curve through counts, with its uncertainty: the log of
+the rate is a Gaussian process of the conditions (Matern 3/2, a length for each), the counts are
+Poisson given it, and the posterior is Laplace's approximation about its highest point. A cell with
+no merger is a count like any other. Neither this module nor what it imports needs torch.
+
+Array names end in their axes:
+    N points    M cells    C conditions
+
+Source:
+    Rasmussen & Williams (2006), Gaussian Processes for Machine Learning: algorithms 3.1 and 3.2,
+    equation 3.32; the kernel is their equation 4.17.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Self, overload
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from data_prep.dataset import TOTALS, Column, Dataset, Total, key
+from models.bundle import domain
+from models.bundle.domain import Extrapolation, Floats
+from models.bundle.files import EmulatorError
+from models.namespaces import Array, Namespace, namespace
+
+MOST_CELLS = 4_000
+"""Cells above which a matrix of all pairs is too large."""
+CELLS_TO_LEARN_FROM = 200
+"""Cells, evenly chosen, that lengths and amplitude are found with."""
+LENGTHS = np.geomspace(0.1, 10.0, 11)
+"""Lengths tried, in units of a condition's range."""
+AMPLITUDES = np.geomspace(0.1, 10.0, 9)
+"""Standard deviations tried, of the natural log of the rate about its mean over the conditions."""
+LEVEL = 3.0
+"""Prior standard deviation of that mean, about the log of all mergers over all simulated."""
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """Expected mergers per simulated binary or Msun, as a smooth function of the conditions.
+
+    Positive conditions are logged, as the flow does.
+
+    Example:
+        >>> efficiency(Z=0.001, alpha=1.0, return_std=True)
+        (array(0.0688), array(0.0013))
+    """
+
+    columns: tuple[Column, ...]
+    """The conditions."""
+    cells: tuple[Total, ...]
+    """What the simulation counted."""
+    unit: str
+    """What the mergers are divided by: binaries or Msun."""
+
+    def __post_init__(self) -> None:
+        if not self.cells or not any(cell.mergers for cell in self.cells):
+            raise EmulatorError("a merger efficiency needs at least one merger in its cells")
+        if len(self.cells) > MOST_CELLS:
+            raise EmulatorError(
+                f"a merger efficiency is made of at most {MOST_CELLS:,} cells, got "
+                f"{len(self.cells):,}: prepare a coarser grid"
+            )
+        if self.unit not in TOTALS.values():
+            raise EmulatorError(f"unit must be {' or '.join(TOTALS.values())}, got {self.unit!r}")
+        if len({key(cell.conditions) for cell in self.cells}) < len(self.cells):
+            raise EmulatorError("a cell is there twice: name each cell once")
+        for cell in self.cells:
+            self._check(cell)
+
+    def _check(self, cell: Total) -> None:
+        values = cell.conditions
+        if len(values) != len(self.columns):
+            raise EmulatorError(f"a cell has {len(values)} conditions, not {len(self.columns)}")
+        for column, value in zip(self.columns, values, strict=True):
+            if column.positive and value <= 0:
+                raise EmulatorError(f"{column.name} must be above 0, got {value:g}")
+        if self.unit == "binaries" and cell.mergers > cell.simulated:
+            raise EmulatorError(f"{cell.mergers} mergers of {cell.simulated:g} binaries in a cell")
+
+    @classmethod
+    def of_dataset(cls, dataset: Dataset) -> Self | None:
+        """Of a dataset's totals; None where it has none."""
+        if dataset.totals_unit is None:
+            return None
+        return cls(dataset.condition_columns, dataset.totals, dataset.totals_unit)
+
+    @classmethod
+    def from_card(cls, card: Mapping[str, Any], columns: Sequence[Column]) -> Self:
+        """What `to_card` made.
+
+        Raises:
+            EmulatorError: If the bundle holds none, or what it holds cannot be read.
+        """
+        if "efficiency" not in card:
+            raise EmulatorError(
+                "this emulator knows no merger efficiency: tell what was simulated with `hpo "
+                "prepare SOURCE --out DIR --totals FILE`, then `hpo export` again"
+            )
+        stored = card["efficiency"]
+        try:
+            cells = tuple(
+                Total(tuple(one["conditions"]), one["simulated"], one["mergers"])
+                for one in stored["cells"]
+            )
+            return cls(tuple(columns), cells, stored["unit"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise EmulatorError(
+                f"the efficiency of this emulator cannot be read ({error}): export it again"
+            ) from error
+
+    def to_card(self) -> dict[str, Any]:
+        """For `emulator.json`: unit and cells, of which the curve is worked out on first use."""
+        cells = [
+            {
+                "conditions": list(cell.conditions),
+                "simulated": cell.simulated,
+                "mergers": cell.mergers,
+            }
+            for cell in self.cells
+        ]
+        return {"unit": self.unit, "cells": cells}
+
+    @cached_property
+    def domain(self) -> dict[str, tuple[float, float]]:
+        """Range of each condition in the cells."""
+        values = zip(*(cell.conditions for cell in self.cells), strict=True)
+        names = (column.name for column in self.columns)
+        return {name: (min(those), max(those)) for name, those in zip(names, values, strict=True)}
+
+    @overload
+    def __call__(
+        self,
+        *,
+        return_std: Literal[False] = False,
+        on_extrapolation: Extrapolation = "warn",
+        **conditions: ArrayLike,
+    ) -> Floats: ...
+
+    @overload
+    def __call__(
+        self,
+        *,
+        return_std: Literal[True],
+        on_extrapolation: Extrapolation = "warn",
+        **conditions: ArrayLike,
+    ) -> tuple[Floats, Floats]: ...
+
+    def __call__(
+        self,
+        *,
+        return_std: bool = False,
+        on_extrapolation: Extrapolation = "warn",
+        **conditions: ArrayLike,
+    ) -> Floats | tuple[Floats, Floats]:
+        """Expected mergers per simulated binary, or per Msun simulated (see `unit`).
+
+        Args:
+            return_std: Also gives the standard deviation.
+            on_extrapolation: What to do outside the domain: warn, raise or ignore.
+            **conditions: Every condition, in physical units: numbers, or arrays that broadcast.
+
+        Returns:
+            Array of the conditions' common shape: the median of the posterior, above 0. With
+            `return_std` a pair of it and the rate times the standard deviation s of its natural
+            log, so that `rate * exp(+-std / rate)` are the ends of the 68 % interval. The
+            counts are taken as Poisson; of a fraction p of all binaries, std is therefore too
+            large by 1 / sqrt(1 - p).
+
+        Raises:
+            EmulatorError: If a condition is missing, unknown, not finite or of a wrong shape, or
+                outside the domain under "raise".
+        """
+        domain.named([column.name for column in self.columns], conditions)
+        flat, shape = _flat(conditions)
+        c_NC = domain.conditions(
+            self.columns, self.domain, flat, math.prod(shape), on_extrapolation
+        )
+        mean_N, std_N = self._process.at(_coordinates(self.columns, c_NC))
+        rate = np.exp(mean_N).reshape(shape)
+        # Not the plain product: of two arrays without axes numpy makes a number.
+        return (rate, np.asarray(rate * std_N.reshape(shape))) if return_std else rate
+
+    def log_rate(self, c: Array, *, xp: Namespace | None = None) -> Array:
+        """Natural log of the median rate: nothing but array operations, for `jax.jit` and `grad`.
+
+        Args:
+            c: Conditions, shape `(*S, C)`, in the order of `columns`.
+            xp: The array library, `numpy`, `cupy` or `jax.numpy`; by default that of `c`.
+
+        Returns:
+            Shape `S`, of mergers per simulated binary or Msun. The domain is not checked.
+        """
+        xp = xp or namespace(c)
+        logged = [
+            xp.log(c[..., k]) if column.positive else c[..., k]
+            for k, column in enumerate(self.columns)
+        ]
+        x = xp.stack(logged, -1) if logged else c
+        return self._process.mean(xp, x)
+
+    @cached_property
+    def _process(self) -> _Process:
+        c_MC = np.array([cell.conditions for cell in self.cells], np.float64)
+        x_MC = _coordinates(self.columns, c_MC.reshape(len(self.cells), len(self.columns)))
+        counts_M = np.array([cell.mergers for cell in self.cells], np.float64)
+        simulated_M = np.array([cell.simulated for cell in self.cells], np.float64)
+        return _Process.fit(x_MC, counts_M, simulated_M)
+
+
+def _flat(conditions: Mapping[str, ArrayLike]) -> tuple[dict[str, Floats], tuple[int, ...]]:
+    """Every condition with the common shape, in one axis; and that shape."""
+    values = {name: domain.numbers(value, name) for name, value in conditions.items()}
+    try:
+        shape = np.broadcast_shapes(*(value.shape for value in values.values()))
+    except ValueError as error:
+        shapes = ", ".join(f"{name} {value.shape}" for name, value in values.items())
+        raise EmulatorError(
+            f"conditions must be numbers or of shapes that broadcast, got {shapes}"
+        ) from error
+    return {name: np.broadcast_to(value, shape).ravel() for name, value in values.items()}, shape
+
+
+def _coordinates(columns: Sequence[Column], c_NC: Floats) -> Floats:
+    """Positive columns logged, the others as they are."""
+    positive_C = np.array([column.positive for column in columns], bool)
+    return np.where(positive_C, np.log(np.where(positive_C, c_NC, 1.0)), c_NC)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Process:
+    """The posterior of the log rate."""
+
+    x_MC: Floats
+    """Coordinates of the cells, in units of `unit_C`."""
+    unit_C: Floats
+    amplitude: float
+    length_C: Floats
+    offset: float
+    """Natural log of all mergers over all simulated."""
+    slope_M: Floats
+    """Derivative of the log likelihood at the mode: what is left of a count after its mean."""
+    root_M: Floats
+    """Square root of the expected counts at the mode: inverse errors of the log rates."""
+    factor_MM: Floats
+    """Cholesky factor of 1 + root K root."""
+    evidence: float
+    """Log marginal likelihood, but for what the counts alone decide."""
+
+    @classmethod
+    def fit(cls, x_MC: Floats, counts_M: Floats, simulated_M: Floats) -> _Process:
+        """With the amplitude and lengths of the highest evidence on a grid."""
+        unit_C = np.ptp(x_MC, axis=0)
+        unit_C = np.where(unit_C > 0, unit_C, 1.0)
+        kept = np.unique(np.linspace(0, len(x_MC) - 1, CELLS_TO_LEARN_FROM).round().astype(int))
+
+        def at(amplitude: float, length_C: Floats, where: Any) -> _Process:
+            return cls._mode(
+                x_MC[where] / unit_C,
+                unit_C,
+                counts_M[where],
+                simulated_M[where],
+                amplitude,
+                length_C,
+            )
+
+        # Isotropic lengths first, then one number after the other until none of them moves.
+        ones_C = np.ones(x_MC.shape[1])
+        best = max(
+            (at(a, length * ones_C, kept) for a in AMPLITUDES[::2] for length in LENGTHS[::2]),
+            key=lambda one: one.evidence,
+        )
+        for _ in range(10):
+            before = best.evidence
+            tried = [at(a, best.length_C, kept) for a in AMPLITUDES]
+            best = max([best, *tried], key=lambda one: one.evidence)
+            for k in range(len(ones_C)):
+                lengths = (np.where(np.arange(len(ones_C)) == k, v, best.length_C) for v in LENGTHS)
+                tried = [at(best.amplitude, length_C, kept) for length_C in lengths]
+                best = max([best, *tried], key=lambda one: one.evidence)
+            if best.evidence <= before:
+                break
+        return at(best.amplitude, best.length_C, slice(None))
+
+    @classmethod
+    def _mode(
+        cls,
+        x_MC: Floats,
+        unit_C: Floats,
+        counts_M: Floats,
+        simulated_M: Floats,
+        amplitude: float,
+        length_C: Floats,
+    ) -> _Process:
+        """Newton's method to the highest posterior, with steps halved where they overshoot."""
+        # Half a merger: the cells kept to learn from may be those without any.
+        offset = math.log(max(counts_M.sum(), 0.5) / simulated_M.sum())
+        prior_MM = _kernel(x_MC, x_MC, amplitude, length_C)
+
+        def log_posterior(a_M: Floats, g_M: Floats) -> float:
+            with np.errstate(over="ignore"):
+                expected_M = simulated_M * np.exp(offset + g_M)
+            return float(counts_M @ (offset + g_M) - expected_M.sum() - 0.5 * a_M @ g_M)
+
+        # From the counts themselves, smoothed: from their mean, the first steps overshoot by far.
+        a_M = np.zeros(len(x_MC))
+        g_M = np.log((counts_M + 0.5) / simulated_M) - offset
+        height = -math.inf
+        for _ in range(100):
+            expected_M = simulated_M * np.exp(offset + g_M)
+            root_M, factor_MM = _factor(prior_MM, expected_M)
+            wanted_M = expected_M * g_M + counts_M - expected_M
+            solved_M = _solve(factor_MM, root_M * (prior_MM @ wanted_M))
+            step_M = wanted_M - root_M * solved_M - a_M
+            size, before = 1.0, height
+            while True:
+                next_M = a_M + size * step_M
+                risen = log_posterior(next_M, prior_MM @ next_M)
+                if risen > before or size < 1e-3:
+                    break
+                size /= 2
+            if risen <= before:
+                break
+            a_M, g_M, height = next_M, prior_MM @ next_M, risen
+            if height - before < 1e-9:
+                break
+        root_M, factor_MM = _factor(prior_MM, simulated_M * np.exp(offset + g_M))
+        return cls(
+            x_MC=x_MC,
+            unit_C=unit_C,
+            amplitude=amplitude,
+            length_C=length_C,
+            offset=offset,
+            slope_M=a_M,
+            root_M=root_M,
+            factor_MM=factor_MM,
+            evidence=height - float(np.log(np.diag(factor_MM)).sum()),
+        )
+
+    def at(self, x_NC: Floats, rows: int = 4096) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of the log rate, each `(N,)`."""
+        mean_N, std_N = np.empty(len(x_NC)), np.empty(len(x_NC))
+        for start in range(0, len(x_NC), rows):
+            part = slice(start, start + rows)
+            cross_NM = self._covariance(np, x_NC[part])
+            mean_N[part] = self.offset + cross_NM @ self.slope_M
+            known_MN = _solve_lower(self.factor_MM, self.root_M[:, None] * cross_NM.T)
+            variance_N = self.amplitude**2 + LEVEL**2 - (known_MN**2).sum(axis=0)
+            std_N[part] = np.sqrt(np.maximum(variance_N, 0.0))
+        return mean_N, std_N
+
+    def mean(self, xp: Namespace, x: Array) -> Array:
+        """Mean of the log rate, shape `S` of coordinates `(*S, C)`."""
+        return self.offset + self._covariance(xp, x) @ xp.asarray(self.slope_M)
+
+    def _covariance(self, xp: Namespace, x: Array) -> Array:
+        """Prior covariance with the log rates of the cells, `(*S, M)`."""
+        cells_MC = xp.asarray(self.x_MC)
+        return _kernel(
+            x / xp.asarray(self.unit_C), cells_MC, self.amplitude, xp.asarray(self.length_C), xp
+        )
+
+
+def _kernel(a: Array, b_MC: Array, amplitude: float, length_C: Array, xp: Namespace = np) -> Array:
+    """Prior covariance of the log rates: an unknown level and Matern 3/2 about it, `(*S, M)`."""
+    # Not 5/2: on COSMIC's cells, each predicted from the others, it is further off and too sure.
+    squares = (((a[..., None, :] - b_MC) / length_C) ** 2).sum(-1)
+    # At a cell the root has no derivative and the kernel has: 0.
+    apart = squares > 0
+    r = xp.where(apart, xp.sqrt(3.0 * xp.where(apart, squares, 1.0)), 0.0)
+    return LEVEL**2 + amplitude**2 * (1 + r) * xp.exp(-r)
+
+
+def _factor(prior_MM: Floats, expected_M: Floats) -> tuple[Floats, Floats]:
+    root_M = np.sqrt(expected_M)
+    inner_MM = np.eye(len(root_M)) + root_M[:, None] * prior_MM * root_M
+    factor_MM: Floats = np.linalg.cholesky(inner_MM).astype(np.float64)
+    return root_M, factor_MM
+
+
+def _solve(factor_MM: Floats, b_M: Floats) -> Floats:
+    out: Floats = np.linalg.solve(factor_MM.T, _solve_lower(factor_MM, b_M)).astype(np.float64)
+    return out
+
+
+def _solve_lower(factor_MM: Floats, b_MN: Floats) -> Floats:
+    out: Floats = np.linalg.solve(factor_MM, b_MN).astype(np.float64)
+    return out

@@ -1,0 +1,266 @@
+"""`Emulator`: a fitted flow in other people's hands, and the bundle it is shipped as.
+
+The only module that writes the bundle: `emulator.json` (format, architecture, columns, units,
+domain, metrics, provenance, sha256 of every other file), `weights.safetensors`, two ONNX graphs,
+`run.json`, and `README.md` for people, whose text is in `model_card`. Its reading is shared with
+`arrays`: see `bundle`.
+
+Array names end in their axes:
+    N rows    F event columns    C conditions
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self, overload
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from safetensors import SafetensorError
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save as to_bytes
+
+from data_prep.atomic import folder_draft_of
+from models.bundle import card as model_card
+from models.bundle import domain, onnx
+from models.bundle.domain import Extrapolation, ExtrapolationWarning, Floats
+from models.bundle.efficiency import Efficiency
+from models.bundle.ensemble import Density, Mixture, from_description, spread
+from models.bundle.files import (
+    CARD,
+    FORMAT,
+    FORMAT_OF_SEVERAL,
+    WEIGHTS,
+    EmulatorError,
+    misfit,
+    read,
+    sha256,
+)
+from models.evaluation import nll
+from models.flow.layout import check_values
+
+__all__ = ["Emulator", "EmulatorError", "ExtrapolationWarning"]
+
+README = "README.md"
+
+
+class Emulator:
+    """p(events | conditions) in physical units: draw from it, evaluate it."""
+
+    def __init__(self, flow: Density, card: Mapping[str, Any] | None = None) -> None:
+        """Args: the fitted flow, or several mixed; what else the card says: metrics, provenance."""
+        self.module = flow.cpu().eval()
+        """torch module: `log_prob(x_NF, c_NC)`, differentiable in events and conditions."""
+        self.card: dict[str, Any] = {**_card(flow), **(card or {})}
+        """The contents of `emulator.json`."""
+
+    @property
+    def event_columns(self) -> tuple[str, ...]:
+        """Names of the columns of an event, in order."""
+        return tuple(column.name for column in self.module.event_columns)
+
+    @property
+    def condition_columns(self) -> tuple[str, ...]:
+        """Names of the conditions."""
+        return tuple(column.name for column in self.module.condition_columns)
+
+    @property
+    def domain(self) -> dict[str, tuple[float, float]]:
+        """Range of each condition in the data."""
+        return dict(self.module.domain)
+
+    @cached_property
+    def efficiency(self) -> Efficiency:
+        """Mergers per simulated binary or Msun: a function of the conditions, to be called.
+
+        Raises:
+            EmulatorError: If the bundle holds none. The message says how to add it.
+
+        Example:
+            >>> rate, std = emulator.efficiency(Z=0.001, alpha=1.0, return_std=True)
+        """
+        return Efficiency.from_card(self.card, self.module.condition_columns)
+
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int | None = None,
+        on_extrapolation: Extrapolation = "warn",
+        **conditions: ArrayLike,
+    ) -> Floats:
+        """Draw events.
+
+        Args:
+            n: Events to draw.
+            seed: Makes the draws repeatable on one machine and torch version. The global
+                generators are left alone.
+            on_extrapolation: What to do outside the domain: warn, raise or ignore.
+            **conditions: Every condition, a number or one value per event, in physical units.
+
+        Returns:
+            Array of shape `(n, F)`, in the units of the event columns.
+
+        Raises:
+            EmulatorError: If a condition is missing, unknown, not finite or of a wrong length,
+                or outside the domain under "raise".
+
+        Example:
+            >>> emulator.sample(1000, Z=0.001, alpha=1.0, seed=7).shape
+            (1000, 2)
+        """
+        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
+            raise EmulatorError(f"n must be a whole number of events, at least 0, got {n!r}")
+        c_NC = domain.conditions(
+            self.module.condition_columns, self.domain, conditions, int(n), on_extrapolation
+        )
+        generator = torch.Generator()
+        generator.seed() if seed is None else generator.manual_seed(seed)
+        noise_NF = torch.randn(int(n), self.module.noise_columns, generator=generator)
+        return nll.from_noise(self.module, noise_NF.numpy(), c_NC)
+
+    @overload
+    def log_prob(
+        self,
+        events: ArrayLike,
+        *,
+        return_std: Literal[False] = False,
+        on_extrapolation: Extrapolation = "warn",
+        **conditions: ArrayLike,
+    ) -> Floats: ...
+
+    @overload
+    def log_prob(
+        self,
+        events: ArrayLike,
+        *,
+        return_std: Literal[True],
+        on_extrapolation: Extrapolation = "warn",
+        **conditions: ArrayLike,
+    ) -> tuple[Floats, Floats]: ...
+
+    def log_prob(
+        self,
+        events: ArrayLike,
+        *,
+        return_std: bool = False,
+        on_extrapolation: Extrapolation = "warn",
+        **conditions: ArrayLike,
+    ) -> Floats | tuple[Floats, Floats]:
+        """Natural-log density of events, per unit of each event column.
+
+        Args:
+            events: Shape `(N, F)`, in the units of the event columns.
+            return_std: Also gives the standard deviation of the log densities of an ensemble's
+                members: what the data left open, as far as training tells.
+            on_extrapolation: What to do outside the domain: warn, raise or ignore.
+            **conditions: Every condition, a number or one value per event, in physical units.
+
+        Returns:
+            Array of shape `(N,)`; -inf outside the support. With `return_std` a pair of them.
+
+        Raises:
+            EmulatorError: If events are not finite or of another shape, or a condition is
+                missing, unknown, not finite or of a wrong length, or outside the domain under
+                "raise"; or if `return_std` is asked of a single flow.
+        """
+        x_NF = domain.numbers(events, "events")
+        domain.check_shape(self.event_columns, x_NF)
+        c_NC = domain.conditions(
+            self.module.condition_columns, self.domain, conditions, len(x_NF), on_extrapolation
+        )
+        if not return_std:
+            return nll.log_prob(self.module, x_NF, c_NC)
+        if not isinstance(self.module, Mixture):
+            raise EmulatorError(
+                "a single flow has no spread: export an ensemble (hpo export --ensemble K)"
+            )
+        each_KN = np.stack([nll.log_prob(one, x_NF, c_NC) for one in self.module.flows])
+        mixed_N = np.logaddexp.reduce(each_KN, axis=0) - np.log(len(each_KN))
+        return mixed_N, spread(torch.from_numpy(each_KN)).numpy()
+
+    def save(self, folder: Path | str, *, extra: Mapping[str, Path | bytes] | None = None) -> Path:
+        """Write the bundle; `folder` appears whole or not at all.
+
+        Args:
+            folder: A new or empty folder, or an emulator bundle, which is replaced.
+            extra: More files for the bundle by name (`run.json`): a path to copy, or contents.
+
+        Raises:
+            EmulatorError: If `folder` holds something else.
+            OnnxError: If the package `onnx` is not installed.
+        """
+        folder = Path(folder)
+        _refuse_other(folder)
+        with folder_draft_of(folder, replace=True) as draft:
+            self._write(draft, extra or {})
+            _refuse_other(folder)
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Self:
+        """The emulator of a bundle, its files compared with their sha256.
+
+        Raises:
+            EmulatorError: If the folder is no bundle, is of a newer format, or a file is missing
+                or changed.
+        """
+        folder = Path(folder)
+        card, content = read(folder, whole=True)
+        try:
+            state = from_bytes(content)
+            flow = from_description(card["architecture"], state)
+            check_values({name: tensor.numpy() for name, tensor in state.items()})
+        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise misfit(folder, error) from error
+        return cls(flow, card)
+
+    def _write(self, draft: Path, extra: Mapping[str, Path | bytes]) -> None:
+        for name, content in extra.items():
+            (draft / name).write_bytes(
+                content if isinstance(content, bytes) else Path(content).read_bytes()
+            )
+        state = {k: _without_tiny(v).contiguous() for k, v in self.module.state_dict().items()}
+        (draft / WEIGHTS).write_bytes(to_bytes(state))
+        onnx.write(self.module, draft)
+        (draft / README).write_text(model_card.text(self.card), encoding="utf-8")
+        self.card["files"] = {
+            path.name: sha256(path.read_bytes()) for path in sorted(draft.iterdir())
+        }
+        text = json.dumps(self.card, indent=1, allow_nan=False) + "\n"
+        (draft / CARD).write_text(text, encoding="utf-8")
+
+
+def _card(flow: Density) -> dict[str, Any]:
+    return {
+        "format": FORMAT_OF_SEVERAL if isinstance(flow, Mixture) else FORMAT,
+        "architecture": flow.describe(),
+        "event_columns": {column.name: column.unit for column in flow.event_columns},
+        "condition_columns": {column.name: column.unit for column in flow.condition_columns},
+        "domain": {name: list(limits) for name, limits in flow.domain.items()},
+        "cost": {
+            "parameters": nll.cost(flow).parameters,
+            "flops_per_event": nll.cost(flow).flops_per_event,
+        },
+        "metrics": {},
+        "provenance": {},
+        "files": {},
+    }
+
+
+def _refuse_other(folder: Path) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / CARD).exists()):
+        raise EmulatorError(f"{folder} holds something that is no emulator: choose a new folder")
+
+
+def _without_tiny(tensor: torch.Tensor) -> torch.Tensor:
+    """Denormal weights as exact zeros: they say nothing and make a CPU 25 times slower."""
+    if not tensor.is_floating_point():
+        return tensor
+    return torch.where(tensor.abs() < torch.finfo(torch.float32).tiny, 0.0, tensor)

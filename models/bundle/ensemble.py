@@ -1,0 +1,161 @@
+"""Several flows as one density: their mean, which scores better than most of them alone.
+
+`p(x | c) = 1/K sum_k p_k(x | c)`: an ensemble (Lakshminarayanan et al. 2017,
+https://arxiv.org/abs/1612.01474). Where its members differ, the data did not decide.
+
+Axes:
+    N rows    F event columns    C conditions    U distinct conditions    K members
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import NormalDist
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data_prep.dataset import Column
+from data_prep.errors import InputError
+from models.bundle import domain
+from models.flow import density
+from models.flow.coordinates import Standardise
+from models.flow.density import ConditionalFlow
+from models.flow.layout import MEMBERS, members_of
+
+
+class MixtureError(InputError):
+    """Flows that cannot be mixed. The message is one sentence."""
+
+
+class Mixture(nn.Module):
+    """Flows of the same columns with equal weights; offers what one flow does."""
+
+    def __init__(self, members: Sequence[ConditionalFlow]) -> None:
+        """Raises MixtureError if there is none, or if they are of different columns."""
+        super().__init__()
+        if not members:
+            raise MixtureError("an ensemble has at least one flow, got none")
+        for other in members[1:]:
+            for what in ("event_columns", "condition_columns"):
+                ours, theirs = ([c.name for c in getattr(x, what)] for x in (members[0], other))
+                if ours != theirs:
+                    raise MixtureError(
+                        f"the members of an ensemble have one set of {what.replace('_', ' ')}, got "
+                        f"{', '.join(ours) or 'none'} and {', '.join(theirs) or 'none'}"
+                    )
+        self.members = nn.ModuleList(members)
+
+    @property
+    def flows(self) -> list[ConditionalFlow]:
+        """The members."""
+        return [member for member in self.members if isinstance(member, ConditionalFlow)]
+
+    @property
+    def events(self) -> Standardise:
+        """Of the first member: its numbers are like all others'."""
+        return self.flows[0].events
+
+    @property
+    def event_columns(self) -> tuple[Column, ...]:
+        """Of every member."""
+        return self.flows[0].event_columns
+
+    @property
+    def condition_columns(self) -> tuple[Column, ...]:
+        """Of every member."""
+        return self.flows[0].condition_columns
+
+    @property
+    def domain(self) -> dict[str, tuple[float, float]]:
+        """What every member has seen."""
+        return domain.common([member.domain for member in self.flows])
+
+    @property
+    def noise_columns(self) -> int:
+        """Numbers that an event is made of: one more than a flow needs chooses the member."""
+        return len(self.event_columns) + 1
+
+    def forward(self, x_NF: Tensor, c_NC: Tensor) -> Tensor:
+        """The same as `log_prob`."""
+        return self.log_prob(x_NF, c_NC)
+
+    def log_prob(self, x_NF: Tensor, c_NC: Tensor, counts: Sequence[int] | None = None) -> Tensor:
+        """Natural-log density of each event, as that of `ConditionalFlow`, shape `(N,)`."""
+        each_KN = torch.stack([one.log_prob(x_NF, c_NC, counts) for one in self.flows])
+        # By hand: torch.logsumexp has NaN gradients where every member says -inf.
+        top_N = each_KN.detach().amax(0)
+        top_N = torch.where(top_N.isfinite(), top_N, torch.zeros_like(top_N))
+        mean_N = (each_KN - top_N).exp().mean(0)
+        inside_N = mean_N > 0
+        log_N = torch.where(inside_N, mean_N, torch.ones_like(mean_N)).log() + top_N
+        return torch.where(inside_N, log_N, -torch.inf)
+
+    def from_noise(
+        self, noise_NF: Tensor, c_NC: Tensor, counts: Sequence[int] | None = None
+    ) -> Tensor:
+        """The events, shape `(N, F)`, made of standard normal noise `(N, F + 1)`.
+
+        Its last column chooses the member, in equal parts.
+        """
+        noise_NF, member_N = noise_NF[:, :-1], self._member(noise_NF[:, -1])
+        # A graph cannot leave rows out.
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            each_KNF = torch.stack([one.from_noise(noise_NF, c_NC) for one in self.flows])
+            chosen_K1 = torch.arange(len(self.members))[:, None]
+            return torch.where((member_N == chosen_K1)[..., None], each_KNF, 0.0).sum(0)
+        if counts is None:
+            counts = [1] * len(noise_NF) if len(c_NC) == len(noise_NF) else [len(noise_NF)]
+        out_NF = torch.empty_like(noise_NF)
+        lengths_U = torch.as_tensor(counts, dtype=torch.long, device=c_NC.device)
+        run_N = torch.repeat_interleave(torch.arange(len(lengths_U), device=c_NC.device), lengths_U)
+        for k, member in enumerate(self.flows):
+            rows = (member_N == k).nonzero()[:, 0]
+            if len(rows):
+                left_U = torch.bincount(run_N[rows], minlength=len(lengths_U))
+                some = left_U > 0
+                out_NF[rows] = member.from_noise(noise_NF[rows], c_NC[some], left_U[some].tolist())
+        return out_NF
+
+    @torch.no_grad()
+    def sample(self, c_NC: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """One event for each row of conditions, shape `(N, F)`, in physical units."""
+        device = c_NC.device if generator is None else generator.device
+        noise_NF = torch.randn(len(c_NC), self.noise_columns, generator=generator, device=device)
+        return self.from_noise(noise_NF.to(c_NC), c_NC)
+
+    def describe(self) -> dict[str, Any]:
+        """All but the numbers of the state dict, JSON-ready; `from_description` reads it."""
+        return {MEMBERS: [member.describe() for member in self.flows]}
+
+    def _member(self, noise_N: Tensor) -> Tensor:
+        count = len(self.members)
+        edges = [NormalDist().inv_cdf(k / count) for k in range(1, count)]
+        if not edges:
+            return torch.zeros_like(noise_N, dtype=torch.long)
+        return (noise_N[:, None] > torch.tensor(edges).to(noise_N)).sum(1)
+
+
+Density = ConditionalFlow | Mixture
+"""What an emulator is made of."""
+
+
+def from_description(description: Mapping[str, Any], state: Mapping[str, Tensor]) -> Density:
+    """The density of `describe()` and its state dict, in evaluation mode.
+
+    Raises:
+        KeyError, TypeError, ValueError, RuntimeError: If the two do not belong together.
+    """
+    if MEMBERS not in description:
+        return density.from_description(description, state)
+    each = members_of(description, state)
+    return Mixture([density.from_description(*one) for one in each]).eval()
+
+
+def spread(log_prob_KN: Tensor) -> Tensor:
+    """Standard deviation of the members' log densities, shape `(N,)`; 0 where all say -inf."""
+    if len(log_prob_KN) < 2:
+        return torch.zeros_like(log_prob_KN[0])
+    spread_N = log_prob_KN.std(0)
+    return torch.where(log_prob_KN.isinf().all(0), torch.zeros_like(spread_N), spread_N)

@@ -1,0 +1,1 @@
+"""How good an emulator is, measured on held-out data."""

@@ -1,0 +1,1 @@
+"""The flow: a conditional density as a stack of autoregressive layers."""

@@ -1,0 +1,176 @@
+"""Physical units <-> standardised numbers, with log-Jacobians. It is part of the flow.
+
+Positive columns are logged; of a pair of masses the second becomes the log of their ratio, which
+lays the ridge of equal masses along an axis, where a flow sees it best. Then every column is
+centred and scaled by its mean and spread over the training split. Because the Jacobian is added,
+NLLs of flows with other preprocessing compare.
+
+Tensor names end in their axes:
+    N rows    F event columns    C condition columns    K columns of either kind
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from data_prep.dataset import Column, Dataset, pair_of
+from data_prep.stream import Batch
+from models.flow.limits import HUGE, TINY
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Rows, mean and summed squared deviation of columns in the coordinates of the flow."""
+
+    rows: int
+    mean_K: NDArray[np.float64]
+    m2_K: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, values_NK: NDArray[np.float64]) -> Self:
+        mean_K = values_NK.mean(axis=0)
+        return cls(len(values_NK), mean_K, ((values_NK - mean_K) ** 2).sum(axis=0))
+
+    def merge(self, other: Moments) -> Moments:
+        """Moments of both sets of rows.
+
+        Source:
+            Chan, Golub & LeVeque (1983), The American Statistician 37, 242 (pairwise update).
+        """
+        rows = self.rows + other.rows
+        gap_K = other.mean_K - self.mean_K
+        mean_K = self.mean_K + gap_K * (other.rows / rows)
+        m2_K = self.m2_K + other.m2_K + gap_K**2 * (self.rows * other.rows / rows)
+        return Moments(rows, mean_K, m2_K)
+
+    @property
+    def spread_K(self) -> NDArray[np.float64]:
+        """Standard deviation; 1 where the column is constant, so that nothing divides by zero."""
+        spread_K = np.sqrt(self.m2_K / max(self.rows, 1))
+        # Not `== 0`: the log of a constant has rounding noise in its spread.
+        constant_K = spread_K <= 1e-7 * np.maximum(1.0, np.abs(self.mean_K))
+        return np.where(constant_K, 1.0, spread_K)
+
+
+@dataclass(frozen=True, slots=True)
+class Constants:
+    """What standardising needs to know of the training split."""
+
+    events: Moments
+    conditions: Moments
+
+
+def constants(dataset: Dataset, batches: Iterable[Batch], coordinates: str = "log") -> Constants:
+    """Moments of all columns, read batch by batch.
+
+    Args:
+        dataset: Says which columns are positive and therefore logged.
+        batches: The training split, in physical units.
+        coordinates: Of the event columns, as `FlowConfig.coordinates`.
+
+    Raises:
+        ValueError: If there is no row.
+    """
+    of_events = Coordinates(dataset.event_columns, coordinates)
+    of_conditions = Coordinates(dataset.condition_columns, "log")
+    total: Constants | None = None
+    for batch in batches:
+        events = Moments.of(of_events.of_array(batch.events))
+        conditions = Moments.of(of_conditions.of_array(batch.conditions))
+        if total is not None:
+            events, conditions = total.events.merge(events), total.conditions.merge(conditions)
+        total = Constants(events, conditions)
+    if total is None:
+        raise ValueError("the training split has no rows to take mean and spread of")
+    return total
+
+
+class Coordinates:
+    """What is standardised: columns, logged where positive, a pair of them turned.
+
+    Turning has a Jacobian of 1: with l the logarithms, (l0, l1 - l0) is a shear, and so is
+    (log(exp l0 + exp l1), l1 - l0), whose derivatives are the shares of both in the sum.
+    """
+
+    def __init__(self, columns: Sequence[Column], kind: str) -> None:
+        """Args: the columns, and a choice of `FlowConfig.coordinates`."""
+        self.positive = torch.tensor([column.positive for column in columns], dtype=torch.bool)
+        self.pair = None if kind == "log" else pair_of(columns)
+        self.total = kind == "log_total"
+
+    def of_array(self, values_NK: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Physical values, all in their support, in these coordinates."""
+        x_NK = torch.from_numpy(np.array(values_NK, np.float64))
+        y_NK = self.turn(torch.where(self.positive, x_NK, 1.0).log() + x_NK * ~self.positive)
+        array: NDArray[np.float64] = y_NK.numpy()
+        return array
+
+    def turn(self, l_NK: Tensor) -> Tensor:
+        """From logarithms to coordinates."""
+        if self.pair is None:
+            return l_NK
+        columns = list(l_NK.unbind(1))
+        first, second = (columns[k] for k in self.pair)
+        if self.total:
+            # Not logaddexp, which the ONNX exporter does not know.
+            columns[self.pair[0]] = first + functional.softplus(second - first)
+        columns[self.pair[1]] = second - first
+        return torch.stack(columns).t()
+
+    def turn_back(self, y_NK: Tensor) -> Tensor:
+        """From coordinates to logarithms."""
+        if self.pair is None:
+            return y_NK
+        columns = list(y_NK.unbind(1))
+        first, ratio = (columns[k] for k in self.pair)
+        if self.total:
+            first = first - functional.softplus(ratio)
+        columns[self.pair[0]], columns[self.pair[1]] = first, first + ratio
+        return torch.stack(columns).t()
+
+
+class Standardise(nn.Module):
+    """Columns in physical units -> coordinates of mean 0 and spread 1."""
+
+    positive_K: Tensor
+    mean_K: Tensor
+    spread_K: Tensor
+
+    def __init__(self, columns: Sequence[Column], moments: Moments, kind: str = "log") -> None:
+        """Args: columns, their moments in these coordinates, a choice of coordinates."""
+        super().__init__()
+        self.coordinates = Coordinates(columns, kind)
+        self.register_buffer("positive_K", self.coordinates.positive)
+        self.register_buffer("mean_K", torch.tensor(moments.mean_K, dtype=torch.float32))
+        self.register_buffer("spread_K", torch.tensor(moments.spread_K, dtype=torch.float32))
+
+    def forward(self, x_NK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Standardised values, log-Jacobian and whether a row lies in the support.
+
+        Rows outside the support (a positive column at or below 0, a value that is not finite)
+        are replaced by harmless numbers on both sides of the log, so that neither they nor
+        their gradients are NaN.
+
+        Returns:
+            `(N, K)`, `(N,)` in nats, and `(N,)` of bool.
+        """
+        inside_NK = x_NK.isfinite() & ((x_NK > 0) | ~self.positive_K)
+        log_NK = torch.where(inside_NK & self.positive_K, x_NK, 1.0).log()
+        plain_NK = torch.where(inside_NK & ~self.positive_K, x_NK, 0.0)
+        y_NK = (self.coordinates.turn(log_NK + plain_NK) - self.mean_K) / self.spread_K
+        return y_NK, -log_NK.sum(1) - self.spread_K.log().sum(), inside_NK.all(1)
+
+    def inverse(self, y_NK: Tensor) -> Tensor:
+        """Physical values, `(N, K)`; positive columns are above 0 and finite for any input."""
+        x_NK = self.coordinates.turn_back(y_NK * self.spread_K + self.mean_K)
+        limits = (np.log(TINY), np.log(HUGE))
+        exp_NK = torch.where(self.positive_K, x_NK, 0.0).clamp(*limits).exp()
+        return torch.where(self.positive_K, exp_NK, x_NK)

@@ -1,0 +1,205 @@
+"""The flow: p(events | conditions) as a stack of autoregressive layers, in physical units.
+
+With `models/flow/layers.py` (what it subclasses) the only module that imports nflows.
+Everything else sees an `nn.Module` with `log_prob` and `sample`.
+
+Tensor names end in their axes:
+    N rows    F features (event columns)    C conditions
+
+Papamakarios, Pavlakou & Murray (2017), https://arxiv.org/abs/1705.07057
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from nflows.distributions import StandardNormal
+from nflows.flows import Flow
+from nflows.transforms import ActNorm, CompositeTransform, ReversePermutation
+from torch import Tensor, nn
+
+from data_prep.dataset import Column, Dataset
+from models.config import FlowConfig
+from models.flow.conditions import Given
+from models.flow.coordinates import Constants, Moments, Standardise
+from models.flow.layers import LAYERS
+from models.flow.layout import Layout
+
+SMALLEST_SPREAD = 1e-6
+"""Least standard deviation of a feature, of a first batch, that is scaled to 1."""
+
+
+class ConditionalFlow(nn.Module):
+    """A density over F event columns, given C conditions, all in physical units."""
+
+    def __init__(
+        self,
+        config: FlowConfig,
+        event_columns: Sequence[Column],
+        condition_columns: Sequence[Column],
+        constants: Constants,
+        domain: Mapping[str, tuple[float, float]],
+    ) -> None:
+        """Args: shape, columns, mean and spread of the training split, range of each condition."""
+        super().__init__()
+        self.config = config
+        self.event_columns = tuple(event_columns)
+        self.condition_columns = tuple(condition_columns)
+        self.domain = {column.name: domain[column.name] for column in condition_columns}
+        self.events = Standardise(event_columns, constants.events, config.coordinates)
+        self.conditions = Standardise(condition_columns, constants.conditions)
+        self.net = Flow(CompositeTransform(self._layers()), StandardNormal([len(event_columns)]))
+
+    @property
+    def noise_columns(self) -> int:
+        """Numbers that an event is made of."""
+        return len(self.event_columns)
+
+    def _layers(self) -> list[nn.Module]:
+        features, conditions = len(self.event_columns), len(self.condition_columns)
+        layers: list[nn.Module] = []
+        for block in range(self.config.blocks):
+            if block:
+                layers.append(Reversal(features))
+            if self.config.normalise:
+                layers.append(Normalisation(features))
+            layers.append(LAYERS[self.config.kind](self.config, features, conditions))
+        return layers
+
+    def forward(self, x_NF: Tensor, c_NC: Tensor) -> Tensor:
+        """The same as `log_prob`."""
+        return self.log_prob(x_NF, c_NC)
+
+    def log_prob(self, x_NF: Tensor, c_NC: Tensor, counts: Sequence[int] | None = None) -> Tensor:
+        """Natural-log density of each event, shape `(N,)`, per unit of each event column.
+
+        -inf outside the support; values and gradients are never NaN for finite conditions.
+
+        Args:
+            x_NF: Events.
+            c_NC: Their conditions.
+            counts: If given, `c_NC` holds one row for each of U runs of events with the same
+                conditions, and this their lengths, which may all be 1: the same numbers, faster,
+                but in training mode differentiable only once and only by the weights and, in
+                evaluation mode, only without gradients.
+        """
+        y_NF, log_det_N, inside_N = self.events(x_NF)
+        noise_NF, net_log_det_N = self.net._transform(y_NF, self._given(c_NC, counts))
+        log_prob_N = self.net._distribution.log_prob(noise_NF) + net_log_det_N + log_det_N
+        return torch.where(inside_N, log_prob_N, -torch.inf)
+
+    def from_noise(
+        self, noise_NF: Tensor, c_NC: Tensor, counts: Sequence[int] | None = None
+    ) -> Tensor:
+        """The events, shape `(N, F)`, that the flow makes of standard normal noise."""
+        y_NF, _ = self.net._transform.inverse(noise_NF, self._given(c_NC, counts))
+        return self.events.inverse(y_NF)
+
+    @torch.no_grad()
+    def sample(self, c_NC: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """One event for each row of conditions, shape `(N, F)`, in physical units."""
+        device = c_NC.device if generator is None else generator.device
+        noise_NF = torch.randn(
+            len(c_NC), len(self.event_columns), generator=generator, device=device
+        )
+        return self.from_noise(noise_NF.to(c_NC), c_NC)
+
+    def describe(self) -> dict[str, Any]:
+        """All but the numbers of the state dict, JSON-ready; `from_description` reads it."""
+        return {
+            "config": asdict(self.config),
+            "event_columns": [asdict(column) for column in self.event_columns],
+            "condition_columns": [asdict(column) for column in self.condition_columns],
+            "domain": {name: list(limits) for name, limits in self.domain.items()},
+        }
+
+    def _given(self, c_NC: Tensor, counts: Sequence[int] | None) -> Given:
+        # Not through nflows' Flow.log_prob: it wants a context with a row for every event.
+        c_CU = self.conditions(c_NC)[0].t()
+        differentiated = torch.is_grad_enabled() and not self.training
+        fused = counts is not None and not differentiated
+        if counts is not None and len(counts) == sum(counts):
+            counts = None
+        return Given(c_CU, counts, fused)
+
+
+class Reversal(ReversePermutation):  # type: ignore[misc]
+    """The features in reverse order; rows stay views of arrays with the columns first."""
+
+    def forward(self, inputs: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
+        return inputs.t().flip(0).t(), inputs.new_zeros(inputs.shape[:1])
+
+    inverse = forward
+
+
+class Normalisation(ActNorm):  # type: ignore[misc]
+    """As nflows', but set in place, since others hold the same memory; a constant only moves."""
+
+    @torch.no_grad()
+    def _initialize(self, inputs: Tensor) -> None:
+        spread_F, mean_F = torch.std_mean(inputs, 0, correction=0)
+        spread_F = torch.where(spread_F > SMALLEST_SPREAD, spread_F, 1.0)
+        self.log_scale.copy_(-spread_F.log())
+        self.shift.copy_(-mean_F / spread_F)
+        self.initialized.fill_(True)
+
+
+def distinct(c_NC: Tensor) -> tuple[Tensor, Tensor]:
+    """The U distinct rows of conditions, `(U, C)`, and which of them each row has, `(N,)`."""
+    # Sorting rows is slow; their keys, checked afterwards, sort 20 times as fast.
+    keys_U, index_N = torch.unique(_key(c_NC), return_inverse=True)
+    c_UC = c_NC.new_empty(len(keys_U), c_NC.shape[1])
+    c_UC[index_N] = c_NC
+    if torch.equal(c_UC[index_N], c_NC):
+        return c_UC, index_N
+    c_UC, index_N = torch.unique(c_NC, dim=0, return_inverse=True)
+    return c_UC, index_N
+
+
+def _key(c_NC: Tensor) -> Tensor:
+    """A number for each row of conditions, `(N,)`: the same for the same, hardly for others."""
+    weights_C = torch.arange(1, c_NC.shape[1] + 1, dtype=torch.float64, device=c_NC.device).sqrt()
+    return c_NC.double() @ weights_C
+
+
+def build_flow(
+    config: FlowConfig, dataset: Dataset, constants: Constants, *, seed: int = 0
+) -> ConditionalFlow:
+    """A flow for this dataset with fresh weights; torch's global generator stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ConditionalFlow(
+            config, dataset.event_columns, dataset.condition_columns, constants, dataset.ranges
+        )
+
+
+def from_description(
+    description: Mapping[str, Any], state: Mapping[str, Tensor]
+) -> ConditionalFlow:
+    """The flow of `ConditionalFlow.describe()` and its state dict, in evaluation mode.
+
+    Raises:
+        KeyError, TypeError, ValueError, RuntimeError: If the two do not belong together.
+    """
+    layout = Layout.of(description)
+    layout.check(state)
+    events, conditions = layout.event_columns, layout.condition_columns
+    with torch.random.fork_rng(devices=[]):
+        flow = ConditionalFlow(
+            layout.config, events, conditions, _unset(events, conditions), layout.domain
+        )
+    flow.load_state_dict(dict(state))
+    return flow.eval()
+
+
+def _unset(events: Sequence[Column], conditions: Sequence[Column]) -> Constants:
+    """Constants that are about to be replaced by stored ones."""
+    first, second = (
+        Moments(1, np.zeros(len(columns)), np.zeros(len(columns)))
+        for columns in (events, conditions)
+    )
+    return Constants(first, second)

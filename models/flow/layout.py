@@ -1,0 +1,187 @@
+"""What a flow's description says its weights are, told before any is made.
+
+Who makes a flow of a file asks here first: the description is checked, and its weights must have
+the names and shapes that it implies. So what a stranger's file claims takes no more memory than
+the file itself has bytes. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.dataset import NOT_CONDITIONS, Column
+from data_prep.untrusted import is_finite
+from models.config import ConfigError, FlowConfig
+
+Shapes = Iterator[tuple[str, tuple[int, ...]]]
+NET = "net._transform._transforms"
+"""Where the layers' weights are, each below its number."""
+FLOATS = ("float32", "float64")
+_DTYPES = {"positive_K": ("bool",), "initialized": ("bool",), "_permutation": ("int64",)}
+"""Of what is not made of floats, by the end of its name."""
+MEMBERS = "members"
+"""Key of an ensemble's architecture that lists those of its flows; their weights begin with it."""
+
+
+def members_of(
+    description: Mapping[str, Any], state: Mapping[str, Any]
+) -> list[tuple[Mapping[str, Any], dict[str, Any]]]:
+    """Of an ensemble, or of a single flow: description and state dict of each flow.
+
+    Raises:
+        KeyError, TypeError, ValueError: If the two do not belong together.
+    """
+    if MEMBERS not in description:
+        return [(description, dict(state))]
+    own: dict[str, dict[str, Any]] = {}
+    for name, value in state.items():
+        head, _, rest = name.partition(".")
+        number, _, rest = rest.partition(".")
+        own.setdefault(number if head == MEMBERS else name, {})[rest] = value
+    names = [str(k) for k in range(len(description[MEMBERS]))]
+    if not names or set(names) != set(own):
+        raise ValueError(f"there are weights of other than {len(names)} members")
+    return list(zip(description[MEMBERS], (own[name] for name in names), strict=True))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """A flow's description, read and checked."""
+
+    config: FlowConfig
+    event_columns: tuple[Column, ...]
+    condition_columns: tuple[Column, ...]
+    domain: dict[str, tuple[float, float]]
+
+    @classmethod
+    def of(cls, description: Mapping[str, Any]) -> Layout:
+        """That of `ConditionalFlow.describe()`.
+
+        Raises:
+            KeyError, TypeError, ValueError: If it describes no flow.
+        """
+        events, conditions = (
+            tuple(Column(**column) for column in description[f"{what}_columns"])
+            for what in ("event", "condition")
+        )
+        names = [column.name for column in (*events, *conditions)]
+        if not events or len(set(names)) < len(names):
+            raise ValueError("a flow has at least one event column, and no column twice")
+        for column in conditions:
+            if column.name in NOT_CONDITIONS:
+                raise ValueError(f"no condition can be called {column.name!r}: rename it")
+        return cls(
+            config=FlowConfig.from_dict(description["config"]),
+            event_columns=events,
+            condition_columns=conditions,
+            domain=_domain(description["domain"], conditions),
+        )
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Refuse weights of another flow.
+
+        Args:
+            state: The state dict: arrays of any library.
+
+        Raises:
+            ValueError: If one is missing, too many, or of another shape. Names it.
+        """
+        count = 0
+        for name, shape in self.shapes():
+            if name not in state:
+                raise ValueError(f"there is no {name}")
+            if tuple(state[name].shape) != shape:
+                raise ValueError(f"{name} is of shape {tuple(state[name].shape)}, not {shape}")
+            count += 1
+        if count < len(state):
+            raise ValueError(f"it has {len(state)} arrays, where the flow has {count}")
+        columns = {"events": self.event_columns, "conditions": self.condition_columns}
+        for what, those in columns.items():
+            if state[f"{what}.positive_K"].tolist() != [column.positive for column in those]:
+                raise ValueError(f"{what}.positive_K is not what its columns say")
+
+    def shapes(self) -> Shapes:
+        """Name and shape of every entry of the state dict, one by one."""
+        features = len(self.event_columns)
+        for what, columns in (("events", features), ("conditions", len(self.condition_columns))):
+            for part in ("positive", "mean", "spread"):
+                yield f"{what}.{part}_K", (columns,)
+        place = 0
+        for block in range(self.config.blocks):
+            if block:
+                yield f"{NET}.{place}._permutation", (features,)
+                place += 1
+            if self.config.normalise:
+                yield f"{NET}.{place}.initialized", ()
+                yield f"{NET}.{place}.log_scale", (features,)
+                yield f"{NET}.{place}.shift", (features,)
+                place += 1
+            yield from self._conditioner(f"{NET}.{place}.autoregressive_net")
+            place += 1
+
+    def _conditioner(self, name: str) -> Shapes:
+        outputs = 2 if self.config.kind == "affine" else 3 * self.config.bins - 1
+        hidden, depth = self.config.hidden, self.config.depth
+        features, conditions = len(self.event_columns), len(self.condition_columns)
+        if self.config.conditioner == "separate":
+            for f in range(features):
+                sizes = [conditions + f, *[hidden] * depth, outputs]
+                for number, (columns, rows) in enumerate(pairwise(sizes)):
+                    yield f"{name}.networks.{f}.weight.{number}", (rows, columns)
+                    yield f"{name}.networks.{f}.bias.{number}", (rows, 1)
+            return
+        if hidden < features:
+            raise ConfigError(f"hidden is {hidden}, below the number of event columns ({features})")
+        units = [hidden // features] * features
+        units[-1] += hidden % features
+        groups = [[conditions] + [1] * (features - 1), *[units] * depth, [outputs] * features]
+        for number, (before, after) in enumerate(pairwise(groups)):
+            yield from _triangular(f"{name}.layers.{number}", before, after)
+
+
+def _triangular(name: str, inputs: Sequence[int], outputs: Sequence[int]) -> Shapes:
+    columns = 0
+    for group, rows in enumerate(outputs):
+        yield f"{name}.first.{group}", (rows, inputs[0])
+        yield f"{name}.bias.{group}", (rows, 1)
+        if group:
+            columns += inputs[group]
+            yield f"{name}.weight.{group - 1}", (rows, columns)
+
+
+def _domain(
+    stored: Mapping[str, Any], conditions: Sequence[Column]
+) -> dict[str, tuple[float, float]]:
+    if set(stored) != {column.name for column in conditions}:
+        raise ValueError("its domain is not that of its conditions")
+    domain = {}
+    for column in conditions:
+        low, high = limits = tuple(map(_finite, stored[column.name]))
+        if not low <= high or (column.positive and low <= 0):
+            raise ValueError(f"the range of {column.name} cannot be {limits}")
+        domain[column.name] = (low, high)
+    return domain
+
+
+def check_values(state: Mapping[str, NDArray[Any]]) -> None:
+    """Raises ValueError for weights with which nothing can be worked out. Names the array."""
+    for name, values in state.items():
+        if str(values.dtype) not in _DTYPES.get(name.rpartition(".")[2], FLOATS):
+            raise ValueError(f"{name} is of type {values.dtype}")
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} holds numbers that are not finite")
+        if name.endswith(".spread_K") and not (values > 0).all():
+            raise ValueError(f"{name} holds a spread that is not above 0")
+
+
+def _finite(value: Any) -> float:
+    if not is_finite(value):
+        raise ValueError(f"a domain is made of finite numbers, got {reprlib.repr(value)}")
+    return float(value)

@@ -1,0 +1,1 @@
+"""Population inference with an emulator: densities and likelihoods."""

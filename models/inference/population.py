@@ -1,0 +1,540 @@
+"""An emulator as a population model, and the likelihood of a catalogue under it.
+
+`PopulationModel` is what bilby and gwpopulation call a model: a hashable callable on dictionaries
+of arrays that returns a density, in the conventions of gravitational-wave data, in which the first
+mass is the heavier one. `CatalogLikelihood` is what emcee and dynesty call a log-likelihood. Both
+take an `Emulator` (numpy in, numpy out), or an `ArrayFlow` or `Table` (numpy, cupy or JAX, with
+`jit` and gradients).
+
+Array names end in their axes:
+    N rows    F event columns    C conditions    K values that are summed over
+    S the axes of the data    J events of a catalogue    L posterior samples of one of them
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from data_prep.errors import InputError
+from models.arrays.flow import PARTS
+from models.bundle.domain import inside
+from models.bundle.efficiency import Efficiency
+from models.namespaces import Array, Namespace, namespace
+
+MASSES = ("Mass_0", "Mass_1")
+"""Event columns that are the two masses: of the initially heavier star, and of the other one."""
+HARMLESS = 10.0
+"""What stands in for a mass, in solar masses, where there is no density anyway."""
+Over = Mapping[str, tuple[ArrayLike, ArrayLike]]
+"""Conditions that are summed over: values and weights of each."""
+
+
+class PopulationError(InputError):
+    """A model or a catalogue that cannot be used. The message is one sentence with the remedy."""
+
+
+class Density(Protocol):
+    """What an `ArrayFlow` and a `Table` have in common."""
+
+    event_columns: tuple[str, ...]
+    condition_columns: tuple[str, ...]
+    domain: dict[str, tuple[float, float]]
+
+    def log_density(self, x: Array, c: Array, *, xp: Namespace | None = None) -> Array:
+        """Natural-log density of events `(*S, F)` under conditions that broadcast to `(*S, C)`."""
+
+
+class PopulationModel:
+    """p(mass_1, mass_2 | conditions), or p(mass_1, mass_ratio | conditions), mass_1 the heavier.
+
+    The emulator knows which black hole comes from the initially heavier star, an observer does
+    not: both ways round are added. It is hashed by identity and keeps no state. bilby's
+    cache looks at the parameters alone, not at the data: give its `Model` `cache=False` if the
+    model is called on more than one dataset, and always under `jax.jit`.
+
+    Example:
+        >>> model = PopulationModel(ArrayFlow.load("emulator/"), second="mass_ratio")
+        >>> model.variable_names
+        ['Z', 'alpha']
+        >>> density = model({"mass_1": m1, "mass_ratio": q}, Z=0.001, alpha=1.0)
+        >>> density.shape == m1.shape
+        True
+    """
+
+    def __init__(
+        self,
+        emulator: Any,
+        *,
+        second: Literal["mass_2", "mass_ratio"] = "mass_2",
+        masses: tuple[str, str] = MASSES,
+        over: Over | None = None,
+        efficiency: Efficiency | None = None,
+        extrapolate: bool = False,
+    ) -> None:
+        """Make a model of an emulator.
+
+        Args:
+            emulator: An `Emulator`, `ArrayFlow` or `Table`.
+            second: What the density is per unit of, beside mass_1; the key that is read.
+            masses: Event columns that are the two masses. Any other event column is read from
+                the data under its own name.
+            over: Conditions that are not parameters but summed over, such as the metallicity of
+                the progenitors: `{"Z": (values, weights)}`; weights are scaled to a sum of 1.
+            efficiency: Of the emulator. With it, the weights w of `over` are of what is formed, in
+                binaries or Msun, and each counts by the mergers e that come of it: the density is
+                `sum_k w_k e_k p(x | c_k) / sum_k w_k e_k`. Without it, weights are of mergers.
+            extrapolate: Whether conditions outside the domain, of which the emulator knows
+                nothing, are evaluated nevertheless; otherwise the density there is 0.
+
+        Raises:
+            PopulationError: If a name is not one of the emulator's, or values and weights do not
+                make a sum.
+        """
+        self._density: Density = _by_torch(emulator)
+        self._efficiency = _of_these(efficiency, self._density.condition_columns)
+        if second not in ("mass_2", "mass_ratio"):
+            raise PopulationError(f"second must be mass_2 or mass_ratio, got {second!r}")
+        columns = self._density.event_columns
+        if len(set(masses)) != 2 or not set(masses) <= set(columns):
+            raise PopulationError(
+                f"masses must be two of the emulator's event columns, {', '.join(columns)}, "
+                f"got {', '.join(masses)}"
+            )
+        self.second, self.masses, self.extrapolate = second, tuple(masses), extrapolate
+        self._nodes, self._ln_weights_K = self._sum(over or {})
+        self.variable_names = [
+            name for name in self._density.condition_columns if name not in self._nodes
+        ]
+        """Names of the parameters: the conditions that are not summed over."""
+        if not extrapolate:
+            self._refuse_outside()
+
+    def __call__(self, dataset: Mapping[str, Array], **conditions: Array) -> Array:
+        """The density, in the shape of the data; exactly 0 outside the support.
+
+        Args:
+            dataset: `mass_1` and `mass_2`, or `mass_ratio`, as arrays of any one shape: source
+                frame, solar masses.
+            **conditions: One for each of `variable_names`, a number or an array that broadcasts
+                to the data.
+
+        Returns:
+            Per solar mass squared, or per solar mass if `second` is the mass ratio, and per unit
+            of any other event column.
+
+        Raises:
+            PopulationError: If a key or a condition is missing, or one is unknown.
+        """
+        ln_prob = self.ln_prob(dataset, **conditions)
+        return namespace(ln_prob).exp(ln_prob)
+
+    def ln_prob(self, dataset: Mapping[str, Array], **conditions: Array) -> Array:
+        """The natural logarithm of the density, which gwpopulation prefers; -inf where it is 0."""
+        self._check(dataset, conditions)
+        names = ["mass_1", self.second, *self._others]
+        xp = namespace(*(dataset[name] for name in names), *conditions.values())
+        given = [
+            xp.asarray(value) for value in (*(dataset[n] for n in names), *conditions.values())
+        ]
+        columns, free = given[: len(names)], dict(zip(conditions, given[len(names) :], strict=True))
+        shape = np.broadcast_shapes(*(value.shape for value in given))
+        columns_N = [xp.broadcast_to(value, shape).reshape(-1) for value in columns]
+        free_N = {
+            name: xp.broadcast_to(value, shape if value.ndim else (1,)).reshape(-1)
+            for name, value in free.items()
+        }
+        return self._ln_prob_in_parts(xp, columns_N, free_N).reshape(shape)
+
+    def efficiency(self, **conditions: Array) -> Array:
+        """Mergers per binary, or per Msun, that is formed: the mean over what is summed over.
+
+        Args:
+            **conditions: One for each of `variable_names`: numbers, or arrays of one shape.
+
+        Returns:
+            Of that shape; 0 outside the domain, as the density.
+
+        Raises:
+            PopulationError: If the model was made without `efficiency`, or a condition is missing
+                or unknown.
+        """
+        if self._efficiency is None:
+            raise PopulationError(
+                "this model knows no merger efficiency: make it with "
+                "PopulationModel(emulator, efficiency=emulator.efficiency)"
+            )
+        self._check_conditions(conditions)
+        xp = namespace(*conditions.values())
+        given = xp.broadcast_arrays(*map(xp.asarray, conditions.values())) if conditions else []
+        free_N = dict(zip(conditions, (value.reshape(-1) for value in given), strict=True))
+        c_KNC, known_N = self._conditions(xp, free_N)
+        ln_N = _log_sum(xp, self._ln_mergers_KN(xp, c_KNC), axis=0)
+        rate_N = xp.where(known_N, xp.exp(ln_N), 0.0)
+        return rate_N.reshape(given[0].shape if given else ())
+
+    @property
+    def _others(self) -> list[str]:
+        return [name for name in self._density.event_columns if name not in self.masses]
+
+    def _ln_prob_in_parts(
+        self, xp: Namespace, columns_N: list[Array], free_N: dict[str, Array]
+    ) -> Array:
+        rows, size = len(columns_N[0]), max(256, PARTS // (2 * len(self._ln_weights_K)))
+        # Under JAX all at once, since a loop would be compiled part by part.
+        if xp is not np or rows <= size:
+            return self._ln_prob(xp, columns_N, free_N)
+        parts = [slice(at, at + size) for at in range(0, rows, size)]
+        return np.concatenate(
+            [
+                self._ln_prob(
+                    np,
+                    [value[part] for value in columns_N],
+                    {k: value if len(value) == 1 else value[part] for k, value in free_N.items()},
+                )
+                for part in parts
+            ]
+        )
+
+    def _ln_prob(self, xp: Namespace, columns_N: list[Array], free_N: dict[str, Array]) -> Array:
+        first_N, second_N, *others = columns_N
+        within_N = _finite(xp, columns_N) & (first_N > 0) & (second_N > 0)
+        heavier_N = xp.where(within_N, first_N, HARMLESS)
+        lighter_N = xp.where(within_N, second_N, 1.0)
+        log_jacobian_N: Array = 0.0
+        if self.second == "mass_ratio":
+            lighter_N, log_jacobian_N = heavier_N * lighter_N, xp.log(heavier_N)
+        within_N = within_N & (lighter_N <= heavier_N)
+        c_KNC, known_N = self._conditions(xp, free_N)
+        x_2NF = self._both_ways(xp, heavier_N, lighter_N, others)
+        ln_2KN = self._density.log_density(x_2NF[:, None], c_KNC[None], xp=xp)
+        ln_weights_KN = self._ln_mergers_KN(xp, c_KNC)
+        if self._efficiency is not None:
+            ln_weights_KN = ln_weights_KN - _log_sum(xp, ln_weights_KN, axis=0)
+        ln_N = _log_sum(xp, (ln_2KN + ln_weights_KN).reshape(-1, ln_2KN.shape[-1]), axis=0)
+        return xp.where(within_N & known_N, ln_N + log_jacobian_N, -math.inf)
+
+    def _ln_mergers_KN(self, xp: Namespace, c_KNC: Array) -> Array:
+        """Log weight of each value that is summed over, times its mergers: `(K, N or 1)`."""
+        ln_weights_K1 = xp.asarray(self._ln_weights_K)[:, None]
+        if self._efficiency is None:
+            return ln_weights_K1
+        return ln_weights_K1 + self._efficiency.log_rate(c_KNC, xp=xp)
+
+    def _both_ways(
+        self, xp: Namespace, heavier_N: Array, lighter_N: Array, others: Sequence[Array]
+    ) -> Array:
+        """Events with the initially heavier star as the heavier black hole and as the lighter."""
+        rest = {
+            name: xp.where(xp.isfinite(value), value, 1.0)
+            for name, value in zip(self._others, others, strict=True)
+        }
+        ways = []
+        for pair in ((heavier_N, lighter_N), (lighter_N, heavier_N)):
+            columns = {**rest, **dict(zip(self.masses, pair, strict=True))}
+            ways.append(xp.stack([columns[name] for name in self._density.event_columns], -1))
+        return xp.stack(ways)
+
+    def _conditions(self, xp: Namespace, free_N: dict[str, Array]) -> tuple[Array, Array]:
+        """Conditions `(K, N or 1, C)`, and where the emulator knows them."""
+        known_N: Array = True
+        columns = []
+        for name in self._density.condition_columns:
+            if name in self._nodes:
+                columns.append(xp.asarray(self._nodes[name])[:, None])
+                continue
+            low, high = self._density.domain[name]
+            value_N = free_N[name]
+            its_own_N = xp.isfinite(value_N)
+            if not self.extrapolate:
+                its_own_N = its_own_N & inside(value_N, (low, high))
+            known_N = known_N & its_own_N
+            columns.append(xp.where(its_own_N, value_N, low)[None])
+        if not columns:
+            return xp.zeros((1, 1, 0)), known_N
+        shape = np.broadcast_shapes((len(self._ln_weights_K), 1), *(v.shape for v in columns))
+        return xp.stack([xp.broadcast_to(value, shape) for value in columns], -1), known_N
+
+    def _sum(self, over: Over) -> tuple[dict[str, Any], Any]:
+        """Values of every condition that is summed over at all their combinations; log weights."""
+        names = self._density.condition_columns
+        if unknown := sorted(set(over) - set(names)):
+            raise PopulationError(
+                f"over names {', '.join(unknown)}, but the emulator's conditions are "
+                f"{', '.join(names) or 'none'}"
+            )
+        terms = {name: _values_and_weights(name, *pair) for name, pair in over.items()}
+        combined = list(itertools.product(*(zip(*pair, strict=True) for pair in terms.values())))
+        nodes = {name: np.array([row[k][0] for row in combined]) for k, name in enumerate(terms)}
+        return nodes, np.array([sum(math.log(weight) for _, weight in row) for row in combined])
+
+    def _refuse_outside(self) -> None:
+        for name, values in self._nodes.items():
+            outside = values[~inside(values, self._density.domain[name])]
+            if len(outside):
+                low, high = self._density.domain[name]
+                raise PopulationError(
+                    f"over has {name} = {outside[0]:g}, outside the range [{low:g}, {high:g}] that "
+                    "the emulator was trained on: leave it out, or set extrapolate=True"
+                )
+
+    def _check(self, dataset: Mapping[str, Array], conditions: Mapping[str, Array]) -> None:
+        if missing := [n for n in ("mass_1", self.second, *self._others) if n not in dataset]:
+            raise PopulationError(
+                f"the data has no {', '.join(missing)}, only {', '.join(map(str, dataset))}: "
+                "give it, or choose another `second`"
+            )
+        self._check_conditions(conditions)
+
+    def _check_conditions(self, conditions: Mapping[str, Array]) -> None:
+        if set(conditions) != set(self.variable_names):
+            raise PopulationError(
+                f"the parameters are {', '.join(self.variable_names) or 'none'}, "
+                f"got {', '.join(conditions) or 'none'}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """A catalogue's log-likelihood, and how well its Monte-Carlo sums are known."""
+
+    log_likelihood: Array
+    """In nats, up to a constant; -inf where an event or the detectable population has no weight."""
+    variance: Array
+    """Of the log-likelihood, from the finite number of posterior samples and injections."""
+    detected_fraction: Array
+    """Expected fraction of the population's mergers that is detected."""
+    effective_injections: Array
+    """Effective number of injections: Farr asks for four times the number of events at least."""
+    effective_samples_J: Array
+    """Effective number of posterior samples of every event."""
+
+
+class CatalogLikelihood:
+    """The log-likelihood of a catalogue of mergers with selection effects, rate marginalised.
+
+    ln L = sum_j ln <p(theta | conditions) / prior(theta)>_j - J ln P_det(conditions), the averages
+    over the posterior samples of event j, and over injections in the same way, with a prior on
+    the rate flat in its logarithm.
+
+    Mandel, Farr & Gair (2019), https://arxiv.org/abs/1809.02063
+    Farr (2019), https://arxiv.org/abs/1904.10879 (effective number of injections)
+    Essick & Farr (2022), https://arxiv.org/abs/2204.00461 (variance of the sums)
+
+    Example:
+        >>> likelihood = CatalogLikelihood(model, events, injections, drawn=1_000_000)
+        >>> emcee.EnsembleSampler(32, len(likelihood.names), likelihood)
+        >>> dynesty.NestedSampler(likelihood, prior_transform, len(likelihood.names))
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        events: Sequence[Mapping[str, ArrayLike]],
+        injections: Mapping[str, ArrayLike],
+        *,
+        drawn: int,
+        largest_variance: float = 1.0,
+    ) -> None:
+        """Put the catalogue and the injections together.
+
+        Args:
+            model: A `PopulationModel`, or anything with `ln_prob(dataset, **parameters)` and
+                `variable_names`.
+            events: Of each event its posterior samples: what the model reads (`mass_1`, ...) and
+                `prior`, the density that they were drawn under, per unit of the same quantities.
+                Numbers of samples may differ.
+            injections: Of the found ones the same, `prior` being the density they were drawn from.
+            drawn: Injections that were made, found or not.
+            largest_variance: Of the log-likelihood, beyond which it is taken as -inf: there the
+                sums are noise, which a sampler would climb. `math.inf` switches that off.
+
+        Raises:
+            PopulationError: If there is no event, arrays differ in length, a `prior` is missing or
+                not positive, or fewer injections were drawn than found.
+        """
+        self.model, self.largest_variance, self.drawn = model, largest_variance, int(drawn)
+        self.names: list[str] = list(model.variable_names)
+        """Parameters, in the order in which `__call__` takes them."""
+        if not events:
+            raise PopulationError("a catalogue has at least one event, got none")
+        tables = [_table(f"event {number}", event) for number, event in enumerate(events)]
+        tables.append(_table("the injections", injections))
+        lengths = [len(table["prior"]) for table in tables]
+        if self.drawn < lengths[-1]:
+            raise PopulationError(
+                f"drawn must count all injections, at least the {lengths[-1]} that were found, "
+                f"got {drawn}"
+            )
+        shared = set.intersection(*(set(table) for table in tables))
+        data = {name: np.concatenate([table[name] for table in tables]) for name in sorted(shared)}
+        self._ln_prior_N = np.log(data.pop("prior"))
+        self._data, self._samples_J = data, np.array(lengths[:-1], float)
+        self._rows_JL, self._found = _rows(lengths[:-1]), lengths[-1]
+
+    def __call__(self, theta: Sequence[float]) -> float:
+        """The log-likelihood in nats of parameters in the order of `names`; never NaN."""
+        return float(self.log_likelihood(np.asarray(theta, float)))
+
+    def log_likelihood(self, theta: Array) -> Array:
+        """The same as an array operation, for `jax.jit` and `jax.grad`."""
+        if len(theta) != len(self.names):
+            raise PopulationError(
+                f"theta has the parameters {', '.join(self.names)}, got {len(theta)} numbers"
+            )
+        estimate = self.estimate(**{name: theta[k] for k, name in enumerate(self.names)})
+        xp = namespace(theta)
+        sure = estimate.variance <= self.largest_variance
+        return xp.where(sure, estimate.log_likelihood, -math.inf)
+
+    def estimate(self, **parameters: Array) -> Estimate:
+        """The log-likelihood with the error of its Monte-Carlo sums."""
+        xp = namespace(*parameters.values())
+        data = {name: xp.asarray(values) for name, values in self._data.items()}
+        ln_prob_N = self.model.ln_prob(data, **parameters)
+        ln_weights_N = ln_prob_N - xp.asarray(self._ln_prior_N)
+        # Rows that stand in for samples that shorter events do not have weigh nothing.
+        padded_N = xp.concatenate([ln_weights_N, xp.full(1, -math.inf)])
+        ln_sum_J, effective_J = _sums(xp, padded_N[xp.asarray(self._rows_JL)], axis=1)
+        ln_found, effective = _sums(
+            xp, ln_weights_N[-self._found :] if self._found else padded_N[-1:]
+        )
+        count, samples_J = len(self._samples_J), xp.asarray(self._samples_J)
+        ln_detected = ln_found - math.log(max(self.drawn, 1))
+        possible = xp.isfinite(ln_detected) & xp.isfinite(ln_sum_J).all()
+        ln_events = xp.where(xp.isfinite(ln_sum_J), ln_sum_J, 0.0) - xp.log(samples_J)
+        ln_selected = xp.where(possible, ln_detected, 0.0)
+        variance = xp.sum(_inverse(xp, effective_J) - 1 / samples_J)
+        variance = variance + count**2 * (_inverse(xp, effective) - 1 / max(self.drawn, 1))
+        return Estimate(
+            log_likelihood=xp.where(possible, ln_events.sum() - count * ln_selected, -math.inf),
+            variance=variance,
+            detected_fraction=xp.exp(ln_detected),
+            effective_injections=effective,
+            effective_samples_J=effective_J,
+        )
+
+
+class _ByTorch:
+    """An `Emulator` as a density on numpy arrays."""
+
+    def __init__(self, emulator: Any) -> None:
+        self._emulator = emulator
+        self.event_columns: tuple[str, ...] = emulator.event_columns
+        self.condition_columns: tuple[str, ...] = emulator.condition_columns
+        self.domain: dict[str, tuple[float, float]] = emulator.domain
+
+    def log_density(self, x: Array, c: Array, *, xp: Namespace | None = None) -> Array:
+        if (xp or namespace(x, c)) is not np:
+            raise PopulationError(
+                "an Emulator works on numpy arrays alone: load the bundle with "
+                "models.arrays.flow.ArrayFlow for JAX and cupy"
+            )
+        shape = np.broadcast_shapes(x.shape[:-1], c.shape[:-1])
+        # A copy: torch warns of arrays that it may not write to.
+        x_NF = np.array(np.broadcast_to(x, (*shape, x.shape[-1]))).reshape(-1, x.shape[-1])
+        if math.prod(c.shape[:-1]) == 1:
+            c_CN = list(c.reshape(-1))
+        else:
+            c_CN = list(np.broadcast_to(c, (*shape, c.shape[-1])).reshape(-1, c.shape[-1]).T)
+        given = dict(zip(self.condition_columns, c_CN, strict=True))
+        return self._emulator.log_prob(x_NF, on_extrapolation="ignore", **given).reshape(shape)
+
+
+def _by_torch(emulator: Any) -> Any:
+    return emulator if hasattr(emulator, "log_density") else _ByTorch(emulator)
+
+
+def _of_these(efficiency: Efficiency | None, conditions: Sequence[str]) -> Efficiency | None:
+    """It, if it is of these conditions, in this order."""
+    if efficiency is not None:
+        names = [column.name for column in efficiency.columns]
+        if names != list(conditions):
+            raise PopulationError(
+                f"efficiency is of {', '.join(names) or 'no conditions'}, the emulator of "
+                f"{', '.join(conditions) or 'none'}: give that of the same emulator"
+            )
+    return efficiency
+
+
+def _values_and_weights(
+    name: str, values: ArrayLike, weights: ArrayLike
+) -> tuple[list[float], list[float]]:
+    """Those of weight above 0, the weights scaled to a sum of 1."""
+    values_K, weights_K = np.asarray(values, float), np.asarray(weights, float)
+    good = values_K.ndim == 1 and values_K.shape == weights_K.shape
+    if not good or not (weights_K >= 0).all() or not 0 < weights_K.sum() < math.inf:
+        raise PopulationError(
+            f"over[{name!r}] must be as many values as weights, the weights at least 0 and not "
+            f"all 0, got shapes {values_K.shape} and {weights_K.shape}"
+        )
+    some_K = weights_K > 0
+    return values_K[some_K].tolist(), (weights_K[some_K] / weights_K.sum()).tolist()
+
+
+def _table(what: str, given: Mapping[str, ArrayLike]) -> dict[str, Any]:
+    """Columns of one event or of the injections, checked."""
+    table = {str(name): np.asarray(given[name], float) for name in given}
+    if "prior" not in table:
+        raise PopulationError(
+            f"{what} has no prior, only {', '.join(table) or 'nothing'}: give the density that "
+            "its samples were drawn under"
+        )
+    shapes = {values.shape for values in table.values()}
+    if len(shapes) != 1 or len(shapes.pop()) != 1:
+        raise PopulationError(
+            f"the columns of {what} must be of one length, each a list of numbers"
+        )
+    prior_L = table["prior"]
+    if not (np.isfinite(prior_L) & (prior_L > 0)).all():
+        raise PopulationError(f"the prior of {what} must be finite and above 0 at every sample")
+    if not len(prior_L) and what != "the injections":
+        raise PopulationError(f"{what} has no posterior samples: leave it out")
+    return table
+
+
+def _rows(lengths: Sequence[int]) -> Any:
+    """Of each event the rows of its samples, filled up with -1."""
+    rows_JL = np.full((len(lengths), max(lengths)), -1)
+    start = 0
+    for j, length in enumerate(lengths):
+        rows_JL[j, :length] = np.arange(start, start + length)
+        start += length
+    return rows_JL
+
+
+def _sums(xp: Namespace, ln_weights: Array, axis: int = 0) -> tuple[Array, Array]:
+    """The log of the sum of weights, and the effective number of them: (sum w)^2 / sum w^2."""
+    ln_sum = _log_sum(xp, ln_weights, axis)
+    some = xp.isfinite(ln_sum)
+    ln_squares = xp.where(some, _log_sum(xp, 2 * ln_weights, axis), 0.0)
+    return ln_sum, xp.where(some, xp.exp(2 * xp.where(some, ln_sum, 0.0) - ln_squares), 0.0)
+
+
+def _log_sum(xp: Namespace, ln: Array, axis: int) -> Array:
+    """log of a sum given by logs, whose values and gradients are not NaN where all are -inf."""
+    finite = xp.isfinite(ln)
+    top = xp.where(finite, ln, -math.inf).max(axis)
+    some = xp.isfinite(top)
+    top = xp.where(some, top, 0.0)
+    terms = xp.where(finite, xp.exp(xp.where(finite, ln - xp.expand_dims(top, axis), 0.0)), 0.0)
+    total = terms.sum(axis)
+    return xp.where(some, xp.log(xp.where(some, total, 1.0)) + top, -math.inf)
+
+
+def _finite(xp: Namespace, columns: Sequence[Array]) -> Array:
+    out = xp.isfinite(columns[0])
+    for values in columns[1:]:
+        out = out & xp.isfinite(values)
+    return out
+
+
+def _inverse(xp: Namespace, number: Array) -> Array:
+    """1 / number; inf for none."""
+    return xp.where(number > 0, 1 / xp.where(number > 0, number, 1.0), math.inf)

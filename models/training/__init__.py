@@ -1,0 +1,1 @@
+"""Fitting a flow to a prepared dataset."""

@@ -1,0 +1,126 @@
+"""`checkpoint.safetensors`: where a training stands, saved whole and restored exactly.
+
+The one file is the commit point: tensors (weights, best weights, optimizer, RNG) and, as JSON in
+its metadata, everything else. It is replaced in one step. `checkpoint.json` is the same JSON beside
+it for people and tools, and is never read back. No pickle anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor, from_numpy
+
+from data_prep.atomic import draft_of
+from data_prep.errors import InputError
+from data_prep.untrusted import opened, parse
+from models.flow.density import ConditionalFlow, from_description
+
+SCHEMA = 1
+FILE, NOTE = "checkpoint.safetensors", "checkpoint.json"
+LARGEST = 8 * 2**30
+"""Bytes of the largest checkpoint that is read."""
+BEST = "best."
+"""Prefix of the best weights among the tensors."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint that cannot be used. The message names the file, what is wrong, the remedy."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """What the file holds."""
+
+    tensors: dict[str, Tensor]
+    """`flow.*`, `best.*`, `optimizer.*`, `rng.*`; after `trim` only `best.*`."""
+    state: dict[str, Any]
+    """JSON-ready: flow description, training options, dataset, step, history, stopping."""
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Put the checkpoint into `folder` in one step: a reader finds the old one or the new one.
+
+    Raises:
+        FileNotFoundError: If the folder is not there. A new one in the place of one that was taken
+            away would lack what that holds.
+    """
+    text = json.dumps({"schema": SCHEMA, **checkpoint.state}, allow_nan=False, indent=1)
+    tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
+    _replace(folder / FILE, to_bytes(tensors, metadata={"checkpoint": text}))
+    _replace(folder / NOTE, (text + "\n").encode())
+    return folder / FILE
+
+
+def load(folder: Path) -> Checkpoint | None:
+    """The checkpoint in `folder`, or None where there is none.
+
+    Raises:
+        CheckpointError: If the file is truncated, foreign or of a newer schema.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        # As arrays: each tensor that safetensors makes for torch leaves two integers in memory.
+        with opened(path, LARGEST), safe_open(path, framework="np") as file:
+            state = parse(file.metadata()["checkpoint"])
+            tensors = {name: from_numpy(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+        schema = state.pop("schema")
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} is not a whole checkpoint ({error}): delete it to start anew"
+        ) from error
+    if schema != SCHEMA:
+        raise CheckpointError(
+            f"{path} has schema {schema}, this version reads {SCHEMA}: "
+            "go on with the version of hpo-flows that wrote it"
+        )
+    return Checkpoint(tensors=tensors, state=state)
+
+
+def best_flow(folder: Path) -> ConditionalFlow:
+    """The flow with the best weights so far, in evaluation mode on the CPU.
+
+    Raises:
+        CheckpointError: If `folder` holds no usable checkpoint.
+    """
+    checkpoint = load(folder)
+    if checkpoint is None:
+        raise CheckpointError(f"{folder} holds no {FILE}: nothing was trained there")
+    return flow_of(folder, checkpoint)
+
+
+def flow_of(folder: Path, checkpoint: Checkpoint) -> ConditionalFlow:
+    """The flow with the best weights of a checkpoint that was read from `folder`."""
+    try:
+        return from_description(checkpoint.state["flow"], part(checkpoint.tensors, BEST))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{folder / FILE} does not describe a flow ({error}): delete it to start anew"
+        ) from error
+
+
+def trim(folder: Path) -> None:
+    """After the end of a run: keep only what `best_flow` and the history need."""
+    checkpoint = load(folder)
+    if checkpoint is not None:
+        best = {k: v for k, v in checkpoint.tensors.items() if k.startswith(BEST)}
+        state = {**checkpoint.state, "trimmed": True}
+        save(folder, replace(checkpoint, tensors=best, state=state))
+
+
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names start with `prefix`, without it."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _replace(path: Path, content: bytes) -> None:
+    with draft_of(path, parents=False) as draft:
+        draft.write_bytes(content)

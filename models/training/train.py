@@ -1,0 +1,449 @@
+"""Fitting a flow to a prepared dataset. Knows no Optuna.
+
+One row of history is one evaluation of the whole validation split in evaluation mode: at the end
+of each epoch, or after every `eval_every` steps (then `Epoch.epoch` counts evaluations). Cells
+that are held out are in none of it: their rows of the validation split have an NLL of their own.
+
+The loop synchronises with the device once per row: losses and the first non-finite step are
+kept there. On the CPU a large batch goes through in parts that fit the cache, whose gradients add
+up to that of the batch, and equal conditions are worked out once. Threads take whole parts, each
+with gradients of its own that are added in a fixed order: threads that meet inside every small
+operation lose more than they win, above all where another process has a core for a moment.
+
+Tensor names end in their axes:
+    N rows    F event columns    C condition columns
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data_prep import cells
+from data_prep.cells import Named
+from data_prep.dataset import Dataset
+from data_prep.stream import Batch, Stream
+from models.config import FREE_TO_CHANGE, ConfigError, FlowConfig, TrainConfig
+from models.flow.coordinates import constants
+from models.flow.density import ConditionalFlow, build_flow
+from models.training.checkpoint import BEST, Checkpoint, CheckpointError, flow_of, load, part, save
+from models.training.interpolation import Jitter
+from models.training.loss import PartedLoss
+from models.training.optimizer import Optimizer, learning_rate
+from models.training.stopping import Stopping
+
+EVALUATION_ROWS = 65_536
+"""Rows of the validation split that are read at once."""
+
+
+class NonFiniteLoss(RuntimeError):
+    """A loss or gradient became inf or NaN. The message says what, in which epoch and step.
+
+    The first such step ends the training: by then the flow has left the region where its
+    numbers mean anything, and the best weights before it are in the checkpoint.
+    """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Epoch:
+    """One row of history: the training since the last row, and one evaluation."""
+
+    epoch: int
+    """From 1. Counts evaluations, which are epochs unless `eval_every` is set."""
+    train_nll: float
+    """Mean over the rows trained on since the last evaluation, in nats, as they were met."""
+    val_nll: float
+    """Over the whole validation split but the held-out cells, in evaluation mode, in nats."""
+    learning_rate: float
+    """Of the last step."""
+    seconds: float
+    """Wall-clock time since the last row, evaluation included, checkpoint not."""
+    samples_per_second: float
+    """Rows trained on per second, without the evaluation."""
+    loss_rate: float | None
+    """Fall of the smoothed objective in nats per `rate_per`; None in the first row."""
+    held_out_nll: float | None = None
+    """Over the validation split's rows of the held-out cells, likewise; None where none are, or
+    where it is not finite."""
+
+    def objective(self, config: TrainConfig) -> float:
+        """The NLL by which this training is judged."""
+        nll = self.held_out_nll if config.objective == "held_out_nll" else self.val_nll
+        assert nll is not None
+        return nll
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What came of a training."""
+
+    history: list[Epoch]
+    best_epoch: int
+    """The row with the lowest objective, whose weights the flow has."""
+    best_val_nll: float
+    """In that row."""
+    stopped: str | None
+    """Why it ended early, as a sentence; None when all epochs ran."""
+    best_held_out_nll: float | None = None
+    """In that row; None where no cells are held out."""
+
+
+def train(
+    folder: Path,
+    flow_config: FlowConfig,
+    train_config: TrainConfig,
+    *,
+    hold_out: Named = (),
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> tuple[ConditionalFlow, Fit]:
+    """Fit a flow to the dataset prepared in `folder`.
+
+    Args:
+        folder: A prepared dataset.
+        flow_config: The shape of the flow.
+        train_config: How it is fitted.
+        hold_out: Cells that the flow never sees, neither to be fitted nor standardised, each as a
+            value of every condition column.
+        checkpoint: A folder. If it holds a checkpoint, training goes on exactly from there; it
+            is saved after each evaluation, before `on_epoch`.
+        on_epoch: Called with each new row of history. What it raises passes through.
+
+    Returns:
+        The flow with its best weights in evaluation mode, and its history, old rows included.
+
+    Raises:
+        NonFiniteLoss: If a loss or a gradient is not finite.
+        CheckpointError: If the checkpoint is damaged or of another training.
+        DataError: If `folder` is no prepared dataset, or these cells cannot be held out of it.
+        ConfigError: If the objective is that of held-out cells and there are none.
+    """
+    if train_config.objective == "held_out_nll" and not hold_out:
+        raise ConfigError(
+            "objective = 'held_out_nll' needs cells that are held out: name some, or choose "
+            "'val_nll'"
+        )
+    stored = load(checkpoint) if checkpoint is not None else None
+    device = _device(train_config)
+    cuda = [device] if device.type == "cuda" else []
+    with _denormals_flushed(), _tf32(train_config), torch.random.fork_rng(devices=cuda):
+        training = _Training(Path(folder), flow_config, train_config, device, hold_out)
+        if checkpoint is not None and stored is not None:
+            training.restore(checkpoint, stored)
+        training.run(checkpoint, on_epoch)
+        return training.result()
+
+
+def history(checkpoint: Path) -> list[Epoch]:
+    """The rows of history that the checkpoint in this folder holds; none where there is none.
+
+    Raises:
+        CheckpointError: If the checkpoint is damaged.
+    """
+    stored = load(checkpoint)
+    return [] if stored is None else [Epoch(**row) for row in stored.state["history"]]
+
+
+class _Training:
+    """A training under way: everything that a checkpoint holds, and the loop."""
+
+    def __init__(
+        self,
+        folder: Path,
+        flow_config: FlowConfig,
+        config: TrainConfig,
+        device: torch.device,
+        hold_out: Named = (),
+    ) -> None:
+        self.config, self.device = config, device
+        whole = Dataset.read(folder)
+        # Its ranges are what the flow has seen: beyond them, in a held-out cell too, it guesses.
+        self.dataset = cells.without(whole, hold_out, folder)
+        self.hold_out = [cells.name_of(whole, cell) for cell in cells.find(whole, hold_out, folder)]
+        self.stream = Stream(
+            folder,
+            "train",
+            batch_size=config.batch_size,
+            seed=config.seed,
+            memory_mb=config.memory_mb,
+            without=hold_out,
+        )
+        self.validation = _in_file_order(folder, config, without=hold_out)
+        self.held_out = _in_file_order(folder, config, only=hold_out) if hold_out else None
+        moments = constants(self.dataset, self.stream.epoch(0), flow_config.coordinates)
+        torch.manual_seed(config.seed)
+        self.flow = build_flow(flow_config, self.dataset, moments, seed=config.seed).to(device)
+        if flow_config.normalise:
+            self._normalise()
+        self.optimizer = Optimizer(self.flow, config)
+        self.loss = PartedLoss(self.flow, self.optimizer.gradients, batch_size=config.batch_size)
+        self.jitter = Jitter(self.dataset, jitter=config.jitter, seed=config.seed)
+        self.stopping = Stopping()
+        self.history: list[Epoch] = []
+        self.best = _copy(self.flow)
+        self.step, self.elapsed_s = 0, 0.0
+        self.start_s = time.perf_counter()
+        self.stopped: str | None = None
+
+    @torch.no_grad()
+    def _normalise(self) -> None:
+        """Let the layers between take their scales from the first batch."""
+        first = next(iter(self.stream.epoch(0)))
+        self.flow.train().log_prob(*self._on_device(first))
+
+    @property
+    def total_steps(self) -> int:
+        return self.config.epochs * self.stream.batches
+
+    def run(self, checkpoint: Path | None, on_epoch: Callable[[Epoch], None] | None) -> None:
+        """Train from where we are to the end."""
+        self.start_s = time.perf_counter() - self.elapsed_s
+        if checkpoint is not None:
+            checkpoint.mkdir(parents=True, exist_ok=True)
+        batches = _endless(self.stream, self.step)
+        with self.loss.threads(), closing(batches):
+            while self.step < self.total_steps and self.stopped is None:
+                epoch = self._epoch(batches)
+                self.elapsed_s = time.perf_counter() - self.start_s
+                self.stopped = self.stopping.reason(self.config, self.elapsed_s)
+                if checkpoint is not None:
+                    save(checkpoint, self._checkpoint())
+                if on_epoch is not None:
+                    on_epoch(epoch)
+
+    def _epoch(self, batches: Iterator[Batch]) -> Epoch:
+        """Train until the next evaluation is due, evaluate, add a row of history."""
+        start_s = time.perf_counter()
+        steps = min(self.config.eval_every or self.stream.batches, self.total_steps - self.step)
+        train_nll, rows, rate = self._train(islice(batches, steps))
+        trained_s = time.perf_counter() - start_s
+        with self.optimizer.averaged():
+            val_nll, held_out_nll = self._evaluate()
+            weights = _copy(self.flow)
+        seconds = time.perf_counter() - start_s
+
+        epoch = Epoch(
+            epoch=len(self.history) + 1,
+            train_nll=train_nll,
+            val_nll=val_nll,
+            learning_rate=rate,
+            seconds=seconds,
+            samples_per_second=rows / trained_s,
+            loss_rate=None,
+            held_out_nll=held_out_nll,
+        )
+        units = seconds if self.config.rate_per == "second" else steps / self.stream.batches
+        nll = epoch.objective(self.config)
+        if self.stopping.add(nll, units=units, smoothing=self.config.rate_smoothing):
+            self.best = weights
+        self.history.append(replace(epoch, loss_rate=self.stopping.rate))
+        return self.history[-1]
+
+    def _train(self, batches: Iterator[Batch]) -> tuple[float, int, float]:
+        """One gradient step per batch; mean NLL of the rows, their number, the last step's rate."""
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        first_bad = torch.full((), -1, device=self.device)
+        rows, rate = 0, 0.0
+        for batch in batches:
+            progress = self._progress()
+            if progress >= 1 and rows:
+                break
+            x_NF, c_NC = self._on_device(batch)
+            loss = self.loss.backward(x_NF, c_NC, partial(self.jitter, step=self.step))
+            rate = learning_rate(self.config, progress)
+            norm = self.optimizer.step(rate)
+
+            total += loss * len(x_NF)
+            bad = ~(loss.isfinite() & norm.isfinite()) & (first_bad < 0)
+            first_bad = torch.where(bad, self.step, first_bad)
+            rows += len(x_NF)
+            self.step += 1
+        self._check(int(first_bad.item()))
+        return float(total.item()) / rows, rows, rate
+
+    def _progress(self) -> float:
+        """Share of the training that is behind: of its steps, or of its time if that is more.
+
+        Where time does not limit it, a function of the step alone: nothing is to be stored.
+        """
+        share = self.step / self.total_steps
+        if self.config.max_minutes is None:
+            return share
+        spent = (time.perf_counter() - self.start_s) / (60 * self.config.max_minutes)
+        return min(1.0, max(share, spent))
+
+    def _evaluate(self) -> tuple[float, float | None]:
+        """NLL of the validation split without the held-out cells, and of those.
+
+        Beyond the cells that it knows a good flow can be at a loss, so there an NLL that is not
+        finite ends nothing, and is None, unless it is what the training is judged by.
+        """
+        val_nll = self._nll(self.validation)
+        self._refuse_non_finite("validation", val_nll)
+        if self.held_out is None:
+            return val_nll, None
+        held_out_nll = self._nll(self.held_out)
+        if self.config.objective == "held_out_nll":
+            self._refuse_non_finite("held-out", held_out_nll)
+        return val_nll, held_out_nll if math.isfinite(held_out_nll) else None
+
+    def _nll(self, stream: Stream) -> float:
+        """Mean NLL of all rows of the stream in evaluation mode."""
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        for batch in stream.epoch(0):
+            total += self.loss.nll(*self._on_device(batch))
+        return float(total.item()) / stream.rows
+
+    def _refuse_non_finite(self, what: str, nll: float) -> None:
+        if not math.isfinite(nll):
+            raise NonFiniteLoss(
+                f"the {what} NLL is {nll} after step {self.step} (epoch {self._number()})"
+            )
+
+    def _check(self, first_bad: int) -> None:
+        if first_bad >= 0:
+            raise NonFiniteLoss(
+                "the training loss or its gradient is not finite at step "
+                f"{first_bad + 1} (epoch {first_bad // self.stream.batches + 1}): "
+                "try a lower learning_rate or clip_norm"
+            )
+
+    def _number(self) -> int:
+        return -(-self.step // self.stream.batches)
+
+    def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        x_NF, c_NC = torch.from_numpy(batch.events), torch.from_numpy(batch.conditions)
+        if self.device.type == "cpu":
+            return x_NF, c_NC
+        x_NF, c_NC = x_NF.contiguous().pin_memory(), c_NC.contiguous().pin_memory()
+        return x_NF.to(self.device, non_blocking=True), c_NC.to(self.device, non_blocking=True)
+
+    def result(self) -> tuple[ConditionalFlow, Fit]:
+        """The flow with its best weights, and the history."""
+        self.flow.load_state_dict(self.best)
+        best = self.history[self.stopping.best_evaluation - 1]
+        fit = Fit(self.history, best.epoch, best.val_nll, self.stopped, best.held_out_nll)
+        return self.flow.eval(), fit
+
+    def _checkpoint(self) -> Checkpoint:
+        tensors = {f"flow.{k}": v for k, v in self.flow.state_dict().items()}
+        tensors |= {f"{BEST}{k}": v for k, v in self.best.items()}
+        tensors |= {f"optimizer.{k}": v for k, v in self.optimizer.tensors().items()}
+        tensors["rng.cpu"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
+        state = {
+            "flow": self.flow.describe(),
+            "training": asdict(self.config),
+            "dataset": self.dataset.fingerprint,
+            "hold_out": self.hold_out,
+            "step": self.step,
+            "elapsed_s": self.elapsed_s,
+            "stopped": self.stopped,
+            "stopping": self.stopping.state(),
+            "history": [asdict(epoch) for epoch in self.history],
+        }
+        return Checkpoint(tensors={k: v.cpu() for k, v in tensors.items()}, state=state)
+
+    def restore(self, folder: Path, checkpoint: Checkpoint) -> None:
+        """Go back to where the checkpoint was saved.
+
+        Raises:
+            CheckpointError: If it is of other options or other data. Names the first difference.
+        """
+        state, tensors = checkpoint.state, checkpoint.tensors
+        self._compare(folder, state)
+        self.history = [Epoch(**row) for row in state["history"]]
+        self.stopping = Stopping(**state["stopping"])
+        self.step, self.elapsed_s = state["step"], state["elapsed_s"]
+        self.stopped = state["stopped"]
+        self.best = flow_of(folder, checkpoint).to(self.device).state_dict()
+        if state.get("trimmed"):
+            return
+        self.flow.load_state_dict(part(tensors, "flow."))
+        self.optimizer.restore(part(tensors, "optimizer."))
+        torch.set_rng_state(tensors["rng.cpu"])
+        if self.device.type == "cuda" and "rng.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
+
+    def _compare(self, folder: Path, state: dict[str, Any]) -> None:
+        ours = {**asdict(self.config), **asdict(self.flow.config)}
+        ours |= {"data": self.dataset.fingerprint, "hold_out": self.hold_out}
+        # What a checkpoint says nothing of was added after it.
+        training = TrainConfig.from_dict(state["training"])
+        theirs = {**asdict(training), **asdict(FlowConfig.from_dict(state["flow"]["config"]))}
+        theirs |= {"data": state["dataset"], "hold_out": state.get("hold_out", [])}
+        for name in sorted(ours.keys() | theirs.keys()):
+            if name not in FREE_TO_CHANGE and ours.get(name) != theirs.get(name):
+                raise CheckpointError(
+                    f"the checkpoint in {folder} is of another training: it has {name} = "
+                    f"{theirs.get(name)!r}, this one {ours.get(name)!r}: use another folder"
+                )
+
+
+def _in_file_order(
+    folder: Path, config: TrainConfig, *, without: Named = (), only: Named | None = None
+) -> Stream:
+    """The validation split, or some cells of it, to be evaluated."""
+    return Stream(
+        folder,
+        "val",
+        batch_size=EVALUATION_ROWS,
+        shuffle=False,
+        memory_mb=config.memory_mb,
+        without=without,
+        only=only,
+    )
+
+
+def _endless(stream: Stream, step: int) -> Generator[Batch, None, None]:
+    """The batches of a training from its step `step` on, epoch after epoch."""
+    epoch, start = divmod(step, stream.batches)
+    while True:
+        yield from stream.epoch(epoch, start=start)
+        epoch, start = epoch + 1, 0
+
+
+def _copy(flow: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in flow.state_dict().items()}
+
+
+@contextmanager
+def _denormals_flushed() -> Iterator[None]:
+    """Denormals, in the optimizer's averages above all, make a CPU 25 times slower.
+
+    The mode is that of the whole thread, numpy included, so it is put back at the end.
+    """
+    before = bool(torch.tensor(1e-310, dtype=torch.float64).mul(0.5) == 0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
+
+
+@contextmanager
+def _tf32(config: TrainConfig) -> Iterator[None]:
+    """Matrix products on CUDA as the config has it; a setting of the process, put back after."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _device(config: TrainConfig) -> torch.device:
+    if config.device != "auto":
+        return torch.device(config.device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,234 @@
+"""The command as a user types it: help, refusals, exit codes, and the path from table to events."""
+
+import io
+import json
+import subprocess
+import sys
+
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from data_prep.dataset import Dataset
+from hpo.cli import main
+
+COMMANDS = sorted(main.commands)
+
+
+@pytest.fixture
+def hpo(tmp_path, monkeypatch):
+    """Run `hpo` in an empty folder: its result has `exit_code`, `stdout` and `stderr`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HPO_STORAGE", raising=False)
+
+    def run(*words, code=0):
+        result = CliRunner().invoke(main, [str(word) for word in words])
+        assert result.exit_code == code, result.output
+        return result
+
+    return run
+
+
+def test_help_loads_nothing_heavy():
+    probe = (
+        "import sys; from hpo.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'optuna', 'pyarrow', 'numpy', 'submitit', 'sqlalchemy', 'matplotlib'}\n"
+        "heavy |= {'dash', 'plotly', 'flask', 'werkzeug', 'waitress'}\n"
+        "print(heavy & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
+
+    assert done.stderr.strip() == "set()"
+    assert "launch" in done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(hpo, name):
+    text = hpo(name, "--help").output
+
+    assert main.commands[name].help.strip().splitlines()[0] in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        pytest.param(["prepare", "none.csv", "--out", "p"], "none.csv", id="no-source"),
+        pytest.param(["prepare", "x", "--out", "p", "--columns", "a"], "OLD=NEW", id="rename"),
+        pytest.param(["prepare", "x", "--out", "p", "--split", "1,2"], "three numbers", id="split"),
+        pytest.param(["launch", "none.toml"], "the shipped studies are", id="no-study"),
+        pytest.param(["launch", "bbh", "--set", "training.epoch=3"], "'epochs'", id="set"),
+        pytest.param(
+            ["launch", "bbh", "--set", "data.path=none"], "not a prepared dataset", id="no-data"
+        ),
+        pytest.param(["launch", "bbh", "--storage", "x"], "not a database URL", id="storage"),
+        pytest.param(["launch", "thesis", "--trials", "13"], "grid has 12 points", id="grid"),
+        pytest.param(["status", "bbh"], "no study database", id="status"),
+        pytest.param(["stop", "bbh"], "no study database", id="stop"),
+        pytest.param(["logs", "bbh", "3"], "no study database", id="logs"),
+        pytest.param(["export", "bbh", "--out", "e"], "no study database", id="export"),
+        pytest.param(["runs", "none"], "not a folder", id="runs"),
+        pytest.param(["dashboard", "none"], "not a folder", id="dashboard"),
+        pytest.param(["evaluate", "none", "sample"], "none", id="evaluate"),
+        pytest.param(["sample", "none", "-n", "3", "--out", "x.csv"], "none", id="sample"),
+        pytest.param(["plot", "none", "contours", "--out", "x.png"], "none", id="plot"),
+    ],
+)
+def test_a_users_mistake_is_one_sentence_and_exit_code_2(hpo, tmp_path, words, message):
+    result = hpo(*words, code=2)
+
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_where_an_error_comes_from(hpo, monkeypatch):
+    result = CliRunner().invoke(main, ["--debug", "runs", "none"])
+
+    assert result.exception is not None
+    assert "not a folder" in str(result.exception)
+
+
+def test_a_table_becomes_a_dataset_and_says_how_large(hpo, table, tmp_path):
+    pyarrow.csv.write_csv(table, tmp_path / "mergers.csv")
+
+    told = json.loads(
+        hpo(
+            "prepare",
+            "mergers.csv",
+            "--out",
+            "prepared",
+            "--where",
+            "Z < 0.005",
+            "--format",
+            "json",
+        ).stdout
+    )[0]
+
+    kept = sum(z < 0.005 for z in table["Z"].to_pylist())
+    assert told["rows"] == told["train"] + told["val"] + told["test"] == kept
+    assert told["dropped"] == table.num_rows - kept
+    assert told["bytes before"] == (tmp_path / "mergers.csv").stat().st_size
+    files = list((tmp_path / "prepared").glob("*/*.parquet"))
+    assert told["bytes after"] == sum(path.stat().st_size for path in files)
+    assert sum(pq.read_metadata(path).num_rows for path in files) == kept
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory, prepared):
+    """A working folder with a finished study of two trials on `prepared` and its emulator."""
+    folder = tmp_path_factory.mktemp("studied")
+    for words in (
+        ["launch", "quick", "--trials", "2", "--workers", "1", "--set", f"data.path={prepared}"],
+        ["export", "quick", "--out", "emulator"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "hpo.cli", *words], cwd=folder, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_status_logs_and_runs_tell_of_the_study(hpo, studied):
+    at = ("--runs", studied / "runs")
+
+    assert "2 of 2 trials done" in hpo("status", "quick", *at).stdout
+    assert hpo("status", "quick", "--watch", *at).stdout == hpo("status", "quick", *at).stdout
+    assert json.loads(hpo("status", *at, "--format", "json").stdout)[0]["trials"] == 2
+    assert "epoch 3: train" in hpo("logs", "quick", 1, *at).stdout
+    assert "trial 9 has not begun" in hpo("logs", "quick", 9, *at, code=2).stderr
+    rows = json.loads(hpo("runs", studied / "runs", "--format", "json").stdout)
+    assert [row["trial"] for row in rows] == [0, 1]
+    some = hpo("runs", studied / "runs", "--where", "trial > 0", "--format", "json").stdout
+    assert [row["trial"] for row in json.loads(some)] == [1]
+    assert "\\begin{tabular}" in hpo("runs", studied / "runs", "--format", "latex").stdout
+
+
+@pytest.mark.slow
+def test_the_emulator_is_evaluated_sampled_and_drawn(hpo, studied, prepared, tmp_path):
+    emulator = studied / "emulator"
+
+    found = json.loads(hpo("evaluate", emulator, prepared, "--format", "json").stdout)
+    assert found["cells"]
+    assert found["test_nll"]["rows"] == Dataset.read(prepared).rows["test"]
+    beside = hpo("evaluate", emulator, prepared, "--against", emulator).stdout
+    assert "C2ST accuracy" in beside
+    assert "difference" in beside
+    csv = hpo("evaluate", emulator, prepared, "--against", emulator, "--format", "csv").stdout
+    table = pyarrow.csv.read_csv(io.BytesIO(csv.encode()))
+    names = ["Z", "alpha", "measure", str(emulator), f"{emulator} again", "difference"]
+    assert set(names) <= set(table.column_names)
+    assert table["Z"].null_count < table.num_rows
+    latex = hpo("evaluate", emulator, prepared, "--format", "latex").stdout
+    assert latex.count("\\begin{tabular}") == 2
+
+    ask = ("sample", emulator, "-n", 50, "--seed", 3, "--Z", "0.001", "--alpha=1.0", "--out")
+    hpo(*ask, "a.parquet")
+    hpo(*ask, "b.csv")
+    drawn = pq.read_table(tmp_path / "a.parquet")
+    assert drawn.column_names == ["Mass_0", "Mass_1", "Z", "alpha"]
+    assert drawn.num_rows == 50
+    assert drawn.equals(pyarrow.csv.read_csv(tmp_path / "b.csv").cast(drawn.schema))
+
+    at = ("--runs", studied / "runs")
+    hpo("plot", emulator, "contours", "--data", prepared, "--out", "c.png")
+    hpo("plot", "quick", "losses", "--out", "l.svg", *at)
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in (tmp_path / "l.svg").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        pytest.param(["--Z", "0.001"], "give --alpha", id="missing"),
+        pytest.param(["--Z", "0.001", "--alhpa", "1"], "did you mean --alpha", id="typo"),
+        pytest.param(["--Z", "low", "--alpha", "1"], "--Z must be a number", id="text"),
+        pytest.param(["--alpha"], "--alpha needs a value", id="no-value"),
+    ],
+)
+def test_a_condition_given_wrong_is_explained(hpo, studied, words, message):
+    ask = ("sample", studied / "emulator", "-n", 5, "--out", "x.csv")
+
+    assert message in hpo(*ask, *words, code=2).stderr
+
+
+@pytest.mark.slow
+def test_an_export_takes_the_best_or_the_trial_asked_for(hpo, studied, tmp_path):
+    at = ("--runs", studied / "runs")
+    rows = json.loads(hpo("runs", studied / "runs", "--best", "--format", "json").stdout)
+
+    assert f"trial {rows[0]['trial']} of quick" in hpo("export", "quick", "--out", "e", *at).stdout
+    assert json.loads((tmp_path / "e/run.json").read_text())["trial"] == rows[0]["trial"]
+    hpo("export", "quick", "--out", "e", *at)
+    words = ("--licence", "CC-BY-4.0", "--author", "A", "--author", "B", "--cite", "us")
+    hpo("export", "quick", "--out", "e", *words, *at)
+    card = json.loads((tmp_path / "e/emulator.json").read_text())
+    assert (card["license"], card["authors"], card["citation"]) == ("CC-BY-4.0", ["A", "B"], ["us"])
+    said = hpo("export", "quick", "--out", "f", "--license", "ask!", *at, code=2).stderr
+    assert "must be an SPDX identifier" in said
+    said = hpo("export", "quick", "--out", studied, *at, code=2).stderr
+    assert "studied" in said
+    assert (
+        "has no trial 9" in hpo("export", "quick", "--out", "f", "--trial", 9, *at, code=2).stderr
+    )
+    said = hpo("export", "quick", "--out", "f", "--max-cost", 1, *at, code=2).stderr
+    assert "at most 1 FLOPs per event" in said
+    said = hpo("export", "quick", "--out", "f", "--trial", 0, "--ensemble", 2, *at, code=2).stderr
+    assert "either --trial or --ensemble" in said
+    said = hpo("export", "quick", "--out", "f", "--ensemble", 9, *at, code=2).stderr
+    assert "too few for an ensemble of 9" in said
+
+
+def test_a_dry_run_for_slurm_needs_no_slurm_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    words = ["launch", "quick", "--on", "slurm", "--workers", "3", "--dry-run"]
+
+    said = CliRunner().invoke(main, [*words, "--runs", str(tmp_path / "runs")])
+
+    assert said.exit_code == 0, said.output
+    assert "#SBATCH --array=0-2%3" in said.output
+    assert not (tmp_path / "runs").exists()

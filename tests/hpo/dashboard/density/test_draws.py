@@ -1,0 +1,459 @@
+import dataclasses
+import math
+import os
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from data_prep.dataset import Column, DataError, Dataset
+from data_prep.stream import read_split
+from hpo.dashboard.catalog import Catalog
+from hpo.dashboard.density import cells as cellmap
+from hpo.dashboard.density import contours, sources
+from hpo.dashboard.density.draws import Emulated, EmulatedError
+from hpo.dashboard.density.sources import Few
+from hpo.records.record import Cost, DataUsed, Environment, RunRecord
+from models.bundle.emulator import Emulator
+from models.config import FlowConfig, TrainConfig
+from models.evaluation import nll
+from models.flow.coordinates import Constants, Moments
+from models.flow.density import build_flow
+from models.training import checkpoint
+from models.training.train import train
+
+KEY = "bbh/trial-00000"
+SMALL = FlowConfig(blocks=2, hidden=16, bins=8)
+LARGEST = {"Z": 0.01, "alpha": 5.0}
+"""The cell of the known table with most rows."""
+
+
+def record_of(dataset, path, **changes):
+    record = RunRecord(
+        study="bbh",
+        trial=0,
+        state="complete",
+        params={},
+        flow={},
+        training={},
+        data=DataUsed(path=str(path), fingerprint=dataset.fingerprint, rows=dataset.rows),
+        environment=Environment(versions={}, device="cpu", host="node07", threads=1),
+        cost=Cost(parameters=None, flops_per_event=None, seconds=None),
+        started=None,
+        updated=None,
+    )
+    return dataclasses.replace(record, **changes)
+
+
+def catalog_of(folder):
+    catalog = Catalog(folder)
+    catalog.refresh()
+    return catalog
+
+
+@pytest.fixture(scope="module")
+def trained(prepared, tmp_path_factory):
+    """A folder of runs with one in it. Do not write into it."""
+    folder = tmp_path_factory.mktemp("runs")
+    train(prepared, SMALL, TrainConfig(epochs=3), checkpoint=folder / KEY)
+    record_of(Dataset.read(prepared), prepared).write(folder / KEY)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shown(trained, prepared):
+    """Of that folder, with its data named: shared, since what it worked out is kept."""
+    return Emulated(catalog_of(trained), [prepared])
+
+
+@pytest.fixture
+def runs(trained, tmp_path):
+    """A copy of that folder, to be changed."""
+    return shutil.copytree(trained, tmp_path / "runs")
+
+
+@pytest.fixture(autouse=True)
+def fewer_draws(monkeypatch):
+    monkeypatch.setattr(contours, "DRAWS", 40_000)
+
+
+def fresh_draws(folder, conditions, n=40_000):
+    return Emulator(checkpoint.best_flow(folder / KEY)).sample(n, seed=99, **conditions)
+
+
+def untrained(dataset, folder):
+    """A checkpoint of a flow for these columns, without a training."""
+    moments = [
+        Moments(10, np.full(len(columns), 2.0), np.full(len(columns), 1.0))
+        for columns in (dataset.event_columns, dataset.condition_columns)
+    ]
+    flow = build_flow(SMALL, dataset, Constants(*moments))
+    tensors = {checkpoint.BEST + name: each for name, each in flow.state_dict().items()}
+    stored = checkpoint.Checkpoint(tensors=tensors, state={"flow": flow.describe()})
+    checkpoint.save(folder, stored)
+    return flow
+
+
+def test_a_trained_run_can_be_drawn_from(shown):
+    assert shown.available(KEY) is None
+    assert shown.pairs(KEY) == [("Mass_0", "Msun"), ("Mass_1", "Msun")]
+
+
+def test_the_sliders_span_the_domain_and_start_in_the_largest_cell(shown):
+    Z, alpha = shown.conditions(KEY)
+
+    assert (Z.name, Z.low, Z.high, Z.log) == ("Z", 0.0001, 0.01, True)
+    assert Z.grid == (0.0001, 0.001, 0.01)
+    assert (alpha.low, alpha.high, alpha.log) == (0.5, 5.0, False)
+    assert {"Z": Z.start, "alpha": alpha.start} == LARGEST
+
+
+def test_the_density_holds_the_fraction_of_draws_that_lies_in_the_picture(shown, trained):
+    p = shown.portrait(KEY, LARGEST)
+
+    draws = fresh_draws(trained, LARGEST)
+    across, up = p.edges
+    inside = np.histogram2d(*draws.T, bins=[across, up])[0].sum() / len(draws)
+    area = (across[1] - across[0]) * (up[1] - up[0])
+    assert p.emulator.density_XY.sum() * area == pytest.approx(inside, abs=0.01)
+    for k in (0, 1):
+        held = (p.emulator.marginals[k] * np.diff(p.joined[k])).sum()
+        assert held == pytest.approx(np.mean(draws[:, k] >= p.joined[k][0]), abs=0.02)
+
+
+def test_the_heights_enclose_the_fractions_that_they_are_named_after(shown, trained):
+    p = shown.portrait(KEY, LARGEST)
+
+    draws = fresh_draws(trained, LARGEST)
+    bins = [np.clip(np.searchsorted(p.edges[k], draws[:, k]) - 1, 0, 89) for k in (0, 1)]
+    at_draws = p.emulator.density_XY[bins[0], bins[1]]
+    assert {0.5, 0.9} <= set(p.emulator.heights)
+    for fraction, height in p.emulator.heights.items():
+        # A little more than named: the smoothing of few rows widens what is enclosed.
+        assert fraction - 0.02 < np.mean(at_draws >= height) < fraction + 0.06
+
+
+def test_in_each_cell_the_data_are_exactly_its_test_rows(shown, prepared):
+    for cell in Dataset.read(prepared).cells:
+        asked = dict(zip(("Z", "alpha"), cell.conditions, strict=True))
+        p = shown.portrait(KEY, {name: value * (1 + 1e-6) for name, value in asked.items()})
+
+        assert (p.data.rows if p.data else 0) == cell.test
+
+
+def test_the_nll_is_that_of_the_cell_s_rows(shown, trained, prepared):
+    p = shown.portrait(KEY, LARGEST)
+
+    rows = read_split(prepared, "test")
+    mask = (rows.conditions == np.array(list(LARGEST.values()), np.float32)).all(axis=1)
+    emulator = Emulator(checkpoint.best_flow(trained / KEY))
+    log_prob = emulator.log_prob(rows.events[mask].astype(float), **LARGEST)
+    assert p.nll == pytest.approx(-log_prob.mean(), abs=1e-5)
+    assert p.error == pytest.approx(log_prob.std(ddof=1) / math.sqrt(mask.sum()), rel=1e-3)
+
+
+def test_few_rows_are_shown_as_themselves_and_many_as_a_shade(trained, prepared, monkeypatch):
+    points = Emulated(catalog_of(trained), [prepared]).portrait(KEY, LARGEST).data
+    monkeypatch.setattr(contours, "FEW", 10)
+    shade = Emulated(catalog_of(trained), [prepared]).portrait(KEY, LARGEST).data
+
+    assert len(points.points_N2) == points.rows
+    assert points.shade_XY is None
+    assert shade.points_N2 is None
+    assert np.nanmax(shade.shade_XY) == 1.0
+
+
+def test_between_the_cells_there_are_no_data_and_the_nearest_is_named(shown):
+    p = shown.portrait(KEY, {"Z": 0.0012, "alpha": 0.9})
+
+    assert p.data is None
+    assert p.nll is None
+    assert p.notes == ("Nothing was simulated here: the nearest cell is Z = 0.001, alpha = 1.",)
+
+
+def test_a_picture_beside_a_cell_is_smoothed_as_the_one_in_it(shown):
+    inside = shown.portrait(KEY, LARGEST)
+    beside = shown.portrait(KEY, {"Z": 0.0099, "alpha": 4.99})
+
+    assert len(beside.joined[0]) == len(inside.joined[0])
+    for fraction, height in inside.emulator.heights.items():
+        assert beside.emulator.heights[fraction] == pytest.approx(height, rel=0.2)
+
+
+def test_columns_can_be_named_and_turned(shown):
+    p = shown.portrait(KEY, LARGEST, ("Mass_1", "Mass_0"))
+    same = shown.portrait(KEY, LARGEST)
+
+    assert [column.name for column in p.columns] == ["Mass_1", "Mass_0"]
+    np.testing.assert_array_equal(p.edges[0], same.edges[1])
+    np.testing.assert_array_equal(p.data.points_N2, same.data.points_N2[:, ::-1])
+
+
+def test_outside_the_domain_it_says_that_it_guesses(shown):
+    p = shown.portrait(KEY, {"Z": 0.03, "alpha": 1.0})
+
+    assert "Z = 0.03 is outside the range [0.0001, 0.01]" in p.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "columns", "message"),
+    [
+        pytest.param({"Z": 0.001}, None, "the conditions are Z, alpha, not Z", id="missing"),
+        pytest.param({"Z": 0.0, "alpha": 1.0}, None, "Z must be above 0, got 0", id="zero"),
+        pytest.param({"Z": math.nan, "alpha": 1.0}, None, "Z must be", id="nan"),
+        pytest.param(LARGEST, ("Mass_0", "Mass_0"), "two different event columns", id="twice"),
+        pytest.param(LARGEST, ("Mass_0", "GWtime"), "not Mass_0 and GWtime", id="unknown"),
+    ],
+)
+def test_what_the_flow_cannot_draw_is_a_sentence(shown, conditions, columns, message):
+    with pytest.raises(EmulatedError, match=message):
+        shown.portrait(KEY, conditions, columns)
+
+
+def test_a_run_s_own_data_path_is_never_followed(trained):
+    blind = Emulated(catalog_of(trained), [])
+    p = blind.portrait(KEY, LARGEST)
+
+    assert p.data is None
+    assert "name their folder with `hpo dashboard --data FOLDER`" in p.notes[0]
+    assert [slider.grid for slider in blind.conditions(KEY)] == [(), ()]
+    with pytest.raises(EmulatedError, match="the data of this run are not among those"):
+        blind.cells(KEY)
+
+
+def test_a_folder_without_data_is_refused_at_once(trained, tmp_path):
+    with pytest.raises(DataError, match="is not a prepared dataset"):
+        Emulated(catalog_of(trained), [tmp_path])
+
+
+def test_data_that_were_prepared_anew_are_not_taken_for_the_old(trained, prepared, tmp_path):
+    copy = shutil.copytree(prepared, tmp_path / "prepared")
+    emulated = Emulated(catalog_of(trained), [copy])
+    dataclasses.replace(Dataset.read(copy), fingerprint="other").write(copy)
+
+    with pytest.raises(EmulatedError, match="was prepared anew since the dashboard was started"):
+        emulated.portrait(KEY, LARGEST)
+
+
+def linked(folder):
+    elsewhere = folder.parents[2] / "elsewhere.safetensors"
+    (folder / checkpoint.FILE).rename(elsewhere)
+    (folder / checkpoint.FILE).symlink_to(elsewhere)
+
+
+def looped(folder):
+    (folder / checkpoint.FILE).unlink()
+    (folder / checkpoint.FILE).symlink_to(folder / checkpoint.FILE)
+
+
+def piped(folder):
+    (folder / checkpoint.FILE).unlink()
+    os.mkfifo(folder / checkpoint.FILE)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        pytest.param(linked, "is a link to another place", id="link"),
+        pytest.param(looped, "cannot be read", id="loop"),
+        pytest.param(piped, "is no file", id="pipe"),
+        pytest.param(
+            lambda folder: (folder / checkpoint.FILE).unlink(), "has no checkpoint yet", id="none"
+        ),
+        pytest.param(
+            lambda folder: (folder / checkpoint.FILE).write_bytes(b"half"),
+            "is not a whole checkpoint",
+            id="damaged",
+        ),
+    ],
+)
+def test_weights_that_cannot_be_read_are_a_sentence(runs, prepared, spoil, message):
+    spoil(runs / KEY)
+    emulated = Emulated(catalog_of(runs), [prepared])
+
+    assert message in emulated.available(KEY)
+    with pytest.raises(EmulatedError, match=message):
+        emulated.portrait(KEY, LARGEST)
+
+
+def test_a_checkpoint_over_the_limit_is_not_read(runs, prepared, monkeypatch):
+    monkeypatch.setattr(sources, "LARGEST", 1000)
+
+    assert "more than the 0 MB that this page reads" in Emulated(
+        catalog_of(runs), [prepared]
+    ).available(KEY)
+
+
+def test_a_run_of_another_program_has_no_flow(trained, prepared, monkeypatch):
+    catalog = catalog_of(trained)
+    monkeypatch.setattr(catalog, "trial_folder", lambda key: None)
+
+    assert "of another program" in Emulated(catalog, [prepared]).available(KEY)
+
+
+def test_an_unknown_run_is_a_key_error(shown):
+    with pytest.raises(KeyError):
+        shown.available("bbh/trial-00007")
+
+
+def test_a_new_checkpoint_gives_a_new_portrait(runs, prepared):
+    emulated = Emulated(catalog_of(runs), [prepared])
+    before = emulated.portrait(KEY, LARGEST)
+    assert emulated.portrait(KEY, LARGEST) is before
+
+    stored = checkpoint.load(runs / KEY)
+    moved = {k: v * 1.05 if k == "best.events.mean_K" else v for k, v in stored.tensors.items()}
+    time.sleep(0.01)
+    checkpoint.save(runs / KEY, dataclasses.replace(stored, tensors=moved))
+
+    assert emulated.portrait(KEY, LARGEST).nll > before.nll
+
+
+def test_a_run_that_goes_on_says_so(runs, prepared):
+    dataset = Dataset.read(prepared)
+    record_of(dataset, prepared, state="running").write(runs / KEY)
+
+    p = Emulated(catalog_of(runs), [prepared]).portrait(KEY, LARGEST)
+
+    assert p.notes == ("The run is still going on: these are its best weights so far.",)
+
+
+def test_a_held_out_cell_is_told_from_the_others(runs, prepared):
+    dataset = Dataset.read(prepared)
+    used = DataUsed(
+        path="", fingerprint=dataset.fingerprint, rows=dataset.rows, hold_out_cells=(LARGEST,)
+    )
+    record_of(dataset, prepared, data=used).write(runs / KEY)
+    emulated = Emulated(catalog_of(runs), [prepared])
+
+    note = "The flow was trained without this cell (Z = 0.01, alpha = 5)."
+    assert emulated.portrait(KEY, LARGEST).notes == (note,)
+    assert emulated.portrait(KEY, {"Z": 0.01, "alpha": 1.0}).notes == ()
+    assert np.argwhere(emulated.cells(KEY).held_out_XY).tolist() == [[2, 2]]
+    assert {each.name: each.start for each in emulated.conditions(KEY)} != LARGEST
+
+
+def test_a_map_has_every_cell_s_rows_and_the_distances_of_the_large_ones(shown, trained, prepared):
+    c = shown.cells(KEY)
+
+    cells = Dataset.read(prepared).cells
+    assert c.values == ((0.0001, 0.001, 0.01), (0.5, 1.0, 5.0))
+    assert c.rows_XY.ravel().tolist() == [cell.test for cell in cells]
+    np.testing.assert_array_equal(np.isnan(c.ratio_XY), c.rows_XY < nll.CELL_ROWS)
+    flow = checkpoint.best_flow(trained / KEY)
+    worst, *_ = nll.cell_distances(flow, read_split(prepared, "test"))
+    ratios = {name: worst.ks[name] / worst.floor[name] for name in worst.ks}
+    assert c.ratio_XY[2, 2] == pytest.approx(max(ratios.values()))
+    assert c.ks_XY[2, 2] == pytest.approx(worst.ks[max(ratios, key=ratios.get)])
+    assert c.unphysical == 0.0
+
+
+def test_two_viewers_do_not_work_out_the_same_map_twice(trained, prepared, monkeypatch):
+    calls = []
+
+    def slow(*given):
+        calls.append(given)
+        time.sleep(0.2)
+        return measured(*given)
+
+    measured = cellmap.measured
+    monkeypatch.setattr(cellmap, "measured", slow)
+    emulated = Emulated(catalog_of(trained), [prepared])
+    with ThreadPoolExecutor(4) as viewers:
+        first, *others = viewers.map(lambda _: emulated.cells(KEY), range(4))
+
+    assert len(calls) == 1
+    assert all(each is first for each in others)
+
+
+def test_of_very_many_rows_some_are_drawn_the_same_each_time(trained, prepared, monkeypatch):
+    monkeypatch.setattr(sources, "MOST_ROWS", 300)
+    monkeypatch.setattr(sources, "PART", 100)
+    of = Dataset.read(prepared).rows["test"]
+
+    first, second = (Emulated(catalog_of(trained), [prepared]) for _ in range(2))
+    p = first.portrait(KEY, LARGEST)
+
+    assert 20 < p.data.rows < 200
+    assert f"Of the {of:,} test rows" in p.notes[0]
+    np.testing.assert_array_equal(second.portrait(KEY, LARGEST).data.points_N2, p.data.points_N2)
+
+
+def test_a_map_of_very_many_rows_is_made_from_some_of_each_cell(trained, prepared, monkeypatch):
+    rows = read_split(prepared, "test")
+    monkeypatch.setattr(cellmap, "MAP_ROWS", 450)
+
+    kept = cellmap._some(rows, 20)
+
+    _, all_K = np.unique(rows.conditions, axis=0, return_counts=True)
+    _, kept_K = np.unique(kept.conditions, axis=0, return_counts=True)
+    np.testing.assert_array_equal(kept_K, np.minimum(all_K, 50))
+    assert {tuple(row) for row in np.hstack(kept).tolist()} <= {
+        tuple(row) for row in np.hstack(rows).tolist()
+    }
+    c = Emulated(catalog_of(trained), [prepared]).cells(KEY)
+    assert np.isfinite(c.ratio_XY[2, 2])
+    assert c.rows_XY.sum() == len(rows.events)
+
+
+def test_a_flow_of_one_event_column_has_its_marginal_alone(runs, prepared):
+    dataset = Dataset.read(prepared)
+    one = dataclasses.replace(
+        dataset, event_columns=(Column.named("Mass_0"),), fingerprint="unknown"
+    )
+    untrained(one, runs / KEY)
+    record_of(one, prepared).write(runs / KEY)
+
+    p = Emulated(catalog_of(runs), [prepared]).portrait(KEY, LARGEST, ("Mass_0", "Mass_1"))
+
+    assert p.emulator.density_XY is None
+    assert len(p.edges) == len(p.emulator.marginals) == 1
+    held = (p.emulator.marginals[0] * np.diff(p.joined[0])).sum()
+    assert held == pytest.approx(1, abs=0.02)
+
+
+def test_a_record_that_names_other_data_than_the_flow_s_is_a_sentence(runs, prepared):
+    dataset = Dataset.read(prepared)
+    untrained(dataclasses.replace(dataset, event_columns=(Column.named("Mass_0"),)), runs / KEY)
+
+    assert "prepare the data with those columns" in Emulated(
+        catalog_of(runs), [prepared]
+    ).available(KEY)
+
+
+def test_with_three_conditions_a_place_shows_the_worst_of_its_cells(prepared):
+    found = Dataset.read(prepared)
+    cells = tuple(
+        dataclasses.replace(cell, conditions=(*cell.conditions, spin), test=10)
+        for cell in found.cells
+        for spin in (0.0, 0.5)
+    )
+    columns = (*found.condition_columns, Column.named("spin"))
+    dataset = dataclasses.replace(found, cells=cells, condition_columns=columns)
+    distances = [
+        nll.CellDistance(
+            {"Z": 0.001, "alpha": 1.0, "spin": spin}, 300, {"a": ks, "b": 0.02}, {"a": 0.01, "b": 1}
+        )
+        for spin, ks in ((0.0, 0.05), (0.5, 0.03))
+    ]
+
+    _, places = cellmap._grid(dataset)
+    ratio, ks = cellmap._worst(distances, dataset, places)
+
+    assert ratio[1, 1] == pytest.approx(5)
+    assert ks[1, 1] == 0.05
+    assert np.isnan(ratio).sum() == 8
+
+
+def test_few_keeps_those_that_were_asked_for_last():
+    few, made = Few(2), []
+
+    def ask(key):
+        few.get(key, lambda: made.append(key))
+
+    for key in "abacab":
+        ask(key)
+
+    assert made == ["a", "b", "c", "b"]

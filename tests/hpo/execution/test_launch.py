@@ -1,0 +1,370 @@
+"""A study from `hpo launch` to its end, with real workers, and through what can happen to them."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import psutil
+import pytest
+from optuna.trial import TrialState
+
+from hpo.records.record import RunRecord, read, read_all
+from hpo.storage.open import open_storage, url_of
+
+pytestmark = pytest.mark.slow
+
+STUDY = """
+[study]
+name = "tiny"
+trials = 3
+
+[space]
+hidden = [4, 8]
+blocks = { low = 1, high = 2 }
+
+[training]
+epochs = 4
+batch_size = 512
+
+[pruner]
+min_epochs = 1
+"""
+
+
+@pytest.fixture
+def place(tmp_path, prepared):
+    """A working folder with a study file for `prepared`."""
+    data = f'\n[data]\npath = "{prepared}"\n'
+    (tmp_path / "tiny.toml").write_text(STUDY + data)
+    return tmp_path
+
+
+def command(*words):
+    return [sys.executable, "-m", "hpo.cli", *map(str, words)]
+
+
+def hpo(place, *words, code=0, **variables):
+    """Run `hpo` in the folder and give back what it printed on both streams."""
+    environment = {key: value for key, value in os.environ.items() if key != "HPO_STORAGE"}
+    environment |= variables
+    done = subprocess.run(
+        command(*words), cwd=place, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def trials_of(place, name="tiny"):
+    storage = open_storage(url_of(None, place / "runs"))
+    return optuna.load_study(study_name=name, storage=storage).trials
+
+
+def records_of(place, name="tiny"):
+    found = [record for _, record in read_all(place / "runs" / name)]
+    assert all(isinstance(record, RunRecord) for record in found)
+    return found
+
+
+def test_a_launch_runs_the_study_to_its_total_and_a_second_one_adds_nothing(place):
+    hpo(place, "launch", "tiny.toml", "--workers", 2)
+    before = [(one.number, one.value, one.datetime_complete) for one in trials_of(place)]
+    said = hpo(place, "launch", "tiny.toml", "--workers", 2)
+
+    assert [(one.number, one.value, one.datetime_complete) for one in trials_of(place)] == before
+    assert "0 waiting" in said
+    assert len(before) == 3
+    assert all(one.state in (TrialState.COMPLETE, TrialState.PRUNED) for one in trials_of(place))
+
+
+def test_local_workers_within_a_job_of_slurm_leave_each_others_trials_alone(place):
+    hpo(place, "launch", "tiny.toml", "--workers", 2, SLURM_JOB_ID="7", SLURM_LOCALID="0")
+
+    assert [record.restarts for record in records_of(place)] == [0, 0, 0]
+    assert {record.state for record in records_of(place)} <= {"complete", "pruned"}
+
+
+def test_the_records_and_the_study_tell_the_same(place):
+    hpo(place, "launch", "tiny.toml", "--set", "pruner.kind=none")
+
+    for trial, record in zip(trials_of(place), records_of(place), strict=True):
+        values = [row.val_nll for row in record.epochs]
+        assert record.trial == trial.number
+        assert record.params == trial.params
+        assert record.best_val_nll == trial.value == min(values)
+        assert trial.intermediate_values == {row.epoch: row.val_nll for row in record.epochs}
+        assert record.flow["hidden"] == trial.params["hidden"]
+        assert record.test.rows == record.data.rows["test"]
+
+
+def test_more_trials_are_added_to_what_is_there(place):
+    hpo(place, "launch", "tiny.toml", "--trials", 1)
+    first = trials_of(place)[0]
+    hpo(place, "launch", "tiny.toml", "--trials", 3)
+
+    assert trials_of(place)[0] == first
+    assert len(trials_of(place)) == 3
+
+
+@contextlib.contextmanager
+def launching(place, *words):
+    """A launch under way; whatever of it is left at the end is killed."""
+    environment = {key: value for key, value in os.environ.items() if key != "HPO_STORAGE"}
+    with (place / "said.txt").open("w") as said:
+        launcher = subprocess.Popen(
+            command(*words), cwd=place, env=environment, stdout=said, stderr=said
+        )
+        try:
+            yield launcher
+        finally:
+            kill(family(launcher))
+            launcher.wait()
+
+
+def family(launcher):
+    """The launcher, the controllers of its workers, and the workers."""
+    try:
+        root = psutil.Process(launcher.pid)
+        return [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def kill(processes):
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def wait_for(happened, launcher, timeout_s=200):
+    deadline = time.monotonic() + timeout_s
+    while not happened():
+        assert launcher.poll() is None, "the launch ended early"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def under_way(place):
+    """Trials that have trained an epoch and not ended."""
+    found = [record for _, record in read_all(place / "runs" / "tiny")] if begun(place) else []
+    return [record.trial for record in found if record.state == "running" and record.epochs]
+
+
+def begun(place):
+    return (place / "runs" / "tiny").exists()
+
+
+def test_a_study_whose_every_process_was_killed_is_finished_by_the_same_command(place):
+    words = ("launch", "tiny.toml", "--trials", 5, "--workers", 2)
+    words += ("--set", "training.epochs=60", "--set", "pruner.kind=none")
+    words += ("--set", "training.patience=0")
+    with launching(place, *words) as launcher:
+        wait_for(lambda: under_way(place), launcher)
+        kill(family(launcher))
+    before = {number: epochs_of(place, number) for number in under_way(place)}
+    assert before, "the kill came too late to prove anything"
+
+    hpo(place, *words)
+
+    trials, records = trials_of(place), records_of(place)
+    assert [one.state for one in trials] == [TrialState.COMPLETE] * 5
+    assert [one.trial for one in records] == [0, 1, 2, 3, 4]
+    for record in records:
+        assert [row.epoch for row in record.epochs] == list(range(1, 61))
+        # Trials that were claimed but had no epoch yet were begun again too.
+        assert record.restarts == 1 if record.trial in before else record.restarts <= 1
+    for number, rows in before.items():  # with their seconds: these epochs were not run again
+        assert records[number].epochs[: len(rows)] == rows
+
+
+def epochs_of(place, number):
+    return read(place / "runs" / "tiny" / f"trial-{number:05d}" / "run.json").epochs
+
+
+def test_an_interrupted_launch_hands_its_trials_back(place):
+    words = ("launch", "tiny.toml", "--trials", 2, "--set", "training.epochs=500")
+    words += ("--set", "training.patience=0", "--set", "pruner.kind=none")
+    with launching(place, *words) as launcher:
+        wait_for(lambda: under_way(place), launcher)
+        processes = family(launcher)
+        launcher.send_signal(signal.SIGINT)
+        assert launcher.wait(timeout=60) == 130
+
+        assert not any(alive(process) for process in processes)
+    assert "The same command goes on with tiny" in (place / "said.txt").read_text()
+    assert {one.state for one in trials_of(place)} == {TrialState.WAITING}
+
+
+def alive(process):
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def workers_of(place):
+    """The study's worker processes, whoever started them."""
+    folder = str(place / "runs" / "tiny" / "workers")
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            words = process.cmdline()
+            if "submitit.core._submit" in words and folder in words:
+                found.append(process)
+    return found
+
+
+def test_a_launch_takes_the_workers_of_one_that_was_killed_for_its_own(place):
+    words = ("launch", "tiny.toml", "--trials", 4, "--workers", 2, "--set", "training.epochs=500")
+    words += ("--set", "training.patience=0", "--set", "pruner.kind=none")
+    with launching(place, *words) as first:
+        wait_for(lambda: len(workers_of(place)) == 2, first)
+        processes = family(first)
+        first.kill()
+        first.wait()
+    lost, kept = workers_of(place)
+    kept.suspend()  # before it has a trial, as all are while they load torch
+    lost.kill()
+    try:
+        with launching(place, *words) as second:
+            wait_for(lambda: under_way(place), second)
+            assert set(workers_of(place)) & set(processes) == {kept}
+            assert len(workers_of(place)) == 2
+
+            kept.resume()
+            wait_for(lambda: len(under_way(place)) == 2, second)
+            second.send_signal(signal.SIGINT)
+            assert second.wait(timeout=60) == 130
+        assert workers_of(place) == []
+    finally:
+        kill(processes)
+    assert [one.state for one in trials_of(place)] == [TrialState.WAITING] * 2
+
+
+def test_a_stopped_study_starts_no_trial_until_it_is_launched_again(place):
+    hpo(place, "launch", "tiny.toml", "--trials", 1)
+    words = ("launch", "tiny.toml", "--trials", 4, "--workers", 1, "--set", "training.epochs=4")
+    with launching(place, *words) as launcher:
+        wait_for(lambda: len(trials_of(place)) == 2, launcher)
+        hpo(place, "stop", "tiny")
+        assert launcher.wait(timeout=120) == 0
+    assert len(trials_of(place)) < 4
+
+    hpo(place, *words)
+
+    assert len(trials_of(place)) == 4
+    assert all(one.state.is_finished() for one in trials_of(place))
+
+
+def test_a_study_with_other_options_is_not_continued(place):
+    hpo(place, "launch", "tiny.toml", "--trials", 1)
+
+    said = hpo(place, "launch", "tiny.toml", "--set", "training.epochs=9", code=2)
+
+    assert "[training] epochs is 4 there and 9 here" in said
+    assert "--name" in said
+
+
+def test_the_runs_of_a_forgotten_study_are_not_taken_for_a_new_ones(place):
+    hpo(place, "launch", "tiny.toml", "--trials", 1)
+    (place / "runs" / "hpo.db").unlink()
+
+    said = hpo(place, "launch", "tiny.toml", "--trials", 1, code=2)
+
+    assert "holds trials of an earlier study of that name" in said
+
+
+def test_a_grid_is_run_point_by_point_and_a_point_that_cannot_be_fails_alone(place):
+    words = ("launch", "tiny.toml", "--trials", 2, "--workers", 1)
+    words += ("--set", "space.hidden=[1, 4]", "--set", "sampler.kind=grid")
+    words += ("--set", "space.blocks=[1]", "--set", "space.conditioner=masked")
+    assert "its grid has 2 points" in hpo(place, *[3 if one == 2 else one for one in words], code=2)
+
+    said = hpo(place, *words)
+
+    one, other = trials_of(place)  # one hidden unit cannot serve two masses
+    assert (one.params["hidden"], one.state) == (1, TrialState.FAIL)
+    assert (other.params["hidden"], other.state) == (4, TrialState.COMPLETE)
+    assert "hidden must be at least the number of event columns (2)" in said
+
+
+def test_two_launches_of_a_study_at_once_share_it(place):
+    words = ("launch", "tiny.toml", "--trials", 4, "--workers", 1)
+    with launching(place, *words) as first, launching(place, *words) as second:
+        assert (first.wait(timeout=200), second.wait(timeout=200)) == (0, 0)
+
+    assert [one.number for one in trials_of(place)] == [0, 1, 2, 3]
+    assert all(one.state.is_finished() for one in trials_of(place))
+
+
+def test_under_an_open_umask_not_everyone_can_write_what_the_workers_run(place):
+    before = os.umask(0)
+    try:
+        hpo(place, "launch", "tiny.toml", "--trials", 1)
+    finally:
+        os.umask(before)
+
+    made = [place / "runs", *(place / "runs").rglob("*")]
+    assert any(path.suffix == ".pkl" for path in made)
+    assert [path for path in made if path.stat().st_mode & 0o002] == []
+
+
+def test_sqlite_is_refused_for_a_cluster(place):
+    said = hpo(place, "launch", "tiny.toml", "--on", "slurm", code=2)
+
+    assert "is for one machine" in said
+    assert not (place / "runs").exists()
+
+
+def test_a_dry_run_touches_nothing(place):
+    said = hpo(place, "launch", "tiny.toml", "--dry-run", "--on", "slurm")
+
+    assert "#SBATCH --job-name=tiny" in said
+    assert '"epochs": 4' in said
+    assert not (place / "runs").exists()
+
+
+def test_a_detached_launch_finishes_by_itself_and_hides_its_storage(place):
+    url = f"sqlite:///{place}/runs/hpo.db?password=hunter2"
+    said = hpo(place, "launch", "tiny.toml", "--trials", 1, "--detach", "--storage", url)
+    assert "hpo status tiny" in said
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            assert "hunter2" not in " ".join(process.cmdline())
+
+    deadline = time.monotonic() + 120
+    while not (Path(place, "runs/hpo.db").exists() and finished(place) == 1):
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
+
+
+def finished(place):
+    told = json.loads(hpo(place, "status", "tiny", "--format", "json"))
+    return told["complete"] + told["pruned"] + told["failed"]
+
+
+def test_cells_that_cannot_be_held_out_are_all_named_before_anything_is_made(place):
+    cells = "[{Z=0.0012,alpha=1.0},{Z=0.01},{Z=0.01,alpha=5.0},{Z=0.01,alpha=5.0}]"
+
+    said = hpo(place, "launch", "tiny.toml", "--set", f"data.hold_out_cells={cells}", code=2)
+
+    assert "Traceback" not in said
+    assert "Z = 0.0012, alpha = 1 is no cell of it: the nearest are Z = 0.001, alpha = 1" in said
+    assert "Z = 0.01 must name Z and alpha: missing alpha, unknown none" in said
+    assert "Z = 0.01, alpha = 5 is named twice" in said
+    assert not (place / "runs").exists()
+
+
+def test_a_dry_run_shows_the_held_out_cells_as_the_dataset_writes_them(place):
+    cells = "data.hold_out_cells=[{alpha=5,Z=0.01},{Z=0.001000000001,alpha=1}]"
+
+    said = hpo(place, "launch", "tiny.toml", "--set", cells, "--dry-run")
+
+    assert "6,000 rows in 9 cells, 2 of them held out" in said
+    resolved = json.loads(said.split("study, resolved:\n")[1])
+    assert resolved["data"]["hold_out_cells"] == [
+        {"Z": 0.001, "alpha": 1.0},
+        {"Z": 0.01, "alpha": 5.0},
+    ]

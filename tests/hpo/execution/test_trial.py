@@ -1,0 +1,410 @@
+"""One trial in this process: what it records and tells, and how it goes on after a death."""
+
+import dataclasses
+import json
+import re
+import shutil
+
+import jsonschema
+import numpy as np
+import optuna
+import pytest
+import sqlalchemy
+from optuna.trial import TrialState
+
+from data_prep.dataset import Dataset
+from hpo.emulator import export
+from hpo.execution import trial
+from hpo.queue.leases import LeaseLost, Owner
+from hpo.queue.slots import Slots
+from hpo.records import table as runs
+from hpo.records.record import NAME, json_schema, read
+from hpo.storage.open import open_storage, url_of
+from hpo.study import status
+from hpo.study import study as studies
+from hpo.study.spec import parse
+from models.bundle.card import Terms
+from models.bundle.emulator import Emulator
+from models.evaluation import nll
+from models.evaluation import report as evaluation
+from models.training import checkpoint
+
+pytestmark = pytest.mark.slow
+
+
+class Death(BaseException):
+    """What a kill looks like from inside: nothing is told any more."""
+
+
+@pytest.fixture
+def setting(tmp_path, prepared, monkeypatch):
+    """A study of small flows on `prepared`, with a way to claim and run its trials."""
+    monkeypatch.delenv("HPO_STORAGE", raising=False)
+    return Setting(tmp_path, prepared)
+
+
+class Setting:
+    def __init__(self, runs, data):
+        self.runs, self.data = runs, data
+
+    def study(self, hold_out=(), **training):
+        tables = {
+            "study": {"name": "s"},
+            "data": {"path": str(self.data), "hold_out_cells": list(hold_out)},
+            "space": {"hidden": [8], "blocks": 2},
+            "training": {"epochs": 4, "batch_size": 512} | training,
+            "pruner": {"min_epochs": 1},
+        }
+        self.spec = parse(tables, source="test")
+        storage = open_storage(url_of(None, self.runs))
+        self.optuna = studies.create(storage, self.spec, runs=self.runs, fingerprint="f")
+        self.optuna.pruner = optuna.pruners.NopPruner()
+        self.slots = Slots(self.optuna, max_restarts=3)
+        self.slots.top_up(1)
+        return self
+
+    def claim(self):
+        claim = self.slots.claim(Owner.this_process())
+        folder = studies.trial_folder(self.runs, "s", claim.number)
+        return trial.Job(
+            study=self.optuna, spec=self.spec, claim=claim, slots=self.slots, folder=folder
+        )
+
+    def lose(self, job):
+        """Make the trial claimable again; the old claim is void from then on."""
+        self.slots.release(job.claim)
+
+
+def test_a_trial_tells_what_it_records(setting):
+    job = setting.study().claim()
+
+    record = trial.run(job)
+
+    told = setting.optuna.trials[0]
+    assert record.state == "complete"
+    assert told.state == TrialState.COMPLETE
+    assert told.value == record.best_val_nll
+    assert read(job.folder / NAME) == record
+    assert record.cost.parameters > 0
+    assert sum(record.data.rows.values()) == 6000
+    assert record.training["seed"] == record.seeds["trial"]
+
+
+def test_an_interrupted_trial_goes_on_as_if_nothing_had_been(setting, monkeypatch):
+    whole = trial.run(setting.study().claim())
+    other = Setting(setting.runs / "other", setting.data).study()
+    job = other.claim()
+    die_after_epoch(monkeypatch, other, 2)
+    with pytest.raises(Death):
+        trial.run(job)
+    monkeypatch.undo()
+    before = read(job.folder / NAME).epochs
+    assert [row.epoch for row in before] == [1, 2]
+    other.lose(job)
+
+    resumed = trial.run(other.claim())
+
+    assert resumed.epochs[:2] == before  # with their seconds: they were not trained again
+    assert [row.val_nll for row in resumed.epochs] == [row.val_nll for row in whole.epochs]
+    assert resumed.test == whole.test
+    assert resumed.started == read(job.folder / NAME).started
+    values = {row.epoch: row.val_nll for row in whole.epochs}
+    assert other.optuna.trials[0].intermediate_values == values
+
+
+def die_after_epoch(monkeypatch, setting, number):
+    """The report of this epoch never arrives: its checkpoint and record are there already."""
+    report = optuna.Trial.report
+
+    def dying(self, value, step):
+        if step == number:
+            raise Death
+        report(self, value, step)
+
+    monkeypatch.setattr(optuna.Trial, "report", dying)
+
+
+def test_a_trial_whose_end_was_recorded_but_not_told_is_told_without_training(setting, monkeypatch):
+    job = setting.study().claim()
+
+    def dying(*_args):
+        raise Death
+
+    monkeypatch.setattr(Slots, "finish", dying)
+    with pytest.raises(Death):
+        trial.run(job)
+    monkeypatch.undo()
+    setting.lose(job)
+    monkeypatch.setattr(trial, "train", dying)
+
+    record = trial.run(setting.claim())
+
+    assert record.state == "complete"
+    assert setting.optuna.trials[0].value == record.best_val_nll
+
+
+def test_a_worker_that_lost_its_trial_stops_writing(setting):
+    setting.study()
+    old = setting.claim()
+    setting.lose(old)
+    new = setting.claim()
+    finished = trial.run(new)
+
+    with pytest.raises(LeaseLost):
+        trial.run(dataclasses.replace(old, folder=old.folder.with_name("elsewhere")))
+
+    assert read(new.folder / NAME) == finished
+    assert setting.optuna.trials[0].value == finished.best_val_nll
+
+
+def test_a_pruned_trial_says_when_and_keeps_its_last_value(setting, monkeypatch):
+    setting.study()
+    monkeypatch.setattr(optuna.Trial, "should_prune", lambda self: True)
+
+    record = trial.run(setting.claim())
+
+    told = setting.optuna.trials[0]
+    assert (record.state, len(record.epochs)) == ("pruned", 1)
+    assert record.reason.startswith("at epoch 1: ")
+    assert told.state == TrialState.PRUNED
+    assert told.value == record.epochs[0].val_nll
+    assert record.test is None
+
+
+def test_a_trial_that_goes_wrong_fails_with_its_reason(setting, monkeypatch):
+    setting.study()
+
+    def broken(*_args, **_kwargs):
+        raise RuntimeError("the disk is full\nand more")
+
+    monkeypatch.setattr(trial, "train", broken)
+    job = setting.claim()
+
+    record = trial.run(job)
+
+    assert (record.state, record.reason) == ("failed", "RuntimeError: the disk is full")
+    assert setting.optuna.trials[0].state == TrialState.FAIL
+    assert "Traceback" in (job.folder / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        sqlalchemy.exc.OperationalError("UPDATE", {}, Exception("server closed the connection")),
+        optuna.exceptions.StorageInternalError("away"),
+        OSError(28, "No space left on device"),
+    ],
+    ids=["database", "storage", "disk"],
+)
+def test_a_fault_of_the_surroundings_is_not_the_trials(setting, monkeypatch, fault):
+    job = setting.study().claim()
+    report = optuna.Trial.report
+
+    def broken(self, value, step):
+        if step == 2:
+            raise fault
+        report(self, value, step)
+
+    monkeypatch.setattr(optuna.Trial, "report", broken)
+    with pytest.raises(type(fault)):
+        trial.run(job)
+    monkeypatch.undo()
+    assert setting.optuna.trials[0].state == TrialState.RUNNING
+    setting.lose(job)
+
+    assert trial.run(setting.claim()).state == "complete"
+
+
+def test_a_trial_that_cannot_even_begin_fails_with_its_reason(setting):
+    job = setting.study().claim()
+    (job.folder).mkdir(parents=True)
+    (job.folder / "checkpoint.safetensors").write_bytes(b"half a checkp")
+
+    record = trial.run(job)
+
+    assert record.state == "failed"
+    assert "delete it to start anew" in record.reason
+    assert read(job.folder / NAME) == record
+
+
+def test_a_trial_stopped_early_is_a_result_and_says_why(setting):
+    job = setting.study(epochs=30, min_rate=0.5).claim()
+
+    record = trial.run(job)
+
+    assert record.state == "stopped_early"
+    assert len(record.epochs) < 30
+    assert record.reason
+    assert setting.optuna.trials[0].state == TrialState.COMPLETE
+
+
+def test_a_damaged_record_does_not_stop_the_trial(setting):
+    job = setting.study().claim()
+    job.folder.mkdir(parents=True)
+    (job.folder / NAME).write_text('{"schema": 1, "stu')
+
+    assert trial.run(job).state == "complete"
+
+
+# ---- held-out cells
+
+HELD_OUT = [{"Z": 0.001, "alpha": 5.0}, {"Z": 0.01, "alpha": 0.5}]
+
+
+def test_a_trial_tells_how_well_it_does_in_the_cells_held_out(setting):
+    job = setting.study(HELD_OUT).claim()
+
+    record = trial.run(job)
+
+    flow = checkpoint.best_flow(job.folder)
+    held_out = nll.nll(flow, setting.data, "test", only=HELD_OUT)
+    others = nll.nll(flow, setting.data, "test", without=HELD_OUT)
+    assert (record.test.nll, record.test.rows) == (others.mean, others.rows)
+    assert (record.held_out.nll, record.held_out.error) == (held_out.mean, held_out.error)
+    assert [cell.conditions for cell in record.held_out.cells] == HELD_OUT
+    assert sum(cell.rows for cell in record.held_out.cells) == record.held_out.rows
+    assert record.test.rows + record.held_out.rows == record.data.rows["test"]
+    assert list(record.data.hold_out_cells) == HELD_OUT
+    assert all(row.held_out_nll is not None for row in record.epochs)
+    assert read(job.folder / NAME) == record
+    jsonschema.validate(json.loads((job.folder / NAME).read_text()), json_schema())
+
+
+def test_a_trial_without_held_out_cells_says_nothing_of_them(setting):
+    record = trial.run(setting.study().claim())
+
+    (row,) = runs.rows(setting.runs)
+    assert record.held_out is record.best_held_out_nll is None
+    assert not [name for name in row if "held_out" in name or "hold_out" in name]
+
+
+@pytest.mark.parametrize("objective", ["val_nll", "held_out_nll"])
+def test_the_objective_is_what_optuna_is_told_and_what_ranks(setting, objective):
+    job = setting.study(HELD_OUT, objective=objective).claim()
+
+    record = trial.run(job)
+
+    told = setting.optuna.trials[0]
+    values = {row.epoch: getattr(row, objective) for row in record.epochs}
+    assert told.intermediate_values == values
+    assert told.value == record.best_objective == min(values.values())
+    best = record.epochs[record.best_epoch - 1]
+    assert getattr(best, objective) == told.value
+    assert (record.best_val_nll, record.best_held_out_nll) == (best.val_nll, best.held_out_nll)
+
+    seen = status.look(setting.optuna, setting.spec, setting.slots)
+    assert seen.best_objective == told.value
+    assert seen.best_val_nll == record.best_val_nll
+
+
+def test_the_held_out_nll_reaches_the_listing_and_the_emulator(setting, tmp_path):
+    record = trial.run(setting.study(HELD_OUT).claim())
+
+    (row,) = runs.rows(setting.runs)
+    assert (row["held_out_nll"], row["test_nll"]) == (record.held_out.nll, record.test.nll)
+    assert row["hold_out_cells"] == "Z = 0.001, alpha = 5; Z = 0.01, alpha = 0.5"
+    assert "held_out_nll" in runs.usual([row])
+
+    export.export(setting.runs / "s", tmp_path / "emulator")
+    emulator = Emulator.load(tmp_path / "emulator")
+    assert emulator.card["metrics"]["held_out_nll"] == record.held_out.nll
+    assert len(emulator.card["metrics"]["held_out_cells"]) == 2
+    readme = (tmp_path / "emulator" / "README.md").read_text()
+    score = f"{record.held_out.nll:.3f}"[:4]
+    assert f"| NLL, test, in cells that it was not trained on | {score}" in readme
+    assert len(re.findall(r"^\| (?:0.001 \| 5|0.01 \| 0.5) \| [\d,]+ \* \|", readme, re.M)) == 2
+    assert readme.count(" * |") == 2
+
+
+def test_an_export_says_where_it_comes_from_and_the_same_each_time(setting, tmp_path):
+    record = trial.run(setting.study().claim())
+    terms = Terms(license="CC-BY-4.0", citation=("Maker 2026",))
+
+    for name in ("one", "two"):
+        export.export(setting.runs / "s", tmp_path / name, terms=terms)
+
+    one, two = ((tmp_path / n / "emulator.json").read_text() for n in ("one", "two"))
+    assert one == two
+    card = json.loads(one)
+    dataset = Dataset.read(setting.data)
+    assert card["license"] == "CC-BY-4.0"
+    assert "authors" not in card
+    data = card["provenance"]["data"]
+    assert (data["cells"], data["command"]) == (len(dataset.cells), dataset.command)
+    assert data["sources"][0]["sha256"] == dataset.sources[0]["sha256"]
+    assert data["grid"]["alpha"] == [0.5, 1.0, 5.0]
+    training = card["provenance"]["training"]
+    assert training["epochs_run"] == len(record.epochs)
+    assert training["learning_rate"] == record.training["learning_rate"]
+    assert len(card["metrics"]["cells"]) == 9
+
+
+def test_an_export_without_its_data_leaves_out_the_cells(tmp_path, prepared):
+    copy = shutil.copytree(prepared, tmp_path / "data")
+    setting = Setting(tmp_path, copy)
+    record = trial.run(setting.study().claim())
+    dataclasses.replace(Dataset.read(copy), fingerprint="other").write(copy)
+
+    export.export(setting.runs / "s", tmp_path / "emulator")
+
+    card = Emulator.load(tmp_path / "emulator").card
+    assert card["metrics"]["test_nll"] == record.test.nll
+    assert "cells" not in card["metrics"]
+    assert "data" not in card["provenance"]
+    assert "not there any more" in (tmp_path / "emulator" / "README.md").read_text()
+
+
+def test_the_best_by_its_objective_is_exported(setting):
+    record = trial.run(setting.study(HELD_OUT, objective="held_out_nll").claim())
+    worse = dataclasses.replace(
+        record, trial=1, best_held_out_nll=record.best_held_out_nll + 1, best_val_nll=0.0
+    )
+    worse.write(setting.runs / "s" / "trial-00001")
+
+    [(chosen, _)] = export._chosen(setting.runs / "s", None, None, 1)
+    first, second = runs.ranked(runs.rows(setting.runs))
+
+    assert chosen.trial == 0
+    assert (first["trial"], second["trial"]) == (0, 1)
+
+
+def test_the_best_are_mixed_and_scored_together(setting, tmp_path):
+    setting.study(HELD_OUT).slots.top_up(2)
+    records = [trial.run(setting.claim()) for _ in range(2)]
+
+    exported = export.export(setting.runs / "s", tmp_path / "both", ensemble=2)
+
+    assert [one.best_val_nll for one in exported] == sorted(one.best_val_nll for one in records)
+    emulator = Emulator.load(tmp_path / "both")
+    metrics = emulator.card["metrics"]
+    told = nll.nll(emulator.module, setting.data, "test", without=HELD_OUT)
+    assert metrics["test_nll"] == pytest.approx(told.mean, rel=1e-9)
+    # The mean of densities scores no worse than the mean of scores (Jensen).
+    assert metrics["test_nll"] <= np.mean([one.test.nll for one in records])
+    held_out = nll.nll(emulator.module, setting.data, "test", only=HELD_OUT)
+    assert metrics["held_out_nll"] == pytest.approx(held_out.mean, rel=1e-9)
+    assert metrics["held_out_cells"][0].keys() == {"conditions", "nll", "error", "rows"}
+    assert evaluation.held_out_of(emulator.card) == [
+        each["conditions"] for each in metrics["cells"] if each["held_out"]
+    ]
+    assert emulator.card["provenance"]["trials"] == [one.trial for one in exported]
+    with pytest.raises(export.ExportError, match="2 trials that ended well, too few"):
+        export.export(setting.runs / "s", tmp_path / "three", ensemble=3)
+
+
+def test_a_trial_held_out_goes_on_as_if_nothing_had_been(setting, monkeypatch):
+    whole = trial.run(setting.study(HELD_OUT, objective="held_out_nll").claim())
+    other = Setting(setting.runs / "other", setting.data)
+    job = other.study(HELD_OUT, objective="held_out_nll").claim()
+    die_after_epoch(monkeypatch, other, 2)
+    with pytest.raises(Death):
+        trial.run(job)
+    monkeypatch.undo()
+    other.lose(job)
+
+    resumed = trial.run(other.claim())
+
+    assert [row.held_out_nll for row in resumed.epochs] == [r.held_out_nll for r in whole.epochs]
+    assert (resumed.test, resumed.held_out) == (whole.test, whole.held_out)
+    values = {row.epoch: row.held_out_nll for row in whole.epochs}
+    assert other.optuna.trials[0].intermediate_values == values

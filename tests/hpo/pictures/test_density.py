@@ -1,0 +1,103 @@
+import math
+
+import numpy as np
+import pytest
+from matplotlib.path import Path
+
+from hpo.pictures import density
+
+
+@pytest.mark.parametrize("fraction", [0.5, 0.9, 0.99])
+def test_a_contour_encloses_the_fraction_it_is_named_after(fraction):
+    draws = np.random.default_rng(0).normal(size=(400_000, 2))
+    counts, edges, _ = np.histogram2d(*draws.T, bins=100, range=[(-5, 5)] * 2)
+
+    (height,) = density.enclosing(counts, [fraction], len(draws))
+
+    assert counts[counts >= height].sum() / counts.sum() == pytest.approx(fraction, abs=0.01)
+    # Of a standard normal in the plane, the edge lies where r^2 = -2 ln(1 - fraction).
+    truth = len(draws) * (edges[1] - edges[0]) ** 2 / (2 * math.pi) * (1 - fraction)
+    assert height == pytest.approx(truth, rel=0.15)
+
+
+def test_what_lies_outside_the_picture_counts_in_the_whole():
+    inside = np.full((2, 2), 10.0)
+
+    assert density.enclosing(inside, [0.3, 0.5, 0.9], whole=80) == [10.0, 10.0]
+
+
+def test_smoothing_moves_events_and_loses_none():
+    counts = np.random.default_rng(0).poisson(0.5, (30, 20)).astype(float)
+    counts[0, 0] = 50
+
+    smoothed = density.smooth(counts, (2.0, 1.0))
+
+    assert smoothed.shape == counts.shape
+    assert smoothed.sum() == pytest.approx(counts.sum())
+    assert smoothed.max() < counts.max()
+
+
+def test_smoothing_spreads_a_single_event_as_a_gaussian():
+    counts = np.zeros((41, 41))
+    counts[20, 20] = 1
+
+    smoothed = density.smooth(counts, (3.0, 1.5))
+
+    away = np.arange(41) - 20
+    assert (smoothed.sum(axis=1) * away**2).sum() == pytest.approx(9.0, rel=1e-3)
+    assert (smoothed.sum(axis=0) * away**2).sum() == pytest.approx(2.25, rel=1e-3)
+
+
+@pytest.mark.parametrize("fraction", density.LEVELS)
+def test_an_outline_has_the_named_fraction_of_the_events_inside(fraction):
+    draws = np.random.default_rng(1).normal(size=(100_000, 2)) * (1, 3)
+    edges = (np.linspace(-5, 5, 91), np.linspace(-15, 15, 91))
+    smoothed = density.smooth(density.counts(draws, edges), (1.0, 1.0))
+
+    (height,) = density.enclosing(smoothed, [fraction], len(draws))
+    line = density.outline(smoothed, edges, height)
+
+    pieces = np.split(line, np.flatnonzero(np.isnan(line[:, 0])))
+    largest = max(pieces, key=len)[1:] if len(pieces) > 2 else pieces[0]
+    inside = Path(largest[np.isfinite(largest[:, 0])]).contains_points(draws).mean()
+    assert inside == pytest.approx(fraction, abs=0.015)
+
+
+def test_an_outline_at_a_height_that_is_nowhere_is_empty():
+    edges = (np.arange(4.0), np.arange(4.0))
+
+    assert np.isnan(density.outline(np.ones((3, 3)), edges, 7.0)).all()
+
+
+def test_a_marginal_counts_what_lies_outside_in_the_whole():
+    events = np.concatenate([np.linspace(0.01, 0.99, 60), np.full(40, 9.0)])
+    edges = np.linspace(0, 1, 4)
+
+    held = (density.marginal(events, edges) * np.diff(edges)).sum()
+
+    assert held == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(("rows", "levels"), [(39, []), (40, [0.5]), (201, [0.5, 0.9])])
+def test_a_contour_is_only_drawn_where_rows_lie_outside_it(rows, levels):
+    assert density.sure(rows) == levels
+
+
+def test_bins_hold_nearly_all_events_of_both_and_none_below_zero():
+    rng = np.random.default_rng(0)
+    data, drawn = rng.exponential(1.0, 5000), rng.exponential(1.2, 5000)
+
+    edges = density.edges(data, drawn)
+
+    assert edges[0] == 0.0
+    assert np.mean(data < edges[-1]) > 0.998
+    assert np.mean(drawn < edges[-1]) > 0.99
+
+
+@pytest.mark.parametrize(
+    ("values", "error"),
+    [([1.0, 3.0], 1.0), ([1.0], math.nan), ([1.0, math.inf], math.nan)],
+    ids=["two", "one", "infinite"],
+)
+def test_a_standard_error_needs_two_finite_values(values, error):
+    assert density.standard_error(np.array(values)) == pytest.approx(error, nan_ok=True)

@@ -1,0 +1,102 @@
+"""SLURM's commands, stood in for by scripts; `tests/cluster` has the real ones."""
+
+import os
+import stat
+
+import pytest
+
+from hpo.queue import jobs
+from hpo.queue.jobs import JobState, SchedulerError
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Makes a command that prints a text, notes its arguments and ends with a code."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+    def make(name, prints="", code=0):
+        (tmp_path / f"{name}.out").write_text(prints)
+        script = f'#!/bin/sh\necho "$@" >> {tmp_path}/{name}.in\ncat {tmp_path}/{name}.out\n'
+        (tmp_path / name).write_text(f"{script}exit {code}\n")
+        (tmp_path / name).chmod(stat.S_IRWXU)
+        return tmp_path / f"{name}.in"
+
+    return make
+
+
+def test_tasks_of_arrays_are_told_apart_and_jobs_of_others_left_out(command):
+    command("squeue", "12_0|12|RUNNING|None\n12_1|12|PENDING|Resources\n15|15|RUNNING|None\n")
+
+    found = jobs.states(["12_0", "12_1", "12_2"])
+
+    assert found == {
+        "12_0": JobState("12_0", "RUNNING", "None"),
+        "12_1": JobState("12_1", "PENDING", "Resources"),
+    }
+
+
+def test_no_answer_is_not_no_job(command):
+    command("squeue", "slurm_load_jobs error: Unable to contact slurm controller", code=1)
+
+    assert jobs.states(["12"]) is None
+    assert jobs.states([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "started", "alive", "stuck"),
+    [
+        pytest.param("RUNNING", "None", True, True, False, id="runs"),
+        pytest.param("COMPLETING", "None", True, True, False, id="is being ended"),
+        pytest.param("PENDING", "Resources", False, True, False, id="waits for room"),
+        pytest.param("PENDING", "BeginTime", False, False, False, id="was queued again"),
+        pytest.param("PENDING", "PartitionTimeLimit", False, True, True, id="asks for too much"),
+        pytest.param("FAILED", "NonZeroExitCode", False, False, False, id="ended"),
+    ],
+)
+def test_what_a_state_means(state, reason, started, alive, stuck):
+    job = JobState("1", state, reason)
+
+    assert (job.started, job.alive, job.stuck) == (started, alive, stuck)
+
+
+def test_an_error_says_what_the_command_said(command):
+    command("scontrol", "Job/step already completing or completed", code=1)
+
+    with pytest.raises(SchedulerError, match="scontrol: Job/step already completing"):
+        jobs.requeue("12_0")
+
+
+def test_a_command_that_is_not_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert not jobs.available()
+    with pytest.raises(SchedulerError, match="squeue is not on this machine"):
+        jobs.ask("squeue")
+
+
+def test_nothing_is_cancelled_when_there_is_nothing_to_cancel(command):
+    asked = command("scancel")
+
+    jobs.cancel([])
+    assert not asked.exists()
+    jobs.cancel(["12_0", "13"])
+    assert asked.read_text() == "12_0 13\n"
+
+
+def test_settings_are_read_by_name(command):
+    command("scontrol", "Configuration data as of now\nMaxArraySize            = 1001\nX = a=b\n")
+
+    assert jobs.settings()["MaxArraySize"] == "1001"
+    assert jobs.settings()["X"] == "a=b"
+
+
+def test_a_task_of_an_array_has_the_name_that_users_see(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        monkeypatch.delenv(name)
+    assert jobs.job_of_this_process() is None
+
+    monkeypatch.setenv("SLURM_JOB_ID", "31")
+    assert jobs.job_of_this_process() == "31"
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "24")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "7")
+    assert jobs.job_of_this_process() == "24_7"

@@ -1,0 +1,395 @@
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+
+import optuna
+import pytest
+import sqlalchemy as sql
+from optuna.trial import TrialState
+
+from hpo.queue.jobs import JobState
+from hpo.queue.leases import Lease, LeaseLost, Owner, began
+from hpo.queue.slots import Slots
+from hpo.storage.open import open_storage, url_of
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    monkeypatch.delenv("HPO_STORAGE", raising=False)
+    return tmp_path
+
+
+def slots_of(runs, *, max_restarts=3):
+    storage = open_storage(url_of(None, runs))
+    study = optuna.create_study(study_name="s", storage=storage, load_if_exists=True)
+    return Slots(study, max_restarts=max_restarts), study
+
+
+def dead_owner():
+    """A process that has just ended."""
+    process = multiprocessing.get_context("spawn").Process(target=int)
+    process.start()
+    owner = Owner(
+        host=Owner.this_process().host,
+        pid=process.pid,
+        started=began(process.pid),
+    )
+    process.join()
+    return owner
+
+
+def test_topping_up_makes_what_is_missing_and_no_more(runs):
+    slots, study = slots_of(runs)
+
+    assert slots.top_up(3) == 3
+    assert slots.top_up(3) == 0
+    assert slots.top_up(2) == 0
+    assert slots.top_up(5) == 2
+    assert slots.counts()[TrialState.WAITING] == 5
+    claims = [slots.claim(Owner.this_process()) for _ in range(6)]
+    assert [claim and claim.number for claim in claims] == [0, 1, 2, 3, 4, None]
+    assert [trial.number for trial in study.trials] == [0, 1, 2, 3, 4]
+
+
+def test_a_grid_point_reaches_the_trial_of_its_number(runs):
+    slots, study = slots_of(runs)
+    points = [{"hidden": 128}, {"hidden": 200}]
+    slots.top_up(2, points=points)
+
+    for point in points:
+        trial = slots.trial_of(slots.claim(Owner.this_process()))
+        assert trial.suggest_categorical("hidden", [128, 200]) == point["hidden"]
+
+
+def drain(runs, journal):
+    """A worker that claims and finishes until nothing waits, and says what it claimed."""
+    slots, _ = slots_of(runs)
+    owner = Owner.this_process()
+    while claim := slots.claim(owner):
+        journal.put(claim.number)
+        slots.finish(claim, TrialState.COMPLETE, 0.0)
+
+
+@pytest.mark.slow
+def test_four_processes_claim_each_of_forty_trials_once(runs):
+    slots, study = slots_of(runs)
+    slots.top_up(40)
+    context = multiprocessing.get_context("spawn")
+    journal = context.Queue()
+
+    workers = [context.Process(target=drain, args=(runs, journal)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    claimed = sorted(journal.get(timeout=120) for _ in range(40))
+    for worker in workers:
+        worker.join()
+
+    assert claimed == list(range(40))
+    assert journal.empty()
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 40
+
+
+def test_a_dead_owners_trial_is_the_next_one_claimed_with_all_it_had(runs):
+    slots, study = slots_of(runs)
+    slots.top_up(2)
+    lost = slots.trial_of(slots.claim(dead_owner()))
+    value = lost.suggest_float("learning_rate", 1e-5, 1e-2, log=True)
+    lost.report(4.5, 1)
+
+    assert slots.reap().released == (0,)
+    claim = slots.claim(Owner.this_process())
+    found = slots.trial_of(claim)
+
+    assert (claim.number, claim.restarts) == (0, 1)
+    assert found.suggest_float("learning_rate", 1e-5, 1e-2, log=True) == value
+    assert study.trials[0].intermediate_values == {1: 4.5}
+
+
+def test_a_live_owners_trial_is_left_alone(runs):
+    slots, _ = slots_of(runs)
+    slots.top_up(1)
+    slots.claim(Owner.this_process())
+
+    assert slots.reap() == type(slots.reap())()
+    assert slots.counts()[TrialState.RUNNING] == 1
+
+
+def lease_of(owner, silent_s):
+    return Lease(number=0, trial_id=1, token="t", owner=owner, silent_s=silent_s, restarts=0)
+
+
+ELSEWHERE = Owner(host="elsewhere", pid=1, started=0.0, job="12_3")
+
+
+@pytest.mark.parametrize(
+    ("silent_s", "jobs", "lives"),
+    [
+        pytest.param(10, {}, True, id="renewed lately, whatever SLURM says"),
+        pytest.param(300, {}, False, id="silent, and its job is gone"),
+        pytest.param(300, {"12_3": JobState("12_3", "RUNNING", "None")}, True, id="job runs"),
+        pytest.param(
+            300, {"12_3": JobState("12_3", "PENDING", "BeginTime")}, False, id="job waits again"
+        ),
+        pytest.param(300, None, True, id="SLURM does not answer"),
+        pytest.param(2000, None, False, id="silent for too long to wait for an answer"),
+    ],
+)
+def test_slurm_is_believed_about_a_silent_owner_elsewhere(silent_s, jobs, lives):
+    assert lease_of(ELSEWHERE, silent_s).lives(jobs) is lives
+
+
+def test_a_silent_owner_elsewhere_without_a_job_is_dead():
+    owner = replace(ELSEWHERE, job=None)
+
+    assert lease_of(owner, 10).lives({})
+    assert not lease_of(owner, 300).lives({})
+
+
+def test_a_reused_process_id_is_not_the_owner():
+    us = Owner.this_process()
+
+    assert us.runs()
+    assert not replace(us, started=us.started - 100).runs()
+
+
+def test_slurm_is_asked_only_about_silent_owners_elsewhere(runs):
+    asked = []
+    slots, study = slots_of(runs)
+    slots = Slots(study, max_restarts=3, ask=lambda jobs: asked.append(list(jobs)) or {})
+    slots.top_up(1)
+    slots.claim(ELSEWHERE)
+
+    assert slots.reap().released == ()
+    assert asked == []
+    age(slots, 300)
+    assert slots.reap().released == (0,)
+    assert asked == [["12_3"]]
+
+
+def age(slots, seconds):
+    """Have all leases been renewed that much earlier."""
+    with slots._engine.begin() as connection:
+        connection.execute(sql.text(f"UPDATE hpo_leases SET renewed = renewed - {seconds}"))
+
+
+def test_a_job_that_was_started_anew_takes_back_what_it_held(runs):
+    slots, _ = slots_of(runs)
+    slots.top_up(2)
+    slots.claim(ELSEWHERE)
+    slots.claim(replace(ELSEWHERE, rank=1))
+
+    again = replace(ELSEWHERE, host="another", pid=7)
+
+    assert slots.reap(again).released == (0,)
+
+
+def test_a_claim_whose_answer_was_lost_is_found_again(runs, monkeypatch):
+    slots, study = slots_of(runs)
+    slots.top_up(3)
+    claim, lost = slots._claim, []
+
+    def deaf_once(owner, token):
+        found = claim(owner, token)
+        if not lost:
+            lost.append(found)
+            raise sql.exc.OperationalError("commit", {}, Exception("server closed the connection"))
+        return found
+
+    monkeypatch.setattr(slots, "_claim", deaf_once)
+
+    assert slots.claim(Owner.this_process()) == lost[0]
+    assert slots.counts()[TrialState.RUNNING] == 1
+
+
+def test_points_are_tried_before_new_trials_and_count_to_the_total(runs):
+    slots, study = slots_of(runs)
+    slots.top_up(4)
+    begun = slots.claim(Owner.this_process())
+
+    assert slots.enqueue([{"hidden": 10}, {"hidden": 20}]) == [1, 2]
+    slots.release(begun)
+    claims = [slots.claim(Owner.this_process()).number for _ in range(4)]
+
+    assert claims == [0, 1, 2, 3]
+    assert slots.claim(Owner.this_process()) is None
+    fixed = [trial.system_attrs.get("fixed_params") for trial in study.trials]
+    assert fixed == [None, {"hidden": 10}, {"hidden": 20}, None]
+
+
+def test_points_beyond_the_total_raise_it(runs):
+    slots, _ = slots_of(runs)
+    slots.top_up(1)
+
+    slots.enqueue([{"hidden": 10}, {"hidden": 20}])
+
+    assert slots.counts()[TrialState.WAITING] == 2
+
+
+def test_jobs_are_remembered_once_each(runs):
+    slots, _ = slots_of(runs)
+    slots.add_jobs(["12_0", "12_1"])
+    slots.add_jobs(["12_1", "13"])
+
+    assert sorted(slots_of(runs)[0].jobs()) == ["12_0", "12_1", "13"]
+
+
+def test_a_report_and_an_end_are_progress_and_a_claim_is_none(runs):
+    slots, _ = slots_of(runs)
+    slots.top_up(1)
+    claim = slots.claim(Owner.this_process())
+    assert slots.progress() == 0
+
+    slots.trial_of(claim).report(1.0, 1)
+    assert slots.progress() == 1
+    slots.finish(claim, TrialState.COMPLETE, 1.0)
+    assert slots.progress() == 2
+
+
+def test_what_was_handed_back_in_vain_counts_as_a_restart(runs):
+    slots, _ = slots_of(runs)
+    slots.top_up(1)
+    slots.release(slots.claim(Owner.this_process()))
+    assert (again := slots.claim(Owner.this_process())).restarts == 0
+
+    slots.release(again, futile=True)
+    assert slots.claim(Owner.this_process()).restarts == 1
+
+
+def test_a_worker_that_lost_its_trial_can_tell_nothing(runs):
+    slots, study = slots_of(runs)
+    slots.top_up(1)
+    old = slots.claim(dead_owner())
+    slots.reap()
+    new = slots.claim(Owner.this_process())
+
+    with pytest.raises(LeaseLost, match="trial 0"):
+        slots.renew(old)
+    with pytest.raises(LeaseLost):
+        slots.finish(old, TrialState.COMPLETE, 1.0)
+    slots.finish(new, TrialState.COMPLETE, 2.0)
+
+    assert study.trials[0].value == 2.0
+    assert slots.leases() == []
+
+
+def test_a_trial_that_keeps_killing_its_workers_fails_at_last(runs):
+    slots, study = slots_of(runs, max_restarts=2)
+    slots.top_up(1)
+    outcomes = []
+    for _ in range(3):
+        slots.claim(dead_owner())
+        outcomes.append(slots.reap())
+
+    assert [one.released for one in outcomes] == [(0,), (0,), ()]
+    assert outcomes[-1].failed == (0,)
+    assert study.trials[0].state == TrialState.FAIL
+    assert slots.claim(Owner.this_process()) is None
+
+
+def test_a_released_trial_does_not_count_as_restarted(runs):
+    slots, _ = slots_of(runs)
+    slots.top_up(1)
+    slots.release(slots.claim(Owner.this_process()))
+
+    assert slots.claim(Owner.this_process()).restarts == 0
+
+
+def claim_and_hang(runs, claimed):
+    slots, _ = slots_of(runs)
+    claimed.put(slots.claim(Owner.this_process()).number)
+    signal.pause()
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_seen_as_dead_at_once(runs):
+    slots, _ = slots_of(runs)
+    slots.top_up(1)
+    context = multiprocessing.get_context("spawn")
+    claimed = context.Queue()
+    worker = context.Process(target=claim_and_hang, args=(runs, claimed))
+    worker.start()
+    assert claimed.get(timeout=60) == 0
+    assert slots.reap().released == ()
+
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join()
+
+    assert slots.reap().released == (0,)
+
+
+def launch(runs, start, made):
+    """What a launch does first, begun at the same moment as another one."""
+    start.wait()
+    slots, _ = slots_of(runs)
+    made.put(slots.top_up(50))
+
+
+@pytest.mark.slow
+def test_launches_at_once_in_a_new_folder_make_each_trial_once(runs):
+    context = multiprocessing.get_context("spawn")
+    start, made = context.Barrier(4), context.Queue()
+    launches = [context.Process(target=launch, args=(runs, start, made)) for _ in range(4)]
+    for one in launches:
+        one.start()
+
+    assert sum(made.get(timeout=120) for _ in launches) == 50
+    for one in launches:
+        one.join()
+    slots, _ = slots_of(runs)
+    assert slots.counts()[TrialState.WAITING] == 50
+
+
+def test_an_end_whose_answer_was_lost_is_not_told_twice(runs, monkeypatch):
+    slots, study = slots_of(runs)
+    slots.top_up(1)
+    claim = slots.claim(Owner.this_process())
+    end, lost = slots._end, []
+
+    def deaf_once(*arguments, **options):
+        found = end(*arguments, **options)
+        if not lost:
+            lost.append(found)
+            raise sql.exc.OperationalError("commit", {}, Exception("server closed the connection"))
+        return found
+
+    monkeypatch.setattr(slots, "_end", deaf_once)
+    slots.finish(claim, TrialState.COMPLETE, 1.5)
+
+    assert lost == [True]
+    assert (study.trials[0].state, study.trials[0].value) == (TrialState.COMPLETE, 1.5)
+
+
+def test_a_pruned_trial_has_the_value_that_it_reported_last(runs):
+    slots, study = slots_of(runs)
+    slots.top_up(2)
+    first, second = (slots.claim(Owner.this_process()) for _ in range(2))
+    trial = slots.trial_of(first)
+    for step, value in enumerate([3.0, 2.5]):
+        trial.report(value, step)
+
+    slots.finish(first, TrialState.PRUNED)
+    slots.finish(second, TrialState.FAIL)
+
+    assert [trial.value for trial in study.trials] == [2.5, None]
+    assert study.trials[0].datetime_complete >= study.trials[0].datetime_start
+
+
+def test_the_sampler_learns_of_the_trials_that_ended_meanwhile(runs):
+    slots, study = slots_of(runs)
+    slots.top_up(3)
+    known = []
+
+    class Watching(optuna.samplers.TPESampler):
+        def infer_relative_search_space(self, study, trial):
+            states = (TrialState.COMPLETE,)
+            known.append(len(study._get_trials(deepcopy=False, states=states, use_cache=True)))
+            return {}
+
+    study.sampler = Watching(n_startup_trials=0)
+    for _ in range(3):
+        claim = slots.claim(Owner.this_process())
+        slots.trial_of(claim).suggest_float("x", 0, 1)
+        slots.finish(claim, TrialState.COMPLETE, 1.0)
+
+    assert known == [0, 1, 2]

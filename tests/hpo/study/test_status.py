@@ -1,0 +1,140 @@
+"""What `hpo status` sees, told on a real database."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState, create_trial
+from rich.console import Console
+from sqlalchemy import event
+
+from hpo.execution.launch import begin, follow, prepare
+from hpo.execution.progress import duration
+from hpo.queue.leases import Owner
+from hpo.queue.slots import Slots
+from hpo.records.record import EpochRow
+from hpo.storage.open import open_storage, url_of
+from hpo.study import study as studies
+from hpo.study.spec import load
+from hpo.study.status import look
+
+
+@pytest.fixture
+def opened(tmp_path, monkeypatch):
+    """A new study of six trials: itself, what it searches, its slots."""
+    monkeypatch.delenv("HPO_STORAGE", raising=False)
+    spec = load("quick")
+    storage = open_storage(url_of(None, tmp_path))
+    study = studies.create(storage, spec, runs=tmp_path, fingerprint="f")
+    slots = Slots(study, max_restarts=3)
+    slots.top_up(6)
+    return study, spec, slots
+
+
+def test_every_trial_is_counted_once_where_it_is(opened):
+    _, _, slots = opened
+    us = Owner.this_process()
+    slots.finish(slots.claim(us), TrialState.COMPLETE, 4.5)
+    slots.finish(slots.claim(us), TrialState.FAIL)
+    slots.claim(us)
+
+    seen = look(*opened)
+
+    assert (seen.complete, seen.failed, len(seen.running), seen.waiting) == (1, 1, 1, 3)
+    assert (seen.total, seen.finished) == (6, 2)
+    assert (seen.best_trial, seen.best_val_nll) == (0, 4.5)
+
+
+def test_a_running_trial_tells_who_holds_it_and_how_far_it_is(opened, tmp_path):
+    study, _, slots = opened
+    claim = slots.claim(Owner.this_process())
+    record = studies.blank(study, claim.number)
+    row = {"train_nll": 4.6, "learning_rate": 1e-3, "samples_per_second": 1e4, "loss_rate": None}
+    rows = tuple(EpochRow(epoch=n, val_nll=4.5, seconds=3.0, **row) for n in (1, 2))
+    replace(record, epochs=rows).write(studies.trial_folder(tmp_path, "quick", 0))
+
+    [running] = look(*opened).running
+
+    assert (running.trial, running.epoch, running.epochs) == (0, 2, 9)
+    assert running.val_nll == 4.5
+    assert running.eta_s == 7 * 3.0
+    assert running.pid == Owner.this_process().pid
+    assert running.stale is None
+
+
+def test_a_trial_whose_worker_is_gone_is_stale_and_says_why(opened):
+    _, _, slots = opened
+    us = Owner.this_process()
+    slots.claim(replace(us, started=us.started - 100))
+
+    [running] = look(*opened).running
+
+    assert f"(process {us.pid} on {us.host}) is gone" in running.stale
+    assert "hpo launch" in running.stale
+
+
+def test_looking_changes_nothing(opened):
+    before = opened[0].trials
+    look(*opened)
+
+    assert opened[0].trials == before
+    assert not list(Path(opened[0].user_attrs[studies.RUNS]).glob("quick"))
+
+
+def test_the_time_left_follows_from_the_trials_that_ended(opened):
+    study, _, slots = opened
+    us = Owner.this_process()
+    assert look(*opened).eta_s is None  # nothing ended yet
+
+    slots.finish(slots.claim(us), TrialState.COMPLETE, 4.5)
+    took_s = study.get_trials()[0].duration.total_seconds()
+    assert look(*opened).eta_s is None  # nothing runs
+    slots.claim(us)
+    slots.claim(us)
+
+    # Three wait, two run: between a trial and a half, and two and a half, of both workers.
+    assert 1.5 * took_s <= look(*opened).eta_s <= 2.5 * took_s
+
+
+def test_a_look_asks_the_database_no_more_for_many_trials_than_for_few(opened):
+    study, _, slots = opened
+    asked = []
+    event.listen(slots._engine, "before_cursor_execute", lambda *call: asked.append(call[2]))
+    reports = {epoch: 4.5 for epoch in range(3)}
+
+    def asked_by_a_look():
+        asked.clear()
+        look(*opened)
+        return list(asked)
+
+    finished = {"state": TrialState.COMPLETE, "value": 4.5, "intermediate_values": reports}
+    study.add_trial(create_trial(**finished))
+    few = asked_by_a_look()
+    study.add_trials(create_trial(**finished) for _ in range(50))
+    many = asked_by_a_look()
+
+    assert many == few
+    assert not [text for text in many if "trial_intermediate_values" in text]
+
+
+def test_a_launch_reads_no_record_of_a_trial_that_ended_before_it(tmp_path, monkeypatch):
+    monkeypatch.delenv("HPO_STORAGE", raising=False)
+    url = url_of(None, tmp_path)
+    launch = prepare(load("quick"), trials=3, workers=1, on="local", runs=tmp_path, url=url)
+    study, slots = begin(launch)
+    us, read = Owner.this_process(), []
+    while claim := slots.claim(us):
+        slots.finish(claim, TrialState.COMPLETE, 4.5)
+    monkeypatch.setattr(studies, "record_of", lambda _, number: read.append(number))
+
+    seen = follow(launch, study, slots, Console())
+
+    assert seen.complete == 3
+    assert read == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (120, "2 min"), (11_100, "3 h 05 min")]
+)
+def test_a_time_left_is_said_as_people_say_it(seconds, text):
+    assert duration(seconds) == text

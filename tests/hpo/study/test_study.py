@@ -1,0 +1,217 @@
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution
+from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+
+from hpo.queue.slots import Reaped, Slots
+from hpo.records.record import NAME, read
+from hpo.storage.open import open_storage, url_of
+from hpo.study import study as studies
+from hpo.study.spec import SpecError, load
+
+OLD = Path(__file__).parents[2] / "data" / "run-schema-1.json"
+
+
+@pytest.fixture
+def storage(tmp_path, monkeypatch):
+    monkeypatch.delenv("HPO_STORAGE", raising=False)
+    return open_storage(url_of(None, tmp_path))
+
+
+def create(storage, *settings, fingerprint="f"):
+    spec = load("quick", settings=settings)
+    return studies.create(storage, spec, runs=Path("/runs"), fingerprint=fingerprint)
+
+
+def stopping(storage):
+    study, spec = studies.opened(storage, "quick")
+    return studies.stopping(study, spec, Slots(study, max_restarts=0))
+
+
+def test_what_a_study_searches_is_read_back_from_the_database(storage):
+    create(storage, "training.epochs=12")
+
+    study, spec = studies.opened(storage, "quick")
+
+    assert spec == load("quick", settings=["training.epochs=12"])
+    assert str(studies.runs_of(study)) == "/runs/quick"
+
+
+@pytest.mark.parametrize(
+    ("settings", "fingerprint", "message"),
+    [
+        (["training.epochs=12"], "f", r"\[training\] epochs is 9 there and 12 here"),
+        (["space.hidden=[16]"], "f", r"\[space\] hidden is \[16, 32\] there and \[16\] here"),
+        (["space.depth=[1]"], "f", r"\[space\] depth is absent there and \[1\] here"),
+        (["pruner.kind=none"], "f", r"\[pruner\] kind is 'asha' there and 'none' here"),
+        (
+            ["data.hold_out_cells=[{Z=0.01}]"],
+            "f",
+            r'\[data\] hold_out_cells is \[\] there and \[{"Z": 0.01}\] here',
+        ),
+        (["study.seed=3"], "f", r"\[study\] seed is 0 there and 3 here"),
+        ([], "g", "trained on other data"),
+    ],
+)
+def test_a_study_that_would_not_compare_is_refused(storage, settings, fingerprint, message):
+    create(storage)
+
+    with pytest.raises(SpecError, match=message):
+        create(storage, *settings, fingerprint=fingerprint)
+
+
+def test_the_same_held_out_cells_in_another_order_are_the_same_study(storage):
+    create(storage, "data.hold_out_cells=[{Z=0.01,alpha=1.0},{Z=0.02,alpha=3.0}]")
+    create(storage, "data.hold_out_cells=[{alpha=3,Z=0.02},{Z=0.01,alpha=1}]")
+
+    with pytest.raises(
+        SpecError, match=r"hold_out_cells is \[{.*}, {.*}\] there and \[{.*}\] here"
+    ):
+        create(storage, "data.hold_out_cells=[{Z=0.01,alpha=1.0}]")
+
+
+def test_a_study_whose_runs_are_elsewhere_is_refused(storage):
+    create(storage)
+
+    with pytest.raises(SpecError, match="its runs are in /runs: launch it with --runs"):
+        studies.create(storage, load("quick"), runs=Path("/other"), fingerprint="f")
+
+
+def test_a_study_left_by_a_launch_that_died_making_it_is_taken_over(storage):
+    optuna.create_study(study_name="quick", storage=storage)
+
+    assert studies.opened(storage, create(storage).study_name)[1] == load("quick")
+
+
+def test_a_study_of_another_program_is_refused(storage):
+    optuna.create_study(study_name="quick", storage=storage).ask()
+
+    with pytest.raises(SpecError, match="made by another program"):
+        create(storage)
+
+
+def test_resources_may_change_between_launches(storage):
+    create(storage)
+    create(storage, "study.workers=7", "slurm.cpus=2", "study.trials=99", "training.device=cpu")
+
+    assert studies.opened(storage, "quick")[1].study.workers == 7
+
+
+def test_a_launch_lifts_the_stop(storage):
+    create(storage).set_user_attr(studies.STOP, True)
+    assert stopping(storage) == "stopped by hpo stop"
+
+    create(storage)
+    assert stopping(storage) is None
+
+
+def test_a_trial_that_its_workers_died_of_ends_in_its_record_too(storage, tmp_path, monkeypatch):
+    monkeypatch.setattr(Slots, "reap", lambda self, me: Reaped(failed=(7,)))
+    study = studies.create(storage, load("quick"), runs=tmp_path, fingerprint="f")
+    folder = studies.trial_folder(tmp_path, "quick", 7)
+    folder.mkdir(parents=True)
+    shutil.copy(OLD, folder / NAME)
+    replace(read(folder / NAME), trial=7, state="running", restarts=3).write(folder)
+
+    studies.reap(study, Slots(study, max_restarts=3))
+
+    found = studies.record_of(study, 7)
+    assert found.state == "failed"
+    assert found.reason.startswith("its worker died 4 times: see log.txt")
+
+
+def test_a_trial_that_killed_its_workers_before_its_first_record_has_one_at_last(
+    storage, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Slots, "reap", lambda self, me: Reaped(failed=(3,)))
+    study = studies.create(storage, load("quick"), runs=tmp_path, fingerprint="f")
+
+    studies.reap(study, Slots(study, max_restarts=0))
+
+    assert studies.record_of(study, 3).state == "failed"
+
+
+def test_no_two_trials_begin_with_the_same_draw(storage):
+    spec = load("quick")
+    study = create(storage)
+    draws = set()
+    for number in range(5):
+        study.sampler = studies.sampler_of(spec, number)
+        draws.add(study.ask().suggest_float("x", 0, 1))
+
+    assert len(draws) == 5
+
+
+def test_a_sampler_that_knows_the_trials_so_far_chooses_the_same_and_compares_none_of_them(
+    storage, monkeypatch
+):
+    spec = load("quick", settings=["sampler.startup_trials=2"])
+    study, known, compared = create(storage), studies.search_space(), []
+    equal = CategoricalDistribution.__eq__
+
+    def counted(one, other):
+        compared.append(other)
+        return equal(one, other)
+
+    def chosen(known):
+        study.sampler = studies.sampler_of(spec, 30, known)
+        trial = study.ask()
+        params = (trial.suggest_categorical("hidden", [16, 32]), trial.suggest_float("rate", 0, 1))
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        return params
+
+    for number in range(30):
+        study.sampler = studies.sampler_of(spec, number, known)
+        trial = study.ask()
+        study.tell(
+            trial, trial.suggest_categorical("hidden", [16, 32]) + trial.suggest_float("rate", 0, 1)
+        )
+    monkeypatch.setattr(CategoricalDistribution, "__eq__", counted)
+
+    anew = chosen(None), len(compared)
+    shared = chosen(known), len(compared) - anew[1]
+
+    assert shared[0] == anew[0]
+    assert anew[1] >= 29
+    assert shared[1] <= 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "pruner"),
+    [
+        ("asha", SuccessiveHalvingPruner),
+        ("hyperband", HyperbandPruner),
+        ("median", MedianPruner),
+        ("none", NopPruner),
+    ],
+)
+def test_a_pruner_is_the_one_that_is_named(kind, pruner):
+    assert type(studies.pruner_of(load("quick", settings=[f"pruner.kind={kind}"]))) is pruner
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        pytest.param([3.0, 2.0, 4.0], None, id="one since the best"),
+        pytest.param([3.0, 2.0, 4.0, None], "no better trial among the last 2", id="two"),
+        pytest.param([None, None], "no better trial among the last 2", id="never a result"),
+        pytest.param([3.0, 4.0, 2.0], None, id="the last is the best"),
+    ],
+)
+def test_a_study_that_no_longer_improves_starts_no_trial(storage, values, reason):
+    study = create(storage, "study.stop_after_no_improvement=2")
+    for value in values:
+        trial = study.ask()
+        if value is None:
+            trial.report(9.0, 1)
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        else:
+            study.tell(trial, value)
+
+    told = stopping(storage)
+
+    assert told is None if reason is None else told.startswith(reason)

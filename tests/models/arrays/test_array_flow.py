@@ -1,0 +1,342 @@
+"""The flow in plain arrays against the flow in torch, and gradients of both."""
+
+import hashlib
+import importlib
+import json
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from models import Emulator
+from models.arrays.flow import ArrayFlow
+from models.bundle.domain import ExtrapolationWarning
+from models.bundle.ensemble import Mixture
+from models.bundle.files import EmulatorError
+from tests.random_flows import a_flow, in_arrays
+
+CASES = [
+    pytest.param(2, 2, {}, id="default"),
+    pytest.param(2, 2, {"conditioner": "masked"}, id="masked"),
+    pytest.param(2, 2, {"kind": "affine", "blocks": 12}, id="affine"),
+    pytest.param(
+        3, 2, {"kind": "affine", "conditioner": "masked", "normalise": True}, id="affine-masked"
+    ),
+    pytest.param(2, 2, {"coordinates": "log_total", "activation": "relu"}, id="log-total-relu"),
+    pytest.param(2, 2, {"coordinates": "log", "activation": "gelu"}, id="log-gelu"),
+    pytest.param(
+        3, 2, {"residual": True, "depth": 3, "normalise": True, "blocks": 3}, id="residual"
+    ),
+    pytest.param(3, 2, {"conditioner": "masked", "activation": "tanh", "blocks": 3}, id="three"),
+    pytest.param(1, 2, {"bins": 1, "blocks": 1}, id="one-column-one-bin"),
+    pytest.param(2, 0, {}, id="no-condition"),
+    pytest.param(2, 0, {"conditioner": "masked"}, id="no-condition-masked"),
+]
+
+
+def some_rows(features=2, conditions=2, rows=500):
+    """Events, conditions and noise: the bulk and far beyond the splines."""
+    rng = np.random.default_rng(1)
+    x_NF = np.exp(rng.normal(2.0, 0.8, size=(rows, 3)))[:, :features]
+    c_NC = np.stack([10 ** rng.uniform(-4, -2, rows), rng.uniform(0.5, 5, rows)], 1)
+    return x_NF, c_NC[:, :conditions], 2 * rng.standard_normal((rows, features))
+
+
+def tensors(*values, dtype=torch.float64):
+    return [torch.from_numpy(value).to(dtype) for value in values]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    """Folder of a saved emulator. Do not write into it."""
+    return Emulator(a_flow()).save(tmp_path_factory.mktemp("bundle") / "emulator")
+
+
+@pytest.mark.parametrize(("features", "conditions", "options"), CASES)
+def test_in_float64_it_is_the_torch_flow_to_ten_digits(features, conditions, options):
+    flow = a_flow(features, conditions, options)
+    in_numpy = in_arrays(flow)
+    x_NF, c_NC, noise_NF = some_rows(features, conditions)
+
+    flow.double()
+    log_prob = flow.log_prob(*tensors(x_NF, c_NC)).numpy()
+    events = flow.from_noise(*tensors(noise_NF, c_NC)).numpy()
+
+    found = in_numpy.log_density(x_NF, c_NC)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, log_prob, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(in_numpy.from_noise(noise_NF, c_NC), events, rtol=1e-10)
+
+
+@pytest.mark.parametrize(("features", "conditions", "options"), CASES)
+def test_in_float32_it_is_the_torch_flow_to_five_digits(features, conditions, options):
+    flow = a_flow(features, conditions, options, noise=0.03)
+    x_NF, c_NC, _ = some_rows(features, conditions)
+    x_NF, c_NC = x_NF.astype(np.float32), c_NC.astype(np.float32)
+
+    found = in_arrays(flow, dtype="float32").log_density(x_NF, c_NC)
+
+    assert found.dtype == np.float32
+    log_prob = flow.double().log_prob(*tensors(x_NF, c_NC)).numpy()
+    np.testing.assert_allclose(found, log_prob, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("features", "conditions", "options"), CASES)
+def test_events_made_of_noise_have_the_density_of_that_noise(features, conditions, options):
+    """The inverse undoes, and the determinant is that of the map by finite differences."""
+    flow = in_arrays(a_flow(features, conditions, options))
+    _, c_NC, noise_NF = some_rows(features, conditions, rows=20)
+    noise_NF = noise_NF / 4
+
+    step = 1e-6
+    columns = [
+        flow.from_noise(noise_NF + step * unit, c_NC)
+        - flow.from_noise(noise_NF - step * unit, c_NC)
+        for unit in np.eye(features)
+    ]
+    _, log_det_N = np.linalg.slogdet(np.stack(columns, -1) / (2 * step))
+    log_normal_N = -0.5 * (noise_NF**2 + np.log(2 * np.pi)).sum(1)
+
+    log_density_N = flow.log_density(flow.from_noise(noise_NF, c_NC), c_NC)
+    np.testing.assert_allclose(log_density_N, log_normal_N - log_det_N, atol=1e-5)
+
+
+def test_an_ensemble_is_the_mixture_of_its_members():
+    mixture = Mixture([a_flow(seed=seed) for seed in range(3)]).eval()
+    in_numpy = in_arrays(mixture)
+    x_NF, c_NC, noise_NF = some_rows()
+    noise_NF = np.concatenate([noise_NF, np.random.default_rng(2).normal(size=(500, 1))], 1)
+
+    mixture.double()
+    log_prob = mixture.log_prob(*tensors(x_NF, c_NC)).numpy()
+    events = mixture.from_noise(*tensors(noise_NF, c_NC)).numpy()
+
+    assert in_numpy.noise_columns == 3
+    np.testing.assert_allclose(in_numpy.log_density(x_NF, c_NC), log_prob, rtol=1e-10)
+    np.testing.assert_allclose(in_numpy.from_noise(noise_NF, c_NC), events, rtol=1e-10)
+    assert in_numpy.log_density(np.array([-1.0, 5.0]), c_NC[0]) == -np.inf
+
+
+def test_a_bundle_gives_what_the_emulator_gives(bundle):
+    emulator, flow = Emulator.load(bundle), ArrayFlow.load(bundle)
+    events = emulator.sample(300, seed=3, Z=0.001, alpha=1.0)
+    alpha = np.linspace(0.5, 5, 300)
+
+    for given in ({"Z": 0.001, "alpha": 1.0}, {"alpha": alpha, "Z": 0.002}):
+        np.testing.assert_allclose(
+            flow.log_prob(events, **given), emulator.log_prob(events, **given), rtol=1e-4, atol=1e-4
+        )
+    assert flow.event_columns == emulator.event_columns
+    assert flow.condition_columns == emulator.condition_columns
+    assert flow.domain == emulator.domain
+
+
+def test_one_condition_for_all_gives_what_one_for_each_would():
+    flow = in_arrays(a_flow())
+    x_NF, c_NC, _ = some_rows()
+    x_2NF = np.stack([x_NF, x_NF[:, ::-1]])
+
+    shared = flow.log_density(x_2NF, c_NC[0])
+
+    each = flow.log_density(x_2NF, np.broadcast_to(c_NC[0], (2, 500, 2)))
+    assert shared.shape == (2, 500)
+    np.testing.assert_allclose(shared, each, rtol=1e-12)
+    np.testing.assert_allclose(
+        flow.log_density(x_NF[:, None], c_NC[None, :7]).diagonal(),
+        flow.log_density(x_NF[:7], c_NC[:7]),
+        rtol=1e-12,
+    )
+
+
+@pytest.mark.parametrize("event", [[-1.0, 5.0], [5.0, 0.0], [np.nan, 5.0], [5.0, np.inf]], ids=str)
+def test_events_that_cannot_be_have_no_density(event):
+    flow = in_arrays(a_flow())
+
+    assert flow.log_prob([event, [9.0, 8.0]], Z=0.001, alpha=1.0)[0] == -np.inf
+    assert np.isfinite(flow.log_prob([event, [9.0, 8.0]], Z=0.001, alpha=1.0)[1])
+
+
+def test_a_density_integrates_to_one():
+    flow = in_arrays(a_flow(noise=0.05))
+    log_m = np.linspace(-3, 8, 700)
+    x_MMF = np.stack(np.meshgrid(np.exp(log_m), np.exp(log_m), indexing="ij"), -1)
+
+    density = np.exp(flow.log_density(x_MMF, np.array([0.001, 1.0]))) * x_MMF.prod(-1)
+
+    assert density.sum() * (log_m[1] - log_m[0]) ** 2 == pytest.approx(1, abs=1e-3)
+
+
+def test_importing_it_imports_no_torch():
+    names = "models.arrays.flow, models.arrays.table, models.inference.population"
+    code = f"import sys, {names}; print(*sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert not {"torch", "nflows", "jax", "bilby"} & set(out.stdout.split())
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize(("features", "conditions", "options"), CASES)
+def test_the_torch_module_has_the_gradient_of_finite_differences(features, conditions, options):
+    module = Emulator(a_flow(features, conditions, options)).module.double()
+    x_NF, c_NC, _ = some_rows(features, conditions, rows=6)
+    x, c = (value.requires_grad_() for value in tensors(x_NF, c_NC))
+
+    # In logarithms: a step of finite differences has to be small beside a metallicity.
+    logs = [value.detach().log().requires_grad_() for value in (x, c)]
+    assert torch.autograd.gradcheck(lambda x, c: module.log_prob(x.exp(), c.exp()), logs)
+
+    one = torch.func.grad(lambda x, c: module.log_prob(x[None], c[None])[0], argnums=(0, 1))
+    each = torch.func.vmap(one)(x.detach(), c.detach())
+    together = torch.autograd.grad(
+        module.log_prob(x, c).sum(), (x, c), allow_unused=True, materialize_grads=True
+    )
+    for found, expected in zip(each, together, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_the_torch_module_has_no_nan_gradient_outside_the_support():
+    module = Emulator(a_flow()).module
+    x = torch.tensor([[-1.0, 5.0], [9.0, 8.0], [5.0, 0.0]], requires_grad=True)
+    c = torch.tensor([[0.001, 1.0]]).repeat(3, 1).requires_grad_()
+
+    module.log_prob(x, c).exp().sum().backward()
+
+    assert x.grad.isfinite().all()
+    assert c.grad.isfinite().all()
+    assert (x.grad[[0, 2]] == 0).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("features", "conditions", "options"), CASES)
+def test_jax_compiles_it_to_the_same_numbers_and_torchs_gradient(features, conditions, options):
+    jax = importlib.import_module("jax")
+    flow = a_flow(features, conditions, options)
+    plain = in_arrays(flow)
+    x_NF, c_NC, noise_NF = some_rows(features, conditions, rows=50)
+    x, c = (value.requires_grad_() for value in tensors(x_NF, c_NC))
+    gradients = torch.autograd.grad(
+        flow.double().log_prob(x, c).sum(), (x, c), allow_unused=True, materialize_grads=True
+    )
+
+    with jax.enable_x64(True):
+        x_J, c_J = jax.numpy.asarray(x_NF), jax.numpy.asarray(c_NC)
+        log_prob = jax.jit(plain.log_density)(x_J, c_J)
+        found = jax.jit(jax.grad(lambda x, c: plain.log_density(x, c).sum(), (0, 1)))(x_J, c_J)
+        events = jax.jit(plain.from_noise)(jax.numpy.asarray(noise_NF), c_J)
+
+    assert log_prob.dtype == np.float64
+    np.testing.assert_allclose(log_prob, plain.log_density(x_NF, c_NC), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(events, plain.from_noise(noise_NF, c_NC), rtol=1e-10)
+    for ours, torchs in zip(found, gradients, strict=True):
+        np.testing.assert_allclose(ours, torchs, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_jax_in_single_precision_warns_of_nothing_and_has_five_digits():
+    jax = importlib.import_module("jax")
+    flow = in_arrays(a_flow(noise=0.03))
+    x_NF, c_NC, _ = some_rows()
+
+    found = jax.jit(flow.log_density)(jax.numpy.asarray(x_NF), jax.numpy.asarray(c_NC))
+
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, flow.log_density(x_NF, c_NC), rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_under_jax_no_gradient_is_nan_outside_the_support():
+    jax = importlib.import_module("jax")
+    flow = in_arrays(Mixture([a_flow(seed=seed) for seed in range(2)]).eval())
+    x = jax.numpy.array([[-1.0, 5.0], [9.0, 8.0], [np.nan, 3.0], [5.0, 0.0]])
+    c = jax.numpy.array([0.001, 1.0])
+
+    density = jax.jit(jax.grad(lambda x, c: jax.numpy.exp(flow.log_density(x, c)).sum(), (0, 1)))
+
+    of_events, of_conditions = density(x, c)
+    assert np.isfinite(of_events).all()
+    assert np.isfinite(of_conditions).all()
+    assert (np.asarray(of_events)[[0, 2, 3]] == 0).all()
+    assert (np.asarray(of_events)[1] != 0).all()
+
+
+def test_outside_the_domain_it_warns_raises_or_keeps_quiet():
+    flow = in_arrays(a_flow())
+    with pytest.warns(ExtrapolationWarning, match=r"Z = 0.05 is outside the range \[0.0001, 0.01]"):
+        flow.log_prob([[9.0, 8.0]], Z=0.05, alpha=1.0)
+    with pytest.raises(EmulatorError, match="alpha = 9 is outside the range"):
+        flow.log_prob([[9.0, 8.0]], Z=0.001, alpha=9.0, on_extrapolation="raise")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        flow.log_prob([[9.0, 8.0]], Z=0.001, alpha=9.0, on_extrapolation="ignore")
+        flow.log_prob([[9.0, 8.0]], Z=float(np.float32(0.0001)), alpha=5.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        pytest.param(lambda f: f.log_prob([[9, 8]], Z=0.001), "missing alpha", id="missing"),
+        pytest.param(lambda f: f.log_prob([9, 8], Z=0.001, alpha=1), "must have shape", id="shape"),
+        pytest.param(
+            lambda f: f.log_prob([[9, 8]], Z=[0.001, 0.002], alpha=1), "each of the 1", id="length"
+        ),
+        pytest.param(
+            lambda f: f.log_prob([[9, 8]], Z=np.nan, alpha=1), "Z must be finite", id="nan"
+        ),
+        pytest.param(
+            lambda f: f.log_prob([[9, 8]], Z=0.001, alpha=1, on_extrapolation="no"),
+            "must be warn, raise",
+            id="action",
+        ),
+    ],
+)
+def test_a_bad_call_is_refused_with_a_sentence(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(in_arrays(a_flow()))
+
+
+def _no_card(folder):
+    (folder / "emulator.json").unlink()
+
+
+def _newer(folder):
+    path = folder / "emulator.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 3}))
+
+
+def _no_weights(folder):
+    (folder / "weights.safetensors").unlink()
+
+
+def _changed(folder):
+    path = folder / "weights.safetensors"
+    path.write_bytes(path.read_bytes() + b" ")
+
+
+def _other_weights(folder):
+    path, card = folder / "weights.safetensors", folder / "emulator.json"
+    path.write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    said = json.loads(card.read_text())
+    said["files"][path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    card.write_text(json.dumps(said))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        pytest.param(_no_card, "is not an emulator .* make one with `hpo export`", id="no-card"),
+        pytest.param(_newer, "has format 3, this version reads up to 2", id="newer"),
+        pytest.param(_no_weights, "weights.safetensors is missing", id="no-weights"),
+        pytest.param(_changed, "is not the file that was exported", id="changed"),
+        pytest.param(_other_weights, "does not fit emulator.json", id="other"),
+    ],
+)
+def test_a_bundle_that_cannot_be_used_is_refused(bundle, tmp_path, damage, message):
+    for name in ("emulator.json", "weights.safetensors"):
+        (tmp_path / name).write_bytes((bundle / name).read_bytes())
+    damage(tmp_path)
+
+    with pytest.raises(EmulatorError, match=message):
+        ArrayFlow.load(tmp_path)

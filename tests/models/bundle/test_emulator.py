@@ -1,0 +1,288 @@
+"""The emulator and its bundle, as a user meets them."""
+
+import json
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from data_prep.dataset import Dataset
+from data_prep.stream import Stream
+from models import Emulator
+from models.bundle.emulator import EmulatorError, ExtrapolationWarning
+from models.config import FlowConfig
+from models.evaluation.nll import ROWS
+from models.flow.coordinates import constants
+from models.flow.density import build_flow
+
+HERE = {"Z": 0.001, "alpha": 1.0}
+
+
+@pytest.fixture(scope="module")
+def emulator(prepared):
+    """Of a flow with random weights."""
+    dataset = Dataset.read(prepared)
+    batches = Stream(prepared, "train", batch_size=1000, shuffle=False).epoch(0)
+    flow = build_flow(FlowConfig(blocks=2, hidden=16), dataset, constants(dataset, batches))
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=rng))
+    return Emulator(flow, {"metrics": {"test_nll": 4.2}, "provenance": {"study": "bbh"}})
+
+
+@pytest.fixture(scope="module")
+def bundle(emulator, tmp_path_factory):
+    """Folder of the saved emulator. Do not write into it."""
+    return emulator.save(
+        tmp_path_factory.mktemp("bundle") / "emulator", extra={"run.json": b'{"schema": 1}'}
+    )
+
+
+@pytest.fixture
+def copy(emulator, tmp_path):
+    """Folder of a saved emulator to be damaged."""
+    return emulator.save(tmp_path / "copy")
+
+
+def test_a_saved_emulator_draws_the_same_samples(emulator, bundle):
+    again = Emulator.load(bundle)
+
+    events = again.sample(500, seed=7, **HERE)
+
+    np.testing.assert_array_equal(events, emulator.sample(500, seed=7, **HERE))
+    np.testing.assert_array_equal(again.log_prob(events, **HERE), emulator.log_prob(events, **HERE))
+    assert again.card == emulator.card
+
+
+def test_the_promised_attributes(bundle):
+    emulator = Emulator.load(str(bundle))
+
+    assert emulator.event_columns == ("Mass_0", "Mass_1")
+    assert emulator.condition_columns == ("Z", "alpha")
+    assert emulator.domain == {"Z": (0.0001, 0.01), "alpha": (0.5, 5.0)}
+    assert emulator.card["metrics"] == {"test_nll": 4.2}
+    assert emulator.card["event_columns"] == {"Mass_0": "Msun", "Mass_1": "Msun"}
+
+
+def test_events_and_densities_are_float64_of_the_promised_shapes(emulator):
+    events = emulator.sample(1000, **HERE)
+    log_prob = emulator.log_prob(events, **HERE)
+
+    assert (events.shape, events.dtype) == ((1000, 2), np.float64)
+    assert (log_prob.shape, log_prob.dtype) == ((1000,), np.float64)
+    assert (events > 0).all()
+    assert emulator.sample(0, **HERE).shape == (0, 2)
+    assert emulator.log_prob(np.empty((0, 2)), **HERE).shape == (0,)
+
+
+def test_a_seed_repeats_the_draws_and_no_seed_does_not(emulator):
+    one, same, other, free = (emulator.sample(10, seed=s, **HERE) for s in (1, 1, 2, None))
+
+    np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(one, other)
+    assert not np.array_equal(free, emulator.sample(10, **HERE))
+
+
+def test_drawing_leaves_the_global_generators_alone(emulator):
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+
+    emulator.sample(10, **HERE)
+    emulator.sample(10, seed=3, **HERE)
+
+    assert torch.equal(torch.get_rng_state(), before[0])
+    np.testing.assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+
+
+def test_conditions_broadcast_and_come_in_any_order(emulator):
+    events = emulator.sample(6, seed=1, **HERE)
+    alpha = np.full(6, 1.0)
+
+    scalar = emulator.log_prob(events, alpha=1.0, Z=0.001)
+
+    np.testing.assert_array_equal(emulator.log_prob(events, Z=0.001, alpha=alpha), scalar)
+    np.testing.assert_array_equal(emulator.sample(6, seed=1, alpha=alpha, Z=0.001), events)
+
+
+def test_one_value_per_row_is_that_rows_condition(emulator):
+    events = emulator.sample(3, seed=1, **HERE)
+    alpha = np.array([0.5, 1.0, 5.0])
+
+    rows = [emulator.log_prob(events[k : k + 1], Z=0.001, alpha=a)[0] for k, a in enumerate(alpha)]
+
+    np.testing.assert_allclose(emulator.log_prob(events, Z=0.001, alpha=alpha), rows, rtol=1e-5)
+
+
+def test_one_condition_for_all_gives_what_each_alone_would(emulator):
+    events = emulator.sample(3, seed=1, **HERE)
+
+    each = [emulator.log_prob(event[None], **HERE)[0] for event in events]
+
+    np.testing.assert_allclose(emulator.log_prob(events, **HERE), each, rtol=1e-5)
+
+
+def test_masses_that_cannot_be_have_no_density(emulator):
+    log_prob = emulator.log_prob([[-1.0, 5.0], [5.0, 0.0], [9.0, 8.0]], **HERE)
+
+    assert log_prob[:2].tolist() == [-np.inf, -np.inf]
+    assert np.isfinite(log_prob[2])
+
+
+def test_outside_the_domain_it_warns_and_names_condition_and_range(emulator):
+    with pytest.warns(ExtrapolationWarning, match=r"Z = 0.05 is outside the range \[0.0001, 0.01]"):
+        emulator.sample(3, Z=0.05, alpha=1.0)
+
+
+def test_outside_the_domain_it_can_raise_or_keep_quiet(emulator):
+    with pytest.raises(EmulatorError, match="alpha = 9 is outside the range"):
+        emulator.log_prob([[9.0, 8.0]], Z=0.001, alpha=9.0, on_extrapolation="raise")
+    emulator.sample(3, Z=0.001, alpha=9.0, on_extrapolation="ignore")
+
+
+def test_the_edges_of_the_grid_are_inside_even_as_float32(emulator):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        emulator.sample(1, Z=float(np.float32(0.0001)), alpha=float(np.float32(5)))
+        emulator.sample(1, Z=float(np.float32(0.01)), alpha=0.5)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        pytest.param(lambda e: e.sample(3, Z=0.001), "missing alpha, unknown none", id="missing"),
+        pytest.param(
+            lambda e: e.sample(3, z=0.001, alpha=1.0), "missing Z, unknown z", id="unknown"
+        ),
+        pytest.param(lambda e: e.sample(-1, **HERE), "n must be a whole number", id="negative"),
+        pytest.param(lambda e: e.sample(2.5, **HERE), "n must be a whole number", id="half"),
+        pytest.param(
+            lambda e: e.sample(3, Z=[0.001, 0.002], alpha=1.0), "each of the 3 events", id="length"
+        ),
+        pytest.param(lambda e: e.sample(3, Z=np.nan, alpha=1.0), "Z must be finite", id="nan"),
+        pytest.param(lambda e: e.sample(3, Z=-0.1, alpha=1.0), "Z must be above 0", id="sign"),
+        pytest.param(lambda e: e.sample(3, Z="solar", alpha=1.0), "Z must be numbers", id="text"),
+        pytest.param(
+            lambda e: e.log_prob([[np.inf, 1.0]], **HERE), "events must be finite", id="inf"
+        ),
+        pytest.param(lambda e: e.log_prob([1.0, 2.0], **HERE), "must have shape", id="shape"),
+        pytest.param(
+            lambda e: e.sample(3, on_extrapolation="no", **HERE), "must be warn, raise", id="action"
+        ),
+    ],
+)
+def test_a_bad_call_is_refused_with_a_sentence(emulator, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(emulator)
+
+
+def test_the_module_is_differentiable_in_events_and_conditions(bundle):
+    module = Emulator.load(bundle).module
+    x_NF = torch.tensor([[9.0, 8.0]], requires_grad=True)
+    c_NC = torch.tensor([[0.001, 1.0]], requires_grad=True)
+
+    module.log_prob(x_NF, c_NC).sum().backward()
+
+    assert (x_NF.grad != 0).all()
+    assert (c_NC.grad != 0).all()
+
+
+def test_the_bundle_lists_the_sha256_of_every_other_file(bundle):
+    card = json.loads((bundle / "emulator.json").read_text())
+
+    assert card["format"] == 1
+    assert sorted(card["files"]) == sorted(
+        path.name for path in bundle.iterdir() if path.name != "emulator.json"
+    )
+    assert "run.json" in card["files"]
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "README.md"])
+def test_a_changed_file_is_found_out(copy, name):
+    (copy / name).write_bytes((copy / name).read_bytes() + b" ")
+
+    with pytest.raises(EmulatorError, match=f"{name} is not the file that was exported"):
+        Emulator.load(copy)
+
+
+def test_a_missing_file_is_found_out(copy):
+    (copy / "weights.safetensors").unlink()
+
+    with pytest.raises(EmulatorError, match=r"weights.safetensors is missing"):
+        Emulator.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"format": 3}, "has format 3, this version reads up to 2", id="newer"),
+        pytest.param({"files": {}}, "lists no weights.safetensors", id="no-weights"),
+        pytest.param({"files": {"../secret": "0"}}, "cannot be read", id="path"),
+        pytest.param({"architecture": {}}, "does not fit emulator.json", id="architecture"),
+    ],
+)
+def test_a_card_that_does_not_fit_is_refused(copy, change, message):
+    path = copy / "emulator.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+
+    with pytest.raises(EmulatorError, match=message):
+        Emulator.load(copy)
+
+
+def test_a_folder_that_is_no_emulator_is_refused(tmp_path):
+    with pytest.raises(EmulatorError, match="is not an emulator .* make one with `hpo export`"):
+        Emulator.load(tmp_path)
+
+
+def test_a_pickle_in_place_of_the_weights_is_never_loaded(copy):
+    class Trap:
+        def __reduce__(self):
+            return pytest.fail, ("a pickle was loaded",)
+
+    content = pickle.dumps(Trap())
+    (copy / "weights.safetensors").write_bytes(content)
+    card = json.loads((copy / "emulator.json").read_text())
+    import hashlib
+
+    card["files"]["weights.safetensors"] = hashlib.sha256(content).hexdigest()
+    (copy / "emulator.json").write_text(json.dumps(card))
+
+    with pytest.raises(EmulatorError, match="does not fit"):
+        Emulator.load(copy)
+
+
+def test_saving_replaces_an_emulator_but_nothing_else(emulator, copy, tmp_path):
+    emulator.save(copy)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter-1.tex").write_text("years of work")
+
+    with pytest.raises(EmulatorError, match="holds something that is no emulator"):
+        emulator.save(tmp_path / "thesis")
+
+    assert (tmp_path / "thesis" / "chapter-1.tex").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["copy", "thesis"]
+
+
+def test_a_save_that_fails_leaves_the_old_emulator_whole(emulator, copy, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        emulator.save(copy, extra={"run.json": tmp_path / "nowhere.json"})
+
+    Emulator.load(copy)
+    assert [p.name for p in tmp_path.iterdir()] == ["copy"]
+
+
+def test_memory_does_not_grow_with_the_activations_of_many_events(emulator, monkeypatch):
+    """Events go through the flow in parts of a fixed number of rows."""
+    seen = []
+    original = type(emulator.module).log_prob
+
+    def log_prob(self, x_NF, c_NC, counts):
+        seen.append(len(x_NF))
+        return original(self, x_NF, c_NC, counts)
+
+    monkeypatch.setattr(type(emulator.module), "log_prob", log_prob)
+    emulator.log_prob(np.full((5 * ROWS, 2), 9.0), **HERE)
+
+    assert max(seen) <= ROWS
+    assert sum(seen) == 5 * ROWS

@@ -1,0 +1,171 @@
+"""Several flows as one density, in memory, as a bundle and as graphs."""
+
+import json
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+
+from data_prep.dataset import Column
+from models import Emulator
+from models.bundle import onnx
+from models.bundle.emulator import EmulatorError
+from models.bundle.ensemble import Mixture, MixtureError, from_description
+from models.flow.density import ConditionalFlow
+from tests.models.bundle.test_onnx import run
+from tests.models.flow.test_density import DATA, flow
+
+HERE = {"Z": 1.0, "alpha": 1.0}
+
+
+@pytest.fixture(scope="module")
+def members() -> list[ConditionalFlow]:
+    """Three flows of other shapes and weights, in double precision."""
+    shapes = [{"bins": 8, "blocks": 2}, {"kind": "affine", "blocks": 3}, {"coordinates": "log"}]
+    made = []
+    for seed, shape in enumerate(shapes):
+        torch.manual_seed(seed)
+        made.append(flow(shake=0.3, **shape).double().eval())
+    return made
+
+
+@pytest.fixture
+def singles(members) -> list[ConditionalFlow]:
+    """The same in single precision."""
+    return [deepcopy(one).float() for one in members]
+
+
+@pytest.fixture(scope="module")
+def mixture(members) -> Mixture:
+    return Mixture(members).eval()
+
+
+def events_and_conditions(rows: int, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    return (torch.from_numpy(rng.uniform(0.5, 40, (rows, 2))) for _ in range(2))
+
+
+def test_its_density_is_the_mean_of_its_members(mixture, members):
+    x_NF, c_NC = events_and_conditions(200)
+
+    found = mixture.log_prob(x_NF, c_NC).exp()
+
+    mean = sum(one.log_prob(x_NF, c_NC).exp() for one in members) / len(members)
+    torch.testing.assert_close(found, mean)
+
+
+def test_where_nothing_can_be_it_says_so_without_spoiling_the_gradients(mixture):
+    x_NF, c_NC = events_and_conditions(4)
+    x_NF = x_NF.clone()
+    x_NF[1, 0] = -3.0
+    x_NF.requires_grad_()
+
+    log_prob = mixture.log_prob(x_NF, c_NC)
+    log_prob[log_prob.isfinite()].sum().backward()
+
+    assert log_prob[1] == -torch.inf
+    assert log_prob[[0, 2, 3]].isfinite().all()
+    assert x_NF.grad.isfinite().all()
+
+
+def test_an_event_is_that_of_the_member_which_the_noise_chooses(mixture, members):
+    _, c_NC = events_and_conditions(3000)
+    noise = torch.from_numpy(np.random.default_rng(1).standard_normal((3000, 3)))
+
+    drawn = mixture.from_noise(noise, c_NC)
+
+    each = torch.stack([one.from_noise(noise[:, :2], c_NC) for one in members])
+    same = torch.isclose(drawn, each).all(-1)
+    assert same.any(0).all()
+    np.testing.assert_allclose(same.double().mean(1), 1 / 3, atol=0.03)
+
+
+def test_runs_of_equal_conditions_draw_the_same_events(mixture):
+    counts = [5, 1, 0, 40]
+    c_UC = next(iter(events_and_conditions(4)))
+    noise = torch.from_numpy(np.random.default_rng(1).standard_normal((46, 3)))
+
+    runs = mixture.from_noise(noise, c_UC, counts)
+
+    rows = mixture.from_noise(noise, c_UC.repeat_interleave(torch.tensor(counts), 0))
+    torch.testing.assert_close(runs, rows)
+
+
+def test_its_description_and_weights_make_it_again(mixture):
+    x_NF, c_NC = events_and_conditions(50)
+    state = {name: value.float() for name, value in mixture.state_dict().items()}
+
+    again = from_description(mixture.describe(), state).double()
+
+    torch.testing.assert_close(
+        again.log_prob(x_NF, c_NC), mixture.log_prob(x_NF, c_NC), rtol=1e-4, atol=1e-4
+    )
+    with pytest.raises(ValueError, match="other than 3 members"):
+        from_description(mixture.describe(), state | {"members.3.x": torch.zeros(1)})
+
+
+def test_its_graphs_agree_with_it_for_any_number_of_rows(singles, tmp_path):
+    made = Mixture(singles).eval()
+    onnx.write(made, tmp_path)
+    for rows in (1, 200):
+        rng = np.random.default_rng(rows)
+        events, conditions = (rng.uniform(0.5, 20, (rows, 2)).astype("f4") for _ in range(2))
+        noise = rng.standard_normal((rows, 3)).astype("f4")
+        with torch.no_grad():
+            log_prob = made.log_prob(torch.from_numpy(events), torch.from_numpy(conditions))
+            drawn = made.from_noise(torch.from_numpy(noise), torch.from_numpy(conditions))
+
+        found = run(tmp_path / "log_prob.onnx", events=events, conditions=conditions)
+        np.testing.assert_allclose(found, log_prob.numpy(), rtol=1e-5, atol=1e-5)
+        found = run(tmp_path / "sample.onnx", noise=noise, conditions=conditions)
+        np.testing.assert_allclose(found, drawn.numpy(), rtol=3e-5)
+
+
+def test_a_saved_ensemble_is_the_same_when_it_is_loaded(singles, tmp_path):
+    emulator = Emulator(Mixture(singles))
+    emulator.save(tmp_path / "ensemble")
+
+    again = Emulator.load(tmp_path / "ensemble")
+
+    assert again.card["format"] == 2
+    events = again.sample(500, seed=7, **HERE)
+    np.testing.assert_array_equal(events, emulator.sample(500, seed=7, **HERE))
+    np.testing.assert_array_equal(again.log_prob(events, **HERE), emulator.log_prob(events, **HERE))
+    assert "mixture of 3" in (tmp_path / "ensemble" / "README.md").read_text()
+
+
+def test_the_spread_tells_where_the_members_differ(singles):
+    emulator = Emulator(Mixture(singles))
+    events = np.array([[10.0, 8.0], [30.0, 25.0], [-1.0, 5.0]])
+
+    log_prob, std = emulator.log_prob(events, return_std=True, **HERE)
+
+    alone = np.stack([Emulator(one).log_prob(events, **HERE) for one in singles])
+    np.testing.assert_allclose(log_prob, emulator.log_prob(events, **HERE), rtol=1e-5)
+    np.testing.assert_allclose(std[:2], alone[:, :2].std(axis=0, ddof=1), rtol=1e-5)
+    assert (log_prob[2], std[2]) == (-np.inf, 0.0)
+    with pytest.raises(EmulatorError, match="--ensemble"):
+        Emulator(singles[0]).log_prob(events, return_std=True, **HERE)
+
+
+def test_flows_of_other_columns_are_not_mixed(members):
+    other = flow(events=(Column("q", "", True),))
+
+    with pytest.raises(MixtureError, match="one set of event columns"):
+        Mixture([members[0], other])
+    with pytest.raises(MixtureError, match="at least one"):
+        Mixture([])
+
+
+def test_an_ensemble_of_the_second_format_gives_the_numbers_that_it_gave():
+    emulator = Emulator.load(DATA / "emulator-2-ensemble")
+    then = json.loads((DATA / "emulator-2-ensemble.json").read_text())
+    given = {name: then[name] for name in ("Z", "alpha")}
+
+    found = emulator.log_prob(then["events"], on_extrapolation="ignore", **given)
+
+    np.testing.assert_allclose(found, then["log_prob"], rtol=2e-6)
+    c_NC = torch.tensor([then["Z"], then["alpha"]]).t()
+    drawn = emulator.module.from_noise(torch.tensor(then["noise"]), c_NC).detach()
+    np.testing.assert_allclose(drawn, then["drawn"], rtol=2e-5)

@@ -1,0 +1,93 @@
+"""The ONNX graphs say what the flow says, for any number of rows."""
+
+import importlib
+import importlib.util
+from itertools import cycle
+
+import numpy as np
+import pytest
+import torch
+from onnx.reference import ReferenceEvaluator
+
+from models.bundle import onnx
+from models.config import ACTIVATIONS, COORDINATES
+from tests.models.flow.test_density import GRID, MASSES, every_layer, flow
+
+
+def run(path, **inputs):
+    if importlib.util.find_spec("onnxruntime") is None:
+        return ReferenceEvaluator(str(path)).run(None, inputs)[0]
+    runtime = importlib.import_module("onnxruntime")
+    return runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(
+        None, inputs
+    )[0]
+
+
+def agree(made, folder, rows):
+    """Both graphs in `folder` give what the flow gives, for this many rows."""
+    rng = np.random.default_rng(rows)
+    events, conditions = (rng.uniform(0.5, 20, (rows, 2)).astype("f4") for _ in range(2))
+    noise = rng.standard_normal((rows, 2)).astype("f4")
+    with torch.no_grad():
+        log_prob, drawn = (
+            f(torch.from_numpy(a), torch.from_numpy(conditions)).numpy()
+            for f, a in ((made.log_prob, events), (made.from_noise, noise))
+        )
+
+    found = run(folder / "log_prob.onnx", events=events, conditions=conditions)
+    np.testing.assert_allclose(found, log_prob, rtol=1e-5, atol=1e-5)
+    found = run(folder / "sample.onnx", noise=noise, conditions=conditions)
+    np.testing.assert_allclose(found, drawn, rtol=2e-5)
+
+
+@every_layer
+def test_the_graphs_agree_with_the_flow_for_any_number_of_rows(tmp_path, layers):
+    made = flow(shake=0.1, bins=8, blocks=2, **layers).float()
+    onnx.write(made, tmp_path)
+
+    for rows in (1, 3, 250):
+        agree(made, tmp_path, rows)
+
+
+@pytest.mark.parametrize(
+    ("activation", "coordinates"), list(zip(ACTIVATIONS, cycle(COORDINATES), strict=False))
+)
+def test_the_graphs_agree_with_the_flow_for_all_activations_and_coordinates(
+    tmp_path, activation, coordinates
+):
+    made = flow(activation=activation, coordinates=coordinates, shake=0.1, blocks=2).float()
+    onnx.write(made, tmp_path)
+
+    agree(made, tmp_path, 20)
+
+
+def test_the_graph_knows_the_support(tmp_path):
+    onnx.write(flow().float(), tmp_path)
+    events = np.array([[-1.0, 5.0], [9.0, 8.0]], "f4")
+
+    found = run(tmp_path / "log_prob.onnx", events=events, conditions=np.ones((2, 2), "f4"))
+
+    assert found[0] == -np.inf
+    assert np.isfinite(found[1])
+
+
+@pytest.mark.parametrize(("events", "conditions"), [(MASSES[:1], GRID[:1]), (MASSES, ())])
+def test_other_numbers_of_columns_are_exported_as_well(tmp_path, events, conditions):
+    made = flow(events, conditions).float()
+    onnx.write(made, tmp_path)
+    x = np.full((4, len(events)), 9.0, "f4")
+    c = np.ones((4, len(conditions)), "f4")
+
+    found = run(tmp_path / "log_prob.onnx", events=x, **({"conditions": c} if conditions else {}))
+
+    expected = made.log_prob(torch.from_numpy(x), torch.from_numpy(c)).detach().numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_without_the_package_a_sentence_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx.importlib.util, "find_spec", lambda _: None)
+
+    with pytest.raises(onnx.OnnxError, match="run `pip install onnx`"):
+        onnx.write(flow().float(), tmp_path)
+
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,103 @@
+"""Distances of samples whose distance is known."""
+
+import math
+
+import numpy as np
+import pytest
+
+from models.evaluation.distances import Bins, distances, jensen_shannon, wasserstein
+
+NAMES = ["mass", "delay"]
+
+
+def test_the_wasserstein_distance_of_a_shift_is_the_shift():
+    x = np.random.default_rng(0).lognormal(3, 0.5, 1000)
+
+    assert wasserstein(x, x + 2.5) == pytest.approx(2.5)
+    assert wasserstein(x, x - 2.5) == pytest.approx(2.5)
+    assert wasserstein(x, np.random.default_rng(1).permutation(x)) == 0
+
+
+def test_the_wasserstein_distance_has_the_unit_of_the_column():
+    x, y = np.random.default_rng(0).normal(size=(2, 500))
+
+    assert wasserstein(1e3 * x, 1e3 * y) == pytest.approx(1e3 * wasserstein(x, y))
+
+
+def test_the_wasserstein_distance_of_unequal_numbers_is_that_worked_out_by_hand():
+    # Half of the first moves by 1, half by 3; a third each of (0, 0, 3) against 0.
+    assert wasserstein(np.array([0.0, 0.0]), np.array([1.0, 3.0])) == pytest.approx(2)
+    assert wasserstein(np.array([0.0]), np.array([0.0, 0.0, 3.0])) == pytest.approx(1)
+
+
+def test_the_jensen_shannon_divergence_is_that_worked_out_by_hand():
+    # m = (3/4, 1/4): 1/2 ln 4/3 from the first, 1/4 ln 2/3 + 1/4 ln 2 from the second.
+    by_hand = 0.5 * math.log(4 / 3) + 0.25 * math.log(2 / 3) + 0.25 * math.log(2)
+
+    assert jensen_shannon(np.array([6, 0]), np.array([1, 1])) == pytest.approx(by_hand)
+
+
+def test_the_jensen_shannon_divergence_goes_from_nothing_to_ln_2():
+    rng = np.random.default_rng(0)
+
+    assert jensen_shannon(np.array([1, 2, 3]), np.array([2, 4, 6])) == pytest.approx(0, abs=1e-15)
+    assert jensen_shannon(np.array([5, 0]), np.array([0, 7])) == pytest.approx(math.log(2))
+    for _ in range(20):
+        first, second = rng.poisson(1, (2, 30)) + [[1], [0]]
+        assert 0 <= jensen_shannon(first, second) <= math.log(2)
+
+
+def test_bins_hold_every_event_and_equally_many_along_each_column():
+    x = np.random.default_rng(0).lognormal(size=(1000, 3))
+
+    counts = Bins.of(x, bins=5).counts(x)
+
+    assert counts.shape == (25,)  # the third column has no bins
+    np.testing.assert_array_equal(counts.reshape(5, 5).sum(axis=0), 200)
+    np.testing.assert_array_equal(counts.reshape(5, 5).sum(axis=1), 200)
+    assert Bins.of(x, bins=5).counts(1e9 * x).sum() == 1000
+
+
+def test_one_event_column_has_bins_too():
+    x = np.random.default_rng(0).normal(size=(100, 1))
+
+    np.testing.assert_array_equal(Bins.of(x, bins=4).counts(x), 25)
+
+
+@pytest.mark.parametrize("draws", [300, 4000])
+def test_like_events_are_as_far_apart_as_the_floor(draws):
+    rng = np.random.default_rng(0)
+    bins = Bins.of(rng.normal(size=(10_000, 2)))
+    found = [
+        distances(rng.normal(size=(400, 2)), rng.normal(size=(draws, 2)), NAMES, bins, rng)
+        for _ in range(25)
+    ]
+
+    far = np.mean([list(each.wasserstein.values()) for each in found])
+    floor = np.mean([list(each.wasserstein_floor.values()) for each in found])
+    assert far / floor == pytest.approx(1, abs=0.2)
+    divergence = np.mean([each.jensen_shannon for each in found])
+    assert divergence / np.mean([e.jensen_shannon_floor for e in found]) == pytest.approx(
+        1, abs=0.1
+    )
+
+
+def test_events_of_another_correlation_are_above_the_floor_in_the_plane_alone():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1000, 2))
+    tied = np.stack([x[:, 0], 0.8 * x[:, 0] + 0.6 * rng.normal(size=1000)], axis=1)
+
+    found = distances(x, tied, NAMES, Bins.of(x), rng)
+
+    assert found.jensen_shannon > 2 * found.jensen_shannon_floor
+    assert found.wasserstein["delay"] < 3 * found.wasserstein_floor["delay"]
+
+
+def test_draws_that_are_not_finite_are_left_out():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(100, 2))
+    some = np.concatenate([x, [[np.nan, 0], [0, np.inf]]])
+
+    assert distances(x, some, NAMES, Bins.of(x), rng).wasserstein == {"mass": 0, "delay": 0}
+    none = distances(x, np.full((5, 2), np.nan), NAMES, Bins.of(x), rng)
+    assert none.jensen_shannon == pytest.approx(math.log(2))

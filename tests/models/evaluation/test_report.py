@@ -1,0 +1,376 @@
+"""An evaluation, and two side by side, on data whose density is known."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from data_prep.dataset import Dataset
+from data_prep.stream import Stream, read_split
+from hpo.emulator import evaluation_table
+from models import Emulator
+from models.bundle.emulator import EmulatorError
+from models.bundle.ensemble import Mixture
+from models.config import FlowConfig
+from models.evaluation import nll, report
+from models.flow.coordinates import constants
+from models.flow.density import build_flow
+
+
+def fresh(prepared, seed=0):
+    """Close to two log-normals with the moments of the whole split."""
+    dataset = Dataset.read(prepared)
+    batches = Stream(prepared, "train", batch_size=1000, shuffle=False).epoch(0)
+    config = FlowConfig(blocks=2, hidden=16)
+    return build_flow(config, dataset, constants(dataset, batches), seed=seed).eval()
+
+
+@pytest.fixture(scope="module")
+def flow(prepared):
+    return fresh(prepared)
+
+
+@pytest.fixture(scope="module")
+def other(prepared):
+    """Not the same: its weights are moved a little."""
+    flow = fresh(prepared, seed=1)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in flow.parameters():
+            weight += 0.02 * torch.randn(weight.shape, generator=generator)
+    return flow
+
+
+@pytest.fixture(scope="module")
+def compared(flow, other, prepared):
+    return json.loads(json.dumps(report.compare(flow, other, prepared), allow_nan=False))
+
+
+def test_an_evaluation_is_json_and_complete(compared, prepared):
+    found = compared["emulator"]
+
+    assert found["test_nll"]["rows"] == Dataset.read(prepared).rows["test"]
+    assert found["unphysical_fraction"] == 0
+    assert found["cells"][0]["conditions"].keys() == {"Z", "alpha"}
+    assert found["cells"][0]["floor"].keys() == {"Mass_0", "Mass_1"}
+    assert found["speed"]["samples_per_second"] > 0
+
+
+def test_the_nll_is_that_of_the_split_and_of_its_cells(compared, flow, prepared):
+    found, alone = compared["emulator"], nll.nll(flow, prepared, "test")
+    cells = [{"Z": Z, "alpha": a} for Z in (0.0001, 0.001, 0.01) for a in (0.5, 1.0, 5.0)]
+    each = nll.cell_nlls(flow, prepared, "test", cells)
+
+    assert found["test_nll"]["mean"] == pytest.approx(alone.mean, abs=1e-6)
+    assert found["test_nll"]["error"] == pytest.approx(alone.error, rel=1e-6)
+    assert found["cell_averaged_nll"]["cells"] == 9
+    mean = np.mean([cell.nll.mean for cell in each])
+    assert found["cell_averaged_nll"]["mean"] == pytest.approx(mean, abs=1e-6)
+    for cell in found["cells"]:
+        (match,) = (one for one in each if one.conditions == cell["conditions"])
+        assert cell["nll"]["mean"] == pytest.approx(match.nll.mean, abs=1e-6)
+
+
+def test_the_paired_difference_is_that_of_the_nlls_with_a_smaller_error(compared):
+    first, second, difference = (compared[key] for key in ("emulator", "against", "difference"))
+
+    for what in ("test_nll", "cell_averaged_nll"):
+        gap = first[what]["mean"] - second[what]["mean"]
+        assert gap != 0
+        assert difference[what]["mean"] == pytest.approx(gap, abs=1e-9)
+        assert 0 < difference[what]["error"] < 0.7 * first[what]["error"]
+    for ours, theirs, both in zip(*(each["cells"] for each in compared.values()), strict=True):
+        assert ours["conditions"] == theirs["conditions"] == both["conditions"]
+        gap = ours["nll"]["mean"] - theirs["nll"]["mean"]
+        assert both["nll"]["mean"] == pytest.approx(gap, abs=1e-9)
+
+
+def test_two_emulators_stand_beside_the_same_floors(compared):
+    for ours, theirs in zip(
+        compared["emulator"]["cells"], compared["against"]["cells"], strict=True
+    ):
+        for floor in ("floor", "wasserstein_floor", "jensen_shannon_floor"):
+            assert ours[floor] == theirs[floor]
+
+
+def test_an_emulator_beside_itself_differs_in_nothing(flow, prepared):
+    difference = report.compare(flow, flow, prepared)["difference"]
+
+    assert difference["test_nll"]["mean"] == difference["test_nll"]["error"] == 0
+    assert difference["two_sample"] == {"accuracy": 0, "error": 0}
+    assert [one["fraction"] for one in difference["calibration"]["coverage"].values()] == [0, 0]
+    assert difference["calibration"]["pit"]["Mass_0"] == {"ks": 0, "mean": 0, "spread": 0}
+
+
+@pytest.mark.parametrize("members", [1, 2], ids=["flow", "mixture"])
+def test_its_own_draws_pass_every_test(flow, other, prepared, monkeypatch, members):
+    density = flow if members == 1 else Mixture([flow, other]).eval()
+    test = read_split(prepared, "test")
+    own = nll.draw(density, test.conditions, np.random.default_rng(5)).astype(np.float32)
+    monkeypatch.setattr(report, "read_split", lambda *_: test._replace(events=own))
+
+    found = report.evaluate(density, prepared)
+
+    accuracy = found["two_sample"]
+    assert abs(accuracy["accuracy"] - 0.5) < 4 * accuracy["error"]
+    for one in found["calibration"]["coverage"].values():
+        assert abs(one["fraction"] - one["nominal"]) < 4 * one["error"]
+    assert found["calibration"]["level_ks"] < 2.5 * found["calibration"]["level_ks_floor"]
+    for one in found["calibration"]["pit"].values():
+        assert one["ks"] < 2.5 * one["ks_floor"]
+
+
+def test_a_column_that_is_moved_shows_in_its_own_transform(flow, prepared, monkeypatch):
+    test = read_split(prepared, "test")
+    own = nll.draw(flow, test.conditions, np.random.default_rng(5)).astype(np.float32)
+    own[:, 1] *= 1.2
+    monkeypatch.setattr(report, "read_split", lambda *_: test._replace(events=own))
+
+    pit = report.evaluate(flow, prepared)["calibration"]["pit"]
+
+    assert pit["Mass_0"]["ks"] < 2.5 * pit["Mass_0"]["ks_floor"]
+    assert pit["Mass_1"]["ks"] > 4 * pit["Mass_1"]["ks_floor"]
+    assert pit["Mass_1"]["mean"] > 0.55
+
+
+def test_a_flow_and_a_mixture_are_asked_about_the_same_events(flow, other, prepared, monkeypatch):
+    """Though the one draws more random numbers for an event than the other."""
+    monkeypatch.setattr(report, "DRAWS", 2000)
+    dataset, test = Dataset.read(prepared), read_split(prepared, "test")
+
+    first, second = (
+        report._evaluated(each, dataset, test, "test", 0, None)
+        for each in (flow, Mixture([flow, other]).eval())
+    )
+
+    assert [len(each) for each in first.levels] == [len(each) for each in second.levels]
+    assert first.found["calibration"]["rows"] < 300
+    for ours, theirs in zip(first.found["cells"], second.found["cells"], strict=True):
+        assert ours["floor"] == theirs["floor"]
+
+
+def test_differences_have_the_errors_of_paired_events(flow, other, prepared, monkeypatch):
+    mixture = Mixture([flow, other]).eval()
+    test = read_split(prepared, "test")
+    own = nll.draw(flow, test.conditions, np.random.default_rng(5)).astype(np.float32)
+    monkeypatch.setattr(report, "read_split", lambda *_: test._replace(events=own))
+
+    found = report.compare(flow, mixture, prepared)
+
+    first, second, difference = (found[key] for key in ("emulator", "against", "difference"))
+
+    gap = first["two_sample"]["accuracy"] - second["two_sample"]["accuracy"]
+    assert difference["two_sample"]["accuracy"] == pytest.approx(gap, abs=1e-12)
+    assert 0 < difference["two_sample"]["error"] < 2 * first["two_sample"]["error"]
+    for percent, one in difference["calibration"]["coverage"].items():
+        both = [each["calibration"]["coverage"][percent] for each in (first, second)]
+        assert one["fraction"] == pytest.approx(both[0]["fraction"] - both[1]["fraction"])
+        assert 0 < one["error"] < np.hypot(both[0]["error"], both[1]["error"])
+
+
+HELD_OUT = [{"Z": 0.01, "alpha": 5.0}, {"Z": 0.001, "alpha": 0.5}]
+
+
+def emulator_of(flow, *held_out):
+    cells = [{"conditions": cell, "nll": None, "error": None, "rows": 0} for cell in held_out]
+    return Emulator(flow, {"metrics": {"held_out_cells": cells} if cells else {}})
+
+
+def test_held_out_cells_are_told_from_the_others(flow, prepared):
+    found = report.evaluate(emulator_of(flow, *HELD_OUT), prepared)
+
+    for key, told in (
+        ("test_nll", {}),
+        ("trained_cells_nll", {"without": HELD_OUT}),
+        ("held_out_nll", {"only": HELD_OUT}),
+    ):
+        alone = nll.nll(flow, prepared, "test", **told)
+        assert found[key]["mean"] == pytest.approx(alone.mean, abs=1e-6)
+        assert found[key]["error"] == pytest.approx(alone.error, rel=1e-6)
+        assert found[key]["rows"] == alone.rows
+    assert found["trained_cells_nll"]["cells"] + found["held_out_nll"]["cells"] == 9
+    marked = [cell["conditions"] for cell in found["cells"] if cell["held_out"]]
+    assert marked == [{"Z": 0.01, "alpha": 5.0}]  # the other has too few rows to be listed
+    rows = {row["measure"]: row["value"] for row in evaluation_table.scores(found, "test")}
+    assert rows["test NLL, held-out cells"].startswith(f"{found['held_out_nll']['mean']:.2f}"[:3])
+    table = evaluation_table.cells(found, {})
+    assert [row["held out"] for row in table].count("yes") == 1
+
+
+def test_without_held_out_cells_nothing_is_said_of_them(compared):
+    assert compared["emulator"]["held_out_nll"] is None
+    trained = dict(compared["emulator"]["trained_cells_nll"])
+    assert trained.pop("cells") == 9
+    assert trained == compared["emulator"]["test_nll"]
+    assert not any(
+        "held" in row["measure"] for row in evaluation_table.scores(compared["emulator"], "test")
+    )
+    assert "held out" not in evaluation_table.cells(compared["emulator"], {})[0]
+
+
+def test_a_cell_that_is_not_here_was_not_held_out_here(flow, prepared):
+    elsewhere = [{"Z": 0.5, "alpha": 1.0}, {"v_kick": 3.0}]
+
+    assert report.evaluate(flow, prepared, held_out=elsewhere)["held_out_nll"] is None
+
+
+@pytest.mark.parametrize("told", [7, [7], [{"conditions": {"Z": "low"}}], {"Z": 1}, [{}]])
+def test_held_out_cells_that_are_none_are_refused(flow, prepared, told):
+    emulator = Emulator(flow, {"metrics": {"held_out_cells": told}})
+
+    with pytest.raises(EmulatorError, match="names held-out cells that are none"):
+        report.evaluate(emulator, prepared)
+
+
+def test_an_older_ensemble_names_them_in_its_members(flow):
+    member = {"held_out_cells": [{"conditions": HELD_OUT[0]}]}
+
+    assert report.held_out_of({"metrics": {"members": [member]}}) == HELD_OUT[:1]
+    assert report.held_out_of({}) == []
+
+
+def test_two_that_held_out_other_cells_are_not_compared_on_those(flow, other, prepared):
+    ours, theirs = emulator_of(flow, HELD_OUT[0]), emulator_of(other, HELD_OUT[1])
+
+    same = report.compare(ours, emulator_of(other, HELD_OUT[0]), prepared)
+    found = report.compare(ours, theirs, prepared)
+
+    gap = same["emulator"]["held_out_nll"]["mean"] - same["against"]["held_out_nll"]["mean"]
+    assert same["difference"]["held_out_nll"]["mean"] == pytest.approx(gap, abs=1e-9)
+    assert found["difference"]["held_out_nll"] is None
+    assert found["difference"]["trained_cells_nll"] is None
+    marks = {row["held out by"] for row in evaluation_table.cells_beside(found, "a", "b")}
+    assert marks == {"a", "none"}
+    assert any(
+        row["held out by"] == "both" for row in evaluation_table.cells_beside(same, "a", "b")
+    )
+    rows = {row["measure"]: row for row in evaluation_table.beside(found, "test", "a", "b")}
+    assert rows["test NLL, held-out cells"]["difference"] is None
+
+
+def test_a_card_s_cells_are_those_of_an_evaluation(compared, flow, prepared):
+    summary = json.loads(json.dumps(report.summary(flow, prepared, held_out=HELD_OUT)))
+
+    dataset = Dataset.read(prepared)
+    assert [tuple(each["conditions"].values()) for each in summary["cells"]] == [
+        cell.conditions for cell in dataset.cells
+    ]
+    assert sum(each["rows"]["test"] for each in summary["cells"]) == summary["cells_rows"]
+    assert [each["conditions"] for each in summary["cells"] if each["held_out"]] == HELD_OUT[::-1]
+    assert summary["unphysical_fraction"] == 0
+    by_conditions = {tuple(each["conditions"].values()): each for each in summary["cells"]}
+    for cell in compared["emulator"]["cells"]:
+        ours = by_conditions[tuple(cell["conditions"].values())]
+        assert (ours["ks"], ours["ks_floor"]) == (cell["ks"], cell["floor"])
+        assert ours["nll"] == pytest.approx(cell["nll"]["mean"], abs=1e-9)
+    assert sum("ks" in each for each in summary["cells"]) == len(compared["emulator"]["cells"])
+
+
+def test_a_card_of_very_many_rows_cells_and_draws_is_made_from_some(flow, prepared, monkeypatch):
+    monkeypatch.setattr(report, "CARD_ROWS", 500)
+    monkeypatch.setattr(report, "CARD_CELLS", 4)
+    monkeypatch.setattr(report, "CARD_DRAWS", 3000)
+    monkeypatch.setattr(nll, "CELL_ROWS", 50)
+    drawn = []
+    draw = nll.draw
+
+    def counted(flow, conditions_NC, rng):
+        drawn.append(len(conditions_NC))
+        return draw(flow, conditions_NC, rng)
+
+    monkeypatch.setattr(nll, "draw", counted)
+
+    summary = report.summary(flow, prepared)
+
+    assert summary["cells_rows"] == 500
+    assert len(summary["cells"]) == 4
+    assert min(each["rows"]["train"] for each in summary["cells"]) > 400
+    assert sum(drawn) <= 3500
+
+
+def test_fewer_events_have_a_level_where_draws_are_short(flow, prepared, monkeypatch):
+    monkeypatch.setattr(report, "DRAWS", 2000)
+
+    found = report.evaluate(flow, prepared)
+
+    assert found["calibration"]["rows"] < 300
+    assert len(found["cells"]) == len(nll.cell_distances(flow, read_split(prepared, "test")))
+
+
+def test_an_event_outside_the_support_leaves_valid_json(flow, prepared, monkeypatch):
+    test = read_split(prepared, "test")
+    events = test.events.copy()
+    events[0] = -1.0
+    monkeypatch.setattr(report, "read_split", lambda *_: test._replace(events=events))
+
+    found = report.compare(flow, flow, prepared)
+
+    json.dumps(found, allow_nan=False)
+    assert found["emulator"]["test_nll"]["mean"] is None
+
+
+def test_the_table_shows_as_many_digits_as_the_error_allows(compared):
+    found = compared["emulator"] | {"test_nll": {"mean": 4.211607, "error": 0.014138}}
+
+    rows = {row["measure"]: row for row in evaluation_table.scores(found, "test")}
+
+    assert rows["test NLL"]["value"] == "4.212 +- 0.014"
+    assert rows["C2ST accuracy"]["ideal"] == "0.5"
+    assert rows["parameters"]["value"] == f"{found['cost']['parameters']:,}"
+
+
+def test_the_cells_table_names_units_and_floors(compared):
+    row = evaluation_table.cells(compared["emulator"], {"Mass_0": "Msun", "Mass_1": ""})[0]
+
+    assert {"W1 Mass_0 [Msun]", "W1 Mass_1", "JS [nats]"} <= row.keys()
+    assert row["KS Mass_0"].count("(") == 1
+
+
+def test_the_difference_is_shown_with_its_own_error(compared):
+    paired = compared["difference"]["test_nll"]
+
+    row = evaluation_table.numbers_beside(compared, "test", "a", "b", {})[0]
+    assert (row["difference"], row["difference error"]) == (paired["mean"], paired["error"])
+    text = evaluation_table.beside(compared, "test", "a", "b")[0]["difference"]
+    assert text[0] in "+-"
+    assert " +- " in text
+
+
+def test_csv_holds_every_number_of_the_tables(compared):
+    found, units = compared["emulator"], {"Mass_0": "Msun"}
+
+    rows = evaluation_table.numbers(found, "test", units)
+
+    whole = {row["measure"]: row for row in rows if row["Z"] is None}
+    assert [*whole] == [row["measure"] for row in evaluation_table.scores(found, "test")]
+    assert whole["C2ST accuracy"]["ideal"] == 0.5
+    pit = found["calibration"]["pit"]["Mass_1"]
+    assert whole["KS of PIT Mass_1 to uniform"]["ideal"] == pit["ks_floor"]
+    cell = found["cells"][1]
+    of_cell = {
+        row["measure"]: row
+        for row in rows
+        if {"Z": row["Z"], "alpha": row["alpha"]} == cell["conditions"]
+    }
+    assert of_cell["NLL"]["error"] == cell["nll"]["error"]
+    assert of_cell["KS Mass_0"]["value"] == cell["ks"]["Mass_0"]
+    assert of_cell["KS Mass_0"]["ideal"] == cell["floor"]["Mass_0"]
+    assert of_cell["W1 Mass_0"]["unit"] == "Msun"
+    assert len({tuple(row) for row in rows}) == 1
+    assert len(rows) == len(whole) + len(found["cells"]) * len(of_cell)
+
+    both = evaluation_table.numbers_beside(compared, "test", "a", "b", units)
+    assert [row["measure"] for row in both] == [row["measure"] for row in rows]
+    last = compared["difference"]["cells"][-1]
+    (row,) = [
+        row
+        for row in both
+        if row["measure"] == "NLL"
+        and row["Z"] == last["conditions"]["Z"]
+        and row["alpha"] == last["conditions"]["alpha"]
+    ]
+    assert (row["difference"], row["difference error"]) == (
+        last["nll"]["mean"],
+        last["nll"]["error"],
+    )

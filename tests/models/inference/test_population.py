@@ -1,0 +1,582 @@
+"""Population models and the likelihood of a catalogue, with the libraries that call them."""
+
+import copy
+import importlib
+import pickle
+
+import numpy as np
+import pytest
+
+from data_prep.dataset import Column, Total
+from models import Emulator
+from models.arrays.flow import ArrayFlow
+from models.bundle.efficiency import Efficiency
+from models.inference.population import CatalogLikelihood, PopulationError, PopulationModel
+from tests.random_flows import a_flow, in_arrays
+
+HERE = {"Z": 0.001, "alpha": 1.0}
+OVER_Z = {"Z": ([0.0002, 0.001, 0.008], [1.0, 3.0, 2.0])}
+
+
+@pytest.fixture(scope="module")
+def flow():
+    """Of random weights, steep in alpha."""
+    return in_arrays(a_flow(seed=5, noise=0.12))
+
+
+@pytest.fixture
+def masses():
+    """Primaries and ratios, two-dimensional as gwpopulation makes them."""
+    rng = np.random.default_rng(0)
+    return {"mass_1": rng.uniform(2, 40, (4, 50)), "mass_ratio": rng.uniform(0.05, 1, (4, 50))}
+
+
+def in_pairs(data):
+    return {"mass_1": data["mass_1"], "mass_2": data["mass_1"] * data["mass_ratio"]}
+
+
+def drawn(flow, rows, seed=0, **conditions):
+    """Mergers as an observer orders them."""
+    noise = np.random.default_rng(seed).standard_normal((rows, flow.noise_columns))
+    c_C = np.array([conditions[name] for name in flow.condition_columns])
+    events = flow.from_noise(noise, c_C)
+    return {"mass_1": events.max(1), "mass_2": events.min(1)}
+
+
+def a_catalogue(flow, *, events=8, samples=60, found=4_000, seed=3):
+    """Mergers, posterior samples about them, and injections of which the heavy ones are found."""
+    rng = np.random.default_rng(seed)
+    true = drawn(flow, events, seed=seed, Z=0.001, alpha=2.0)
+    catalogue = []
+    for heavier, lighter in zip(true["mass_1"], true["mass_2"], strict=True):
+        size = samples + int(rng.integers(0, 20))
+        pair = np.exp(np.log([heavier, lighter]) + 0.02 * rng.standard_normal((size, 2)))
+        catalogue.append(
+            {"mass_1": pair.max(1), "mass_2": pair.min(1), "prior": np.full(size, 0.1)}
+        )
+    log_masses = rng.normal(2.0, 0.9, (found, 2))
+    normal = np.exp(-0.5 * ((log_masses - 2.0) / 0.9) ** 2) / (0.9 * np.sqrt(2 * np.pi))
+    pair = np.exp(log_masses)
+    density = 2 * (normal / pair).prod(1)
+    seen = pair.sum(1) > 8.0
+    injections = {
+        "mass_1": pair.max(1)[seen],
+        "mass_2": pair.min(1)[seen],
+        "prior": density[seen],
+    }
+    return catalogue, injections, found
+
+
+def test_the_density_is_that_of_both_ways_round(flow, masses):
+    data = in_pairs(masses)
+    heavier, lighter = (data[name].reshape(-1) for name in ("mass_1", "mass_2"))
+
+    density = PopulationModel(flow)(data, **HERE)
+
+    expected = sum(
+        np.exp(flow.log_prob(np.stack(pair, 1), **HERE))
+        for pair in ((heavier, lighter), (lighter, heavier))
+    )
+    assert density.shape == (4, 50)
+    np.testing.assert_allclose(density.reshape(-1), expected, rtol=1e-10)
+
+
+def test_per_mass_ratio_it_is_the_primary_mass_times_as_much(flow, masses):
+    per_ratio = PopulationModel(flow, second="mass_ratio")(masses, **HERE)
+
+    per_mass = PopulationModel(flow)(in_pairs(masses), **HERE)
+    np.testing.assert_allclose(per_ratio, masses["mass_1"] * per_mass, rtol=1e-10)
+
+
+@pytest.mark.parametrize("second", ["mass_2", "mass_ratio"])
+def test_the_density_integrates_to_one(second):
+    model = PopulationModel(in_arrays(a_flow(noise=0.05)), second=second)
+    log_m, ratio = np.linspace(-2, 7, 300), (np.arange(1000) + 0.5) / 1000
+    m, q = np.meshgrid(np.exp(log_m), ratio, indexing="ij")
+    data = {"mass_1": m, "mass_ratio": q, "mass_2": m * q}
+
+    density = model(data, **HERE) * (m if second == "mass_2" else 1) * m
+
+    assert density.sum() * (log_m[1] - log_m[0]) / 1000 == pytest.approx(1, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("heavier", "lighter"),
+    [(5.0, 9.0), (-5.0, -9.0), (9.0, 0.0), (9.0, -1.0), (np.nan, 5.0), (9.0, np.inf), (0.0, 0.0)],
+)
+def test_outside_the_support_the_density_is_exactly_zero(flow, heavier, lighter):
+    data = {"mass_1": np.array([heavier, 9.0]), "mass_2": np.array([lighter, 8.0])}
+
+    model = PopulationModel(flow)
+
+    assert model(data, **HERE)[0] == 0
+    assert model(data, **HERE)[1] > 0
+    assert model.ln_prob(data, **HERE)[0] == -np.inf
+
+
+def test_a_mass_ratio_above_one_has_no_density(flow):
+    data = {"mass_1": np.full(3, 9.0), "mass_ratio": np.array([1.0, 1.01, 0.5])}
+
+    assert (PopulationModel(flow, second="mass_ratio")(data, **HERE) > 0).tolist() == [
+        True,
+        False,
+        True,
+    ]
+
+
+@pytest.mark.parametrize("alpha", [0.4, 5.1, np.nan, -1.0, np.inf])
+def test_conditions_the_emulator_never_saw_have_no_density(flow, masses, alpha):
+    data = in_pairs(masses)
+
+    assert (PopulationModel(flow)(data, Z=0.001, alpha=alpha) == 0).all()
+
+
+def test_it_extrapolates_when_told_to(flow, masses):
+    data = in_pairs(masses)
+
+    density = PopulationModel(flow, extrapolate=True)(data, Z=0.001, alpha=5.5)
+
+    assert (density > 0).all()
+
+
+def test_metallicities_are_summed_over_in_one_call(flow, masses):
+    data = in_pairs(masses)
+    model = PopulationModel(flow, over=OVER_Z)
+
+    found = model(data, alpha=2.0)
+
+    each = [PopulationModel(flow)(data, Z=z, alpha=2.0) for z in OVER_Z["Z"][0]]
+    assert model.variable_names == ["alpha"]
+    np.testing.assert_allclose(found, np.average(each, axis=0, weights=[1, 3, 2]), rtol=1e-10)
+
+
+@pytest.fixture(scope="module")
+def efficiency():
+    """Mergers fall with the metallicity, and faster for a small alpha."""
+    cells = [
+        Total((z, alpha), 100_000.0, round(30 * alpha * (z / 0.01) ** (-0.5 - 0.2 / alpha)))
+        for z in np.geomspace(1e-4, 0.02, 6)
+        for alpha in (0.5, 1.0, 2.0, 5.0)
+    ]
+    return Efficiency((Column("Z", "", True), Column("alpha", "", True)), tuple(cells), "binaries")
+
+
+def test_stars_that_merge_more_often_weigh_more(flow, masses, efficiency):
+    data = in_pairs(masses)
+    model = PopulationModel(flow, over=OVER_Z, efficiency=efficiency)
+
+    density, mean = model(data, alpha=2.0), model.efficiency(alpha=2.0)
+
+    Z, formed = np.array(OVER_Z["Z"][0]), np.array([1, 3, 2])
+    each = [PopulationModel(flow)(data, Z=z, alpha=2.0) for z in Z]
+    rates = efficiency(Z=Z, alpha=2.0)
+    np.testing.assert_allclose(density, np.average(each, axis=0, weights=formed * rates), rtol=1e-9)
+    assert mean == pytest.approx(np.average(rates, weights=formed))
+    assert not np.allclose(density, PopulationModel(flow, over=OVER_Z)(data, alpha=2.0), rtol=0.05)
+
+
+def test_the_mean_efficiency_has_the_shape_of_the_conditions_and_is_0_outside(flow, efficiency):
+    model = PopulationModel(flow, over=OVER_Z, efficiency=efficiency)
+    alpha = np.array([[0.6, 2.0], [4.0, 500.0]])
+
+    found = model.efficiency(alpha=alpha)
+
+    assert found.shape == (2, 2)
+    assert found[1, 1] == 0
+    assert found[0, 1] == pytest.approx(float(model.efficiency(alpha=2.0)))
+    plain = PopulationModel(flow, efficiency=efficiency)
+    assert plain.efficiency(**HERE) == pytest.approx(float(efficiency(**HERE)))
+
+
+def test_under_jax_the_weights_by_mergers_have_gradients(flow, masses, efficiency):
+    jax = pytest.importorskip("jax")
+    model = PopulationModel(flow, over=OVER_Z, efficiency=efficiency)
+    data = in_pairs(masses)
+
+    with jax.enable_x64(True):
+        given = {name: jax.numpy.asarray(values) for name, values in data.items()}
+        whole = jax.jit(lambda alpha: model(given, alpha=alpha).sum())
+        rate = jax.jit(lambda alpha: model.efficiency(alpha=alpha))
+        for function, by_numpy in (
+            (whole, lambda alpha: model(data, alpha=alpha).sum()),
+            (rate, lambda alpha: model.efficiency(alpha=alpha)),
+        ):
+            np.testing.assert_allclose(function(1.7), by_numpy(1.7), rtol=1e-10)
+            slope = (by_numpy(1.7 + 1e-6) - by_numpy(1.7 - 1e-6)) / 2e-6
+            np.testing.assert_allclose(jax.grad(function)(1.7), slope, rtol=1e-5)
+
+
+def test_two_conditions_are_summed_over_at_all_combinations(flow, masses):
+    data = in_pairs(masses)
+    over = {"alpha": ([0.5, 3.0], [1, 1]), "Z": ([0.001, 0.01], [1, 3])}
+
+    found = PopulationModel(flow, over=over)(data)
+
+    each = [PopulationModel(flow)(data, Z=z, alpha=a) for a in (0.5, 3) for z in (0.001, 0.01)]
+    np.testing.assert_allclose(found, np.average(each, axis=0, weights=[1, 3, 1, 3]), rtol=1e-10)
+
+
+def test_a_condition_may_differ_from_sample_to_sample(flow, masses):
+    data = in_pairs(masses)
+    alpha = np.linspace(0.5, 5, 200).reshape(4, 50)
+    model = PopulationModel(flow)
+
+    found = model(data, Z=0.001, alpha=alpha)
+
+    one = {name: values[2, 7] for name, values in data.items()}
+    np.testing.assert_allclose(found[2, 7], model(one, Z=0.001, alpha=alpha[2, 7]), rtol=1e-10)
+
+
+def test_many_samples_go_through_in_parts_to_the_same_density(flow):
+    data = drawn(flow, 40_000, **HERE)
+    model = PopulationModel(flow, over=OVER_Z)
+
+    whole = model(data, alpha=1.0)
+
+    few = model({name: values[-10:] for name, values in data.items()}, alpha=1.0)
+    np.testing.assert_allclose(whole[-10:], few, rtol=1e-10)
+
+
+def test_an_emulator_by_torch_gives_what_plain_arrays_give(flow, masses):
+    data = in_pairs(masses)
+    torchs, plain = Emulator(a_flow(seed=5, noise=0.12)), flow
+    alpha = np.linspace(0.5, 5, 200).reshape(4, 50)
+
+    for over in ({}, OVER_Z):
+        given = {"alpha": alpha} if over else {"alpha": alpha, "Z": 0.001}
+        np.testing.assert_allclose(
+            PopulationModel(torchs, over=over)(data, **given),
+            PopulationModel(plain, over=over)(data, **given),
+            rtol=1e-3,
+        )
+
+
+def test_another_column_is_read_under_its_own_name():
+    flow = in_arrays(a_flow(features=3))
+    data = {"mass_1": np.array([9.0, 9.0]), "mass_2": np.full(2, 8.0), "chi_eff": [0.1, np.nan]}
+
+    density = PopulationModel(flow)(data, **HERE)
+
+    pair = flow.log_prob([[9.0, 8.0, 0.1], [8.0, 9.0, 0.1]], **HERE)
+    assert density[0] == pytest.approx(np.exp(pair).sum())
+    assert density[1] == 0
+
+
+def test_a_model_is_hashable_and_survives_a_pickle(flow, masses):
+    model = PopulationModel(flow, over=OVER_Z)
+    again = pickle.loads(pickle.dumps(model))
+
+    assert {model: 1}[model] == 1
+    np.testing.assert_array_equal(
+        again(in_pairs(masses), alpha=1.0), model(in_pairs(masses), alpha=1.0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        pytest.param(
+            lambda f: PopulationModel(f, masses=("Mass_0", "Mass_2")),
+            "two of the emulator's event columns, Mass_0, Mass_1, got Mass_0, Mass_2",
+            id="masses",
+        ),
+        pytest.param(lambda f: PopulationModel(f, second="q"), "mass_2 or mass_ratio", id="second"),
+        pytest.param(
+            lambda f: PopulationModel(f, over={"z": ([1], [1])}), "over names z, but", id="over"
+        ),
+        pytest.param(
+            lambda f: PopulationModel(f, over={"Z": ([0.001, 0.002], [1])}),
+            "as many values as weights",
+            id="weights",
+        ),
+        pytest.param(
+            lambda f: PopulationModel(f, over={"Z": ([0.05], [1])}),
+            "Z = 0.05, outside the range",
+            id="outside",
+        ),
+        pytest.param(
+            lambda f: PopulationModel(f)({"mass_1": [9.0], "mass_ratio": [0.5]}, **HERE),
+            "the data has no mass_2, only mass_1, mass_ratio",
+            id="data",
+        ),
+        pytest.param(
+            lambda f: PopulationModel(f)({"mass_1": [9.0], "mass_2": [5.0]}, Z=0.001),
+            "the parameters are Z, alpha, got Z",
+            id="parameters",
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_is_refused_with_a_sentence(flow, make, message):
+    with pytest.raises(PopulationError, match=message):
+        make(flow)
+
+
+def test_the_likelihood_is_that_of_its_definition(flow):
+    events, injections, count = a_catalogue(flow)
+    model = PopulationModel(flow, over=OVER_Z)
+    likelihood = CatalogLikelihood(model, events, injections, drawn=count)
+
+    means = [np.mean(model(e, alpha=2.0) / e["prior"]) for e in events]
+    detected = np.sum(model(injections, alpha=2.0) / injections["prior"]) / count
+
+    estimate = likelihood.estimate(alpha=2.0)
+    expected = np.log(means).sum() - len(events) * np.log(detected)
+    assert likelihood([2.0]) == pytest.approx(expected, rel=1e-9)
+    assert estimate.detected_fraction == pytest.approx(detected, rel=1e-9)
+
+
+@pytest.mark.slow
+def test_the_likelihood_and_its_variance_are_gwpopulations(flow):
+    hyperpe, vt = (
+        importlib.import_module("gwpopulation.hyperpe"),
+        importlib.import_module("gwpopulation.vt"),
+    )
+    frames = importlib.import_module("pandas").DataFrame
+    events, injections, count = a_catalogue(flow)
+    model = PopulationModel(flow, over=OVER_Z)
+    selection = vt.ResamplingVT(
+        hyperpe.Model([model], cache=False),
+        {**injections, "total_generated": count},
+        enforce_convergence=False,
+    )
+    theirs = hyperpe.HyperparameterLikelihood(
+        [frames(event) for event in events],
+        hyperpe.Model([model], cache=False),
+        selection_function=selection,
+    )
+
+    ours = CatalogLikelihood(model, events, injections, drawn=count)
+
+    for alpha in (0.7, 2.0, 4.5):
+        log_likelihood, variance = theirs.ln_likelihood_and_variance({"alpha": alpha})
+        estimate = ours.estimate(alpha=alpha)
+        assert estimate.log_likelihood == pytest.approx(log_likelihood, rel=1e-9)
+        assert estimate.variance == pytest.approx(variance, rel=1e-6)
+
+
+def test_bilbys_hyperparameter_likelihood_takes_the_model(flow):
+    bilby = importlib.import_module("bilby.hyper.likelihood")
+    frames = importlib.import_module("pandas").DataFrame
+    events = [
+        {name: values[:50] for name, values in event.items()} for event in a_catalogue(flow)[0]
+    ]
+    model = PopulationModel(flow)
+    theirs = bilby.HyperparameterLikelihood(
+        [frames(event) for event in events], model, log_evidences=[0.0]
+    )
+
+    found = theirs.log_likelihood_ratio({"Z": 0.001, "alpha": 2.0})
+
+    means = [np.mean(model(e, Z=0.001, alpha=2.0) / e["prior"]) for e in events]
+    assert found == pytest.approx(np.log(means).sum(), rel=1e-9)
+
+
+def test_the_true_parameter_is_found_again(flow):
+    """With sharp posteriors, everything detected: the best alpha is that of the draws."""
+    true = drawn(flow, 400, seed=8, Z=0.001, alpha=2.0)
+    events = [
+        {"mass_1": [a], "mass_2": [b], "prior": [1.0]}
+        for a, b in zip(true["mass_1"], true["mass_2"], strict=True)
+    ]
+    many = drawn(flow, 4_000, seed=9, Z=0.001, alpha=2.0)
+    model = PopulationModel(flow, over={"Z": ([0.001], [1.0])})
+    many["prior"] = model(many, alpha=2.0)
+    likelihood = CatalogLikelihood(model, events, many, drawn=4_000, largest_variance=np.inf)
+
+    alpha = np.geomspace(0.5, 5, 60)
+    log_likelihood = np.array([likelihood([value]) for value in alpha])
+
+    weights = np.exp(log_likelihood - log_likelihood.max())
+    mean = np.average(np.log(alpha), weights=weights)
+    spread = np.sqrt(np.average((np.log(alpha) - mean) ** 2, weights=weights))
+    assert spread < 0.5
+    assert abs(mean - np.log(2.0)) < 3 * spread
+
+
+def test_a_sum_that_is_noise_counts_as_impossible(flow):
+    events, injections, count = a_catalogue(flow, samples=30)
+    model = PopulationModel(flow, over=OVER_Z)
+    strict = CatalogLikelihood(model, events, injections, drawn=count, largest_variance=1e-6)
+
+    assert strict([2.0]) == -np.inf
+    assert strict.estimate(alpha=2.0).variance > 1e-6
+    assert np.isfinite(strict.estimate(alpha=2.0).log_likelihood)
+
+
+def test_an_event_the_population_cannot_make_is_impossible_and_never_nan(flow):
+    events, injections, count = a_catalogue(flow)
+    events[2]["mass_2"] = 2 * events[2]["mass_1"]
+    likelihood = CatalogLikelihood(
+        PopulationModel(flow, over=OVER_Z), events, injections, drawn=count
+    )
+
+    assert likelihood([2.0]) == -np.inf
+    assert likelihood([7.0]) == -np.inf
+    assert likelihood.estimate(alpha=2.0).effective_samples_J[2] == 0
+
+
+def test_effective_numbers_are_those_of_equal_weights(flow):
+    """Samples drawn from the population itself all weigh the same."""
+    model = PopulationModel(flow, over={"Z": ([0.001], [1.0])})
+    event, found = (drawn(flow, rows, seed=rows, Z=0.001, alpha=2.0) for rows in (50, 300))
+    event["prior"], found["prior"] = model(event, alpha=2.0), model(found, alpha=2.0)
+
+    estimate = CatalogLikelihood(model, [event], found, drawn=300).estimate(alpha=2.0)
+
+    assert estimate.effective_samples_J.tolist() == pytest.approx([50])
+    assert estimate.effective_injections == pytest.approx(300)
+    assert estimate.variance == pytest.approx(0, abs=1e-9)
+    assert estimate.log_likelihood == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(lambda e, i: e.clear(), "at least one event", id="none"),
+        pytest.param(lambda e, i: e[1].pop("prior"), "event 1 has no prior", id="no-prior"),
+        pytest.param(lambda e, i: i.pop("prior"), "the injections has no prior", id="no-draw"),
+        pytest.param(
+            lambda e, i: e[0].update(mass_1=[1.0]),
+            "columns of event 0 must be of one length",
+            id="l",
+        ),
+        pytest.param(
+            lambda e, i: i["prior"].__setitem__(0, 0.0), "must be finite and above 0", id="zero"
+        ),
+        pytest.param(
+            lambda e, i: e[0].update({k: [] for k in e[0]}), "has no posterior samples", id="empty"
+        ),
+    ],
+)
+def test_a_catalogue_that_cannot_be_used_is_refused(flow, change, message):
+    events, injections, count = copy.deepcopy(a_catalogue(flow))
+    change(events, injections)
+
+    with pytest.raises(PopulationError, match=message):
+        CatalogLikelihood(PopulationModel(flow), events, injections, drawn=count)
+
+
+def test_fewer_injections_drawn_than_found_are_refused(flow):
+    events, injections, _ = a_catalogue(flow)
+
+    with pytest.raises(PopulationError, match="drawn must count all injections"):
+        CatalogLikelihood(PopulationModel(flow), events, injections, drawn=10)
+
+
+@pytest.mark.slow
+def test_emcee_samples_the_likelihood(flow):
+    emcee = importlib.import_module("emcee")
+    events, injections, count = a_catalogue(flow, events=4, samples=30, found=1_000)
+    model = PopulationModel(flow, over={"Z": ([0.001], [1.0])})
+    likelihood = CatalogLikelihood(model, events, injections, drawn=count)
+    start = np.random.default_rng(0).uniform(1, 4, (8, 1))
+
+    sampler = emcee.EnsembleSampler(8, len(likelihood.names), likelihood)
+    sampler.random_state = np.random.RandomState(0).get_state()  # noqa: NPY002
+    sampler.run_mcmc(start, 40)
+
+    chain = sampler.get_chain(flat=True)
+    assert ((chain > 0.5) & (chain < 5)).all()
+    assert 0.2 < sampler.acceptance_fraction.mean() < 1
+
+
+@pytest.mark.slow
+def test_dynesty_samples_the_likelihood(flow):
+    dynesty = importlib.import_module("dynesty")
+    events, injections, count = a_catalogue(flow, events=3, samples=30, found=1_000)
+    model = PopulationModel(flow, over={"Z": ([0.001], [1.0])})
+    likelihood = CatalogLikelihood(model, events, injections, drawn=count)
+
+    sampler = dynesty.NestedSampler(
+        likelihood, lambda u: 0.5 + 4.5 * u, 1, nlive=40, rstate=np.random.default_rng(0)
+    )
+    sampler.run_nested(dlogz=0.5, print_progress=False)
+
+    alpha = np.linspace(0.5, 5, 200)
+    evidence = np.log(np.mean([np.exp(likelihood([value])) for value in alpha]))
+    assert sampler.results.logz[-1] == pytest.approx(evidence, abs=0.6)
+
+
+@pytest.mark.slow
+def test_under_jax_the_likelihood_compiles_and_has_its_gradient(flow):
+    jax = importlib.import_module("jax")
+    events, injections, count = a_catalogue(flow, events=3, samples=30, found=500)
+    model = PopulationModel(flow)
+    likelihood = CatalogLikelihood(model, events, injections, drawn=count, largest_variance=50.0)
+    theta, step = np.array([0.002, 2.0]), np.array([1e-7, 1e-4])
+
+    with jax.enable_x64(True):
+        value, gradient = jax.jit(jax.value_and_grad(likelihood.log_likelihood))(
+            jax.numpy.asarray(theta)
+        )
+
+    differences = [
+        (likelihood(theta + step * unit) - likelihood(theta - step * unit)) / (2 * step @ unit)
+        for unit in np.eye(2)
+    ]
+    assert float(value) == pytest.approx(likelihood(theta), rel=1e-9)
+    np.testing.assert_allclose(gradient, differences, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_under_jax_single_precision_is_enough(flow):
+    jax = importlib.import_module("jax")
+    events, injections, count = a_catalogue(flow, events=3, samples=30, found=500)
+    likelihood = CatalogLikelihood(
+        PopulationModel(flow, over=OVER_Z), events, injections, drawn=count, largest_variance=50.0
+    )
+
+    found = jax.jit(likelihood.log_likelihood)(jax.numpy.array([2.0]))
+
+    assert found.dtype == np.float32
+    assert float(found) == pytest.approx(likelihood([2.0]), abs=2e-3)
+
+
+@pytest.mark.slow
+def test_gwpopulation_compiles_the_model_under_jax(flow):
+    jax = importlib.import_module("jax")
+    gwpopulation = importlib.import_module("gwpopulation")
+    pandas = importlib.import_module("pandas")
+    from gwpopulation.experimental.jax import JittedLikelihood
+    from gwpopulation.hyperpe import HyperparameterLikelihood, Model
+    from gwpopulation.vt import ResamplingVT
+
+    events, injections, count = a_catalogue(flow, events=3, samples=30, found=500)
+    model = PopulationModel(flow)
+    expected = CatalogLikelihood(model, events, injections, drawn=count, largest_variance=np.inf)
+    before = jax.config.jax_enable_x64
+    gwpopulation.set_backend("jax")
+    try:
+        theirs = HyperparameterLikelihood(
+            [pandas.DataFrame(event) for event in events],
+            Model([model], cache=False),
+            selection_function=ResamplingVT(
+                Model([model], cache=False),
+                {**injections, "total_generated": count},
+                enforce_convergence=False,
+            ),
+        )
+        found = JittedLikelihood(theirs).log_likelihood_ratio({"Z": 0.002, "alpha": 2.0})
+    finally:
+        gwpopulation.set_backend("numpy")
+        jax.config.update("jax_enable_x64", before)
+
+    assert found == pytest.approx(expected([0.002, 2.0]), rel=1e-7)
+
+
+def test_an_emulator_by_torch_says_what_jax_needs(masses):
+    jax = importlib.import_module("jax")
+    model = PopulationModel(Emulator(a_flow()))
+    data = {name: jax.numpy.asarray(values) for name, values in in_pairs(masses).items()}
+
+    with pytest.raises(PopulationError, match=r"load the bundle with models.arrays.flow.ArrayFlow"):
+        model(data, **HERE)
+
+
+def test_a_bundle_from_disk_is_all_that_a_model_needs(tmp_path, masses):
+    Emulator(a_flow()).save(tmp_path / "emulator")
+
+    model = PopulationModel(ArrayFlow.load(tmp_path / "emulator"), second="mass_ratio")
+
+    assert model.variable_names == ["Z", "alpha"]
+    assert (model(masses, **HERE) > 0).all()

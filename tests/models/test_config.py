@@ -1,0 +1,108 @@
+"""The configs: defaults, refusals, and that reading them needs no torch."""
+
+import importlib
+import subprocess
+import sys
+from dataclasses import asdict
+
+import pytest
+
+from models import config
+from models.config import ConfigError, FlowConfig, TrainConfig
+
+
+@pytest.mark.parametrize("kind", [FlowConfig, TrainConfig])
+def test_a_config_comes_back_from_its_dict(kind):
+    assert kind.from_dict(asdict(kind())) == kind()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param({"blocks": 0}, r"blocks must lie in \[1, 100\], got 0", id="range"),
+        pytest.param(
+            {"kind": "spine"}, "kind must be one of spline, affine, got 'spine'", id="kind"
+        ),
+        pytest.param({"hidden": 6.5}, "hidden must be of type int, got 6.5", id="type"),
+        pytest.param({"depth": True}, "depth must be of type int, got True", id="bool"),
+        pytest.param({"activation": "sin"}, "one of relu, tanh, silu, gelu", id="activation"),
+        pytest.param({"bins": 0}, r"bins must lie in \[1, 1024\], got 0", id="bins"),
+        pytest.param({"bound": 0.5}, r"bound must lie in \[1, 100\], got 0.5", id="bound"),
+        pytest.param(
+            {"coordinates": "raw"}, "coordinates must be one of log_ratio, log_total, log", id="raw"
+        ),
+        pytest.param(
+            {"conditioner": "made"}, "conditioner must be one of separate, masked", id="made"
+        ),
+        pytest.param({"residual": "yes"}, "residual must be of type bool, got 'yes'", id="yes"),
+        pytest.param({"normalise": 1}, "normalise must be of type bool, got 1", id="one"),
+        pytest.param(
+            {"residual": True, "conditioner": "masked"},
+            "residual = true needs conditioner = 'separate', got 'masked'",
+            id="residual-masked",
+        ),
+    ],
+)
+def test_a_bad_flow_option_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        FlowConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param({"learning_rate": 2.0}, r"learning_rate must lie in \(0, 1\)", id="rate"),
+        pytest.param({"learning_rate": float("nan")}, "learning_rate must lie in", id="nan"),
+        pytest.param({"batch_size": 0}, "batch_size must lie in", id="batch"),
+        pytest.param(
+            {"schedule": "step"}, "schedule must be one of cosine, .*got 'step'", id="schedule"
+        ),
+        pytest.param({"warmup": 0.9}, "warmup must lie in", id="warmup"),
+        pytest.param({"max_minutes": 0.0}, r"max_minutes must lie in \(0, inf\)", id="no-time"),
+        pytest.param(
+            {"max_minutes": -1.0}, r"max_minutes must lie in \(0, inf\)", id="negative-time"
+        ),
+        pytest.param({"rate_per": "step"}, "rate_per must be one of epoch, second", id="unit"),
+        pytest.param({"patience": -1}, "patience must lie in", id="patience"),
+    ],
+)
+def test_a_bad_training_option_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        TrainConfig(**options)
+
+
+def test_all_faults_are_listed_at_once():
+    with pytest.raises(ConfigError, match=r"blocks must .*; depth must"):
+        FlowConfig(blocks=0, depth=0)
+
+
+def test_an_unknown_stored_option_is_refused():
+    with pytest.raises(ConfigError, match="FlowConfig has no option 'block': it takes activation"):
+        FlowConfig.from_dict({"block": 3})
+
+
+def test_a_flow_stored_before_an_option_was_there_means_what_it_meant():
+    stored = {"kind": "affine", "blocks": 8, "hidden": 64, "depth": 2, "activation": "relu"}
+
+    made = FlowConfig.from_dict(stored)
+
+    assert {name: getattr(made, name) for name in stored} == stored
+    assert (made.coordinates, made.conditioner) == ("log", "masked")
+    assert (made.residual, made.normalise) == (False, False)
+
+
+def test_every_choice_of_a_config_is_one_that_is_built():
+    """The names are listed without torch, the classes with it."""
+    activations, autoregressive = (
+        importlib.import_module(f"models.flow.{name}") for name in ("activation", "layers")
+    )
+
+    assert set(config.ACTIVATIONS) == set(activations.ACTIVATIONS)
+    assert set(config.KINDS) == set(autoregressive.LAYERS)
+    assert set(config.CONDITIONERS) == set(autoregressive.CONDITIONERS)
+
+
+def test_reading_the_configs_does_not_load_torch():
+    code = "import sys, models.config; sys.exit('torch' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
