@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from data_prep.dataset import SAMPLE, Dataset
 from data_prep.stream import Batch, read_split
-from models.arrays.flow import ArrayFlow
+from models import ArrayFlow
 from models.bundle.files import read_card
 
 Floats = NDArray[np.floating]

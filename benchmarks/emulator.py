@@ -32,8 +32,7 @@ from numpy.typing import NDArray
 
 from data_prep.dataset import SAMPLE
 from data_prep.stream import Batch, read_split
-from models import Emulator
-from models.arrays.flow import ArrayFlow
+from models import ArrayFlow, Emulator
 from models.config import FlowConfig, TrainConfig
 
 Floats = NDArray[np.floating]

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from data_prep.dataset import Dataset
 from data_prep.stream import Batch, read_split
-from models.bundle.emulator import Emulator
+from models import Emulator
 from models.config import FlowConfig, TrainConfig
 from models.evaluation import nll as measure
 from models.training.train import train

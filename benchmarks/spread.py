@@ -34,7 +34,7 @@ import torch
 from numpy.typing import NDArray
 
 from data_prep.stream import read_split
-from models.bundle.emulator import Emulator
+from models import Emulator
 from models.bundle.ensemble import Mixture
 from models.config import FlowConfig, TrainConfig
 from models.flow.density import ConditionalFlow

@@ -6,7 +6,9 @@ sentence and exit code 2. Anything else that is raised is our fault and shows as
 
 from __future__ import annotations
 
+import difflib
 import errno
+from collections.abc import Iterable
 
 REMEDIES = {
     errno.ENOSPC: "make room there",
@@ -21,3 +23,23 @@ REMEDIES = {
 
 class InputError(ValueError):
     """A user's mistake. The message says what is wrong, where, what was found and the way out."""
+
+
+def suggestion(name: str, known: Iterable[str], *, otherwise: str = "there are") -> str:
+    """The remedy for a name that is not known: the nearest known one, or all of them.
+
+    Args:
+        name: The name that was given.
+        known: The names that would have been right.
+        otherwise: Opens the list where none is near.
+    """
+    names = sorted(known)
+    near = [other for other in names if other.casefold() == name.casefold()]
+    near = near or difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"{otherwise} {', '.join(names) or 'none'}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, of a database driver's own where there is one."""
+    text = str(getattr(error, "orig", None) or error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -12,9 +12,7 @@ import dynesty
 import mock_catalog
 import numpy as np
 
-from models.arrays.flow import ArrayFlow
-from models.arrays.table import Table
-from models.inference.population import CatalogLikelihood, PopulationModel
+from models import ArrayFlow, CatalogLikelihood, PopulationModel, Table
 
 
 def main(folder: str, live_points: int = 100) -> None:

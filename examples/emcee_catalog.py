@@ -15,8 +15,7 @@ import emcee
 import mock_catalog
 import numpy as np
 
-from models.arrays.flow import ArrayFlow
-from models.inference.population import CatalogLikelihood, PopulationModel
+from models import ArrayFlow, CatalogLikelihood, PopulationModel
 
 
 def main() -> None:

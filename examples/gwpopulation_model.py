@@ -17,9 +17,7 @@ from gwpopulation.models.redshift import PowerLawRedshift
 from gwpopulation.vt import ResamplingVT
 from pandas import DataFrame
 
-from models.arrays.flow import ArrayFlow
-from models.arrays.table import Table
-from models.inference.population import PopulationModel
+from models import ArrayFlow, PopulationModel, Table
 
 
 def main(folder: str, live_points: int = 100) -> None:

@@ -12,8 +12,7 @@ import jax
 import mock_catalog
 import numpy as np
 
-from models.arrays.flow import ArrayFlow
-from models.inference.population import CatalogLikelihood, PopulationModel
+from models import ArrayFlow, CatalogLikelihood, PopulationModel
 
 
 def main(folder: str, steps: int = 40) -> None:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_prep.stream import read_split
-from models.arrays.flow import ArrayFlow
-from models.inference.population import PopulationModel
+from models import ArrayFlow, PopulationModel
 
 ERROR = 0.05
 """Of ln mass, as a detector measures it."""

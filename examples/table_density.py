@@ -8,9 +8,7 @@ import time
 
 import numpy as np
 
-from models.arrays.flow import ArrayFlow
-from models.arrays.table import Table
-from models.inference.population import PopulationModel
+from models import ArrayFlow, PopulationModel, Table
 
 
 def main(folder: str, path: str = "table.npz", points: int = 96, condition_points: int = 8) -> None:

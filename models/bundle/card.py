@@ -299,7 +299,7 @@ logp = emulator.log_prob(events{call})
 Under numpy or JAX, without torch:
 
 ```python
-from models.arrays import ArrayFlow
+from models import ArrayFlow
 
 logp = ArrayFlow.load(".").log_prob(events{call})
 ```
