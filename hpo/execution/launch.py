@@ -26,7 +26,7 @@ from data_prep.atomic import naming
 from data_prep.dataset import SAMPLE, Dataset
 from data_prep.errors import InputError
 from hpo.doctor import machine
-from hpo.execution import progress, slurm
+from hpo.execution import optuna_note, progress, slurm
 from hpo.execution.slurm import Plan
 from hpo.queue import jobs as scheduler
 from hpo.queue.jobs import JobState
@@ -233,23 +233,19 @@ def _made(launch: Launch) -> tuple[optuna.Study, Slots]:
 
 def _described(study: optuna.Study, launch: Launch) -> None:
     """Have optuna-dashboard tell what the study is."""
-    from hpo.dashboard import optuna_page
-
-    origin = optuna_page.Origin(
+    origin = optuna_note.Origin(
         dataset=launch.dataset,
         runs=launch.plan.runs / study.study_name,
         command=launch.command,
     )
-    _for_show("description", lambda: optuna_page.describe(study, launch.plan.spec, origin))
+    _for_show("description", lambda: optuna_note.describe(study, launch.plan.spec, origin))
 
 
 def _pictured(study: optuna.Study) -> None:
     """Have optuna-dashboard show the runs' learning curves, and what their results cost."""
-    from hpo.dashboard import optuna_page
-
     found = (record for _, record in read_all(studies.runs_of(study)))
     records = [record for record in found if isinstance(record, RunRecord)]
-    _for_show("pictures", lambda: optuna_page.plot(study, records))
+    _for_show("pictures", lambda: optuna_note.plot(study, records))
 
 
 def _for_show(what: str, write: Callable[[], None]) -> None:

@@ -1,0 +1,171 @@
+"""The note and the charts that optuna-dashboard shows of a study.
+
+They are kept in the study itself. The list of studies loads all of them at every look, so there are
+few and they are small. Only the launcher writes them; workers never do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+
+from hpo.dashboard.address import ROOT
+from hpo.records.record import EpochRow, RunRecord
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+    from data_prep.dataset import Dataset
+    from hpo.study.spec import StudySpec
+
+NOTE = "hpo:note"
+"""Of the study: what its note was when we wrote it, as a digest."""
+
+LARGEST = 30_000
+"""Bytes of a picture's JSON."""
+BEST = 10
+"""Runs whose learning curves are drawn."""
+
+_METRICS = {
+    "val_nll": "validation NLL [nats/event]",
+    "held_out_nll": "held-out NLL [nats/event]",
+}
+_FEWEST_POINTS = 12
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """What a study's file does not tell of it."""
+
+    dataset: Dataset
+    runs: Path
+    """Folder of the study's trials."""
+
+    command: str = ""
+    """The launch as it was typed, without the storage; empty if no command did it."""
+
+
+def describe(study: optuna.Study, spec: StudySpec, origin: Origin) -> None:
+    """Give the study its note and its objective's name, unless somebody wrote their own."""
+    if study.metric_names is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names([_METRICS[spec.training.objective]])
+    note, ours = _note(spec, origin), study.user_attrs.get(NOTE)
+    if ours == _digest(note):
+        return
+    from optuna_dashboard import get_note, save_note  # here: it takes a second to load
+
+    there = get_note(study)
+    if there == note or (ours is None and there) or (ours is not None and ours != _digest(there)):
+        return
+    save_note(study, note)
+    study.set_user_attr(NOTE, _digest(note))
+
+
+def plot(study: optuna.Study, records: Sequence[RunRecord]) -> None:
+    """Put pictures of the runs into the study, in place of those that were there."""
+    from optuna_dashboard import save_plotly_graph_object
+
+    from hpo.dashboard.runs import figures, learning
+    from hpo.records.table import aligned, row
+    from hpo.study.study import trial_name
+
+    ordered = sorted((one for one in records if one.epochs), key=lambda one: one.standing)
+    if not ordered:
+        return
+    named = {f"{one.study}/{trial_name(one.trial)}": one for one in ordered}
+    best = dict(list(named.items())[:BEST])
+    flat = aligned([row(record) for record in ordered], ordered)
+    rows = [{**one, "run": key} for key, one in zip(named, flat, strict=True)]
+
+    def learned(most: int) -> Figure:
+        return learning.curves(_thinned(best, most), theme="light")
+
+    def cost(most: int) -> Figure:
+        return figures.trade(rows[: 5 * most], "flops_per_event", theme="light")
+
+    for name, draw in {"hpo-learning": learned, "hpo-cost": cost}.items():
+        save_plotly_graph_object(study, _small(draw), graph_object_id=name)
+
+
+def _note(spec: StudySpec, origin: Origin) -> str:
+    data, held_out = origin.dataset, len(spec.data.hold_out_cells)
+    told = {
+        "Objective": f"{_METRICS[spec.training.objective]}, the lower the better",
+        "Searches": ", ".join(map(_code, spec.space)) or "nothing",
+        "How": f"{spec.sampler.kind}, pruner {spec.pruner.kind}, at most {spec.training.epochs} "
+        "epochs a trial",
+        "Data": f"{_code(spec.data.path)}: {sum(data.rows.values()):,} rows in {len(data.cells)} "
+        f"cells{f', {held_out} of them held out' if held_out else ''}, "
+        f"fingerprint {_code(data.fingerprint[:12])}",
+        "Launched by": _code(origin.command),
+        "Runs": f"{_code(str(origin.runs))}, compared at [{ROOT}]({ROOT})",
+    }
+    lines = [f"| {what} | {text} |" for what, text in told.items() if text]
+    return "\n".join([f"## {spec.study.name}", "", "| | |", "|---|---|", *lines, ""])
+
+
+def _code(text: str) -> str:
+    """A text as Markdown shows it unchanged, in a table too."""
+    plain = text.replace("`", "'").replace("|", "\\|")
+    return f"`{plain}`" if plain else ""
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _small(draw: Callable[[int], Figure]) -> Figure:
+    """The figure with as much in it as `LARGEST` lets there be."""
+    from plotly.graph_objects import Figure
+
+    most = 100
+    while True:
+        drawn = draw(most).to_plotly_json()
+        # Of its seven kilobytes a page that has its own look uses none.
+        drawn["layout"].pop("template", None)
+        figure = Figure(_plain(drawn), layout_template="none")
+        if len(figure.to_json()) <= LARGEST or most <= _FEWEST_POINTS:
+            return figure
+        most = 2 * most // 3
+
+
+def _thinned(records: dict[str, RunRecord], most: int) -> dict[str, RunRecord]:
+    """The records with so many epochs at most, the best and the last among them."""
+    return {
+        key: dataclasses.replace(one, epochs=tuple(_some(one.epochs, one.best_epoch, most)))
+        for key, one in records.items()
+    }
+
+
+def _some(epochs: Sequence[EpochRow], best: int | None, most: int) -> Iterable[EpochRow]:
+    step = -(-len(epochs) // most)
+    last = len(epochs) - 1
+    return (
+        row
+        for index, row in enumerate(epochs)
+        if index % step == 0 or index == last or row.epoch == best
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A figure's content with its numbers to six digits, which is more than a screen shows."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
