@@ -3,13 +3,13 @@
     python benchmarks/spread.py [--members 5] [--seconds 60] [--rows 200000] [--threads 2]
                                 [--picture FILE]
 
-`log_prob(..., return_std=True)` gives, with the log density of a mixture, the standard deviation
+`log_prob(..., return_std=True)` gives, with the log density of an ensemble, the standard deviation
 of its members' log densities. Here the true density is known (`known_density`), so the error of
 each log density is known, too: at test events of the grid's cells, at events between the cells,
 and beyond the metallicities of the grid, where the same formula goes on. The members are the
 default flow with other seeds.
 
-What is told of each place: the mean excess NLL of one member and of the mixture, the typical (root
+What is told of each place: the mean excess NLL of one member and of the ensemble, the typical (root
 mean square) error and spread, their ratio, how often the truth is within one and two spreads, and
 the rank correlation of the size of the error with the spread. The picture has the typical error
 over the spread, for events sorted by spread into twenty parts: on the diagonal, a spread is an
@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from data_prep.stream import read_split
 from models import Emulator
-from models.bundle.ensemble import Mixture
+from models.bundle.ensemble import Ensemble
 from models.config import FlowConfig, TrainConfig
 from models.flow.density import ConditionalFlow
 from models.training.train import train
@@ -61,7 +61,7 @@ class Told:
     excess_one: float
     """Nats per event over the truth, mean of the members."""
     error_N: Floats
-    """Log density of the mixture less the true one."""
+    """Log density of the ensemble less the true one."""
     spread_N: Floats
 
     @property
@@ -127,11 +127,11 @@ def places(folder: Path) -> Iterator[tuple[str, Floats, Floats, Floats]]:
 def of_place(
     flows: list[ConditionalFlow], place: str, events_NF: Floats, z_N: Floats, alpha_N: Floats
 ) -> Told:
-    """What members and mixture say there."""
+    """What members and ensemble say there."""
     at = {"Z": z_N, "alpha": alpha_N, "on_extrapolation": "ignore"}
     truth_N = known_density.log_prob(events_NF, z_N, alpha_N)
     each_K = [Emulator(flow).log_prob(events_NF, **at) for flow in flows]
-    mixed_N, spread_N = Emulator(Mixture(flows)).log_prob(events_NF, return_std=True, **at)
+    mixed_N, spread_N = Emulator(Ensemble(flows)).log_prob(events_NF, return_std=True, **at)
     return Told(
         place=place,
         excess_one=float(np.mean([(truth_N - one_N).mean() for one_N in each_K])),

@@ -40,7 +40,7 @@ from hpo.cli import main
 from hpo.cli.options import KEYED
 from hpo.study import spec
 from models import Emulator
-from models.bundle.ensemble import Mixture
+from models.bundle.ensemble import Ensemble
 from tests.random_flows import a_flow
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -282,7 +282,7 @@ def test_the_tutorial_leaves_what_it_says(desk):
 
 @pytest.mark.parametrize("kind", ["single", "ensemble"])
 def test_the_fields_of_an_emulator_json_are_those_that_are_listed(tmp_path, kind):
-    flow = a_flow() if kind == "single" else Mixture([a_flow(), a_flow(seed=1)])
+    flow = a_flow() if kind == "single" else Ensemble([a_flow(), a_flow(seed=1)])
     card = json.loads((Emulator(flow).save(tmp_path / "e") / "emulator.json").read_text())
 
     text = (ROOT / "docs" / "reference" / "files.md").read_text().partition("## emulator.json")[2]

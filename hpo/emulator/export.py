@@ -18,7 +18,7 @@ from hpo.study.status import usable
 from models.bundle.card import Terms
 from models.bundle.efficiency import Efficiency
 from models.bundle.emulator import Emulator
-from models.bundle.ensemble import Density, Mixture
+from models.bundle.ensemble import Density, Ensemble
 from models.evaluation import nll, report
 from models.training import checkpoint
 
@@ -60,7 +60,7 @@ def export(
     chosen = _chosen(folder, trial, max_cost, ensemble)
     flows = [checkpoint.best_flow(source) for _, source in chosen]
     records = [record for record, _ in chosen]
-    density = flows[0] if len(flows) == 1 else Mixture(flows)
+    density = flows[0] if len(flows) == 1 else Ensemble(flows)
     trained = Emulator(density, _card(records, density) | (terms or Terms()).to_card())
     extra = {NAME: chosen[0][1] / NAME}
     # A copy is read back first: `out` may hold an older bundle, which a bad one must not replace.
@@ -154,7 +154,7 @@ def _metrics(record: RunRecord) -> dict[str, object]:
 
 
 def _mixed(density: Density, folder: Path, hold_out: Named) -> dict[str, object]:
-    """The same of a mixture, which no record tells."""
+    """The same of an ensemble, which no record tells."""
     test = nll.nll(density, folder, "test", without=hold_out)
     val = nll.nll(density, folder, "val", without=hold_out)
     told: dict[str, object] = {

@@ -50,7 +50,7 @@ class ArrayFlow:
     """
 
     def __init__(self, members: Sequence[_Member]) -> None:
-        """Args: flows of the same columns, to be mixed in equal parts."""
+        """Args: flows of the same columns, an ensemble with equal weights."""
         self._members = tuple(members)
         self._card: dict[str, Any] = {}
         first = self._members[0]

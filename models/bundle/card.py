@@ -119,7 +119,7 @@ def _front_matter(card: Card) -> str:
 
 def _head(card: Card) -> str:
     several = len(_members(card))
-    what = f"A mixture of {several} normalizing flows, equally weighted," if several else ""
+    what = f"An ensemble of {several} normalizing flows, equally weighted," if several else ""
     return "\n\n".join(
         [
             f"# Emulator of p({_density(card)})",

@@ -29,7 +29,7 @@ from models.bundle import card as model_card
 from models.bundle import domain, onnx
 from models.bundle.domain import Extrapolation, ExtrapolationWarning, Floats
 from models.bundle.efficiency import Efficiency
-from models.bundle.ensemble import Density, Mixture, from_description, spread
+from models.bundle.ensemble import Density, Ensemble, from_description, spread
 from models.bundle.files import (
     CARD,
     FORMAT,
@@ -52,7 +52,7 @@ class Emulator:
     """p(events | conditions) in physical units: draw from it, evaluate it."""
 
     def __init__(self, flow: Density, card: Mapping[str, Any] | None = None) -> None:
-        """Args: the fitted flow, or several mixed; what else the card says: metrics, provenance."""
+        """Args: the fitted flow, or an ensemble; what else the card says: metrics, provenance."""
         self.module = flow.cpu().eval()
         """torch module: `log_prob(x_NF, c_NC)`, differentiable in events and conditions."""
         self.card: dict[str, Any] = {**_card(flow), **(card or {})}
@@ -175,7 +175,7 @@ class Emulator:
         )
         if not return_std:
             return nll.log_prob(self.module, x_NF, c_NC)
-        if not isinstance(self.module, Mixture):
+        if not isinstance(self.module, Ensemble):
             raise EmulatorError(
                 "a single flow has no spread: export an ensemble (hpo export --ensemble K)"
             )
@@ -237,7 +237,7 @@ class Emulator:
 
 def _card(flow: Density) -> dict[str, Any]:
     return {
-        "format": FORMAT_OF_SEVERAL if isinstance(flow, Mixture) else FORMAT,
+        "format": FORMAT_OF_SEVERAL if isinstance(flow, Ensemble) else FORMAT,
         "architecture": flow.describe(),
         "event_columns": {column.name: column.unit for column in flow.event_columns},
         "condition_columns": {column.name: column.unit for column in flow.condition_columns},

@@ -25,23 +25,23 @@ from models.flow.density import ConditionalFlow
 from models.flow.layout import MEMBERS, members_of
 
 
-class MixtureError(InputError):
-    """Flows that cannot be mixed. The message is one sentence."""
+class EnsembleError(InputError):
+    """Flows that make no ensemble. The message is one sentence."""
 
 
-class Mixture(nn.Module):
+class Ensemble(nn.Module):
     """Flows of the same columns with equal weights; offers what one flow does."""
 
     def __init__(self, members: Sequence[ConditionalFlow]) -> None:
-        """Raises MixtureError if there is none, or if they are of different columns."""
+        """Raises EnsembleError if there is none, or if they are of different columns."""
         super().__init__()
         if not members:
-            raise MixtureError("an ensemble has at least one flow, got none")
+            raise EnsembleError("an ensemble has at least one flow, got none")
         for other in members[1:]:
             for what in ("event_columns", "condition_columns"):
                 ours, theirs = ([c.name for c in getattr(x, what)] for x in (members[0], other))
                 if ours != theirs:
-                    raise MixtureError(
+                    raise EnsembleError(
                         f"the members of an ensemble have one set of {what.replace('_', ' ')}, got "
                         f"{', '.join(ours) or 'none'} and {', '.join(theirs) or 'none'}"
                     )
@@ -137,7 +137,7 @@ class Mixture(nn.Module):
         return (noise_N[:, None] > torch.tensor(edges).to(noise_N)).sum(1)
 
 
-Density = ConditionalFlow | Mixture
+Density = ConditionalFlow | Ensemble
 """What an emulator is made of."""
 
 
@@ -150,7 +150,7 @@ def from_description(description: Mapping[str, Any], state: Mapping[str, Tensor]
     if MEMBERS not in description:
         return density.from_description(description, state)
     each = members_of(description, state)
-    return Mixture([density.from_description(*one) for one in each]).eval()
+    return Ensemble([density.from_description(*one) for one in each]).eval()
 
 
 def spread(log_prob_KN: Tensor) -> Tensor:

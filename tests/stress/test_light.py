@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from models import Emulator
-from models.bundle.ensemble import Mixture
+from models.bundle.ensemble import Ensemble
 from tests.random_flows import a_flow
 
 pytestmark = pytest.mark.slow
@@ -78,12 +78,12 @@ def single():
     return a_flow(noise=0.03)
 
 
-def mixture():
-    return Mixture([a_flow(noise=0.03, seed=seed) for seed in range(3)]).eval()
+def ensemble():
+    return Ensemble([a_flow(noise=0.03, seed=seed) for seed in range(3)]).eval()
 
 
 FLOWS = pytest.mark.parametrize(
-    "make", [pytest.param(single, id="single"), pytest.param(mixture, id="mixture")]
+    "make", [pytest.param(single, id="single"), pytest.param(ensemble, id="ensemble")]
 )
 
 

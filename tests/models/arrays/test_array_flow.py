@@ -14,7 +14,7 @@ import torch
 from models import Emulator
 from models.arrays.flow import ArrayFlow
 from models.bundle.domain import ExtrapolationWarning
-from models.bundle.ensemble import Mixture
+from models.bundle.ensemble import Ensemble
 from models.bundle.files import EmulatorError
 from tests.random_flows import a_flow, in_arrays
 
@@ -104,15 +104,15 @@ def test_events_made_of_noise_have_the_density_of_that_noise(features, condition
     np.testing.assert_allclose(log_density_N, log_normal_N - log_det_N, atol=1e-5)
 
 
-def test_an_ensemble_is_the_mixture_of_its_members():
-    mixture = Mixture([a_flow(seed=seed) for seed in range(3)]).eval()
-    in_numpy = in_arrays(mixture)
+def test_an_ensemble_is_the_mean_of_its_members():
+    ensemble = Ensemble([a_flow(seed=seed) for seed in range(3)]).eval()
+    in_numpy = in_arrays(ensemble)
     x_NF, c_NC, noise_NF = some_rows()
     noise_NF = np.concatenate([noise_NF, np.random.default_rng(2).normal(size=(500, 1))], 1)
 
-    mixture.double()
-    log_prob = mixture.log_prob(*tensors(x_NF, c_NC)).numpy()
-    events = mixture.from_noise(*tensors(noise_NF, c_NC)).numpy()
+    ensemble.double()
+    log_prob = ensemble.log_prob(*tensors(x_NF, c_NC)).numpy()
+    events = ensemble.from_noise(*tensors(noise_NF, c_NC)).numpy()
 
     assert in_numpy.noise_columns == 3
     np.testing.assert_allclose(in_numpy.log_density(x_NF, c_NC), log_prob, rtol=1e-10)
@@ -249,7 +249,7 @@ def test_jax_in_single_precision_warns_of_nothing_and_has_five_digits():
 @pytest.mark.slow
 def test_under_jax_no_gradient_is_nan_outside_the_support():
     jax = importlib.import_module("jax")
-    flow = in_arrays(Mixture([a_flow(seed=seed) for seed in range(2)]).eval())
+    flow = in_arrays(Ensemble([a_flow(seed=seed) for seed in range(2)]).eval())
     x = jax.numpy.array([[-1.0, 5.0], [9.0, 8.0], [np.nan, 3.0], [5.0, 0.0]])
     c = jax.numpy.array([0.001, 1.0])
 

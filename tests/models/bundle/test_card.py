@@ -19,7 +19,7 @@ from models.bundle import card as model_card
 from models.bundle import markdown
 from models.bundle.card import MOST_CELLS, Terms
 from models.bundle.emulator import EmulatorError
-from models.bundle.ensemble import Mixture
+from models.bundle.ensemble import Ensemble
 from tests.random_flows import a_flow
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -137,11 +137,11 @@ def test_what_is_missing_is_said_to_be_missing():
 def test_an_ensemble_lists_its_members():
     origin = told()["provenance"] | {"members": [{"trial": 4}, {"trial": 9}]}
     metrics = told()["metrics"] | {"members": [{"test_nll": 4.5, "test_nll_error": 0.01}] * 2}
-    flow = Mixture([a_flow(), a_flow(seed=1)])
+    flow = Ensemble([a_flow(), a_flow(seed=1)])
 
     card = Emulator(flow, {"metrics": metrics, "provenance": origin}).card
 
-    assert "mixture of 2" in model_card.text(card)
+    assert "ensemble of 2" in model_card.text(card)
     assert "| 9 | 2 | 24 | 16 | - | - | 4.500 ± 0.010 |" in section(card, "Training")
     assert "`noise`, 3 standard normal" in section(card, "How to load it")
 

@@ -11,7 +11,7 @@ from data_prep.dataset import Column
 from models import Emulator
 from models.bundle import onnx
 from models.bundle.emulator import EmulatorError
-from models.bundle.ensemble import Mixture, MixtureError, from_description
+from models.bundle.ensemble import Ensemble, EnsembleError, from_description
 from models.flow.density import ConditionalFlow
 from tests.models.bundle.test_onnx import run
 from tests.models.flow.test_density import DATA, flow
@@ -37,8 +37,8 @@ def singles(members) -> list[ConditionalFlow]:
 
 
 @pytest.fixture(scope="module")
-def mixture(members) -> Mixture:
-    return Mixture(members).eval()
+def ensemble(members) -> Ensemble:
+    return Ensemble(members).eval()
 
 
 def events_and_conditions(rows: int, seed: int = 0):
@@ -46,22 +46,22 @@ def events_and_conditions(rows: int, seed: int = 0):
     return (torch.from_numpy(rng.uniform(0.5, 40, (rows, 2))) for _ in range(2))
 
 
-def test_its_density_is_the_mean_of_its_members(mixture, members):
+def test_its_density_is_the_mean_of_its_members(ensemble, members):
     x_NF, c_NC = events_and_conditions(200)
 
-    found = mixture.log_prob(x_NF, c_NC).exp()
+    found = ensemble.log_prob(x_NF, c_NC).exp()
 
     mean = sum(one.log_prob(x_NF, c_NC).exp() for one in members) / len(members)
     torch.testing.assert_close(found, mean)
 
 
-def test_where_nothing_can_be_it_says_so_without_spoiling_the_gradients(mixture):
+def test_where_nothing_can_be_it_says_so_without_spoiling_the_gradients(ensemble):
     x_NF, c_NC = events_and_conditions(4)
     x_NF = x_NF.clone()
     x_NF[1, 0] = -3.0
     x_NF.requires_grad_()
 
-    log_prob = mixture.log_prob(x_NF, c_NC)
+    log_prob = ensemble.log_prob(x_NF, c_NC)
     log_prob[log_prob.isfinite()].sum().backward()
 
     assert log_prob[1] == -torch.inf
@@ -69,11 +69,11 @@ def test_where_nothing_can_be_it_says_so_without_spoiling_the_gradients(mixture)
     assert x_NF.grad.isfinite().all()
 
 
-def test_an_event_is_that_of_the_member_which_the_noise_chooses(mixture, members):
+def test_an_event_is_that_of_the_member_which_the_noise_chooses(ensemble, members):
     _, c_NC = events_and_conditions(3000)
     noise = torch.from_numpy(np.random.default_rng(1).standard_normal((3000, 3)))
 
-    drawn = mixture.from_noise(noise, c_NC)
+    drawn = ensemble.from_noise(noise, c_NC)
 
     each = torch.stack([one.from_noise(noise[:, :2], c_NC) for one in members])
     same = torch.isclose(drawn, each).all(-1)
@@ -81,32 +81,32 @@ def test_an_event_is_that_of_the_member_which_the_noise_chooses(mixture, members
     np.testing.assert_allclose(same.double().mean(1), 1 / 3, atol=0.03)
 
 
-def test_runs_of_equal_conditions_draw_the_same_events(mixture):
+def test_runs_of_equal_conditions_draw_the_same_events(ensemble):
     counts = [5, 1, 0, 40]
     c_UC = next(iter(events_and_conditions(4)))
     noise = torch.from_numpy(np.random.default_rng(1).standard_normal((46, 3)))
 
-    runs = mixture.from_noise(noise, c_UC, counts)
+    runs = ensemble.from_noise(noise, c_UC, counts)
 
-    rows = mixture.from_noise(noise, c_UC.repeat_interleave(torch.tensor(counts), 0))
+    rows = ensemble.from_noise(noise, c_UC.repeat_interleave(torch.tensor(counts), 0))
     torch.testing.assert_close(runs, rows)
 
 
-def test_its_description_and_weights_make_it_again(mixture):
+def test_its_description_and_weights_make_it_again(ensemble):
     x_NF, c_NC = events_and_conditions(50)
-    state = {name: value.float() for name, value in mixture.state_dict().items()}
+    state = {name: value.float() for name, value in ensemble.state_dict().items()}
 
-    again = from_description(mixture.describe(), state).double()
+    again = from_description(ensemble.describe(), state).double()
 
     torch.testing.assert_close(
-        again.log_prob(x_NF, c_NC), mixture.log_prob(x_NF, c_NC), rtol=1e-4, atol=1e-4
+        again.log_prob(x_NF, c_NC), ensemble.log_prob(x_NF, c_NC), rtol=1e-4, atol=1e-4
     )
     with pytest.raises(ValueError, match="other than 3 members"):
-        from_description(mixture.describe(), state | {"members.3.x": torch.zeros(1)})
+        from_description(ensemble.describe(), state | {"members.3.x": torch.zeros(1)})
 
 
 def test_its_graphs_agree_with_it_for_any_number_of_rows(singles, tmp_path):
-    made = Mixture(singles).eval()
+    made = Ensemble(singles).eval()
     onnx.write(made, tmp_path)
     for rows in (1, 200):
         rng = np.random.default_rng(rows)
@@ -123,7 +123,7 @@ def test_its_graphs_agree_with_it_for_any_number_of_rows(singles, tmp_path):
 
 
 def test_a_saved_ensemble_is_the_same_when_it_is_loaded(singles, tmp_path):
-    emulator = Emulator(Mixture(singles))
+    emulator = Emulator(Ensemble(singles))
     emulator.save(tmp_path / "ensemble")
 
     again = Emulator.load(tmp_path / "ensemble")
@@ -132,11 +132,11 @@ def test_a_saved_ensemble_is_the_same_when_it_is_loaded(singles, tmp_path):
     events = again.sample(500, seed=7, **HERE)
     np.testing.assert_array_equal(events, emulator.sample(500, seed=7, **HERE))
     np.testing.assert_array_equal(again.log_prob(events, **HERE), emulator.log_prob(events, **HERE))
-    assert "mixture of 3" in (tmp_path / "ensemble" / "README.md").read_text()
+    assert "ensemble of 3" in (tmp_path / "ensemble" / "README.md").read_text()
 
 
 def test_the_spread_tells_where_the_members_differ(singles):
-    emulator = Emulator(Mixture(singles))
+    emulator = Emulator(Ensemble(singles))
     events = np.array([[10.0, 8.0], [30.0, 25.0], [-1.0, 5.0]])
 
     log_prob, std = emulator.log_prob(events, return_std=True, **HERE)
@@ -152,10 +152,10 @@ def test_the_spread_tells_where_the_members_differ(singles):
 def test_flows_of_other_columns_are_not_mixed(members):
     other = flow(events=(Column("q", "", True),))
 
-    with pytest.raises(MixtureError, match="one set of event columns"):
-        Mixture([members[0], other])
-    with pytest.raises(MixtureError, match="at least one"):
-        Mixture([])
+    with pytest.raises(EnsembleError, match="one set of event columns"):
+        Ensemble([members[0], other])
+    with pytest.raises(EnsembleError, match="at least one"):
+        Ensemble([])
 
 
 def test_an_ensemble_of_the_second_format_gives_the_numbers_that_it_gave():

@@ -11,7 +11,7 @@ from data_prep.stream import Stream, read_split
 from hpo.emulator import evaluation_table
 from models import Emulator
 from models.bundle.emulator import EmulatorError
-from models.bundle.ensemble import Mixture
+from models.bundle.ensemble import Ensemble
 from models.config import FlowConfig
 from models.evaluation import nll, report
 from models.flow.coordinates import constants
@@ -103,9 +103,9 @@ def test_an_emulator_beside_itself_differs_in_nothing(flow, prepared):
     assert difference["calibration"]["pit"]["Mass_0"] == {"ks": 0, "mean": 0, "spread": 0}
 
 
-@pytest.mark.parametrize("members", [1, 2], ids=["flow", "mixture"])
+@pytest.mark.parametrize("members", [1, 2], ids=["flow", "ensemble"])
 def test_its_own_draws_pass_every_test(flow, other, prepared, monkeypatch, members):
-    density = flow if members == 1 else Mixture([flow, other]).eval()
+    density = flow if members == 1 else Ensemble([flow, other]).eval()
     test = read_split(prepared, "test")
     own = nll.draw(density, test.conditions, np.random.default_rng(5)).astype(np.float32)
     monkeypatch.setattr(report, "read_split", lambda *_: test._replace(events=own))
@@ -134,14 +134,14 @@ def test_a_column_that_is_moved_shows_in_its_own_transform(flow, prepared, monke
     assert pit["Mass_1"]["mean"] > 0.55
 
 
-def test_a_flow_and_a_mixture_are_asked_about_the_same_events(flow, other, prepared, monkeypatch):
+def test_a_flow_and_an_ensemble_are_asked_about_the_same_events(flow, other, prepared, monkeypatch):
     """Though the one draws more random numbers for an event than the other."""
     monkeypatch.setattr(report, "DRAWS", 2000)
     dataset, test = Dataset.read(prepared), read_split(prepared, "test")
 
     first, second = (
         report._evaluated(each, dataset, test, "test", 0, None)
-        for each in (flow, Mixture([flow, other]).eval())
+        for each in (flow, Ensemble([flow, other]).eval())
     )
 
     assert [len(each) for each in first.levels] == [len(each) for each in second.levels]
@@ -151,12 +151,12 @@ def test_a_flow_and_a_mixture_are_asked_about_the_same_events(flow, other, prepa
 
 
 def test_differences_have_the_errors_of_paired_events(flow, other, prepared, monkeypatch):
-    mixture = Mixture([flow, other]).eval()
+    ensemble = Ensemble([flow, other]).eval()
     test = read_split(prepared, "test")
     own = nll.draw(flow, test.conditions, np.random.default_rng(5)).astype(np.float32)
     monkeypatch.setattr(report, "read_split", lambda *_: test._replace(events=own))
 
-    found = report.compare(flow, mixture, prepared)
+    found = report.compare(flow, ensemble, prepared)
 
     first, second, difference = (found[key] for key in ("emulator", "against", "difference"))
 
