@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.dataset import SPLITS, Cell, DataError, Dataset
+from data_prep.dataset import SPLITS, Cell, Dataset
+from data_prep.errors import DataError
 
 Named = Sequence[Mapping[str, float]]
 """Cells, each as a value of every condition column."""

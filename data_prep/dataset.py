@@ -1,4 +1,4 @@
-"""What a prepared dataset is: its columns, cells and `dataset.json`.
+"""`dataset.json`: the cells, rows and ranges of a prepared dataset, and where it came from.
 
 The only module that writes or reads `dataset.json`. A prepared dataset is a folder of
 `{train,val,test}/part-*.parquet` with this file beside them.
@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.atomic import draft_of
-from data_prep.errors import InputError
+from data_prep.columns import Column
+from data_prep.errors import DataError
 from data_prep.untrusted import contents, is_finite, parse
 
 SCHEMA = 1
@@ -32,66 +33,8 @@ SPLITS = ("train", "val", "test")
 SAMPLE = Path(__file__).resolve().parent / "sample"
 """The prepared dataset shipped with the package: 78,713 binary black holes from COSMIC."""
 
-NOT_CONDITIONS = frozenset({"self", "n", "events", "seed", "return_std", "on_extrapolation"})
-"""Arguments of an emulator's methods, which no condition can be called."""
 MOST_ROWS = 2**53
 """Rows that a float can count."""
-LONGEST_NAME = 200
-"""Characters of a column's name or unit."""
-
-_KNOWN = (
-    (r"(mass|zams|mzams)(_.*)?", "Msun", True),
-    (r"(radius|semimajor)(_.*)?", "Rsun", True),
-    (r"(gwtime|bworldtime)(_.*)?", "Myr", True),
-    (r"(z|metallicity|alpha|alpha1)", "", True),
-)
-"""Pattern of a name, unit, and whether the values are positive: SEVN's and COSMIC's columns."""
-
-
-class DataError(InputError):
-    """Data that cannot be used. The message is one sentence: file, column, row, found, remedy."""
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column of the prepared table."""
-
-    name: str
-    unit: str
-    """As astropy writes it; empty for a pure number."""
-    positive: bool
-    """Whether every value must be above zero, so that its logarithm exists."""
-
-    def __post_init__(self) -> None:
-        # Names are printed and drawn: one that moves a terminal's cursor is none.
-        for what, text in (("name", self.name), ("unit", self.unit)):
-            if not isinstance(text, str) or len(text) > LONGEST_NAME or not text.isprintable():
-                raise DataError(
-                    f"the {what} of a column must be printable text of at most {LONGEST_NAME} "
-                    f"characters, got {reprlib.repr(text)}"
-                )
-        if not self.name:
-            raise DataError("a column has an empty name: give it one")
-        if not isinstance(self.positive, bool):
-            raise DataError(f"positive must be true or false, got {reprlib.repr(self.positive)}")
-
-    @classmethod
-    def named(cls, name: str) -> Column:
-        """The column of that name, with the unit and sign that SEVN and COSMIC give it."""
-        for pattern, unit, positive in _KNOWN:
-            if re.fullmatch(pattern, name, re.IGNORECASE):
-                return cls(name, unit, positive)
-        return cls(name, "", False)
-
-
-def pair_of(columns: Sequence[Column]) -> tuple[int, int] | None:
-    """The first two positive columns of one unit, such as two masses; None where there are none."""
-    positive = [(k, column.unit) for k, column in enumerate(columns) if column.positive]
-    for number, (k, unit) in enumerate(positive):
-        for other, its_unit in positive[number + 1 :]:
-            if unit and unit == its_unit:
-                return k, other
-    return None
 
 
 @dataclass(frozen=True, slots=True)

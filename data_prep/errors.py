@@ -25,6 +25,10 @@ class InputError(ValueError):
     """A user's mistake. The message says what is wrong, where, what was found and the way out."""
 
 
+class DataError(InputError):
+    """Data that cannot be used. The message is one sentence: file, column, row, found, remedy."""
+
+
 def suggestion(name: str, known: Iterable[str], *, otherwise: str = "there are") -> str:
     """The remedy for a name that is not known: the nearest known one, or all of them.
 

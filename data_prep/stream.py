@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 
 from data_prep import cells
 from data_prep.cells import Named
-from data_prep.dataset import SPLITS, Cell, DataError, Dataset
+from data_prep.dataset import SPLITS, Cell, Dataset
+from data_prep.errors import DataError
 
 Floats = NDArray[np.float32]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from data_prep.dataset import Column
+from data_prep.columns import Column
 from models.arrays.flow import ArrayFlow
 from models.config import FlowConfig
 from models.flow.coordinates import Constants, Moments

@@ -25,8 +25,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from data_prep.atomic import folder_draft_of
-from data_prep.dataset import NOT_CONDITIONS, SPLITS, Cell, Column, DataError, Dataset
-from data_prep.errors import REMEDIES
+from data_prep.columns import NOT_CONDITIONS, Column
+from data_prep.dataset import SPLITS, Cell, Dataset
+from data_prep.errors import REMEDIES, DataError
 from data_prep.preparation import split as splitting
 from data_prep.preparation.totals import Totals
 from data_prep.tables import cosmic

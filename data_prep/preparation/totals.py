@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.dataset import TOTALS, Cell, Column, DataError, Total, key
+from data_prep.columns import Column
+from data_prep.dataset import TOTALS, Cell, Total, key
+from data_prep.errors import DataError
 from data_prep.tables.source import Chunk, Source
 
 GIVEN = "mergers"

@@ -19,7 +19,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.dataset import DataError
+from data_prep.errors import DataError
 from data_prep.tables.source import Chunk, Source
 
 MARKS = (

@@ -25,7 +25,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from data_prep.dataset import DataError
+from data_prep.errors import DataError
 
 BLOCK_BYTES = 8 * 2**20
 """Text parsed at once."""

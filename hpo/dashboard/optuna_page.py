@@ -57,7 +57,8 @@ def data_folders(storage: RDBStorage) -> list[Path]:
 
 def _is_prepared(folder: Path) -> bool:
     """Whether the data is there still: a study outlives it, and is shown without."""
-    from data_prep.dataset import DataError, Dataset
+    from data_prep.dataset import Dataset
+    from data_prep.errors import DataError
 
     try:
         Dataset.read(folder)

@@ -16,8 +16,8 @@ from pathlib import Path
 from packaging.requirements import Requirement  # comes with Optuna
 from sqlalchemy.engine import URL
 
-from data_prep.dataset import SAMPLE, SPLITS, DataError, Dataset
-from data_prep.errors import InputError
+from data_prep.dataset import SAMPLE, SPLITS, Dataset
+from data_prep.errors import DataError, InputError
 from hpo.doctor import cluster, database
 from hpo.doctor.check import Check, guarded
 from hpo.storage import filesystem

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from data_prep.cells import Named
-from data_prep.dataset import DataError, Dataset
-from data_prep.errors import InputError
+from data_prep.dataset import Dataset
+from data_prep.errors import DataError, InputError
 from hpo.records.record import NAME, RunRecord, finite, read_all
 from hpo.study.status import usable
 from models.bundle.card import Terms

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from data_prep.dataset import Column, Dataset
+    from data_prep.columns import Column
+    from data_prep.dataset import Dataset
 
 SUFFIXES = (".png", ".pdf", ".svg")
 

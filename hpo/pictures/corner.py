@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from data_prep.dataset import Column
+    from data_prep.columns import Column
 
 FRACTIONS = (0.5, 0.9)
 """Of all events, that the contours of a corner enclose."""

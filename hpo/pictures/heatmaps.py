@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from data_prep.dataset import Column
+    from data_prep.columns import Column
     from models import Emulator
 
 MOST = 100

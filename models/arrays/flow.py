@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as from_bytes
 
-from data_prep.dataset import Column, pair_of
+from data_prep.columns import Column, pair_of
 from models.arrays.layers import Layer, Masked, Separate, Standardise
 from models.bundle import domain
 from models.bundle.domain import Extrapolation, Floats

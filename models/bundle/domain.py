@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from data_prep.dataset import Column
+from data_prep.columns import Column
 from models.bundle.files import EmulatorError
 
 ROUNDING = 1e-6

@@ -25,7 +25,8 @@ from typing import Any, Literal, Self, overload
 import numpy as np
 from numpy.typing import ArrayLike
 
-from data_prep.dataset import TOTALS, Column, Dataset, Total, key
+from data_prep.columns import Column
+from data_prep.dataset import TOTALS, Dataset, Total, key
 from models.bundle import domain
 from models.bundle.domain import Extrapolation, Floats
 from models.bundle.files import EmulatorError

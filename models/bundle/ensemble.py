@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data_prep.dataset import Column
+from data_prep.columns import Column
 from data_prep.errors import InputError
 from models.bundle import domain
 from models.flow import density

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from data_prep import cells as naming
 from data_prep.cells import Named
-from data_prep.dataset import DataError, Dataset
+from data_prep.dataset import Dataset
+from data_prep.errors import DataError
 from data_prep.stream import Batch, Stream
 from models.bundle.ensemble import Density
 from models.evaluation.distances import HALVINGS

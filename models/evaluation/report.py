@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.cells import Named, name_of
-from data_prep.dataset import SPLITS, Cell, DataError, Dataset, key
+from data_prep.dataset import SPLITS, Cell, Dataset, key
+from data_prep.errors import DataError
 from data_prep.stream import Batch, Stream, read_split
 from data_prep.untrusted import is_finite
 from models.bundle.ensemble import Density

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from data_prep.dataset import Column, Dataset, pair_of
+from data_prep.columns import Column, pair_of
+from data_prep.dataset import Dataset
 from data_prep.stream import Batch
 from models.flow.limits import HUGE, TINY
 

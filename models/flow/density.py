@@ -22,7 +22,8 @@ from nflows.flows import Flow
 from nflows.transforms import ActNorm, CompositeTransform, ReversePermutation
 from torch import Tensor, nn
 
-from data_prep.dataset import Column, Dataset
+from data_prep.columns import Column
+from data_prep.dataset import Dataset
 from models.config import FlowConfig
 from models.flow.conditions import Given
 from models.flow.coordinates import Constants, Moments, Standardise

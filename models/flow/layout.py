@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.dataset import NOT_CONDITIONS, Column
+from data_prep.columns import NOT_CONDITIONS, Column
 from data_prep.untrusted import is_finite
 from models.config import ConfigError, FlowConfig
 

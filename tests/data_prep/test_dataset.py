@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
-from data_prep.dataset import SAMPLE, Cell, Column, DataError, Dataset
+from data_prep.columns import Column
+from data_prep.dataset import SAMPLE, Cell, Dataset
+from data_prep.errors import DataError
 
 DATASET = Dataset(
     event_columns=(Column("Mass_0", "Msun", True),),

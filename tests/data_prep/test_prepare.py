@@ -20,7 +20,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.dataset import SPLITS, DataError, Dataset
+from data_prep.dataset import SPLITS, Dataset
+from data_prep.errors import DataError
 from data_prep.preparation import prepare as preparing
 from data_prep.preparation.prepare import prepare
 from data_prep.preparation.split import Assigner, shares

@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import stream as streaming
-from data_prep.dataset import SPLITS, DataError, Dataset
+from data_prep.dataset import SPLITS, Dataset
+from data_prep.errors import DataError
 from data_prep.preparation import prepare as preparing
 from data_prep.preparation.prepare import prepare
 from data_prep.stream import Batch, Stream, read_split

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from data_prep.dataset import DataError, Dataset
+from data_prep.dataset import Dataset
+from data_prep.errors import DataError
 from data_prep.preparation.prepare import prepare
 from hpo.cli import main
 from hpo.emulator import export

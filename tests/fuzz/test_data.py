@@ -13,7 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from data_prep.dataset import SPLITS, DataError, Dataset
+from data_prep.dataset import SPLITS, Dataset
+from data_prep.errors import DataError
 from data_prep.preparation.prepare import prepare
 from data_prep.stream import Stream, read_split
 from tests.conftest import draw_table

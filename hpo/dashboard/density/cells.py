@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.dataset import Cell, Column, Dataset
+from data_prep.columns import Column
+from data_prep.dataset import Cell, Dataset
 from data_prep.stream import Batch
 from hpo.dashboard.density.sources import TestRows
 from hpo.pictures.density import Array

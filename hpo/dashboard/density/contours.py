@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_prep.dataset import Column
+from data_prep.columns import Column
 from hpo.dashboard.density.sources import EmulatedError
 from hpo.pictures import density
 from hpo.pictures.density import Array

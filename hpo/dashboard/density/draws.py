@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data_prep import cells as naming
-from data_prep.dataset import Cell, Column, DataError, Dataset
-from data_prep.errors import InputError
+from data_prep.columns import Column
+from data_prep.dataset import Cell, Dataset
+from data_prep.errors import DataError, InputError
 from hpo.dashboard.density import cells as cellmap
 from hpo.dashboard.density import contours
 from hpo.dashboard.density.cells import CellMap

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from data_prep.dataset import Column
+from data_prep.columns import Column
 from hpo.dashboard import style
 from hpo.dashboard.density.cells import CellMap
 from hpo.dashboard.density.contours import Portrait, Side

@@ -7,7 +7,8 @@ import pytest
 from click.testing import CliRunner
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from data_prep.dataset import Column, Dataset
+from data_prep.columns import Column
+from data_prep.dataset import Dataset
 from data_prep.preparation.prepare import prepare
 from data_prep.stream import read_split
 from hpo.cli import main

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.dataset import Column
+from data_prep.columns import Column
 from hpo.pictures import likelihood
 from hpo.pictures.contours import PlotError
 from models import Emulator

@@ -5,7 +5,8 @@ import matplotlib
 import numpy as np
 import pytest
 
-from data_prep.dataset import Column, Dataset
+from data_prep.columns import Column
+from data_prep.dataset import Dataset
 from data_prep.stream import read_split
 from hpo.pictures import contours
 from hpo.records.record import Cost, DataUsed, Environment, EpochRow, RunRecord

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from data_prep.dataset import Column
+from data_prep.columns import Column
 from hpo.cli import main
 from models import Emulator
 from models.bundle import card as model_card

@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from data_prep.dataset import SAMPLE, Column, Dataset, Total
+from data_prep.columns import Column
+from data_prep.dataset import SAMPLE, Dataset, Total
 from models import Emulator
 from models.arrays.flow import ArrayFlow
 from models.bundle.domain import ExtrapolationWarning

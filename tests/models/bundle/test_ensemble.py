@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.dataset import Column
+from data_prep.columns import Column
 from models import Emulator
 from models.bundle import onnx
 from models.bundle.emulator import EmulatorError

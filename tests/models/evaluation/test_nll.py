@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.dataset import DataError, Dataset
+from data_prep.dataset import Dataset
+from data_prep.errors import DataError
 from data_prep.stream import Stream, read_split
 from models.config import FlowConfig
 from models.evaluation import nll

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from data_prep.dataset import Column, Dataset
+from data_prep.columns import Column
+from data_prep.dataset import Dataset
 from data_prep.stream import Batch
 from models.config import COORDINATES
 from models.flow.coordinates import Coordinates, Moments, Standardise, constants

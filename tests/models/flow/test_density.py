@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.dataset import Column, Dataset
+from data_prep.columns import Column
+from data_prep.dataset import Dataset
 from models.bundle.emulator import Emulator
 from models.config import COORDINATES, FlowConfig
 from models.flow.coordinates import Constants, Moments

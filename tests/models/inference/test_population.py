@@ -7,7 +7,8 @@ import pickle
 import numpy as np
 import pytest
 
-from data_prep.dataset import Column, Total
+from data_prep.columns import Column
+from data_prep.dataset import Total
 from models import Emulator
 from models.arrays.flow import ArrayFlow
 from models.bundle.efficiency import Efficiency

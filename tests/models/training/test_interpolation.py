@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from data_prep.dataset import Cell, Column, Dataset
+from data_prep.columns import Column
+from data_prep.dataset import Cell, Dataset
 from models.training.interpolation import ROWS, Jitter
 
 Z, ALPHA = (1e-4, 2e-4, 1e-3), (0.5, 1.0, 5.0)

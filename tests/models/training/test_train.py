@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from data_prep.dataset import SPLITS, DataError
+from data_prep.dataset import SPLITS
+from data_prep.errors import DataError
 from data_prep.preparation.prepare import prepare
 from data_prep.stream import read_split
 from models.config import ConfigError, FlowConfig, TrainConfig

@@ -8,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from data_prep.dataset import Column, DataError, Dataset
+from data_prep.columns import Column
+from data_prep.dataset import Dataset
+from data_prep.errors import DataError
 from data_prep.stream import read_split
 from hpo.dashboard.catalog import Catalog
 from hpo.dashboard.density import cells as cellmap

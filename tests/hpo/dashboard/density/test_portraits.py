@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.dataset import Column
+from data_prep.columns import Column
 from hpo.dashboard.density import contours, figures
 from hpo.dashboard.density.cells import CellMap
 from models.config import FlowConfig
