@@ -9,13 +9,14 @@ if TYPE_CHECKING:
     from models.arrays.flow import ArrayFlow
     from models.arrays.table import Table
     from models.bundle.emulator import Emulator
-    from models.inference.population import CatalogLikelihood, PopulationModel
+    from models.inference.catalog import CatalogLikelihood
+    from models.inference.population import PopulationModel
 
 __all__ = ["ArrayFlow", "CatalogLikelihood", "Emulator", "PopulationModel", "Table"]
 
 _HOME = {
     "ArrayFlow": "models.arrays.flow",
-    "CatalogLikelihood": "models.inference.population",
+    "CatalogLikelihood": "models.inference.catalog",
     "Emulator": "models.bundle.emulator",
     "PopulationModel": "models.inference.population",
     "Table": "models.arrays.table",

@@ -1,14 +1,15 @@
-"""An emulator as a population model, and the likelihood of a catalogue under it.
+"""p(x | w) = sum_k w_k e_k [p(x | c_k) + p(x' | c_k)] / sum_k w_k e_k: an emulator as a population.
 
-`PopulationModel` is what bilby and gwpopulation call a model: a hashable callable on dictionaries
-of arrays that returns a density, in the conventions of gravitational-wave data, in which the first
-mass is the heavier one. `CatalogLikelihood` is what emcee and dynesty call a log-likelihood. Both
-take an `Emulator` (numpy in, numpy out), or an `ArrayFlow` or `Table` (numpy, cupy or JAX, with
-`jit` and gradients).
+Event x' is x with its two masses exchanged: an observer orders a pair by mass, not by which star
+was the heavier one. Conditions c_k that are summed over, such as metallicity, have weights w_k and,
+where it is known, the merger efficiency e_k. `PopulationModel` is what bilby and gwpopulation call
+a model: a hashable callable on dictionaries of arrays that returns a density. It takes an
+`Emulator` (numpy in, numpy out), or an `ArrayFlow` or `Table` (numpy, cupy or JAX, with `jit` and
+gradients).
 
 Array names end in their axes:
     N rows    F event columns    C conditions    K values that are summed over
-    S the axes of the data    J events of a catalogue    L posterior samples of one of them
+    S the axes of the data
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -175,7 +175,7 @@ class PopulationModel:
         given = xp.broadcast_arrays(*map(xp.asarray, conditions.values())) if conditions else []
         free_N = dict(zip(conditions, (value.reshape(-1) for value in given), strict=True))
         c_KNC, known_N = self._conditions(xp, free_N)
-        ln_N = _log_sum(xp, self._ln_mergers_KN(xp, c_KNC), axis=0)
+        ln_N = log_sum(xp, self._ln_mergers_KN(xp, c_KNC), axis=0)
         rate_N = xp.where(known_N, xp.exp(ln_N), 0.0)
         return rate_N.reshape(given[0].shape if given else ())
 
@@ -216,8 +216,8 @@ class PopulationModel:
         ln_2KN = self._density.log_density(x_2NF[:, None], c_KNC[None], xp=xp)
         ln_weights_KN = self._ln_mergers_KN(xp, c_KNC)
         if self._efficiency is not None:
-            ln_weights_KN = ln_weights_KN - _log_sum(xp, ln_weights_KN, axis=0)
-        ln_N = _log_sum(xp, (ln_2KN + ln_weights_KN).reshape(-1, ln_2KN.shape[-1]), axis=0)
+            ln_weights_KN = ln_weights_KN - log_sum(xp, ln_weights_KN, axis=0)
+        ln_N = log_sum(xp, (ln_2KN + ln_weights_KN).reshape(-1, ln_2KN.shape[-1]), axis=0)
         return xp.where(within_N & known_N, ln_N + log_jacobian_N, -math.inf)
 
     def _ln_mergers_KN(self, xp: Namespace, c_KNC: Array) -> Array:
@@ -300,127 +300,6 @@ class PopulationModel:
             )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Estimate:
-    """A catalogue's log-likelihood, and how well its Monte-Carlo sums are known."""
-
-    log_likelihood: Array
-    """In nats, up to a constant; -inf where an event or the detectable population has no weight."""
-    variance: Array
-    """Of the log-likelihood, from the finite number of posterior samples and injections."""
-    detected_fraction: Array
-    """Expected fraction of the population's mergers that is detected."""
-    effective_injections: Array
-    """Effective number of injections: Farr asks for four times the number of events at least."""
-    effective_samples_J: Array
-    """Effective number of posterior samples of every event."""
-
-
-class CatalogLikelihood:
-    """The log-likelihood of a catalogue of mergers with selection effects, rate marginalised.
-
-    ln L = sum_j ln <p(theta | conditions) / prior(theta)>_j - J ln P_det(conditions), the averages
-    over the posterior samples of event j, and over injections in the same way, with a prior on
-    the rate flat in its logarithm.
-
-    Mandel, Farr & Gair (2019), https://arxiv.org/abs/1809.02063
-    Farr (2019), https://arxiv.org/abs/1904.10879 (effective number of injections)
-    Essick & Farr (2022), https://arxiv.org/abs/2204.00461 (variance of the sums)
-
-    Example:
-        >>> likelihood = CatalogLikelihood(model, events, injections, drawn=1_000_000)
-        >>> emcee.EnsembleSampler(32, len(likelihood.names), likelihood)
-        >>> dynesty.NestedSampler(likelihood, prior_transform, len(likelihood.names))
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        events: Sequence[Mapping[str, ArrayLike]],
-        injections: Mapping[str, ArrayLike],
-        *,
-        drawn: int,
-        largest_variance: float = 1.0,
-    ) -> None:
-        """Put the catalogue and the injections together.
-
-        Args:
-            model: A `PopulationModel`, or anything with `ln_prob(dataset, **parameters)` and
-                `variable_names`.
-            events: Of each event its posterior samples: what the model reads (`mass_1`, ...) and
-                `prior`, the density that they were drawn under, per unit of the same quantities.
-                Numbers of samples may differ.
-            injections: Of the found ones the same, `prior` being the density they were drawn from.
-            drawn: Injections that were made, found or not.
-            largest_variance: Of the log-likelihood, beyond which it is taken as -inf: there the
-                sums are noise, which a sampler would climb. `math.inf` switches that off.
-
-        Raises:
-            PopulationError: If there is no event, arrays differ in length, a `prior` is missing or
-                not positive, or fewer injections were drawn than found.
-        """
-        self.model, self.largest_variance, self.drawn = model, largest_variance, int(drawn)
-        self.names: list[str] = list(model.variable_names)
-        """Parameters, in the order in which `__call__` takes them."""
-        if not events:
-            raise PopulationError("a catalogue has at least one event, got none")
-        tables = [_table(f"event {number}", event) for number, event in enumerate(events)]
-        tables.append(_table("the injections", injections))
-        lengths = [len(table["prior"]) for table in tables]
-        if self.drawn < lengths[-1]:
-            raise PopulationError(
-                f"drawn must count all injections, at least the {lengths[-1]} that were found, "
-                f"got {drawn}"
-            )
-        shared = set.intersection(*(set(table) for table in tables))
-        data = {name: np.concatenate([table[name] for table in tables]) for name in sorted(shared)}
-        self._ln_prior_N = np.log(data.pop("prior"))
-        self._data, self._samples_J = data, np.array(lengths[:-1], float)
-        self._rows_JL, self._found = _rows(lengths[:-1]), lengths[-1]
-
-    def __call__(self, theta: Sequence[float]) -> float:
-        """The log-likelihood in nats of parameters in the order of `names`; never NaN."""
-        return float(self.log_likelihood(np.asarray(theta, float)))
-
-    def log_likelihood(self, theta: Array) -> Array:
-        """The same as an array operation, for `jax.jit` and `jax.grad`."""
-        if len(theta) != len(self.names):
-            raise PopulationError(
-                f"theta has the parameters {', '.join(self.names)}, got {len(theta)} numbers"
-            )
-        estimate = self.estimate(**{name: theta[k] for k, name in enumerate(self.names)})
-        xp = namespace(theta)
-        sure = estimate.variance <= self.largest_variance
-        return xp.where(sure, estimate.log_likelihood, -math.inf)
-
-    def estimate(self, **parameters: Array) -> Estimate:
-        """The log-likelihood with the error of its Monte-Carlo sums."""
-        xp = namespace(*parameters.values())
-        data = {name: xp.asarray(values) for name, values in self._data.items()}
-        ln_prob_N = self.model.ln_prob(data, **parameters)
-        ln_weights_N = ln_prob_N - xp.asarray(self._ln_prior_N)
-        # Rows that stand in for samples that shorter events do not have weigh nothing.
-        padded_N = xp.concatenate([ln_weights_N, xp.full(1, -math.inf)])
-        ln_sum_J, effective_J = _sums(xp, padded_N[xp.asarray(self._rows_JL)], axis=1)
-        ln_found, effective = _sums(
-            xp, ln_weights_N[-self._found :] if self._found else padded_N[-1:]
-        )
-        count, samples_J = len(self._samples_J), xp.asarray(self._samples_J)
-        ln_detected = ln_found - math.log(max(self.drawn, 1))
-        possible = xp.isfinite(ln_detected) & xp.isfinite(ln_sum_J).all()
-        ln_events = xp.where(xp.isfinite(ln_sum_J), ln_sum_J, 0.0) - xp.log(samples_J)
-        ln_selected = xp.where(possible, ln_detected, 0.0)
-        variance = xp.sum(_inverse(xp, effective_J) - 1 / samples_J)
-        variance = variance + count**2 * (_inverse(xp, effective) - 1 / max(self.drawn, 1))
-        return Estimate(
-            log_likelihood=xp.where(possible, ln_events.sum() - count * ln_selected, -math.inf),
-            variance=variance,
-            detected_fraction=xp.exp(ln_detected),
-            effective_injections=effective,
-            effective_samples_J=effective_J,
-        )
-
-
 class _ByTorch:
     """An `Emulator` as a density on numpy arrays."""
 
@@ -478,46 +357,7 @@ def _values_and_weights(
     return values_K[some_K].tolist(), (weights_K[some_K] / weights_K.sum()).tolist()
 
 
-def _table(what: str, given: Mapping[str, ArrayLike]) -> dict[str, Any]:
-    """Columns of one event or of the injections, checked."""
-    table = {str(name): np.asarray(given[name], float) for name in given}
-    if "prior" not in table:
-        raise PopulationError(
-            f"{what} has no prior, only {', '.join(table) or 'nothing'}: give the density that "
-            "its samples were drawn under"
-        )
-    shapes = {values.shape for values in table.values()}
-    if len(shapes) != 1 or len(shapes.pop()) != 1:
-        raise PopulationError(
-            f"the columns of {what} must be of one length, each a list of numbers"
-        )
-    prior_L = table["prior"]
-    if not (np.isfinite(prior_L) & (prior_L > 0)).all():
-        raise PopulationError(f"the prior of {what} must be finite and above 0 at every sample")
-    if not len(prior_L) and what != "the injections":
-        raise PopulationError(f"{what} has no posterior samples: leave it out")
-    return table
-
-
-def _rows(lengths: Sequence[int]) -> Any:
-    """Of each event the rows of its samples, filled up with -1."""
-    rows_JL = np.full((len(lengths), max(lengths)), -1)
-    start = 0
-    for j, length in enumerate(lengths):
-        rows_JL[j, :length] = np.arange(start, start + length)
-        start += length
-    return rows_JL
-
-
-def _sums(xp: Namespace, ln_weights: Array, axis: int = 0) -> tuple[Array, Array]:
-    """The log of the sum of weights, and the effective number of them: (sum w)^2 / sum w^2."""
-    ln_sum = _log_sum(xp, ln_weights, axis)
-    some = xp.isfinite(ln_sum)
-    ln_squares = xp.where(some, _log_sum(xp, 2 * ln_weights, axis), 0.0)
-    return ln_sum, xp.where(some, xp.exp(2 * xp.where(some, ln_sum, 0.0) - ln_squares), 0.0)
-
-
-def _log_sum(xp: Namespace, ln: Array, axis: int) -> Array:
+def log_sum(xp: Namespace, ln: Array, axis: int) -> Array:
     """log of a sum given by logs, whose values and gradients are not NaN where all are -inf."""
     finite = xp.isfinite(ln)
     top = xp.where(finite, ln, -math.inf).max(axis)
@@ -533,8 +373,3 @@ def _finite(xp: Namespace, columns: Sequence[Array]) -> Array:
     for values in columns[1:]:
         out = out & xp.isfinite(values)
     return out
-
-
-def _inverse(xp: Namespace, number: Array) -> Array:
-    """1 / number; inf for none."""
-    return xp.where(number > 0, 1 / xp.where(number > 0, number, 1.0), math.inf)

@@ -170,7 +170,7 @@ def test_a_density_integrates_to_one():
 
 
 def test_importing_it_imports_no_torch():
-    names = "models.arrays.flow, models.arrays.table, models.inference.population"
+    names = "models.arrays.flow, models.arrays.table, models.inference.catalog"
     code = f"import sys, {names}; print(*sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

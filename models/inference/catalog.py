@@ -1,0 +1,190 @@
+"""ln L = sum_j ln <p(theta | c) / prior(theta)>_j - J ln P_det(c): the likelihood of a catalogue.
+
+The averages are over the posterior samples of event j; P_det is the detected fraction of the
+population, from injections. The prior of the rate is flat in its logarithm, and the rate is
+marginalised over. `CatalogLikelihood` is what emcee and dynesty call a log-likelihood.
+
+Source:
+    Mandel, Farr & Gair (2019), https://arxiv.org/abs/1809.02063
+
+Array names end in their axes:
+    N rows    J events of a catalogue    L posterior samples of one of them
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from models.inference.population import PopulationError, log_sum
+from models.namespaces import Array, Namespace, namespace
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """A catalogue's log-likelihood, and how well its Monte-Carlo sums are known."""
+
+    log_likelihood: Array
+    """In nats, up to a constant; -inf where an event or the detectable population has no weight."""
+    variance: Array
+    """Of the log-likelihood, from the finite number of posterior samples and injections."""
+    detected_fraction: Array
+    """Expected fraction of the population's mergers that is detected."""
+    effective_injections: Array
+    """Effective number of injections: Farr asks for four times the number of events at least."""
+    effective_samples_J: Array
+    """Effective number of posterior samples of every event."""
+
+
+class CatalogLikelihood:
+    """The log-likelihood of a catalogue of mergers with selection effects, rate marginalised.
+
+    ln L = sum_j ln <p(theta | conditions) / prior(theta)>_j - J ln P_det(conditions), the averages
+    over the posterior samples of event j, and over injections in the same way, with a prior on
+    the rate flat in its logarithm.
+
+    Mandel, Farr & Gair (2019), https://arxiv.org/abs/1809.02063
+    Farr (2019), https://arxiv.org/abs/1904.10879 (effective number of injections)
+    Essick & Farr (2022), https://arxiv.org/abs/2204.00461 (variance of the sums)
+
+    Example:
+        >>> likelihood = CatalogLikelihood(model, events, injections, drawn=1_000_000)
+        >>> emcee.EnsembleSampler(32, len(likelihood.names), likelihood)
+        >>> dynesty.NestedSampler(likelihood, prior_transform, len(likelihood.names))
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        events: Sequence[Mapping[str, ArrayLike]],
+        injections: Mapping[str, ArrayLike],
+        *,
+        drawn: int,
+        largest_variance: float = 1.0,
+    ) -> None:
+        """Put the catalogue and the injections together.
+
+        Args:
+            model: A `PopulationModel`, or anything with `ln_prob(dataset, **parameters)` and
+                `variable_names`.
+            events: Of each event its posterior samples: what the model reads (`mass_1`, ...) and
+                `prior`, the density that they were drawn under, per unit of the same quantities.
+                Numbers of samples may differ.
+            injections: Of the found ones the same, `prior` being the density they were drawn from.
+            drawn: Injections that were made, found or not.
+            largest_variance: Of the log-likelihood, beyond which it is taken as -inf: there the
+                sums are noise, which a sampler would climb. `math.inf` switches that off.
+
+        Raises:
+            PopulationError: If there is no event, arrays differ in length, a `prior` is missing or
+                not positive, or fewer injections were drawn than found.
+        """
+        self.model, self.largest_variance, self.drawn = model, largest_variance, int(drawn)
+        self.names: list[str] = list(model.variable_names)
+        """Parameters, in the order in which `__call__` takes them."""
+        if not events:
+            raise PopulationError("a catalogue has at least one event, got none")
+        tables = [_table(f"event {number}", event) for number, event in enumerate(events)]
+        tables.append(_table("the injections", injections))
+        lengths = [len(table["prior"]) for table in tables]
+        if self.drawn < lengths[-1]:
+            raise PopulationError(
+                f"drawn must count all injections, at least the {lengths[-1]} that were found, "
+                f"got {drawn}"
+            )
+        shared = set.intersection(*(set(table) for table in tables))
+        data = {name: np.concatenate([table[name] for table in tables]) for name in sorted(shared)}
+        self._ln_prior_N = np.log(data.pop("prior"))
+        self._data, self._samples_J = data, np.array(lengths[:-1], float)
+        self._rows_JL, self._found = _rows(lengths[:-1]), lengths[-1]
+
+    def __call__(self, theta: Sequence[float]) -> float:
+        """The log-likelihood in nats of parameters in the order of `names`; never NaN."""
+        return float(self.log_likelihood(np.asarray(theta, float)))
+
+    def log_likelihood(self, theta: Array) -> Array:
+        """The same as an array operation, for `jax.jit` and `jax.grad`."""
+        if len(theta) != len(self.names):
+            raise PopulationError(
+                f"theta has the parameters {', '.join(self.names)}, got {len(theta)} numbers"
+            )
+        estimate = self.estimate(**{name: theta[k] for k, name in enumerate(self.names)})
+        xp = namespace(theta)
+        sure = estimate.variance <= self.largest_variance
+        return xp.where(sure, estimate.log_likelihood, -math.inf)
+
+    def estimate(self, **parameters: Array) -> Estimate:
+        """The log-likelihood with the error of its Monte-Carlo sums."""
+        xp = namespace(*parameters.values())
+        data = {name: xp.asarray(values) for name, values in self._data.items()}
+        ln_prob_N = self.model.ln_prob(data, **parameters)
+        ln_weights_N = ln_prob_N - xp.asarray(self._ln_prior_N)
+        # Rows that stand in for samples that shorter events do not have weigh nothing.
+        padded_N = xp.concatenate([ln_weights_N, xp.full(1, -math.inf)])
+        ln_sum_J, effective_J = _sums(xp, padded_N[xp.asarray(self._rows_JL)], axis=1)
+        ln_found, effective = _sums(
+            xp, ln_weights_N[-self._found :] if self._found else padded_N[-1:]
+        )
+        count, samples_J = len(self._samples_J), xp.asarray(self._samples_J)
+        ln_detected = ln_found - math.log(max(self.drawn, 1))
+        possible = xp.isfinite(ln_detected) & xp.isfinite(ln_sum_J).all()
+        ln_events = xp.where(xp.isfinite(ln_sum_J), ln_sum_J, 0.0) - xp.log(samples_J)
+        ln_selected = xp.where(possible, ln_detected, 0.0)
+        variance = xp.sum(_inverse(xp, effective_J) - 1 / samples_J)
+        variance = variance + count**2 * (_inverse(xp, effective) - 1 / max(self.drawn, 1))
+        return Estimate(
+            log_likelihood=xp.where(possible, ln_events.sum() - count * ln_selected, -math.inf),
+            variance=variance,
+            detected_fraction=xp.exp(ln_detected),
+            effective_injections=effective,
+            effective_samples_J=effective_J,
+        )
+
+
+def _table(what: str, given: Mapping[str, ArrayLike]) -> dict[str, Any]:
+    """Columns of one event or of the injections, checked."""
+    table = {str(name): np.asarray(given[name], float) for name in given}
+    if "prior" not in table:
+        raise PopulationError(
+            f"{what} has no prior, only {', '.join(table) or 'nothing'}: give the density that "
+            "its samples were drawn under"
+        )
+    shapes = {values.shape for values in table.values()}
+    if len(shapes) != 1 or len(shapes.pop()) != 1:
+        raise PopulationError(
+            f"the columns of {what} must be of one length, each a list of numbers"
+        )
+    prior_L = table["prior"]
+    if not (np.isfinite(prior_L) & (prior_L > 0)).all():
+        raise PopulationError(f"the prior of {what} must be finite and above 0 at every sample")
+    if not len(prior_L) and what != "the injections":
+        raise PopulationError(f"{what} has no posterior samples: leave it out")
+    return table
+
+
+def _rows(lengths: Sequence[int]) -> Any:
+    """Of each event the rows of its samples, filled up with -1."""
+    rows_JL = np.full((len(lengths), max(lengths)), -1)
+    start = 0
+    for j, length in enumerate(lengths):
+        rows_JL[j, :length] = np.arange(start, start + length)
+        start += length
+    return rows_JL
+
+
+def _sums(xp: Namespace, ln_weights: Array, axis: int = 0) -> tuple[Array, Array]:
+    """The log of the sum of weights, and the effective number of them: (sum w)^2 / sum w^2."""
+    ln_sum = log_sum(xp, ln_weights, axis)
+    some = xp.isfinite(ln_sum)
+    ln_squares = xp.where(some, log_sum(xp, 2 * ln_weights, axis), 0.0)
+    return ln_sum, xp.where(some, xp.exp(2 * xp.where(some, ln_sum, 0.0) - ln_squares), 0.0)
+
+
+def _inverse(xp: Namespace, number: Array) -> Array:
+    """1 / number; inf for none."""
+    return xp.where(number > 0, 1 / xp.where(number > 0, number, 1.0), math.inf)
