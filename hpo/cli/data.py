@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +13,6 @@ from hpo.cli import options
 from hpo.cli.options import FILE, FOLDER, listed
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from hpo.records.listing import Format
 
 
@@ -70,10 +66,11 @@ def prepare(
     from rich.console import Console
 
     from data_prep.preparation.prepare import prepare as prepare_dataset
+    from hpo.cli import progress
     from hpo.records.listing import render
 
     console = Console(stderr=True)
-    with _counting(console, "rows read") as on_progress:
+    with progress.of_count("rows read", console) as on_progress:
         dataset = prepare_dataset(
             list(sources),
             out,
@@ -87,9 +84,7 @@ def prepare(
             totals=totals,
             command=_command_line(),
             on_progress=on_progress,
-            on_note=lambda note: console.print(
-                f"note: {note}", markup=False, highlight=False, soft_wrap=True
-            ),
+            on_note=lambda note: progress.say(console, f"note: {note}"),
         )
     rows = sum(dataset.rows.values())
     summary = {
@@ -108,21 +103,3 @@ def prepare(
 
 def _command_line() -> str:
     return shlex.join(["hpo", *sys.argv[1:]])
-
-
-@contextlib.contextmanager
-def _counting(console: Console, what: str) -> Iterator[Callable[[int], None]]:
-    """A live count on a terminal, a line for every ten million elsewhere."""
-    if console.is_terminal:
-        with console.status(f"0 {what}") as live:
-            yield lambda count: live.update(f"{count:,} {what}")
-        return
-    told = 0
-
-    def tell(count: int) -> None:
-        nonlocal told
-        if count // 10_000_000 > told:
-            told = count // 10_000_000
-            console.print(f"{count:,} {what}", highlight=False)
-
-    yield tell

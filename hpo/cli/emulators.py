@@ -272,11 +272,11 @@ def plot(
 
 
 def _map(emulator: Emulator, kind: str, at: Mapping[str, float], out: Path) -> None:
+    from hpo.cli.progress import of_steps
     from hpo.pictures import likelihood
-    from hpo.pictures.steps import counted
 
     if kind == "animation":
-        with counted("frames") as step:
+        with of_steps("frames") as step:
             likelihood.animation(emulator, conditions=at, step=step, out=out)
         return
     options.missing(at, emulator.condition_columns)
@@ -291,15 +291,15 @@ def _divergence(
     columns: tuple[str, ...] | None,
     out: Path,
 ) -> None:
+    from hpo.cli.progress import of_steps
     from hpo.pictures import heatmaps
-    from hpo.pictures.steps import counted
 
     folder: Path | None = None
     try:
         folder = prepared(data) if data else _data_of_training(source)
     except (InputError, FileNotFoundError):
         click.echo("Note: no data name the cells: taken evenly over the domain.", err=True)
-    with counted("cells") as step:
+    with of_steps("cells") as step:
         heatmaps.divergence(emulator, folder, conditions=at, columns=columns, step=step, out=out)
 
 

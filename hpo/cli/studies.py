@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 import sys
@@ -117,13 +118,17 @@ def _show_dry_run(plan: Launch) -> None:
 
 
 def _follow(plan: Launch, console: Console) -> None:
+    from hpo.cli import progress
     from hpo.execution import launch as launching
     from hpo.storage.open import telling
 
     name = plan.plan.spec.study.name
     try:
         with telling(plan.url):
-            look = launching.follow(plan, *launching.begin(plan), console)
+            made = launching.begin(plan)
+            with progress.of_study(console) as show:
+                tell = functools.partial(progress.say, console)
+                look = launching.follow(plan, *made, show=show, tell=tell)
     except KeyboardInterrupt:
         if plan.plan.on == "slurm":
             what = f"its jobs run on (hpo status {name}; hpo stop {name} --now ends them)"
@@ -185,7 +190,7 @@ def _list_studies(storage: Any, style: Format) -> None:
 def _look(storage: Any, name: str, *, watch: bool, style: Format) -> None:
     import time
 
-    from hpo.execution.progress import in_place
+    from hpo.cli.progress import in_place
     from hpo.queue.slots import Slots
     from hpo.study import status as looking
     from hpo.study.study import opened
@@ -216,7 +221,7 @@ def _told(look: Look, style: Format) -> str:
 
 
 def _summary(look: Look) -> str:
-    from hpo.execution.progress import duration
+    from hpo.cli.progress import duration
 
     text = (
         f"{look.study}: {look.finished} of {look.total} trials done ({look.complete} complete, "

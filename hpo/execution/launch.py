@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-from rich.console import Console
 from sqlalchemy.engine import URL
 
 from data_prep import cells
@@ -26,7 +25,7 @@ from data_prep.atomic import naming
 from data_prep.dataset import SAMPLE, Dataset
 from data_prep.errors import InputError
 from hpo.doctor import machine
-from hpo.execution import optuna_note, progress, slurm
+from hpo.execution import optuna_note, slurm
 from hpo.execution.slurm import Plan
 from hpo.queue import jobs as scheduler
 from hpo.queue.jobs import JobState
@@ -164,14 +163,28 @@ def opened_or_made(reference: str, *, runs: Path, url: URL) -> tuple[StudySpec, 
     return launch.plan.spec, slots
 
 
-def follow(launch: Launch, study: optuna.Study, slots: Slots, console: Console) -> status.Look:
+def follow(
+    launch: Launch,
+    study: optuna.Study,
+    slots: Slots,
+    *,
+    show: Callable[[status.Look, list[RunRecord]], None],
+    tell: Callable[[str], None],
+) -> status.Look:
     """Keep workers going until the study is done, and give back the last look at it.
+
+    Args:
+        launch: Whose workers they are.
+        study: It.
+        slots: Its trials.
+        show: Takes the study's status and the records of the trials that ended since the last call.
+        tell: Takes a sentence for the user.
 
     Raises:
         LaunchError: If workers keep ending without having finished a trial.
         KeyboardInterrupt: On Ctrl-C, after the local workers have handed their trials back.
     """
-    return _Follower(launch, study, slots).follow(console)
+    return _Follower(launch, study, slots).follow(show, tell)
 
 
 def detach(arguments: Sequence[str], launch: Launch) -> Path:
@@ -274,23 +287,26 @@ class _Follower:
         self._progress_at_start = -1
         self._plan.folder.mkdir(parents=True, exist_ok=True)
 
-    def follow(self, console: Console) -> status.Look:
-        with progress.shown(console) as show:
-            try:
-                while True:
-                    self._refuse_gone()
-                    studies.reap(self._study, self._slots)
-                    look = status.look(self._study, self._plan.spec, self._slots)
-                    show(look, self._ended())
-                    if not look.running and (look.stopping or not look.waiting):
-                        break
-                    self._start_missing(look)
-                    for sentence in self._crew.news():
-                        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
-                    time.sleep(POLL_S)
-            except KeyboardInterrupt:
-                self._crew.hand_back()
-                raise
+    def follow(
+        self,
+        show: Callable[[status.Look, list[RunRecord]], None],
+        tell: Callable[[str], None],
+    ) -> status.Look:
+        try:
+            while True:
+                self._refuse_gone()
+                studies.reap(self._study, self._slots)
+                look = status.look(self._study, self._plan.spec, self._slots)
+                show(look, self._ended())
+                if not look.running and (look.stopping or not look.waiting):
+                    break
+                self._start_missing(look)
+                for sentence in self._crew.news():
+                    tell(sentence)
+                time.sleep(POLL_S)
+        except KeyboardInterrupt:
+            self._crew.hand_back()
+            raise
         if len(self._told) > self._told_before:
             _pictured(self._study)
         return look

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState, create_trial
-from rich.console import Console
 from sqlalchemy import event
 
+from hpo.cli.progress import duration
 from hpo.execution.launch import begin, follow, prepare
-from hpo.execution.progress import duration
 from hpo.queue.leases import Owner
 from hpo.queue.slots import Slots
 from hpo.records.record import EpochRow
@@ -127,7 +126,7 @@ def test_a_launch_reads_no_record_of_a_trial_that_ended_before_it(tmp_path, monk
         slots.finish(claim, TrialState.COMPLETE, 4.5)
     monkeypatch.setattr(studies, "record_of", lambda _, number: read.append(number))
 
-    seen = follow(launch, study, slots, Console())
+    seen = follow(launch, study, slots, show=lambda *_: None, tell=print)
 
     assert seen.complete == 3
     assert read == []

@@ -1,16 +1,16 @@
-"""The progress of long pictures."""
+"""The progress of commands."""
 
 import io
 
 from rich.console import Console
 
-from hpo.pictures.steps import counted
+from hpo.cli.progress import of_steps
 
 
 def test_elsewhere_than_on_a_terminal_a_few_plain_lines_tell_how_far_it_is():
     text = io.StringIO()
 
-    with counted("frames", Console(file=text)) as step:
+    with of_steps("frames", Console(file=text)) as step:
         for done in range(1, 49):
             step(done, 48)
 
@@ -20,7 +20,7 @@ def test_elsewhere_than_on_a_terminal_a_few_plain_lines_tell_how_far_it_is():
 def test_few_steps_are_a_line_each():
     text = io.StringIO()
 
-    with counted("cells", Console(file=text)) as step:
+    with of_steps("cells", Console(file=text)) as step:
         for done in (1, 2, 3):
             step(done, 3)
 
@@ -30,7 +30,7 @@ def test_few_steps_are_a_line_each():
 def test_a_terminal_shows_a_bar_that_goes_away():
     text = io.StringIO()
 
-    with counted("frames", Console(file=text, force_terminal=True, width=80)) as step:
+    with of_steps("frames", Console(file=text, force_terminal=True, width=80)) as step:
         step(24, 48)
 
     shown = text.getvalue()

@@ -1,0 +1,143 @@
+"""The progress of a command: a bar on a terminal, plain lines elsewhere.
+
+All of it goes to the error stream, so that the output of a command stays its result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from hpo.records.record import RunRecord
+    from hpo.study.status import Look
+
+LINES = 4
+"""Plain lines about a work of known steps, however many steps there are."""
+COUNT = 10_000_000
+"""Rows between two plain lines about a work of unknown length."""
+
+
+@contextlib.contextmanager
+def of_study(console: Console) -> Iterator[Callable[[Look, list[RunRecord]], None]]:
+    """A function of a study's status and of the trials that ended since the last call."""
+    with _bar(console, "") as update:
+
+        def show(look: Look, ended: list[RunRecord]) -> None:
+            for record in ended:
+                best = _best(look) or "no best yet"
+                say(console, f"{line(record)}  [{look.finished} of {look.total} done, {best}]")
+            update(
+                description=look.study,
+                completed=look.finished,
+                total=look.total,
+                note=_note(look),
+            )
+
+        yield show
+
+
+@contextlib.contextmanager
+def of_steps(what: str, console: Console | None = None) -> Iterator[Callable[[int, int], None]]:
+    """A function of the steps done and of all steps; `what` names them, in the plural."""
+    console = console or Console(stderr=True)
+    with _bar(console, what) as update:
+
+        def show(done: int, total: int) -> None:
+            update(completed=done, total=total)
+            full = done * LINES // total > (done - 1) * LINES // total
+            if full and not console.is_terminal:
+                say(console, f"{done} of {total} {what}")
+
+        yield show
+
+
+@contextlib.contextmanager
+def of_count(what: str, console: Console) -> Iterator[Callable[[int], None]]:
+    """A function of how many there are so far; `what` names them, in the plural."""
+    told = 0
+    with _bar(console, what) as update:
+
+        def show(count: int) -> None:
+            nonlocal told
+            update(completed=count)
+            if count // COUNT > told and not console.is_terminal:
+                told = count // COUNT
+                say(console, f"{count:,} {what}")
+
+        yield show
+
+
+@contextlib.contextmanager
+def in_place(wanted: bool) -> Iterator[Callable[[str], None]]:
+    """A function that prints a text: on a terminal over the last one, if `wanted`, else below."""
+    console = Console()
+    if not (wanted and console.is_terminal):
+        yield click.echo
+        return
+    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
+        yield lambda text: live.update(Text.from_ansi(text), refresh=True)
+
+
+def say(console: Console, text: str) -> None:
+    """Print a text as it is, above the bar if there is one."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def line(record: RunRecord) -> str:
+    """A finished trial in a line."""
+    from hpo.study.status import usable
+
+    seconds = record.cost.seconds or 0.0
+    parts = [f"trial {record.trial}", record.state.replace("_", " ")]
+    if record.best_val_nll is not None:
+        parts.append(f"val NLL {record.best_val_nll:.4f}")
+    if record.best_held_out_nll is not None:
+        parts.append(f"held-out NLL {record.best_held_out_nll:.4f}")
+    parts.append(f"{len(record.epochs)} epochs in {seconds:.0f} s")
+    if record.restarts:
+        parts.append(f"restarted {record.restarts} x")
+    if record.reason and not usable(record):
+        parts.append(record.reason)
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: `40 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+@contextlib.contextmanager
+def _bar(console: Console, what: str) -> Iterator[Callable[..., None]]:
+    """Changes the fields of a bar, which elsewhere than on a terminal is not there."""
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    shown = console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
+        yield functools.partial(bar.update, bar.add_task(what, total=None, note=""))
+
+
+def _note(look: Look) -> str:
+    running = "  ".join(f"#{one.trial} epoch {one.epoch}/{one.epochs}" for one in look.running)
+    left = "" if look.eta_s is None else f"{duration(look.eta_s)} left"
+    return "   ".join(part for part in (_best(look), left, running) if part)
+
+
+def _best(look: Look) -> str:
+    return "" if look.best_objective is None else f"best {look.best_objective:.4f}"
