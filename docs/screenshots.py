@@ -38,7 +38,7 @@ def main() -> None:
             key = chosen.partition("run=")[2].partition("&")[0]
             page.goto(f"{address.partition('/runs/')[0]}/runs/run/{key}")
             page.locator("#cells .main-svg").first.wait_for(timeout=120_000)
-            page.locator("#portrait .main-svg").first.wait_for()
+            page.locator("#contours .main-svg").first.wait_for()
             page.evaluate(
                 "document.querySelector('.slider-head').closest('.card').scrollIntoView()"
             )

@@ -121,12 +121,12 @@ def _pages(
     import secrets
 
     from hpo.dashboard import app, optuna_page, server
-    from hpo.dashboard.density.draws import Emulated
+    from hpo.dashboard.density.draws import Densities
 
     known = optuna_page.data_folders(storage) if storage else []
-    emulated = Emulated(catalog, [*data, *known])
+    densities = Densities(catalog, [*data, *known])
     studies = optuna_page.studies(storage) if storage else None
-    dash = app.create(catalog, emulated=emulated, studies=studies)
+    dash = app.create(catalog, densities=densities, studies=studies)
     token = secrets.token_urlsafe(32)
     wsgi = server.application(
         dash.server,

@@ -19,7 +19,7 @@ from data_prep.untrusted import parse
 from hpo.dashboard import address
 from hpo.dashboard.address import Query
 from hpo.dashboard.catalog import Catalog
-from hpo.dashboard.density.draws import Emulated
+from hpo.dashboard.density.draws import Densities
 from hpo.dashboard.pages import comparison, overview, run
 from hpo.dashboard.site import EVERY_MS, Site, notice
 
@@ -29,19 +29,19 @@ ASSETS = Path(__file__).parent / "assets"
 def create(
     catalog: Catalog,
     *,
-    emulated: Emulated | None = None,
+    densities: Densities | None = None,
     studies: Callable[[], dict[str, int]] | None = None,
 ) -> dash.Dash:
     """The Dash application, to be mounted at `/runs`.
 
     Args:
         catalog: The runs.
-        emulated: What their flows draw; without it the runs' pages show no densities.
+        densities: What their flows draw; without it the runs' pages show no densities.
         studies: Gives optuna-dashboard's number of each study by its name, if it is mounted
             beside.
     """
     _load_pandas()
-    site = Site(catalog=catalog, emulated=emulated, studies=studies)
+    site = Site(catalog=catalog, densities=densities, studies=studies)
     app = dash.Dash(
         "hpo",
         assets_folder=str(ASSETS),

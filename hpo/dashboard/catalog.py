@@ -70,7 +70,7 @@ class Catalog:
         self._looked_s = -PAUSE_S
 
     def refresh(self) -> int:
-        """Look at the files, unless somebody just did, and give back the version."""
+        """Theme at the files, unless somebody just did, and give back the version."""
         # Whoever comes while another looks is served what is known, but for the first look.
         if self._looking.acquire(blocking=not self.version):
             try:

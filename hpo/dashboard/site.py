@@ -11,8 +11,8 @@ from dash import Input, Output, State, dcc, html
 from dash.development.base_component import Component
 
 from hpo.dashboard.catalog import Catalog
-from hpo.dashboard.density.draws import Emulated
-from hpo.dashboard.style import Theme
+from hpo.dashboard.density.draws import Densities
+from hpo.dashboard.style import ThemeName
 
 Part = str | Component
 """What a page is made of."""
@@ -37,14 +37,14 @@ class Site:
     """What the pages show."""
 
     catalog: Catalog
-    emulated: Emulated | None
+    densities: Densities | None
     """None where densities cannot be drawn."""
 
     studies: Callable[[], dict[str, int]] | None
     """optuna-dashboard's number of each study; None where it is not there."""
 
 
-def theme_of(stored: str | None) -> Theme:
+def theme_of(stored: str | None) -> ThemeName:
     """The theme that the browser chose; light until it has said."""
     return "dark" if stored == "dark" else "light"
 

@@ -16,13 +16,13 @@ import plotly.graph_objects as go
 
 from hpo.dashboard.runs import tables
 
-Theme = Literal["light", "dark"]
+ThemeName = Literal["light", "dark"]
 
 FONT = "Inter, system-ui, sans-serif"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Look:
+class Theme:
     """Colours of a theme."""
 
     ink: str
@@ -51,8 +51,8 @@ class Look:
         return self.palette[1]
 
 
-LOOKS: Mapping[Theme, Look] = {
-    "light": Look(
+THEMES: Mapping[ThemeName, Theme] = {
+    "light": Theme(
         ink="#1b2330",
         soft="#5b6675",
         grid="#e9ecf0",
@@ -63,7 +63,7 @@ LOOKS: Mapping[Theme, Look] = {
         ramp=("#440154", "#31688e", "#35b779", "#c9bd1f"),
         blank="#dfe3e8",
     ),
-    "dark": Look(
+    "dark": Theme(
         ink="#e4e8ee",
         soft="#9aa5b4",
         grid="#262c34",
@@ -77,37 +77,37 @@ LOOKS: Mapping[Theme, Look] = {
 }
 
 
-def empty(theme: Theme) -> go.Figure:
+def empty(theme: ThemeName) -> go.Figure:
     """A figure in our style with nothing in it yet."""
-    look = LOOKS[theme]
+    colours = THEMES[theme]
     scale = {
-        "gridcolor": look.grid,
-        "linecolor": look.grid,
-        "tickcolor": look.grid,
-        "tickfont": {"color": look.soft, "size": 12},
-        "title": {"font": {"color": look.ink, "size": 13}, "standoff": 10},
+        "gridcolor": colours.grid,
+        "linecolor": colours.grid,
+        "tickcolor": colours.grid,
+        "tickfont": {"color": colours.soft, "size": 12},
+        "title": {"font": {"color": colours.ink, "size": 13}, "standoff": 10},
         "zeroline": False,
         "automargin": True,
     }
     return go.Figure(
         layout={
             "template": "none",
-            "font": {"family": FONT, "size": 13, "color": look.ink},
+            "font": {"family": FONT, "size": 13, "color": colours.ink},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
             "margin": {"l": 64, "r": 20, "t": 36, "b": 48},
             "separators": ".,",
             "modebar": {
                 "bgcolor": "rgba(0,0,0,0)",
-                "color": look.faded,
-                "activecolor": look.ink,
+                "color": colours.faded,
+                "activecolor": colours.ink,
             },
             "uirevision": "keep",
             "hovermode": "closest",
             "hoverlabel": {
-                "bgcolor": look.label,
-                "bordercolor": look.grid,
-                "font": {"family": FONT, "size": 12, "color": look.ink},
+                "bgcolor": colours.label,
+                "bordercolor": colours.grid,
+                "font": {"family": FONT, "size": 12, "color": colours.ink},
             },
             "legend": {
                 "orientation": "h",
@@ -154,7 +154,7 @@ def axis(
     figure.update_layout({f"{side}axis": options})
 
 
-def note(figure: go.Figure, theme: Theme, text: str, y: float = 1.0) -> None:
+def note(figure: go.Figure, theme: ThemeName, text: str, y: float = 1.0) -> None:
     """A remark at the edge of the figure."""
     if not text:
         return
@@ -169,11 +169,11 @@ def note(figure: go.Figure, theme: Theme, text: str, y: float = 1.0) -> None:
         yshift=8 if y > 0.5 else 0,
         align="left",
         showarrow=False,
-        font={"size": 11, "color": LOOKS[theme].soft},
+        font={"size": 11, "color": THEMES[theme].soft},
     )
 
 
-def sentence(text: str, theme: Theme = "light") -> go.Figure:
+def sentence(text: str, theme: ThemeName = "light") -> go.Figure:
     """A figure that says one sentence instead of showing axes."""
     figure = empty(theme)
     lines = textwrap.wrap(text[:1].upper() + text[1:], 44, break_long_words=True) or [""]
@@ -184,7 +184,7 @@ def sentence(text: str, theme: Theme = "light") -> go.Figure:
         xref="paper",
         yref="paper",
         showarrow=False,
-        font={"size": 14, "color": LOOKS[theme].soft},
+        font={"size": 14, "color": THEMES[theme].soft},
     )
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)

@@ -92,7 +92,7 @@ def plot(study: optuna.Study, records: Sequence[RunRecord]) -> None:
         return learning.curves(_thinned(best, most), theme="light")
 
     def cost(most: int) -> Figure:
-        return figures.trade(rows[: 5 * most], "flops_per_event", theme="light")
+        return figures.pareto(rows[: 5 * most], "flops_per_event", theme="light")
 
     for name, draw in {"hpo-learning": learned, "hpo-cost": cost}.items():
         save_plotly_graph_object(study, _small(draw), graph_object_id=name)

@@ -98,7 +98,7 @@ def test_what_is_chosen_is_in_the_address_and_comes_back_with_it(page, site):
     go(page, site, "/runs/")
     rows_of(page)
     page.get_by_role("button", name="Choose the best").click()
-    expect(page.locator("#compare")).to_contain_text(re.compile("Compare|Look at"))
+    expect(page.locator("#compare")).to_contain_text(re.compile("Compare|Theme at"))
     page.wait_for_function("location.search.includes('run=')")
     chosen = page.locator("#grid .ag-row-selected").count()
 
@@ -132,7 +132,7 @@ def test_chosen_runs_are_compared_in_every_picture(page, site):
     page.locator("#compare").click()
 
     expect(page.get_by_role("heading", name="runs compared")).to_be_visible()
-    for name in ("curves", "rates", "trade", "parallel", "importance", "scatter"):
+    for name in ("curves", "rates", "pareto", "parallel", "importance", "scatter"):
         drawn(page, name)
     expect(page.locator("#differences table")).to_contain_text("seed")
 
@@ -150,7 +150,7 @@ def test_a_run_shows_its_curves_its_options_and_what_it_draws(page, site, study)
 
     expect(page.locator("#facts")).to_contain_text(f"{record.best_val_nll:.5g}")
     drawn(page, "run-curves")
-    drawn(page, "portrait")
+    drawn(page, "contours")
     drawn(page, "cells")
     expect(page.locator(".options")).to_contain_text("learning_rate")
     expect(page.locator("#log")).to_contain_text("epoch 1:")
@@ -159,7 +159,7 @@ def test_a_run_shows_its_curves_its_options_and_what_it_draws(page, site, study)
 def test_a_slider_moves_the_density_between_the_simulated_cells(page, site, study):
     key = next(p for p, one in read_all(study) if one.state == "complete").parent.name
     go(page, site, f"/runs/run/{study_name(study)}/{key}")
-    drawn(page, "portrait")
+    drawn(page, "contours")
     told = page.locator('[id*=\'"condition":"Z"\'][id*=told]')
     before = told.inner_text()
 
@@ -170,7 +170,7 @@ def test_a_slider_moves_the_density_between_the_simulated_cells(page, site, stud
 
     expect(told).not_to_have_text(before)
     expect(told).to_contain_text("between")
-    drawn(page, "portrait")
+    drawn(page, "contours")
 
 
 def test_the_run_leads_to_its_trial_and_the_trial_back(page, site, study):

@@ -72,7 +72,7 @@ def drawn(folder, records):
     for column in (*known[:8], *tables.axes(every)[:4]):
         figures.scatter(every, "best_val_nll", column.name, colour=column.name).to_json()
     figures.parallel(every, [column.name for column in known]).to_json()
-    figures.trade(every, "seconds").to_json()
+    figures.pareto(every, "seconds").to_json()
     important = answer(importance.importance, every)
     figures.importances(important or []).to_json()
     differences.cautions(records)

@@ -58,7 +58,7 @@ class CellMap:
     notes: tuple[str, ...]
 
 
-def measured(
+def cell_map(
     flow: ConditionalFlow, dataset: Dataset, test: TestRows, held_out: frozenset[Cell]
 ) -> CellMap:
     """The map of a flow over a dataset that has its columns; takes seconds.

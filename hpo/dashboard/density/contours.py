@@ -1,4 +1,4 @@
-"""A portrait: the density that a flow draws at given conditions, and that of the rows there.
+"""The density that a flow draws at given conditions, beside that of the data there.
 
 Both sides have the same bins and the same smoothing, as the pictures of `hpo plot` have. The noise
 is seeded: a picture that changes while a slider moves changes for the flow's sake.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data_prep.columns import Column
-from hpo.dashboard.density.sources import EmulatedError
+from hpo.dashboard.density.sources import DensityError
 from hpo.pictures import density
 from hpo.pictures.density import Array
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from models.flow.density import ConditionalFlow
 
 DRAWS = 200_000
-"""Events drawn for a portrait: enough that its contours show the flow and not the draw."""
+"""Events drawn for a plot: enough that its contours show the flow and not the draw."""
 
 FEW = 3000
 """Up to so many rows of data are shown as points."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Side:
-    """One side of a portrait: what the flow draws, or the data."""
+class SampleDensity:
+    """The density of one sample: what the flow draws, or the data."""
 
     rows: int
     """Events drawn, or rows of the data."""
@@ -44,7 +44,7 @@ class Side:
     """`density_XY` at the edge of the smallest region with that fraction of all events; only
     fractions that the picture holds and that so many rows can tell."""
     marginals: tuple[Array, ...]
-    """Density in each bin of `Portrait.joined`, per unit of that column."""
+    """Density in each bin of `DensityPlot.joined`, per unit of that column."""
     points_N2: Array | None = None
     """The rows themselves, where there are few enough of them."""
     shade_XY: Array | None = None
@@ -52,7 +52,7 @@ class Side:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Portrait:
+class DensityPlot:
     """The density of one or two event columns at given conditions."""
 
     columns: tuple[Column, ...]
@@ -64,8 +64,8 @@ class Portrait:
     """Of the bins along each axis, in the column's unit."""
     joined: tuple[Array, ...]
     """Of the bins of each marginal, likewise."""
-    emulator: Side
-    data: Side | None
+    emulator: SampleDensity
+    data: SampleDensity | None
     """None where the conditions are no simulated cell, or one without test rows."""
     nll: float | None
     """Of these rows, nats per event in the data's own units; None without rows."""
@@ -77,7 +77,7 @@ class Portrait:
     """What else is to be known of this picture, a sentence each."""
 
 
-def portrait(
+def density_plot(
     flow: ConditionalFlow,
     conditions: Mapping[str, float],
     rows_NF: Array | None,
@@ -85,7 +85,7 @@ def portrait(
     notes: Sequence[str],
     *,
     like: int = DRAWS,
-) -> Portrait:
+) -> DensityPlot:
     """What the flow draws at these conditions, beside the rows that have them.
 
     Args:
@@ -98,7 +98,7 @@ def portrait(
             jump where a slider leaves a cell.
 
     Raises:
-        EmulatedError: If nothing that the flow draws is finite.
+        DensityError: If nothing that the flow draws is finite.
     """
     drawn_NK, unphysical = _draws(flow, list(conditions.values()), at)
     data_NK = None if rows_NF is None else rows_NF[:, at]
@@ -106,7 +106,7 @@ def portrait(
     nll, error = _nll(flow, list(conditions.values()), rows_NF)
     if unphysical:
         notes = [*notes, f"{unphysical:.2%} of the draws are not finite, or not above 0."]
-    return Portrait(
+    return DensityPlot(
         columns=tuple(flow.event_columns[k] for k in at),
         conditions=dict(conditions),
         units={column.name: column.unit for column in flow.condition_columns},
@@ -131,7 +131,7 @@ def _draws(
     drawn_NF = measure.from_noise(flow, noise_NF, np.array([values_C], np.float64))
     finite_N = np.isfinite(drawn_NF).all(axis=1)
     if not finite_N.any():
-        raise EmulatedError("no event that the flow draws here is finite: there is no density")
+        raise DensityError("no event that the flow draws here is finite: there is no density")
     return drawn_NF[finite_N][:, at], measure.unphysical_fraction(flow, drawn_NF)
 
 
@@ -166,18 +166,18 @@ class _Frame:
             spreads=density.spreads(like_NK, (edges[0], edges[1])) if len(edges) == 2 else None,
         )
 
-    def side(self, events_NK: Array, fractions: Sequence[float], *, whole: int) -> Side:
+    def side(self, events_NK: Array, fractions: Sequence[float], *, whole: int) -> SampleDensity:
         """The densities of events that are `whole` together with those that are not finite."""
         share = len(events_NK) / whole
         columns = zip(events_NK.T, self.joined, strict=True)
         marginals = tuple(share * density.marginal(*each) for each in columns)
         if self.spreads is None:
-            return Side(rows=whole, density_XY=None, heights={}, marginals=marginals)
+            return SampleDensity(rows=whole, density_XY=None, heights={}, marginals=marginals)
         across, up = self.edges
         unit = whole * float((across[1] - across[0]) * (up[1] - up[0]))
         smoothed_XY = density.smooth(density.counts(events_NK, (across, up)), self.spreads)
         heights = density.enclosing(smoothed_XY, fractions, whole)
-        return Side(
+        return SampleDensity(
             rows=whole,
             density_XY=smoothed_XY / unit,
             # Shorter than the fractions where the picture does not hold the last ones.
@@ -185,7 +185,7 @@ class _Frame:
             marginals=marginals,
         )
 
-    def of_data(self, data_NK: Array) -> Side:
+    def of_data(self, data_NK: Array) -> SampleDensity:
         """The densities of the data, with the rows themselves or a shade of them."""
         side = self.side(data_NK, density.sure(len(data_NK)), whole=len(data_NK))
         if self.spreads is None:

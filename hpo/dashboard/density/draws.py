@@ -21,15 +21,14 @@ from data_prep import cells as naming
 from data_prep.columns import Column
 from data_prep.dataset import Cell, Dataset
 from data_prep.errors import DataError, InputError
-from hpo.dashboard.density import cells as cellmap
-from hpo.dashboard.density import contours
+from hpo.dashboard.density import cells, contours
 from hpo.dashboard.density.cells import CellMap
-from hpo.dashboard.density.contours import Portrait
+from hpo.dashboard.density.contours import DensityPlot
 from hpo.dashboard.density.sources import (
-    EmulatedError,
-    Few,
+    Cache,
+    Datasets,
+    DensityError,
     Stamp,
-    Tables,
     TestRows,
     Weights,
     stamp_of,
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from hpo.records.record import RunRecord
     from models.flow.density import ConditionalFlow
 
-__all__ = ["CellMap", "Emulated", "EmulatedError", "Portrait", "Slider"]
+__all__ = ["CellMap", "Densities", "DensityError", "DensityPlot", "Slider"]
 
 SAME = 1e-5
 """Relative distance within which conditions are those of a simulated cell: rows are float32."""
@@ -69,7 +68,7 @@ class Slider:
     """A value to begin with: of all conditions together, those of a cell with many rows."""
 
 
-class Emulated:
+class Densities:
     """What the runs' flows draw. Safe to be asked from several threads."""
 
     def __init__(self, catalog: Catalog, data: Sequence[Path]) -> None:
@@ -79,11 +78,11 @@ class Emulated:
             DataError: If one of the folders holds no prepared dataset.
         """
         self._catalog = catalog
-        self._tables = Tables(data)
+        self._datasets = Datasets(data)
         self._weights = Weights()
-        # Each makes one at a time: at most one portrait and one map are in work at once.
-        self._portraits: Few[object, Portrait] = Few(64)
-        self._maps: Few[tuple[Stamp, str], CellMap] = Few(64)
+        # Each makes one at a time: at most one plot and one map are in work at once.
+        self._plots: Cache[object, DensityPlot] = Cache(64)
+        self._maps: Cache[tuple[Stamp, str], CellMap] = Cache(64)
 
     def available(self, key: str) -> str | None:
         """Why the run has no flow to draw from; None if it has.
@@ -102,7 +101,7 @@ class Emulated:
         """The conditions that the flow can be drawn at.
 
         Raises:
-            EmulatedError: As `available` has it.
+            DensityError: As `available` has it.
             KeyError: If there is no such run.
         """
         flow, _ = self._flow(key)
@@ -116,17 +115,17 @@ class Emulated:
         """Name and unit of each event column: two of them can be chosen.
 
         Raises:
-            EmulatedError: As `available` has it.
+            DensityError: As `available` has it.
             KeyError: If there is no such run.
         """
         return [(column.name, column.unit) for column in self._flow(key)[0].event_columns]
 
-    def portrait(
+    def plot(
         self,
         key: str,
         conditions: Mapping[str, float],
         columns: tuple[str, str] | None = None,
-    ) -> Portrait:
+    ) -> DensityPlot:
         """What the flow draws at these conditions, beside the test rows that have them.
 
         Args:
@@ -135,7 +134,7 @@ class Emulated:
             columns: The two event columns, across and up; by default the first two.
 
         Raises:
-            EmulatedError: As `available` has it, or if a name or a value is none of the flow's.
+            DensityError: As `available` has it, or if a name or a value is none of the flow's.
             DataError: If the data cannot be read any more.
             KeyError: If there is no such run.
         """
@@ -144,13 +143,13 @@ class Emulated:
         record = self._catalog.record(key)
         found = self._data(record, flow)
         which = (stamp, found and found[0].fingerprint, record.state, tuple(c_C), at)
-        return self._portraits.get(which, lambda: self._portrait(flow, record, found, c_C, at))
+        return self._plots.get(which, lambda: self._plot(flow, record, found, c_C, at))
 
     def cells(self, key: str) -> CellMap:
         """How far the draws are from the test rows in every cell; takes seconds at first.
 
         Raises:
-            EmulatedError: As `available` has it, or if the run's data are not known.
+            DensityError: As `available` has it, or if the run's data are not known.
             DataError: If the data cannot be read any more.
             KeyError: If there is no such run.
         """
@@ -158,22 +157,22 @@ class Emulated:
         record = self._catalog.record(key)
         found = self._data(record, flow)
         if found is None:
-            raise EmulatedError(_UNKNOWN)
+            raise DensityError(_UNKNOWN)
         if not flow.condition_columns:
-            raise EmulatedError("the flow has no conditions, so that there are no cells to compare")
+            raise DensityError("the flow has no conditions, so that there are no cells to compare")
         dataset = found[0]
         held_out = _held_out(dataset, record)
         return self._maps.get(
             (stamp, dataset.fingerprint),
-            lambda: cellmap.measured(
-                flow, dataset, self._tables.test_rows(dataset.fingerprint), held_out
+            lambda: cells.cell_map(
+                flow, dataset, self._datasets.test_rows(dataset.fingerprint), held_out
             ),
         )
 
     def _flow(self, key: str) -> tuple[ConditionalFlow, Stamp]:
         folder = self._catalog.trial_folder(key)
         if folder is None:
-            raise EmulatedError(
+            raise DensityError(
                 "no flow is kept with this run: it is of another program, or its folder is a link "
                 "out of the runs that are shown"
             )
@@ -183,35 +182,35 @@ class Emulated:
         try:
             return self._weights.flow(stamp), stamp
         except CheckpointError as error:
-            raise EmulatedError(str(error)) from error
+            raise DensityError(str(error)) from error
 
     def _data(self, record: RunRecord, flow: ConditionalFlow) -> tuple[Dataset, Path] | None:
         """The dataset of the run and its folder, if it is known."""
-        found = self._tables.find(record.data.fingerprint)
+        found = self._datasets.find(record.data.fingerprint)
         if found is not None:
             from models.evaluation.nll import check_columns
 
             check_columns(flow, *found)
         return found
 
-    def _portrait(
+    def _plot(
         self,
         flow: ConditionalFlow,
         record: RunRecord,
         found: tuple[Dataset, Path] | None,
         c_C: Sequence[float],
         at: tuple[int, ...],
-    ) -> Portrait:
+    ) -> DensityPlot:
         named = dict(zip(_names(flow.condition_columns), c_C, strict=True))
         notes = [*_state(record), *_beyond(flow, named)]
         if found is None:
             notes.append(_UNKNOWN[0].upper() + _UNKNOWN[1:] + ".")
-            return contours.portrait(flow, named, None, at, notes)
-        test = self._tables.test_rows(found[0].fingerprint)
+            return contours.density_plot(flow, named, None, at, notes)
+        test = self._datasets.test_rows(found[0].fingerprint)
         rows_NF, there, told = _rows_at(found[0], test, named, _held_out(found[0], record))
         like = max(len(rows_NF), FEWEST)
         shown_NF = rows_NF if there and len(rows_NF) else None
-        return contours.portrait(flow, named, shown_NF, at, [*notes, *told], like=like)
+        return contours.density_plot(flow, named, shown_NF, at, [*notes, *told], like=like)
 
 
 _UNKNOWN = (
@@ -244,7 +243,7 @@ def _checked(flow: ConditionalFlow, conditions: Mapping[str, float]) -> tuple[fl
     """The conditions in the flow's order."""
     names = _names(flow.condition_columns)
     if set(conditions) != set(names):
-        raise EmulatedError(
+        raise DensityError(
             f"the conditions are {', '.join(names) or 'none'}, "
             f"not {', '.join(conditions) or 'none'}: give each of them"
         )
@@ -252,7 +251,7 @@ def _checked(flow: ConditionalFlow, conditions: Mapping[str, float]) -> tuple[fl
         value = conditions[column.name]
         if not math.isfinite(value) or (column.positive and value <= 0):
             rule = "above 0" if column.positive else "finite"
-            raise EmulatedError(f"{column.name} must be {rule}, got {value:g}")
+            raise DensityError(f"{column.name} must be {rule}, got {value:g}")
     return tuple(float(conditions[name]) for name in names)
 
 
@@ -262,8 +261,8 @@ def _columns(flow: ConditionalFlow, columns: tuple[str, str] | None) -> tuple[in
     if columns is None or len(names) < 2:
         return tuple(range(min(2, len(names))))
     if len(set(columns)) != 2 or not set(columns) <= set(names):
-        raise EmulatedError(
-            f"a portrait shows two different event columns of {', '.join(names)}, "
+        raise DensityError(
+            f"a density plot shows two different event columns of {', '.join(names)}, "
             f"not {' and '.join(columns)}"
         )
     return tuple(names.index(name) for name in columns)

@@ -1,4 +1,4 @@
-"""Portraits and maps of cells as Plotly figures: what a flow draws, beside the test data.
+"""Density plots and maps of cells as Plotly figures: what a flow draws, beside the test data.
 
 The emulator is vermilion with solid lines, the data blue with dashed ones, as in `hpo plot`: told
 apart with any colour vision, and in grey. Backgrounds are transparent, so that the page shows.
@@ -18,8 +18,8 @@ import plotly.graph_objects as go
 from data_prep.columns import Column
 from hpo.dashboard import style
 from hpo.dashboard.density.cells import CellMap
-from hpo.dashboard.density.contours import Portrait, Side
-from hpo.dashboard.style import LOOKS, Look, Theme, faint, plain
+from hpo.dashboard.density.contours import DensityPlot, SampleDensity
+from hpo.dashboard.style import THEMES, Theme, ThemeName, faint, plain
 from hpo.pictures import density
 from hpo.pictures.density import Array
 
@@ -37,21 +37,21 @@ _UNITS = {
 }
 
 
-def portrait(p: Portrait, theme: Theme = "light") -> go.Figure:
+def contours(p: DensityPlot, theme: ThemeName = "light") -> go.Figure:
     """Contours of the flow's density over the data, with both marginals; or the one density."""
-    look = LOOKS[theme]
+    colours = THEMES[theme]
     figure = _empty(theme)
     if len(p.columns) == 1:
-        _alone(figure, p, look)
+        _alone(figure, p, colours)
     else:
-        _plane(figure, p, look)
+        _plane(figure, p, colours)
     _head(figure, p)
     return figure
 
 
-def cell_map(c: CellMap, theme: Theme = "light") -> go.Figure:
+def cell_map(c: CellMap, theme: ThemeName = "light") -> go.Figure:
     """How far the draws are from the data in every cell, in units of what chance gives."""
-    look = LOOKS[theme]
+    colours = THEMES[theme]
     figure = _empty(theme)
     names = [[f"{value:g}" for value in values] for values in c.values]
     places = {"x": names[0], "y": names[1] if len(c.axes) > 1 else [""], "xgap": 2, "ygap": 2}
@@ -59,27 +59,27 @@ def cell_map(c: CellMap, theme: Theme = "light") -> go.Figure:
         *np.indices(c.ratio_XY.shape)
     ).T.tolist()
     shared = {**places, "customdata": told, "hovertemplate": "%{customdata}<extra></extra>"}
-    grey = [[0, look.blank], [1, look.blank]]
+    grey = [[0, colours.blank], [1, colours.blank]]
     figure.add_heatmap(z=np.zeros_like(c.ratio_XY.T), colorscale=grey, showscale=False, **shared)
-    figure.add_heatmap(**shared, **_ratios(c, look))
+    figure.add_heatmap(**shared, **_ratios(c, colours))
     _category_axes(figure, c)
-    figure.update_layout(shapes=_frames(c, look), margin={"t": 78})
+    figure.update_layout(shapes=_frames(c, colours), margin={"t": 78})
     return figure
 
 
-def _empty(theme: Theme) -> go.Figure:
+def _empty(theme: ThemeName) -> go.Figure:
     """As all figures, with room above for what is shown."""
     return style.empty(theme).update_layout(margin={"l": 60, "r": 16, "t": 60, "b": 48})
 
 
-def _plane(figure: go.Figure, p: Portrait, look: Look) -> None:
+def _plane(figure: go.Figure, p: DensityPlot, colours: Theme) -> None:
     edges = (p.edges[0], p.edges[1])
     if p.data is not None:
-        _rows(figure, p.data, edges, look)
-        _contours(figure, p.data, edges, "data", look.data, "dash")
-        _marginals(figure, p.data, p.joined, look.data, faint(look.data, 0.25))
-    _contours(figure, p.emulator, edges, "emulator", look.emulator, "solid")
-    _marginals(figure, p.emulator, p.joined, look.emulator, None)
+        _rows(figure, p.data, edges, colours)
+        _contours(figure, p.data, edges, "data", colours.data, "dash")
+        _marginals(figure, p.data, p.joined, colours.data, faint(colours.data, 0.25))
+    _contours(figure, p.emulator, edges, "emulator", colours.emulator, "solid")
+    _marginals(figure, p.emulator, p.joined, colours.emulator, None)
     _axis(figure, "xaxis", _label(p.columns[0]), [0, 0.81], edges[0])
     _axis(figure, "yaxis", _label(p.columns[1]), [0, 0.79], edges[1])
     for k, name, anchor, domain in ((0, "yaxis2", "x", [0.82, 1]), (1, "xaxis2", "y", [0.84, 1])):
@@ -88,19 +88,19 @@ def _plane(figure: go.Figure, p: Portrait, look: Look) -> None:
         _axis(figure, name, _per(p.columns[k], "<br>"), domain, top, anchor=anchor, **small)
 
 
-def _alone(figure: go.Figure, p: Portrait, look: Look) -> None:
+def _alone(figure: go.Figure, p: DensityPlot, colours: Theme) -> None:
     """The density of the only event column."""
     if p.data is not None:
         name = f"data, n = {p.data.rows:,}"
-        fill: dict[str, Any] = {"fill": "tozeroy", "fillcolor": faint(look.data, 0.25)}
-        _steps(figure, p.joined[0], p.data.marginals[0], look.data, name=name, **fill)
+        fill: dict[str, Any] = {"fill": "tozeroy", "fillcolor": faint(colours.data, 0.25)}
+        _steps(figure, p.joined[0], p.data.marginals[0], colours.data, name=name, **fill)
     name = f"emulator, n = {p.emulator.rows:,}"
-    _steps(figure, p.joined[0], p.emulator.marginals[0], look.emulator, name=name)
+    _steps(figure, p.joined[0], p.emulator.marginals[0], colours.emulator, name=name)
     _axis(figure, "xaxis", _label(p.columns[0]), [0, 1], p.edges[0])
     _axis(figure, "yaxis", _per(p.columns[0]), [0, 1], _highest(p, 0))
 
 
-def _highest(p: Portrait, k: int) -> Array:
+def _highest(p: DensityPlot, k: int) -> Array:
     """From nothing to a little above the highest marginal density of that column."""
     sides = [side for side in (p.emulator, p.data) if side is not None]
     return np.array([0, 1.06 * max(float(side.marginals[k].max()) for side in sides)])
@@ -112,15 +112,15 @@ def _round(value: float) -> float:
     return float(f"{step * math.floor(value / step):.1g}")
 
 
-def _rows(figure: go.Figure, data: Side, edges: density.Edges, look: Look) -> None:
+def _rows(figure: go.Figure, data: SampleDensity, edges: density.Edges, colours: Theme) -> None:
     """The data themselves, beneath the lines."""
     shared = {"hoverinfo": "skip", "showlegend": False, "legendgroup": "data"}
     if data.points_N2 is not None:
-        dots = {"color": look.data, "size": 4, "opacity": 0.35}
+        dots = {"color": colours.data, "size": 4, "opacity": 0.35}
         x, y = data.points_N2.astype(np.float32).T
         figure.add_scatter(x=x, y=y, mode="markers", marker=dots, **shared)
     elif data.shade_XY is not None:
-        scale = [[0, faint(look.data, 0.05)], [1, faint(look.data, 0.6)]]
+        scale = [[0, faint(colours.data, 0.05)], [1, faint(colours.data, 0.6)]]
         figure.add_heatmap(
             x=edges[0],
             y=edges[1],
@@ -134,7 +134,7 @@ def _rows(figure: go.Figure, data: Side, edges: density.Edges, look: Look) -> No
 
 
 def _contours(
-    figure: go.Figure, side: Side, edges: density.Edges, kind: str, colour: str, dash: str
+    figure: go.Figure, side: SampleDensity, edges: density.Edges, kind: str, colour: str, dash: str
 ) -> None:
     """A line around each fraction; the legend says once what the lines of this side enclose."""
     reached = ", ".join(f"{each:.0%}" for each in side.heights) or "nothing"
@@ -156,7 +156,7 @@ def _contours(
 
 
 def _marginals(
-    figure: go.Figure, side: Side, joined: Sequence[Array], colour: str, fill: str | None
+    figure: go.Figure, side: SampleDensity, joined: Sequence[Array], colour: str, fill: str | None
 ) -> None:
     for k, across in enumerate((True, False)):
         more: dict[str, Any] = {"yaxis": "y2"} if across else {"xaxis": "x2"}
@@ -177,7 +177,7 @@ def _steps(
     figure.add_scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", **more)
 
 
-def _head(figure: go.Figure, p: Portrait) -> None:
+def _head(figure: go.Figure, p: DensityPlot) -> None:
     """At which conditions, and how well the flow does there."""
     units = {name: f" {_unit(unit)}" if unit else "" for name, unit in p.units.items()}
     at = [f"{plain(name)} = {value:.4g}{units[name]}" for name, value in p.conditions.items()]
@@ -201,7 +201,7 @@ def _head(figure: go.Figure, p: Portrait) -> None:
     )
 
 
-def _ratios(c: CellMap, look: Look) -> dict[str, Any]:
+def _ratios(c: CellMap, colours: Theme) -> dict[str, Any]:
     """The coloured cells."""
     ratio_YX = np.where(np.isfinite(c.ratio_XY), c.ratio_XY, math.nan).T
     few = max(c.ratio_XY.shape) <= MOST_LABELS
@@ -227,7 +227,7 @@ def _ratios(c: CellMap, look: Look) -> dict[str, Any]:
             "xanchor": "left",
             "y": 1.02,
             "yanchor": "bottom",
-            "tickcolor": look.soft,
+            "tickcolor": colours.soft,
         },
     }
 
@@ -257,10 +257,10 @@ def _category_axes(figure: go.Figure, c: CellMap) -> None:
         figure.update_yaxes(showticklabels=False, **plain_axis)
 
 
-def _frames(c: CellMap, look: Look) -> list[dict[str, Any]]:
+def _frames(c: CellMap, colours: Theme) -> list[dict[str, Any]]:
     """A frame around each cell that was held out."""
     places = [(i, j) for i, j in product(*map(range, c.ratio_XY.shape)) if c.held_out_XY[i, j]]
-    line = {"color": look.emulator, "width": 2.5}
+    line = {"color": colours.emulator, "width": 2.5}
     return [
         {
             "type": "rect",

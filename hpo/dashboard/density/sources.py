@@ -34,7 +34,7 @@ PART = 2**18
 """Rows that are read at once of a part that is too large to be kept whole."""
 
 
-class EmulatedError(InputError):
+class DensityError(InputError):
     """A flow that cannot be drawn from, or data that are not there. One sentence, for people."""
 
 
@@ -42,7 +42,7 @@ Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 
-class Few(Generic[Key, Value]):
+class Cache(Generic[Key, Value]):
     """A few values, those asked for last; only one is being made at a time."""
 
     def __init__(self, most: int) -> None:
@@ -76,7 +76,7 @@ class Weights:
     """The flows in the runs' folders, read once for each state of the file."""
 
     def __init__(self) -> None:
-        self._flows: Few[Stamp, ConditionalFlow] = Few(4)
+        self._flows: Cache[Stamp, ConditionalFlow] = Cache(4)
 
     def flow(self, stamp: Stamp) -> ConditionalFlow:
         """The flow of a checkpoint with its best weights.
@@ -94,26 +94,26 @@ def stamp_of(folder: Path) -> Stamp:
     """Which checkpoint a run's folder holds.
 
     Raises:
-        EmulatedError: If there is none, if it lies elsewhere, or if it is too large.
+        DensityError: If there is none, if it lies elsewhere, or if it is too large.
     """
     path = folder / "checkpoint.safetensors"
     try:
         real, found = path.resolve(strict=True), path.stat()
     except FileNotFoundError:
-        raise EmulatedError(
+        raise DensityError(
             "this run has no checkpoint yet, or none any more: there is no flow to draw from"
         ) from None
     except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError
-        raise EmulatedError(f"{path.name} of this run cannot be read ({error})") from error
+        raise DensityError(f"{path.name} of this run cannot be read ({error})") from error
     if real.parent != folder.resolve() or real.name != path.name:
-        raise EmulatedError(
+        raise DensityError(
             f"{path.name} of this run is a link to another place, which is not followed: "
             "put the file itself there"
         )
     if not stat.S_ISREG(found.st_mode):
-        raise EmulatedError(f"{path.name} of this run is no file")
+        raise DensityError(f"{path.name} of this run is no file")
     if found.st_size > LARGEST:
-        raise EmulatedError(
+        raise DensityError(
             f"{path.name} of this run has {found.st_size / 1e6:,.0f} MB, more than the "
             f"{LARGEST / 1e6:,.0f} MB that this page reads: use `hpo plot` on its emulator"
         )
@@ -137,7 +137,7 @@ class TestRows:
         return f"Of the {self.of:,} test rows {kept:,} were drawn." if kept < self.of else None
 
 
-class Tables:
+class Datasets:
     """The prepared datasets that are known, by fingerprint."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
@@ -148,7 +148,7 @@ class Tables:
         """
         found = [(Dataset.read(folder), Path(folder)) for folder in (SAMPLE, *folders)]
         self._known = {dataset.fingerprint: (dataset, folder) for dataset, folder in found}
-        self._rows: Few[str, TestRows] = Few(2)
+        self._rows: Cache[str, TestRows] = Cache(2)
 
     def find(self, fingerprint: str | None) -> tuple[Dataset, Path] | None:
         """The dataset of that fingerprint and its folder; None where it is not known."""
@@ -158,7 +158,7 @@ class Tables:
         """The test rows of a known dataset.
 
         Raises:
-            EmulatedError: If the folder was prepared anew since.
+            DensityError: If the folder was prepared anew since.
             DataError: If its files cannot be read any more.
         """
         return self._rows.get(fingerprint, lambda: self._read(fingerprint))
@@ -167,7 +167,7 @@ class Tables:
         _, folder = self._known[fingerprint]
         now = Dataset.read(folder)
         if now.fingerprint != fingerprint:
-            raise EmulatedError(
+            raise DensityError(
                 f"{folder} was prepared anew since the dashboard was started: start it again"
             )
         of = now.rows["test"]

@@ -37,7 +37,7 @@ MOST_LINES = 12
 
 Records = dict[str, RunRecord]
 
-GRAPHS = ("curves", "rates", "parallel", "importance", "scatter", "trade")
+GRAPHS = ("curves", "rates", "parallel", "importance", "scatter", "pareto")
 
 
 def layout(site: Site, query: Query) -> list[Part]:
@@ -75,7 +75,7 @@ def layout(site: Site, query: Query) -> list[Part]:
             graph("rates"),
             note="How fast the smoothed objective falls; below the line a run stops early.",
         ),
-        card("NLL against cost", field("Cost", _one_of("cost", costs)), graph("trade")),
+        card("NLL against cost", field("Cost", _one_of("cost", costs)), graph("pareto")),
         html.Div(
             field(
                 "The pictures below show",
@@ -210,17 +210,17 @@ def register(app: dash.Dash, site: Site) -> None:
         return figures.scatter(rows, x, y, colour, theme=theme_of(theme), **axes)
 
     @app.callback(
-        drawn_into("trade"),
+        drawn_into("pareto"),
         Input("compared-seen", "data"),
         Input("of", "value"),
         Input("cost", "value"),
         Input("theme", "data"),
         State("compared", "data"),
     )
-    def traded(_seen: int, of: str, cost: str | None, theme: str, keys: list[str]) -> object:
+    def paretod(_seen: int, of: str, cost: str | None, theme: str, keys: list[str]) -> object:
         if cost is None:
             return style.sentence("None of these runs tells what it cost.", theme_of(theme))
-        return figures.trade(_rows(site, keys, of), cost, theme_of(theme))
+        return figures.pareto(_rows(site, keys, of), cost, theme_of(theme))
 
     @app.callback(
         Output("differences", "children"),

@@ -16,7 +16,7 @@ from data_prep.errors import InputError
 from hpo.dashboard import address, style
 from hpo.dashboard.address import Query
 from hpo.dashboard.density import figures
-from hpo.dashboard.density.draws import Emulated, Slider
+from hpo.dashboard.density.draws import Densities, Slider
 from hpo.dashboard.runs import learning, tables
 from hpo.dashboard.site import (
     ALONG,
@@ -44,7 +44,7 @@ STEPS = 400
 APART = 0.2
 """Labels of a slider stand at least so far from each other, as a part of its length."""
 
-GRAPHS = ("run-curves", "run-rates", "portrait", "cells")
+GRAPHS = ("run-curves", "run-rates", "contours", "cells")
 
 
 def layout(site: Site, key: str) -> list[Part]:
@@ -123,21 +123,21 @@ def register(app: dash.Dash, site: Site) -> None:
             learning.rates(records, along=along, theme=look),
         )
 
-    if site.emulated is not None:
+    if site.densities is not None:
         _register_density(app, site)
 
 
 def _register_density(app: dash.Dash, site: Site) -> None:
-    emulated = site.emulated
-    assert emulated is not None
+    densities = site.densities
+    assert densities is not None
 
     @app.callback(Output("density", "children"), Input("run", "data"))
     def density(key: str) -> list[Part]:
-        return _density(emulated, key)
+        return _density(densities, key)
 
     @app.callback(
-        drawn_into("portrait"),
-        Output("portrait-notes", "children"),
+        drawn_into("contours"),
+        Output("contours-notes", "children"),
         Output({"kind": "told", "condition": ALL}, "children"),
         Input({"kind": "slide", "condition": ALL}, "value"),
         Input("pair", "value"),
@@ -150,14 +150,14 @@ def _register_density(app: dash.Dash, site: Site) -> None:
     ) -> tuple[object, ...]:
         moved = {name["condition"]: place for name, place in zip(names, places, strict=True)}
         try:
-            sliders = emulated.conditions(key)
+            sliders = densities.conditions(key)
             chosen = {each.name: _value(each, moved[each.name]) for each in sliders}
-            seen = emulated.portrait(key, chosen, _pair(pair))
+            seen = densities.plot(key, chosen, _pair(pair))
         except InputError as error:  # the checkpoint went, or the data did
             return style.sentence(str(error), theme_of(theme)), [], [dash.no_update] * len(names)
         told = [_told(each, chosen[each.name]) for each in sliders]
         notes = [notice(each) for each in seen.notes]
-        return figures.portrait(seen, theme_of(theme)), notes, told
+        return figures.contours(seen, theme_of(theme)), notes, told
 
     @app.callback(
         drawn_into("cells"),
@@ -167,19 +167,19 @@ def _register_density(app: dash.Dash, site: Site) -> None:
     )
     def cells(key: str, theme: str) -> tuple[object, ...]:
         try:
-            found = emulated.cells(key)
+            found = densities.cells(key)
         except InputError as error:
             return style.sentence(str(error), theme_of(theme)), []
         told = [f"Unphysical draws: {found.unphysical:.3g} of all.", *found.notes]
         return figures.cell_map(found, theme_of(theme)), [notice(each) for each in told]
 
 
-def _density(emulated: Emulated, key: str) -> list[Part]:
+def _density(densities: Densities, key: str) -> list[Part]:
     """The cards of what the flow draws, or why there are none."""
-    why_not = emulated.available(key)
+    why_not = densities.available(key)
     if why_not is not None:
         return [card("What it draws", notice(why_not), wide=True)]
-    names = [name for name, _ in emulated.pairs(key)]
+    names = [name for name, _ in densities.pairs(key)]
     pairs = [f"{a}|{b}" for i, a in enumerate(names) for b in names[i + 1 :]]
     options = [{"label": each.replace("|", " and "), "value": each} for each in pairs]
     first = pairs[0] if pairs else None
@@ -188,11 +188,11 @@ def _density(emulated: Emulated, key: str) -> list[Part]:
         card(
             "What it draws, beside the test data",
             html.Div(
-                [*map(_slider, emulated.conditions(key)), field("Columns", choose)],
+                [*map(_slider, densities.conditions(key)), field("Columns", choose)],
                 className="controls sliders",
             ),
-            dcc.Loading(graph("portrait", height=560), delay_show=400, type="dot"),
-            html.Div(id="portrait-notes"),
+            dcc.Loading(graph("contours", height=560), delay_show=400, type="dot"),
+            html.Div(id="contours-notes"),
             note="At any conditions, between the simulated ones too; marks are simulated values.",
         ),
         card(

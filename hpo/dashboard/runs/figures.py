@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 
 from hpo.dashboard.runs import importance, tables
 from hpo.dashboard.runs.tables import Column
-from hpo.dashboard.style import LOOKS, Look, Theme, axis, empty, note, plain, sentence
+from hpo.dashboard.style import THEMES, Theme, ThemeName, axis, empty, note, plain, sentence
 from hpo.records.table import Row, ranked
 
 SYMBOLS = {
@@ -36,7 +36,7 @@ LARGE = 1e5
 """From here on an axis counts in thousands and millions."""
 
 
-def parallel(rows: Sequence[Row], columns: Sequence[str], theme: Theme = "light") -> go.Figure:
+def parallel(rows: Sequence[Row], columns: Sequence[str], theme: ThemeName = "light") -> go.Figure:
     """Every run as a line through its settings; the better its objective, the stronger its colour.
 
     Runs above the median are all faded. A run without the setting passes below its axis, at a dash.
@@ -59,21 +59,21 @@ def parallel(rows: Sequence[Row], columns: Sequence[str], theme: Theme = "light"
     return figure
 
 
-def importances(pairs: Sequence[tuple[str, float]], theme: Theme = "light") -> go.Figure:
+def importances(pairs: Sequence[tuple[str, float]], theme: ThemeName = "light") -> go.Figure:
     """How much each parameter tells the better runs from all, as bars."""
     if not pairs:
         return sentence("There is no parameter to tell of.", theme)
-    look = LOOKS[theme]
+    colours = THEMES[theme]
     shares = [100 * share for _, share in reversed(pairs)]
     figure = empty(theme)
     figure.add_bar(
         x=shares,
         y=[plain(name, 24) for name, _ in reversed(pairs)],
         orientation="h",
-        marker={"color": look.accent, "cornerradius": 3},
+        marker={"color": colours.accent, "cornerradius": 3},
         text=[f"{share:.0f} %" for share in shares],
         textposition="outside",
-        textfont={"color": look.soft},
+        textfont={"color": colours.soft},
         cliponaxis=False,
         hovertemplate="%{y}: %{x:.1f} %<extra></extra>",
     )
@@ -91,7 +91,7 @@ def scatter(
     colour: str | None = None,
     log_x: bool = False,
     log_y: bool = False,
-    theme: Theme = "light",
+    theme: ThemeName = "light",
 ) -> go.Figure:
     """One point a run; its state is the marker, `customdata` its key.
 
@@ -112,7 +112,7 @@ def scatter(
     for state in dict.fromkeys([*SYMBOLS, *(str(row["state"]) for row in shown)]):
         if group := [row for row in shown if row["state"] == state]:
             figure.add_trace(_points(group, state, known[x], known[y], paint, theme))
-            figure.add_trace(_key(plain(state.replace("_", " ")), LOOKS[theme].soft, state))
+            figure.add_trace(_key(plain(state.replace("_", " ")), THEMES[theme].soft, state))
     figure.add_traces(paint.legend)
     figure.update_layout(coloraxis=paint.axis)
     for side, column, log in (("x", known[x], log_x), ("y", known[y], log_y)):
@@ -123,7 +123,7 @@ def scatter(
     return figure
 
 
-def trade(rows: Sequence[Row], cost: str, theme: Theme = "light") -> go.Figure:
+def pareto(rows: Sequence[Row], cost: str, theme: ThemeName = "light") -> go.Figure:
     """Objective against cost of the finished runs, and the front that none of them beats."""
     priced = [row for row in ranked(rows) if tables.number(row.get(cost)) is not None]
     if not priced:
@@ -224,8 +224,10 @@ def _ticked(text: str) -> str:
     return cut.replace("<", "‹").replace(">", "›").replace("%{", "% {")
 
 
-def _parallel(lines: list[dict[str, Any]], nlls: Sequence[Any], label: str, theme: Theme) -> Any:
-    look = LOOKS[theme]
+def _parallel(
+    lines: list[dict[str, Any]], nlls: Sequence[Any], label: str, theme: ThemeName
+) -> Any:
+    colours = THEMES[theme]
     given = np.array(nlls, dtype=np.float64)
     low, high = float(given.min()), float(np.median(given))
     last = {"label": _capital(label).replace(" [", "<br>["), "values": given, "tickformat": ".3f"}
@@ -235,13 +237,13 @@ def _parallel(lines: list[dict[str, Any]], nlls: Sequence[Any], label: str, them
             "color": given,
             "cmin": low,
             "cmax": high if high > low else low + 1,
-            "colorscale": [[0, look.palette[0]], [1, look.faded]],
+            "colorscale": [[0, colours.palette[0]], [1, colours.faded]],
             "showscale": False,
         },
-        labelfont={"color": look.ink, "size": 12},
-        tickfont={"color": look.soft, "size": 11},
+        labelfont={"color": colours.ink, "size": 12},
+        tickfont={"color": colours.soft, "size": 11},
         rangefont={"color": "rgba(0,0,0,0)", "size": 1},
-        unselected={"line": {"color": look.grid, "opacity": 0.5}},
+        unselected={"line": {"color": colours.grid, "opacity": 0.5}},
     )
 
 
@@ -259,26 +261,26 @@ def _drawable(row: Row, column: Column, log: bool) -> bool:
     return found is not None and (found > 0 or not log)
 
 
-def _paint(rows: Sequence[Row], column: Column | None, theme: Theme) -> _Paint:
-    look = LOOKS[theme]
+def _paint(rows: Sequence[Row], column: Column | None, theme: ThemeName) -> _Paint:
+    colours = THEMES[theme]
     if column is None:
-        return _Paint(of=lambda _: look.accent, axis={}, legend=[], column=None)
+        return _Paint(of=lambda _: colours.accent, axis={}, legend=[], column=None)
     if column.kind == "number":
-        return _graded(rows, column, look)
+        return _graded(rows, column, colours)
     levels = sorted({str(row.get(column.name)) for row in rows})
     # Of many values, those after the last colour share the faded one.
-    colours = dict(zip(levels, look.palette, strict=False))
+    by_level = dict(zip(levels, colours.palette, strict=False))
 
     def of(group: Sequence[Row]) -> list[str]:
-        return [colours.get(str(row.get(column.name)), look.faded) for row in group]
+        return [by_level.get(str(row.get(column.name)), colours.faded) for row in group]
 
-    legend = [_key(plain(each, 24), colour) for each, colour in colours.items()]
-    if len(levels) > len(colours):
-        legend.append(_key(f"{len(levels) - len(colours)} more", look.faded))
+    legend = [_key(plain(each, 24), colour) for each, colour in by_level.items()]
+    if len(levels) > len(by_level):
+        legend.append(_key(f"{len(levels) - len(by_level)} more", colours.faded))
     return _Paint(of=of, axis={}, legend=legend, column=column)
 
 
-def _graded(rows: Sequence[Row], column: Column, look: Look) -> _Paint:
+def _graded(rows: Sequence[Row], column: Column, colours: Theme) -> _Paint:
     """Colours for numbers, on a bar beside the plot; by their logarithm where that looks right."""
     given = [each for row in rows if (each := tables.number(row.get(column.name))) is not None]
     log = tables.logarithmic(given)
@@ -292,12 +294,12 @@ def _graded(rows: Sequence[Row], column: Column, look: Look) -> _Paint:
         "thickness": 10,
         "outlinewidth": 0,
         "len": 0.9,
-        "tickfont": {"color": look.soft, "size": 11},
+        "tickfont": {"color": colours.soft, "size": 11},
     }
     if log:
         ticks = _decades(math.log10(min(given)), math.log10(max(given)))
         bar |= {"tickvals": ticks, "ticktext": [_brief(10**each) for each in ticks]}
-    axis = {"colorscale": list(look.ramp), "colorbar": bar}
+    axis = {"colorscale": list(colours.ramp), "colorbar": bar}
     return _Paint(of=of, axis=axis, legend=[], column=column)
 
 
@@ -314,9 +316,9 @@ def _key(name: str, colour: str, state: str | None = None) -> Any:
 
 
 def _points(
-    rows: Sequence[Row], state: str, x: Column, y: Column, paint: _Paint, theme: Theme
+    rows: Sequence[Row], state: str, x: Column, y: Column, paint: _Paint, theme: ThemeName
 ) -> Any:
-    look = LOOKS[theme]
+    colours = THEMES[theme]
     graded = {"coloraxis": "coloraxis"} if paint.axis else {}
     told = [each for each in (x, y, paint.column) if each is not None]
     symbol = SYMBOLS.get(state, "square")
@@ -329,7 +331,7 @@ def _points(
             "symbol": symbol,
             "size": 9,
             "opacity": 0.9,
-            "line": {"width": 1.5 if symbol.endswith("open") else 0.5, "color": look.label},
+            "line": {"width": 1.5 if symbol.endswith("open") else 0.5, "color": colours.label},
             **graded,
         },
         name=plain(state.replace("_", " ")),
@@ -367,8 +369,8 @@ def _brief(value: float) -> str:
     return f"{value:,.6g}" if 1e-3 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
-def _priced(rows: Sequence[Row], cost: str, name: str, theme: Theme) -> Any:
-    look = LOOKS[theme]
+def _priced(rows: Sequence[Row], cost: str, name: str, theme: ThemeName) -> Any:
+    colours = THEMES[theme]
     on_front = name == "Pareto front"
     columns = [each for each in tables.columns(rows) if each.name in (cost, "best_val_nll")]
     labels = [plain(tables.short(tables.key_of(row)), 24) for row in rows]
@@ -377,14 +379,14 @@ def _priced(rows: Sequence[Row], cost: str, name: str, theme: Theme) -> Any:
         x=[tables.number(row[cost]) for row in rows],
         y=[tables.objective(row) for row in rows],
         mode="lines+markers+text" if named else "lines+markers" if on_front else "markers",
-        line={"color": look.palette[0], "width": 1.5, "shape": "hv"},
+        line={"color": colours.palette[0], "width": 1.5, "shape": "hv"},
         marker={
-            "color": look.palette[0] if on_front else look.faded,
+            "color": colours.palette[0] if on_front else colours.faded,
             "size": 10 if on_front else 8,
         },
         text=labels if named else None,
         textposition="top right",
-        textfont={"color": look.soft, "size": 11},
+        textfont={"color": colours.soft, "size": 11},
         cliponaxis=False,
         name=name,
         customdata=[tables.key_of(row) for row in rows],

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from hpo.dashboard.runs import history, tables
 from hpo.dashboard.runs.history import Array, Curve
-from hpo.dashboard.style import LOOKS, Theme, axis, empty, note, plain, sentence
+from hpo.dashboard.style import THEMES, ThemeName, axis, empty, note, plain, sentence
 from hpo.records.record import FINISHED, RunRecord
 
 Along = Literal["epoch", "minutes", "rows"]
@@ -44,7 +44,7 @@ def curves(
     log_x: bool = False,
     excess: bool = False,
     smoothing: float = 0.0,
-    theme: Theme = "light",
+    theme: ThemeName = "light",
 ) -> go.Figure:
     """Training and validation NLL of every run.
 
@@ -85,7 +85,7 @@ def rates(
     *,
     along: Along = "epoch",
     log_x: bool = False,
-    theme: Theme = "light",
+    theme: ThemeName = "light",
 ) -> go.Figure:
     """Loss rate of every run where it is positive, and the rates below which runs stop early."""
     if not records:
@@ -139,8 +139,8 @@ class _Line:
         return plain(self.key, 1000)
 
 
-def _lines(records: Mapping[str, RunRecord], theme: Theme) -> list[_Line]:
-    palette, names = LOOKS[theme].palette, tables.names(records)
+def _lines(records: Mapping[str, RunRecord], theme: ThemeName) -> list[_Line]:
+    palette, names = THEMES[theme].palette, tables.names(records)
     found = []
     for index, (key, record) in enumerate(records.items()):
         curve = history.curve(record)
@@ -153,7 +153,7 @@ def _lines(records: Mapping[str, RunRecord], theme: Theme) -> list[_Line]:
                 at=_thin(curve),
                 colour=palette[index % len(palette)],
                 dash=DASHES[index // len(palette) % len(DASHES)],
-                ring=LOOKS[theme].label,
+                ring=THEMES[theme].label,
             )
         )
     return found
@@ -326,7 +326,7 @@ def _rate_span(values: Iterable[Array], limits: Sequence[float]) -> list[float]:
     return [float(low) - 0.15, float(high) + 0.15]
 
 
-def _thresholds(figure: go.Figure, lines: Sequence[_Line], theme: Theme) -> list[float]:
+def _thresholds(figure: go.Figure, lines: Sequence[_Line], theme: ThemeName) -> list[float]:
     """A line for each rate below which some run stops early; gives these rates."""
     found: dict[tuple[float, str], list[str]] = {}
     for line in lines:
@@ -342,12 +342,12 @@ def _thresholds(figure: go.Figure, lines: Sequence[_Line], theme: Theme) -> list
             x1=1,
             y0=rate,
             y1=rate,
-            line={"color": LOOKS[theme].soft, "width": 1, "dash": "dot"},
+            line={"color": THEMES[theme].soft, "width": 1, "dash": "dot"},
             label={
                 "text": f"stops below {rate:g} {unit}{whose}",
                 "textposition": "start",
                 "yanchor": "bottom",
-                "font": {"color": LOOKS[theme].soft, "size": 11},
+                "font": {"color": THEMES[theme].soft, "size": 11},
             },
         )
     return [rate for rate, _ in found]

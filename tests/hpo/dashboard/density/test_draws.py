@@ -13,10 +13,9 @@ from data_prep.dataset import Dataset
 from data_prep.errors import DataError
 from data_prep.stream import read_split
 from hpo.dashboard.catalog import Catalog
-from hpo.dashboard.density import cells as cellmap
-from hpo.dashboard.density import contours, sources
-from hpo.dashboard.density.draws import Emulated, EmulatedError
-from hpo.dashboard.density.sources import Few
+from hpo.dashboard.density import cells, contours, sources
+from hpo.dashboard.density.draws import Densities, DensityError
+from hpo.dashboard.density.sources import Cache
 from hpo.records.record import Cost, DataUsed, Environment, RunRecord
 from models.bundle.emulator import Emulator
 from models.config import FlowConfig, TrainConfig
@@ -67,7 +66,7 @@ def trained(prepared, tmp_path_factory):
 @pytest.fixture(scope="module")
 def shown(trained, prepared):
     """Of that folder, with its data named: shared, since what it worked out is kept."""
-    return Emulated(catalog_of(trained), [prepared])
+    return Densities(catalog_of(trained), [prepared])
 
 
 @pytest.fixture
@@ -113,7 +112,7 @@ def test_the_sliders_span_the_domain_and_start_in_the_largest_cell(shown):
 
 
 def test_the_density_holds_the_fraction_of_draws_that_lies_in_the_picture(shown, trained):
-    p = shown.portrait(KEY, LARGEST)
+    p = shown.plot(KEY, LARGEST)
 
     draws = fresh_draws(trained, LARGEST)
     across, up = p.edges
@@ -126,7 +125,7 @@ def test_the_density_holds_the_fraction_of_draws_that_lies_in_the_picture(shown,
 
 
 def test_the_heights_enclose_the_fractions_that_they_are_named_after(shown, trained):
-    p = shown.portrait(KEY, LARGEST)
+    p = shown.plot(KEY, LARGEST)
 
     draws = fresh_draws(trained, LARGEST)
     bins = [np.clip(np.searchsorted(p.edges[k], draws[:, k]) - 1, 0, 89) for k in (0, 1)]
@@ -140,13 +139,13 @@ def test_the_heights_enclose_the_fractions_that_they_are_named_after(shown, trai
 def test_in_each_cell_the_data_are_exactly_its_test_rows(shown, prepared):
     for cell in Dataset.read(prepared).cells:
         asked = dict(zip(("Z", "alpha"), cell.conditions, strict=True))
-        p = shown.portrait(KEY, {name: value * (1 + 1e-6) for name, value in asked.items()})
+        p = shown.plot(KEY, {name: value * (1 + 1e-6) for name, value in asked.items()})
 
         assert (p.data.rows if p.data else 0) == cell.test
 
 
 def test_the_nll_is_that_of_the_cell_s_rows(shown, trained, prepared):
-    p = shown.portrait(KEY, LARGEST)
+    p = shown.plot(KEY, LARGEST)
 
     rows = read_split(prepared, "test")
     mask = (rows.conditions == np.array(list(LARGEST.values()), np.float32)).all(axis=1)
@@ -157,9 +156,9 @@ def test_the_nll_is_that_of_the_cell_s_rows(shown, trained, prepared):
 
 
 def test_few_rows_are_shown_as_themselves_and_many_as_a_shade(trained, prepared, monkeypatch):
-    points = Emulated(catalog_of(trained), [prepared]).portrait(KEY, LARGEST).data
+    points = Densities(catalog_of(trained), [prepared]).plot(KEY, LARGEST).data
     monkeypatch.setattr(contours, "FEW", 10)
-    shade = Emulated(catalog_of(trained), [prepared]).portrait(KEY, LARGEST).data
+    shade = Densities(catalog_of(trained), [prepared]).plot(KEY, LARGEST).data
 
     assert len(points.points_N2) == points.rows
     assert points.shade_XY is None
@@ -168,7 +167,7 @@ def test_few_rows_are_shown_as_themselves_and_many_as_a_shade(trained, prepared,
 
 
 def test_between_the_cells_there_are_no_data_and_the_nearest_is_named(shown):
-    p = shown.portrait(KEY, {"Z": 0.0012, "alpha": 0.9})
+    p = shown.plot(KEY, {"Z": 0.0012, "alpha": 0.9})
 
     assert p.data is None
     assert p.nll is None
@@ -176,8 +175,8 @@ def test_between_the_cells_there_are_no_data_and_the_nearest_is_named(shown):
 
 
 def test_a_picture_beside_a_cell_is_smoothed_as_the_one_in_it(shown):
-    inside = shown.portrait(KEY, LARGEST)
-    beside = shown.portrait(KEY, {"Z": 0.0099, "alpha": 4.99})
+    inside = shown.plot(KEY, LARGEST)
+    beside = shown.plot(KEY, {"Z": 0.0099, "alpha": 4.99})
 
     assert len(beside.joined[0]) == len(inside.joined[0])
     for fraction, height in inside.emulator.heights.items():
@@ -185,8 +184,8 @@ def test_a_picture_beside_a_cell_is_smoothed_as_the_one_in_it(shown):
 
 
 def test_columns_can_be_named_and_turned(shown):
-    p = shown.portrait(KEY, LARGEST, ("Mass_1", "Mass_0"))
-    same = shown.portrait(KEY, LARGEST)
+    p = shown.plot(KEY, LARGEST, ("Mass_1", "Mass_0"))
+    same = shown.plot(KEY, LARGEST)
 
     assert [column.name for column in p.columns] == ["Mass_1", "Mass_0"]
     np.testing.assert_array_equal(p.edges[0], same.edges[1])
@@ -194,7 +193,7 @@ def test_columns_can_be_named_and_turned(shown):
 
 
 def test_outside_the_domain_it_says_that_it_guesses(shown):
-    p = shown.portrait(KEY, {"Z": 0.03, "alpha": 1.0})
+    p = shown.plot(KEY, {"Z": 0.03, "alpha": 1.0})
 
     assert "Z = 0.03 is outside the range [0.0001, 0.01]" in p.notes[0]
 
@@ -210,33 +209,33 @@ def test_outside_the_domain_it_says_that_it_guesses(shown):
     ],
 )
 def test_what_the_flow_cannot_draw_is_a_sentence(shown, conditions, columns, message):
-    with pytest.raises(EmulatedError, match=message):
-        shown.portrait(KEY, conditions, columns)
+    with pytest.raises(DensityError, match=message):
+        shown.plot(KEY, conditions, columns)
 
 
 def test_a_run_s_own_data_path_is_never_followed(trained):
-    blind = Emulated(catalog_of(trained), [])
-    p = blind.portrait(KEY, LARGEST)
+    blind = Densities(catalog_of(trained), [])
+    p = blind.plot(KEY, LARGEST)
 
     assert p.data is None
     assert "name their folder with `hpo dashboard --data FOLDER`" in p.notes[0]
     assert [slider.grid for slider in blind.conditions(KEY)] == [(), ()]
-    with pytest.raises(EmulatedError, match="the data of this run are not among those"):
+    with pytest.raises(DensityError, match="the data of this run are not among those"):
         blind.cells(KEY)
 
 
 def test_a_folder_without_data_is_refused_at_once(trained, tmp_path):
     with pytest.raises(DataError, match="is not a prepared dataset"):
-        Emulated(catalog_of(trained), [tmp_path])
+        Densities(catalog_of(trained), [tmp_path])
 
 
 def test_data_that_were_prepared_anew_are_not_taken_for_the_old(trained, prepared, tmp_path):
     copy = shutil.copytree(prepared, tmp_path / "prepared")
-    emulated = Emulated(catalog_of(trained), [copy])
+    densities = Densities(catalog_of(trained), [copy])
     dataclasses.replace(Dataset.read(copy), fingerprint="other").write(copy)
 
-    with pytest.raises(EmulatedError, match="was prepared anew since the dashboard was started"):
-        emulated.portrait(KEY, LARGEST)
+    with pytest.raises(DensityError, match="was prepared anew since the dashboard was started"):
+        densities.plot(KEY, LARGEST)
 
 
 def linked(folder):
@@ -273,17 +272,17 @@ def piped(folder):
 )
 def test_weights_that_cannot_be_read_are_a_sentence(runs, prepared, spoil, message):
     spoil(runs / KEY)
-    emulated = Emulated(catalog_of(runs), [prepared])
+    densities = Densities(catalog_of(runs), [prepared])
 
-    assert message in emulated.available(KEY)
-    with pytest.raises(EmulatedError, match=message):
-        emulated.portrait(KEY, LARGEST)
+    assert message in densities.available(KEY)
+    with pytest.raises(DensityError, match=message):
+        densities.plot(KEY, LARGEST)
 
 
 def test_a_checkpoint_over_the_limit_is_not_read(runs, prepared, monkeypatch):
     monkeypatch.setattr(sources, "LARGEST", 1000)
 
-    assert "more than the 0 MB that this page reads" in Emulated(
+    assert "more than the 0 MB that this page reads" in Densities(
         catalog_of(runs), [prepared]
     ).available(KEY)
 
@@ -292,7 +291,7 @@ def test_a_run_of_another_program_has_no_flow(trained, prepared, monkeypatch):
     catalog = catalog_of(trained)
     monkeypatch.setattr(catalog, "trial_folder", lambda key: None)
 
-    assert "of another program" in Emulated(catalog, [prepared]).available(KEY)
+    assert "of another program" in Densities(catalog, [prepared]).available(KEY)
 
 
 def test_an_unknown_run_is_a_key_error(shown):
@@ -300,24 +299,24 @@ def test_an_unknown_run_is_a_key_error(shown):
         shown.available("bbh/trial-00007")
 
 
-def test_a_new_checkpoint_gives_a_new_portrait(runs, prepared):
-    emulated = Emulated(catalog_of(runs), [prepared])
-    before = emulated.portrait(KEY, LARGEST)
-    assert emulated.portrait(KEY, LARGEST) is before
+def test_a_new_checkpoint_gives_a_new_plot(runs, prepared):
+    densities = Densities(catalog_of(runs), [prepared])
+    before = densities.plot(KEY, LARGEST)
+    assert densities.plot(KEY, LARGEST) is before
 
     stored = checkpoint.load(runs / KEY)
     moved = {k: v * 1.05 if k == "best.events.mean_K" else v for k, v in stored.tensors.items()}
     time.sleep(0.01)
     checkpoint.save(runs / KEY, dataclasses.replace(stored, tensors=moved))
 
-    assert emulated.portrait(KEY, LARGEST).nll > before.nll
+    assert densities.plot(KEY, LARGEST).nll > before.nll
 
 
 def test_a_run_that_goes_on_says_so(runs, prepared):
     dataset = Dataset.read(prepared)
     record_of(dataset, prepared, state="running").write(runs / KEY)
 
-    p = Emulated(catalog_of(runs), [prepared]).portrait(KEY, LARGEST)
+    p = Densities(catalog_of(runs), [prepared]).plot(KEY, LARGEST)
 
     assert p.notes == ("The run is still going on: these are its best weights so far.",)
 
@@ -328,13 +327,13 @@ def test_a_held_out_cell_is_told_from_the_others(runs, prepared):
         path="", fingerprint=dataset.fingerprint, rows=dataset.rows, hold_out_cells=(LARGEST,)
     )
     record_of(dataset, prepared, data=used).write(runs / KEY)
-    emulated = Emulated(catalog_of(runs), [prepared])
+    densities = Densities(catalog_of(runs), [prepared])
 
     note = "The flow was trained without this cell (Z = 0.01, alpha = 5)."
-    assert emulated.portrait(KEY, LARGEST).notes == (note,)
-    assert emulated.portrait(KEY, {"Z": 0.01, "alpha": 1.0}).notes == ()
-    assert np.argwhere(emulated.cells(KEY).held_out_XY).tolist() == [[2, 2]]
-    assert {each.name: each.start for each in emulated.conditions(KEY)} != LARGEST
+    assert densities.plot(KEY, LARGEST).notes == (note,)
+    assert densities.plot(KEY, {"Z": 0.01, "alpha": 1.0}).notes == ()
+    assert np.argwhere(densities.cells(KEY).held_out_XY).tolist() == [[2, 2]]
+    assert {each.name: each.start for each in densities.conditions(KEY)} != LARGEST
 
 
 def test_a_map_has_every_cell_s_rows_and_the_distances_of_the_large_ones(shown, trained, prepared):
@@ -360,11 +359,11 @@ def test_two_viewers_do_not_work_out_the_same_map_twice(trained, prepared, monke
         time.sleep(0.2)
         return measured(*given)
 
-    measured = cellmap.measured
-    monkeypatch.setattr(cellmap, "measured", slow)
-    emulated = Emulated(catalog_of(trained), [prepared])
+    measured = cells.cell_map
+    monkeypatch.setattr(cells, "cell_map", slow)
+    densities = Densities(catalog_of(trained), [prepared])
     with ThreadPoolExecutor(4) as viewers:
-        first, *others = viewers.map(lambda _: emulated.cells(KEY), range(4))
+        first, *others = viewers.map(lambda _: densities.cells(KEY), range(4))
 
     assert len(calls) == 1
     assert all(each is first for each in others)
@@ -375,19 +374,19 @@ def test_of_very_many_rows_some_are_drawn_the_same_each_time(trained, prepared, 
     monkeypatch.setattr(sources, "PART", 100)
     of = Dataset.read(prepared).rows["test"]
 
-    first, second = (Emulated(catalog_of(trained), [prepared]) for _ in range(2))
-    p = first.portrait(KEY, LARGEST)
+    first, second = (Densities(catalog_of(trained), [prepared]) for _ in range(2))
+    p = first.plot(KEY, LARGEST)
 
     assert 20 < p.data.rows < 200
     assert f"Of the {of:,} test rows" in p.notes[0]
-    np.testing.assert_array_equal(second.portrait(KEY, LARGEST).data.points_N2, p.data.points_N2)
+    np.testing.assert_array_equal(second.plot(KEY, LARGEST).data.points_N2, p.data.points_N2)
 
 
 def test_a_map_of_very_many_rows_is_made_from_some_of_each_cell(trained, prepared, monkeypatch):
     rows = read_split(prepared, "test")
-    monkeypatch.setattr(cellmap, "MAP_ROWS", 450)
+    monkeypatch.setattr(cells, "MAP_ROWS", 450)
 
-    kept = cellmap._some(rows, 20)
+    kept = cells._some(rows, 20)
 
     _, all_K = np.unique(rows.conditions, axis=0, return_counts=True)
     _, kept_K = np.unique(kept.conditions, axis=0, return_counts=True)
@@ -395,7 +394,7 @@ def test_a_map_of_very_many_rows_is_made_from_some_of_each_cell(trained, prepare
     assert {tuple(row) for row in np.hstack(kept).tolist()} <= {
         tuple(row) for row in np.hstack(rows).tolist()
     }
-    c = Emulated(catalog_of(trained), [prepared]).cells(KEY)
+    c = Densities(catalog_of(trained), [prepared]).cells(KEY)
     assert np.isfinite(c.ratio_XY[2, 2])
     assert c.rows_XY.sum() == len(rows.events)
 
@@ -408,7 +407,7 @@ def test_a_flow_of_one_event_column_has_its_marginal_alone(runs, prepared):
     untrained(one, runs / KEY)
     record_of(one, prepared).write(runs / KEY)
 
-    p = Emulated(catalog_of(runs), [prepared]).portrait(KEY, LARGEST, ("Mass_0", "Mass_1"))
+    p = Densities(catalog_of(runs), [prepared]).plot(KEY, LARGEST, ("Mass_0", "Mass_1"))
 
     assert p.emulator.density_XY is None
     assert len(p.edges) == len(p.emulator.marginals) == 1
@@ -420,20 +419,20 @@ def test_a_record_that_names_other_data_than_the_flow_s_is_a_sentence(runs, prep
     dataset = Dataset.read(prepared)
     untrained(dataclasses.replace(dataset, event_columns=(Column.named("Mass_0"),)), runs / KEY)
 
-    assert "prepare the data with those columns" in Emulated(
+    assert "prepare the data with those columns" in Densities(
         catalog_of(runs), [prepared]
     ).available(KEY)
 
 
 def test_with_three_conditions_a_place_shows_the_worst_of_its_cells(prepared):
     found = Dataset.read(prepared)
-    cells = tuple(
+    split = tuple(
         dataclasses.replace(cell, conditions=(*cell.conditions, spin), test=10)
         for cell in found.cells
         for spin in (0.0, 0.5)
     )
     columns = (*found.condition_columns, Column.named("spin"))
-    dataset = dataclasses.replace(found, cells=cells, condition_columns=columns)
+    dataset = dataclasses.replace(found, cells=split, condition_columns=columns)
     distances = [
         nll.CellDistance(
             {"Z": 0.001, "alpha": 1.0, "spin": spin}, 300, {"a": ks, "b": 0.02}, {"a": 0.01, "b": 1}
@@ -441,19 +440,19 @@ def test_with_three_conditions_a_place_shows_the_worst_of_its_cells(prepared):
         for spin, ks in ((0.0, 0.05), (0.5, 0.03))
     ]
 
-    _, places = cellmap._grid(dataset)
-    ratio, ks = cellmap._worst(distances, dataset, places)
+    _, places = cells._grid(dataset)
+    ratio, ks = cells._worst(distances, dataset, places)
 
     assert ratio[1, 1] == pytest.approx(5)
     assert ks[1, 1] == 0.05
     assert np.isnan(ratio).sum() == 8
 
 
-def test_few_keeps_those_that_were_asked_for_last():
-    few, made = Few(2), []
+def test_a_cache_keeps_those_that_were_asked_for_last():
+    cache, made = Cache(2), []
 
     def ask(key):
-        few.get(key, lambda: made.append(key))
+        cache.get(key, lambda: made.append(key))
 
     for key in "abacab":
         ask(key)

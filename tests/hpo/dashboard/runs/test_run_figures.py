@@ -91,11 +91,11 @@ def every_figure(records, rows, theme="light"):
         "importances": figures.importances(pairs, theme),
         "scatter": figures.scatter(rows, "best_val_nll", "seconds", "study", theme=theme),
         "states": figures.scatter(rows, "trial", "best_val_nll", theme=theme),
-        "trade": figures.trade(rows, "seconds", theme),
+        "pareto": figures.pareto(rows, "seconds", theme),
     }
 
 
-KINDS = ("curves", "excess", "rates", "parallel", "importances", "scatter", "states", "trade")
+KINDS = ("curves", "excess", "rates", "parallel", "importances", "scatter", "states", "pareto")
 
 SOME = {f"bbh/trial-{i:05d}": learner(30, seed=i) for i in range(3)}
 
@@ -173,7 +173,7 @@ def test_a_figure_shows_the_page_behind_it_and_keeps_its_zoom(theme):
         pytest.param(figures.scatter([], "seconds", "trial"), id="scatter"),
         pytest.param(figures.scatter(MANY, "test_nll", "trial"), id="no-value"),
         pytest.param(figures.scatter(MANY, "gone", "trial"), id="no-column"),
-        pytest.param(figures.trade([], "seconds"), id="trade"),
+        pytest.param(figures.pareto([], "seconds"), id="pareto"),
         pytest.param(learning.curves({"a": run(None)}), id="no-nll"),
         pytest.param(learning.rates({"a": run(5.0)}), id="no-rate"),
     ],
@@ -436,7 +436,7 @@ def test_the_front_is_drawn_as_steps_and_the_rest_behind():
         for i, (cost, nll) in enumerate(zip(costs, [6.0, 5.0, 5.5], strict=True))
     ]
 
-    rest, front = figures.trade(rows, "seconds").data
+    rest, front = figures.pareto(rows, "seconds").data
 
     assert (list(front.x), list(front.y), front.line.shape) == ([1, 2], [6, 5], "hv")
     assert list(rest.customdata) == ["bbh/trial-00002"]
@@ -445,7 +445,7 @@ def test_the_front_is_drawn_as_steps_and_the_rest_behind():
 def test_unfinished_runs_are_not_traded_but_counted():
     rows = [*MANY, row(run(4.0, trial=30, state="pruned"))]
 
-    figure = figures.trade(rows, "seconds")
+    figure = figures.pareto(rows, "seconds")
 
     assert figure.layout.annotations[0].text.startswith("1 run not shown")
     assert sum(len(each.x) for each in figure.data) == len(MANY)

@@ -19,7 +19,7 @@ EVENTS = (Column.named("Mass_0"), Column.named("Mass_1"))
 CONDITIONS = (Column.named("Z"), Column.named("alpha"))
 
 
-def portrait_of(rows=400, events=EVENTS, notes=(), conditions=CONDITIONS):
+def plot_of(rows=400, events=EVENTS, notes=(), conditions=CONDITIONS):
     """Of a flow that was never trained, beside rows that are about as its draws."""
     moments = [
         Moments(100, np.array([1.0, 0.0])[: len(columns)], np.full(len(columns), 16.0))
@@ -32,7 +32,7 @@ def portrait_of(rows=400, events=EVENTS, notes=(), conditions=CONDITIONS):
         flow = ConditionalFlow(config, events, conditions, Constants(*moments), domain).eval()
     data = np.random.default_rng(1).lognormal(1.0, 0.4, (rows, len(events))) if rows else None
     at = {column.name: value for column, value in zip(conditions, (0.001, 1.0), strict=True)}
-    return contours.portrait(flow, at, data, tuple(range(len(events))), notes)
+    return contours.density_plot(flow, at, data, tuple(range(len(events))), notes)
 
 
 def map_of(**changes):
@@ -58,7 +58,7 @@ def fewer_draws(monkeypatch):
 
 @pytest.fixture
 def beside():
-    return portrait_of()
+    return plot_of()
 
 
 def colours_of(figure):
@@ -74,7 +74,7 @@ def texts_of(figure):
 
 
 def test_every_axis_has_a_unit(beside):
-    layout = figures.portrait(beside).layout
+    layout = figures.contours(beside).layout
 
     assert layout.xaxis.title.text == "Mass_0 [M<sub>☉</sub>]"
     assert layout.yaxis.title.text == "Mass_1 [M<sub>☉</sub>]"
@@ -83,7 +83,7 @@ def test_every_axis_has_a_unit(beside):
 
 
 def test_the_legend_says_how_many_and_what_the_lines_enclose(beside):
-    named = [trace.name for trace in figures.portrait(beside).data if trace.name]
+    named = [trace.name for trace in figures.contours(beside).data if trace.name]
 
     assert named == [
         "data, n = 400: lines enclose 50%, 90%",
@@ -92,14 +92,14 @@ def test_the_legend_says_how_many_and_what_the_lines_enclose(beside):
 
 
 def test_above_it_stand_the_conditions_and_the_nll(beside):
-    (note,) = figures.portrait(beside).layout.annotations
+    (note,) = figures.contours(beside).layout.annotations
 
     assert note.text.startswith("Z = 0.001, alpha = 1<br>NLL of these test rows: ")
     assert f"{beside.nll:.3f} ± {beside.error:.3f} nats per event" in note.text
 
 
 def test_the_marginals_share_the_axes_of_the_plane(beside):
-    figure = figures.portrait(beside)
+    figure = figures.contours(beside)
     places = {(trace.xaxis, trace.yaxis) for trace in figure.data}
 
     assert places == {(None, None), (None, "y2"), ("x2", None)}
@@ -113,7 +113,7 @@ def test_a_marginal_has_one_round_tick_below_its_top(value, tick):
 
 
 def test_a_marginal_that_is_drawn_has_the_area_of_its_density(beside):
-    figure = figures.portrait(beside)
+    figure = figures.contours(beside)
     above = [trace for trace in figure.data if trace.yaxis == "y2"]
 
     for trace in above:
@@ -122,7 +122,7 @@ def test_a_marginal_that_is_drawn_has_the_area_of_its_density(beside):
 
 
 def test_without_data_there_is_the_emulator_alone():
-    figure = figures.portrait(portrait_of(rows=0))
+    figure = figures.contours(plot_of(rows=0))
 
     assert colours_of(figure) == {VERMILION}
     assert "NLL" not in figure.layout.annotations[0].text
@@ -131,14 +131,14 @@ def test_without_data_there_is_the_emulator_alone():
 @pytest.mark.parametrize("few", [0, 3000], ids=["shade", "points"])
 def test_the_data_lie_beneath_the_lines(monkeypatch, few):
     monkeypatch.setattr(contours, "FEW", few)
-    first, *others = figures.portrait(portrait_of()).data
+    first, *others = figures.contours(plot_of()).data
 
     assert (first.type == "heatmap") == (few == 0)
     assert all(trace.mode == "lines" for trace in others)
 
 
 def test_themes_differ_in_ink_and_agree_in_numbers(beside):
-    light, dark = (figures.portrait(beside, theme) for theme in ("light", "dark"))
+    light, dark = (figures.contours(beside, theme) for theme in ("light", "dark"))
 
     assert colours_of(light) == {BLUE, VERMILION}
     assert not colours_of(dark) & colours_of(light)
@@ -149,11 +149,11 @@ def test_themes_differ_in_ink_and_agree_in_numbers(beside):
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda: figures.portrait(portrait_of()),
-        lambda: figures.portrait(portrait_of(events=EVENTS[:1])),
+        lambda: figures.contours(plot_of()),
+        lambda: figures.contours(plot_of(events=EVENTS[:1])),
         lambda: figures.cell_map(map_of()),
     ],
-    ids=["portrait", "one column", "map"],
+    ids=["contours", "one column", "map"],
 )
 def test_figures_are_see_through_keep_a_zoom_and_are_plain_json(draw):
     figure = draw()
@@ -166,8 +166,8 @@ def test_figures_are_see_through_keep_a_zoom_and_are_plain_json(draw):
 def test_names_from_files_are_text_and_no_links():
     events = (Column(NASTY, NASTY, True), Column("Mass_1", "Msun", True))
     conditions = (Column(NASTY, NASTY, True), Column("alpha", "", True))
-    p = portrait_of(events=events, conditions=conditions)
-    shown = texts_of(figures.portrait(p))
+    p = plot_of(events=events, conditions=conditions)
+    shown = texts_of(figures.contours(p))
     c = figures.cell_map(map_of(axes=conditions))
     shown += [c.layout.xaxis.title.text, *np.ravel(c.data[0].customdata)]
 
@@ -176,14 +176,14 @@ def test_names_from_files_are_text_and_no_links():
 
 
 def test_a_flow_of_one_column_is_one_density():
-    figure = figures.portrait(portrait_of(events=EVENTS[:1]))
+    figure = figures.contours(plot_of(events=EVENTS[:1]))
 
     assert figure.layout.yaxis.title.text == "density [1/M<sub>☉</sub>]"
     assert [trace.name for trace in figure.data] == ["data, n = 400", "emulator, n = 20,000"]
 
 
 def test_nothing_is_enclosed_where_the_rows_are_too_few():
-    figure = figures.portrait(portrait_of(rows=5))
+    figure = figures.contours(plot_of(rows=5))
 
     assert "data, n = 5: lines enclose nothing" in [trace.name for trace in figure.data]
 
