@@ -1,4 +1,5 @@
-# make demo: everything, on the shipped sample, in a few minutes.    make test: every test.
+# make demo: everything, on the shipped sample, in a few minutes.
+# make test: the tests, in two processes.    make stress: those that take minutes by nature.
 # make soak: 2,000 short trials through kills and restarts; SOAK='--trials 200' and the like change it.
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,9 +8,10 @@ DEMO_TRIALS ?= 6
 SOAK ?=
 MINUTES ?= 5
 EXAMPLES ?= 10
+PROCESSES ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types docs check soak fuzz audit clean
+.PHONY: demo test stress lint types docs check soak fuzz audit clean
 
 demo: $(VENV)/installed
 	mkdir -p $(DEMO)
@@ -23,7 +25,10 @@ demo: $(VENV)/installed
 	@echo "picture    $(CURDIR)/$(DEMO)/contours.png"
 
 test: $(VENV)/installed-dev
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(PROCESSES) --dist loadgroup
+
+stress: $(VENV)/installed-dev
+	$(BIN)/pytest --numprocesses $(PROCESSES) --dist loadgroup tests/stress
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
@@ -41,7 +46,7 @@ docs: $(VENV)/installed-docs
 check: lint types docs test
 
 soak: $(VENV)/installed-dev
-	$(BIN)/python -m tests.soak $(SOAK)
+	$(BIN)/python -m tests.stress.soak $(SOAK)
 
 # Hunts for defects in what reads strangers' files: so many minutes for each reader, led by coverage,
 # then so many times the examples of tests/fuzz, at random. What is found ends it.

@@ -1,12 +1,19 @@
-"""Fixtures shared by the tests: a table of known density, and its prepared form."""
+"""Fixtures shared by the tests: data of known density, forked commands, servers; who runs where.
+
+`make test` runs two processes (pytest-xdist). The tests of a file stay together, and so do all
+tests of one server, so that its start is paid for once.
+"""
 
 from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +22,9 @@ import pytest
 from numpy.typing import NDArray
 
 from data_prep.preparation.prepare import prepare
+from tests.cluster.postgres import Postgres, need_postgres
+from tests.cluster.slurm import Slurm, need_slurm
+from tests.forks import Forks
 
 # Small tensors on a busy machine: two threads that wait for each other take ten times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -94,3 +104,70 @@ def prepared(table: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def known() -> Callable[[NDArray[np.float64], NDArray[np.float64]], float]:
     """`known_nll`: the score of the truth behind `prepared`, to compare a flow with."""
     return known_nll
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Runs commands in processes forked from one that has imported everything."""
+    server = Forks()
+    yield server
+    server.stop()
+
+
+class Server(Protocol):
+    """A server that a test starts in a folder of its own."""
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[Slurm]:
+    """A SLURM cluster of four nodes."""
+    need_slurm()
+    yield from running(Slurm, "hpo-slurm-")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server."""
+    need_postgres()
+    yield from running(Postgres, "hpo-postgres-")
+
+
+def running(kind: Callable[[Path], Server], prefix: str) -> Iterator[Server]:
+    """The server while it runs, in a folder that other users may enter: pytest's are closed to
+    them, and have names too long for sockets."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    try:
+        server = kind(folder)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+STRESS = Path(__file__).parent / "stress"
+"""Takes minutes by nature: `make stress`, or `pytest tests/stress`."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave the stress tests out unless they are named."""
+    named = [Path(word.partition("::")[0]).resolve() for word in config.args]
+    asked = any(STRESS in (path, *path.parents) for path in named)
+    return True if collection_path == STRESS and not asked else None
+
+
+SERVERS = ("slurm", "postgres")
+"""Fixtures whose tests run in one process."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each test the group that pytest-xdist keeps together: its server's, else its file's."""
+    for item in items:
+        used = [name for name in SERVERS if name in getattr(item, "fixturenames", ())]
+        group = "servers" if used else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))

@@ -1,4 +1,4 @@
-"""What the tests here share: the server of forked commands, a small table, and studies of it."""
+"""What the tests here share: a small table, and studies of it."""
 
 import dataclasses
 
@@ -12,16 +12,7 @@ from hpo.study import study as studies
 from hpo.study.spec import parse
 from tests.conftest import draw_table
 
-from .forks import Forks
 from .mounts import Disk, need_mounts
-
-
-@pytest.fixture(scope="session")
-def forks():
-    """Runs commands in forked processes."""
-    server = Forks()
-    yield server
-    server.stop()
 
 
 @pytest.fixture(scope="session")

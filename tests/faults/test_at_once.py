@@ -11,8 +11,7 @@ from hpo.records.record import NAME, read
 from models.arrays.flow import ArrayFlow
 from models.bundle import files
 from models.bundle.emulator import Emulator
-
-from .forks import content_of
+from tests.forks import content_of
 
 pytestmark = pytest.mark.slow
 

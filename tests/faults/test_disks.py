@@ -13,8 +13,7 @@ from optuna.trial import TrialState
 
 from hpo.records.record import NAME, read
 from models.bundle.emulator import Emulator
-
-from .forks import content_of
+from tests.forks import content_of
 
 pytestmark = pytest.mark.slow
 

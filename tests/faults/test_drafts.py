@@ -7,8 +7,7 @@ import time
 import pytest
 
 from data_prep.atomic import draft_of, folder_draft_of
-
-from .forks import Forks
+from tests.forks import Forks
 
 WAYS = pytest.mark.parametrize("how", ["in one step", "in two steps"])
 

@@ -15,8 +15,7 @@ from hpo.records.record import NAME, read
 from hpo.storage.open import open_storage, url_of
 from models.bundle.emulator import Emulator
 from models.training import checkpoint
-
-from .forks import content_of, spread
+from tests.forks import content_of, spread
 
 pytestmark = pytest.mark.slow
 

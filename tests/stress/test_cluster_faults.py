@@ -26,8 +26,7 @@ from sqlalchemy.engine import make_url
 from hpo.queue.slots import Slots
 from hpo.records.record import read
 from hpo.storage.open import open_storage
-
-from .slurm import CPUS, wait_for
+from tests.cluster.slurm import CPUS, wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

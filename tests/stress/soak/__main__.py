@@ -1,6 +1,7 @@
 """A study of many short trials under random kills and restarts of its database.
 
-    python -m tests.soak [--trials 2000] [--workers 3] [--database postgresql|sqlite] [--seed 1]
+    python -m tests.stress.soak [--trials 2000] [--workers 3] [--database postgresql|sqlite]
+                                [--seed 1]
 
 Ends with a line for each thing that has to be true, and with exit code 1 if one is not.
 """

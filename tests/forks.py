@@ -39,9 +39,9 @@ class Forks:
     """The server, and what it is asked for."""
 
     def __init__(self):
-        path = str(Path(__file__).parents[2])
+        path = str(Path(__file__).parents[1])
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.forks"],
+            [sys.executable, "-m", "tests.forks"],
             env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
