@@ -54,9 +54,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hpo.queue.leases import Claim, Owner
 from hpo.queue.slots import Slots
-from hpo.storage.open import VARIABLE, open_storage, url_of
-from hpo.study import study as studies
+from hpo.storage.address import VARIABLE, url_of
+from hpo.storage.open import open_storage
+from hpo.study.sampling import pruner_of, sampler_of, search_space
 from hpo.study.spec import StudySpec, parse
+from hpo.study.study import create_study, load_study, reap_lost_trials, stop_reason
 
 PARTS = ("overhead", "statements", "workers")
 SAMPLERS = ("random", "tpe")
@@ -101,8 +103,8 @@ class Place:
         return optuna.load_study(
             study_name=self.name,
             storage=url_of(self.url, Path()).render_as_string(hide_password=False),
-            sampler=studies.sampler_of(spec, rank),
-            pruner=studies.pruner_of(spec),
+            sampler=sampler_of(spec, rank),
+            pruner=pruner_of(spec),
         )
 
     def delete(self) -> None:
@@ -115,27 +117,27 @@ class Loop:
     """What a worker does around trials, with the time that each step takes."""
 
     def __init__(self, place: Place, spec: StudySpec) -> None:
-        self.study, _ = studies.opened(place.ours(), place.name)
+        self.study, _ = load_study(place.ours(), place.name)
         self.spec = spec
-        self.study.pruner = studies.pruner_of(self.spec)
+        self.study.pruner = pruner_of(self.spec)
         self.slots = Slots(self.study, max_restarts=self.spec.study.max_restarts)
         self.owner = Owner.this_process()
-        self.known = studies.search_space()
+        self.known = search_space()
         self.seconds: Counter[str] = Counter()
 
     def step(self, objective: Objective) -> Claim | None:
         """One trial; None when none waits. As in `worker.work` and `trial.run`."""
         self._last = time.perf_counter()
-        if studies.stopping(self.study, self.spec, self.slots):
+        if stop_reason(self.study, self.spec, self.slots):
             return None
         self._lap("stopping")
-        studies.reap(self.study, self.slots, self.owner)
+        reap_lost_trials(self.study, self.slots, self.owner)
         self._lap("reap")
         claim = self.slots.claim(self.owner)
         self._lap("claim")
         if claim is None:
             return None
-        self.study.sampler = studies.sampler_of(self.spec, claim.number, self.known)
+        self.study.sampler = sampler_of(self.spec, claim.number, self.known)
         trial = self.slots.trial_of(claim)
         self._lap("trial_of")
         names = itertools.chain(["suggest"], itertools.repeat("report, prune"))
@@ -536,8 +538,8 @@ def shift_in_batches(
     study = optuna.load_study(
         study_name=place.name,
         storage=place.ours(),
-        sampler=studies.sampler_of(spec, rank),
-        pruner=studies.pruner_of(spec),
+        sampler=sampler_of(spec, rank),
+        pruner=pruner_of(spec),
     )
     slept = list[tuple[float, float]]()
     times_s = (0.0,) * meet.many + tuple(times_s)
@@ -620,7 +622,7 @@ def made(place: Place, spec: StudySpec, *, finished: int = 0) -> Slots:
     else:
         # As Optuna makes the file: one that our storage has opened keeps its faster journal.
         storage = RDBStorage(place.url)
-    study = studies.create(storage, spec, runs=Path(), fingerprint="")
+    study = create_study(storage, spec, runs=Path(), fingerprint="")
     filled(study, finished)
     return Slots(study, max_restarts=spec.study.max_restarts)
 

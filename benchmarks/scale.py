@@ -29,7 +29,7 @@ from typing import Any
 import optuna
 from orchestration import verdict
 
-from hpo.storage.open import VARIABLE
+from hpo.storage.address import VARIABLE
 
 RESULTS = Path(__file__).resolve().parent / "results" / "scale.json"
 PARTS = ("rows", "trials", "workers")

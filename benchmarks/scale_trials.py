@@ -42,10 +42,10 @@ from hpo.emulator.export import _chosen
 from hpo.queue.leases import Owner
 from hpo.queue.slots import Slots
 from hpo.records.record import RunRecord
-from hpo.storage.open import VARIABLE, url_of
+from hpo.storage.address import VARIABLE, url_of
 from hpo.study import space
-from hpo.study import study as studies
 from hpo.study.spec import StudySpec, load
+from hpo.study.study import create_study, trial_name
 
 COUNTED = 10
 """Trials that are timed, after the first, for which a worker reads all that there are."""
@@ -240,7 +240,7 @@ def _subject(
     database: str, place: Place, spec: StudySpec, trials: Sequence[Invented], folder: Path
 ) -> Subject:
     storage = place.ours()
-    study = studies.create(storage, spec, runs=folder / "runs", fingerprint="ab" * 32)
+    study = create_study(storage, spec, runs=folder / "runs", fingerprint="ab" * 32)
     put(storage.engine, study._study_id, [one.frozen for one in trials])
     size = _bytes(storage.engine)
     slots = Slots(study, max_restarts=spec.study.max_restarts)
@@ -311,7 +311,7 @@ def _talk(meet: Meeting, rank: int, place: Place, spec: StudySpec) -> Figures:
 def _of_records(folder: Path, spec: StudySpec, trials: Sequence[Invented], repeats: int) -> Figures:
     of_study = folder / spec.study.name
     for one in trials:
-        path = one.record.write(of_study / studies.trial_name(one.frozen.number))
+        path = one.record.write(of_study / trial_name(one.frozen.number))
     size = sum(each.stat().st_size for each in of_study.glob("*/run.json"))
     chosen = [sys.executable, __file__, str(of_study)]
     with sync_playwright() as play:

@@ -35,9 +35,10 @@ from optuna.storages import GrpcStorageProxy, get_storage, run_grpc_proxy_server
 from orchestration import SIGMA, Loop, Meeting, Place, reported, spec_of, together
 
 from hpo.queue.slots import Slots
-from hpo.storage.open import url_of
-from hpo.study import study as studies
+from hpo.storage.address import url_of
+from hpo.study.sampling import pruner_of, sampler_of
 from hpo.study.spec import StudySpec
+from hpo.study.study import create_study
 
 warnings.simplefilter("ignore", ExperimentalWarning)  # of the storage proxy
 MANY_TRIALS = 1_000_000
@@ -106,7 +107,7 @@ def _round(route: Route, workers: int, mean_s: float, stint_s: float) -> Figures
     place = Place(name=f"scale-{uuid.uuid4().hex[:12]}", url=route.url)
     spec = spec_of(place, "random", pruner="none")
     storage = place.ours()
-    study = studies.create(storage, spec, runs=Path(), fingerprint="")
+    study = create_study(storage, spec, runs=Path(), fingerprint="")
     Slots(study, max_restarts=3).top_up(MANY_TRIALS)
     storage.engine.dispose()
     function = functools.partial(_ours if route.way == "ours" else _plain, mean_s, stint_s)
@@ -170,8 +171,8 @@ def _plain(
         study = optuna.load_study(
             study_name=place.name,
             storage=storage,
-            sampler=studies.sampler_of(spec, rank),
-            pruner=studies.pruner_of(spec),
+            sampler=sampler_of(spec, rank),
+            pruner=pruner_of(spec),
         )
     else:
         study = place.plain(spec, rank)

@@ -50,7 +50,7 @@ import torch
 from orchestration import verdict
 
 from hpo.records.record import FINISHED, RunRecord, read, read_all
-from hpo.storage.open import FILE_VARIABLE, VARIABLE
+from hpo.storage.address import FILE_VARIABLE, VARIABLE
 from hpo.study.space import grid
 from hpo.study.spec import load
 from hpo.study.study import trial_folder

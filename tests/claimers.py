@@ -18,7 +18,8 @@ from optuna.trial import TrialState
 
 from hpo.queue.leases import Owner
 from hpo.queue.slots import Slots
-from hpo.storage.open import open_storage, url_of
+from hpo.storage.address import url_of
+from hpo.storage.open import open_storage
 
 STUDY = "many"
 

@@ -86,7 +86,7 @@ def dashboard(
 
 def _database(storage: str | None, folder: Path) -> URL | None:
     """The database that was named, or that of the runs; None where they have none."""
-    from hpo.storage.open import FILE_VARIABLE, VARIABLE, url_of
+    from hpo.storage.address import FILE_VARIABLE, VARIABLE, url_of
 
     if storage or os.environ.get(VARIABLE) or os.environ.get(FILE_VARIABLE):
         return existing(url_of(storage, folder))
@@ -97,11 +97,12 @@ def _database(storage: str | None, folder: Path) -> URL | None:
 
 
 def _opened(url: URL, allow_edit: bool, *, needed: bool) -> RDBStorage | None:
-    """The storage, impatient: a page that waits for a server keeps the others waiting."""
-    from hpo.storage.open import StorageError, open_storage
+    """The storage, without retries: a page that waits for a server keeps the others waiting."""
+    from hpo.storage.address import StorageError
+    from hpo.storage.open import open_storage
 
     try:
-        return open_storage(url, reading=not allow_edit, patient=False)
+        return open_storage(url, reading=not allow_edit, retrying=False)
     except StorageError as error:
         if needed:
             raise
@@ -140,7 +141,7 @@ def _pages(
 
 
 def _tell(address: str, catalog: Catalog, url: URL | None, *, host: str, port: int) -> None:
-    from hpo.storage.open import masked
+    from hpo.storage.address import masked
 
     catalog.refresh()
     click.echo(f"dashboard  {address}")

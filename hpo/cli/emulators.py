@@ -61,15 +61,16 @@ def export(
         python -c 'from models import Emulator; print(Emulator.load("emulator").card)'
     """
     from hpo.emulator import export as exporting
-    from hpo.storage.open import open_storage, url_of
-    from hpo.study.study import opened, runs_of
+    from hpo.storage.address import url_of
+    from hpo.storage.open import open_storage
+    from hpo.study.study import load_study, runs_of
     from models.bundle.card import Terms
 
     terms = Terms(license=license, authors=authors, citation=cite)
     if trial is not None and ensemble:
         raise click.UsageError("give either --trial or --ensemble: an ensemble is of the best")
-    looking = open_storage(existing(url_of(storage, runs)), reading=True)
-    found, _ = opened(looking, study_name(study))
+    reading = open_storage(existing(url_of(storage, runs)), reading=True)
+    found, _ = load_study(reading, study_name(study))
     records = exporting.export(
         runs_of(found),
         out,
@@ -323,11 +324,12 @@ def _beside_data(
 
 def _records(study: str, runs: Path, storage: str | None) -> list[RunRecord]:
     from hpo.records.record import RunRecord, read_all
-    from hpo.storage.open import open_storage, url_of
-    from hpo.study.study import opened, runs_of
+    from hpo.storage.address import url_of
+    from hpo.storage.open import open_storage
+    from hpo.study.study import load_study, runs_of
 
-    looking = open_storage(existing(url_of(storage, runs)), reading=True)
-    found, _ = opened(looking, study_name(study))
+    reading = open_storage(existing(url_of(storage, runs)), reading=True)
+    found, _ = load_study(reading, study_name(study))
     records = [record for _, record in read_all(runs_of(found))]
     return [record for record in records if isinstance(record, RunRecord)]
 

@@ -56,7 +56,7 @@ def doctor(
     """
     from hpo.doctor import machine
     from hpo.records.listing import render
-    from hpo.storage.open import url_of
+    from hpo.storage.address import url_of
     from hpo.study.spec import load
 
     spec = load(study, settings=settings) if study else None
@@ -86,11 +86,11 @@ def upgrade(runs: Path, storage: str | None) -> None:
     A SQLite file is copied first; of a server make a copy yourself (pg_dump, mysqldump). No worker
     may run meanwhile.
     """
-    from hpo.storage.open import masked, url_of
-    from hpo.storage.open import upgrade as upgrade_database
+    from hpo.storage.address import masked, url_of
+    from hpo.storage.upgrade import upgrade_tables
 
     url = existing(url_of(storage, runs))
-    before, now, copy = upgrade_database(url)
+    before, now, copy = upgrade_tables(url)
     if before == now:
         click.echo(f"{masked(url)} is up to date ({now})")
     else:

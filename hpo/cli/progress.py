@@ -18,7 +18,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from hpo.records.record import RunRecord
-    from hpo.study.status import Look
+    from hpo.study.status import StudyStatus
 
 LINES = 4
 """Plain lines about a work of known steps, however many steps there are."""
@@ -27,19 +27,19 @@ COUNT = 10_000_000
 
 
 @contextlib.contextmanager
-def of_study(console: Console) -> Iterator[Callable[[Look, list[RunRecord]], None]]:
+def of_study(console: Console) -> Iterator[Callable[[StudyStatus, list[RunRecord]], None]]:
     """A function of a study's status and of the trials that ended since the last call."""
     with _bar(console, "") as update:
 
-        def show(look: Look, ended: list[RunRecord]) -> None:
+        def show(status: StudyStatus, ended: list[RunRecord]) -> None:
             for record in ended:
-                best = _best(look) or "no best yet"
-                say(console, f"{line(record)}  [{look.finished} of {look.total} done, {best}]")
+                best = _best(status) or "no best yet"
+                say(console, f"{line(record)}  [{status.finished} of {status.total} done, {best}]")
             update(
-                description=look.study,
-                completed=look.finished,
-                total=look.total,
-                note=_note(look),
+                description=status.study,
+                completed=status.finished,
+                total=status.total,
+                note=_note(status),
             )
 
         yield show
@@ -133,11 +133,11 @@ def _bar(console: Console, what: str) -> Iterator[Callable[..., None]]:
         yield functools.partial(bar.update, bar.add_task(what, total=None, note=""))
 
 
-def _note(look: Look) -> str:
-    running = "  ".join(f"#{one.trial} epoch {one.epoch}/{one.epochs}" for one in look.running)
-    left = "" if look.eta_s is None else f"{duration(look.eta_s)} left"
-    return "   ".join(part for part in (_best(look), left, running) if part)
+def _note(status: StudyStatus) -> str:
+    running = "  ".join(f"#{one.trial} epoch {one.epoch}/{one.epochs}" for one in status.running)
+    left = "" if status.eta_s is None else f"{duration(status.eta_s)} left"
+    return "   ".join(part for part in (_best(status), left, running) if part)
 
 
-def _best(look: Look) -> str:
-    return "" if look.best_objective is None else f"best {look.best_objective:.4f}"
+def _best(status: StudyStatus) -> str:
+    return "" if status.best_objective is None else f"best {status.best_objective:.4f}"

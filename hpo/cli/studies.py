@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from hpo.execution.launch import Launch
     from hpo.records.listing import Format
-    from hpo.study.status import Look
+    from hpo.study.status import StudyStatus
 
 
 @click.command()
@@ -71,7 +71,7 @@ def launch(
     from rich.console import Console
 
     from hpo.execution import launch as launching
-    from hpo.storage.open import url_of
+    from hpo.storage.address import url_of
     from hpo.study.spec import load
 
     spec = load(study, settings=settings, name=name)
@@ -120,15 +120,15 @@ def _show_dry_run(plan: Launch) -> None:
 def _follow(plan: Launch, console: Console) -> None:
     from hpo.cli import progress
     from hpo.execution import launch as launching
-    from hpo.storage.open import telling
+    from hpo.storage.open import explaining_disk_errors
 
     name = plan.plan.spec.study.name
     try:
-        with telling(plan.url):
+        with explaining_disk_errors(plan.url):
             made = launching.begin(plan)
             with progress.of_study(console) as show:
                 tell = functools.partial(progress.say, console)
-                look = launching.follow(plan, *made, show=show, tell=tell)
+                status = launching.follow(plan, *made, show=show, tell=tell)
     except KeyboardInterrupt:
         if plan.plan.on == "slurm":
             what = f"its jobs run on (hpo status {name}; hpo stop {name} --now ends them)"
@@ -137,15 +137,17 @@ def _follow(plan: Launch, console: Console) -> None:
         click.echo(f"Interrupted: {what}. The same command goes on with {name}.", err=True)
         sys.exit(130)
     click.echo(
-        f"{name}: {look.complete} complete, {look.pruned} pruned, {look.failed} failed, "
-        f"{look.waiting} waiting"
+        f"{name}: {status.complete} complete, {status.pruned} pruned, {status.failed} failed, "
+        f"{status.waiting} waiting"
     )
-    if look.best_objective is not None:
-        click.echo(_best(look))
-    if look.stopping:
-        click.echo(f"{look.stopping}: hpo launch goes on with {name} when that is changed")
-    elif look.complete == 0:
-        raise click.ClickException(f"no trial of {name} ended well: see the log.txt in {look.runs}")
+    if status.best_objective is not None:
+        click.echo(_best(status))
+    if status.stopping:
+        click.echo(f"{status.stopping}: hpo launch goes on with {name} when that is changed")
+    elif status.complete == 0:
+        raise click.ClickException(
+            f"no trial of {name} ended well: see the log.txt in {status.runs}"
+        )
 
 
 @click.command()
@@ -159,13 +161,14 @@ def status(study: str | None, watch: bool, runs: Path, storage: str | None, styl
     \b
         hpo status bbh --watch
     """
-    from hpo.storage.open import open_storage, url_of
+    from hpo.storage.address import url_of
+    from hpo.storage.open import open_storage
 
     opened = open_storage(existing(url_of(storage, runs)), reading=True)
     if study is None:
         _list_studies(opened, style)
     else:
-        _look(opened, study_name(study), watch=watch, style=style)
+        _show_status(opened, study_name(study), watch=watch, style=style)
 
 
 def _list_studies(storage: Any, style: Format) -> None:
@@ -187,60 +190,60 @@ def _list_studies(storage: Any, style: Format) -> None:
     click.echo(render(rows, style))
 
 
-def _look(storage: Any, name: str, *, watch: bool, style: Format) -> None:
+def _show_status(storage: Any, name: str, *, watch: bool, style: Format) -> None:
     import time
 
     from hpo.cli.progress import in_place
     from hpo.queue.slots import Slots
-    from hpo.study import status as looking
-    from hpo.study.study import opened
+    from hpo.study.status import read_status
+    from hpo.study.study import load_study
 
-    study, spec = opened(storage, name)
+    study, spec = load_study(storage, name)
     slots = Slots(study, max_restarts=spec.study.max_restarts)
     with in_place(watch and style == "table") as show:
         while True:
-            look = looking.look(study, spec, slots)
-            show(_told(look, style))
-            if not watch or not (look.running or look.waiting):
+            status = read_status(study, spec, slots)
+            show(_told(status, style))
+            if not watch or not (status.running or status.waiting):
                 return
             time.sleep(2)
 
 
-def _told(look: Look, style: Format) -> str:
-    """A look as `hpo status` prints it."""
+def _told(status: StudyStatus, style: Format) -> str:
+    """A status as `hpo status` prints it."""
     import dataclasses
 
     from hpo.records.listing import render
 
     if style == "json":
-        return json.dumps(dataclasses.asdict(look), indent=2, default=str)
+        return json.dumps(dataclasses.asdict(status), indent=2, default=str)
     if style != "table":
-        return render([{**dataclasses.asdict(look), "running": len(look.running)}], style)
-    running = [dataclasses.asdict(one) for one in look.running]
-    return "\n".join([_summary(look), *([render(running, style)] if running else [])])
+        return render([{**dataclasses.asdict(status), "running": len(status.running)}], style)
+    running = [dataclasses.asdict(one) for one in status.running]
+    return "\n".join([_summary(status), *([render(running, style)] if running else [])])
 
 
-def _summary(look: Look) -> str:
+def _summary(status: StudyStatus) -> str:
     from hpo.cli.progress import duration
 
     text = (
-        f"{look.study}: {look.finished} of {look.total} trials done ({look.complete} complete, "
-        f"{look.pruned} pruned, {look.failed} failed), {len(look.running)} running, "
-        f"{look.waiting} waiting"
+        f"{status.study}: {status.finished} of {status.total} trials done "
+        f"({status.complete} complete, {status.pruned} pruned, {status.failed} failed), "
+        f"{len(status.running)} running, {status.waiting} waiting"
     )
-    if look.eta_s is not None:
-        text += f", about {duration(look.eta_s)} left"
-    if look.best_objective is not None:
-        text += f"\n{_best(look)}"
-    if look.stopping:
-        text += f"\nno new trial starts: {look.stopping}"
+    if status.eta_s is not None:
+        text += f", about {duration(status.eta_s)} left"
+    if status.best_objective is not None:
+        text += f"\n{_best(status)}"
+    if status.stopping:
+        text += f"\nno new trial starts: {status.stopping}"
     return text
 
 
-def _best(look: Look) -> str:
-    named = {"held-out NLL": look.best_held_out_nll, "val NLL": look.best_val_nll}
+def _best(status: StudyStatus) -> str:
+    named = {"held-out NLL": status.best_held_out_nll, "val NLL": status.best_val_nll}
     told = [f"{name} {nll:.4f}" for name, nll in named.items() if nll is not None]
-    return f"best: trial {look.best_trial}, {', '.join(told)} nats per event"
+    return f"best: trial {status.best_trial}, {', '.join(told)} nats per event"
 
 
 @click.command()
@@ -255,7 +258,8 @@ def stop(study: str, now: bool, runs: Path, storage: str | None) -> None:
         hpo stop bbh --now
     """
     from hpo.execution import stop as stopping
-    from hpo.storage.open import open_storage, url_of
+    from hpo.storage.address import url_of
+    from hpo.storage.open import open_storage
 
     found = open_storage(existing(url_of(storage, runs)))
     name = study_name(study)
@@ -299,20 +303,21 @@ def enqueue(
         hpo enqueue bbh-2 --from bbh --best 5
     """
     from hpo.execution.launch import opened_or_made
-    from hpo.storage.open import open_storage, open_study, url_of
-    from hpo.study import enqueue as points
+    from hpo.storage.address import url_of
+    from hpo.storage.open import open_storage, open_study
+    from hpo.study.enqueue import best_points, fitting_points, read_points
 
     if (file is None) == (source is None):
         raise click.UsageError("give either FILE or --from STUDY")
     url = url_of(storage, runs)
     if source is not None:
         earlier = open_study(open_storage(existing(url), reading=True), study_name(source))
-        given = points.best(earlier, best)
+        given = best_points(earlier, best)
     else:
         assert file is not None
-        given = points.read(file)
+        given = read_points(file)
     spec, slots = opened_or_made(study, runs=runs, url=url)
-    fitting = points.fitting(given, spec.space, source=str(file or source))
+    fitting = fitting_points(given, spec.space, source=str(file or source))
     numbers = slots.enqueue(fitting)
     click.echo(f"{spec.study.name}: tried next, as trials {', '.join(map(str, numbers))}")
 
@@ -323,7 +328,8 @@ def enqueue(
 @placed
 def logs(study: str, trial: int, runs: Path, storage: str | None) -> None:
     """Print a trial's log."""
-    from hpo.storage.open import open_storage, open_study, url_of
+    from hpo.storage.address import url_of
+    from hpo.storage.open import open_storage, open_study
     from hpo.study.study import runs_of, trial_folder
 
     opened = open_storage(existing(url_of(storage, runs)), reading=True)

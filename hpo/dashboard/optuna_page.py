@@ -48,9 +48,9 @@ def studies(storage: RDBStorage) -> Callable[[], dict[str, int]]:
 
 def data_folders(storage: RDBStorage) -> list[Path]:
     """Folders of the prepared data that the studies of the database were launched on."""
-    from hpo.study.study import SPEC
+    from hpo.study.study import SPEC_ATTRIBUTE
 
-    stored = [one.user_attrs.get(SPEC) for one in storage.get_all_studies()]
+    stored = [one.user_attrs.get(SPEC_ATTRIBUTE) for one in storage.get_all_studies()]
     paths = [Path(json.loads(text)["data"]["path"]) for text in stored if text]
     return [path for path in dict.fromkeys(paths) if path.is_absolute() and _is_prepared(path)]
 

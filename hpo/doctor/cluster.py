@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpo.doctor.check import Check, Verdict
-from hpo.queue import jobs as scheduler
-from hpo.queue.jobs import SchedulerError
+from hpo.queue.jobs import SchedulerError, ask_slurm, cluster_settings, slurm_available
 from hpo.study.spec import SlurmTable, StudySpec
 
 
@@ -43,11 +42,11 @@ def looks(spec: StudySpec | None, workers: int) -> list[Check]:
         spec: The study; None looks at the default partition.
         workers: How many would run at once.
     """
-    if not scheduler.available():
+    if not slurm_available():
         found = "sbatch, squeue, scontrol or scancel is not on this machine"
         return [Check("slurm", "failed", found, "go to a login node, or use --on local")]
     try:
-        controllers = scheduler.ask("scontrol", "ping").strip()
+        controllers = ask_slurm("scontrol", "ping").strip()
     except SchedulerError as error:
         controllers = str(error)
     if " is UP" not in controllers:
@@ -74,9 +73,7 @@ def _partition(table: SlurmTable | None) -> Check:
     With EnforcePartLimits=NO, which is SLURM's default, sbatch accepts what never can start.
     """
     columns = "%P|%a|%l|%D|%c|%m|%G"
-    everything = _nodes(
-        scheduler.ask("sinfo", "--noheader", "--all", "--exact", f"--format={columns}")
-    )
+    everything = _nodes(ask_slurm("sinfo", "--noheader", "--all", "--exact", f"--format={columns}"))
     wanted = table.partition if table else None
     nodes = [one for one in everything if _is_wanted(one, wanted)]
     if not nodes:
@@ -175,7 +172,7 @@ def _gpus(gres: str) -> int:
 
 
 def _arrays(workers: int, table: SlurmTable | None) -> Check:
-    largest = int(scheduler.settings()["MaxArraySize"])
+    largest = int(cluster_settings()["MaxArraySize"])
     jobs = -(-workers // (table.tasks if table else 1))
     if largest < 1:
         remedy = "ask the cluster's administrators for MaxArraySize, or use --on local"
@@ -198,7 +195,7 @@ _MAY_COME = (
 def _request(table: SlurmTable) -> Check:
     """What sbatch would say to a job of the study. None is submitted."""
     try:
-        scheduler.ask("sbatch", "--test-only", *_options(table), "--wrap=true")
+        ask_slurm("sbatch", "--test-only", *_options(table), "--wrap=true")
     except SchedulerError as error:
         said = _in_a_line(str(error))
         verdict: Verdict = "warning" if any(text in said for text in _MAY_COME) else "failed"

@@ -20,7 +20,7 @@ from sqlalchemy.pool import NullPool
 
 from hpo.doctor.check import Check, guarded, said
 from hpo.storage import filesystem
-from hpo.storage.open import masked
+from hpo.storage.address import masked
 
 SPARE = 5
 """Connections to the database beside the workers': launch, status, dashboard, other users."""

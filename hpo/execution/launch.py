@@ -27,16 +27,16 @@ from data_prep.errors import InputError
 from hpo.doctor import machine
 from hpo.execution import optuna_note, slurm
 from hpo.execution.slurm import Plan
-from hpo.queue import jobs as scheduler
-from hpo.queue.jobs import JobState
+from hpo.queue.jobs import JobState, job_states
 from hpo.queue.slots import Slots
 from hpo.records.record import RunRecord, read_all
 from hpo.storage import filesystem
-from hpo.storage.open import VARIABLE, hand_down, masked, open_storage
-from hpo.study import status
-from hpo.study import study as studies
+from hpo.storage.address import VARIABLE, hand_down, masked
+from hpo.storage.open import open_storage
 from hpo.study.space import grid
 from hpo.study.spec import SpecError, StudySpec, load
+from hpo.study.status import StudyStatus, read_status
+from hpo.study.study import create_study, load_study, reap_lost_trials, record_of, runs_of
 
 POLL_S = 1.0
 """Seconds between looks at the database."""
@@ -156,7 +156,7 @@ def opened_or_made(reference: str, *, runs: Path, url: URL) -> tuple[StudySpec, 
         SpecError: As `begin`.
     """
     if Path(reference).suffix != ".toml":
-        study, spec = studies.opened(open_storage(url), reference)
+        study, spec = load_study(open_storage(url), reference)
         return spec, Slots(study, max_restarts=spec.study.max_restarts)
     launch = prepare(load(reference), trials=None, workers=1, on="local", runs=runs, url=url)
     study, slots = _made(launch)
@@ -168,10 +168,10 @@ def follow(
     study: optuna.Study,
     slots: Slots,
     *,
-    show: Callable[[status.Look, list[RunRecord]], None],
+    show: Callable[[StudyStatus, list[RunRecord]], None],
     tell: Callable[[str], None],
-) -> status.Look:
-    """Keep workers going until the study is done, and give back the last look at it.
+) -> StudyStatus:
+    """Keep workers going until the study is done, and give back its last status.
 
     Args:
         launch: Whose workers they are.
@@ -237,7 +237,7 @@ def _made(launch: Launch) -> tuple[optuna.Study, Slots]:
     spec = launch.plan.spec
     storage = open_storage(launch.url)
     _refuse_leftovers(storage, launch.plan)
-    study = studies.create(
+    study = create_study(
         storage, spec, runs=launch.plan.runs, fingerprint=launch.dataset.fingerprint
     )
     _described(study, launch)
@@ -256,7 +256,7 @@ def _described(study: optuna.Study, launch: Launch) -> None:
 
 def _pictured(study: optuna.Study) -> None:
     """Have optuna-dashboard show the runs' learning curves, and what their results cost."""
-    found = (record for _, record in read_all(studies.runs_of(study)))
+    found = (record for _, record in read_all(runs_of(study)))
     records = [record for record in found if isinstance(record, RunRecord)]
     _for_show("pictures", lambda: optuna_note.plot(study, records))
 
@@ -289,18 +289,18 @@ class _Follower:
 
     def follow(
         self,
-        show: Callable[[status.Look, list[RunRecord]], None],
+        show: Callable[[StudyStatus, list[RunRecord]], None],
         tell: Callable[[str], None],
-    ) -> status.Look:
+    ) -> StudyStatus:
         try:
             while True:
                 self._refuse_gone()
-                studies.reap(self._study, self._slots)
-                look = status.look(self._study, self._plan.spec, self._slots)
-                show(look, self._ended())
-                if not look.running and (look.stopping or not look.waiting):
+                reap_lost_trials(self._study, self._slots)
+                status = read_status(self._study, self._plan.spec, self._slots)
+                show(status, self._ended())
+                if not status.running and (status.stopping or not status.waiting):
                     break
-                self._start_missing(look)
+                self._start_missing(status)
                 for sentence in self._crew.news():
                     tell(sentence)
                 time.sleep(POLL_S)
@@ -309,15 +309,15 @@ class _Follower:
             raise
         if len(self._told) > self._told_before:
             _pictured(self._study)
-        return look
+        return status
 
-    def _start_missing(self, look: status.Look) -> None:
+    def _start_missing(self, status: StudyStatus) -> None:
         """Start as many workers as are wanted and not there: those of an earlier launch count."""
-        running = sum(one.stale is None for one in look.running)
-        if look.stopping or not look.waiting:
+        running = sum(one.stale is None for one in status.running)
+        if status.stopping or not status.waiting:
             return
         there = self._crew.count(running)
-        wanted = min(self._plan.workers, look.waiting + running) - there
+        wanted = min(self._plan.workers, status.waiting + running) - there
         if wanted <= 0:
             return
         if there == 0:
@@ -354,13 +354,13 @@ class _Follower:
         records = [
             record
             for number in sorted(self._finished() - self._told)
-            if (record := studies.record_of(self._study, number))
+            if (record := record_of(self._study, number))
         ]
         self._told.update(record.trial for record in records)
         return records
 
     def _finished(self) -> set[int]:
-        return {one.number for one in self._slots.courses() if one.state.is_finished()}
+        return {one.number for one in self._slots.summaries() if one.state.is_finished()}
 
 
 class _Processes:
@@ -420,7 +420,7 @@ class _Jobs:
         """Workers that there are or will be; as many as are wanted while squeue does not answer."""
         now_s = time.monotonic()
         if now_s - self._asked_s > SQUEUE_S:
-            states = scheduler.states(self._slots.jobs())
+            states = job_states(self._slots.jobs())
             if states is None:
                 return self._plan.workers
             self._states, self._asked_s = states, now_s

@@ -19,7 +19,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from data_prep.errors import InputError
 from hpo.execution.worker import SIGNAL_S, work
-from hpo.queue import jobs as scheduler
+from hpo.queue.jobs import SchedulerError, cluster_settings
 from hpo.study.spec import StudySpec
 
 YEAR_MIN = 365 * 24 * 60
@@ -141,12 +141,12 @@ def submit(plan: Plan, jobs: int, on_accepted: Callable[[Sequence[str]], None]) 
     """
     accepted: list[str] = []
     try:
-        largest = max(1, int(scheduler.settings().get("MaxArraySize", "1001")))
+        largest = max(1, int(cluster_settings().get("MaxArraySize", "1001")))
         while left := jobs - len(accepted):
             ids = _submit_array(plan, min(left, largest))
             on_accepted(ids)
             accepted += ids
-    except (FailedJobError, FailedSubmissionError, scheduler.SchedulerError) as error:
+    except (FailedJobError, FailedSubmissionError, SchedulerError) as error:
         return Submitted(jobs=tuple(accepted), refusal=_last_line(str(error)))
     return Submitted(jobs=tuple(accepted))
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from optuna.storages import RDBStorage
 
-from hpo.queue import jobs as scheduler
+from hpo.queue.jobs import SchedulerError, cancel_jobs, job_states
 from hpo.queue.leases import Lease
 from hpo.queue.slots import Slots
 from hpo.storage.open import open_study
-from hpo.study import study as studies
+from hpo.study.study import STOP_ATTRIBUTE, load_study
 
 WAIT_S = 30.0
 """Longest wait for the workers to hand their trials back."""
@@ -39,7 +39,7 @@ def gently(storage: RDBStorage, name: str) -> None:
     Raises:
         StorageError: If there is no such study.
     """
-    open_study(storage, name).set_user_attr(studies.STOP, True)
+    open_study(storage, name).set_user_attr(STOP_ATTRIBUTE, True)
 
 
 def now(storage: RDBStorage, name: str) -> Stopped:
@@ -50,10 +50,10 @@ def now(storage: RDBStorage, name: str) -> Stopped:
         SchedulerError: If SLURM does not answer.
     """
     gently(storage, name)
-    study, spec = studies.opened(storage, name)
+    study, spec = load_study(storage, name)
     slots = Slots(study, max_restarts=spec.study.max_restarts)
     jobs = _live_jobs(slots)
-    scheduler.cancel(jobs)
+    cancel_jobs(jobs)
     leases = [lease for lease in slots.leases() if lease.owner.job is None and lease.lives()]
     here = [lease for lease in leases if lease.owner.here]
     for lease in here:
@@ -70,9 +70,9 @@ def now(storage: RDBStorage, name: str) -> Stopped:
 def _live_jobs(slots: Slots) -> list[str]:
     """Jobs of the study that have not ended, waiting ones too."""
     submitted = slots.jobs()
-    states = scheduler.states(submitted)
+    states = job_states(submitted)
     if states is None:
-        raise scheduler.SchedulerError("squeue does not answer: nothing was cancelled")
+        raise SchedulerError("squeue does not answer: nothing was cancelled")
     return sorted(states)
 
 

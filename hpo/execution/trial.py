@@ -35,11 +35,12 @@ from hpo.records.record import (
     State,
     TestNll,
     finite,
+    now,
     read,
 )
 from hpo.study import space
-from hpo.study import study as studies
 from hpo.study.spec import StudySpec
+from hpo.study.study import blank_record, record_of
 from models.config import FlowConfig, TrainConfig
 from models.evaluation import nll
 from models.flow.density import ConditionalFlow
@@ -107,8 +108,8 @@ def _attempt(job: Job) -> RunRecord:
     except Exception as error:  # whatever a configuration does wrong is that trial's end alone
         log.error("trial %d failed\n%s", job.claim.number, traceback.format_exc())
         reason = traceback.format_exception_only(error)[-1].strip().splitlines()[0]
-        known = studies.record_of(job.study, job.claim.number)
-        record = known or studies.blank(job.study, job.claim.number)
+        known = record_of(job.study, job.claim.number)
+        record = known or blank_record(job.study, job.claim.number)
         return _put(job, dataclasses.replace(record, state="failed", reason=reason))
 
 
@@ -170,7 +171,7 @@ def _begin(job: Job, trial: optuna.Trial) -> RunRecord:
         restarts=job.claim.restarts,
         cost=Cost(parameters=None, flops_per_event=None, seconds=None),
         started=_first_start(job.folder),
-        updated=studies.now(),
+        updated=now(),
     )
     log.info("on %s with %s", record.environment.device, record.params)
     return _put(job, _with_history(record, history(job.folder)))
@@ -206,7 +207,7 @@ def _with_history(record: RunRecord, rows: list[Epoch]) -> RunRecord:
         best_val_nll=best.val_nll if best else None,
         best_held_out_nll=best.held_out_nll if best else None,
         cost=dataclasses.replace(record.cost, seconds=sum(epoch.seconds for epoch in rows)),
-        updated=studies.now(),
+        updated=now(),
     )
 
 
@@ -278,9 +279,9 @@ def _ended(folder: Path) -> RunRecord | None:
 
 def _first_start(folder: Path) -> str:
     try:
-        return read(folder / NAME).started or studies.now()
+        return read(folder / NAME).started or now()
     except RecordError:
-        return studies.now()
+        return now()
 
 
 @contextlib.contextmanager

@@ -27,12 +27,21 @@ import psutil
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from hpo.queue import jobs
+from hpo.queue.jobs import SchedulerError, job_of_this_process, requeue_job
 from hpo.queue.leases import Claim, LeaseLost, Owner
 from hpo.queue.slots import Slots
-from hpo.storage.open import open_storage, url_of
+from hpo.storage.address import url_of
+from hpo.storage.open import open_storage
 from hpo.storage.retry import of_disk
-from hpo.study import study as studies
+from hpo.study.sampling import pruner_of, sampler_of, search_space
+from hpo.study.study import (
+    fail_record,
+    load_study,
+    reap_lost_trials,
+    record_of,
+    stop_reason,
+    trial_folder,
+)
 
 if TYPE_CHECKING:
     import optuna
@@ -69,7 +78,7 @@ class Room:
     @classmethod
     def of_this_job(cls, timeout_min: int) -> Room:
         """As SLURM says, else from the limit that was asked for."""
-        if jobs.job_of_this_process() is None:
+        if job_of_this_process() is None:
             return cls(None)
         said = os.environ.get("SLURM_JOB_END_TIME", "")
         started_s = psutil.Process().create_time()
@@ -90,11 +99,11 @@ def work(study_name: str, runs: str, threads: int, workers: int) -> int:
         workers: Of the study, in all.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    rank = int(os.environ.get("SLURM_LOCALID", "0")) if jobs.job_of_this_process() else 0
+    rank = int(os.environ.get("SLURM_LOCALID", "0")) if job_of_this_process() else 0
     _choose_gpu(rank)
     _choose_threads(threads)
-    study, spec = studies.opened(open_storage(url_of(None, Path(runs))), study_name)
-    study.pruner = studies.pruner_of(spec)
+    study, spec = load_study(open_storage(url_of(None, Path(runs))), study_name)
+    study.pruner = pruner_of(spec)
     slots = Slots(study, max_restarts=spec.study.max_restarts)
     owner = Owner.this_process(rank=rank)
     if _is_surplus(slots, owner, workers):
@@ -116,7 +125,7 @@ class _Worker:
         self._owner = owner
         self._runs = runs
         self._room = Room.of_this_job(spec.slurm.timeout_min)
-        self._known = studies.search_space()
+        self._known = search_space()
         self._epoch_s = 0.0
         self._done = 0
 
@@ -136,10 +145,10 @@ class _Worker:
 
     def _next(self) -> Claim | None:
         """The next trial; None when there is none, or no time for it."""
-        if reason := studies.stopping(self._study, self._spec, self._slots):
+        if reason := stop_reason(self._study, self._spec, self._slots):
             log.info("no new trial starts: %s", reason)
             return None
-        studies.reap(self._study, self._slots, self._owner)
+        reap_lost_trials(self._study, self._slots, self._owner)
         # The first is begun in any case: a job that began none would do so again and again.
         if self._done and not self._room.has(WORTHWHILE_EPOCHS * self._epoch_s):
             if self._slots.counts()[TrialState.WAITING]:
@@ -152,7 +161,7 @@ class _Worker:
         """Run one trial under a heartbeat; hand it back if this process is told to end."""
         from hpo.execution import trial
 
-        self._study.sampler = studies.sampler_of(self._spec, claim.number, self._known)
+        self._study.sampler = sampler_of(self._spec, claim.number, self._known)
         job = self._job(claim)
         before = _epochs(self._study, claim.number)
         try:
@@ -180,7 +189,7 @@ class _Worker:
                 f"{claim.restarts + 1} jobs reached their time limit before an epoch ended: "
                 "raise [slurm] timeout_min"
             )
-            studies.fail(self._study, claim.number, reason)
+            fail_record(self._study, claim.number, reason)
             self._slots.finish(claim, TrialState.FAIL)
             return
         self._slots.release(claim, futile=futile)
@@ -194,7 +203,7 @@ class _Worker:
             spec=self._spec,
             claim=claim,
             slots=self._slots,
-            folder=studies.trial_folder(self._runs, self._study.study_name, claim.number),
+            folder=trial_folder(self._runs, self._study.study_name, claim.number),
             job_id=self._owner.job,
         )
 
@@ -208,15 +217,15 @@ class _Worker:
         if job is None or self._owner.rank:
             return
         try:
-            jobs.requeue(job)
+            requeue_job(job)
             log.info("job %s is queued again", job)
-        except jobs.SchedulerError as error:  # a launcher that runs starts another one
+        except SchedulerError as error:  # a launcher that runs starts another one
             log.warning("job %s is not queued again: %s", job, error)
 
 
 def _epochs(study: optuna.Study, number: int) -> int:
     """Epochs that a trial's record has."""
-    record = studies.record_of(study, number)
+    record = record_of(study, number)
     return len(record.epochs) if record else 0
 
 

@@ -1,7 +1,7 @@
 """SLURM's own commands: which jobs there are and in what state, cancel, requeue, what it allows.
 
 `squeue` is asked, not `sacct`: it does not lag, and a cluster without accounting has it, too.
-No answer is not the same as no job: then `states` gives None.
+No answer is not the same as no job: then `job_states` gives None.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class JobState:
         return self.state == "PENDING" and self.reason.startswith(_NEVER)
 
 
-def available() -> bool:
+def slurm_available() -> bool:
     """Whether SLURM's commands are here."""
     return all(shutil.which(command) for command in ("sbatch", "squeue", "scontrol", "scancel"))
 
@@ -74,7 +74,7 @@ def job_of_this_process() -> str | None:
     return os.environ.get("SLURM_JOB_ID")
 
 
-def states(jobs: Iterable[str]) -> dict[str, JobState] | None:
+def job_states(jobs: Iterable[str]) -> dict[str, JobState] | None:
     """Those of these jobs that squeue knows, tasks of arrays one by one; None without an answer.
 
     Args:
@@ -85,7 +85,7 @@ def states(jobs: Iterable[str]) -> dict[str, JobState] | None:
         return {}
     try:
         # By user, not by id: of an id that it has forgotten, squeue knows nothing but an error.
-        text = ask("squeue", "--noheader", "--array", "--me", "--format=%i|%F|%T|%r")
+        text = ask_slurm("squeue", "--noheader", "--array", "--me", "--format=%i|%F|%T|%r")
     except SchedulerError:
         return None
     rows = [line.split("|", 3) for line in text.splitlines() if line.count("|") >= 3]
@@ -94,36 +94,36 @@ def states(jobs: Iterable[str]) -> dict[str, JobState] | None:
     }
 
 
-def cancel(jobs: Sequence[str]) -> None:
+def cancel_jobs(jobs: Sequence[str]) -> None:
     """End these jobs.
 
     Raises:
         SchedulerError: If the controller does not answer.
     """
     if jobs:
-        ask("scancel", *jobs)
+        ask_slurm("scancel", *jobs)
 
 
-def requeue(job: str) -> None:
+def requeue_job(job: str) -> None:
     """Put a running job back into the queue, from which it starts anew.
 
     Raises:
         SchedulerError: If it may not be, or the controller does not answer.
     """
-    ask("scontrol", "requeue", job)
+    ask_slurm("scontrol", "requeue", job)
 
 
-def settings() -> Mapping[str, str]:
+def cluster_settings() -> Mapping[str, str]:
     """The cluster's configuration, such as `MaxArraySize`, by name.
 
     Raises:
         SchedulerError: If the controller does not answer.
     """
-    pairs = (line.partition("=") for line in ask("scontrol", "show", "config").splitlines())
+    pairs = (line.partition("=") for line in ask_slurm("scontrol", "show", "config").splitlines())
     return {name.strip(): value.strip() for name, equals, value in pairs if equals}
 
 
-def ask(command: str, *words: str) -> str:
+def ask_slurm(command: str, *words: str) -> str:
     """What a command of SLURM's prints.
 
     Raises:

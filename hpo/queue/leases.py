@@ -18,8 +18,7 @@ import psutil
 import sqlalchemy as sql
 from sqlalchemy.ext.compiler import compiles
 
-from hpo.queue import jobs as scheduler
-from hpo.queue.jobs import JobState
+from hpo.queue.jobs import JobState, job_of_this_process
 
 LEASE_S = 180.0
 """Seconds without a renewal after which SLURM is asked about an owner on another host."""
@@ -104,7 +103,7 @@ class Owner:
             host=socket.gethostname(),
             pid=os.getpid(),
             started=began(os.getpid()),
-            job=scheduler.job_of_this_process(),
+            job=job_of_this_process(),
             rank=rank,
         )
 

@@ -33,10 +33,9 @@ from optuna.storages._rdb.models import (
 )
 from optuna.trial import TrialState
 
-from hpo.queue import jobs as scheduler
-from hpo.queue.jobs import JobState
+from hpo.queue.jobs import JobState, job_states
 from hpo.queue.leases import JOBS, LEASES, TOTALS, Claim, Lease, LeaseLost, Now, Owner, make_tables
-from hpo.storage.retry import patiently
+from hpo.storage.retry import retried
 
 _TRIALS = TrialModel.__table__
 _STUDIES = StudyModel.__table__
@@ -55,7 +54,7 @@ class Reaped:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Course:
+class TrialSummary:
     """When a trial went, and what came of it: all that can be told of it in a line."""
 
     number: int
@@ -86,7 +85,7 @@ class Slots:
         study: optuna.Study,
         *,
         max_restarts: int,
-        ask: _AskScheduler = scheduler.states,
+        ask: _AskScheduler = job_states,
     ) -> None:
         self._study = study
         self.max_restarts = max_restarts
@@ -96,7 +95,7 @@ class Slots:
         self._engine = backend.engine
         make_tables(self._engine)
 
-    @patiently
+    @retried
     def top_up(self, total: int, *, points: Sequence[Mapping[str, Any]] | None = None) -> int:
         """Have the study get `total` trials in all, and say how many more that is.
 
@@ -120,13 +119,13 @@ class Slots:
         Returns:
             The numbers of the trials.
         """
-        return patiently(self._enqueue)(points)
+        return retried(self._enqueue)(points)
 
     def claim(self, owner: Owner) -> Claim | None:
         """The waiting trial with the lowest number, or None when none waits."""
         # One token for all tries: a claim whose answer was lost is found again by it.
         token = uuid.uuid4().hex
-        claim = patiently(self._claim)
+        claim = retried(self._claim)
         while (won := claim(owner, token)) is False:
             pass  # another worker was quicker
         return won or None
@@ -139,7 +138,7 @@ class Slots:
         self._study.get_trials(deepcopy=False)
         return optuna.Trial(self._study, claim.trial_id)
 
-    @patiently
+    @retried
     def renew(self, claim: Claim) -> None:
         """Say that the owner of the trial lives.
 
@@ -169,7 +168,7 @@ class Slots:
         """
         tries = 0
 
-        @patiently
+        @retried
         def end() -> bool:
             nonlocal tries
             tries += 1
@@ -185,7 +184,7 @@ class Slots:
             claim: Of the trial.
             futile: Whether it got nowhere, which counts as a restart: it might never get anywhere.
         """
-        patiently(self._wait_again)(claim.trial_id, claim.token, claim.restarts + futile)
+        retried(self._wait_again)(claim.trial_id, claim.token, claim.restarts + futile)
 
     def reap(self, me: Owner | None = None) -> Reaped:
         """Take the trials of dead owners back; those restarted too often fail.
@@ -199,14 +198,14 @@ class Slots:
         released, failed = [], []
         for lease in self._lost(me):
             if lease.restarts < self.max_restarts:
-                wait_again = patiently(self._wait_again)
+                wait_again = retried(self._wait_again)
                 if wait_again(lease.trial_id, lease.token, lease.restarts + 1):
                     released.append(lease.number)
-            elif patiently(self._end)(lease.trial_id, lease.token, TrialState.FAIL, None):
+            elif retried(self._end)(lease.trial_id, lease.token, TrialState.FAIL, None):
                 failed.append(lease.number)
         return Reaped(released=tuple(released), failed=tuple(failed))
 
-    @patiently
+    @retried
     def leases(self) -> list[Lease]:
         """Every running trial's lease, by number."""
         with self._engine.begin() as connection:
@@ -243,7 +242,7 @@ class Slots:
             if owner.is_same(lease.owner)
         ]
 
-    @patiently
+    @retried
     def counts(self) -> dict[TrialState, int]:
         """How many trials are in each state; those that are not made yet wait."""
         with self._engine.begin() as connection:
@@ -257,8 +256,8 @@ class Slots:
         counts[TrialState.WAITING] += max(0, total - sum(counts.values()))
         return counts
 
-    @patiently
-    def courses(self) -> list[Course]:
+    @retried
+    def summaries(self) -> list[TrialSummary]:
         """Every trial's course, by number.
 
         One statement: Optuna reads a trial with all of its parameters and reports, which takes
@@ -273,7 +272,7 @@ class Slots:
                 .order_by(_TRIALS.c.number)
             ).all()
         return [
-            Course(
+            TrialSummary(
                 number=row.number,
                 state=row.state,
                 began=row.datetime_start and row.datetime_start.replace(tzinfo=UTC),
@@ -284,7 +283,7 @@ class Slots:
             for row in rows
         ]
 
-    @patiently
+    @retried
     def progress(self) -> int:
         """A number that grows whenever a trial reports an epoch or ends."""
         reports = sql.select(sql.func.count()).select_from(
@@ -295,7 +294,7 @@ class Slots:
         ended = sum(count for state, count in self.counts().items() if state.is_finished())
         return (made or 0) + ended
 
-    @patiently
+    @retried
     def add_jobs(self, jobs: Iterable[str]) -> None:
         """Remember the scheduler's jobs that work for the study, for a later launcher."""
         study_id = self._study._study_id
@@ -305,7 +304,7 @@ class Slots:
                 if connection.execute(sql.select(JOBS).where(here)).first() is None:
                     connection.execute(sql.insert(JOBS).values(study_id=study_id, job=job))
 
-    @patiently
+    @retried
     def jobs(self) -> list[str]:
         """The scheduler's jobs that were started for the study, ended ones too."""
         with self._engine.begin() as connection:
@@ -330,7 +329,7 @@ class Slots:
             if not lease.lives(jobs) or (me is not None and me.succeeds(lease.owner))
         ]
 
-    @patiently
+    @retried
     def _date_back(self) -> None:
         """Date renewals of the future, before the server's clock was set back, to now.
 

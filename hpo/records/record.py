@@ -20,6 +20,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -541,3 +542,8 @@ def _leaves(value: object, place: str = "") -> Iterator[tuple[str, object]]:
 
 if __name__ == "__main__":
     print(json.dumps(json_schema(), indent=2))
+
+
+def now() -> str:
+    """The time as records tell it: ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

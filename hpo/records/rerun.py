@@ -18,8 +18,7 @@ import torch
 from data_prep.dataset import Dataset
 from data_prep.errors import InputError
 from hpo.records import environment
-from hpo.records.record import Cost, EpochRow, RunRecord, TestNll, read
-from hpo.study import study as studies
+from hpo.records.record import Cost, EpochRow, RunRecord, TestNll, now, read
 from models.config import FlowConfig, TrainConfig
 from models.evaluation import nll as measure
 from models.flow.density import ConditionalFlow
@@ -163,8 +162,8 @@ def _record(then: RunRecord, folder: Path, out: Path, rows: list[Epoch]) -> RunR
             flops_per_event=cost.flops_per_event,
             seconds=sum(epoch.seconds for epoch in rows),
         ),
-        started=studies.now(),
-        updated=studies.now(),
+        started=now(),
+        updated=now(),
     )
 
 

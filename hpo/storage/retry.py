@@ -1,6 +1,6 @@
-"""Patience with a database that is away: a restarted server costs seconds, not trials.
+"""Retries while a database is away: a restarted server costs seconds, not trials.
 
-Every transaction of ours and of Optuna's goes through `patiently`, which begins it again while the
+Every transaction of ours and of Optuna's goes through `retried`, which begins it again while the
 server cannot be reached. What is begun again has to bear being done twice: its commit may have come
 through although its answer did not.
 """
@@ -25,7 +25,7 @@ from sqlalchemy.exc import (
 
 from data_prep.errors import REMEDIES
 
-PATIENCE_S = 600.0
+LONGEST_OUTAGE_S = 600.0
 """How long a server may be away."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 
@@ -60,15 +60,15 @@ def of_disk(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in REMEDIES
 
 
-def patiently(function: Callable[P, R]) -> Callable[P, R]:
+def retried(function: Callable[P, R]) -> Callable[P, R]:
     """The function, called again with growing pauses while the database cannot be reached.
 
-    Its error is raised as it is when the server stays away for `PATIENCE_S`.
+    Its error is raised as it is when the server stays away for `LONGEST_OUTAGE_S`.
     """
 
     @functools.wraps(function)
-    def patient(*args: P.args, **kwargs: P.kwargs) -> R:
-        deadline, pause_s = time.monotonic() + PATIENCE_S, FIRST_PAUSE_S
+    def retrying(*args: P.args, **kwargs: P.kwargs) -> R:
+        deadline, pause_s = time.monotonic() + LONGEST_OUTAGE_S, FIRST_PAUSE_S
         while True:
             try:
                 return function(*args, **kwargs)
@@ -81,7 +81,7 @@ def patiently(function: Callable[P, R]) -> Callable[P, R]:
             time.sleep(pause_s * random.uniform(0.5, 1.5))
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    return patient
+    return retrying
 
 
 def _cause(error: BaseException) -> str:

@@ -19,7 +19,7 @@ class PointsError(InputError):
     """Points that a study cannot try. The message lists every fault."""
 
 
-def read(path: Path) -> list[Point]:
+def read_points(path: Path) -> list[Point]:
     """The points of a JSON file: a list of objects, one object, or one object a line.
 
     Raises:
@@ -44,7 +44,7 @@ def read(path: Path) -> list[Point]:
     return points
 
 
-def best(study: optuna.Study, count: int) -> list[Point]:
+def best_points(study: optuna.Study, count: int) -> list[Point]:
     """The parameters of a study's best trials, the best first.
 
     Raises:
@@ -57,7 +57,9 @@ def best(study: optuna.Study, count: int) -> list[Point]:
     return [dict(one.params) for one in ranked[:count]]
 
 
-def fitting(points: Sequence[Point], space: Mapping[str, Dimension], source: str) -> list[Point]:
+def fitting_points(
+    points: Sequence[Point], space: Mapping[str, Dimension], source: str
+) -> list[Point]:
     """The points as the space takes them: what it does not search is left out if it agrees.
 
     A parameter that a point does not give is chosen by the study's sampler.

@@ -15,10 +15,10 @@ import optuna
 from optuna.trial import TrialState
 
 from hpo.queue.leases import Lease
-from hpo.queue.slots import Course, Slots
+from hpo.queue.slots import Slots, TrialSummary
 from hpo.records.record import FINISHED, RunRecord
-from hpo.study import study as studies
 from hpo.study.spec import StudySpec
+from hpo.study.study import record_of, runs_of, stop_reason
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +45,7 @@ class Running:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Look:
+class StudyStatus:
     """A study at one moment."""
 
     study: str
@@ -86,15 +86,15 @@ class Look:
         return self.complete + self.pruned + self.failed
 
 
-def look(study: optuna.Study, spec: StudySpec, slots: Slots) -> Look:
+def read_status(study: optuna.Study, spec: StudySpec, slots: Slots) -> StudyStatus:
     """The study as it is now."""
-    counts, courses = slots.counts(), slots.courses()
-    best = _best(courses)
+    counts, summaries = slots.counts(), slots.summaries()
+    best = _best(summaries)
     value = best.value if best else None
     by_held_out = spec.training.objective == "held_out_nll"
-    return Look(
+    return StudyStatus(
         study=study.study_name,
-        runs=studies.runs_of(study),
+        runs=runs_of(study),
         total=sum(counts.values()),
         waiting=counts[TrialState.WAITING],
         running=tuple(_running(study, lease, spec) for lease in slots.leases()),
@@ -103,9 +103,9 @@ def look(study: optuna.Study, spec: StudySpec, slots: Slots) -> Look:
         failed=counts[TrialState.FAIL],
         best_trial=best.number if best else None,
         best_val_nll=_val_nll(study, best) if by_held_out else value,
-        stopping=studies.stopping(study, spec, slots),
+        stopping=stop_reason(study, spec, slots),
         best_held_out_nll=value if by_held_out else None,
-        eta_s=_eta_s(courses, counts[TrialState.WAITING]),
+        eta_s=_eta_s(summaries, counts[TrialState.WAITING]),
     )
 
 
@@ -114,19 +114,19 @@ def usable(record: RunRecord) -> bool:
     return record.state in FINISHED and record.best_val_nll is not None
 
 
-def _best(courses: Iterable[Course]) -> Course | None:
-    able = (one for one in courses if one.state is TrialState.COMPLETE)
+def _best(summaries: Iterable[TrialSummary]) -> TrialSummary | None:
+    able = (one for one in summaries if one.state is TrialState.COMPLETE)
     return min(able, key=lambda one: math.inf if one.value is None else one.value, default=None)
 
 
-def _val_nll(study: optuna.Study, best: Course | None) -> float | None:
+def _val_nll(study: optuna.Study, best: TrialSummary | None) -> float | None:
     """From the trial's record, where the database knows it by another NLL."""
-    record = studies.record_of(study, best.number) if best else None
+    record = record_of(study, best.number) if best else None
     return record.best_val_nll if record else None
 
 
 def _running(study: optuna.Study, lease: Lease, spec: StudySpec) -> Running:
-    record = studies.record_of(study, lease.number)
+    record = record_of(study, lease.number)
     last = record.epochs[-1] if record and record.epochs else None
     left = spec.training.epochs - (last.epoch if last else 0)
     return Running(
@@ -144,9 +144,9 @@ def _running(study: optuna.Study, lease: Lease, spec: StudySpec) -> Running:
     )
 
 
-def _eta_s(courses: Sequence[Course], waiting: int) -> float | None:
-    took_s = [one.took_s for one in courses if one.took_s is not None]
-    begun = [one.began for one in courses if one.began and one.state is TrialState.RUNNING]
+def _eta_s(summaries: Sequence[TrialSummary], waiting: int) -> float | None:
+    took_s = [one.took_s for one in summaries if one.took_s is not None]
+    begun = [one.began for one in summaries if one.began and one.state is TrialState.RUNNING]
     if not took_s or not begun:
         return None
     mean_s, now = sum(took_s) / len(took_s), datetime.now(UTC)

@@ -15,34 +15,25 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
-from optuna.pruners import (
-    BasePruner,
-    HyperbandPruner,
-    MedianPruner,
-    NopPruner,
-    SuccessiveHalvingPruner,
-)
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.search_space import IntersectionSearchSpace
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from hpo.queue.leases import Owner
-from hpo.queue.slots import Course, Slots
-from hpo.records.record import NAME, Cost, DataUsed, Environment, RecordError, RunRecord, read
+from hpo.queue.slots import Slots, TrialSummary
+from hpo.records.record import NAME, Cost, DataUsed, Environment, RecordError, RunRecord, now, read
 from hpo.storage.open import open_study
-from hpo.study.space import seed_of
 from hpo.study.spec import SpecError, StudySpec
 from models.config import FREE_TO_CHANGE
 
-SPEC = "hpo:spec"
-RUNS = "hpo:runs"
-DATA = "hpo:data"
-STOP = "hpo:stop"
+SPEC_ATTRIBUTE = "hpo:spec"
+RUNS_ATTRIBUTE = "hpo:runs"
+DATA_ATTRIBUTE = "hpo:data"
+STOP_ATTRIBUTE = "hpo:stop"
 
 
-def create(storage: RDBStorage, spec: StudySpec, *, runs: Path, fingerprint: str) -> optuna.Study:
+def create_study(
+    storage: RDBStorage, spec: StudySpec, *, runs: Path, fingerprint: str
+) -> optuna.Study:
     """The study that `spec` describes: a new one, or the one of that name to be continued.
 
     Args:
@@ -58,19 +49,19 @@ def create(storage: RDBStorage, spec: StudySpec, *, runs: Path, fingerprint: str
         study_name=spec.study.name, storage=storage, load_if_exists=True, direction="minimize"
     )
     # One without trials may be left by a launch that died as it made it.
-    if SPEC in study.user_attrs or study.get_trials(deepcopy=False):
+    if SPEC_ATTRIBUTE in study.user_attrs or study.get_trials(deepcopy=False):
         faults = list(_differences(study, spec, runs, fingerprint))
         if faults:
             hint = "give this one another name (--name), or take these changes back"
             raise SpecError(f"the study {spec.study.name!r}", [*faults, hint])
-    study.set_user_attr(RUNS, str(runs))
-    study.set_user_attr(DATA, fingerprint)
-    study.set_user_attr(SPEC, spec.to_json())  # last: a study that has it is whole
-    study.set_user_attr(STOP, False)
+    study.set_user_attr(RUNS_ATTRIBUTE, str(runs))
+    study.set_user_attr(DATA_ATTRIBUTE, fingerprint)
+    study.set_user_attr(SPEC_ATTRIBUTE, spec.to_json())  # last: a study that has it is whole
+    study.set_user_attr(STOP_ATTRIBUTE, False)
     return study
 
 
-def opened(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudySpec]:
+def load_study(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudySpec]:
     """The study of that name and what it searches.
 
     Raises:
@@ -78,7 +69,7 @@ def opened(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudySpec]:
         SpecError: If another program made it.
     """
     study = open_study(storage, name)
-    text = study.user_attrs.get(SPEC)
+    text = study.user_attrs.get(SPEC_ATTRIBUTE)
     if text is None:
         raise SpecError(f"the study {name!r}", ["it was not made by `hpo launch`"])
     return study, StudySpec.from_json(text)
@@ -86,13 +77,13 @@ def opened(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudySpec]:
 
 def objective_of(attributes: Mapping[str, Any]) -> str:
     """What the values of a study's trials are, from its user attributes: `val_nll` in most."""
-    stored = json.loads(attributes.get(SPEC, "{}"))
+    stored = json.loads(attributes.get(SPEC_ATTRIBUTE, "{}"))
     return str(stored.get("training", {}).get("objective", "val_nll"))
 
 
 def runs_of(study: optuna.Study) -> Path:
     """Folder of the study's trials."""
-    return Path(study.user_attrs[RUNS]) / study.study_name
+    return Path(study.user_attrs[RUNS_ATTRIBUTE]) / study.study_name
 
 
 def trial_folder(runs: Path, study: str, number: int) -> Path:
@@ -108,27 +99,27 @@ def record_of(study: optuna.Study, number: int) -> RunRecord | None:
         return None
 
 
-def reap(study: optuna.Study, slots: Slots, me: Owner | None = None) -> None:
+def reap_lost_trials(study: optuna.Study, slots: Slots, me: Owner | None = None) -> None:
     """Take back the trials of dead workers; what was lost too often ends in its record too."""
     for number in slots.reap(me).failed:
         reason = (
             f"its worker died {slots.max_restarts + 1} times: see log.txt, and the folder workers "
             "for what the workers said"
         )
-        fail(study, number, reason)
+        fail_record(study, number, reason)
 
 
-def fail(study: optuna.Study, number: int, reason: str) -> None:
+def fail_record(study: optuna.Study, number: int, reason: str) -> None:
     """End the record of a trial that no worker will go on with."""
-    record = record_of(study, number) or blank(study, number)
+    record = record_of(study, number) or blank_record(study, number)
     if record.state == "running":
         ended = dataclasses.replace(record, state="failed", reason=reason)
         ended.write(runs_of(study) / trial_name(number))
 
 
-def blank(study: optuna.Study, number: int) -> RunRecord:
+def blank_record(study: optuna.Study, number: int) -> RunRecord:
     """The record of a trial of which nothing is known yet but that it was begun."""
-    spec = StudySpec.from_json(study.user_attrs[SPEC])
+    spec = StudySpec.from_json(study.user_attrs[SPEC_ATTRIBUTE])
     return RunRecord(
         study=study.study_name,
         trial=number,
@@ -138,7 +129,7 @@ def blank(study: optuna.Study, number: int) -> RunRecord:
         training={},
         data=DataUsed(
             path=spec.data.path,
-            fingerprint=study.user_attrs[DATA],
+            fingerprint=study.user_attrs[DATA_ATTRIBUTE],
             rows={},
             hold_out_cells=tuple(spec.data.hold_out_cells),
         ),
@@ -149,24 +140,19 @@ def blank(study: optuna.Study, number: int) -> RunRecord:
     )
 
 
-def now() -> str:
-    """The time as records tell it: ISO 8601 in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def stopping(study: optuna.Study, spec: StudySpec, slots: Slots) -> str | None:
+def stop_reason(study: optuna.Study, spec: StudySpec, slots: Slots) -> str | None:
     """Why no new trial starts: `hpo stop`, or the study's own rule. None when one may."""
-    if study.user_attrs.get(STOP, False):
+    if study.user_attrs.get(STOP_ATTRIBUTE, False):
         return "stopped by hpo stop"
     patience = spec.study.stop_after_no_improvement
-    if patience and _since_best(slots.courses()) >= patience:
+    if patience and _since_best(slots.summaries()) >= patience:
         return f"no better trial among the last {patience} ([study] stop_after_no_improvement)"
     return None
 
 
-def _since_best(courses: Iterable[Course]) -> int:
+def _since_best(summaries: Iterable[TrialSummary]) -> int:
     """Trials that ended after the best one did, or in all if none has a result."""
-    ended = [one for one in courses if one.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    ended = [one for one in summaries if one.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     ended.sort(key=lambda one: (one.ended or datetime.max.replace(tzinfo=UTC), one.number))
     values = [
         one.value if one.state is TrialState.COMPLETE and one.value is not None else math.inf
@@ -176,79 +162,11 @@ def _since_best(courses: Iterable[Course]) -> int:
     return len(values) if best == math.inf else len(values) - 1 - values.index(best)
 
 
-def sampler_of(
-    spec: StudySpec, number: int, known: IntersectionSearchSpace | None = None
-) -> BaseSampler:
-    """The sampler that chooses the parameters of trial `number`.
-
-    Seeded by the number: workers that shared one seed would all try the same configuration first
-    (optuna#4714).
-
-    Args:
-        spec: Of the study.
-        number: Of the trial.
-        known: What this process knows of the finished trials' search spaces; it learns of those
-            that ended since. Without it all of them are compared anew.
-    """
-    seed = seed_of(spec.study.seed, number)
-    if spec.sampler.kind == "tpe":
-        # Running trials count as bad ones, so that workers do not all try the same.
-        return _Tpe(
-            search_space() if known is None else known,
-            seed=seed,
-            n_startup_trials=spec.sampler.startup_trials,
-            multivariate=True,
-            constant_liar=True,
-        )
-    return RandomSampler(seed=seed)  # a grid's points are given with the trials
-
-
-def search_space() -> IntersectionSearchSpace:
-    """What `sampler_of` remembers from one trial of a process to the next; it knows none yet."""
-    return IntersectionSearchSpace(include_pruned=True)
-
-
-class _Tpe(TPESampler):
-    """Optuna's, of one trial, with a search space that outlives it.
-
-    Its own would compare the parameters of all trials for every new one.
-    """
-
-    def __init__(self, known: IntersectionSearchSpace, **options: Any) -> None:
-        super().__init__(**options)
-        self._known = known
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """What is sampled together, without what has a single value."""
-        found = self._known.calculate(study, use_cache=True)
-        return {name: each for name, each in found.items() if not each.single()}
-
-
-def pruner_of(spec: StudySpec) -> BasePruner:
-    """The pruner, its resources explicit: Optuna's "auto" waits for the first trial to end."""
-    table = spec.pruner
-    if table.kind == "asha":
-        return SuccessiveHalvingPruner(
-            min_resource=table.min_epochs, reduction_factor=table.reduction_factor
-        )
-    if table.kind == "hyperband":
-        return HyperbandPruner(
-            min_resource=table.min_epochs,
-            max_resource=spec.training.epochs,
-            reduction_factor=table.reduction_factor,
-        )
-    if table.kind == "median":
-        return MedianPruner(n_warmup_steps=table.min_epochs)
-    return NopPruner()
-
-
 def _differences(
     study: optuna.Study, spec: StudySpec, runs: Path, fingerprint: str
 ) -> Iterator[str]:
     """What the study in the database searches otherwise, a sentence each."""
-    text = study.user_attrs.get(SPEC)
+    text = study.user_attrs.get(SPEC_ATTRIBUTE)
     if text is None:
         yield "a study of that name was made by another program"
         return
@@ -268,9 +186,12 @@ def _differences(
         yield f"[data] hold_out_cells is {_listed(was)} there and {_listed(now)} here"
     if stored["study"]["seed"] != given["study"]["seed"]:
         yield f"[study] seed is {stored['study']['seed']} there and {given['study']['seed']} here"
-    if study.user_attrs[RUNS] != str(runs):
-        yield f"its runs are in {study.user_attrs[RUNS]}: launch it with --runs of that folder"
-    if study.user_attrs.get(DATA) != fingerprint:
+    if study.user_attrs[RUNS_ATTRIBUTE] != str(runs):
+        yield (
+            f"its runs are in {study.user_attrs[RUNS_ATTRIBUTE]}: "
+            "launch it with --runs of that folder"
+        )
+    if study.user_attrs.get(DATA_ATTRIBUTE) != fingerprint:
         yield (
             f"its trials were trained on other data ({stored['data']['path']}) than "
             f"{given['data']['path']} holds now"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hpo.storage.open import FILE_VARIABLE, VARIABLE
+from hpo.storage.address import FILE_VARIABLE, VARIABLE
 
 STUDY = """
 [study]

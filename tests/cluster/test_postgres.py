@@ -11,7 +11,8 @@ import pytest
 from optuna.trial import TrialState
 
 from hpo.queue.slots import Slots
-from hpo.storage.open import StorageError, open_storage, open_study, url_of
+from hpo.storage.address import StorageError, url_of
+from hpo.storage.open import open_storage, open_study
 from tests import claimers
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -96,7 +97,7 @@ def test_who_only_looks_can_neither_write_nor_make_tables(postgres, database):
     _, study = claimers.slots_of(database)
     study.add_trial(optuna.trial.create_trial(value=2.0))
 
-    storage = open_storage(url, reading=True, patient=False)
+    storage = open_storage(url, reading=True, retrying=False)
     seen = open_study(storage, claimers.STUDY)
 
     assert [trial.value for trial in seen.trials] == [2.0]

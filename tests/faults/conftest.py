@@ -7,9 +7,10 @@ import pytest
 
 from data_prep.preparation.prepare import prepare
 from hpo.queue.slots import Slots
-from hpo.storage.open import open_storage, url_of
-from hpo.study import study as studies
+from hpo.storage.address import url_of
+from hpo.storage.open import open_storage
 from hpo.study.spec import parse
+from hpo.study.study import create_study
 from tests.conftest import draw_table
 
 from .mounts import Disk, need_mounts
@@ -56,7 +57,7 @@ def make(data):
         storage = open_storage(url_of(url, runs))
         storages.append(storage)
         spec = parse(tables, source="test")
-        study = studies.create(storage, spec, runs=runs, fingerprint="f")
+        study = create_study(storage, spec, runs=runs, fingerprint="f")
         slots = Slots(study, max_restarts=max_restarts)
         slots.top_up(trials)
         return Made(runs / "s", slots, study)

@@ -12,7 +12,8 @@ import torch
 
 from data_prep.dataset import Dataset
 from hpo.records.record import NAME, read
-from hpo.storage.open import open_storage, url_of
+from hpo.storage.address import url_of
+from hpo.storage.open import open_storage
 from models.bundle.emulator import Emulator
 from models.training import checkpoint
 from tests.forks import content_of, spread

@@ -15,7 +15,8 @@ import pytest
 
 from hpo.cli.dashboard import _opening
 from hpo.dashboard.server import listen
-from hpo.storage.open import FILE_VARIABLE, VARIABLE, open_storage, url_of
+from hpo.storage.address import FILE_VARIABLE, VARIABLE, url_of
+from hpo.storage.open import open_storage
 
 pytestmark = pytest.mark.slow
 

@@ -9,9 +9,10 @@ from werkzeug.test import Client
 
 from data_prep.dataset import SAMPLE
 from hpo.dashboard import optuna_page
-from hpo.storage.open import open_storage, url_of
-from hpo.study import study as studies
+from hpo.storage.address import url_of
+from hpo.storage.open import open_storage
 from hpo.study.spec import load
+from hpo.study.study import create_study
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def storage(tmp_path, monkeypatch):
 @pytest.fixture
 def study(storage, tmp_path):
     """A new study on the sample."""
-    return studies.create(storage, spec_of(), runs=tmp_path, fingerprint="f")
+    return create_study(storage, spec_of(), runs=tmp_path, fingerprint="f")
 
 
 def spec_of(*settings):
@@ -69,7 +70,7 @@ def test_the_database_is_asked_for_the_studies_only_now_and_then(storage, study)
 def test_the_data_that_studies_were_launched_on_is_known(storage, study, tmp_path):
     optuna.create_study(study_name="of another program", storage=storage)
     gone = load("quick", settings=[f"data.path={tmp_path}/gone"], name="gone")
-    studies.create(storage, gone, runs=tmp_path, fingerprint="f")
+    create_study(storage, gone, runs=tmp_path, fingerprint="f")
 
     assert optuna_page.data_folders(storage) == [SAMPLE]
 

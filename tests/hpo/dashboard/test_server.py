@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from hpo.dashboard.server import ServerError, listen
-from hpo.storage.open import open_storage, url_of
+from hpo.storage.address import url_of
+from hpo.storage.open import open_storage
 
 TOKEN = "a-token-of-the-tests"
 
@@ -24,7 +25,8 @@ import sys, time
 from pathlib import Path
 import flask
 from hpo.dashboard import optuna_page, server
-from hpo.storage.open import open_storage, url_of
+from hpo.storage.address import url_of
+from hpo.storage.open import open_storage
 
 runs = flask.Flask("runs")
 
@@ -50,7 +52,7 @@ token, edit, database = sys.argv[1:]
 optuna = None
 if database:
     url = url_of(database, Path())
-    optuna = optuna_page.wsgi(open_storage(url, reading=not edit, patient=False))
+    optuna = optuna_page.wsgi(open_storage(url, reading=not edit, retrying=False))
 with server.listen(port=0) as listening:
     print(listening.getsockname()[1], flush=True)
     wsgi = server.application(runs, optuna, token=token, allow_edit=bool(edit))

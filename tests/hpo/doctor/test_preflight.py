@@ -12,9 +12,10 @@ from hpo.doctor import cluster as cluster_checks
 from hpo.doctor import database, machine
 from hpo.doctor.check import Check
 from hpo.doctor.machine import PreflightError, check, refuse
-from hpo.queue import jobs
+from hpo.queue.jobs import slurm_available
 from hpo.storage import filesystem
-from hpo.storage.open import open_storage, url_of
+from hpo.storage.address import url_of
+from hpo.storage.open import open_storage
 from hpo.study.spec import parse
 
 REVISION = "v3.0.0.d"
@@ -432,4 +433,4 @@ def test_the_checks_without_a_study_do_not_judge_a_request(tmp_path, cluster):
 
     assert "slurm request" not in checks
     assert checks["slurm partition"].verdict == "ok"
-    assert jobs.available()
+    assert slurm_available()

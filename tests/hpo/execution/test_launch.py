@@ -15,7 +15,8 @@ import pytest
 from optuna.trial import TrialState
 
 from hpo.records.record import RunRecord, read, read_all
-from hpo.storage.open import open_storage, url_of
+from hpo.storage.address import url_of
+from hpo.storage.open import open_storage
 
 pytestmark = pytest.mark.slow
 

@@ -12,9 +12,10 @@ from data_prep.dataset import SAMPLE, Dataset
 from hpo.dashboard import optuna_page
 from hpo.execution import launch, optuna_note
 from hpo.records.record import EpochRow
-from hpo.storage.open import open_storage, open_study, url_of
-from hpo.study import study as studies
+from hpo.storage.address import url_of
+from hpo.storage.open import open_storage, open_study
 from hpo.study.spec import load
+from hpo.study.study import blank_record, create_study
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def storage(tmp_path, monkeypatch):
 @pytest.fixture
 def study(storage, tmp_path):
     """A new study on the sample."""
-    return studies.create(storage, spec_of(), runs=tmp_path, fingerprint="f")
+    return create_study(storage, spec_of(), runs=tmp_path, fingerprint="f")
 
 
 def spec_of(*settings):
@@ -43,7 +44,7 @@ def origin(command="hpo launch quick"):
 
 def runs_of(study, count, epochs):
     """So many records of that study, each with a curve of its own."""
-    blank = studies.blank(study, 0)
+    blank = blank_record(study, 0)
     return [
         replace(
             blank,
@@ -155,7 +156,7 @@ def test_the_curves_keep_their_best_and_their_last_epoch(study):
 
 
 def test_a_study_without_a_result_has_no_picture(storage, study):
-    optuna_note.plot(study, [studies.blank(study, 0)])
+    optuna_note.plot(study, [blank_record(study, 0)])
 
     assert seen(storage, study._study_id)["plotly_graph_objects"] == []
 

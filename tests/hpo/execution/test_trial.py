@@ -19,10 +19,11 @@ from hpo.queue.leases import LeaseLost, Owner
 from hpo.queue.slots import Slots
 from hpo.records import table as runs
 from hpo.records.record import NAME, json_schema, read
-from hpo.storage.open import open_storage, url_of
-from hpo.study import status
-from hpo.study import study as studies
+from hpo.storage.address import url_of
+from hpo.storage.open import open_storage
 from hpo.study.spec import parse
+from hpo.study.status import read_status
+from hpo.study.study import create_study, trial_folder
 from models.bundle.card import Terms
 from models.bundle.emulator import Emulator
 from models.evaluation import nll
@@ -57,7 +58,7 @@ class Setting:
         }
         self.spec = parse(tables, source="test")
         storage = open_storage(url_of(None, self.runs))
-        self.optuna = studies.create(storage, self.spec, runs=self.runs, fingerprint="f")
+        self.optuna = create_study(storage, self.spec, runs=self.runs, fingerprint="f")
         self.optuna.pruner = optuna.pruners.NopPruner()
         self.slots = Slots(self.optuna, max_restarts=3)
         self.slots.top_up(1)
@@ -65,7 +66,7 @@ class Setting:
 
     def claim(self):
         claim = self.slots.claim(Owner.this_process())
-        folder = studies.trial_folder(self.runs, "s", claim.number)
+        folder = trial_folder(self.runs, "s", claim.number)
         return trial.Job(
             study=self.optuna, spec=self.spec, claim=claim, slots=self.slots, folder=folder
         )
@@ -292,7 +293,7 @@ def test_the_objective_is_what_optuna_is_told_and_what_ranks(setting, objective)
     assert getattr(best, objective) == told.value
     assert (record.best_val_nll, record.best_held_out_nll) == (best.val_nll, best.held_out_nll)
 
-    seen = status.look(setting.optuna, setting.spec, setting.slots)
+    seen = read_status(setting.optuna, setting.spec, setting.slots)
     assert seen.best_objective == told.value
     assert seen.best_val_nll == record.best_val_nll
 

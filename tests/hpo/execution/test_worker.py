@@ -8,9 +8,10 @@ from hpo.execution import worker
 from hpo.execution.worker import HandBack, Room
 from hpo.queue.leases import Owner
 from hpo.queue.slots import Slots
-from hpo.storage.open import open_storage, url_of
-from hpo.study import study as studies
+from hpo.storage.address import url_of
+from hpo.storage.open import open_storage
 from hpo.study.spec import load
+from hpo.study.study import create_study
 
 
 def test_a_job_without_a_limit_has_room_for_anything(monkeypatch):
@@ -70,9 +71,7 @@ def test_workers_of_a_job_spread_over_its_gpus(monkeypatch, visible, rank, chose
 def test_a_claim_that_a_signal_cut_short_is_handed_back(tmp_path, monkeypatch):
     monkeypatch.delenv("HPO_STORAGE", raising=False)
     spec = load("quick")
-    study = studies.create(
-        open_storage(url_of(None, tmp_path)), spec, runs=tmp_path, fingerprint="f"
-    )
+    study = create_study(open_storage(url_of(None, tmp_path)), spec, runs=tmp_path, fingerprint="f")
     slots = Slots(study, max_restarts=3)
     slots.top_up(2)
     elsewhere = slots.claim(Owner(host="elsewhere", pid=1, started=0.0))

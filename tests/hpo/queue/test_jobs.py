@@ -5,8 +5,17 @@ import stat
 
 import pytest
 
-from hpo.queue import jobs
-from hpo.queue.jobs import JobState, SchedulerError
+from hpo.queue.jobs import (
+    JobState,
+    SchedulerError,
+    ask_slurm,
+    cancel_jobs,
+    cluster_settings,
+    job_of_this_process,
+    job_states,
+    requeue_job,
+    slurm_available,
+)
 
 
 @pytest.fixture
@@ -27,7 +36,7 @@ def command(tmp_path, monkeypatch):
 def test_tasks_of_arrays_are_told_apart_and_jobs_of_others_left_out(command):
     command("squeue", "12_0|12|RUNNING|None\n12_1|12|PENDING|Resources\n15|15|RUNNING|None\n")
 
-    found = jobs.states(["12_0", "12_1", "12_2"])
+    found = job_states(["12_0", "12_1", "12_2"])
 
     assert found == {
         "12_0": JobState("12_0", "RUNNING", "None"),
@@ -38,8 +47,8 @@ def test_tasks_of_arrays_are_told_apart_and_jobs_of_others_left_out(command):
 def test_no_answer_is_not_no_job(command):
     command("squeue", "slurm_load_jobs error: Unable to contact slurm controller", code=1)
 
-    assert jobs.states(["12"]) is None
-    assert jobs.states([]) == {}
+    assert job_states(["12"]) is None
+    assert job_states([]) == {}
 
 
 @pytest.mark.parametrize(
@@ -63,40 +72,40 @@ def test_an_error_says_what_the_command_said(command):
     command("scontrol", "Job/step already completing or completed", code=1)
 
     with pytest.raises(SchedulerError, match="scontrol: Job/step already completing"):
-        jobs.requeue("12_0")
+        requeue_job("12_0")
 
 
 def test_a_command_that_is_not_there_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    assert not jobs.available()
+    assert not slurm_available()
     with pytest.raises(SchedulerError, match="squeue is not on this machine"):
-        jobs.ask("squeue")
+        ask_slurm("squeue")
 
 
 def test_nothing_is_cancelled_when_there_is_nothing_to_cancel(command):
     asked = command("scancel")
 
-    jobs.cancel([])
+    cancel_jobs([])
     assert not asked.exists()
-    jobs.cancel(["12_0", "13"])
+    cancel_jobs(["12_0", "13"])
     assert asked.read_text() == "12_0 13\n"
 
 
 def test_settings_are_read_by_name(command):
     command("scontrol", "Configuration data as of now\nMaxArraySize            = 1001\nX = a=b\n")
 
-    assert jobs.settings()["MaxArraySize"] == "1001"
-    assert jobs.settings()["X"] == "a=b"
+    assert cluster_settings()["MaxArraySize"] == "1001"
+    assert cluster_settings()["X"] == "a=b"
 
 
 def test_a_task_of_an_array_has_the_name_that_users_see(monkeypatch):
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
         monkeypatch.delenv(name)
-    assert jobs.job_of_this_process() is None
+    assert job_of_this_process() is None
 
     monkeypatch.setenv("SLURM_JOB_ID", "31")
-    assert jobs.job_of_this_process() == "31"
+    assert job_of_this_process() == "31"
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "24")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "7")
-    assert jobs.job_of_this_process() == "24_7"
+    assert job_of_this_process() == "24_7"

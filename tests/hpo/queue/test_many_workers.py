@@ -7,7 +7,7 @@ import time
 import pytest
 from optuna.trial import TrialState
 
-from hpo.storage.open import url_of
+from hpo.storage.address import url_of
 from tests import claimers
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,8 @@ from optuna.trial import TrialState
 from hpo.queue.jobs import JobState
 from hpo.queue.leases import Lease, LeaseLost, Owner, began
 from hpo.queue.slots import Slots
-from hpo.storage.open import open_storage, url_of
+from hpo.storage.address import url_of
+from hpo.storage.open import open_storage
 
 
 @pytest.fixture

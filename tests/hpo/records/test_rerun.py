@@ -12,9 +12,10 @@ from hpo.queue.leases import Owner
 from hpo.queue.slots import Slots
 from hpo.records import rerun as again
 from hpo.records.record import NAME, read
-from hpo.storage.open import open_storage, url_of
-from hpo.study import study as studies
+from hpo.storage.address import url_of
+from hpo.storage.open import open_storage
 from hpo.study.spec import parse
+from hpo.study.study import create_study, trial_folder
 
 pytestmark = pytest.mark.slow
 
@@ -36,12 +37,12 @@ def run_trial(runs, data, prune_at=None):
     }
     spec = parse(tables, source="test")
     runs.mkdir()
-    study = studies.create(open_storage(url_of(None, runs)), spec, runs=runs, fingerprint="f")
+    study = create_study(open_storage(url_of(None, runs)), spec, runs=runs, fingerprint="f")
     study.pruner = PruneAt(prune_at)
     slots = Slots(study, max_restarts=3)
     slots.top_up(1)
     claim = slots.claim(Owner.this_process())
-    folder = studies.trial_folder(runs, "s", claim.number)
+    folder = trial_folder(runs, "s", claim.number)
     trial.run(trial.Job(study=study, spec=spec, claim=claim, slots=slots, folder=folder))
     return folder
 

@@ -3,7 +3,7 @@ import sqlalchemy as sql
 from optuna.exceptions import StorageInternalError
 
 from hpo.storage import retry
-from hpo.storage.retry import patiently, transient
+from hpo.storage.retry import retried, transient
 
 GONE = sql.exc.OperationalError("SELECT secret", {}, Exception("server closed the connection"))
 
@@ -40,7 +40,7 @@ def test_what_fails_while_the_server_is_away_is_done_when_it_is_back(pauses, cap
 
 
 def patiently_(function):
-    return patiently(lambda: function())()
+    return retried(lambda: function())()
 
 
 def test_a_mistake_is_not_tried_again():
@@ -52,7 +52,7 @@ def test_a_mistake_is_not_tried_again():
 
 
 def test_patience_ends(monkeypatch):
-    monkeypatch.setattr(retry, "PATIENCE_S", -1.0)
+    monkeypatch.setattr(retry, "LONGEST_OUTAGE_S", -1.0)
 
     with pytest.raises(sql.exc.OperationalError):
         patiently_(Flaky(99))

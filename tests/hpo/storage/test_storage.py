@@ -11,16 +11,10 @@ import pytest
 import sqlalchemy as sql
 from sqlalchemy.engine import make_url
 
-from hpo.storage.open import (
-    StorageError,
-    filesystem,
-    hand_down,
-    masked,
-    open_storage,
-    open_study,
-    upgrade,
-    url_of,
-)
+from hpo.storage import filesystem
+from hpo.storage.address import StorageError, hand_down, masked, url_of
+from hpo.storage.open import open_storage, open_study
+from hpo.storage.upgrade import upgrade_tables
 
 
 def test_the_option_weighs_more_than_the_environment_and_that_more_than_the_default(
@@ -122,12 +116,12 @@ def test_a_database_of_an_older_optuna_is_upgraded_after_it_was_copied(tmp_path,
 
     with pytest.raises(StorageError, match="hpo db upgrade"):
         open_storage(url)
-    before, now, copy = upgrade(url)
+    before, now, copy = upgrade_tables(url)
 
     assert (before, now) == ("v3.0.0.d", "v3.2.0.a")
     assert copy.is_file()
     open_storage(url)
-    assert upgrade(url) == (now, now, None)
+    assert upgrade_tables(url) == (now, now, None)
 
 
 def test_a_sqlite_file_on_a_network_file_system_has_no_memory_shared_by_processes(
@@ -235,7 +229,9 @@ def test_a_database_of_an_older_optuna_is_not_brought_up_to_date_by_looking(writ
 LOOK = """
 import os, sys, warnings
 from pathlib import Path
-from hpo.storage.open import open_storage, open_study, url_of
+from hpo.storage import filesystem
+from hpo.storage.address import url_of
+from hpo.storage.open import open_storage, open_study
 warnings.showwarning = lambda message, *_: print("warned:", message)
 for url in sys.argv[1:]:
     study = open_study(open_storage(url_of(url, Path()), reading=True), "mine")

@@ -3,8 +3,7 @@ import json
 import optuna
 import pytest
 
-from hpo.study import enqueue
-from hpo.study.enqueue import PointsError
+from hpo.study.enqueue import PointsError, best_points, fitting_points, read_points
 from hpo.study.space import Range
 
 SPACE = {
@@ -27,7 +26,7 @@ SPACE = {
 def test_points_are_read_in_every_usual_form(tmp_path, text):
     (tmp_path / "points.json").write_text(text)
 
-    assert enqueue.read(tmp_path / "points.json") == [{"blocks": 2}, {"blocks": 3}]
+    assert read_points(tmp_path / "points.json") == [{"blocks": 2}, {"blocks": 3}]
 
 
 @pytest.mark.parametrize("text", ["blocks = 2", "[]", "[1, 2]", "{}"])
@@ -35,13 +34,13 @@ def test_a_file_without_points_is_refused(tmp_path, text):
     (tmp_path / "points.json").write_text(text)
 
     with pytest.raises(PointsError, match=r"points\.json"):
-        enqueue.read(tmp_path / "points.json")
+        read_points(tmp_path / "points.json")
 
 
 def test_what_is_not_searched_is_left_out_of_a_point_that_agrees():
     point = {"blocks": 2, "hidden": 48, "learning_rate": 5e-3, "kind": "spline"}
 
-    fitting = enqueue.fitting([point], SPACE, source="it")
+    fitting = fitting_points([point], SPACE, source="it")
 
     assert fitting == [{"blocks": 2, "hidden": 48, "learning_rate": 5e-3}]
 
@@ -53,7 +52,7 @@ def test_every_value_outside_of_the_space_is_told():
     ]
 
     with pytest.raises(PointsError) as caught:
-        enqueue.fitting(wrong, SPACE, source="it")
+        fitting_points(wrong, SPACE, source="it")
 
     said = str(caught.value)
     for fault in ("point 0: blocks = 9 is outside of 1 to 4", "activation = 'gelu'"):
@@ -70,12 +69,12 @@ def test_the_best_trials_of_a_study_come_the_best_first():
         study.tell(trial, value)
     second, first, _ = (trial.params for trial in study.trials)
 
-    assert enqueue.best(study, 2) == [first, second]
+    assert best_points(study, 2) == [first, second]
     with pytest.raises(PointsError, match="no trial"):
-        enqueue.best(optuna.create_study(), 1)
+        best_points(optuna.create_study(), 1)
 
 
 def test_a_run_json_of_ours_is_a_file_of_one_point(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({"schema": 1, "params": {"blocks": 3}}))
 
-    assert enqueue.read(tmp_path / "run.json") == [{"blocks": 3}]
+    assert read_points(tmp_path / "run.json") == [{"blocks": 3}]

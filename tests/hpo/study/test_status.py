@@ -12,10 +12,11 @@ from hpo.execution.launch import begin, follow, prepare
 from hpo.queue.leases import Owner
 from hpo.queue.slots import Slots
 from hpo.records.record import EpochRow
-from hpo.storage.open import open_storage, url_of
-from hpo.study import study as studies
+from hpo.storage.address import url_of
+from hpo.storage.open import open_storage
 from hpo.study.spec import load
-from hpo.study.status import look
+from hpo.study.status import read_status
+from hpo.study.study import RUNS_ATTRIBUTE, blank_record, create_study, trial_folder
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def opened(tmp_path, monkeypatch):
     monkeypatch.delenv("HPO_STORAGE", raising=False)
     spec = load("quick")
     storage = open_storage(url_of(None, tmp_path))
-    study = studies.create(storage, spec, runs=tmp_path, fingerprint="f")
+    study = create_study(storage, spec, runs=tmp_path, fingerprint="f")
     slots = Slots(study, max_restarts=3)
     slots.top_up(6)
     return study, spec, slots
@@ -37,7 +38,7 @@ def test_every_trial_is_counted_once_where_it_is(opened):
     slots.finish(slots.claim(us), TrialState.FAIL)
     slots.claim(us)
 
-    seen = look(*opened)
+    seen = read_status(*opened)
 
     assert (seen.complete, seen.failed, len(seen.running), seen.waiting) == (1, 1, 1, 3)
     assert (seen.total, seen.finished) == (6, 2)
@@ -47,12 +48,12 @@ def test_every_trial_is_counted_once_where_it_is(opened):
 def test_a_running_trial_tells_who_holds_it_and_how_far_it_is(opened, tmp_path):
     study, _, slots = opened
     claim = slots.claim(Owner.this_process())
-    record = studies.blank(study, claim.number)
+    record = blank_record(study, claim.number)
     row = {"train_nll": 4.6, "learning_rate": 1e-3, "samples_per_second": 1e4, "loss_rate": None}
     rows = tuple(EpochRow(epoch=n, val_nll=4.5, seconds=3.0, **row) for n in (1, 2))
-    replace(record, epochs=rows).write(studies.trial_folder(tmp_path, "quick", 0))
+    replace(record, epochs=rows).write(trial_folder(tmp_path, "quick", 0))
 
-    [running] = look(*opened).running
+    [running] = read_status(*opened).running
 
     assert (running.trial, running.epoch, running.epochs) == (0, 2, 9)
     assert running.val_nll == 4.5
@@ -66,7 +67,7 @@ def test_a_trial_whose_worker_is_gone_is_stale_and_says_why(opened):
     us = Owner.this_process()
     slots.claim(replace(us, started=us.started - 100))
 
-    [running] = look(*opened).running
+    [running] = read_status(*opened).running
 
     assert f"(process {us.pid} on {us.host}) is gone" in running.stale
     assert "hpo launch" in running.stale
@@ -74,25 +75,25 @@ def test_a_trial_whose_worker_is_gone_is_stale_and_says_why(opened):
 
 def test_looking_changes_nothing(opened):
     before = opened[0].trials
-    look(*opened)
+    read_status(*opened)
 
     assert opened[0].trials == before
-    assert not list(Path(opened[0].user_attrs[studies.RUNS]).glob("quick"))
+    assert not list(Path(opened[0].user_attrs[RUNS_ATTRIBUTE]).glob("quick"))
 
 
 def test_the_time_left_follows_from_the_trials_that_ended(opened):
     study, _, slots = opened
     us = Owner.this_process()
-    assert look(*opened).eta_s is None  # nothing ended yet
+    assert read_status(*opened).eta_s is None  # nothing ended yet
 
     slots.finish(slots.claim(us), TrialState.COMPLETE, 4.5)
     took_s = study.get_trials()[0].duration.total_seconds()
-    assert look(*opened).eta_s is None  # nothing runs
+    assert read_status(*opened).eta_s is None  # nothing runs
     slots.claim(us)
     slots.claim(us)
 
     # Three wait, two run: between a trial and a half, and two and a half, of both workers.
-    assert 1.5 * took_s <= look(*opened).eta_s <= 2.5 * took_s
+    assert 1.5 * took_s <= read_status(*opened).eta_s <= 2.5 * took_s
 
 
 def test_a_look_asks_the_database_no_more_for_many_trials_than_for_few(opened):
@@ -103,7 +104,7 @@ def test_a_look_asks_the_database_no_more_for_many_trials_than_for_few(opened):
 
     def asked_by_a_look():
         asked.clear()
-        look(*opened)
+        read_status(*opened)
         return list(asked)
 
     finished = {"state": TrialState.COMPLETE, "value": 4.5, "intermediate_values": reports}
@@ -124,7 +125,8 @@ def test_a_launch_reads_no_record_of_a_trial_that_ended_before_it(tmp_path, monk
     us, read = Owner.this_process(), []
     while claim := slots.claim(us):
         slots.finish(claim, TrialState.COMPLETE, 4.5)
-    monkeypatch.setattr(studies, "record_of", lambda _, number: read.append(number))
+    for module in ("hpo.execution.launch", "hpo.study.status"):
+        monkeypatch.setattr(f"{module}.record_of", lambda _, number: read.append(number))
 
     seen = follow(launch, study, slots, show=lambda *_: None, tell=print)
 

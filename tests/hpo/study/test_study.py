@@ -9,9 +9,20 @@ from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveH
 
 from hpo.queue.slots import Reaped, Slots
 from hpo.records.record import NAME, read
-from hpo.storage.open import open_storage, url_of
-from hpo.study import study as studies
+from hpo.storage.address import url_of
+from hpo.storage.open import open_storage
+from hpo.study.sampling import pruner_of, sampler_of, search_space
 from hpo.study.spec import SpecError, load
+from hpo.study.study import (
+    STOP_ATTRIBUTE,
+    create_study,
+    load_study,
+    reap_lost_trials,
+    record_of,
+    runs_of,
+    stop_reason,
+    trial_folder,
+)
 
 OLD = Path(__file__).parents[2] / "data" / "run-schema-1.json"
 
@@ -24,21 +35,21 @@ def storage(tmp_path, monkeypatch):
 
 def create(storage, *settings, fingerprint="f"):
     spec = load("quick", settings=settings)
-    return studies.create(storage, spec, runs=Path("/runs"), fingerprint=fingerprint)
+    return create_study(storage, spec, runs=Path("/runs"), fingerprint=fingerprint)
 
 
 def stopping(storage):
-    study, spec = studies.opened(storage, "quick")
-    return studies.stopping(study, spec, Slots(study, max_restarts=0))
+    study, spec = load_study(storage, "quick")
+    return stop_reason(study, spec, Slots(study, max_restarts=0))
 
 
 def test_what_a_study_searches_is_read_back_from_the_database(storage):
     create(storage, "training.epochs=12")
 
-    study, spec = studies.opened(storage, "quick")
+    study, spec = load_study(storage, "quick")
 
     assert spec == load("quick", settings=["training.epochs=12"])
-    assert str(studies.runs_of(study)) == "/runs/quick"
+    assert str(runs_of(study)) == "/runs/quick"
 
 
 @pytest.mark.parametrize(
@@ -78,13 +89,13 @@ def test_a_study_whose_runs_are_elsewhere_is_refused(storage):
     create(storage)
 
     with pytest.raises(SpecError, match="its runs are in /runs: launch it with --runs"):
-        studies.create(storage, load("quick"), runs=Path("/other"), fingerprint="f")
+        create_study(storage, load("quick"), runs=Path("/other"), fingerprint="f")
 
 
 def test_a_study_left_by_a_launch_that_died_making_it_is_taken_over(storage):
     optuna.create_study(study_name="quick", storage=storage)
 
-    assert studies.opened(storage, create(storage).study_name)[1] == load("quick")
+    assert load_study(storage, create(storage).study_name)[1] == load("quick")
 
 
 def test_a_study_of_another_program_is_refused(storage):
@@ -98,11 +109,11 @@ def test_resources_may_change_between_launches(storage):
     create(storage)
     create(storage, "study.workers=7", "slurm.cpus=2", "study.trials=99", "training.device=cpu")
 
-    assert studies.opened(storage, "quick")[1].study.workers == 7
+    assert load_study(storage, "quick")[1].study.workers == 7
 
 
 def test_a_launch_lifts_the_stop(storage):
-    create(storage).set_user_attr(studies.STOP, True)
+    create(storage).set_user_attr(STOP_ATTRIBUTE, True)
     assert stopping(storage) == "stopped by hpo stop"
 
     create(storage)
@@ -111,15 +122,15 @@ def test_a_launch_lifts_the_stop(storage):
 
 def test_a_trial_that_its_workers_died_of_ends_in_its_record_too(storage, tmp_path, monkeypatch):
     monkeypatch.setattr(Slots, "reap", lambda self, me: Reaped(failed=(7,)))
-    study = studies.create(storage, load("quick"), runs=tmp_path, fingerprint="f")
-    folder = studies.trial_folder(tmp_path, "quick", 7)
+    study = create_study(storage, load("quick"), runs=tmp_path, fingerprint="f")
+    folder = trial_folder(tmp_path, "quick", 7)
     folder.mkdir(parents=True)
     shutil.copy(OLD, folder / NAME)
     replace(read(folder / NAME), trial=7, state="running", restarts=3).write(folder)
 
-    studies.reap(study, Slots(study, max_restarts=3))
+    reap_lost_trials(study, Slots(study, max_restarts=3))
 
-    found = studies.record_of(study, 7)
+    found = record_of(study, 7)
     assert found.state == "failed"
     assert found.reason.startswith("its worker died 4 times: see log.txt")
 
@@ -128,11 +139,11 @@ def test_a_trial_that_killed_its_workers_before_its_first_record_has_one_at_last
     storage, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(Slots, "reap", lambda self, me: Reaped(failed=(3,)))
-    study = studies.create(storage, load("quick"), runs=tmp_path, fingerprint="f")
+    study = create_study(storage, load("quick"), runs=tmp_path, fingerprint="f")
 
-    studies.reap(study, Slots(study, max_restarts=0))
+    reap_lost_trials(study, Slots(study, max_restarts=0))
 
-    assert studies.record_of(study, 3).state == "failed"
+    assert record_of(study, 3).state == "failed"
 
 
 def test_no_two_trials_begin_with_the_same_draw(storage):
@@ -140,7 +151,7 @@ def test_no_two_trials_begin_with_the_same_draw(storage):
     study = create(storage)
     draws = set()
     for number in range(5):
-        study.sampler = studies.sampler_of(spec, number)
+        study.sampler = sampler_of(spec, number)
         draws.add(study.ask().suggest_float("x", 0, 1))
 
     assert len(draws) == 5
@@ -150,7 +161,7 @@ def test_a_sampler_that_knows_the_trials_so_far_chooses_the_same_and_compares_no
     storage, monkeypatch
 ):
     spec = load("quick", settings=["sampler.startup_trials=2"])
-    study, known, compared = create(storage), studies.search_space(), []
+    study, known, compared = create(storage), search_space(), []
     equal = CategoricalDistribution.__eq__
 
     def counted(one, other):
@@ -158,14 +169,14 @@ def test_a_sampler_that_knows_the_trials_so_far_chooses_the_same_and_compares_no
         return equal(one, other)
 
     def chosen(known):
-        study.sampler = studies.sampler_of(spec, 30, known)
+        study.sampler = sampler_of(spec, 30, known)
         trial = study.ask()
         params = (trial.suggest_categorical("hidden", [16, 32]), trial.suggest_float("rate", 0, 1))
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
         return params
 
     for number in range(30):
-        study.sampler = studies.sampler_of(spec, number, known)
+        study.sampler = sampler_of(spec, number, known)
         trial = study.ask()
         study.tell(
             trial, trial.suggest_categorical("hidden", [16, 32]) + trial.suggest_float("rate", 0, 1)
@@ -190,7 +201,7 @@ def test_a_sampler_that_knows_the_trials_so_far_chooses_the_same_and_compares_no
     ],
 )
 def test_a_pruner_is_the_one_that_is_named(kind, pruner):
-    assert type(studies.pruner_of(load("quick", settings=[f"pruner.kind={kind}"]))) is pruner
+    assert type(pruner_of(load("quick", settings=[f"pruner.kind={kind}"]))) is pruner
 
 
 @pytest.mark.parametrize(

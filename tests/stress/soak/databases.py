@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 from sqlalchemy.engine import make_url
 
-from hpo.storage.open import url_of
+from hpo.storage.address import url_of
 from tests.cluster.postgres import Postgres
 
 

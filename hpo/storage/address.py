@@ -1,0 +1,93 @@
+"""The address of a study's database: a URL that may carry a password.
+
+It travels in the environment, or in a file that only its owner can read, and is shown masked.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from data_prep.errors import InputError
+
+VARIABLE = "HPO_STORAGE"
+
+
+FILE_VARIABLE = "HPO_STORAGE_FILE"
+"""Names a file that holds the URL, for those who want no password in the environment."""
+
+
+class StorageError(InputError):
+    """A database that cannot be used. The message shows its URL without the password."""
+
+
+def url_of(option: str | None, runs: Path) -> URL:
+    """The database that the option, `HPO_STORAGE` or the file of `HPO_STORAGE_FILE` names.
+
+    Else `hpo.db` in the runs folder.
+
+    Raises:
+        StorageError: If it is not a URL of a database that SQLAlchemy knows, or others can read
+            the file.
+    """
+    text = option or os.environ.get(VARIABLE) or _text_of_file()
+    if not text:
+        return URL.create("sqlite", database=str(runs.absolute() / "hpo.db"))
+    try:
+        url = make_url(text)
+        wrong = "@" in (url.host or "")  # then it would be part of a password
+    except (ArgumentError, ValueError):  # whose own text would show the password
+        wrong = True
+    if wrong:
+        raise StorageError(
+            "the storage is not a database URL: write it as sqlite:///runs/hpo.db or "
+            "postgresql://user@host/database, with %40 for @, %3A for : and %2F for / in a password"
+        )
+    if url.drivername in _DRIVERS:
+        url = url.set(drivername=_DRIVERS[url.drivername])
+    if url.get_backend_name() == "sqlite" and url.database:
+        url = url.set(database=str(Path(url.database).absolute()))
+    return url
+
+
+def masked(url: URL) -> str:
+    """The URL as it may be shown: no password, and nothing of the query, which can hold one."""
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
+def hand_down(url: URL) -> None:
+    """Put the URL where the worker processes of this one find it."""
+    if VARIABLE in os.environ or url != _url_of_file():
+        os.environ[VARIABLE] = url.render_as_string(hide_password=False)
+
+
+_DRIVERS = {
+    "postgresql": "postgresql+psycopg",
+    "postgres": "postgresql+psycopg",
+    "mysql": "mysql+pymysql",
+    "mariadb": "mariadb+pymysql",
+}
+"""The drivers that are extras of ours."""
+
+
+def _text_of_file() -> str | None:
+    name = os.environ.get(FILE_VARIABLE)
+    if not name:
+        return None
+    path = Path(name)
+    try:
+        mode = path.stat().st_mode
+        text = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise StorageError(f"{FILE_VARIABLE}: {path}: {error.strerror}") from None
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise StorageError(f"{FILE_VARIABLE}: others can read {path}: run chmod 600 {path}")
+    return text
+
+
+def _url_of_file() -> URL | None:
+    return url_of(_text_of_file(), Path()) if os.environ.get(FILE_VARIABLE) else None

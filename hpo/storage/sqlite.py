@@ -1,0 +1,142 @@
+"""SQLite files: how they are locked, read without being changed, and guarded against removal."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import sqlite3
+import warnings
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, event
+from sqlalchemy.engine import URL
+
+from hpo.storage import filesystem
+from hpo.storage.address import StorageError, masked
+
+
+def serialise(engine: Engine, *, shared: bool) -> None:
+    """Make every SQLite transaction take the write lock as it begins.
+
+    Optuna reads before it writes. With SQLite's own, late, lock two workers read the same row and
+    the second one fails or overwrites (optuna#4002).
+
+    Args: whether other machines see the file.
+    """
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        if not shared:  # its index is memory that the processes of one machine share
+            connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    engine.dispose()  # RDBStorage has opened connections before the listeners were there
+
+
+def guard(engine: Engine, url: URL) -> None:
+    """Refuse a SQLite file that was taken away: what is written to one without a name is lost.
+
+    Raises:
+        FileNotFoundError: In each transaction, if the file is gone or is another one.
+    """
+    if not url.database or url.database == ":memory:":
+        return
+    file = _identity(url.database)
+
+    @event.listens_for(engine, "do_connect")
+    def _connect(*_: Any) -> None:
+        _refuse_other(url, file)
+
+    @event.listens_for(engine, "begin")
+    def _begin(_: Any) -> None:
+        _refuse_other(url, file)
+
+
+def reader_options(url: URL) -> dict[str, Any]:
+    """Connections to a SQLite file that is not made and not written.
+
+    Raises:
+        StorageError: If there is no such file, or SQLite cannot read it.
+    """
+    path = Path(url.database or "")
+    if not path.is_file():
+        raise StorageError(f"there is no study database {path}: run hpo launch first")
+    address = f"{path.absolute().as_uri()}?mode=rw"
+    try:
+        if not _readable(address):
+            # A folder in which nothing can be written has no place for the index of the write-ahead
+            # log either, without which SQLite only reads what it may take for unchanging.
+            address = f"{path.absolute().as_uri()}?immutable=1"
+            _connected_to_read(address).close()
+            _warn_of_snapshot(path)
+    except sqlite3.Error as error:
+        raise StorageError(f"{masked(url)} cannot be read: {error}") from None
+    return {"creator": functools.partial(_connected_to_read, address)}
+
+
+def begin_to_read(connection: Any) -> None:
+    """What is read until the commit is of one moment; SQLite's lock for it stops no writer."""
+    connection.exec_driver_sql("BEGIN")
+
+
+def is_shared(url: URL) -> bool:
+    """Whether a SQLite file is on a file system of several machines."""
+    kind = filesystem.kind_of(Path(url.database)) if url.database else None
+    return filesystem.is_network(kind)
+
+
+def _readable(address: str) -> bool:
+    try:
+        _connected_to_read(address).close()
+    except sqlite3.OperationalError as error:
+        if "readonly" in str(error) or "unable to open" in str(error):
+            return False
+        raise
+    return True
+
+
+def _connected_to_read(address: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        address, uri=True, timeout=10, isolation_level=None, check_same_thread=False
+    )
+    try:
+        connection.execute("PRAGMA query_only=ON")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _warn_of_snapshot(path: Path) -> None:
+    log = Path(f"{path}-wal")
+    recent = " without its latest changes" if log.exists() and log.stat().st_size else ""
+    warnings.warn(
+        f"{path} is in a folder that cannot be written, so it is shown as it is now{recent}: to "
+        "follow it, look as a user who may write there",
+        stacklevel=2,
+    )
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _refuse_other(url: URL, file: tuple[int, int] | None) -> None:
+    if url.database and _identity(url.database) != file:
+        told = (
+            "the database is gone, or another one was put in its place: bring it back (is its disk "
+            "mounted?), then run the same command again"
+        )
+        raise FileNotFoundError(errno.ENOENT, told, url.database)

@@ -1,0 +1,49 @@
+"""Optuna's tables brought up to the installed version."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from optuna.storages import RDBStorage
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
+
+from data_prep.errors import first_line
+from hpo.storage.address import StorageError, masked
+from hpo.storage.open import engine_options, template
+
+
+def upgrade_tables(url: URL) -> tuple[str, str, Path | None]:
+    """Bring Optuna's tables up to the installed version.
+
+    Returns:
+        The version before, the one now, and where a copy of a SQLite file was put; a server's
+        owner makes their own (`pg_dump`, `mysqldump`).
+
+    Raises:
+        StorageError: If the database does not answer or cannot be brought up to date.
+    """
+    copy = None
+    try:
+        storage = RDBStorage(
+            template(url), engine_kwargs=engine_options(url), skip_compatibility_check=True
+        )
+        before, head = storage.get_current_version(), storage.get_head_version()
+        if before != head:
+            copy = _copied(url)
+            storage.upgrade()
+    except (SQLAlchemyError, RuntimeError) as error:
+        raise StorageError(f"{masked(url)} was not upgraded: {first_line(error)}") from None
+    return before, storage.get_current_version(), copy
+
+
+def _copied(url: URL) -> Path | None:
+    """A copy of a SQLite file, taken while others may write."""
+    if url.get_backend_name() != "sqlite" or not url.database:
+        return None
+    copy = Path(f"{url.database}.before-upgrade")
+    with closing(sqlite3.connect(url.database)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    return copy

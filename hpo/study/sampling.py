@@ -1,0 +1,89 @@
+"""The sampler that chooses a trial's parameters, and the pruner that ends a bad trial."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.pruners import (
+    BasePruner,
+    HyperbandPruner,
+    MedianPruner,
+    NopPruner,
+    SuccessiveHalvingPruner,
+)
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.search_space import IntersectionSearchSpace
+from optuna.trial import FrozenTrial
+
+from hpo.study.space import seed_of
+from hpo.study.spec import StudySpec
+
+
+def sampler_of(
+    spec: StudySpec, number: int, known: IntersectionSearchSpace | None = None
+) -> BaseSampler:
+    """The sampler that chooses the parameters of trial `number`.
+
+    Seeded by the number: workers that shared one seed would all try the same configuration first
+    (optuna#4714).
+
+    Args:
+        spec: Of the study.
+        number: Of the trial.
+        known: What this process knows of the finished trials' search spaces; it learns of those
+            that ended since. Without it all of them are compared anew.
+    """
+    seed = seed_of(spec.study.seed, number)
+    if spec.sampler.kind == "tpe":
+        # Running trials count as bad ones, so that workers do not all try the same.
+        return _Tpe(
+            search_space() if known is None else known,
+            seed=seed,
+            n_startup_trials=spec.sampler.startup_trials,
+            multivariate=True,
+            constant_liar=True,
+        )
+    return RandomSampler(seed=seed)  # a grid's points are given with the trials
+
+
+def pruner_of(spec: StudySpec) -> BasePruner:
+    """The pruner, its resources explicit: Optuna's "auto" waits for the first trial to end."""
+    table = spec.pruner
+    if table.kind == "asha":
+        return SuccessiveHalvingPruner(
+            min_resource=table.min_epochs, reduction_factor=table.reduction_factor
+        )
+    if table.kind == "hyperband":
+        return HyperbandPruner(
+            min_resource=table.min_epochs,
+            max_resource=spec.training.epochs,
+            reduction_factor=table.reduction_factor,
+        )
+    if table.kind == "median":
+        return MedianPruner(n_warmup_steps=table.min_epochs)
+    return NopPruner()
+
+
+def search_space() -> IntersectionSearchSpace:
+    """What `sampler_of` remembers from one trial of a process to the next; it knows none yet."""
+    return IntersectionSearchSpace(include_pruned=True)
+
+
+class _Tpe(TPESampler):
+    """Optuna's, of one trial, with a search space that outlives it.
+
+    Its own would compare the parameters of all trials for every new one.
+    """
+
+    def __init__(self, known: IntersectionSearchSpace, **options: Any) -> None:
+        super().__init__(**options)
+        self._known = known
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """What is sampled together, without what has a single value."""
+        found = self._known.calculate(study, use_cache=True)
+        return {name: each for name, each in found.items() if not each.single()}
