@@ -31,7 +31,8 @@ from data_prep.dataset import Dataset
 from data_prep.stream import Batch, read_split
 from models import Emulator
 from models.config import FlowConfig, TrainConfig
-from models.evaluation import nll as measure
+from models.evaluation import distances
+from models.flow import batched
 from models.training.train import train
 
 Floats = NDArray[np.floating]
@@ -183,7 +184,7 @@ def train_ours(job: Job, folder: Path) -> Trained:
     )
     took_s, emulator = time.perf_counter() - start_s, Emulator(flow)
     at_s = np.cumsum([epoch.seconds for epoch in fit.history])
-    log_prob = partial(measure.log_prob, flow)
+    log_prob = partial(batched.log_prob, flow)
     return Trained(
         log_prob=log_prob,
         log_prob_ways={"": log_prob},
@@ -191,7 +192,7 @@ def train_ours(job: Job, folder: Path) -> Trained:
         samples=SAMPLES["many"],
         curve=[(float(s), epoch.val_nll) for s, epoch in zip(at_s, fit.history, strict=True)],
         rows_per_second=statistics.median(epoch.samples_per_second for epoch in fit.history),
-        parameters=measure.cost(flow).parameters,
+        parameters=batched.cost(flow).parameters,
         seconds=took_s,
         notes={"evaluations": len(fit.history), "stopped": fit.stopped},
         flow=flow,
@@ -298,14 +299,14 @@ def cells_and_support(trained: Trained, test: Batch, seed: int) -> dict[str, flo
         drawn_NF = drawn(trained, np.repeat(cells_KC[number][None], CELL_SAMPLES, axis=0), rng)
         halves = [np.array_split(rng.permutation(events_NF), 2) for _ in range(HALVINGS)]
         for f in range(events_NF.shape[1]):
-            distance = measure.ks_distance(drawn_NF[:, f], events_NF[:, f])
-            floors = [measure.ks_distance(a[:, f], b[:, f]) / 2 for a, b in halves]
+            distance = distances.ks_distance(drawn_NF[:, f], events_NF[:, f])
+            floors = [distances.ks_distance(a[:, f], b[:, f]) / 2 for a, b in halves]
             ratios.append(distance / statistics.median(floors))
 
     result = {"ks_over_floor": float(np.median(ratios))}
     if seed == 0:
         fractions = [
-            measure.unphysical_fraction(
+            distances.unphysical_fraction(
                 trained.flow,
                 drawn(trained, rng.choice(test.conditions, PHYSICAL_PART), rng),
             )
@@ -318,7 +319,7 @@ def cells_and_support(trained: Trained, test: Batch, seed: int) -> dict[str, flo
 def drawn(trained: Trained, conditions_NC: Floats, rng: np.random.Generator) -> Floats:
     """One event of ours for each condition."""
     noise_NF = rng.standard_normal((len(conditions_NC), 2), np.float32)
-    return measure.from_noise(trained.flow, noise_NF, conditions_NC)
+    return batched.from_noise(trained.flow, noise_NF, conditions_NC)
 
 
 def seen(rows: Batch) -> Batch:

@@ -43,6 +43,7 @@ from hpo.study.spec import StudySpec
 from hpo.study.study import blank_record, record_of
 from models.config import FlowConfig, TrainConfig
 from models.evaluation import nll
+from models.flow import batched
 from models.flow.density import ConditionalFlow
 from models.training import checkpoint
 from models.training.train import Epoch, Fit, history, train
@@ -222,7 +223,7 @@ def _succeed(record: RunRecord, fit: Fit) -> RunRecord:
 def _measured(job: Job, record: RunRecord) -> RunRecord:
     """The record with the cost of the best weights and, if it ended well, their test NLLs."""
     flow = checkpoint.best_flow(job.folder)
-    cost = nll.cost(flow)
+    cost = batched.cost(flow)
     record = dataclasses.replace(
         record,
         cost=dataclasses.replace(

@@ -162,7 +162,7 @@ def errors(
         DataError: If `folder` holds no prepared dataset.
     """
     from data_prep.stream import Batch, read_split
-    from models.evaluation import nll
+    from models.evaluation import distances
 
     suffix_of(out)
     given = dict(conditions or {})
@@ -172,10 +172,10 @@ def errors(
     rows = read_split(folder, split)
     kept = chosen(rows.conditions, emulator.condition_columns, given, f"{split} rows of {folder}")
     here = Batch(rows.events[kept], rows.conditions[kept])
-    measured = nll.cell_distances(emulator.module, here, seed=seed)
+    measured = distances.cell_distances(emulator.module, here, seed=seed)
     if not measured:
         raise PlotError(
-            f"no cell has {nll.CELL_ROWS} {split} rows in {folder}: "
+            f"no cell has {distances.CELL_ROWS} {split} rows in {folder}: "
             "with fewer, chance hides every error"
         )
     grid = _Grid.of(cells, plane)
@@ -197,7 +197,7 @@ def errors(
         _head(
             figure,
             f"Emulator against the {split} rows{fixed}: a perfect one reaches 1 on average\n"
-            f"hatched: fewer than {nll.CELL_ROWS} rows, too few to tell",
+            f"hatched: fewer than {distances.CELL_ROWS} rows, too few to tell",
         )
         write(figure, out)
     return out

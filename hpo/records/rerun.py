@@ -20,7 +20,8 @@ from data_prep.errors import InputError
 from hpo.records import environment
 from hpo.records.record import Cost, EpochRow, RunRecord, TestNll, now, read
 from models.config import FlowConfig, TrainConfig
-from models.evaluation import nll as measure
+from models.evaluation.nll import nll
+from models.flow import batched
 from models.flow.density import ConditionalFlow
 from models.training import checkpoint
 from models.training.train import Epoch, train
@@ -145,7 +146,7 @@ def _record(then: RunRecord, folder: Path, out: Path, rows: list[Epoch]) -> RunR
     config = TrainConfig.from_dict(then.training)
     best = min(rows, key=lambda epoch: epoch.objective(config))
     flow = checkpoint.best_flow(out)
-    cost = measure.cost(flow)
+    cost = batched.cost(flow)
     return dataclasses.replace(
         then,
         data=dataclasses.replace(then.data, path=str(folder)),
@@ -170,7 +171,7 @@ def _record(then: RunRecord, folder: Path, out: Path, rows: list[Epoch]) -> RunR
 def _test(then: RunRecord, flow: ConditionalFlow, folder: Path) -> TestNll | None:
     if then.test is None:
         return None
-    score = measure.nll(flow, folder, "test", without=list(then.data.hold_out_cells))
+    score = nll(flow, folder, "test", without=list(then.data.hold_out_cells))
     return TestNll(nll=score.mean, error=score.error, rows=score.rows)
 
 

@@ -40,7 +40,7 @@ from models.bundle.files import (
     read,
     sha256,
 )
-from models.evaluation import nll
+from models.flow import batched
 from models.flow.layout import check_values
 
 __all__ = ["Emulator", "EmulatorError", "ExtrapolationWarning"]
@@ -121,7 +121,7 @@ class Emulator:
         generator = torch.Generator()
         generator.seed() if seed is None else generator.manual_seed(seed)
         noise_NF = torch.randn(int(n), self.module.noise_columns, generator=generator)
-        return nll.from_noise(self.module, noise_NF.numpy(), c_NC)
+        return batched.from_noise(self.module, noise_NF.numpy(), c_NC)
 
     @overload
     def log_prob(
@@ -174,12 +174,12 @@ class Emulator:
             self.module.condition_columns, self.domain, conditions, len(x_NF), on_extrapolation
         )
         if not return_std:
-            return nll.log_prob(self.module, x_NF, c_NC)
+            return batched.log_prob(self.module, x_NF, c_NC)
         if not isinstance(self.module, Ensemble):
             raise EmulatorError(
                 "a single flow has no spread: export an ensemble (hpo export --ensemble K)"
             )
-        each_KN = np.stack([nll.log_prob(one, x_NF, c_NC) for one in self.module.flows])
+        each_KN = np.stack([batched.log_prob(one, x_NF, c_NC) for one in self.module.flows])
         mixed_N = np.logaddexp.reduce(each_KN, axis=0) - np.log(len(each_KN))
         return mixed_N, spread(torch.from_numpy(each_KN)).numpy()
 
@@ -243,8 +243,8 @@ def _card(flow: Density) -> dict[str, Any]:
         "condition_columns": {column.name: column.unit for column in flow.condition_columns},
         "domain": {name: list(limits) for name, limits in flow.domain.items()},
         "cost": {
-            "parameters": nll.cost(flow).parameters,
-            "flops_per_event": nll.cost(flow).flops_per_event,
+            "parameters": batched.cost(flow).parameters,
+            "flops_per_event": batched.cost(flow).flops_per_event,
         },
         "metrics": {},
         "provenance": {},

@@ -17,10 +17,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.stream import Batch
+from models.bundle.ensemble import Density
+from models.flow import batched
+
 BINS = 10
 """Bins along one column: 100 in the plane of two, so that half a cell's events still fill them."""
 HALVINGS = 16
 """Times that a cell's events are halved for the floor of a distance: the mean is told."""
+
+
+LEAST_DRAWS_OF_CELL = 20_000
+"""Draws in a cell at least, and five for each row: they add little to a distance."""
+CELL_ROWS = 200
+"""Cells with fewer test rows are left out of the distances: their floor hides everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class CellDistance:
+    """Kolmogorov-Smirnov distances in one cell between drawn events and the data's."""
+
+    conditions: dict[str, float]
+    rows: int
+    ks: dict[str, float]
+    """By event column."""
+    floor: dict[str, float]
+    """What a perfect flow would reach on average: the same between random halves of the cell's
+    rows, scaled to all of them and to as many draws."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +79,61 @@ class Bins:
         where = tuple(np.searchsorted(edges, x_N, "right") for edges, x_N in columns)
         flat_N = np.ravel_multi_index(where, shape)
         return np.bincount(flat_N, minlength=math.prod(shape)).astype(np.int64)
+
+
+def cell_distances(
+    flow: Density,
+    test: Batch,
+    *,
+    least: int = CELL_ROWS,
+    seed: int = 0,
+    most: int | None = None,
+) -> list[CellDistance]:
+    """Distances in every cell with at least `least` rows, most populated first.
+
+    With `most` draws at most, over all cells, where there are not too many cells for that.
+    """
+    # The halves by numbers of their own: so that the floors of two flows are the same.
+    rng, split_rng = np.random.default_rng(seed), np.random.default_rng((seed, 1))
+    cells_KC, cell_N = np.unique(test.conditions, axis=0, return_inverse=True)
+    counts_K = np.bincount(cell_N.ravel(), minlength=len(cells_KC))
+    chosen = [k for k in np.argsort(-counts_K) if counts_K[k] >= least]
+    names = [column.name for column in flow.condition_columns]
+    draws_K = np.maximum(LEAST_DRAWS_OF_CELL, 5 * counts_K)
+    if most is not None and draws_K[chosen].sum() > most:
+        draws_K = np.maximum(1, draws_K * most // draws_K[chosen].sum())
+    return [
+        _cell(
+            flow,
+            # By way of text, which gives the 0.0001 that was written and not its nearest float32.
+            {name: float(str(value)) for name, value in zip(names, cells_KC[k], strict=True)},
+            test.events[cell_N.ravel() == k],
+            cells_KC[k],
+            int(draws_K[k]),
+            rng,
+            split_rng,
+        )
+        for k in chosen
+    ]
+
+
+def ks_distance(a: NDArray[Any], b: NDArray[Any]) -> float:
+    """Largest gap between the empirical distribution functions of two samples.
+
+    Source:
+        Smirnov (1948), Annals of Mathematical Statistics 19, 279 (two-sample form).
+    """
+    a, b = np.sort(a), np.sort(b)
+    at = np.concatenate([a, b])
+    gaps = np.searchsorted(a, at, "right") / len(a) - np.searchsorted(b, at, "right") / len(b)
+    return float(np.abs(gaps).max())
+
+
+def unphysical_fraction(flow: Density, events_NF: NDArray[Any]) -> float:
+    """Fraction of events with a value that is not finite, or not positive where it has to be."""
+    positive = np.array([column.positive for column in flow.event_columns])
+    good_NF = np.isfinite(events_NF) & ((events_NF > 0) | ~positive)
+    return float(1 - good_NF.all(axis=1).mean())
 
 
 def distances(
@@ -124,6 +202,29 @@ def jensen_shannon(first_B: NDArray[Any], second_B: NDArray[Any]) -> float:
     p_B, q_B = first_B / first_B.sum(), second_B / second_B.sum()
     middle_B = (p_B + q_B) / 2
     return max(0.0, (_relative_entropy(p_B, middle_B) + _relative_entropy(q_B, middle_B)) / 2)
+
+
+def _cell(
+    flow: Density,
+    conditions: dict[str, float],
+    events_NF: NDArray[Any],
+    cell_C: NDArray[Any],
+    draws: int,
+    rng: np.random.Generator,
+    split_rng: np.random.Generator,
+) -> CellDistance:
+    rows = len(events_NF)
+    drawn_NF = batched.draw(flow, np.repeat(cell_C[None], draws, axis=0), rng)
+    names = [column.name for column in flow.event_columns]
+    ks = {n: ks_distance(drawn_NF[:, f], events_NF[:, f]) for f, n in enumerate(names)}
+    halves = [np.array_split(split_rng.permutation(events_NF), 2) for _ in range(HALVINGS)]
+    # As sqrt(1/n + 1/m) of n and m events, where they are of one density.
+    scale = math.sqrt((1 / rows + 1 / draws) / (1 / (rows // 2) + 1 / (rows - rows // 2)))
+    floor = {
+        n: scale * float(np.mean([ks_distance(a[:, f], b[:, f]) for a, b in halves]))
+        for f, n in enumerate(names)
+    }
+    return CellDistance(conditions, rows, ks, floor)
 
 
 def _relative_entropy(p_B: NDArray[np.float64], q_B: NDArray[np.float64]) -> float:

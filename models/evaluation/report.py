@@ -1,9 +1,9 @@
 """Everything that is said about an emulator on a dataset, and about two of them side by side.
 
-Puts together what the others measure, JSON-ready: NLL (`measure`), distances in each cell
-(`measure`, `distances`), the two-sample test (`two_sample`), coverage (`calibration`), unphysical
+Puts together what the others measure, JSON-ready: NLL (`nll`), distances in each cell
+(`distances`), the two-sample test (`two_sample`), coverage (`calibration`), unphysical
 events, cost and speed; cells that were kept out of training told from the others. For one look at
-the end; training asks `measure` alone. What the model card says of each cell is measured here, too.
+the end; training asks `nll` alone. What the model card says of each cell is measured here, too.
 
 Axes:
     N events    F event columns    C conditions    K cells    M draws
@@ -29,10 +29,19 @@ from data_prep.stream import Batch, Stream, read_split
 from data_prep.untrusted import is_finite
 from models.bundle.ensemble import Density
 from models.bundle.files import EmulatorError
-from models.evaluation import nll as measure
 from models.evaluation.calibration import calibration, gap_error, levels, ranks
-from models.evaluation.distances import Bins, Distances, distances
+from models.evaluation.distances import (
+    CELL_ROWS,
+    Bins,
+    CellDistance,
+    Distances,
+    cell_distances,
+    distances,
+    unphysical_fraction,
+)
+from models.evaluation.nll import Nll, check_columns
 from models.evaluation.two_sample import outcome, right
+from models.flow import batched
 
 if TYPE_CHECKING:
     from models.bundle.emulator import Emulator
@@ -76,7 +85,7 @@ def evaluate(
         `{split}_nll` and `cell_averaged_nll`, in which cells count alike: mean and standard error
         in nats per event; over the whole split. `trained_cells_nll` and `held_out_nll`: the same
         of the rows of either kind of cells, None where there are none. `cells`: the distances of
-        `measure.CellDistance` and of `Distances`, the NLL, and whether it was `held_out`, of each
+        `CellDistance` and of `Distances`, the NLL, and whether it was `held_out`, of each
         cell with enough rows; `median_*_over_floor` over those. `two_sample` and `calibration`: as
         in the modules of that name; None and without coverage if there are too few rows.
         `unphysical_fraction` of draws at the split's conditions, `cost`, `speed`.
@@ -112,7 +121,7 @@ def compare(
         EmulatorError: If a card's held-out cells are none.
     """
     dataset, test = _data(_density(emulator), folder, split)
-    measure.check_columns(_density(against), dataset, folder)
+    check_columns(_density(against), dataset, folder)
     first, second = (
         _evaluated(each, dataset, test, split, seed, None) for each in (emulator, against)
     )
@@ -154,7 +163,7 @@ def summary(flow: Density, folder: Path, *, held_out: Named = (), seed: int = 0)
         DataError: If the dataset has other columns than the flow.
     """
     dataset = Dataset.read(folder)
-    measure.check_columns(flow, dataset, folder)
+    check_columns(flow, dataset, folder)
     stream = Stream(folder, "test", batch_size=CARD_ROWS, shuffle=False, memory_mb=0)
     test = next(iter(stream.epoch(0)), None)  # rows are shuffled at rest: any are a fair choice
     if test is None or not len(test.events):
@@ -163,18 +172,18 @@ def summary(flow: Density, folder: Path, *, held_out: Named = (), seed: int = 0)
     nll_N, where = _nll_of(flow, test), {values: k for k, values in enumerate(cells.keys)}
     far = {
         key(tuple(each.conditions.values())): each
-        for each in measure.cell_distances(flow, test, seed=seed, most=CARD_DRAWS)
+        for each in cell_distances(flow, test, seed=seed, most=CARD_DRAWS)
     }
     told = []
     for cell in _largest(dataset.cells, CARD_CELLS):
         at = key(cell.conditions)
         rows_N = cells.rows[where[at]] if at in where else None
         told.append(_told(dataset, cell, at in out, rows_N, nll_N, far.get(at)))
-    drawn_NF = measure.draw(flow, test.conditions, np.random.default_rng(seed))
+    drawn_NF = batched.draw(flow, test.conditions, np.random.default_rng(seed))
     found = {
         "cells": told,
         "cells_rows": len(test.events),
-        "unphysical_fraction": measure.unphysical_fraction(flow, drawn_NF),
+        "unphysical_fraction": unphysical_fraction(flow, drawn_NF),
     }
     return _finite(found)  # type: ignore[no-any-return]
 
@@ -227,10 +236,10 @@ def _evaluated(
     out = frozenset(_keys(dataset, held_out))
     rng = np.random.default_rng(seed)
     nll_N = _nll_of(flow, test)
-    drawn_NF = measure.draw(flow, test.conditions, rng)
+    drawn_NF = batched.draw(flow, test.conditions, rng)
     score, averaged = _scores(nll_N, cells)
     near, calibrated, level, draws = _near_and_calibrated(flow, test, cells, nll_N, rng, seed)
-    columns = measure.cell_distances(flow, test, seed=seed)
+    columns = cell_distances(flow, test, seed=seed)
     by_values = {cells.keys[k]: k for k in near}
     told = []
     for column in columns:
@@ -254,8 +263,8 @@ def _evaluated(
         ),
         "two_sample": None if right_2N is None else asdict(outcome(right_2N)),
         "calibration": calibrated,
-        "unphysical_fraction": measure.unphysical_fraction(flow, drawn_NF),
-        "cost": asdict(measure.cost(flow)),
+        "unphysical_fraction": unphysical_fraction(flow, drawn_NF),
+        "cost": asdict(batched.cost(flow)),
         "speed": _speed(flow, test, rng),
     }
     return _Evaluated(_finite(found), nll_N, right_2N, level, draws, out)
@@ -277,8 +286,8 @@ def _near_and_calibrated(
     kept, draws = _kept(cells, len(test.events), np.random.default_rng(seed))
     some = [k for k, rows in enumerate(kept) if len(rows)]
     drawn_c = np.repeat(cells.values_KC[some], [draws[k] for k in some], axis=0)
-    all_MF = measure.draw(flow, drawn_c, rng)
-    all_log_prob_M = measure.log_prob(flow, all_MF, drawn_c)
+    all_MF = batched.draw(flow, drawn_c, rng)
+    all_log_prob_M = batched.log_prob(flow, all_MF, drawn_c)
     ends = np.cumsum([draws[k] for k in some])[:-1]
     drawn = dict(zip(some, np.split(all_MF, ends), strict=True))
     log_prob = dict(zip(some, np.split(all_log_prob_M, ends), strict=True))
@@ -293,7 +302,7 @@ def _near_and_calibrated(
     near = {
         k: distances(test.events[cells.rows[k]], drawn[k], names, bins, split_rng)
         for k in some
-        if len(cells.rows[k]) >= measure.CELL_ROWS
+        if len(cells.rows[k]) >= CELL_ROWS
     }
     of_some = [draws[k] for k in some]
     return near, asdict(calibration(level, of_some, rank)), level, of_some
@@ -346,7 +355,7 @@ def _told(
     held_out: bool,
     rows_N: NDArray[np.intp] | None,
     nll_N: NDArray[np.float64],
-    far: measure.CellDistance | None,
+    far: CellDistance | None,
 ) -> dict[str, Any]:
     """What a model card says of a cell."""
     told: dict[str, Any] = {
@@ -397,7 +406,7 @@ def _kept(
     chosen_N[rng.permutation(rows)[: max(1, rows * DRAWS // wanted)]] = True
     # A cell whose distances are told needs draws, however few of its rows are chosen.
     kept = [
-        each[chosen_N[each]] if chosen_N[each].any() or len(each) < measure.CELL_ROWS else each[:1]
+        each[chosen_N[each]] if chosen_N[each].any() or len(each) < CELL_ROWS else each[:1]
         for each in cells.rows
     ]
     return kept, [_draws(len(each)) for each in kept]
@@ -407,7 +416,7 @@ def _draws(rows: int) -> int:
     return max(LEAST_DRAWS_OF_LEVELS, DRAWS_PER_EVENT * rows)
 
 
-def _scores(nll_N: NDArray[np.float64], cells: _Cells) -> tuple[measure.Nll, dict[str, Any]]:
+def _scores(nll_N: NDArray[np.float64], cells: _Cells) -> tuple[Nll, dict[str, Any]]:
     """The mean over events, and that over cells of their means."""
     of_cells = [nll_N[rows] for rows in cells.rows]
     within = sum(float(((each - each.mean()) ** 2).sum()) for each in of_cells)
@@ -424,10 +433,10 @@ def _scores(nll_N: NDArray[np.float64], cells: _Cells) -> tuple[measure.Nll, dic
     return _mean(nll_N), averaged
 
 
-def _mean(nll_N: NDArray[np.float64]) -> measure.Nll:
+def _mean(nll_N: NDArray[np.float64]) -> Nll:
     """The mean; one row shows no spread, and the error is not a number."""
     error = float(nll_N.std()) / math.sqrt(len(nll_N)) if len(nll_N) > 1 else math.nan
-    return measure.Nll(float(nll_N.mean()), error, len(nll_N))
+    return Nll(float(nll_N.mean()), error, len(nll_N))
 
 
 def _median_ratio(cells: Sequence[Mapping[str, Any]], what: str, floor: str) -> float | None:
@@ -446,11 +455,11 @@ def _speed(flow: Density, test: Batch, rng: np.random.Generator) -> dict[str, fl
     c_NC = np.resize(test.conditions, (SPEED_ROWS, test.conditions.shape[1]))
     x_NF = np.resize(test.events, (SPEED_ROWS, test.events.shape[1]))
     # The first call pays for starting threads.
-    measure.log_prob(flow, x_NF[: measure.ROWS], c_NC[: measure.ROWS])
+    batched.log_prob(flow, x_NF[: batched.ROWS], c_NC[: batched.ROWS])
     start_s = time.perf_counter()
-    measure.draw(flow, c_NC, rng)
+    batched.draw(flow, c_NC, rng)
     middle_s = time.perf_counter()
-    measure.log_prob(flow, x_NF, c_NC)
+    batched.log_prob(flow, x_NF, c_NC)
     return {
         "samples_per_second": SPEED_ROWS / (middle_s - start_s),
         "log_prob_per_second": SPEED_ROWS / (time.perf_counter() - middle_s),
@@ -480,13 +489,13 @@ def _density(emulator: Emulator | Density) -> Density:
 
 
 def _nll_of(flow: Density, test: Batch) -> NDArray[np.float64]:
-    return -measure.log_prob(flow, test.events, test.conditions)
+    return -batched.log_prob(flow, test.events, test.conditions)
 
 
 def _data(flow: Density, folder: Path, split: str) -> tuple[Dataset, Batch]:
     """The dataset, which has the flow's columns, and a part of it, which has rows."""
     dataset = Dataset.read(folder)
-    measure.check_columns(flow, dataset, folder)
+    check_columns(flow, dataset, folder)
     test = read_split(Path(folder), split)
     if not len(test.events):
         raise DataError(f"the {split} part of {folder} has no rows")

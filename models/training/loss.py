@@ -21,19 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.flow.batched import parts_of
 from models.flow.density import ConditionalFlow, distinct
 from models.training.optimizer import weights_and_biases
 
 CPU_ROWS = 8192
 """Rows whose activations stay in the cache of a CPU core."""
-SHARED_ROWS = 4
-"""Fewest rows of a condition, on average, worth putting a batch in the order of its conditions."""
 REPLICAS, REPLICA_ROWS = 4, 4096
 """Most threads that take parts, fewest rows of a batch for each: with smaller parts they wait for
 Python's lock."""
-Rows = Tensor | slice
-"""Which rows of a batch."""
-
 Part = tuple[Tensor, Tensor, list[int]]
 """Arguments of `ConditionalFlow.log_prob`."""
 
@@ -155,26 +151,6 @@ def _replica(flow: ConditionalFlow, gradients: list[Tensor]) -> _Replica:
             twin.grad = gradient.view_as(parameter)
             memo[id(parameter)] = twin
     return _Replica(copy.deepcopy(flow, memo), own)
-
-
-def parts_of(c_UC: Tensor, index_N: Tensor, rows: int) -> Iterator[tuple[Rows, Tensor, list[int]]]:
-    """Parts of at most `rows` rows: which they are, their distinct conditions, and rows of each.
-
-    Rows are put in the order of their conditions, so that equal ones are worked out once: on a
-    grid that leaves a third of the work.
-    """
-    count = len(index_N)
-    slices = [slice(at, min(at + rows, count)) for at in range(0, count, rows)]
-    if len(c_UC) == 1:
-        yield from ((part, c_UC, [part.stop - part.start]) for part in slices)
-        return
-    if len(c_UC) > count // SHARED_ROWS:
-        yield from ((part, c_UC[index_N[part]], [1] * (part.stop - part.start)) for part in slices)
-        return
-    index_N, order_N = torch.sort(index_N, stable=True)
-    for part in slices:
-        present, counts = torch.unique_consecutive(index_N[part], return_counts=True)
-        yield order_N[part], c_UC[present], counts.tolist()
 
 
 def _part_rows(rows: int, replicas: int) -> int:

@@ -21,7 +21,7 @@ from hpo.dashboard.density.sources import TestRows
 from hpo.pictures.density import Array
 
 if TYPE_CHECKING:
-    from models.evaluation.nll import CellDistance
+    from models.evaluation.distances import CellDistance
     from models.flow.density import ConditionalFlow
 
 _Key = tuple[float, ...]
@@ -69,11 +69,11 @@ def cell_map(
         test: Its test rows.
         held_out: Cells that the flow was trained without.
     """
-    from models.evaluation import nll
+    from models.evaluation import distances
 
-    rows = _some(test.rows, nll.CELL_ROWS)
+    rows = _some(test.rows, distances.CELL_ROWS)
     values, places = _grid(dataset)
-    ratio_XY, ks_XY = _worst(nll.cell_distances(flow, rows), dataset, places)
+    ratio_XY, ks_XY = _worst(distances.cell_distances(flow, rows), dataset, places)
     rows_XY, held_out_XY = np.zeros(ratio_XY.shape, np.int64), np.zeros(ratio_XY.shape, bool)
     for cell, count in zip(
         *np.unique(test.rows.conditions, axis=0, return_counts=True), strict=True
@@ -89,17 +89,18 @@ def cell_map(
         rows_XY=rows_XY,
         held_out_XY=held_out_XY,
         unphysical=_unphysical(flow, rows),
-        least=nll.CELL_ROWS,
+        least=distances.CELL_ROWS,
         notes=() if test.note is None else (test.note,),
     )
 
 
 def _unphysical(flow: ConditionalFlow, rows: Batch) -> float:
     """Fraction of as many draws as there are rows, at their conditions."""
-    from models.evaluation import nll
+    from models.evaluation import distances
+    from models.flow import batched
 
     noise_NF = np.random.default_rng(0).standard_normal(rows.events.shape, "f4")
-    return nll.unphysical_fraction(flow, nll.from_noise(flow, noise_NF, rows.conditions))
+    return distances.unphysical_fraction(flow, batched.from_noise(flow, noise_NF, rows.conditions))
 
 
 def _some(rows: Batch, least: int) -> Batch:

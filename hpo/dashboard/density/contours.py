@@ -125,14 +125,15 @@ def _draws(
     flow: ConditionalFlow, values_C: Sequence[float], at: tuple[int, ...]
 ) -> tuple[Array, float]:
     """The finite draws in the columns that are shown; of all, the fraction that is unphysical."""
-    from models.evaluation import nll as measure
+    from models.evaluation import distances
+    from models.flow import batched
 
     noise_NF = np.random.default_rng(0).standard_normal((DRAWS, len(flow.event_columns)), "f4")
-    drawn_NF = measure.from_noise(flow, noise_NF, np.array([values_C], np.float64))
+    drawn_NF = batched.from_noise(flow, noise_NF, np.array([values_C], np.float64))
     finite_N = np.isfinite(drawn_NF).all(axis=1)
     if not finite_N.any():
         raise DensityError("no event that the flow draws here is finite: there is no density")
-    return drawn_NF[finite_N][:, at], measure.unphysical_fraction(flow, drawn_NF)
+    return drawn_NF[finite_N][:, at], distances.unphysical_fraction(flow, drawn_NF)
 
 
 def _nll(
@@ -141,9 +142,9 @@ def _nll(
     """Of the rows, and its standard error."""
     if rows_NF is None:
         return None, None
-    from models.evaluation import nll as measure
+    from models.flow import batched
 
-    nll_N = -measure.log_prob(flow, rows_NF, np.array([values_C], np.float64))
+    nll_N = -batched.log_prob(flow, rows_NF, np.array([values_C], np.float64))
     return float(nll_N.mean()), density.standard_error(nll_N)
 
 

@@ -15,7 +15,7 @@ from hpo.cli import main
 from hpo.pictures import divergence, heatmaps
 from hpo.pictures.contours import PlotError
 from models import Emulator
-from models.evaluation import nll
+from models.evaluation import distances
 from tests.conftest import GRID as CELLS
 from tests.models.flow.test_density import GRID, flow
 
@@ -171,7 +171,7 @@ def test_errors_are_those_of_the_cells_that_have_rows_and_the_others_are_hatched
     heatmaps.errors(emulator, prepared, out=tmp_path / "e.png")
 
     test = read_split(prepared, "test")
-    truth = nll.cell_distances(emulator.module, test)
+    truth = distances.cell_distances(emulator.module, test)
     first, second, bar = seen[0].axes
     for axes, name in ((first, "Mass_0"), (second, "Mass_1")):
         assert axes.get_title(loc="left") == name

@@ -13,7 +13,7 @@ from data_prep.stream import Stream
 from models import Emulator
 from models.bundle.emulator import EmulatorError, ExtrapolationWarning
 from models.config import FlowConfig
-from models.evaluation.nll import ROWS
+from models.flow.batched import ROWS
 from models.flow.coordinates import constants
 from models.flow.density import build_flow
 

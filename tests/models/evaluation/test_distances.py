@@ -5,9 +5,32 @@ import math
 import numpy as np
 import pytest
 
-from models.evaluation.distances import Bins, distances, jensen_shannon, wasserstein
+from data_prep.dataset import Dataset
+from data_prep.stream import Stream, read_split
+from models.config import FlowConfig
+from models.evaluation.distances import (
+    CELL_ROWS,
+    Bins,
+    cell_distances,
+    distances,
+    jensen_shannon,
+    ks_distance,
+    unphysical_fraction,
+    wasserstein,
+)
+from models.flow import batched
+from models.flow.coordinates import constants
+from models.flow.density import build_flow
 
 NAMES = ["mass", "delay"]
+
+
+@pytest.fixture(scope="module")
+def flow(prepared):
+    """Fresh: close to two log-normals with the moments of the whole split."""
+    dataset = Dataset.read(prepared)
+    batches = Stream(prepared, "train", batch_size=1000, shuffle=False).epoch(0)
+    return build_flow(FlowConfig(blocks=2, hidden=16), dataset, constants(dataset, batches))
 
 
 def test_the_wasserstein_distance_of_a_shift_is_the_shift():
@@ -101,3 +124,49 @@ def test_draws_that_are_not_finite_are_left_out():
     assert distances(x, some, NAMES, Bins.of(x), rng).wasserstein == {"mass": 0, "delay": 0}
     none = distances(x, np.full((5, 2), np.nan), NAMES, Bins.of(x), rng)
     assert none.jensen_shannon == pytest.approx(math.log(2))
+
+
+def test_the_ks_distance_of_known_samples():
+    assert ks_distance(np.arange(10.0), np.arange(10.0)) == 0
+    assert ks_distance(np.arange(10.0), np.arange(10.0) + 100) == 1
+    assert ks_distance(np.arange(4.0), np.arange(4.0) + 1) == 0.25
+
+
+def test_the_ks_distance_counts_ties_once():
+    assert ks_distance(np.array([1.0, 1, 1, 2]), np.array([1.0, 2, 2, 2])) == 0.5
+
+
+def test_draws_of_the_flow_itself_are_no_further_than_the_floor(flow, prepared):
+    rng = np.random.default_rng(0)
+    test = read_split(prepared, "test")
+    own = test._replace(events=batched.draw(flow, test.conditions, rng))
+
+    cells = cell_distances(flow, own, least=50)
+
+    # The floor of one cell is itself a draw; over all of them it is met on average.
+    ratio = np.mean([c.ks[n] for c in cells for n in c.ks]) / np.mean(
+        [c.floor[n] for c in cells for n in c.floor]
+    )
+    assert 0.5 < ratio < 1.6
+
+
+def test_a_flow_that_misses_a_cell_is_far_above_the_floor(flow, prepared):
+    test = read_split(prepared, "test")
+    shifted = test._replace(events=test.events * 1.5)
+
+    cell = cell_distances(flow, shifted, least=50)[0]
+
+    assert cell.ks["Mass_0"] > 5 * cell.floor["Mass_0"]
+
+
+def test_only_cells_with_enough_rows_are_measured_the_fullest_first(flow, prepared):
+    rows = [cell.rows for cell in cell_distances(flow, read_split(prepared, "test"))]
+
+    assert rows == sorted(rows, reverse=True)
+    assert min(rows) >= CELL_ROWS
+
+
+def test_unphysical_events_are_counted_once_each(flow):
+    events = np.array([[1.0, 2.0], [-1.0, -2.0], [np.nan, 3.0], [0.0, 1.0]])
+
+    assert unphysical_fraction(flow, events) == 0.75

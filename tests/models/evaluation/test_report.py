@@ -13,7 +13,8 @@ from models import Emulator
 from models.bundle.emulator import EmulatorError
 from models.bundle.ensemble import Ensemble
 from models.config import FlowConfig
-from models.evaluation import nll, report
+from models.evaluation import distances, nll, report
+from models.flow import batched
 from models.flow.coordinates import constants
 from models.flow.density import build_flow
 
@@ -107,7 +108,7 @@ def test_an_emulator_beside_itself_differs_in_nothing(flow, prepared):
 def test_its_own_draws_pass_every_test(flow, other, prepared, monkeypatch, members):
     density = flow if members == 1 else Ensemble([flow, other]).eval()
     test = read_split(prepared, "test")
-    own = nll.draw(density, test.conditions, np.random.default_rng(5)).astype(np.float32)
+    own = batched.draw(density, test.conditions, np.random.default_rng(5)).astype(np.float32)
     monkeypatch.setattr(report, "read_split", lambda *_: test._replace(events=own))
 
     found = report.evaluate(density, prepared)
@@ -123,7 +124,7 @@ def test_its_own_draws_pass_every_test(flow, other, prepared, monkeypatch, membe
 
 def test_a_column_that_is_moved_shows_in_its_own_transform(flow, prepared, monkeypatch):
     test = read_split(prepared, "test")
-    own = nll.draw(flow, test.conditions, np.random.default_rng(5)).astype(np.float32)
+    own = batched.draw(flow, test.conditions, np.random.default_rng(5)).astype(np.float32)
     own[:, 1] *= 1.2
     monkeypatch.setattr(report, "read_split", lambda *_: test._replace(events=own))
 
@@ -153,7 +154,7 @@ def test_a_flow_and_an_ensemble_are_asked_about_the_same_events(flow, other, pre
 def test_differences_have_the_errors_of_paired_events(flow, other, prepared, monkeypatch):
     ensemble = Ensemble([flow, other]).eval()
     test = read_split(prepared, "test")
-    own = nll.draw(flow, test.conditions, np.random.default_rng(5)).astype(np.float32)
+    own = batched.draw(flow, test.conditions, np.random.default_rng(5)).astype(np.float32)
     monkeypatch.setattr(report, "read_split", lambda *_: test._replace(events=own))
 
     found = report.compare(flow, ensemble, prepared)
@@ -271,15 +272,15 @@ def test_a_card_of_very_many_rows_cells_and_draws_is_made_from_some(flow, prepar
     monkeypatch.setattr(report, "CARD_ROWS", 500)
     monkeypatch.setattr(report, "CARD_CELLS", 4)
     monkeypatch.setattr(report, "CARD_DRAWS", 3000)
-    monkeypatch.setattr(nll, "CELL_ROWS", 50)
+    monkeypatch.setattr(report, "CELL_ROWS", 50)
     drawn = []
-    draw = nll.draw
+    draw = batched.draw
 
     def counted(flow, conditions_NC, rng):
         drawn.append(len(conditions_NC))
         return draw(flow, conditions_NC, rng)
 
-    monkeypatch.setattr(nll, "draw", counted)
+    monkeypatch.setattr(batched, "draw", counted)
 
     summary = report.summary(flow, prepared)
 
@@ -295,7 +296,7 @@ def test_fewer_events_have_a_level_where_draws_are_short(flow, prepared, monkeyp
     found = report.evaluate(flow, prepared)
 
     assert found["calibration"]["rows"] < 300
-    assert len(found["cells"]) == len(nll.cell_distances(flow, read_split(prepared, "test")))
+    assert len(found["cells"]) == len(distances.cell_distances(flow, read_split(prepared, "test")))
 
 
 def test_an_event_outside_the_support_leaves_valid_json(flow, prepared, monkeypatch):

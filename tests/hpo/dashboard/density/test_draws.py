@@ -19,7 +19,7 @@ from hpo.dashboard.density.sources import Cache
 from hpo.records.record import Cost, DataUsed, Environment, RunRecord
 from models.bundle.emulator import Emulator
 from models.config import FlowConfig, TrainConfig
-from models.evaluation import nll
+from models.evaluation import distances
 from models.flow.coordinates import Constants, Moments
 from models.flow.density import build_flow
 from models.training import checkpoint
@@ -342,9 +342,9 @@ def test_a_map_has_every_cell_s_rows_and_the_distances_of_the_large_ones(shown, 
     cells = Dataset.read(prepared).cells
     assert c.values == ((0.0001, 0.001, 0.01), (0.5, 1.0, 5.0))
     assert c.rows_XY.ravel().tolist() == [cell.test for cell in cells]
-    np.testing.assert_array_equal(np.isnan(c.ratio_XY), c.rows_XY < nll.CELL_ROWS)
+    np.testing.assert_array_equal(np.isnan(c.ratio_XY), c.rows_XY < distances.CELL_ROWS)
     flow = checkpoint.best_flow(trained / KEY)
-    worst, *_ = nll.cell_distances(flow, read_split(prepared, "test"))
+    worst, *_ = distances.cell_distances(flow, read_split(prepared, "test"))
     ratios = {name: worst.ks[name] / worst.floor[name] for name in worst.ks}
     assert c.ratio_XY[2, 2] == pytest.approx(max(ratios.values()))
     assert c.ks_XY[2, 2] == pytest.approx(worst.ks[max(ratios, key=ratios.get)])
@@ -433,15 +433,15 @@ def test_with_three_conditions_a_place_shows_the_worst_of_its_cells(prepared):
     )
     columns = (*found.condition_columns, Column.named("spin"))
     dataset = dataclasses.replace(found, cells=split, condition_columns=columns)
-    distances = [
-        nll.CellDistance(
+    measured = [
+        distances.CellDistance(
             {"Z": 0.001, "alpha": 1.0, "spin": spin}, 300, {"a": ks, "b": 0.02}, {"a": 0.01, "b": 1}
         )
         for spin, ks in ((0.0, 0.05), (0.5, 0.03))
     ]
 
     _, places = cells._grid(dataset)
-    ratio, ks = cells._worst(distances, dataset, places)
+    ratio, ks = cells._worst(measured, dataset, places)
 
     assert ratio[1, 1] == pytest.approx(5)
     assert ks[1, 1] == 0.05
