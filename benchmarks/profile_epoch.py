@@ -30,7 +30,7 @@ KINDS = {
     "sorting conditions": ("sort", "unique"),
 }
 """What the names of operations start with."""
-STEPS = {"evaluation": (loss.PartedLoss, "nll"), "optimizer": (optimizer.Optimizer, "step")}
+STEPS = {"evaluation": (loss.BatchLoss, "nll"), "optimizer": (optimizer.Optimizer, "step")}
 """Methods that are timed as a whole."""
 
 

@@ -46,7 +46,8 @@ from models.evaluation import nll
 from models.flow import batched
 from models.flow.density import ConditionalFlow
 from models.training import checkpoint
-from models.training.train import Epoch, Fit, history, train
+from models.training.history import Epoch, Fit, stored_history
+from models.training.train import train
 
 log = logging.getLogger("hpo.execution.trial")
 
@@ -118,7 +119,7 @@ def _train(job: Job) -> RunRecord:
     trial = job.slots.trial_of(job.claim)
     record = _begin(job, trial)
     flow_config, train_config = _configs(job, trial)
-    rows = history(job.folder)
+    rows = stored_history(job.folder)
     if rows:
         log.info("goes on after epoch %d", rows[-1].epoch)
     _report(trial, rows, train_config)
@@ -175,7 +176,7 @@ def _begin(job: Job, trial: optuna.Trial) -> RunRecord:
         updated=now(),
     )
     log.info("on %s with %s", record.environment.device, record.params)
-    return _put(job, _with_history(record, history(job.folder)))
+    return _put(job, _with_history(record, stored_history(job.folder)))
 
 
 def _configs(job: Job, trial: optuna.Trial) -> tuple[FlowConfig, TrainConfig]:

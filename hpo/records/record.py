@@ -92,7 +92,7 @@ class EpochRow:
 
     @classmethod
     def of(cls, epoch: object) -> Self:
-        """The row of a `models.training.train.Epoch`, or of anything with these attributes."""
+        """The row of a `models.training.history.Epoch`, or of anything with these attributes."""
         values = {
             each.name: getattr(epoch, each.name)
             for each in fields(cls)

@@ -24,7 +24,8 @@ from models.evaluation.nll import nll
 from models.flow import batched
 from models.flow.density import ConditionalFlow
 from models.training import checkpoint
-from models.training.train import Epoch, train
+from models.training.history import Epoch
+from models.training.train import train
 
 
 class RerunError(InputError):

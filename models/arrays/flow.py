@@ -32,7 +32,7 @@ from models.bundle import domain
 from models.bundle.domain import Extrapolation, Floats
 from models.bundle.efficiency import Efficiency
 from models.bundle.files import misfit, read
-from models.flow.layout import NET, Layout, check_values, members_of
+from models.layout import NET, Layout, check_values, members_of
 from models.namespaces import Array, Namespace, namespace
 
 PARTS = 16_384

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from models.config import FlowConfig
-from models.flow.limits import (
+from models.layout import (
     HUGE,
     LARGEST_RAW,
     LOG_SCALE_LAYER,

@@ -22,7 +22,7 @@ from typing import Any
 
 from models.bundle import markdown as md
 from models.bundle.files import FORMAT_OF_SEVERAL, EmulatorError
-from models.flow.layout import MEMBERS
+from models.layout import MEMBERS
 
 MOST_CELLS, MOST_SOURCES, MOST_MEMBERS, MOST_COLUMNS, MOST_VALUES = 60, 20, 20, 12, 12
 """Lines, or names in a line, at most."""

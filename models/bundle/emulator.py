@@ -41,7 +41,7 @@ from models.bundle.files import (
     sha256,
 )
 from models.flow import batched
-from models.flow.layout import check_values
+from models.layout import check_values
 
 __all__ = ["Emulator", "EmulatorError", "ExtrapolationWarning"]
 

@@ -22,7 +22,7 @@ from models.bundle import domain
 from models.flow import density
 from models.flow.coordinates import Standardise
 from models.flow.density import ConditionalFlow
-from models.flow.layout import MEMBERS, members_of
+from models.layout import MEMBERS, members_of
 
 
 class EnsembleError(InputError):

@@ -18,18 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.flow.conditions import Rows, distinct, micro_batches
 from models.flow.coordinates import Standardise
-from models.flow.density import distinct
 from models.flow.masked import TriangularLinear
 from models.flow.separate import Network
 
 ROWS = 16_384
 """Rows that go through a flow together: their activations stay in the cache of a CPU core."""
-SHARED_ROWS = 4
-"""Fewest rows of a condition, on average, worth putting a batch in the order of its conditions."""
-Rows = Tensor | slice
-"""Which rows of a batch."""
-Part = tuple[Rows, Tensor, list[int]]
+MicroBatch = tuple[Rows, Tensor, list[int]]
 """Which rows, their distinct conditions, and rows of each."""
 
 
@@ -97,26 +93,6 @@ def cost(flow: DensityLike) -> Cost:
     return Cost(parameters, 2 * weights)
 
 
-def parts_of(c_UC: Tensor, index_N: Tensor, rows: int) -> Iterator[tuple[Rows, Tensor, list[int]]]:
-    """Parts of at most `rows` rows: which they are, their distinct conditions, and rows of each.
-
-    Rows are put in the order of their conditions, so that equal ones are worked out once: on a
-    grid that leaves a third of the work.
-    """
-    count = len(index_N)
-    slices = [slice(at, min(at + rows, count)) for at in range(0, count, rows)]
-    if len(c_UC) == 1:
-        yield from ((part, c_UC, [part.stop - part.start]) for part in slices)
-        return
-    if len(c_UC) > count // SHARED_ROWS:
-        yield from ((part, c_UC[index_N[part]], [1] * (part.stop - part.start)) for part in slices)
-        return
-    index_N, order_N = torch.sort(index_N, stable=True)
-    for part in slices:
-        present, counts = torch.unique_consecutive(index_N[part], return_counts=True)
-        yield order_N[part], c_UC[present], counts.tolist()
-
-
 @torch.no_grad()
 def _in_parts(
     flow: DensityLike,
@@ -134,7 +110,7 @@ def _in_parts(
     if not len(first):  # an empty part has the right shape, too
         return function(first, _tensor(conditions_NC, like), []).double().cpu().numpy()
     c_UC, index_N = _distinct(_tensor(conditions_NC, like), len(first))
-    parts = list(parts_of(c_UC, index_N, rows))
+    parts = list(micro_batches(c_UC, index_N, rows))
     results = _threaded(lambda part: function(first[part[0]], *part[1:]).double(), parts, like)
     out = torch.empty(len(first), *results[0].shape[1:], dtype=torch.float64)
     for part, result in zip(parts, results, strict=True):
@@ -149,14 +125,16 @@ def _distinct(c_NC: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     return distinct(c_NC)
 
 
-def _threaded(work: Callable[[Part], Tensor], parts: list[Part], like: Tensor) -> list[Tensor]:
+def _threaded(
+    work: Callable[[MicroBatch], Tensor], parts: list[MicroBatch], like: Tensor
+) -> list[Tensor]:
     """What becomes of each part, in threads that take whole parts."""
     threads = min(torch.get_num_threads(), len(parts))
     if like.device.type != "cpu" or threads == 1:
         return [work(part) for part in parts]
 
     @torch.no_grad()
-    def alone(part: Part) -> Tensor:
+    def alone(part: MicroBatch) -> Tensor:
         return work(part)
 
     # A setting of the single thread: threads inside of threads would only wait for each other.

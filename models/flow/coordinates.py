@@ -24,7 +24,7 @@ from torch.nn import functional
 from data_prep.columns import Column, pair_of
 from data_prep.dataset import Dataset
 from data_prep.stream import Batch
-from models.flow.limits import HUGE, TINY
+from models.layout import HUGE, TINY
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from data_prep.columns import Column
 from data_prep.dataset import Dataset
 from models.config import FlowConfig
-from models.flow.conditions import Given
+from models.flow.conditions import Conditions
 from models.flow.coordinates import Constants, Moments, Standardise
 from models.flow.layers import LAYERS
-from models.flow.layout import Layout
+from models.layout import Layout
 
 SMALLEST_SPREAD = 1e-6
 """Least standard deviation of a feature, of a first batch, that is scaled to 1."""
@@ -89,7 +89,7 @@ class ConditionalFlow(nn.Module):
                 evaluation mode, only without gradients.
         """
         y_NF, log_det_N, inside_N = self.events(x_NF)
-        noise_NF, net_log_det_N = self.net._transform(y_NF, self._given(c_NC, counts))
+        noise_NF, net_log_det_N = self.net._transform(y_NF, self._conditions(c_NC, counts))
         log_prob_N = self.net._distribution.log_prob(noise_NF) + net_log_det_N + log_det_N
         return torch.where(inside_N, log_prob_N, -torch.inf)
 
@@ -97,7 +97,7 @@ class ConditionalFlow(nn.Module):
         self, noise_NF: Tensor, c_NC: Tensor, counts: Sequence[int] | None = None
     ) -> Tensor:
         """The events, shape `(N, F)`, that the flow makes of standard normal noise."""
-        y_NF, _ = self.net._transform.inverse(noise_NF, self._given(c_NC, counts))
+        y_NF, _ = self.net._transform.inverse(noise_NF, self._conditions(c_NC, counts))
         return self.events.inverse(y_NF)
 
     @torch.no_grad()
@@ -118,14 +118,14 @@ class ConditionalFlow(nn.Module):
             "domain": {name: list(limits) for name, limits in self.domain.items()},
         }
 
-    def _given(self, c_NC: Tensor, counts: Sequence[int] | None) -> Given:
+    def _conditions(self, c_NC: Tensor, counts: Sequence[int] | None) -> Conditions:
         # Not through nflows' Flow.log_prob: it wants a context with a row for every event.
         c_CU = self.conditions(c_NC)[0].t()
         differentiated = torch.is_grad_enabled() and not self.training
         fused = counts is not None and not differentiated
         if counts is not None and len(counts) == sum(counts):
             counts = None
-        return Given(c_CU, counts, fused)
+        return Conditions(c_CU, counts, fused)
 
 
 class Reversal(ReversePermutation):  # type: ignore[misc]
@@ -147,24 +147,6 @@ class Normalisation(ActNorm):  # type: ignore[misc]
         self.log_scale.copy_(-spread_F.log())
         self.shift.copy_(-mean_F / spread_F)
         self.initialized.fill_(True)
-
-
-def distinct(c_NC: Tensor) -> tuple[Tensor, Tensor]:
-    """The U distinct rows of conditions, `(U, C)`, and which of them each row has, `(N,)`."""
-    # Sorting rows is slow; their keys, checked afterwards, sort 20 times as fast.
-    keys_U, index_N = torch.unique(_key(c_NC), return_inverse=True)
-    c_UC = c_NC.new_empty(len(keys_U), c_NC.shape[1])
-    c_UC[index_N] = c_NC
-    if torch.equal(c_UC[index_N], c_NC):
-        return c_UC, index_N
-    c_UC, index_N = torch.unique(c_NC, dim=0, return_inverse=True)
-    return c_UC, index_N
-
-
-def _key(c_NC: Tensor) -> Tensor:
-    """A number for each row of conditions, `(N,)`: the same for the same, hardly for others."""
-    weights_C = torch.arange(1, c_NC.shape[1] + 1, dtype=torch.float64, device=c_NC.device).sqrt()
-    return c_NC.double() @ weights_C
 
 
 def build_flow(

@@ -24,11 +24,11 @@ from torch.autograd.function import once_differentiable
 
 from models.config import FlowConfig
 from models.flow import spline
-from models.flow.buffers import give_back
-from models.flow.conditions import Given
-from models.flow.limits import LOG_SCALE_LAYER, LOG_SCALE_TOTAL
+from models.flow.conditions import Conditions
+from models.flow.fused import give_back
 from models.flow.masked import MaskedConditioner
-from models.flow.separate import Pass, SeparateConditioner
+from models.flow.separate import FusedPass, SeparateConditioner
+from models.layout import LOG_SCALE_LAYER, LOG_SCALE_TOTAL
 
 CONDITIONERS = {"separate": SeparateConditioner, "masked": MaskedConditioner}
 """The choices of `FlowConfig.conditioner`."""
@@ -44,25 +44,25 @@ class ConditionedAutoregressive(AutoregressiveTransform):  # type: ignore[misc]
         self.features, self.outputs = features, outputs
 
     def forward(
-        self, inputs: Tensor, context: Given | Tensor | None = None
+        self, inputs: Tensor, context: Conditions | Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Data to noise: `(N, F)` and the log-determinant, `(N,)`."""
-        given, x_FN = _given(context, inputs), inputs.t()
-        parameters = self.autoregressive_net.parameters_of(given, x_FN)
-        parameters_FPN = torch.stack([given.spread(parameters[0]), *parameters[1:]])
+        conditions, x_FN = _conditions(context, inputs), inputs.t()
+        parameters = self.autoregressive_net.parameters_of(conditions, x_FN)
+        parameters_FPN = torch.stack([conditions.spread(parameters[0]), *parameters[1:]])
         z_FN, log_det_FN = self._elementwise_forward(x_FN, parameters_FPN)
         return z_FN.t(), log_det_FN.sum(0)
 
     def inverse(
-        self, inputs: Tensor, context: Given | Tensor | None = None
+        self, inputs: Tensor, context: Conditions | Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Noise to data: `(N, F)` and the log-determinant, `(N,)`."""
-        given, state = _given(context, inputs), self.autoregressive_net.start()
+        conditions, state = _conditions(context, inputs), self.autoregressive_net.start()
         x: list[Tensor] = []
         log_det_N = inputs.new_zeros(inputs.shape[:1])
         for z_1N in torch.split(inputs.t(), 1):
-            parameters = self.autoregressive_net.group(given, x, state)
-            parameters_PN = parameters if x else given.spread(parameters)
+            parameters = self.autoregressive_net.group(conditions, x, state)
+            parameters_PN = parameters if x else conditions.spread(parameters)
             x_1N, log_det_1N = self._elementwise_inverse(z_1N, parameters_PN[None])
             x.append(x_1N)
             log_det_N = log_det_N + log_det_1N[0]
@@ -100,53 +100,53 @@ class SplineAutoregressive(ConditionedAutoregressive):
         self.bound = config.bound
 
     def forward(
-        self, inputs: Tensor, context: Given | Tensor | None = None
+        self, inputs: Tensor, context: Conditions | Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Data to noise: `(N, F)` and the log-determinant, `(N,)`."""
-        given, x_FN = _given(context, inputs), inputs.t()
-        if not given.fused:
-            return super().forward(inputs, given)
-        passes, parameters = self._passes(given, x_FN)
+        conditions, x_FN = _conditions(context, inputs), inputs.t()
+        if not conditions.fused:
+            return super().forward(inputs, conditions)
+        passes, parameters = self._passes(conditions, x_FN)
         z_FN, log_det_N = _FusedSpline.apply(
-            spline.Curves(self.bound), given.index_N, passes, x_FN, *parameters
+            spline.FusedCurves(self.bound), conditions.index_N, passes, x_FN, *parameters
         )  # type: ignore[no-untyped-call]
         return z_FN.t(), log_det_N
 
     def inverse(
-        self, inputs: Tensor, context: Given | Tensor | None = None
+        self, inputs: Tensor, context: Conditions | Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Noise to data: `(N, F)` and the log-determinant, `(N,)`.
 
         Fused and without gradients, as draws are made, there is no log-determinant: zeros.
         """
-        given = _given(context, inputs)
+        conditions = _conditions(context, inputs)
         separate = isinstance(self.autoregressive_net, SeparateConditioner)
-        if not given.fused or torch.is_grad_enabled() or not separate:
-            return super().inverse(inputs, given)
-        return self._draw(given, inputs.t()), inputs.new_zeros(inputs.shape[:1])
+        if not conditions.fused or torch.is_grad_enabled() or not separate:
+            return super().inverse(inputs, conditions)
+        return self._draw(conditions, inputs.t()), inputs.new_zeros(inputs.shape[:1])
 
-    def _draw(self, given: Given, z_FN: Tensor) -> Tensor:
+    def _draw(self, conditions: Conditions, z_FN: Tensor) -> Tensor:
         """The inverse without a log-determinant, in arrays used again, `(N, F)`."""
-        curves, conditions = spline.Curves(self.bound), len(given.c_CU)
-        x_IN = z_FN.new_empty(conditions + self.features, z_FN.shape[1])
-        x_IN[:conditions] = given.c_CN
+        curves, known = spline.FusedCurves(self.bound), len(conditions.c_CU)
+        x_IN = z_FN.new_empty(known + self.features, z_FN.shape[1])
+        x_IN[:known] = conditions.c_CN
         for f, network in enumerate(self.autoregressive_net.networks):
-            one = Pass(network, x_IN[: conditions + f] if f else given.c_CU)
+            one = FusedPass(network, x_IN[: known + f] if f else conditions.c_CU)
             parameters = one.forward()
-            x_IN[conditions + f] = curves.inverse(z_FN[f], parameters, None if f else given.index_N)
+            x_IN[known + f] = curves.inverse(z_FN[f], parameters, None if f else conditions.index_N)
             one.give_back()
             give_back([parameters])
-        return x_IN[conditions:].t()
+        return x_IN[known:].t()
 
-    def _passes(self, given: Given, x_FN: Tensor) -> tuple[list[Pass], list[Tensor]]:
+    def _passes(self, conditions: Conditions, x_FN: Tensor) -> tuple[list[FusedPass], list[Tensor]]:
         """A pass for every feature, and what `_FusedSpline` differentiates by."""
         net = self.autoregressive_net
         if not isinstance(net, SeparateConditioner):
-            return [], net.parameters_of(given, x_FN)
-        c_CU, x_IN = given.c_CU.detach(), torch.cat([given.c_CN, x_FN]).detach()
+            return [], net.parameters_of(conditions, x_FN)
+        c_CU, x_IN = conditions.c_CU.detach(), torch.cat([conditions.c_CN, x_FN]).detach()
         inputs = [x_IN[: len(c_CU) + f] if f else c_CU for f in range(self.features)]
         weights = [w for network in net.networks for w in (*network.weight, *network.bias)]
-        return [Pass(*pair) for pair in zip(net.networks, inputs, strict=True)], weights
+        return [FusedPass(*pair) for pair in zip(net.networks, inputs, strict=True)], weights
 
     def _elementwise_forward(self, inputs: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         return self._each(spline.forward, inputs, parameters)
@@ -169,9 +169,9 @@ class _FusedSpline(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        curves: spline.Curves,
+        curves: spline.FusedCurves,
         index_N: Tensor | None,
-        passes: Sequence[Pass],
+        passes: Sequence[FusedPass],
         x_FN: Tensor,
         *terms: Tensor,
     ) -> tuple[Tensor, Tensor]:
@@ -207,7 +207,7 @@ LAYERS = {"affine": AffineAutoregressive, "spline": SplineAutoregressive}
 """The choices of `FlowConfig.kind`."""
 
 
-def _given(context: Given | Tensor | None, inputs_NF: Tensor) -> Given:
-    if isinstance(context, Given):
+def _conditions(context: Conditions | Tensor | None, inputs_NF: Tensor) -> Conditions:
+    if isinstance(context, Conditions):
         return context
-    return Given(inputs_NF[:, :0].t() if context is None else context.t())
+    return Conditions(inputs_NF[:, :0].t() if context is None else context.t())

@@ -27,9 +27,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from models.config import ConfigError, FlowConfig
-from models.flow.activation import ACTIVATIONS, Relu, Tanh
-from models.flow.buffers import give_back, take
-from models.flow.conditions import Given
+from models.flow.conditions import Conditions
+from models.flow.fused import ACTIVATIONS, Relu, Tanh, give_back, take
 
 
 class TriangularLinear(nn.Module):
@@ -60,9 +59,9 @@ class TriangularLinear(nn.Module):
         """What group 0 adds to a group, bias included: `(H, U)`."""
         return torch.addmm(self.bias[group], self.first[group], x_HU)
 
-    def forward(self, group: int, x: Sequence[Tensor], given: Given) -> Tensor:
+    def forward(self, group: int, x: Sequence[Tensor], conditions: Conditions) -> Tensor:
         """Values of a group after the first, `(H, N)`, from the groups up to it."""
-        out_HN = given.spread(self.from_first(group, x[0]))
+        out_HN = conditions.spread(self.from_first(group, x[0]))
         weights = torch.split(self.weight[group - 1], self.sizes[:group], dim=1)
         for weight_HH, x_HN in zip(weights, x[1:], strict=True):
             out_HN = out_HN.addmm_(weight_HH, x_HN)
@@ -93,11 +92,13 @@ class MaskedConditioner(nn.Module):
         """An empty store of hidden groups, to be filled by `group` from 0 upwards."""
         return [[] for _ in self.layers[:-1]]
 
-    def group(self, given: Given, before: Sequence[Tensor], hidden: list[list[Tensor]]) -> Tensor:
+    def group(
+        self, conditions: Conditions, before: Sequence[Tensor], hidden: list[list[Tensor]]
+    ) -> Tensor:
         """Parameters of the feature after those in `before`.
 
         Args:
-            given: The conditions.
+            conditions: The conditions.
             before: Each earlier feature, `(1, N)`.
             hidden: The groups worked out so far; that of this feature is added.
 
@@ -105,26 +106,28 @@ class MaskedConditioner(nn.Module):
             `(P, U)` for the first feature, `(P, N)` for any other.
         """
         if not before:
-            return self._first(given.c_CU, hidden)
+            return self._first(conditions.c_CU, hidden)
         group = len(before)
-        x: Sequence[Tensor] = [given.c_CU, *before]
+        x: Sequence[Tensor] = [conditions.c_CU, *before]
         for layer, groups in zip(self.layers[:-1], hidden, strict=True):
-            groups.append(self.activation(layer(group, x, given)))
+            groups.append(self.activation(layer(group, x, conditions)))
             x = groups
-        parameters_PN: Tensor = self.layers[-1](group, x, given)
+        parameters_PN: Tensor = self.layers[-1](group, x, conditions)
         return parameters_PN
 
-    def parameters_of(self, given: Given, x_FN: Tensor) -> list[Tensor]:
+    def parameters_of(self, conditions: Conditions, x_FN: Tensor) -> list[Tensor]:
         """Parameters of all features as `group` gives them, when all are known beforehand."""
         hidden = self.start()
-        if given.runs_UN is not None and len(x_FN) > 1 and isinstance(self.activation, FUSED):
-            return self._fused(given, x_FN, hidden)
+        if conditions.runs_UN is not None and len(x_FN) > 1 and isinstance(self.activation, FUSED):
+            return self._fused(conditions, x_FN, hidden)
         x = torch.split(x_FN, 1)
-        return [self.group(given, x[:g], hidden) for g in range(len(x))]
+        return [self.group(conditions, x[:g], hidden) for g in range(len(x))]
 
-    def _fused(self, given: Given, x_FN: Tensor, hidden: list[list[Tensor]]) -> list[Tensor]:
-        first_PU = self._first(given.c_CU, hidden)
-        sources = [given.c_CU, *(groups[0] for groups in hidden)]
+    def _fused(
+        self, conditions: Conditions, x_FN: Tensor, hidden: list[list[Tensor]]
+    ) -> list[Tensor]:
+        first_PU = self._first(conditions.c_CU, hidden)
+        sources = [conditions.c_CU, *(groups[0] for groups in hidden)]
         groups = range(1, len(x_FN))
         firsts = [
             torch.cat([layer.from_first(g, x_HU) for g in groups])
@@ -133,7 +136,7 @@ class MaskedConditioner(nn.Module):
         weights = [weight for layer in self.layers for weight in layer.weight]
         tanh = isinstance(self.activation, Tanh)
         later_PN: Tensor = _Fused.apply(
-            tanh, given.counts, x_FN[:-1], len(firsts), *firsts, *weights
+            tanh, conditions.counts, x_FN[:-1], len(firsts), *firsts, *weights
         )  # type: ignore[no-untyped-call]
         return [first_PU, *torch.split(later_PN, len(first_PU))]
 

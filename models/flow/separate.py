@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from models.config import FlowConfig
-from models.flow.activation import ACTIVATIONS, Activation
-from models.flow.buffers import give_back, take
-from models.flow.conditions import Given
+from models.flow.conditions import Conditions
+from models.flow.fused import ACTIVATIONS, Activation, give_back, take
 
 LAST_GAIN = 0.01
 """On the initial spread of a last layer: a flow starts near the identity."""
@@ -63,7 +62,7 @@ class Network(nn.Module):
         return self.residual and number < len(self.weight) - 1
 
 
-class Pass:
+class FusedPass:
     """One pass through a network with the derivative by hand, in arrays used again.
 
     Not to be asked twice for its derivative: the first gives its arrays back.
@@ -130,11 +129,11 @@ class SeparateConditioner(nn.Module):
     def start(self) -> None:
         """Nothing is kept from one feature to the next."""
 
-    def group(self, given: Given, before: Sequence[Tensor], state: None) -> Tensor:
+    def group(self, conditions: Conditions, before: Sequence[Tensor], state: None) -> Tensor:
         """Parameters of the feature after those in `before`.
 
         Args:
-            given: The conditions.
+            conditions: The conditions.
             before: Each earlier feature, `(1, N)`.
             state: What `start` gave.
 
@@ -142,10 +141,10 @@ class SeparateConditioner(nn.Module):
             `(P, U)` for the first feature, `(P, N)` for any other.
         """
         network = self.networks[len(before)]
-        out: Tensor = network(torch.cat([given.c_CN, *before]) if before else given.c_CU)
+        out: Tensor = network(torch.cat([conditions.c_CN, *before]) if before else conditions.c_CU)
         return out
 
-    def parameters_of(self, given: Given, x_FN: Tensor) -> list[Tensor]:
+    def parameters_of(self, conditions: Conditions, x_FN: Tensor) -> list[Tensor]:
         """Parameters of all features as `group` gives them, when all are known beforehand."""
         x = torch.split(x_FN, 1)
-        return [self.group(given, x[:f], None) for f in range(len(x))]
+        return [self.group(conditions, x[:f], None) for f in range(len(x))]

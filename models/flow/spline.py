@@ -1,9 +1,9 @@
 """Monotonic rational-quadratic splines: one smooth, invertible curve for each number.
 
 Inside [-bound, bound] a curve of K bins, the identity outside, with a continuous derivative. Two
-ways to the same numbers: plain tensor operations (any derivative, vmap, export), and `Curves`, with
-its derivative by hand, which training and evaluation use. Bins are found by comparison with all
-edges: boolean indexing, as in nflows, is several times slower and cannot be exported.
+ways to the same numbers: plain tensor operations (any derivative, vmap, export), and `FusedCurves`,
+with its derivative by hand, which training and evaluation use. Bins are found by comparison with
+all edges: boolean indexing, as in nflows, is several times slower and cannot be exported.
 
 Arrays hold the parameters first. Tensor names end in their axes:
     F features    N rows    K bins    P = 3K - 1 parameters of a curve
@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.flow.buffers import give_back, take
-from models.flow.limits import LARGEST_RAW, SMALLEST_BIN, SMALLEST_SLOPE, UNIT_SLOPE
+from models.flow.fused import give_back, take
+from models.layout import LARGEST_RAW, SMALLEST_BIN, SMALLEST_SLOPE, UNIT_SLOPE
 
 
 class Bins(NamedTuple):
@@ -118,7 +118,7 @@ def _edge_and_size(sizes_KN: Tensor, upper_KN: Tensor, bin_1N: Tensor) -> tuple[
     return (upper_KN.gather(0, bin_1N)[0] - size_N) / whole_N, size_N / whole_N
 
 
-class Curves:
+class FusedCurves:
     """The curves of all features at once, with the derivative by hand, in arrays used again.
 
     Not to be asked twice for its derivative: the first gives its arrays back.

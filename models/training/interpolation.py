@@ -22,7 +22,7 @@ ROWS = 1500
 """Training rows of a cell, on average, beyond which triangles become narrower."""
 
 
-class Jitter:
+class ConditionJitter:
     """Moves conditions by a share of the way to the next values of the grid."""
 
     def __init__(self, dataset: Dataset, *, jitter: float, seed: int) -> None:

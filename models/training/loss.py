@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.flow.batched import parts_of
-from models.flow.density import ConditionalFlow, distinct
+from models.flow.conditions import distinct, micro_batches
+from models.flow.density import ConditionalFlow
 from models.training.optimizer import weights_and_biases
 
 CPU_ROWS = 8192
@@ -30,11 +30,11 @@ CPU_ROWS = 8192
 REPLICAS, REPLICA_ROWS = 4, 4096
 """Most threads that take parts, fewest rows of a batch for each: with smaller parts they wait for
 Python's lock."""
-Part = tuple[Tensor, Tensor, list[int]]
+MicroBatch = tuple[Tensor, Tensor, list[int]]
 """Arguments of `ConditionalFlow.log_prob`."""
 
 
-class PartedLoss:
+class BatchLoss:
     """The NLL of a flow over batches, and its gradient."""
 
     def __init__(self, flow: ConditionalFlow, gradients: list[Tensor], *, batch_size: int) -> None:
@@ -91,13 +91,17 @@ class PartedLoss:
         """Summed NLL of the rows in evaluation mode."""
         return self._shared(_Replica.nll, self._parts(x_NF, *distinct(c_NC)))
 
-    def _parts(self, x_NF: Tensor, c_UC: Tensor, index_N: Tensor) -> list[Part]:
+    def _parts(self, x_NF: Tensor, c_UC: Tensor, index_N: Tensor) -> list[MicroBatch]:
         rows = len(x_NF)
         if x_NF.device.type == "cpu":
             rows = _part_rows(rows, len(self._replicas))
-        return [(x_NF[part_N], c, counts) for part_N, c, counts in parts_of(c_UC, index_N, rows)]
+        return [
+            (x_NF[part_N], c, counts) for part_N, c, counts in micro_batches(c_UC, index_N, rows)
+        ]
 
-    def _shared(self, work: Callable[[_Replica, list[Part]], Tensor], parts: list[Part]) -> Tensor:
+    def _shared(
+        self, work: Callable[[_Replica, list[MicroBatch]], Tensor], parts: list[MicroBatch]
+    ) -> Tensor:
         """The sum of what each makes of its parts; who takes which depends on their number."""
         count = len(self._replicas)
         jobs = [(r, parts[i::count]) for i, r in enumerate(self._replicas) if i < len(parts)]
@@ -114,7 +118,7 @@ class _Replica:
     flow: ConditionalFlow
     gradients: list[Tensor]
 
-    def backward(self, parts: list[Part], rows: int) -> Tensor:
+    def backward(self, parts: list[MicroBatch], rows: int) -> Tensor:
         """Set the gradients to those of the parts' share in a mean NLL over `rows`; the share."""
         self.flow.train()
         for gradient in self.gradients:
@@ -127,7 +131,7 @@ class _Replica:
         return loss
 
     @torch.no_grad()
-    def nll(self, parts: list[Part]) -> Tensor:
+    def nll(self, parts: list[MicroBatch]) -> Tensor:
         """Summed NLL in evaluation mode."""
         self.flow.eval()
         sums = [self.flow.log_prob(*a).sum(dtype=torch.float64) for a in parts]

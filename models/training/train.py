@@ -20,7 +20,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -37,8 +37,9 @@ from models.config import FREE_TO_CHANGE, ConfigError, FlowConfig, TrainConfig
 from models.flow.coordinates import constants
 from models.flow.density import ConditionalFlow, build_flow
 from models.training.checkpoint import BEST, Checkpoint, CheckpointError, flow_of, load, part, save
-from models.training.interpolation import Jitter
-from models.training.loss import PartedLoss
+from models.training.history import Epoch, Fit
+from models.training.interpolation import ConditionJitter
+from models.training.loss import BatchLoss
 from models.training.optimizer import Optimizer, learning_rate
 from models.training.stopping import Stopping
 
@@ -52,50 +53,6 @@ class NonFiniteLoss(RuntimeError):
     The first such step ends the training: by then the flow has left the region where its
     numbers mean anything, and the best weights before it are in the checkpoint.
     """
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Epoch:
-    """One row of history: the training since the last row, and one evaluation."""
-
-    epoch: int
-    """From 1. Counts evaluations, which are epochs unless `eval_every` is set."""
-    train_nll: float
-    """Mean over the rows trained on since the last evaluation, in nats, as they were met."""
-    val_nll: float
-    """Over the whole validation split but the held-out cells, in evaluation mode, in nats."""
-    learning_rate: float
-    """Of the last step."""
-    seconds: float
-    """Wall-clock time since the last row, evaluation included, checkpoint not."""
-    samples_per_second: float
-    """Rows trained on per second, without the evaluation."""
-    loss_rate: float | None
-    """Fall of the smoothed objective in nats per `rate_per`; None in the first row."""
-    held_out_nll: float | None = None
-    """Over the validation split's rows of the held-out cells, likewise; None where none are, or
-    where it is not finite."""
-
-    def objective(self, config: TrainConfig) -> float:
-        """The NLL by which this training is judged."""
-        nll = self.held_out_nll if config.objective == "held_out_nll" else self.val_nll
-        assert nll is not None
-        return nll
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """What came of a training."""
-
-    history: list[Epoch]
-    best_epoch: int
-    """The row with the lowest objective, whose weights the flow has."""
-    best_val_nll: float
-    """In that row."""
-    stopped: str | None
-    """Why it ended early, as a sentence; None when all epochs ran."""
-    best_held_out_nll: float | None = None
-    """In that row; None where no cells are held out."""
 
 
 def train(
@@ -144,16 +101,6 @@ def train(
         return training.result()
 
 
-def history(checkpoint: Path) -> list[Epoch]:
-    """The rows of history that the checkpoint in this folder holds; none where there is none.
-
-    Raises:
-        CheckpointError: If the checkpoint is damaged.
-    """
-    stored = load(checkpoint)
-    return [] if stored is None else [Epoch(**row) for row in stored.state["history"]]
-
-
 class _Training:
     """A training under way: everything that a checkpoint holds, and the loop."""
 
@@ -186,8 +133,8 @@ class _Training:
         if flow_config.normalise:
             self._normalise()
         self.optimizer = Optimizer(self.flow, config)
-        self.loss = PartedLoss(self.flow, self.optimizer.gradients, batch_size=config.batch_size)
-        self.jitter = Jitter(self.dataset, jitter=config.jitter, seed=config.seed)
+        self.loss = BatchLoss(self.flow, self.optimizer.gradients, batch_size=config.batch_size)
+        self.jitter = ConditionJitter(self.dataset, jitter=config.jitter, seed=config.seed)
         self.stopping = Stopping()
         self.history: list[Epoch] = []
         self.best = _copy(self.flow)

@@ -94,7 +94,7 @@ def test_a_flow_stored_before_an_option_was_there_means_what_it_meant():
 def test_every_choice_of_a_config_is_one_that_is_built():
     """The names are listed without torch, the classes with it."""
     activations, autoregressive = (
-        importlib.import_module(f"models.flow.{name}") for name in ("activation", "layers")
+        importlib.import_module(f"models.flow.{name}") for name in ("fused", "layers")
     )
 
     assert set(config.ACTIVATIONS) == set(activations.ACTIVATIONS)

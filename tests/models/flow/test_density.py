@@ -12,8 +12,9 @@ from data_prep.columns import Column
 from data_prep.dataset import Dataset
 from models.bundle.emulator import Emulator
 from models.config import COORDINATES, FlowConfig
+from models.flow.conditions import distinct
 from models.flow.coordinates import Constants, Moments
-from models.flow.density import build_flow, distinct, from_description
+from models.flow.density import build_flow, from_description
 
 MASSES = (Column("Mass_0", "Msun", True), Column("Mass_1", "Msun", True))
 GRID = (Column("Z", "", True), Column("alpha", "", True))

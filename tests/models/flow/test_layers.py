@@ -9,8 +9,8 @@ from nflows.transforms.splines.rational_quadratic import unconstrained_rational_
 
 from models.config import FlowConfig
 from models.flow import spline
-from models.flow.activation import ACTIVATIONS
-from models.flow.conditions import Given
+from models.flow.conditions import Conditions
+from models.flow.fused import ACTIVATIONS
 from models.flow.layers import CONDITIONERS, LAYERS
 
 SHAPES = [(1, 0), (1, 2), (2, 0), (2, 1), (2, 2), (3, 2), (5, 3)]
@@ -45,7 +45,7 @@ def rows(features, conditions, *, count=7, seed=1):
 
 def parameters_of(transform, x_NF, c_NC):
     """What the conditioner says, `(F, P, N)`."""
-    return torch.stack(transform.autoregressive_net.parameters_of(Given(c_NC.t()), x_NF.t()))
+    return torch.stack(transform.autoregressive_net.parameters_of(Conditions(c_NC.t()), x_NF.t()))
 
 
 def last_biases(transform):
@@ -215,7 +215,7 @@ def test_values_and_gradients_stay_finite_whatever_the_network_says(value, kind,
 
     for fused in (False, True):
         x_NF = x_NF.clone().requires_grad_()
-        results = transform(x_NF, Given(c_NC.t(), None, fused))
+        results = transform(x_NF, Conditions(c_NC.t(), None, fused))
         leaves = [x_NF, *transform.parameters()]
         gradients = torch.autograd.grad(sum(r.sum() for r in results), leaves)
 
@@ -271,7 +271,7 @@ def by_hand_and_not(transform, features, conditions, counts):
     results = []
     for fused in (True, False):
         x_NF = (1.5 * x_NF if fused else x_NF).detach().requires_grad_()
-        z_NF, log_det_N = transform(x_NF, Given(c_CU, counts, fused))
+        z_NF, log_det_N = transform(x_NF, Conditions(c_CU, counts, fused))
         loss = (z_NF * torch.arange(z_NF.numel()).view_as(z_NF).cos()).sum() + (log_det_N**2).sum()
         gradients = torch.autograd.grad(loss, [x_NF, *transform.parameters()])
         results.append([z_NF, log_det_N, *gradients])
@@ -331,12 +331,12 @@ def test_without_gradients_density_and_draws_by_hand_are_the_plain_ones(
         # Twice, since arrays are used again.
         for _ in range(2):
             for direction in (transform, transform.inverse):
-                fused = direction(x_NF, Given(c_CU, counts, True))
-                plain = direction(x_NF, Given(c_CU, counts, False))
+                fused = direction(x_NF, Conditions(c_CU, counts, True))
+                plain = direction(x_NF, Conditions(c_CU, counts, False))
                 torch.testing.assert_close(fused[0], plain[0], rtol=1e-10, atol=1e-10)
             torch.testing.assert_close(
-                transform(x_NF, Given(c_CU, counts, True))[1],
-                transform(x_NF, Given(c_CU, counts, False))[1],
+                transform(x_NF, Conditions(c_CU, counts, True))[1],
+                transform(x_NF, Conditions(c_CU, counts, False))[1],
             )
 
 
@@ -345,7 +345,7 @@ def test_values_kept_from_one_pass_are_not_changed_by_the_next(conditioner):
     """What is given back to be used again must not be in anyone's hands."""
     transform = layer("spline", 2, 2, conditioner=conditioner).train()
     x_NF, c_NC = rows(2, 2, count=200)
-    given = Given(c_NC[:2].t(), [150, 50], True)
+    given = Conditions(c_NC[:2].t(), [150, 50], True)
     weights = list(transform.parameters())
 
     def step(factor):
@@ -367,7 +367,7 @@ def test_arrays_made_in_inference_mode_can_be_used_again_outside(conditioner):
     x_NF, c_NC = rows(2, 2, count=201)
 
     def given():
-        return Given(c_NC[:2].t(), [150, 51], True)
+        return Conditions(c_NC[:2].t(), [150, 51], True)
 
     with torch.inference_mode():
         transform(x_NF, given()), transform.inverse(x_NF, given())

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.config import ConfigError, FlowConfig
-from models.flow.conditions import Given
+from models.flow.conditions import Conditions
 from models.flow.masked import MaskedConditioner
 
 
@@ -29,7 +29,7 @@ def test_a_group_sees_the_condition_and_the_features_before_it(depth):
     c_CN, x_FN = numbers(2, 1), numbers(3, 1, seed=2)
 
     def parameters(c, x):
-        return torch.stack(made.parameters_of(Given(c), x))[:, :, 0]
+        return torch.stack(made.parameters_of(Conditions(c), x))[:, :, 0]
 
     by_c, by_x = torch.autograd.functional.jacobian(parameters, (c_CN, x_FN))
 
@@ -39,7 +39,7 @@ def test_a_group_sees_the_condition_and_the_features_before_it(depth):
 
 
 def test_groups_one_after_another_are_those_worked_out_together():
-    made, given, x_FN = conditioner(), Given(numbers(2, 5)), numbers(3, 5, seed=2)
+    made, given, x_FN = conditioner(), Conditions(numbers(2, 5)), numbers(3, 5, seed=2)
     state = made.start()
 
     one_by_one = [made.group(given, torch.split(x_FN[:f], 1) if f else [], state) for f in range(3)]
@@ -57,7 +57,7 @@ def test_its_derivative_by_hand_is_that_of_autograd(features, depth, activation)
     leaves = [x_FN, c_CU, *made.parameters()]
     results = []
     for fused in (False, True):
-        first, *later = made.parameters_of(Given(c_CU, counts, fused), x_FN)
+        first, *later = made.parameters_of(Conditions(c_CU, counts, fused), x_FN)
         loss = first.square().sum() + sum((p * p.detach().cos()).sum() for p in later)
         grads = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
         results.append([first, *later, *grads])

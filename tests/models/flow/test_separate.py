@@ -5,9 +5,9 @@ import torch
 from torch.nn import functional
 
 from models.config import FlowConfig
-from models.flow.activation import ACTIVATIONS
-from models.flow.conditions import Given
-from models.flow.separate import Network, Pass, SeparateConditioner
+from models.flow.conditions import Conditions
+from models.flow.fused import ACTIVATIONS
+from models.flow.separate import FusedPass, Network, SeparateConditioner
 
 OFFICIAL = {
     "relu": torch.relu,
@@ -78,7 +78,7 @@ def test_a_pass_by_hand_is_that_of_autograd(activation, depth, residual):
     # Twice: the second takes the arrays that the first gave back.
     for _ in range(2):
         with torch.no_grad():
-            by_hand = Pass(made, x_IN.detach())
+            by_hand = FusedPass(made, x_IN.detach())
             torch.testing.assert_close(by_hand.forward(), out_PN.detach())
             grad_IN, grads = by_hand.backward(weights_PN.clone())
 
@@ -89,10 +89,10 @@ def test_a_pass_by_hand_is_that_of_autograd(activation, depth, residual):
 def test_two_passes_at_once_do_not_share_their_arrays():
     made, x_IN, weights_PN = network(), numbers(3, 7), numbers(4, 7, seed=2)
     with torch.no_grad():
-        alone = Pass(made, x_IN)
+        alone = FusedPass(made, x_IN)
         alone.forward()
         expected = alone.backward(weights_PN.clone())[1]
-        one, other = Pass(made, x_IN), Pass(made, 5 * x_IN)
+        one, other = FusedPass(made, x_IN), FusedPass(made, 5 * x_IN)
         one.forward(), other.forward()
         other.backward(weights_PN.clone())
         found = one.backward(weights_PN.clone())[1]
@@ -110,7 +110,7 @@ def test_a_feature_has_a_network_of_the_condition_and_the_features_before_it(con
     torch.manual_seed(0)
     made = SeparateConditioner(FlowConfig(hidden=6), 3, conditions, 4).double()
     c_CU, x_FN = numbers(conditions, 2), numbers(3, 5, seed=2)
-    given = Given(c_CU, [2, 3])
+    given = Conditions(c_CU, [2, 3])
     c_CN = c_CU[:, [0, 0, 1, 1, 1]]
 
     first, *later = made.parameters_of(given, x_FN)
@@ -124,7 +124,7 @@ def test_a_feature_has_a_network_of_the_condition_and_the_features_before_it(con
 @pytest.mark.parametrize("counts", [[3, 0, 2], [100, 150, 6]], ids=["few", "many"])
 def test_what_distinct_conditions_have_is_spread_to_their_rows(counts, fused):
     x_KU = numbers(4, 3)
-    given = Given(x_KU, counts, fused)
+    given = Conditions(x_KU, counts, fused)
     index_N = [u for u, count in enumerate(counts) for _ in range(count)]
 
     torch.testing.assert_close(given.spread(x_KU), x_KU[:, index_N])

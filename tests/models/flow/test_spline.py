@@ -231,7 +231,7 @@ def test_the_derivative_by_hand_is_that_of_autograd(bins, features, counts):
     expected = torch.autograd.grad((z_FN * weights + log_det_FN * weights**2).sum(), leaves)
 
     for index in {id(i): i for i in (index_N, None if len(counts) == 40 else index_N)}.values():
-        curves = spline.Curves(BOUND)
+        curves = spline.FusedCurves(BOUND)
         with torch.no_grad():
             found = curves.forward(x_FN.detach(), [p.detach() for p in parameters_], index)
             grad_x_FN, grads = curves.backward(weights, weights**2)
@@ -247,7 +247,7 @@ def test_the_derivative_by_hand_is_that_of_autograd(bins, features, counts):
 def test_the_inverse_by_hand_is_the_plain_one(bins, counts):
     x_FN, (shared, *_), index_N = both_ways(counts, 1, bins)
 
-    found_N = spline.Curves(BOUND).inverse(x_FN[0], shared, index_N)
+    found_N = spline.FusedCurves(BOUND).inverse(x_FN[0], shared, index_N)
 
     close(found_N, spline.inverse(x_FN[0], shared[:, index_N], BOUND)[0])
 
@@ -259,7 +259,7 @@ def test_values_at_the_bound_and_at_edges_between_bins_are_no_exception_by_hand(
 
     for index_N in (None, torch.zeros(rows, dtype=torch.long)):
         one = parameters_PN if index_N is None else parameters_PN[:, :1]
-        z_FN, log_det_FN = spline.Curves(BOUND).forward(x_N[None], [one], index_N)
+        z_FN, log_det_FN = spline.FusedCurves(BOUND).forward(x_N[None], [one], index_N)
         expected = spline.forward(x_N, parameters_PN, BOUND)
 
         close(z_FN[0], expected[0])

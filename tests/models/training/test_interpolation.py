@@ -5,7 +5,7 @@ import torch
 
 from data_prep.columns import Column
 from data_prep.dataset import Cell, Dataset
-from models.training.interpolation import ROWS, Jitter
+from models.training.interpolation import ROWS, ConditionJitter
 
 Z, ALPHA = (1e-4, 2e-4, 1e-3), (0.5, 1.0, 5.0)
 CELLS = torch.tensor([[z, a] for z in Z for a in ALPHA])
@@ -20,7 +20,7 @@ def jitter(share=1.0, *, seed=0, rows=ROWS, positive=True):
         ranges={},
         fingerprint="",
     )
-    return Jitter(dataset, jitter=share, seed=seed)
+    return ConditionJitter(dataset, jitter=share, seed=seed)
 
 
 def moved(share=1.0, **options):
@@ -87,4 +87,4 @@ def test_a_table_without_conditions_is_left_alone():
         fingerprint="",
     )
 
-    assert Jitter(dataset, jitter=1.0, seed=0)(torch.empty(1, 0), step=0).shape == (1, 0)
+    assert ConditionJitter(dataset, jitter=1.0, seed=0)(torch.empty(1, 0), step=0).shape == (1, 0)

@@ -15,7 +15,7 @@ from data_prep.preparation.prepare import prepare
 from data_prep.stream import read_split
 from models.config import ConfigError, FlowConfig, TrainConfig
 from models.evaluation.nll import nll
-from models.flow import batched
+from models.flow import conditions
 from models.training import loss as parts
 from models.training import train as training
 from models.training.checkpoint import CheckpointError, best_flow, load, save, trim
@@ -188,7 +188,7 @@ def test_a_batch_in_parts_is_the_same_step(prepared, monkeypatch):
 def test_a_batch_in_the_order_of_its_conditions_is_the_same_step(prepared, monkeypatch):
     config = replace(QUICK, epochs=1, batch_size=1000)
     ordered, _ = train(prepared, FLOW, config)
-    monkeypatch.setattr(batched, "SHARED_ROWS", 10_000)
+    monkeypatch.setattr(conditions, "SHARED_ROWS", 10_000)
 
     as_they_came, _ = train(prepared, FLOW, config)
 
@@ -210,13 +210,13 @@ def test_a_non_finite_loss_ends_training_with_epoch_and_step(
     prepared, monkeypatch, break_at, epoch
 ):
     calls = iter(range(1, 10_000))
-    original = parts.PartedLoss.backward
+    original = parts.BatchLoss.backward
 
     def backward(self, *arguments):
         loss = original(self, *arguments)
         return loss * np.nan if next(calls) == break_at else loss
 
-    monkeypatch.setattr(parts.PartedLoss, "backward", backward)
+    monkeypatch.setattr(parts.BatchLoss, "backward", backward)
     rows = []
 
     with pytest.raises(NonFiniteLoss, match=rf"at step {break_at} \(epoch {epoch}\)"):

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.config import ACTIVATIONS, CONDITIONERS, COORDINATES, KINDS
-from models.flow.layout import Layout
+from models.layout import Layout
 from tests.random_flows import a_flow
 
 configs = st.fixed_dictionaries(

@@ -1,0 +1,63 @@
+"""The history of a training: one row for each evaluation, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.config import TrainConfig
+from models.training.checkpoint import load
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Epoch:
+    """One row of history: the training since the last row, and one evaluation."""
+
+    epoch: int
+    """From 1. Counts evaluations, which are epochs unless `eval_every` is set."""
+    train_nll: float
+    """Mean over the rows trained on since the last evaluation, in nats, as they were met."""
+    val_nll: float
+    """Over the whole validation split but the held-out cells, in evaluation mode, in nats."""
+    learning_rate: float
+    """Of the last step."""
+    seconds: float
+    """Wall-clock time since the last row, evaluation included, checkpoint not."""
+    samples_per_second: float
+    """Rows trained on per second, without the evaluation."""
+    loss_rate: float | None
+    """Fall of the smoothed objective in nats per `rate_per`; None in the first row."""
+    held_out_nll: float | None = None
+    """Over the validation split's rows of the held-out cells, likewise; None where none are, or
+    where it is not finite."""
+
+    def objective(self, config: TrainConfig) -> float:
+        """The NLL by which this training is judged."""
+        nll = self.held_out_nll if config.objective == "held_out_nll" else self.val_nll
+        assert nll is not None
+        return nll
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What came of a training."""
+
+    history: list[Epoch]
+    best_epoch: int
+    """The row with the lowest objective, whose weights the flow has."""
+    best_val_nll: float
+    """In that row."""
+    stopped: str | None
+    """Why it ended early, as a sentence; None when all epochs ran."""
+    best_held_out_nll: float | None = None
+    """In that row; None where no cells are held out."""
+
+
+def stored_history(folder: Path) -> list[Epoch]:
+    """The rows of history that the checkpoint in `folder` holds; none where there is none.
+
+    Raises:
+        CheckpointError: If the checkpoint is damaged.
+    """
+    stored = load(folder)
+    return [] if stored is None else [Epoch(**row) for row in stored.state["history"]]
