@@ -2,7 +2,7 @@
 
 The only module that writes the bundle: `emulator.json` (format, architecture, columns, units,
 domain, metrics, provenance, sha256 of every other file), `weights.safetensors`, two ONNX graphs,
-`run.json`, and `README.md` for people, whose text is in `model_card`. Its reading is shared with
+`run.json`, and `README.md` for people, whose text is that of `card`. Its reading is shared with
 `arrays`: see `bundle`.
 
 Array names end in their axes:

@@ -1,20 +1,56 @@
-"""Values that may be anything as Markdown: names as they are, never as markup; numbers, or nothing.
+"""Values of any type as Markdown: names as they are, never as markup; numbers, or nothing.
 
-For text of what strangers wrote, such as the card of a bundle. Knows nothing of what it tells.
+For text that strangers wrote, such as the card of a bundle. In templates of `environment` every
+value is escaped, unless a filter has made it Markdown.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader
+from markupsafe import Markup
 
 from data_prep.untrusted import is_finite
 
 LONGEST_TEXT = 1_000
 """Characters of a name or a reference at most."""
 _ADDRESS = re.compile(r"https?://[A-Za-z0-9][^\s<>\\\"'`|]*[A-Za-z0-9/]")
+_MARKUP = str.maketrans(
+    {
+        **{mark: f"\\{mark}" for mark in "\\`*[]"},
+        **{mark: f"&#{ord(mark)};" for mark in "<>|$~@#"},
+    }
+)
+
+
+def environment(folder: Path) -> Environment:
+    """The templates of a folder, with the functions of this module as filters."""
+    made = Environment(
+        loader=FileSystemLoader(folder),
+        # What `finalize` gives is marked as safe, so jinja's own escaping, of HTML, never acts.
+        autoescape=True,
+        finalize=shown,
+        undefined=ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters = (code, count, linked, listed, mapping, pairs, score, short, text, with_floor)
+    made.filters |= {each.__name__: each for each in filters}
+    made.filters |= {
+        "each": items,
+        "limits": lambda value: Markup(" | ".join(limits(value))),
+        "median": statistics.median,
+        "unit": lambda value: text(value) or "pure number",
+        "yaml": lambda value: Markup(json.dumps(value)),
+    }
+    return made
 
 
 def decimals(value: float, digits: int) -> int:
@@ -26,12 +62,16 @@ def mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def pairs(value: object) -> list[tuple[str, Any]]:
+    return list(mapping(value).items())
+
+
 def items(value: object) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else []
 
 
-def text(value: object) -> str | None:
-    return value if isinstance(value, str) and value.strip() else None
+def text(value: object) -> str:
+    return value if isinstance(value, str) and value.strip() else ""
 
 
 def number(value: object) -> float | None:
@@ -55,7 +95,7 @@ def limits(value: object) -> tuple[str, str]:
     return (ends[0], ends[1]) if len(ends) == 2 else ("?", "?")
 
 
-def score(value: object, error: object) -> str:
+def score(value: object, error: object = None) -> str:
     """`4.212 ± 0.014`: as many decimals as the error's two leading digits have."""
     found, spread = number(value), number(error)
     if found is None:
@@ -73,64 +113,46 @@ def with_floor(value: object, floor: object) -> str:
     return f"{first:.3f}" + ("" if second is None else f" ({second:.3f})")
 
 
-def listed(texts: Sequence[str], most: int, last: str = "") -> str:
+def listed(values: Sequence[object], most: int, last: str = "") -> Markup:
     """`a, b, c`, and how many more."""
-    shown = list(texts[:most])
-    if len(texts) > most:
-        return f"{', '.join(shown)} and {len(texts) - most:,} more"
-    if last and len(shown) > 1:
-        return f"{', '.join(shown[:-1])} {last} {shown[-1]}"
-    return ", ".join(shown)
-
-
-def bullets(texts: Iterable[str]) -> str:
-    return "\n".join(f"- {each}" for each in texts)
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], most: int) -> str:
-    lines = [head, ["---"] * len(head), *rows[:most]]
-    told = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    if len(rows) > most:
-        told += f"\n\nand {len(rows) - most:,} more: see `emulator.json`."
-    return told
-
-
-_MARKUP = str.maketrans(
-    {
-        **{mark: f"\\{mark}" for mark in "\\`*[]"},
-        **{mark: f"&#{ord(mark)};" for mark in "<>|$~@#"},
-    }
-)
+    names = [shown(value) for value in values[:most]]
+    if len(values) > most:
+        return Markup(f"{', '.join(names)} and {len(values) - most:,} more")
+    if last and len(names) > 1:
+        return Markup(f"{', '.join(names[:-1])} {last} {names[-1]}")
+    return Markup(", ".join(names))
 
 
 def plain(text: str) -> str:
-    """On one line, however it was given."""
+    """The text on one line."""
     return "".join(each if each.isprintable() else " " for each in text[:LONGEST_TEXT])
 
 
-def shown(text: str) -> str:
+def shown(value: object) -> Markup:
     """A name as text: nothing in it is markup, a tag, a formula or a line of its own."""
+    if isinstance(value, Markup):
+        return value
     # Before the marks become entities themselves; no name has a NUL any more.
-    safe = re.sub(r"&(?=#?[A-Za-z0-9]+;)", "&\0", plain(text))
+    safe = re.sub(r"&(?=#?[A-Za-z0-9]+;)", "&\0", plain(str(value)))
     safe = safe.translate(_MARKUP).replace("\0", "amp;")
     # Underscores inside of words, as in Mass_0, are no markup.
-    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", safe)
+    return Markup(re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", safe))
 
 
-def linked(text: str) -> str:
-    """The same, with its addresses as links."""
+def linked(text: str) -> Markup:
+    """The text as `shown`, with its addresses as links."""
     text = plain(text)
     parts, end = [], 0
     for found in _ADDRESS.finditer(text):
         parts += [shown(text[end : found.start()]), f"<{found[0]}>"]
         end = found.end()
-    return "".join([*parts, shown(text[end:])])
+    return Markup("".join([*parts, shown(text[end:])]))
 
 
-def code(text: object) -> str:
+def code(text: object) -> Markup:
     """The text as code, where that can hold it in a table; else as a name."""
     if not isinstance(text, str) or not text:
-        return "-"
+        return Markup("-")
     if len(text) > LONGEST_TEXT or not text.isprintable() or set("`|<>&$") & set(text):
         return shown(text)
-    return f"`{text}`" if text.strip() else "-"
+    return Markup(f"`{text}`") if text.strip() else Markup("-")
