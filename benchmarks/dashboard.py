@@ -34,16 +34,8 @@ from playwright.sync_api import Browser, Page, Response, sync_playwright
 
 from hpo.dashboard import catalog as catalogs
 from hpo.dashboard.catalog import Catalog
-from hpo.records.record import (
-    Cost,
-    DataUsed,
-    Environment,
-    EpochRow,
-    RunRecord,
-    State,
-    TestNll,
-    read,
-)
+from hpo.records.folder import read
+from hpo.records.record import Cost, DataUsed, Environment, EpochRow, RunRecord, State, TestNll
 
 FIRST_S, REFRESH_S = 2.0, 0.3
 """Aims: seconds to the first page, and of a refresh."""

@@ -49,7 +49,8 @@ import psutil
 import torch
 from orchestration import verdict
 
-from hpo.records.record import FINISHED, RunRecord, read, read_all
+from hpo.records.folder import read, read_all
+from hpo.records.record import FINISHED, RunRecord
 from hpo.storage.address import FILE_VARIABLE, VARIABLE
 from hpo.study.space import grid
 from hpo.study.spec import load

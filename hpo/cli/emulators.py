@@ -323,7 +323,8 @@ def _beside_data(
 
 
 def _records(study: str, runs: Path, storage: str | None) -> list[RunRecord]:
-    from hpo.records.record import RunRecord, read_all
+    from hpo.records.folder import read_all
+    from hpo.records.record import RunRecord
     from hpo.storage.address import url_of
     from hpo.storage.open import open_storage
     from hpo.study.study import load_study, runs_of
@@ -336,7 +337,8 @@ def _records(study: str, runs: Path, storage: str | None) -> list[RunRecord]:
 
 def _data_of_training(emulator: Path) -> Path:
     """The dataset that the bundle's own record names."""
-    from hpo.records.record import NAME, read
+    from hpo.records.folder import read
+    from hpo.records.record import NAME
 
     folder = Path(read(emulator / NAME).data.path)
     if not folder.is_dir():

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-from hpo.records import record as records
 from hpo.records import table
+from hpo.records.folder import candidates, read_within, root_of
 from hpo.records.record import NAME, RecordError, RunRecord
 from hpo.records.table import Row
 
@@ -60,7 +60,7 @@ class Catalog:
         self.folder = folder.absolute()
         self.version = 0
         """Goes up whenever a run appeared, changed or vanished."""
-        self._root = records.root_of(folder)
+        self._root = root_of(folder)
         self._runs: dict[str, _Run] = {}
         self._gone: dict[str, int] = {}
         self._rows: list[Row] = []
@@ -109,7 +109,7 @@ class Catalog:
             if kept is not None:
                 self._whole.move_to_end((key, run.stamp))
         if kept is None:
-            kept = records.read_within(self._root, run.path)
+            kept = read_within(self._root, run.path)
             with self._keeping:
                 self._whole[key, run.stamp] = kept
                 while len(self._whole) > KEPT:
@@ -139,7 +139,7 @@ class Catalog:
     def _look(self) -> None:
         """Read what changed, and make all rows anew if anything did."""
         version, known, seen = self.version + 1, self._runs, {}
-        paths = records.candidates(self.folder)
+        paths = candidates(self.folder)
         beside = tuple(path.name for path in paths if path.name != NAME)
         for path in paths:
             key = _key(path, self.folder)
@@ -158,7 +158,7 @@ class Catalog:
     def _read(self, path: Path, stamp: Stamp, version: int) -> _Run:
         found: RunRecord | RecordError
         try:
-            found = records.read_within(self._root, path, last_epoch=True)
+            found = read_within(self._root, path, last_epoch=True)
         except RecordError as error:
             found = error
         row = table.flat(path, found)

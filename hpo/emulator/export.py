@@ -13,7 +13,8 @@ import numpy as np
 from data_prep.cells import Named
 from data_prep.dataset import Dataset
 from data_prep.errors import DataError, InputError
-from hpo.records.record import NAME, RunRecord, finite, read_all
+from hpo.records.folder import read_all
+from hpo.records.record import NAME, RunRecord, finite
 from hpo.study.status import usable
 from models.bundle.card import Terms
 from models.bundle.efficiency import Efficiency

@@ -29,7 +29,8 @@ from hpo.execution import optuna_note, slurm
 from hpo.execution.slurm import Plan
 from hpo.queue.jobs import JobState, job_states
 from hpo.queue.slots import Slots
-from hpo.records.record import RunRecord, read_all
+from hpo.records.folder import read_all
+from hpo.records.record import RunRecord
 from hpo.storage import filesystem
 from hpo.storage.address import VARIABLE, hand_down, masked
 from hpo.storage.open import open_storage

@@ -23,6 +23,7 @@ from data_prep.dataset import Dataset
 from hpo.queue.leases import Claim, LeaseLost
 from hpo.queue.slots import Slots
 from hpo.records import environment
+from hpo.records.folder import read
 from hpo.records.record import (
     NAME,
     CellNll,
@@ -36,7 +37,6 @@ from hpo.records.record import (
     TestNll,
     finite,
     now,
-    read,
 )
 from hpo.study import space
 from hpo.study.spec import StudySpec

@@ -1,8 +1,8 @@
 """`run.json`: what one trial was and what came of it.
 
-The only module that writes or reads the file. It is replaced whole after every epoch, by the worker
-that holds the trial, so that another process may read it at any moment. Run JSONs of the thesis are
-read into the same record; how, is in `hpo/records/thesis.py`.
+The only module that writes or parses the file. The worker that holds the trial replaces it whole
+after every epoch, so that another process may read it at any moment. `hpo/records/folder.py` finds
+the files and reads them from the disk.
 
 A key that this version does not know is passed over, so that a record written by a later 0.x still
 reads; what cannot be understood any more gets a new `schema` number. A misspelt key shows all the
@@ -16,8 +16,6 @@ from __future__ import annotations
 import difflib
 import json
 import math
-import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -40,9 +38,6 @@ NAME = "run.json"
 
 LARGEST = untrusted.LARGEST_JSON
 """Bytes of the largest file that is read: a run of 100,000 epochs has less than half of it."""
-
-_ENDLESS = re.compile(rb"[0-9]{101}")
-"""No measured number, but what no float can hold, or hardly."""
 
 State = Literal["running", "complete", "pruned", "stopped_early", "failed"]
 
@@ -348,86 +343,23 @@ class RunRecord:
             raise RecordError(f"{path} not written: {error}") from error
 
 
-def read(path: Path, *, last_epoch: bool = False) -> RunRecord:
-    """The record in a `run.json`, or in a run JSON of the thesis.
+def parse(path: Path, text: bytes, *, last_epoch: bool = False) -> RunRecord:
+    """The record in the `run.json` at `path`, whose bytes are `text`.
 
     Args:
-        path: The file.
-        last_epoch: Leaves out all epochs of a `run.json` but the last, which takes a third of the
-            time: for lists of many runs.
+        path: The file, for messages.
+        text: Its contents.
+        last_epoch: Leaves out all epochs but the last, which takes a third of the time.
 
     Raises:
-        RecordError: If the file cannot be read, is not a record, is larger than `LARGEST` bytes,
-            or was written by a newer version. One sentence, naming file and key.
+        RecordError: If it is no record, or was written by a newer version.
     """
-    text = contents(path)
-    if _ENDLESS.search(text):
-        raise RecordError(f"{path} is not a record: it has a number of over 100 digits")
-    if path.name != NAME:
-        from hpo.records import thesis
-
-        return thesis.read(path, text)
     from pydantic import ValidationError
 
     try:
         return _adapter().validate_json(_shortened(text) if last_epoch else text, strict=True)
     except ValidationError as error:
         raise RecordError(_fault(path, text, error)) from error
-
-
-def read_all(folder: Path) -> list[tuple[Path, RunRecord | RecordError]]:
-    """Every record below `folder`, in the order of their paths; for a broken one, its fault.
-
-    Raises:
-        RecordError: If `folder` is not a folder.
-    """
-    root = root_of(folder)
-    found: list[tuple[Path, RunRecord | RecordError]] = []
-    for path in candidates(folder):
-        try:
-            found.append((path, read_within(root, path)))
-        except RecordError as error:
-            found.append((path, error))
-    return found
-
-
-def root_of(folder: Path) -> Path:
-    """The folder with its links resolved: nothing outside of it is read.
-
-    Raises:
-        RecordError: If it is not a folder.
-    """
-    if not folder.is_dir():
-        raise RecordError(f"{folder} is not a folder: give the one that holds the studies' folders")
-    return folder.resolve()
-
-
-def candidates(folder: Path) -> list[Path]:
-    """Files below `folder` that may be records, in the order of their paths.
-
-    Those are `run.json`, `trial-*/run.json` and `<study>/trial-*/run.json`, and in `folder` itself
-    run JSONs of the thesis.
-    """
-    inside = _inside(folder)
-    return [
-        *(each for each in inside if each.suffix == ".json" and not each.name.startswith(".")),
-        *_of_trials(inside),
-        *(path for study in inside for path in _of_trials(_inside(study))),
-    ]
-
-
-def read_within(root: Path, path: Path, *, last_epoch: bool = False) -> RunRecord:
-    """As `read`, for a file that has to lie inside of `root`, whatever links lead to it.
-
-    Raises:
-        RecordError: As `read`, and if it lies outside.
-    """
-    try:
-        if not path.resolve().is_relative_to(root):
-            raise RecordError(f"{path} is a link that leads out of {root}: not followed")
-    except (OSError, RuntimeError) as error:  # a loop of links
-        raise RecordError(f"{path} cannot be read: {error}") from error
-    return read(path, last_epoch=last_epoch)
 
 
 def contents(path: Path, largest: int = LARGEST) -> bytes:
@@ -456,6 +388,11 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def now() -> str:
+    """The time as records tell it: ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def json_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of `run.json`, as published in `run.schema.json`."""
     return {
@@ -470,20 +407,6 @@ def _adapter() -> TypeAdapter[RunRecord]:
     from pydantic import TypeAdapter  # here: reading the module's types must stay cheap
 
     return TypeAdapter(RunRecord)
-
-
-def _inside(folder: Path) -> list[Path]:
-    """What is in a folder, by name; nothing where it is none, is closed to us or has just gone."""
-    # Not Path.glob: a folder that is deleted meanwhile would break off the search of all others.
-    try:
-        return sorted(folder.iterdir())
-    except OSError:
-        return []
-
-
-def _of_trials(folders: list[Path]) -> list[Path]:
-    paths = (each / NAME for each in folders if each.name.startswith("trial-"))
-    return [path for path in paths if os.path.exists(path)]
 
 
 def _shortened(text: bytes) -> bytes:
@@ -542,8 +465,3 @@ def _leaves(value: object, place: str = "") -> Iterator[tuple[str, object]]:
 
 if __name__ == "__main__":
     print(json.dumps(json_schema(), indent=2))
-
-
-def now() -> str:
-    """The time as records tell it: ISO 8601 in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

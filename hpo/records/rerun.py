@@ -18,7 +18,8 @@ import torch
 from data_prep.dataset import Dataset
 from data_prep.errors import InputError
 from hpo.records import environment
-from hpo.records.record import Cost, EpochRow, RunRecord, TestNll, now, read
+from hpo.records.folder import read
+from hpo.records.record import Cost, EpochRow, RunRecord, TestNll, now
 from models.config import FlowConfig, TrainConfig
 from models.evaluation.nll import nll
 from models.flow import batched

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.errors import InputError
+from hpo.records.folder import read_all
 from hpo.records.listing import columns_of
-from hpo.records.record import FINISHED, RecordError, RunRecord, read_all
+from hpo.records.record import FINISHED, RecordError, RunRecord
 
 if TYPE_CHECKING:
     from data_prep.where import Filter

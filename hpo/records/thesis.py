@@ -91,7 +91,7 @@ class Saved:
     """Change of the running mean, nats per second, from the second epoch on."""
 
 
-def read(path: Path, text: bytes) -> RunRecord:
+def parse(path: Path, text: bytes) -> RunRecord:
     """The record of the run in `path`, whose bytes are `text`.
 
     The trial's number is the place of the file among its neighbours, sorted by label.

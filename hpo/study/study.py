@@ -20,7 +20,8 @@ from optuna.trial import TrialState
 
 from hpo.queue.leases import Owner
 from hpo.queue.slots import Slots, TrialSummary
-from hpo.records.record import NAME, Cost, DataUsed, Environment, RecordError, RunRecord, now, read
+from hpo.records.folder import read
+from hpo.records.record import NAME, Cost, DataUsed, Environment, RecordError, RunRecord, now
 from hpo.storage.open import open_study
 from hpo.study.spec import SpecError, StudySpec
 from models.config import FREE_TO_CHANGE

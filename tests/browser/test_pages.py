@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from hpo.records.record import EpochRow, read_all
+from hpo.records.folder import read_all
+from hpo.records.record import EpochRow
 from hpo.records.table import TABLE_3_2
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]

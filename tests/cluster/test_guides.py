@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.dataset import SAMPLE
-from hpo.records.record import read
+from hpo.records.folder import read
 
 from .daemons import PATH, free_ports
 from .postgres import USER, binaries, need_postgres

@@ -7,7 +7,8 @@ import pytest
 from optuna.trial import TrialState
 
 from hpo.queue.leases import Owner
-from hpo.records.record import NAME, read
+from hpo.records.folder import read
+from hpo.records.record import NAME
 from models.arrays.flow import ArrayFlow
 from models.bundle import files
 from models.bundle.emulator import Emulator

@@ -11,7 +11,8 @@ import time
 import pytest
 from optuna.trial import TrialState
 
-from hpo.records.record import NAME, read
+from hpo.records.folder import read
+from hpo.records.record import NAME
 from models.bundle.emulator import Emulator
 from tests.forks import content_of
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from data_prep.dataset import Dataset
-from hpo.records.record import NAME, read
+from hpo.records.folder import read
+from hpo.records.record import NAME
 from hpo.storage.address import url_of
 from hpo.storage.open import open_storage
 from models.bundle.emulator import Emulator

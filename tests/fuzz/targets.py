@@ -14,6 +14,7 @@ from pathlib import Path
 
 from data_prep.dataset import SAMPLE, Dataset
 from hpo.records import record
+from hpo.records.folder import read
 from hpo.records.record import RunRecord
 from hpo.study import spec
 from tests.fuzz.strategies import answer, memory
@@ -54,11 +55,11 @@ def a_run_json(folder, content):
     path = folder / record.NAME
     path.write_bytes(content)
     with memory(MEGABYTES):
-        found = answer(record.read, path)
-        answer(record.read, path, last_epoch=True)
+        found = answer(read, path)
+        answer(read, path, last_epoch=True)
     if isinstance(found, RunRecord) and found.reported is None:
         found.write(folder)
-        assert record.read(path) == found
+        assert read(path) == found
     return isinstance(found, RunRecord)
 
 
@@ -66,7 +67,7 @@ def a_run_of_the_thesis(folder, content):
     path = folder / "blocks_3.json"
     path.write_bytes(content)
     with memory(MEGABYTES):
-        found = answer(record.read, path)
+        found = answer(read, path)
     return found is not None
 
 

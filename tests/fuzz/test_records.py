@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hpo.dashboard import catalog
 from hpo.dashboard.runs import differences, figures, importance, learning, tables
 from hpo.records import listing, record, table
+from hpo.records.folder import read, read_all
 from tests.fuzz.strategies import answer, broken, damaged, fuzz, memory
 
 RUN = json.loads((Path(__file__).parent.parent / "data" / "run-schema-1.json").read_text())
@@ -53,7 +54,7 @@ def folder(tmp_path_factory):
 
 def listed(folder):
     """Every record below the folder, listed in every format."""
-    found = record.read_all(folder)
+    found = read_all(folder)
     rows = table.rows(folder)
     for style in listing.FORMATS:
         text = listing.render(rows, style)
@@ -123,8 +124,8 @@ def test_a_damaged_run(folder, text):
     path = folder / "s" / "trial-00001" / "run.json"
     path.write_bytes(text)
     with memory(512):
-        answer(record.read, path)
-        answer(record.read, path, last_epoch=True)
+        answer(read, path)
+        answer(read, path, last_epoch=True)
 
 
 def npy(header, content=b""):

@@ -24,7 +24,7 @@ from optuna.trial import TrialState
 from sqlalchemy.engine import make_url
 
 from hpo.queue.slots import Slots
-from hpo.records.record import read
+from hpo.records.folder import read
 from hpo.storage.open import open_storage
 from tests.cluster.slurm import CPUS, wait_for
 

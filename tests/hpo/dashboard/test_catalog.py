@@ -10,7 +10,8 @@ import pytest
 from hpo.dashboard import catalog as catalogs
 from hpo.dashboard.catalog import Catalog
 from hpo.records import table
-from hpo.records.record import Cost, DataUsed, Environment, EpochRow, RecordError, RunRecord, read
+from hpo.records.folder import read
+from hpo.records.record import Cost, DataUsed, Environment, EpochRow, RecordError, RunRecord
 
 THESIS = Path(__file__).parents[4] / "shared" / "data" / "thesis_runs"
 
@@ -102,7 +103,7 @@ def test_a_row_of_the_thesis_does_not_either():
 
 
 def test_nothing_is_read_again_that_did_not_change(catalog, monkeypatch):
-    monkeypatch.setattr(catalogs.records, "read_within", None)
+    monkeypatch.setattr(catalogs, "read_within", None)
     before = catalog.version
 
     assert catalog.refresh() == before

@@ -14,7 +14,8 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
-from hpo.records.record import RunRecord, read, read_all
+from hpo.records.folder import read, read_all
+from hpo.records.record import RunRecord
 from hpo.storage.address import url_of
 from hpo.storage.open import open_storage
 

@@ -18,7 +18,8 @@ from hpo.execution import trial
 from hpo.queue.leases import LeaseLost, Owner
 from hpo.queue.slots import Slots
 from hpo.records import table as runs
-from hpo.records.record import NAME, json_schema, read
+from hpo.records.folder import read
+from hpo.records.record import NAME, json_schema
 from hpo.storage.address import url_of
 from hpo.storage.open import open_storage
 from hpo.study.spec import parse

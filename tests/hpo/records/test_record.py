@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from hpo.records import record, thesis
+from hpo.records.folder import read, read_all
 from hpo.records.record import (
     Cost,
     DataUsed,
@@ -20,8 +21,6 @@ from hpo.records.record import (
     RunRecord,
     TestNll,
     json_schema,
-    read,
-    read_all,
 )
 
 OLD = Path(__file__).parents[2] / "data" / "run-schema-1.json"

@@ -11,7 +11,8 @@ from hpo.execution import trial
 from hpo.queue.leases import Owner
 from hpo.queue.slots import Slots
 from hpo.records import rerun as again
-from hpo.records.record import NAME, read
+from hpo.records.folder import read
+from hpo.records.record import NAME
 from hpo.storage.address import url_of
 from hpo.storage.open import open_storage
 from hpo.study.spec import parse

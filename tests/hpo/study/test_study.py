@@ -8,7 +8,8 @@ from optuna.distributions import CategoricalDistribution
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 
 from hpo.queue.slots import Reaped, Slots
-from hpo.records.record import NAME, read
+from hpo.records.folder import read
+from hpo.records.record import NAME
 from hpo.storage.address import url_of
 from hpo.storage.open import open_storage
 from hpo.study.sampling import pruner_of, sampler_of, search_space

@@ -7,7 +7,8 @@ import optuna
 from optuna.trial import TrialState
 from sqlalchemy import text
 
-from hpo.records.record import NAME, RecordError, read
+from hpo.records.folder import read
+from hpo.records.record import NAME, RecordError
 from hpo.storage.open import open_storage
 
 from . import gauge

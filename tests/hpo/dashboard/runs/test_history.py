@@ -10,7 +10,8 @@ from hypothesis.extra.numpy import arrays
 
 from hpo.dashboard.runs import history
 from hpo.dashboard.runs.tables import TablesError
-from hpo.records.record import DataUsed, read
+from hpo.records.folder import read
+from hpo.records.record import DataUsed
 from tests.made_runs import epoch, run, trained
 
 THESIS = Path(__file__).parents[5] / "shared" / "data" / "thesis_runs"

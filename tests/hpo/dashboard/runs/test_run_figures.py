@@ -10,7 +10,8 @@ import pytest
 from hpo.dashboard import style
 from hpo.dashboard.runs import figures, learning, tables
 from hpo.records import table
-from hpo.records.record import Cost, DataUsed, Environment, EpochRow, RunRecord, read
+from hpo.records.folder import read
+from hpo.records.record import Cost, DataUsed, Environment, EpochRow, RunRecord
 
 THESIS = Path(__file__).parents[5] / "shared" / "data" / "thesis_runs"
 
