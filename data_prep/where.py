@@ -1,29 +1,31 @@
-"""Row filters as people type them: `Mass_0 > 3 and Z != 0.03`.
-
-The text is parsed with `ast`, walked against a short list of what is allowed, and evaluated by
-this module with numpy. It is never compiled or evaluated as Python, so it can hold no call,
-attribute, subscript or import.
+"""`--where`: a row filter such as `Mass_0 > 3 and Z != 0.03`, computed by Arrow.
 
 A condition is a comparison (`<`, `<=`, `>`, `>=`, `==`, `!=`, `in (..)`, `not in (..)`, chains
 such as `3 < Mass_0 <= 40`), joined by `and`, `or`, `not` and parentheses. A side of a comparison
 is a column, a number, a text in quotes, or `+ - * /` of numbers. A missing value (None or NaN)
 matches no comparison, not even `!=`; `not` turns that round like any other answer.
+
+The text is parsed with `ast`, and each node of a short list of allowed ones becomes a call of
+`pyarrow.compute`. Nothing is compiled or evaluated as Python, so a filter can hold no call,
+attribute, subscript or import.
 """
 
 from __future__ import annotations
 
 import ast
-import difflib
-import operator
+import functools
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from data_prep.errors import InputError
+from data_prep.errors import InputError, suggestion
 
 MAX_LENGTH = 1000
 """Characters in a filter."""
@@ -31,36 +33,22 @@ MAX_DEPTH = 40
 """Nested operations in a filter."""
 
 Mask = NDArray[np.bool_]
+Values: TypeAlias = pa.Array | pa.Scalar
 
-_ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: np.add,
-    ast.Sub: np.subtract,
-    ast.Mult: np.multiply,
-    ast.Div: np.divide,
-}
-_COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
+_ARITHMETIC = {ast.Add: pc.add, ast.Sub: pc.subtract, ast.Mult: pc.multiply, ast.Div: pc.divide}
+_COMPARISONS = {
+    ast.Lt: pc.less,
+    ast.LtE: pc.less_equal,
+    ast.Gt: pc.greater,
+    ast.GtE: pc.greater_equal,
+    ast.Eq: pc.equal,
+    ast.NotEq: pc.not_equal,
 }
 _SHAPES = "a filter is made of comparisons such as `Mass_0 > 3`, joined by and, or, not"
 
 
 class FilterError(InputError):
     """A filter that cannot be used. The message quotes it and says what to write."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Side:
-    """One side of a comparison: numbers (NaN where missing) or texts (None where missing)."""
-
-    values: NDArray[Any]
-    kind: str
-    """number, text, or nothing (all missing, fits both)."""
-    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,27 +68,33 @@ class Filter:
             FilterError: If it is not a filter, or reads an unknown column (suggests the nearest).
         """
         tree = _parsed(text)
-        used = _checked(tree, text, frozenset(names))
-        return cls(text, used, tree)
+        # A row without values checks all but the kinds of the columns.
+        _Evaluation(text, dict.fromkeys(names, pa.scalar(None))).condition(tree)
+        used = (node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
+        return cls(text, frozenset(used), tree)
 
-    def mask(self, columns: Mapping[str, NDArray[Any]]) -> Mask:
+    def mask(self, columns: Mapping[str, NDArray[Any] | pa.Array]) -> Mask:
         """Which rows match, shape `(rows,)`.
 
         Args:
-            columns: Arrays of shape `(rows,)`, for at least the columns in `names`.
+            columns: Arrays of shape `(rows,)`, for at least the columns in `names`: numbers in
+                double precision, or texts.
 
         Raises:
             FilterError: If a text is compared with a number.
         """
         rows = len(next(iter(columns.values()))) if columns else 1
-        sides = {name: _side(np.asarray(columns[name]), name) for name in self.names}
-        found: Mask = np.broadcast_to(_condition(self._tree, sides), (rows,)).copy()
-        return found
+        found = self._of({name: _column(columns[name]) for name in self.names})
+        if isinstance(found, pa.Scalar):
+            return np.full(rows, found.as_py())
+        return np.asarray(found.to_numpy(zero_copy_only=False))
 
     def matches(self, row: Mapping[str, object]) -> bool:
         """Whether one row matches; a column that the row lacks is a missing value."""
-        cells = {name: _single(row.get(name), name) for name in self.names}
-        return bool(_condition(self._tree, cells).all())
+        return bool(self._of({name: _scalar(row.get(name)) for name in self.names}).as_py())
+
+    def _of(self, columns: Mapping[str, Values]) -> Values:
+        return _Evaluation(self.text, columns).condition(self._tree)
 
 
 def _parsed(text: str) -> ast.expr:
@@ -123,10 +117,7 @@ def _parsed(text: str) -> ast.expr:
 
 def _slip(text: str, error: BaseException) -> str:
     """What most likely went wrong, for the common slips of people who write SQL or C."""
-    bare = text
-    for sign in ("==", "!=", "<=", ">="):
-        bare = bare.replace(sign, "")
-    if "=" in bare:
+    if "=" in re.sub("[=!<>]=", "", text):
         return "has a single =: write == to compare"
     if "&&" in text or "||" in text:
         return "has && or ||: write and, or"
@@ -134,188 +125,141 @@ def _slip(text: str, error: BaseException) -> str:
     return f"cannot be read{where}: {_SHAPES}"
 
 
-def _checked(tree: ast.expr, text: str, known: frozenset[str]) -> frozenset[str]:
-    """The columns used, once every node has been found in the list of what is allowed."""
-    used: set[str] = set()
+@dataclass(frozen=True, slots=True)
+class _Evaluation:
+    """Checks a filter's tree while it is computed on columns.
 
-    def refuse(node: ast.AST, why: str) -> FilterError:
-        part = ast.get_source_segment(text.strip(), node) or type(node).__name__
-        return FilterError(f"the filter {text!r} cannot hold `{part}`: {why}")
+    Values are float64 or texts, null where missing, and of the null type where all are missing.
+    """
 
-    def condition(node: ast.expr, depth: int) -> None:
-        limit(node, depth)
+    text: str
+    columns: Mapping[str, Values]
+
+    def condition(self, node: ast.expr, depth: int = 1) -> Values:
+        """The answer for each row, or one for all; never null."""
+        self._limit(depth)
         match node:
-            case ast.BoolOp(values=parts):
-                for part in parts:
-                    condition(part, depth + 1)
+            case ast.BoolOp(op=joint, values=nodes):
+                join = pc.and_ if isinstance(joint, ast.And) else pc.or_
+                return functools.reduce(join, [self.condition(part, depth + 1) for part in nodes])
             case ast.UnaryOp(op=ast.Not(), operand=part):
-                condition(part, depth + 1)
-            case ast.Constant(value=bool()):
-                pass
+                return pc.invert(self.condition(part, depth + 1))
+            case ast.Constant(value=bool(answer)):
+                return pa.scalar(answer)
             case ast.Compare(left=left, ops=signs, comparators=others):
-                side(left, depth + 1)
+                links = []
                 for sign, other in zip(signs, others, strict=True):
-                    compared(node, sign, other, depth + 1)
+                    links.append(self._link(node, left, sign, other, depth + 1))
+                    left = other
+                return functools.reduce(pc.and_, links)
             case ast.BinOp(op=ast.BitAnd() | ast.BitOr()):
-                raise refuse(node, "write and, or")
+                raise self._refused(node, "write and, or")
             case ast.Name() | ast.Constant():
-                raise refuse(node, "compare it with something, as in `Mass_0 > 3`")
-            case _:
-                raise refuse(node, _SHAPES)
+                raise self._refused(node, "compare it with something, as in `Mass_0 > 3`")
+        raise self._refused(node, _SHAPES)
 
-    def compared(node: ast.expr, sign: ast.cmpop, other: ast.expr, depth: int) -> None:
-        if isinstance(sign, ast.In | ast.NotIn):
-            if not isinstance(other, ast.Tuple | ast.List | ast.Set):
-                raise refuse(other, "`in` needs a list, as in `Z in (0.001, 0.002)`")
-            for element in other.elts:
-                side(element, depth + 1)
-        elif type(sign) in _COMPARISONS:
-            side(other, depth)
+    def _link(
+        self, chain: ast.expr, left: ast.expr, sign: ast.cmpop, right: ast.expr, depth: int
+    ) -> Values:
+        if compare := _COMPARISONS.get(type(sign)):
+            return self._compared(compare, left, right, depth)
+        if not isinstance(sign, ast.In | ast.NotIn):
+            raise self._refused(chain, "compare with <, <=, >, >=, ==, !=, in, not in")
+        if not isinstance(right, ast.Tuple | ast.List | ast.Set):
+            raise self._refused(right, "`in` needs a list, as in `Z in (0.001, 0.002)`")
+        there = pc.is_valid(self._side(left, depth))
+        equals = [self._compared(pc.equal, left, one, depth) for one in right.elts]
+        found = functools.reduce(pc.or_, equals, pa.scalar(False))
+        return pc.and_(there, found if isinstance(sign, ast.In) else pc.invert(found))
+
+    def _compared(
+        self, compare: Callable[..., Values], left: ast.expr, right: ast.expr, depth: int
+    ) -> Values:
+        one, two = self._side(left, depth), self._side(right, depth)
+        if pa.null() in (one.type, two.type):
+            return pa.scalar(False)
+        if _is_text(one) != _is_text(two):
+            text, number = (left, right) if _is_text(one) else (right, left)
+            raise FilterError(
+                f"the filter compares {_named(text)}, which is text, with {_named(number)}, which "
+                "is a number: put quotes around a text, none around a number"
+            )
+        # Each distinct text of a dictionary is compared once: it may be long, and in every row.
+        if isinstance(one, pa.DictionaryArray) and isinstance(two, pa.Scalar):
+            found = compare(one.dictionary, two).take(one.indices)
+        elif isinstance(one, pa.Scalar) and isinstance(two, pa.DictionaryArray):
+            found = compare(one, two.dictionary).take(two.indices)
         else:
-            raise refuse(node, "compare with <, <=, >, >=, ==, !=, in, not in")
+            found = compare(one, two)
+        return pc.fill_null(found, False)
 
-    def side(node: ast.expr, depth: int) -> None:
-        limit(node, depth)
+    def _side(self, node: ast.expr, depth: int) -> Values:
+        self._limit(depth)
         match node:
+            case ast.Name(id=name) if name in self.columns:
+                return self.columns[name]
             case ast.Name(id=name):
-                if name not in known:
-                    raise FilterError(f"the filter {text!r} {unknown_name(name, known)}")
-                used.add(name)
-            case ast.Constant(value=bool() | str()):
-                pass
-            case ast.Constant(value=int() | float() as number):
-                finite(node, number)
-            case ast.UnaryOp(op=ast.UAdd() | ast.USub(), operand=part):
-                side(part, depth + 1)
-            case ast.BinOp(left=left, op=sign, right=right) if type(sign) in _ARITHMETIC:
-                side(left, depth + 1)
-                side(right, depth + 1)
-            case _:
-                raise refuse(
-                    node, "compare columns, numbers, texts in quotes and + - * / of numbers"
+                raise FilterError(
+                    f"the filter {self.text!r} has no column {name!r} to read: "
+                    f"{suggestion(name, self.columns)}"
                 )
+            case ast.Constant(value=bool() | str() | int() | float() as value):
+                try:
+                    return _scalar(value)
+                except OverflowError:
+                    raise self._refused(node, "the number is too large") from None
+            case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+                return self._number(operand, depth + 1)
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return pc.negate(self._number(operand, depth + 1))
+            case ast.BinOp(left=left, op=sign, right=right) if type(sign) in _ARITHMETIC:
+                sides = (self._number(left, depth + 1), self._number(right, depth + 1))
+                result = _ARITHMETIC[type(sign)](*sides)
+                return pc.if_else(pc.is_nan(result), pa.scalar(None, pa.float64()), result)
+        why = "compare columns, numbers, texts in quotes and + - * / of numbers"
+        raise self._refused(node, why)
 
-    def finite(node: ast.expr, number: int | float) -> None:
-        try:
-            float(number)
-        except OverflowError:
-            raise refuse(node, "the number is too large") from None
+    def _number(self, node: ast.expr, depth: int) -> Values:
+        values = self._side(node, depth)
+        if _is_text(values):
+            raise FilterError(
+                f"the filter calculates with {_named(node)}, which is text, not a number"
+            )
+        return values.cast(pa.float64())
 
-    def limit(node: ast.expr, depth: int) -> None:
+    def _limit(self, depth: int) -> None:
         if depth > MAX_DEPTH:
             raise FilterError(
                 f"the filter is nested deeper than {MAX_DEPTH} operations: split it up"
             )
 
-    condition(tree, 1)
-    return frozenset(used)
+    def _refused(self, node: ast.AST, why: str) -> FilterError:
+        part = ast.get_source_segment(self.text.strip(), node) or type(node).__name__
+        return FilterError(f"the filter {self.text!r} cannot hold `{part}`: {why}")
 
 
-def unknown_name(name: str, known: Iterable[str]) -> str:
-    """A clause for a column that is not there: the nearest name, or all of them."""
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1) or [
-        other for other in names if other.casefold() == name.casefold()
-    ]
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names) or 'none'}"
-    return f"has no column {name!r} to read: {hint}"
+def _named(side: ast.expr) -> str:
+    return f"column {side.id!r}" if isinstance(side, ast.Name) else ast.unparse(side)
 
 
-def _condition(node: ast.expr, sides: Mapping[str, _Side]) -> Mask:
-    match node:
-        case ast.BoolOp(op=joint, values=parts):
-            join = np.logical_and if isinstance(joint, ast.And) else np.logical_or
-            found = _condition(parts[0], sides)
-            for part in parts[1:]:
-                found = np.asarray(join(found, _condition(part, sides)), bool)
-            return found
-        case ast.UnaryOp(operand=part):
-            return np.logical_not(_condition(part, sides))
-        case ast.Constant(value=value):
-            return np.full(1, bool(value))
-        case ast.Compare():
-            return _chain(node, sides)
-    raise AssertionError(f"unchecked {ast.dump(node)}")
+def _is_text(values: Values) -> bool:
+    return not (pa.types.is_float64(values.type) or pa.types.is_null(values.type))
 
 
-def _chain(node: ast.Compare, sides: Mapping[str, _Side]) -> Mask:
-    found: Mask = np.full(1, True)
-    left = _value(node.left, sides)
-    for sign, other in zip(node.ops, node.comparators, strict=True):
-        if isinstance(sign, ast.In | ast.NotIn):
-            assert isinstance(other, ast.Tuple | ast.List | ast.Set)
-            found = found & _among(left, other.elts, sides, isinstance(sign, ast.In))
-        else:
-            right = _value(other, sides)
-            found = found & _compare(left, right, _COMPARISONS[type(sign)])
-            left = right
-    return found
-
-
-def _among(
-    left: _Side, elements: Iterable[ast.expr], sides: Mapping[str, _Side], wanted: bool
-) -> Mask:
-    found: Mask = np.full(1, False)
-    for element in elements:
-        found = found | _compare(left, _value(element, sides), operator.eq)
-    return (found if wanted else ~found) & _present(left)
-
-
-def _compare(left: _Side, right: _Side, sign: Callable[[Any, Any], Any]) -> Mask:
-    if "nothing" not in (left.kind, right.kind) and left.kind != right.kind:
-        text, number = (left, right) if left.kind == "text" else (right, left)
-        raise FilterError(
-            f"the filter compares {text.source}, which is text, with {number.source}, which is "
-            "a number: put quotes around a text, none around a number"
-        )
-    both = np.broadcast_arrays(left.values, right.values)
-    there: Mask = np.broadcast_to(_present(left) & _present(right), both[0].shape)
-    found: Mask = np.zeros(both[0].shape, bool)
-    found[there] = sign(both[0][there], both[1][there])
-    return found
-
-
-def _present(side: _Side) -> Mask:
-    if side.kind == "number":
-        missing: Mask = np.isnan(side.values)
-        return ~missing
-    return np.asarray(side.values != None, bool)  # noqa: E711  elementwise, over objects
-
-
-def _value(node: ast.expr, sides: Mapping[str, _Side]) -> _Side:
-    match node:
-        case ast.Name(id=name):
-            return sides[name]
-        case ast.Constant(value=value):
-            return _single(value, repr(value))
-        case ast.UnaryOp(op=sign, operand=part):
-            side = _number(_value(part, sides))
-            return _Side(-side.values if isinstance(sign, ast.USub) else side.values, "number", "-")
-        case ast.BinOp(left=left, op=operation, right=right):
-            one, two = _number(_value(left, sides)), _number(_value(right, sides))
-            with np.errstate(all="ignore"):
-                result = _ARITHMETIC[type(operation)](one.values, two.values)
-            return _Side(result, "number", ast.unparse(node))
-    raise AssertionError(f"unchecked {ast.dump(node)}")
-
-
-def _number(side: _Side) -> _Side:
-    if side.kind == "text":
-        raise FilterError(f"the filter calculates with {side.source}, which is text, not a number")
-    if side.kind == "nothing":
-        return _Side(np.full(side.values.shape, np.nan), "number", side.source)
-    return side
-
-
-def _side(values: NDArray[Any], name: str) -> _Side:
+def _column(values: NDArray[Any] | pa.Array) -> pa.Array:
+    if isinstance(values, pa.Array):
+        return values
     if values.dtype.kind in "biuf":
-        return _Side(values.astype(np.float64, copy=False), "number", f"column {name!r}")
-    kind = "nothing" if all(value is None for value in values) else "text"
-    return _Side(values.astype(object), kind, f"column {name!r}")
+        return pa.array(values.astype(np.float64, copy=False), from_pandas=True)
+    return pa.array([None if value is None else _storable(value) for value in values])
 
 
-def _single(value: object, name: str) -> _Side:
+def _scalar(value: object) -> pa.Scalar:
     if isinstance(value, bool | int | float | np.number | np.bool_):
-        return _Side(np.array([float(value)]), "number", name)
-    kind = "nothing" if value is None else "text"
-    return _Side(np.array([None if value is None else str(value)], object), kind, name)
+        return pa.scalar(float(value), pa.float64(), from_pandas=True)
+    return pa.scalar(None if value is None else _storable(value))
+
+
+def _storable(value: object) -> str:
+    """A text that Arrow takes: half a surrogate pair, which JSON can hold, is spelled out."""
+    return str(value).encode("utf-8", "backslashreplace").decode()
