@@ -18,7 +18,7 @@ from hpo.cli.places import existing, prepared, study_name
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from hpo.execution.launch import Launch
+    from hpo.execution.plan import Plan
     from hpo.records.listing import Format
     from hpo.study.status import StudyStatus
 
@@ -71,12 +71,13 @@ def launch(
     from rich.console import Console
 
     from hpo.execution import launch as launching
+    from hpo.execution.plan import make_plan
     from hpo.storage.address import url_of
     from hpo.study.spec import load
 
     spec = load(study, settings=settings, name=name)
     url = url_of(storage, runs)
-    plan = launching.prepare(
+    plan = make_plan(
         spec,
         trials=trials,
         workers=workers,
@@ -108,29 +109,30 @@ def _in_background(arguments: list[str]) -> list[str]:
     return kept
 
 
-def _show_dry_run(plan: Launch) -> None:
+def _show_dry_run(plan: Plan) -> None:
     from hpo.execution.slurm import sbatch_text
 
-    resolved = json.dumps(json.loads(plan.plan.spec.to_json()), indent=2)
+    resolved = json.dumps(json.loads(plan.spec.to_json()), indent=2)
     click.echo(f"\nstudy, resolved:\n{resolved}")
-    if plan.plan.on == "slurm":
-        click.echo(f"\nsbatch script:\n{sbatch_text(plan.plan)}")
+    if plan.on == "slurm":
+        click.echo(f"\nsbatch script:\n{sbatch_text(plan)}")
 
 
-def _follow(plan: Launch, console: Console) -> None:
+def _follow(plan: Plan, console: Console) -> None:
     from hpo.cli import progress
-    from hpo.execution import launch as launching
+    from hpo.execution.follow import follow
+    from hpo.execution.launch import begin
     from hpo.storage.open import explaining_disk_errors
 
-    name = plan.plan.spec.study.name
+    name = plan.spec.study.name
     try:
         with explaining_disk_errors(plan.url):
-            made = launching.begin(plan)
+            made = begin(plan)
             with progress.of_study(console) as show:
                 tell = functools.partial(progress.say, console)
-                status = launching.follow(plan, *made, show=show, tell=tell)
+                status = follow(plan, *made, show=show, tell=tell)
     except KeyboardInterrupt:
-        if plan.plan.on == "slurm":
+        if plan.on == "slurm":
             what = f"its jobs run on (hpo status {name}; hpo stop {name} --now ends them)"
         else:
             what = "its trials were handed back"
@@ -302,7 +304,7 @@ def enqueue(
         hpo enqueue studies/bbh.toml points.json
         hpo enqueue bbh-2 --from bbh --best 5
     """
-    from hpo.execution.launch import opened_or_made
+    from hpo.execution.launch import open_or_make
     from hpo.storage.address import url_of
     from hpo.storage.open import open_storage, open_study
     from hpo.study.enqueue import best_points, fitting_points, read_points
@@ -316,7 +318,7 @@ def enqueue(
     else:
         assert file is not None
         given = read_points(file)
-    spec, slots = opened_or_made(study, runs=runs, url=url)
+    spec, slots = open_or_make(study, runs=runs, url=url)
     fitting = fitting_points(given, spec.space, source=str(file or source))
     numbers = slots.enqueue(fitting)
     click.echo(f"{spec.study.name}: tried next, as trials {', '.join(map(str, numbers))}")

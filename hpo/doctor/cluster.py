@@ -195,34 +195,42 @@ _MAY_COME = (
 def _request(table: SlurmTable) -> Check:
     """What sbatch would say to a job of the study. None is submitted."""
     try:
-        ask_slurm("sbatch", "--test-only", *_options(table), "--wrap=true")
+        ask_slurm("sbatch", "--test-only", *_words(table), "--wrap=true")
     except SchedulerError as error:
         said = _in_a_line(str(error))
         verdict: Verdict = "warning" if any(text in said for text in _MAY_COME) else "failed"
         return Check("slurm request", verdict, said, "change [slurm] of the study file")
-    return Check("slurm request", "ok", f"sbatch accepts {' '.join(_options(table))}")
+    return Check("slurm request", "ok", f"sbatch accepts {' '.join(_words(table))}")
 
 
-def _options(table: SlurmTable) -> list[str]:
-    """Of sbatch: what the study's jobs ask for."""
-    asked: dict[str, Any] = {
+def sbatch_options(table: SlurmTable) -> dict[str, Any]:
+    """Options of sbatch for a job of the study, by names with underscores."""
+    asked = {
         "partition": table.partition,
         "account": table.account,
         "qos": table.qos,
         "constraint": table.constraint,
         "exclude": table.exclude,
         "nodes": 1,
-        "ntasks-per-node": table.tasks,
-        "cpus-per-task": max(1, table.cpus // table.tasks),
-        "gpus-per-node": table.gpus or None,
+        "ntasks_per_node": table.tasks,
+        "cpus_per_task": max(1, table.cpus // table.tasks),
+        "gpus_per_node": table.gpus or None,
         "mem": f"{table.memory_gb}GB",
         "time": table.timeout_min,
-    } | {key.lstrip("-").replace("_", "-"): value for key, value in table.extra.items()}
-    return [
-        f"--{key}" if value is True else f"--{key}={value}"
-        for key, value in asked.items()
-        if value is not None
-    ]
+    }
+    return {key: value for key, value in asked.items() if value is not None}
+
+
+def extra_options(table: SlurmTable) -> dict[str, str | int | bool]:
+    """Options of sbatch that the study's file adds, by names with underscores."""
+    return {key.lstrip("-").replace("-", "_"): value for key, value in table.extra.items()}
+
+
+def _words(table: SlurmTable) -> list[str]:
+    """The options as words of a command line."""
+    asked = sbatch_options(table) | extra_options(table)
+    dashed = {key.replace("_", "-"): value for key, value in asked.items()}
+    return [f"--{key}" if value is True else f"--{key}={value}" for key, value in dashed.items()]
 
 
 def _in_a_line(text: str) -> str:

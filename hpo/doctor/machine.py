@@ -7,6 +7,7 @@ warning that says why.
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 from collections.abc import Callable, Iterable
@@ -80,6 +81,11 @@ def check(
     return [one for what, look in looks for one in guarded(what, look, url)]
 
 
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _versions() -> list[Check]:
     """The installed packages against what ours requires of them."""
     wanted = [Requirement(line) for line in metadata.requires("hpo-flows") or ()]
@@ -108,8 +114,6 @@ def _installed(name: str) -> str | None:
 
 def _device(spec: StudySpec | None, on: str) -> list[Check]:
     import torch  # seconds, and only this line needs it
-
-    from hpo.execution.slurm import cores
 
     cuda = torch.cuda.is_available()
     device = f"cuda ({torch.cuda.get_device_name()})" if cuda else "cpu"

@@ -6,26 +6,27 @@ few and they are small. Only the launcher writes them; workers never do.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
 
+from data_prep.errors import first_line
 from hpo.dashboard.address import ROOT
+from hpo.records.folder import read_all
 from hpo.records.record import EpochRow, RunRecord
+from hpo.study.study import runs_of, trial_name
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-    from data_prep.dataset import Dataset
-    from hpo.study.spec import StudySpec
+    from hpo.execution.plan import Plan
 
 NOTE = "hpo:note"
 """Of the study: what its note was when we wrote it, as a digest."""
@@ -42,25 +43,36 @@ _METRICS = {
 _FEWEST_POINTS = 12
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Origin:
-    """What a study's file does not tell of it."""
-
-    dataset: Dataset
-    runs: Path
-    """Folder of the study's trials."""
-
-    command: str = ""
-    """The launch as it was typed, without the storage; empty if no command did it."""
-
-
-def describe(study: optuna.Study, spec: StudySpec, origin: Origin) -> None:
+def describe(study: optuna.Study, plan: Plan) -> None:
     """Give the study its note and its objective's name, unless somebody wrote their own."""
-    if study.metric_names is None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            study.set_metric_names([_METRICS[spec.training.objective]])
-    note, ours = _note(spec, origin), study.user_attrs.get(NOTE)
+    with _optional("description"):
+        if study.metric_names is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                study.set_metric_names([_METRICS[plan.spec.training.objective]])
+        _save_note(study, _note(plan))
+
+
+def plot(study: optuna.Study) -> None:
+    """Put charts of the runs into the study, in place of those that were there."""
+    with _optional("charts"):
+        found = (record for _, record in read_all(runs_of(study)))
+        _save_charts(study, [one for one in found if isinstance(one, RunRecord)])
+
+
+@contextlib.contextmanager
+def _optional(what: str) -> Iterator[None]:
+    """Write what only a page shows: a study is not given up for it."""
+    try:
+        yield
+    except Exception as error:
+        said = f"{type(error).__name__}: {first_line(error)}"
+        told = f"the {what} of the study for optuna-dashboard could not be kept: {said}"
+        warnings.warn(told, stacklevel=2)
+
+
+def _save_note(study: optuna.Study, note: str) -> None:
+    ours = study.user_attrs.get(NOTE)
     if ours == _digest(note):
         return
     from optuna_dashboard import get_note, save_note  # here: it takes a second to load
@@ -72,13 +84,11 @@ def describe(study: optuna.Study, spec: StudySpec, origin: Origin) -> None:
     study.set_user_attr(NOTE, _digest(note))
 
 
-def plot(study: optuna.Study, records: Sequence[RunRecord]) -> None:
-    """Put pictures of the runs into the study, in place of those that were there."""
+def _save_charts(study: optuna.Study, records: Sequence[RunRecord]) -> None:
     from optuna_dashboard import save_plotly_graph_object
 
     from hpo.dashboard.runs import figures, learning
     from hpo.records.table import aligned, row
-    from hpo.study.study import trial_name
 
     ordered = sorted((one for one in records if one.epochs), key=lambda one: one.standing)
     if not ordered:
@@ -98,18 +108,17 @@ def plot(study: optuna.Study, records: Sequence[RunRecord]) -> None:
         save_plotly_graph_object(study, _small(draw), graph_object_id=name)
 
 
-def _note(spec: StudySpec, origin: Origin) -> str:
-    data, held_out = origin.dataset, len(spec.data.hold_out_cells)
+def _note(plan: Plan) -> str:
+    spec = plan.spec
     told = {
         "Objective": f"{_METRICS[spec.training.objective]}, the lower the better",
         "Searches": ", ".join(map(_code, spec.space)) or "nothing",
         "How": f"{spec.sampler.kind}, pruner {spec.pruner.kind}, at most {spec.training.epochs} "
         "epochs a trial",
-        "Data": f"{_code(spec.data.path)}: {sum(data.rows.values()):,} rows in {len(data.cells)} "
-        f"cells{f', {held_out} of them held out' if held_out else ''}, "
-        f"fingerprint {_code(data.fingerprint[:12])}",
-        "Launched by": _code(origin.command),
-        "Runs": f"{_code(str(origin.runs))}, compared at [{ROOT}]({ROOT})",
+        "Data": f"{_code(spec.data.path)}: {plan.data}, "
+        f"fingerprint {_code(plan.dataset.fingerprint[:12])}",
+        "Launched by": _code(plan.command),
+        "Runs": f"{_code(str(plan.folder))}, compared at [{ROOT}]({ROOT})",
     }
     lines = [f"| {what} | {text} |" for what, text in told.items() if text]
     return "\n".join([f"## {spec.study.name}", "", "| | |", "|---|---|", *lines, ""])

@@ -27,6 +27,7 @@ import psutil
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from hpo.doctor.machine import cores
 from hpo.queue.jobs import SchedulerError, job_of_this_process, requeue_job
 from hpo.queue.leases import Claim, LeaseLost, Owner
 from hpo.queue.slots import Slots
@@ -241,10 +242,9 @@ def _choose_threads(threads: int) -> None:
     # Here, so that the launcher, which only names `work`, does not load torch.
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads
-    if cores < threads:
-        log.warning("%d threads were asked for, this job may use %d cores", threads, cores)
-    torch.set_num_threads(max(1, min(threads, cores)))
+    if cores() < threads:
+        log.warning("%d threads were asked for, this job may use %d cores", threads, cores())
+    torch.set_num_threads(max(1, min(threads, cores())))
     log.info("%d threads, %d GPUs", torch.get_num_threads(), torch.cuda.device_count())
 
 

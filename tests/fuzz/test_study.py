@@ -8,7 +8,10 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from hpo.execution.slurm import Plan, sbatch_text
+from data_prep.dataset import SAMPLE, Dataset
+from hpo.execution.plan import Plan
+from hpo.execution.slurm import sbatch_text
+from hpo.storage.open import url_of
 from hpo.study import spec
 from tests.fuzz.strategies import answer, broken, damaged, fuzz, memory, texts, values
 
@@ -110,7 +113,15 @@ def test_nothing_of_a_study_is_run_by_the_shell(tmp_path_factory, table, path, r
     if found is None:
         return
     folder = tmp_path_factory.mktemp("shell")
-    plan = Plan(spec=found, runs=folder / runs.replace("\x00", ""), on="slurm", workers=jobs)
+    plan = Plan(
+        spec=found,
+        dataset=Dataset.read(SAMPLE),
+        trials=jobs,
+        workers=jobs,
+        on="slurm",
+        runs=folder / runs.replace("\x00", ""),
+        url=url_of(None, folder),
+    )
     text = answer(sbatch_text, plan)
     if text is None:
         return

@@ -11,6 +11,7 @@ from werkzeug.test import Client
 from data_prep.dataset import SAMPLE, Dataset
 from hpo.dashboard import optuna_page
 from hpo.execution import launch, optuna_note
+from hpo.execution.plan import make_plan
 from hpo.records.record import EpochRow
 from hpo.storage.address import url_of
 from hpo.storage.open import open_storage, open_study
@@ -36,9 +37,15 @@ def spec_of(*settings):
     return load("quick", settings=[f"data.path={SAMPLE}", *settings])
 
 
-def origin(command="hpo launch quick"):
-    return optuna_note.Origin(
-        dataset=Dataset.read(SAMPLE), runs=Path("/runs/quick"), command=command
+def plan(command="hpo launch quick", *settings):
+    return make_plan(
+        spec_of(*settings),
+        trials=None,
+        workers=1,
+        on="local",
+        runs=Path("/runs"),
+        url=url_of(None, Path("/runs")),
+        command=command,
     )
 
 
@@ -72,7 +79,7 @@ def runs_of(study, count, epochs):
 
 
 def test_a_study_says_what_it_searches_on_which_data_and_how_it_was_launched(study):
-    optuna_note.describe(study, spec_of(), origin("hpo launch quick --set 'a|b'"))
+    optuna_note.describe(study, plan("hpo launch quick --set 'a|b'"))
 
     note, data = optuna_dashboard.get_note(study), Dataset.read(SAMPLE)
     assert "`blocks`, `hidden`, `learning_rate`" in note
@@ -85,17 +92,17 @@ def test_a_study_says_what_it_searches_on_which_data_and_how_it_was_launched(stu
 
 
 def test_a_study_of_held_out_cells_names_its_objective_so(study):
-    settings = ["training.objective=held_out_nll", "data.hold_out_cells=[{Z=0.01,alpha=1.0}]"]
-    optuna_note.describe(study, spec_of(*settings), origin())
+    settings = ["training.objective=held_out_nll", "data.hold_out_cells=[{Z=0.0001,alpha=1.0}]"]
+    optuna_note.describe(study, plan("hpo launch", *settings))
 
     assert study.metric_names == ["held-out NLL [nats/event]"]
 
 
 def test_a_description_of_ours_is_kept_up_to_date_and_written_only_when_it_changed(study):
-    optuna_note.describe(study, spec_of(), origin("hpo launch one"))
-    optuna_note.describe(study, spec_of(), origin("hpo launch another"))
+    optuna_note.describe(study, plan("hpo launch one"))
+    optuna_note.describe(study, plan("hpo launch another"))
     version = study._storage.get_study_system_attrs(study._study_id)["dashboard:note_ver"]
-    optuna_note.describe(study, spec_of(), origin("hpo launch another"))
+    optuna_note.describe(study, plan("hpo launch another"))
 
     assert "hpo launch another" in optuna_dashboard.get_note(study)
     attributes = study._storage.get_study_system_attrs(study._study_id)
@@ -105,10 +112,10 @@ def test_a_description_of_ours_is_kept_up_to_date_and_written_only_when_it_chang
 @pytest.mark.parametrize("before", [True, False], ids=["before ours", "after ours"])
 def test_what_a_person_wrote_is_left(study, before):
     if not before:
-        optuna_note.describe(study, spec_of(), origin())
+        optuna_note.describe(study, plan())
     optuna_dashboard.save_note(study, "mine")
 
-    optuna_note.describe(study, spec_of(), origin("hpo launch again"))
+    optuna_note.describe(study, plan("hpo launch again"))
 
     assert optuna_dashboard.get_note(study) == "mine"
 
@@ -121,7 +128,7 @@ def seen(storage, number):
 
 
 def test_the_page_shows_the_pictures_and_they_stay_small(storage, study):
-    optuna_note.plot(study, runs_of(study, 40, 500))
+    optuna_note._save_charts(study, runs_of(study, 40, 500))
 
     shown = seen(storage, study._study_id)["plotly_graph_objects"]
     assert sorted(one["id"] for one in shown) == ["hpo-cost", "hpo-learning"]
@@ -131,9 +138,9 @@ def test_the_page_shows_the_pictures_and_they_stay_small(storage, study):
 
 
 def test_the_pictures_are_replaced_and_not_added_to(storage, study):
-    optuna_note.plot(study, runs_of(study, 10, 300))
+    optuna_note._save_charts(study, runs_of(study, 10, 300))
     pieces = len(study._storage.get_study_system_attrs(study._study_id))
-    optuna_note.plot(study, runs_of(study, 1, 2))
+    optuna_note._save_charts(study, runs_of(study, 1, 2))
 
     assert len(study._storage.get_study_system_attrs(study._study_id)) == pieces
     [learning] = [
@@ -156,7 +163,7 @@ def test_the_curves_keep_their_best_and_their_last_epoch(study):
 
 
 def test_a_study_without_a_result_has_no_picture(storage, study):
-    optuna_note.plot(study, [blank_record(study, 0)])
+    optuna_note._save_charts(study, [blank_record(study, 0)])
 
     assert seen(storage, study._study_id)["plotly_graph_objects"] == []
 
@@ -165,13 +172,13 @@ def test_a_study_is_made_though_its_description_cannot_be_kept(tmp_path, monkeyp
     def fail(*_words):
         raise OSError("no room\nfor a note")
 
-    monkeypatch.setattr(optuna_note, "describe", fail)
+    monkeypatch.setattr(optuna_note, "_save_note", fail)
     url = url_of(f"sqlite:///{tmp_path}/hpo.db", tmp_path)
     file = tmp_path / "mine.toml"
     file.write_text('[study]\nname = "mine"\n[space]\nhidden = [8, 16]\n')
 
     with pytest.warns(UserWarning, match="description .* could not be kept: OSError: no room$"):
-        launch.opened_or_made(str(file), runs=tmp_path, url=url)
+        launch.open_or_make(str(file), runs=tmp_path, url=url)
 
     assert open_study(open_storage(url, reading=True), "mine").trials == []
 
@@ -181,7 +188,7 @@ def test_a_study_that_is_made_is_described_at_once(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text('[study]\nname = "mine"\n[space]\nhidden = [8, 16]\n')
 
-    launch.opened_or_made(str(file), runs=tmp_path, url=url)
+    launch.open_or_make(str(file), runs=tmp_path, url=url)
 
     study = open_study(open_storage(url, reading=True), "mine")
     assert f"`{tmp_path}/mine`" in optuna_dashboard.get_note(study)

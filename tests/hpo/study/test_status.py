@@ -8,7 +8,9 @@ from optuna.trial import TrialState, create_trial
 from sqlalchemy import event
 
 from hpo.cli.progress import duration
-from hpo.execution.launch import begin, follow, prepare
+from hpo.execution.follow import follow
+from hpo.execution.launch import begin
+from hpo.execution.plan import make_plan
 from hpo.queue.leases import Owner
 from hpo.queue.slots import Slots
 from hpo.records.record import EpochRow
@@ -120,15 +122,15 @@ def test_a_look_asks_the_database_no_more_for_many_trials_than_for_few(opened):
 def test_a_launch_reads_no_record_of_a_trial_that_ended_before_it(tmp_path, monkeypatch):
     monkeypatch.delenv("HPO_STORAGE", raising=False)
     url = url_of(None, tmp_path)
-    launch = prepare(load("quick"), trials=3, workers=1, on="local", runs=tmp_path, url=url)
-    study, slots = begin(launch)
+    plan = make_plan(load("quick"), trials=3, workers=1, on="local", runs=tmp_path, url=url)
+    study, slots = begin(plan)
     us, read = Owner.this_process(), []
     while claim := slots.claim(us):
         slots.finish(claim, TrialState.COMPLETE, 4.5)
-    for module in ("hpo.execution.launch", "hpo.study.status"):
+    for module in ("hpo.execution.follow", "hpo.study.status"):
         monkeypatch.setattr(f"{module}.record_of", lambda _, number: read.append(number))
 
-    seen = follow(launch, study, slots, show=lambda *_: None, tell=print)
+    seen = follow(plan, study, slots, show=lambda *_: None, tell=print)
 
     assert seen.complete == 3
     assert read == []

@@ -1,0 +1,142 @@
+"""A launch that was asked for and checked: which study, how many trials, by which workers."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.engine import URL
+
+from data_prep import cells
+from data_prep.dataset import SAMPLE, Dataset
+from hpo.doctor.machine import cores
+from hpo.storage.address import masked
+from hpo.study.space import grid
+from hpo.study.spec import SpecError, StudySpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """A study ready to run."""
+
+    spec: StudySpec
+    dataset: Dataset
+    trials: int
+    """Of the study, in total."""
+
+    workers: int
+    on: str
+    """Where the workers are: `local` or `slurm`."""
+
+    runs: Path
+    """Folder of all studies' runs, seen by the workers under the same path."""
+
+    url: URL
+    force_sqlite: bool = False
+    """Whether SQLite is used where its locks may not hold."""
+
+    command: str = ""
+    """As it was typed, without the storage; kept with the study for people to read."""
+
+    @property
+    def folder(self) -> Path:
+        """Of the study's trials."""
+        return self.runs / self.spec.study.name
+
+    @property
+    def worker_folder(self) -> Path:
+        """Where submitit keeps the workers' pickles and output."""
+        return self.folder / "workers"
+
+    @property
+    def tasks(self) -> int:
+        """Workers of each job."""
+        return self.spec.slurm.tasks if self.on == "slurm" else 1
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of each worker: together they use the cores once."""
+        if self.on == "slurm":
+            return max(1, self.spec.slurm.cpus // self.tasks)
+        return max(1, cores() // self.workers)
+
+    @property
+    def jobs(self) -> int:
+        """Jobs that hold all workers."""
+        return -(-self.workers // self.tasks)
+
+    @property
+    def arguments(self) -> tuple[str, str, int, int]:
+        """Of `hpo.execution.worker.work`."""
+        return self.spec.study.name, str(self.runs), self.threads, self.workers
+
+    @property
+    def data(self) -> str:
+        """What the trials are trained on, for people."""
+        rows, held_out = sum(self.dataset.rows.values()), len(self.spec.data.hold_out_cells)
+        text = f"{rows:,} rows in {len(self.dataset.cells)} cells"
+        return f"{text}, {held_out} of them held out" if held_out else text
+
+    def describe(self) -> str:
+        """The resolved study, for people."""
+        spec = self.spec
+        return "\n".join(
+            [
+                f"study    {spec.study.name}: {self.trials} trials, {self.workers} workers "
+                f"({self.on}), threads of each: {self.threads}",
+                f"data     {spec.data.path}: {self.data}",
+                f"search   {spec.sampler.kind}, pruner {spec.pruner.kind}, "
+                f"at most {spec.training.epochs} epochs a trial",
+                f"storage  {masked(self.url)}",
+                f"runs     {self.folder}",
+            ]
+        )
+
+
+def make_plan(
+    spec: StudySpec,
+    *,
+    trials: int | None,
+    workers: int | None,
+    on: str,
+    runs: Path,
+    url: URL,
+    force_sqlite: bool = False,
+    command: str = "",
+) -> Plan:
+    """Check everything that can be checked before anything is made.
+
+    Raises:
+        SpecError: If the trials do not fit a grid, or the cells to be held out not the data.
+        DataError: If the data is not a prepared dataset.
+    """
+    folder = SAMPLE if spec.data.path == "sample" else Path(spec.data.path).absolute()
+    dataset = Dataset.read(folder)
+    data = dataclasses.replace(
+        spec.data, path=str(folder), hold_out_cells=_held_out(spec, dataset, folder)
+    )
+    total = trials or spec.study.trials
+    if spec.sampler.kind == "grid" and total > (points := len(grid(spec.space))):
+        fault = f"its grid has {points} points, so --trials can be {points} at most, not {total}"
+        raise SpecError(f"the study {spec.study.name!r}", [fault])
+    return Plan(
+        spec=dataclasses.replace(spec, data=data),
+        dataset=dataset,
+        trials=total,
+        workers=min(workers or spec.study.workers or min(8, cores()), total),
+        on=on,
+        runs=runs.absolute(),
+        url=url,
+        force_sqlite=force_sqlite,
+        command=command,
+    )
+
+
+def _held_out(spec: StudySpec, dataset: Dataset, folder: Path) -> list[dict[str, float]]:
+    """The cells to be held out, as the dataset writes them and in its order."""
+    named = spec.data.hold_out_cells
+    if faults := cells.faults(dataset, named):
+        told = [f"[data] hold_out_cells: {fault}" for fault in faults]
+        raise SpecError(f"the study {spec.study.name!r} on {folder}", told)
+    return [cells.name_of(dataset, cell) for cell in cells.find(dataset, named, folder)]
