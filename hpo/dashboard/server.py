@@ -9,17 +9,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import hmac
-import html
-import importlib.resources
 import ipaddress
 import logging
+import os
 import signal
 import socket
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import quote, urlsplit
 
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.utils import redirect
 from werkzeug.wrappers import Request, Response
 
 from data_prep.errors import InputError
@@ -34,7 +35,7 @@ THREADS = 8
 LINK = "/runs-link.js"
 """The script that puts a link to the runs on optuna-dashboard's pages."""
 
-_LOOKS = frozenset({"GET", "HEAD"})
+_READS = frozenset({"GET", "HEAD"})
 _GRACE_S = 0.5
 """How long requests under way may take to end with the server."""
 
@@ -82,8 +83,9 @@ def application(
         script_hashes: CSP hashes of the scripts that stand in the page of runs itself.
     """
     root = _no_database if optuna is None else _guarded(optuna, allow_edit=allow_edit)
-    pages = DispatcherMiddleware(root, {ROOT.rstrip("/"): runs})
-    return _Door(pages, token=token, host=host, policy=_policy(script_hashes))
+    script = Response((Path(__file__).parent / "link.js").read_bytes(), mimetype="text/javascript")
+    pages = DispatcherMiddleware(root, {ROOT.rstrip("/"): runs, LINK: script})
+    return _Gate(pages, token=token, host=host, policy=_policy(script_hashes))
 
 
 def serve(wsgi: WSGIApplication, listening: socket.socket) -> None:
@@ -121,18 +123,10 @@ class _Ended(SystemExit):
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    bound = socket.socket(family, kind, protocol)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-        bound.listen(128)  # at once: until then another process could bind it as well
-    except OSError:
-        bound.close()
-        raise
-    return bound
+    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    dual = family == socket.AF_INET6
+    # It listens at once: a port that is only bound can be bound by another process, too.
+    return socket.create_server((host, port), family=family, backlog=128, dualstack_ipv6=dual)
 
 
 def _is_taken(error: OSError) -> bool:
@@ -141,105 +135,86 @@ def _is_taken(error: OSError) -> bool:
 
 def _cannot(host: str, port: int, error: OSError) -> str:
     if _is_taken(error):
-        return f"port {port} of {host} cannot be had ({error.strerror}): give another --port, or 0"
-    return f"{host} is no address of this machine ({error.strerror}): give another --host"
+        why = os.strerror(error.errno or 0)
+        return f"port {port} of {host} cannot be had ({why}): give another --port, or 0"
+    return f"{host} is no address of this machine: give another --host"
 
 
 def _end(*_: object) -> NoReturn:
     raise _Ended
 
 
-class _Door:
-    """Lets in who has the token, and says in every answer what a browser may do with it."""
+class _Gate:
+    """Lets requests with the token pass, and tells the browser in every answer what is allowed."""
 
     def __init__(self, pages: WSGIApplication, *, token: str, host: str, policy: str) -> None:
         self._pages = pages
         self._token = token
         self._host = host
-        self._policy = policy
-
-    def __call__(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
-        request = Request(environ)
-        answer = self._refused(request) or self._moved(request) or self._own(request)
-        return (answer or self._pages)(environ, self._safely(start))
-
-    def _refused(self, request: Request) -> Response | None:
-        if not _is_here(request.host, self._host):
-            # A foreign name that was pointed at this machine, to read with its visitor's rights.
-            return _sentence("This server does not answer to that name.", 403)
-        if not self._has_cookie(request) and not self._has_token(request):
-            return self._locked(request)
-        origin = request.headers.get("Origin")
-        if request.method not in _LOOKS and origin and urlsplit(origin).netloc != request.host:
-            return _sentence("This was asked for by another page.", 403)
-        return None
-
-    def _locked(self, request: Request) -> Response:
-        answer = _sentence("Open the address that `hpo dashboard` printed, with its token.", 401)
-        if request.headers.get("Sec-Fetch-Site") == "cross-site":
-            # A link elsewhere led here, and so the browser kept the cookie back: ask again.
-            answer.headers["Refresh"] = "0"
-        return answer
-
-    def _moved(self, request: Request) -> Response | None:
-        """The first address leads to the same one without the token, which is kept as a cookie."""
-        if "token" in parse_qs(_query(request), keep_blank_values=True):
-            rest = [part for part in _query(request).split("&") if not part.startswith("token=")]
-            answer = _to(request.path, "&".join(rest))
-            if self._has_token(request):
-                answer.set_cookie(_cookie(request), self._token, httponly=True, samesite="Strict")
-            return answer
-        return _to(ROOT) if request.path in ("/", ROOT.rstrip("/")) else None
-
-    def _own(self, request: Request) -> Response | None:
-        if request.path != LINK:
-            return None
-        script = importlib.resources.files("hpo.dashboard").joinpath("link.js").read_bytes()
-        return Response(script, mimetype="text/javascript")
-
-    def _has_token(self, request: Request) -> bool:
-        given = parse_qs(_query(request)).get("token", [""])[0]
-        return self._is_token(given) and request.method in _LOOKS
-
-    def _has_cookie(self, request: Request) -> bool:
-        return self._is_token(request.cookies.get(_cookie(request), ""))
-
-    def _is_token(self, given: str) -> bool:
-        return hmac.compare_digest(given.encode(errors="replace"), self._token.encode())
-
-    def _safely(self, start: StartResponse) -> StartResponse:
-        ours = {
-            "Content-Security-Policy": self._policy,
+        self._headers = {
+            "Content-Security-Policy": policy,
             "Referrer-Policy": "same-origin",
             "X-Content-Type-Options": "nosniff",
             "X-Frame-Options": "DENY",
         }
 
-        def safely(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
-            kind = next((value for name, value in headers if name.lower() == "content-type"), "")
-            more = ours | ({"Cache-Control": "no-store"} if _is_content(kind) else {})
-            kept = [pair for pair in headers if pair[0].title() not in _titles(more)]
-            return start(status, [*kept, *more.items()], *rest)
+    def __call__(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        request = Request(environ)
+        answer = self._refused(request) or self._moved(request)
+        answer = answer or Response.from_app(self._pages, environ)
+        answer.headers.update(self._headers)
+        if _is_content(answer.mimetype or ""):
+            answer.headers["Cache-Control"] = "no-store"
+        return answer(environ, start)
 
-        return safely
+    def _refused(self, request: Request) -> Response | None:
+        if not _is_here(request.host, self._host):
+            # A foreign name that was pointed at this machine, to read with its visitor's rights.
+            return _sentence("This server does not answer to that name.", 403)
+        cookie = request.cookies.get(_cookie(request), "")
+        if not self._is_token(cookie) and not self._has_token(request):
+            return _locked(request)
+        origin = request.headers.get("Origin")
+        if request.method not in _READS and origin and urlsplit(origin).netloc != request.host:
+            return _sentence("This was asked for by another page.", 403)
+        return None
+
+    def _moved(self, request: Request) -> Response | None:
+        """The first address leads to the same one without the token, which is kept as a cookie."""
+        if "token" in request.args:
+            parts = request.query_string.decode("latin-1").split("&")
+            rest = "&".join(part for part in parts if not part.startswith("token="))
+            # A path that begins with two slashes would name another server.
+            path = quote("/" + request.path.lstrip("/\\"))
+            answer = redirect(f"{path}?{rest}" if rest else path, 303)
+            if self._has_token(request):
+                answer.set_cookie(_cookie(request), self._token, httponly=True, samesite="Strict")
+            return answer
+        return redirect(ROOT, 303) if request.path in ("/", ROOT.rstrip("/")) else None
+
+    def _has_token(self, request: Request) -> bool:
+        return request.method in _READS and self._is_token(request.args.get("token", ""))
+
+    def _is_token(self, given: str) -> bool:
+        return hmac.compare_digest(given.encode(errors="replace"), self._token.encode())
 
 
-def _titles(headers: Iterable[str]) -> set[str]:
-    return {name.title() for name in headers}
+def _locked(request: Request) -> Response:
+    answer = _sentence("Open the address that `hpo dashboard` printed, with its token.", 401)
+    if request.headers.get("Sec-Fetch-Site") == "cross-site":
+        # A link elsewhere led here, and so the browser kept the cookie back: ask again.
+        answer.headers["Refresh"] = "0"
+    return answer
 
 
-def _is_content(kind: str) -> bool:
+def _is_content(mimetype: str) -> bool:
     """Whether the answer tells of the runs, and is no part of the program."""
-    return kind.startswith(("text/html", "text/csv", "text/plain", "application/json"))
+    return mimetype in ("text/html", "text/csv", "text/plain", "application/json")
 
 
 def _cookie(request: Request) -> str:
     """A browser hands the cookies of a host to all of its ports, of which each has its own."""
     return f"hpo-{urlsplit(f'//{request.host}').port or 80}"
-
-
-def _query(request: Request) -> str:
-    return request.query_string.decode("latin-1")
 
 
 def _is_here(given: str, host: str) -> bool:
@@ -251,7 +226,8 @@ def _is_here(given: str, host: str) -> bool:
         return False
     if name in ("localhost", "127.0.0.1", "::1", host.lower()):
         return True
-    return host in ("0.0.0.0", "::") and (_is_address(name) or name in _own_names())
+    own = {socket.gethostname().lower(), socket.getfqdn().lower()}
+    return host in ("0.0.0.0", "::") and (_is_address(name) or name in own)
 
 
 def _is_address(name: str) -> bool:
@@ -262,57 +238,44 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _own_names() -> set[str]:
-    return {socket.gethostname().lower(), socket.getfqdn().lower()}
-
-
 def _policy(script_hashes: Sequence[str]) -> str:
     """What pages may load: nothing from elsewhere.
 
     Plotly compiles the drawing of parallel coordinates, and it and both pages style in place.
     """
-    scripts = " ".join(["script-src 'self' 'unsafe-eval'", *script_hashes])
-    return "; ".join(
-        [
-            "default-src 'self'",
-            scripts,
-            "style-src 'self' 'unsafe-inline'",
-            "img-src 'self' data: blob:",
-            "font-src 'self' data:",
-            "worker-src 'self' blob:",
-            "object-src 'none'",
-            "base-uri 'none'",
-            "form-action 'self'",
-            "frame-ancestors 'none'",
-        ]
-    )
+    rules = {
+        "default-src": "'self'",
+        "script-src": " ".join(["'self' 'unsafe-eval'", *script_hashes]),
+        "style-src": "'self' 'unsafe-inline'",
+        "img-src": "'self' data: blob:",
+        "font-src": "'self' data:",
+        "worker-src": "'self' blob:",
+        "object-src": "'none'",
+        "base-uri": "'none'",
+        "form-action": "'self'",
+        "frame-ancestors": "'none'",
+    }
+    return "; ".join(f"{name} {value}" for name, value in rules.items())
 
 
-def _to(path: str, query: str = "") -> Response:
-    """A redirect on this server: a path that began with two slashes would name another."""
-    where = "/" + quote(path.lstrip("/\\"), safe="/:@!$&'()*+,;=~")
-    return Response(status=303, headers={"Location": f"{where}?{query}" if query else where})
-
-
-def _sentence(text: str, status: int, *, link: bool = False) -> Response:
-    if not link:
-        return Response(f"{text}\n", status, mimetype="text/plain")
-    page = f"<!DOCTYPE html><title>hpo</title><p>{html.escape(text)} <a href='{ROOT}'>Runs</a></p>"
-    return Response(page, status, mimetype="text/html")
+def _sentence(text: str, status: int) -> Response:
+    return Response(f"{text}\n", status)
 
 
 def _no_database(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+    answer = _sentence("There is no such page.", 404)
     if environ["PATH_INFO"].startswith("/dashboard"):
         text = "There is no study database beside these runs, so Optuna has nothing to show."
-        return _sentence(text, 404, link=True)(environ, start)
-    return _sentence("There is no such page.", 404)(environ, start)
+        page = f"<!DOCTYPE html><title>hpo</title><p>{text} <a href='{ROOT}'>Runs</a></p>"
+        answer = Response(page, 404, mimetype="text/html")
+    return answer(environ, start)
 
 
 def _guarded(optuna: WSGIApplication, *, allow_edit: bool) -> WSGIApplication:
     """optuna-dashboard, which may only be looked at, with the link to the runs on its pages."""
 
     def guarded(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
-        if environ["REQUEST_METHOD"] not in _LOOKS and not allow_edit:
+        if environ["REQUEST_METHOD"] not in _READS and not allow_edit:
             text = "Nothing can be changed here: hpo dashboard --allow-edit permits it."
             return _sentence(text, 403)(environ, start)
         # Without this header, which not every client sends, its files end in an error.

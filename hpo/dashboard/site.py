@@ -1,4 +1,4 @@
-"""What every page of the dashboard is given, and the small parts that all are made of."""
+"""The data that every page of the dashboard is given, and the parts that pages are made of."""
 
 from __future__ import annotations
 
@@ -10,18 +10,24 @@ import dash
 from dash import Input, Output, State, dcc, html
 from dash.development.base_component import Component
 
+from hpo.dashboard import address
+from hpo.dashboard.address import Query
 from hpo.dashboard.catalog import Catalog
 from hpo.dashboard.density.draws import Densities
 from hpo.dashboard.style import ThemeName
 
 Part = str | Component
-"""What a page is made of."""
+"""A part of a page."""
 
 ALONG = {"epoch": "epoch", "minutes": "wall-clock time", "rows": "rows seen"}
-"""What a learning curve can be drawn along."""
+"""Quantities that a learning curve can be drawn along."""
 
 EVERY_MS = 2000
 """How often a page asks whether anything changed."""
+
+TICK = Input("tick", "n_intervals")
+THEME = Input("theme", "data")
+"""Inputs that the callbacks of several pages share."""
 
 GRAPH: Any = {
     "displaylogo": False,
@@ -34,12 +40,11 @@ GRAPH: Any = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Site:
-    """What the pages show."""
+    """The data behind the pages."""
 
     catalog: Catalog
     densities: Densities | None
     """None where densities cannot be drawn."""
-
     studies: Callable[[], dict[str, int]] | None
     """optuna-dashboard's number of each study; None where it is not there."""
 
@@ -98,9 +103,13 @@ def field(label: str, control: Component) -> Component:
 
 
 def choice(name: str, options: Mapping[str, str], value: str) -> dcc.RadioItems:
-    """One of a few, side by side."""
-    shown = [{"label": label, "value": each} for each, label in options.items()]
-    return dcc.RadioItems(shown, value, id=name, inline=True, className="choice")
+    """One of a few options (value and label), side by side."""
+    return dcc.RadioItems(dict(options), value, id=name, inline=True, className="choice")
+
+
+def back(query: Query | None = None) -> html.A:
+    """The way to the table, with what the query chose there."""
+    return html.A("Back to the table", href=f"{address.ROOT}{query or ''}", className="back")
 
 
 def listing(rows: Sequence[Mapping[str, object]], *, heads: Mapping[str, str]) -> html.Div:

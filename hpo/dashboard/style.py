@@ -10,15 +10,17 @@ import html
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import plotly.graph_objects as go
+from plotly.colors import hex_to_rgb
 
 from hpo.dashboard.runs import tables
 
 ThemeName = Literal["light", "dark"]
 
 FONT = "Inter, system-ui, sans-serif"
+NOTHING = "rgba(0,0,0,0)"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,12 +44,10 @@ class Theme:
 
     @property
     def emulator(self) -> str:
-        """Of what a flow draws."""
         return self.palette[0]
 
     @property
     def data(self) -> str:
-        """Of the rows beside it."""
         return self.palette[1]
 
 
@@ -93,12 +93,12 @@ def empty(theme: ThemeName) -> go.Figure:
         layout={
             "template": "none",
             "font": {"family": FONT, "size": 13, "color": colours.ink},
-            "paper_bgcolor": "rgba(0,0,0,0)",
-            "plot_bgcolor": "rgba(0,0,0,0)",
+            "paper_bgcolor": NOTHING,
+            "plot_bgcolor": NOTHING,
             "margin": {"l": 64, "r": 20, "t": 36, "b": 48},
             "separators": ".,",
             "modebar": {
-                "bgcolor": "rgba(0,0,0,0)",
+                "bgcolor": NOTHING,
                 "color": colours.faded,
                 "activecolor": colours.ink,
             },
@@ -121,7 +121,7 @@ def empty(theme: ThemeName) -> go.Figure:
                 "itemwidth": 36,
                 "tracegroupgap": 0,
                 "font": {"size": 12},
-                "bgcolor": "rgba(0,0,0,0)",
+                "bgcolor": NOTHING,
             },
             "xaxis": scale,
             "yaxis": scale,
@@ -144,57 +144,46 @@ def axis(
     Large numbers have their thousands and millions as letters.
     """
     scale = {"number": "log" if log else "linear", "text": "category", "time": "date"}[kind]
-    options = {
-        "title": {"text": title},
-        "type": scale,
-        "uirevision": plain(f"{keep} {scale}"),
-        "exponentformat": "SI" if large else "power",
-        "separatethousands": True,
-    }
-    figure.update_layout({f"{side}axis": options})
-
-
-def note(figure: go.Figure, theme: ThemeName, text: str, y: float = 1.0) -> None:
-    """A remark at the edge of the figure."""
-    if not text:
-        return
-    figure.add_annotation(
-        text=text,
-        x=0,
-        y=y,
-        xref="paper",
-        yref="paper",
-        xanchor="left",
-        yanchor="bottom" if y > 0.5 else "top",
-        yshift=8 if y > 0.5 else 0,
-        align="left",
-        showarrow=False,
-        font={"size": 11, "color": THEMES[theme].soft},
+    figure.layout[f"{side}axis"].update(
+        title_text=title,
+        type=scale,
+        uirevision=plain(f"{keep} {scale}"),
+        exponentformat="SI" if large else "power",
+        separatethousands=True,
     )
+
+
+def note(figure: go.Figure, theme: ThemeName, text: str, **place: Any) -> None:
+    """A remark above the figure's upper left corner, or where `place` puts its annotation."""
+    if text:
+        usual: dict[str, Any] = {
+            "x": 0,
+            "y": 1,
+            "xref": "paper",
+            "yref": "paper",
+            "xanchor": "left",
+            "yanchor": "bottom",
+            "yshift": 8,
+            "align": "left",
+            "showarrow": False,
+            "font": {"size": 11, "color": THEMES[theme].soft},
+        }
+        figure.add_annotation({**usual, "text": text, **place})
 
 
 def sentence(text: str, theme: ThemeName = "light") -> go.Figure:
     """A figure that says one sentence instead of showing axes."""
-    figure = empty(theme)
+    figure = empty(theme).update_xaxes(visible=False).update_yaxes(visible=False)
     lines = textwrap.wrap(text[:1].upper() + text[1:], 44, break_long_words=True) or [""]
-    figure.add_annotation(
-        text="<br>".join(plain(line) for line in lines),
-        x=0.5,
-        y=0.5,
-        xref="paper",
-        yref="paper",
-        showarrow=False,
-        font={"size": 14, "color": THEMES[theme].soft},
-    )
-    figure.update_xaxes(visible=False)
-    figure.update_yaxes(visible=False)
+    middle = {"x": 0.5, "y": 0.5, "xanchor": "center", "yanchor": "middle", "yshift": 0}
+    font = {"size": 14, "color": THEMES[theme].soft}
+    note(figure, theme, "<br>".join(map(plain, lines)), **middle, align="center", font=font)
     return figure
 
 
 def faint(colour: str, opacity: float) -> str:
     """A colour of a theme, seen through."""
-    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{opacity:g})"
+    return f"rgba{(*hex_to_rgb(colour), opacity)}"
 
 
 def plain(text: object, most: int = 60) -> str:

@@ -1,4 +1,4 @@
-"""A map of cells: how far what a flow draws is from the test rows, at every simulated place.
+"""The map of cells: the distance between a flow's draws and the test rows, cell by cell.
 
 Letters of the arrays:
     N rows    F event columns    X, Y values along the two axes
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from models.evaluation.distances import CellDistance
     from models.flow.density import ConditionalFlow
 
+Values = tuple[tuple[float, ...], tuple[float, ...]]
 _Key = tuple[float, ...]
 
 MAP_ROWS = 200_000
@@ -40,13 +41,13 @@ class CellMap:
 
     axes: tuple[Column, ...]
     """The first one or two condition columns."""
-    values: tuple[tuple[float, ...], tuple[float, ...]]
+    values: Values
     """The simulated values along both axes, ascending; one NaN where there is no second."""
     ratio_XY: Array
     """Largest Kolmogorov-Smirnov distance of the event columns, each divided by what a sample
     of that size has by chance; NaN where there are too few rows."""
     ks_XY: Array
-    """That distance itself, likewise."""
+    """The distance itself; NaN where there are too few rows."""
     rows_XY: NDArray[np.int64]
     """Test rows, of those that are in memory."""
     held_out_XY: NDArray[np.bool_]
@@ -66,18 +67,20 @@ def cell_map(
     Args:
         flow: In evaluation mode.
         dataset: Gives the cells.
-        test: Its test rows.
+        test: The dataset's test rows.
         held_out: Cells that the flow was trained without.
     """
     from models.evaluation import distances
+    from models.flow import batched
 
     rows = _some(test.rows, distances.CELL_ROWS)
+    noise_NF = np.random.default_rng(0).standard_normal(rows.events.shape, "f4")
+    drawn_NF = batched.from_noise(flow, noise_NF, rows.conditions)
     values, places = _grid(dataset)
     ratio_XY, ks_XY = _worst(distances.cell_distances(flow, rows), dataset, places)
     rows_XY, held_out_XY = np.zeros(ratio_XY.shape, np.int64), np.zeros(ratio_XY.shape, bool)
-    for cell, count in zip(
-        *np.unique(test.rows.conditions, axis=0, return_counts=True), strict=True
-    ):
+    cells_KC, counts_K = np.unique(test.rows.conditions, axis=0, return_counts=True)
+    for cell, count in zip(cells_KC, counts_K, strict=True):
         rows_XY[places[_key(cell)]] += count
     for each in held_out:
         held_out_XY[places[_key(each.conditions)]] = True
@@ -88,49 +91,36 @@ def cell_map(
         ks_XY=ks_XY,
         rows_XY=rows_XY,
         held_out_XY=held_out_XY,
-        unphysical=_unphysical(flow, rows),
+        unphysical=distances.unphysical_fraction(flow, drawn_NF),
         least=distances.CELL_ROWS,
-        notes=() if test.note is None else (test.note,),
+        notes=test.notes,
     )
 
 
-def _unphysical(flow: ConditionalFlow, rows: Batch) -> float:
-    """Fraction of as many draws as there are rows, at their conditions."""
-    from models.evaluation import distances
-    from models.flow import batched
-
-    noise_NF = np.random.default_rng(0).standard_normal(rows.events.shape, "f4")
-    return distances.unphysical_fraction(flow, batched.from_noise(flow, noise_NF, rows.conditions))
-
-
 def _some(rows: Batch, least: int) -> Batch:
-    """Of each cell as many rows at random as its share of `MAP_ROWS`, but those that it takes."""
+    """Rows at random, of each cell its share of `MAP_ROWS` but at least `least`."""
     if len(rows.events) <= MAP_ROWS:
         return rows
-    cells_KC, cell_N = np.unique(rows.conditions, axis=0, return_inverse=True)
-    share = max(least, MAP_ROWS // len(cells_KC))
+    _, cell_N, counts_K = np.unique(
+        rows.conditions, axis=0, return_inverse=True, return_counts=True
+    )
     order_N = np.random.default_rng(0).permutation(len(rows.events))
-    order_N = order_N[np.argsort(cell_N.ravel()[order_N], kind="stable")]
-    starts_K = np.searchsorted(cell_N.ravel()[order_N], np.arange(len(cells_KC)))
-    place_N = np.arange(len(order_N)) - starts_K[cell_N.ravel()[order_N]]
-    kept = np.sort(order_N[place_N < share])
+    by_cell_N = order_N[np.argsort(cell_N.ravel()[order_N], kind="stable")]
+    share = max(least, MAP_ROWS // len(counts_K))
+    parts = np.split(by_cell_N, np.cumsum(counts_K)[:-1])
+    kept = np.sort(np.concatenate([part[:share] for part in parts]))
     return Batch(rows.events[kept], rows.conditions[kept])
 
 
-def _grid(
-    dataset: Dataset,
-) -> tuple[tuple[tuple[float, ...], tuple[float, ...]], dict[_Key, tuple[int, int]]]:
+def _grid(dataset: Dataset) -> tuple[Values, dict[_Key, tuple[int, int]]]:
     """The values along both axes of a map, and the place of each cell."""
-    first = sorted({cell.conditions[0] for cell in dataset.cells})
-    second = sorted({cell.conditions[1] for cell in dataset.cells if len(cell.conditions) > 1})
+    pairs = [(*cell.conditions, math.nan)[:2] for cell in dataset.cells]
+    across, up = (tuple(dict.fromkeys(sorted(each))) for each in zip(*pairs, strict=True))
     places = {
-        _key(cell.conditions): (
-            first.index(cell.conditions[0]),
-            second.index(cell.conditions[1]) if second else 0,
-        )
-        for cell in dataset.cells
+        _key(cell.conditions): (across.index(first), up.index(second))
+        for cell, (first, second) in zip(dataset.cells, pairs, strict=True)
     }
-    return (tuple(first), tuple(second) or (math.nan,)), places
+    return (across, up), places
 
 
 def _key(conditions: Sequence[float] | NDArray[Any]) -> _Key:

@@ -1,7 +1,7 @@
-"""The density that a flow draws at given conditions, beside that of the data there.
+"""The density that a flow draws at given conditions, beside the density of the data there.
 
-Both sides have the same bins and the same smoothing, as the pictures of `hpo plot` have. The noise
-is seeded: a picture that changes while a slider moves changes for the flow's sake.
+Draws and data share bins and smoothing, as in the pictures of `hpo plot`. The noise is seeded, so
+that a picture changes only where the flow does while a slider moves.
 
 Letters of the arrays:
     N rows    F event columns    K of them shown    C condition columns
@@ -63,7 +63,7 @@ class DensityPlot:
     edges: tuple[Array, ...]
     """Of the bins along each axis, in the column's unit."""
     joined: tuple[Array, ...]
-    """Of the bins of each marginal, likewise."""
+    """Of the bins of each marginal, in the column's unit."""
     emulator: SampleDensity
     data: SampleDensity | None
     """None where the conditions are no simulated cell, or one without test rows."""
@@ -100,52 +100,34 @@ def density_plot(
     Raises:
         DensityError: If nothing that the flow draws is finite.
     """
-    drawn_NK, unphysical = _draws(flow, list(conditions.values()), at)
-    data_NK = None if rows_NF is None else rows_NF[:, at]
-    frame = _Frame.around(drawn_NK, drawn_NK[:like] if data_NK is None else data_NK)
-    nll, error = _nll(flow, list(conditions.values()), rows_NF)
+    from models.evaluation import distances
+    from models.flow import batched
+
+    c_1C = np.array([list(conditions.values())], np.float64)
+    noise_NF = np.random.default_rng(0).standard_normal((DRAWS, len(flow.event_columns)), "f4")
+    drawn_NF = batched.from_noise(flow, noise_NF, c_1C)
+    drawn_NK = drawn_NF[np.isfinite(drawn_NF).all(axis=1)][:, at]
+    if not len(drawn_NK):
+        raise DensityError("no event that the flow draws here is finite: there is no density")
+    unphysical = distances.unphysical_fraction(flow, drawn_NF)
     if unphysical:
         notes = [*notes, f"{unphysical:.2%} of the draws are not finite, or not above 0."]
+    data_NK = None if rows_NF is None else rows_NF[:, at]
+    nll_N = None if rows_NF is None else -batched.log_prob(flow, rows_NF, c_1C)
+    frame = _Frame.around(drawn_NK, drawn_NK[:like] if data_NK is None else data_NK)
     return DensityPlot(
         columns=tuple(flow.event_columns[k] for k in at),
         conditions=dict(conditions),
         units={column.name: column.unit for column in flow.condition_columns},
         edges=frame.edges,
         joined=frame.joined,
-        emulator=frame.side(drawn_NK, density.LEVELS, whole=DRAWS),
+        emulator=frame.sample(drawn_NK, density.LEVELS, whole=DRAWS),
         data=None if data_NK is None else frame.of_data(data_NK),
-        nll=nll,
-        error=error,
+        nll=None if nll_N is None else float(nll_N.mean()),
+        error=None if nll_N is None else density.standard_error(nll_N),
         unphysical=unphysical,
         notes=tuple(notes),
     )
-
-
-def _draws(
-    flow: ConditionalFlow, values_C: Sequence[float], at: tuple[int, ...]
-) -> tuple[Array, float]:
-    """The finite draws in the columns that are shown; of all, the fraction that is unphysical."""
-    from models.evaluation import distances
-    from models.flow import batched
-
-    noise_NF = np.random.default_rng(0).standard_normal((DRAWS, len(flow.event_columns)), "f4")
-    drawn_NF = batched.from_noise(flow, noise_NF, np.array([values_C], np.float64))
-    finite_N = np.isfinite(drawn_NF).all(axis=1)
-    if not finite_N.any():
-        raise DensityError("no event that the flow draws here is finite: there is no density")
-    return drawn_NF[finite_N][:, at], distances.unphysical_fraction(flow, drawn_NF)
-
-
-def _nll(
-    flow: ConditionalFlow, values_C: Sequence[float], rows_NF: Array | None
-) -> tuple[float | None, float | None]:
-    """Of the rows, and its standard error."""
-    if rows_NF is None:
-        return None, None
-    from models.flow import batched
-
-    nll_N = -batched.log_prob(flow, rows_NF, np.array([values_C], np.float64))
-    return float(nll_N.mean()), density.standard_error(nll_N)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,7 +149,7 @@ class _Frame:
             spreads=density.spreads(like_NK, (edges[0], edges[1])) if len(edges) == 2 else None,
         )
 
-    def side(self, events_NK: Array, fractions: Sequence[float], *, whole: int) -> SampleDensity:
+    def sample(self, events_NK: Array, fractions: Sequence[float], *, whole: int) -> SampleDensity:
         """The densities of events that are `whole` together with those that are not finite."""
         share = len(events_NK) / whole
         columns = zip(events_NK.T, self.joined, strict=True)
@@ -188,10 +170,10 @@ class _Frame:
 
     def of_data(self, data_NK: Array) -> SampleDensity:
         """The densities of the data, with the rows themselves or a shade of them."""
-        side = self.side(data_NK, density.sure(len(data_NK)), whole=len(data_NK))
+        shown = self.sample(data_NK, density.sure(len(data_NK)), whole=len(data_NK))
         if self.spreads is None:
-            return side
+            return shown
         if len(data_NK) <= FEW:
-            return replace(side, points_N2=data_NK)
+            return replace(shown, points_N2=data_NK)
         shade = density.fading(density.counts(data_NK, (self.edges[0], self.edges[1])))
-        return replace(side, shade_XY=np.ma.filled(shade, math.nan))
+        return replace(shown, shade_XY=np.ma.filled(shade, math.nan))

@@ -1,15 +1,14 @@
 """Density plots and maps of cells as Plotly figures: what a flow draws, beside the test data.
 
 The emulator is vermilion with solid lines, the data blue with dashed ones, as in `hpo plot`: told
-apart with any colour vision, and in grey. Backgrounds are transparent, so that the page shows.
-Names and units come from files and go through `style.plain`.
+apart with any colour vision, and in grey. Names and units come from files and go through
+`style.plain`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,14 @@ from data_prep.columns import Column
 from hpo.dashboard import style
 from hpo.dashboard.density.cells import CellMap
 from hpo.dashboard.density.contours import DensityPlot, SampleDensity
-from hpo.dashboard.style import THEMES, Theme, ThemeName, faint, plain
+from hpo.dashboard.style import THEMES, Theme, ThemeName, faint, note, plain
 from hpo.pictures import density
 from hpo.pictures.density import Array
 
 MOST_LABELS = 16
 """Values along an axis up to which every cell of a map has its number written in it."""
+
+MAP_TITLE = "Largest KS distance over that by chance"
 
 WIDTHS = {0.5: 2.2, 0.9: 1.6, 0.99: 1.1}
 """Of the contour lines, by what they enclose."""
@@ -41,11 +42,16 @@ def contours(p: DensityPlot, theme: ThemeName = "light") -> go.Figure:
     """Contours of the flow's density over the data, with both marginals; or the one density."""
     colours = THEMES[theme]
     figure = _empty(theme)
-    if len(p.columns) == 1:
-        _alone(figure, p, colours)
-    else:
-        _plane(figure, p, colours)
-    _head(figure, p)
+    (_alone if len(p.columns) == 1 else _plane)(figure, p, colours)
+    note(
+        figure,
+        theme,
+        _head(p),
+        # Not the title: plotly moves it up and out of the figure for its second line.
+        xshift=-48,
+        yshift=12,
+        font={"size": 13, "color": colours.ink},
+    )
     return figure
 
 
@@ -54,17 +60,23 @@ def cell_map(c: CellMap, theme: ThemeName = "light") -> go.Figure:
     colours = THEMES[theme]
     figure = _empty(theme)
     names = [[f"{value:g}" for value in values] for values in c.values]
-    places = {"x": names[0], "y": names[1] if len(c.axes) > 1 else [""], "xgap": 2, "ygap": 2}
-    told = np.vectorize(lambda i, j: _of_cell(c, i, j), otypes=[object])(
-        *np.indices(c.ratio_XY.shape)
-    ).T.tolist()
-    shared = {**places, "customdata": told, "hovertemplate": "%{customdata}<extra></extra>"}
+    told = [[_of_cell(c, i, j) for i in range(len(names[0]))] for j in range(len(names[1]))]
+    shared = {
+        "x": names[0],
+        "y": names[1] if len(c.axes) > 1 else [""],
+        "xgap": 2,
+        "ygap": 2,
+        "customdata": told,
+        "hovertemplate": "%{customdata}<extra></extra>",
+    }
     grey = [[0, colours.blank], [1, colours.blank]]
     figure.add_heatmap(z=np.zeros_like(c.ratio_XY.T), colorscale=grey, showscale=False, **shared)
     figure.add_heatmap(**shared, **_ratios(c, colours))
     _category_axes(figure, c)
-    figure.update_layout(shapes=_frames(c, colours), margin={"t": 78})
-    return figure
+    for i, j in np.argwhere(c.held_out_XY):
+        frame = {"x0": i - 0.5, "x1": i + 0.5, "y0": j - 0.5, "y1": j + 0.5}
+        figure.add_shape(type="rect", line={"color": colours.emulator, "width": 2.5}, **frame)
+    return figure.update_layout(margin={"t": 78})
 
 
 def _empty(theme: ThemeName) -> go.Figure:
@@ -76,10 +88,10 @@ def _plane(figure: go.Figure, p: DensityPlot, colours: Theme) -> None:
     edges = (p.edges[0], p.edges[1])
     if p.data is not None:
         _rows(figure, p.data, edges, colours)
-        _contours(figure, p.data, edges, "data", colours.data, "dash")
-        _marginals(figure, p.data, p.joined, colours.data, faint(colours.data, 0.25))
-    _contours(figure, p.emulator, edges, "emulator", colours.emulator, "solid")
-    _marginals(figure, p.emulator, p.joined, colours.emulator, None)
+        _contours(figure, p.data, edges, "data", colours)
+        _marginals(figure, p, p.data, "data", colours)
+    _contours(figure, p.emulator, edges, "emulator", colours)
+    _marginals(figure, p, p.emulator, "emulator", colours)
     _axis(figure, "xaxis", _label(p.columns[0]), [0, 0.81], edges[0])
     _axis(figure, "yaxis", _label(p.columns[1]), [0, 0.79], edges[1])
     for k, name, anchor, domain in ((0, "yaxis2", "x", [0.82, 1]), (1, "xaxis2", "y", [0.84, 1])):
@@ -89,21 +101,19 @@ def _plane(figure: go.Figure, p: DensityPlot, colours: Theme) -> None:
 
 
 def _alone(figure: go.Figure, p: DensityPlot, colours: Theme) -> None:
-    """The density of the only event column."""
-    if p.data is not None:
-        name = f"data, n = {p.data.rows:,}"
-        fill: dict[str, Any] = {"fill": "tozeroy", "fillcolor": faint(colours.data, 0.25)}
-        _steps(figure, p.joined[0], p.data.marginals[0], colours.data, name=name, **fill)
-    name = f"emulator, n = {p.emulator.rows:,}"
-    _steps(figure, p.joined[0], p.emulator.marginals[0], colours.emulator, name=name)
+    """The density of the only column."""
+    for kind, sample in (("data", p.data), ("emulator", p.emulator)):
+        if sample is not None:
+            name = f"{kind}, n = {sample.rows:,}"
+            _steps(figure, p.joined[0], sample.marginals[0], kind, colours, name=name)
     _axis(figure, "xaxis", _label(p.columns[0]), [0, 1], p.edges[0])
     _axis(figure, "yaxis", _per(p.columns[0]), [0, 1], _highest(p, 0))
 
 
 def _highest(p: DensityPlot, k: int) -> Array:
     """From nothing to a little above the highest marginal density of that column."""
-    sides = [side for side in (p.emulator, p.data) if side is not None]
-    return np.array([0, 1.06 * max(float(side.marginals[k].max()) for side in sides)])
+    samples = [sample for sample in (p.emulator, p.data) if sample is not None]
+    return np.array([0, 1.06 * max(float(sample.marginals[k].max()) for sample in samples)])
 
 
 def _round(value: float) -> float:
@@ -114,70 +124,68 @@ def _round(value: float) -> float:
 
 def _rows(figure: go.Figure, data: SampleDensity, edges: density.Edges, colours: Theme) -> None:
     """The data themselves, beneath the lines."""
-    shared = {"hoverinfo": "skip", "showlegend": False, "legendgroup": "data"}
+    shared: dict[str, Any] = {"hoverinfo": "skip", "showlegend": False, "legendgroup": "data"}
     if data.points_N2 is not None:
         dots = {"color": colours.data, "size": 4, "opacity": 0.35}
         x, y = data.points_N2.astype(np.float32).T
         figure.add_scatter(x=x, y=y, mode="markers", marker=dots, **shared)
     elif data.shade_XY is not None:
         scale = [[0, faint(colours.data, 0.05)], [1, faint(colours.data, 0.6)]]
-        figure.add_heatmap(
-            x=edges[0],
-            y=edges[1],
-            z=data.shade_XY.T.astype(np.float32),
-            zmin=0,
-            zmax=1,
-            colorscale=scale,
-            showscale=False,
-            **shared,
-        )
+        shared |= {"zmin": 0, "zmax": 1, "colorscale": scale, "showscale": False}
+        z = data.shade_XY.T.astype(np.float32)
+        figure.add_heatmap(x=edges[0], y=edges[1], z=z, **shared)
 
 
 def _contours(
-    figure: go.Figure, side: SampleDensity, edges: density.Edges, kind: str, colour: str, dash: str
+    figure: go.Figure, sample: SampleDensity, edges: density.Edges, kind: str, colours: Theme
 ) -> None:
-    """A line around each fraction; the legend says once what the lines of this side enclose."""
-    reached = ", ".join(f"{each:.0%}" for each in side.heights) or "nothing"
-    key = f"{kind}, n = {side.rows:,}: lines enclose {reached}"
-    shared = {"mode": "lines", "legendgroup": kind}
+    """A line around each fraction; the legend says once what the lines enclose."""
+    colour, dash = (colours.data, "dash") if kind == "data" else (colours.emulator, "solid")
     line = {"color": colour, "dash": dash, "width": 2.2}
+    reached = ", ".join(f"{each:.0%}" for each in sample.heights) or "nothing"
+    key = f"{kind}, n = {sample.rows:,}: lines enclose {reached}"
+    shared = {"mode": "lines", "legendgroup": kind}
     figure.add_scatter(x=[None], y=[None], name=key, line=line, **shared)
-    for fraction, height in side.heights.items():
-        assert side.density_XY is not None  # heights are of it
-        x, y = density.outline(side.density_XY, edges, height).astype(np.float32).T
-        figure.add_scatter(
-            x=x,
-            y=y,
-            line=line | {"width": WIDTHS.get(fraction, 1.1)},
-            hovertemplate=f"{fraction:.0%} of the {kind} inside<extra></extra>",
-            showlegend=False,
-            **shared,
-        )
+    for fraction, height in sample.heights.items():
+        assert sample.density_XY is not None  # heights are of it
+        x, y = density.outline(sample.density_XY, edges, height).astype(np.float32).T
+        line = line | {"width": WIDTHS.get(fraction, 1.1)}
+        told = f"{fraction:.0%} of the {kind} inside<extra></extra>"
+        figure.add_scatter(x=x, y=y, line=line, hovertemplate=told, showlegend=False, **shared)
 
 
 def _marginals(
-    figure: go.Figure, side: SampleDensity, joined: Sequence[Array], colour: str, fill: str | None
+    figure: go.Figure, p: DensityPlot, sample: SampleDensity, kind: str, colours: Theme
 ) -> None:
-    for k, across in enumerate((True, False)):
-        more: dict[str, Any] = {"yaxis": "y2"} if across else {"xaxis": "x2"}
-        more |= {"legendgroup": "data" if fill else "emulator", "showlegend": False}
-        if fill is not None:
-            more |= {"fill": "tozeroy" if across else "tozerox", "fillcolor": fill}
-        _steps(figure, joined[k], side.marginals[k], colour, up=not across, **more)
+    shared = {"legendgroup": kind, "showlegend": False}
+    for k, place in enumerate(({"yaxis": "y2"}, {"xaxis": "x2"})):
+        _steps(
+            figure, p.joined[k], sample.marginals[k], kind, colours, up=k == 1, **shared, **place
+        )
 
 
 def _steps(
-    figure: go.Figure, bins: Array, values: Array, colour: str, *, up: bool = False, **more: Any
+    figure: go.Figure,
+    bins: Array,
+    values: Array,
+    kind: str,
+    colours: Theme,
+    *,
+    up: bool = False,
+    **more: Any,
 ) -> None:
-    """A histogram as one line; `up` turns it on its side."""
+    """A histogram as one line, filled for the data; `up` turns it on its side."""
     along = np.repeat(bins, 2).astype(np.float32)
     height = np.concatenate([[0], np.repeat(values, 2), [0]]).astype(np.float32)
     x, y = (height, along) if up else (along, height)
-    line = {"color": colour, "width": 1 if "fill" in more else 1.6}
+    line = {"color": colours.emulator, "width": 1.6}
+    if kind == "data":
+        line = {"color": colours.data, "width": 1}
+        more |= {"fill": "tozerox" if up else "tozeroy", "fillcolor": faint(colours.data, 0.25)}
     figure.add_scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", **more)
 
 
-def _head(figure: go.Figure, p: DensityPlot) -> None:
+def _head(p: DensityPlot) -> str:
     """At which conditions, and how well the flow does there."""
     units = {name: f" {_unit(unit)}" if unit else "" for name, unit in p.units.items()}
     at = [f"{plain(name)} = {value:.4g}{units[name]}" for name, value in p.conditions.items()]
@@ -185,20 +193,7 @@ def _head(figure: go.Figure, p: DensityPlot) -> None:
     if p.nll is not None:
         error = "" if p.error is None or math.isnan(p.error) else f" ± {p.error:.3f}"
         lines.append(f"NLL of these test rows: {p.nll:.3f}{error} nats per event")
-    # Not the title, which plotly moves up and out with its second line.
-    figure.add_annotation(
-        text="<br>".join(lines),
-        x=0,
-        y=1,
-        xref="paper",
-        yref="paper",
-        xanchor="left",
-        yanchor="bottom",
-        xshift=-48,
-        yshift=12,
-        align="left",
-        showarrow=False,
-    )
+    return "<br>".join(lines)
 
 
 def _ratios(c: CellMap, colours: Theme) -> dict[str, Any]:
@@ -215,11 +210,7 @@ def _ratios(c: CellMap, colours: Theme) -> dict[str, Any]:
         "textfont": {"size": 12},
         "hoverongaps": False,
         "colorbar": {
-            "title": {
-                "text": "Largest KS distance over that by chance",
-                "side": "top",
-                "font_size": 13,
-            },
+            "title": {"text": MAP_TITLE, "side": "top", "font_size": 13},
             "orientation": "h",
             "thickness": 10,
             "outlinewidth": 0,
@@ -257,23 +248,6 @@ def _category_axes(figure: go.Figure, c: CellMap) -> None:
         figure.update_yaxes(showticklabels=False, **plain_axis)
 
 
-def _frames(c: CellMap, colours: Theme) -> list[dict[str, Any]]:
-    """A frame around each cell that was held out."""
-    places = [(i, j) for i, j in product(*map(range, c.ratio_XY.shape)) if c.held_out_XY[i, j]]
-    line = {"color": colours.emulator, "width": 2.5}
-    return [
-        {
-            "type": "rect",
-            "x0": i - 0.5,
-            "x1": i + 0.5,
-            "y0": j - 0.5,
-            "y1": j + 0.5,
-            "line": line,
-        }
-        for i, j in places
-    ]
-
-
 def _label(column: Column) -> str:
     return f"{plain(column.name)} [{_unit(column.unit)}]"
 
@@ -297,5 +271,5 @@ def _axis(
 ) -> None:
     """An axis over the edges; a zoom stays as long as it shows the same column."""
     span = [float(edges[0]), float(edges[-1])]
-    options = {"title_text": title, "domain": list(domain), "range": span, "uirevision": title}
-    figure.update_layout({name: {**options, **more}})
+    more |= {"title_text": title, "domain": list(domain), "range": span, "uirevision": title}
+    figure.layout[name] = more

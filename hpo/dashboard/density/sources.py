@@ -1,28 +1,23 @@
-"""Where a picture of a flow comes from: the weights in a run's folder, the rows of known datasets.
+"""The sources of a density plot: the checkpoint in a run's folder, the rows of known datasets.
 
-Neither is followed by name out of a file: weights are read only where the catalog says that a run
-lies, rows only from the shipped sample and from folders that the user named. A dataset is known by
-its fingerprint, so that a run's own `data.path`, which anybody may have written, is never opened.
+Weights are read only where the catalog says that a run lies, rows only from the shipped sample and
+from folders that the user named. A dataset is found by its fingerprint: a run's own `data.path`,
+which anybody may have written, is never opened.
 """
 
 from __future__ import annotations
 
 import stat
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
 from data_prep.dataset import SAMPLE, Dataset
 from data_prep.errors import InputError
 from data_prep.stream import Batch, Stream, read_split
-
-if TYPE_CHECKING:
-    from models.flow.density import ConditionalFlow
+from hpo.dashboard.cache import Cache
 
 LARGEST = 512 * 10**6
 """Bytes of the largest checkpoint that is read."""
@@ -38,56 +33,8 @@ class DensityError(InputError):
     """A flow that cannot be drawn from, or data that are not there. One sentence, for people."""
 
 
-Key = TypeVar("Key", bound=Hashable)
-Value = TypeVar("Value")
-
-
-class Cache(Generic[Key, Value]):
-    """A few values, those asked for last; only one is being made at a time."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._kept: OrderedDict[Key, Value] = OrderedDict()
-        self._looking, self._making = Lock(), Lock()
-
-    def get(self, key: Key, make: Callable[[], Value]) -> Value:
-        """The value of that key, made at its first need; whoever asks meanwhile waits for it."""
-        with self._looking:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-        with self._making:
-            with self._looking:
-                if key in self._kept:
-                    return self._kept[key]
-            value = make()
-            with self._looking:
-                self._kept[key] = value
-                while len(self._kept) > self._most:
-                    self._kept.popitem(last=False)
-            return value
-
-
 Stamp = tuple[Path, int, int]
-"""Of a checkpoint: its path, its time of change in ns, its bytes."""
-
-
-class Weights:
-    """The flows in the runs' folders, read once for each state of the file."""
-
-    def __init__(self) -> None:
-        self._flows: Cache[Stamp, ConditionalFlow] = Cache(4)
-
-    def flow(self, stamp: Stamp) -> ConditionalFlow:
-        """The flow of a checkpoint with its best weights.
-
-        Raises:
-            CheckpointError: If the file is damaged, or holds no weights yet.
-        """
-        from models.training.checkpoint import best_flow  # here: torch waits until somebody looks
-
-        # Replaced in the meantime, the newer one is read: nobody will ask for this stamp again.
-        return self._flows.get(stamp, lambda: best_flow(stamp[0].parent))
+"""Of a checkpoint: its path, its time of change in ns, its size in bytes."""
 
 
 def stamp_of(folder: Path) -> Stamp:
@@ -128,31 +75,27 @@ class TestRows:
 
     rows: Batch
     of: int
-    """All there are: more than `rows` where these are drawn from them."""
+    """All test rows; `rows` is a random part of them where there are more than `MOST_ROWS`."""
 
     @property
-    def note(self) -> str | None:
-        """Said where not all rows are there."""
+    def notes(self) -> tuple[str, ...]:
+        """A sentence, if only a part of the rows is in memory."""
         kept = len(self.rows.events)
-        return f"Of the {self.of:,} test rows {kept:,} were drawn." if kept < self.of else None
+        return (f"Of the {self.of:,} test rows {kept:,} were drawn.",) if kept < self.of else ()
 
 
 class Datasets:
-    """The prepared datasets that are known, by fingerprint."""
+    """The prepared datasets that are known, by fingerprint: the shipped sample and more."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
-        """Args: folders that the user named; the shipped sample is always known.
-
-        Raises:
-            DataError: If one holds no prepared dataset.
-        """
+        """Raises DataError if one of the folders holds no prepared dataset."""
         found = [(Dataset.read(folder), Path(folder)) for folder in (SAMPLE, *folders)]
         self._known = {dataset.fingerprint: (dataset, folder) for dataset, folder in found}
         self._rows: Cache[str, TestRows] = Cache(2)
 
     def find(self, fingerprint: str | None) -> tuple[Dataset, Path] | None:
         """The dataset of that fingerprint and its folder; None where it is not known."""
-        return None if fingerprint is None else self._known.get(fingerprint)
+        return self._known.get(fingerprint or "")
 
     def test_rows(self, fingerprint: str) -> TestRows:
         """The test rows of a known dataset.
@@ -175,7 +118,7 @@ class Datasets:
 
 
 def _some(folder: Path, of: int) -> Batch:
-    """About `MOST_ROWS` test rows at random, the same each time, read part by part."""
+    """About `MOST_ROWS` test rows at random, read part by part; each call gives equal rows."""
     rng = np.random.default_rng(0)
     kept = []
     for part in Stream(folder, "test", batch_size=PART, shuffle=False, memory_mb=0).epoch(0):

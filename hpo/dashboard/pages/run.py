@@ -1,27 +1,30 @@
-"""One run: what came of it, how it learned, what its flow draws beside the data, and all it was
-given."""
+"""The page of one run: its results, learning curves, density plots and all of its options."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from itertools import combinations
 from typing import Any
 
 import dash
 from dash import ALL, Input, Output, State, dcc, html
 
 from data_prep.errors import InputError
-from hpo.dashboard import address, style
+from hpo.dashboard import style
 from hpo.dashboard.address import Query
 from hpo.dashboard.density import figures
 from hpo.dashboard.density.draws import Densities, Slider
 from hpo.dashboard.runs import learning, tables
 from hpo.dashboard.site import (
     ALONG,
+    THEME,
+    TICK,
     Part,
     Site,
+    back,
     card,
     choice,
     drawn_into,
@@ -46,15 +49,17 @@ APART = 0.2
 
 GRAPHS = ("run-curves", "run-rates", "contours", "cells")
 
+KEY = State("run", "data")
+
 
 def layout(site: Site, key: str) -> list[Part]:
     """The page of the run of that key."""
     try:
         record = site.catalog.record(key)
     except KeyError:
-        return [notice(f"There is no run {key} here.", kind="fault"), _back()]
+        return [notice(f"There is no run {key} here.", kind="fault"), back()]
     except InputError as error:
-        return [notice(str(error), kind="fault"), _back()]
+        return [notice(str(error), kind="fault"), back()]
     return [
         dcc.Store(id="run", data=key),
         dcc.Store(id="run-seen", data=site.catalog.version),
@@ -87,9 +92,9 @@ def register(app: dash.Dash, site: Site) -> None:
         Output("run-seen", "data"),
         Output("facts", "children"),
         Output("log", "children"),
-        Input("tick", "n_intervals"),
+        TICK,
         State("run-seen", "data"),
-        State("run", "data"),
+        KEY,
         prevent_initial_call=True,
     )
     def look(_tick: int, seen: int, key: str) -> tuple[object, ...]:
@@ -107,30 +112,24 @@ def register(app: dash.Dash, site: Site) -> None:
         drawn_into("run-rates"),
         Input("run-seen", "data"),
         Input("run-along", "value"),
-        Input("theme", "data"),
-        State("run", "data"),
+        THEME,
+        KEY,
     )
     def learned(_seen: int, along: Any, theme: str, key: str) -> tuple[object, ...]:
-        look = theme_of(theme)
+        shown: Any = {"along": along, "theme": theme_of(theme)}
         try:
             records = {key: site.catalog.record(key)}
         except KeyError:  # the run went
             raise dash.exceptions.PreventUpdate from None
         except InputError as error:
-            return (style.sentence(str(error), look),) * 2
-        return (
-            learning.curves(records, along=along, theme=look),
-            learning.rates(records, along=along, theme=look),
-        )
+            return (style.sentence(str(error), theme_of(theme)),) * 2
+        return learning.curves(records, **shown), learning.rates(records, **shown)
 
     if site.densities is not None:
-        _register_density(app, site)
+        _register_density(app, site.densities)
 
 
-def _register_density(app: dash.Dash, site: Site) -> None:
-    densities = site.densities
-    assert densities is not None
-
+def _register_density(app: dash.Dash, densities: Densities) -> None:
     @app.callback(Output("density", "children"), Input("run", "data"))
     def density(key: str) -> list[Part]:
         return _density(densities, key)
@@ -141,9 +140,9 @@ def _register_density(app: dash.Dash, site: Site) -> None:
         Output({"kind": "told", "condition": ALL}, "children"),
         Input({"kind": "slide", "condition": ALL}, "value"),
         Input("pair", "value"),
-        Input("theme", "data"),
+        THEME,
         State({"kind": "slide", "condition": ALL}, "id"),
-        State("run", "data"),
+        KEY,
     )
     def draw(
         places: list[float], pair: str | None, theme: str, names: list[Any], key: str
@@ -152,18 +151,14 @@ def _register_density(app: dash.Dash, site: Site) -> None:
         try:
             sliders = densities.conditions(key)
             chosen = {each.name: _value(each, moved[each.name]) for each in sliders}
-            seen = densities.plot(key, chosen, _pair(pair))
+            found = densities.plot(key, chosen, _pair(pair))
         except InputError as error:  # the checkpoint went, or the data did
             return style.sentence(str(error), theme_of(theme)), [], [dash.no_update] * len(names)
         told = [_told(each, chosen[each.name]) for each in sliders]
-        notes = [notice(each) for each in seen.notes]
-        return figures.contours(seen, theme_of(theme)), notes, told
+        return figures.contours(found, theme_of(theme)), [*map(notice, found.notes)], told
 
     @app.callback(
-        drawn_into("cells"),
-        Output("cells-notes", "children"),
-        Input("run", "data"),
-        Input("theme", "data"),
+        drawn_into("cells"), Output("cells-notes", "children"), Input("run", "data"), THEME
     )
     def cells(key: str, theme: str) -> tuple[object, ...]:
         try:
@@ -171,7 +166,7 @@ def _register_density(app: dash.Dash, site: Site) -> None:
         except InputError as error:
             return style.sentence(str(error), theme_of(theme)), []
         told = [f"Unphysical draws: {found.unphysical:.3g} of all.", *found.notes]
-        return figures.cell_map(found, theme_of(theme)), [notice(each) for each in told]
+        return figures.cell_map(found, theme_of(theme)), [*map(notice, told)]
 
 
 def _density(densities: Densities, key: str) -> list[Part]:
@@ -179,11 +174,10 @@ def _density(densities: Densities, key: str) -> list[Part]:
     why_not = densities.available(key)
     if why_not is not None:
         return [card("What it draws", notice(why_not), wide=True)]
-    names = [name for name, _ in densities.pairs(key)]
-    pairs = [f"{a}|{b}" for i, a in enumerate(names) for b in names[i + 1 :]]
-    options = [{"label": each.replace("|", " and "), "value": each} for each in pairs]
-    first = pairs[0] if pairs else None
-    choose = dcc.Dropdown(options, first, id="pair", clearable=False, disabled=len(pairs) < 2)
+    names = [column.name for column in densities.event_columns(key)]
+    pairs = {f"{a}|{b}": f"{a} and {b}" for a, b in combinations(names, 2)}
+    first = next(iter(pairs), None)
+    choose = dcc.Dropdown(pairs, first, id="pair", clearable=False, disabled=len(pairs) < 2)
     return [
         card(
             "What it draws, beside the test data",
@@ -206,38 +200,31 @@ def _density(densities: Densities, key: str) -> list[Part]:
 
 def _slider(slider: Slider) -> html.Div:
     name = {"kind": "slide", "condition": slider.name}
-    return html.Div(
-        [
-            html.Div(
-                [html.Span(slider.name), html.B(id={"kind": "told", "condition": slider.name})],
-                className="slider-head",
-            ),
-            dcc.Slider(
-                0,
-                1,
-                1 / STEPS,
-                value=_place(slider, slider.start),
-                marks=_marks(slider),
-                included=False,
-                allow_direct_input=False,
-                id=name,
-            ),
-        ],
-        className="field slide",
+    told = html.B(id={"kind": "told", "condition": slider.name})
+    control = dcc.Slider(
+        0,
+        1,
+        1 / STEPS,
+        value=_place(slider, slider.start),
+        marks=_marks(slider),
+        included=False,
+        allow_direct_input=False,
+        id=name,
     )
+    head = html.Div([html.Span(slider.name), told], className="slider-head")
+    return html.Div([head, control], className="field slide")
 
 
 def _place(slider: Slider, value: float) -> float:
     """Where a value stands on its slider, from 0 to 1."""
-    if slider.high <= slider.low:
-        return 0.0
+    low, high = slider.low, slider.high
     if slider.log:
-        return math.log(value / slider.low) / math.log(slider.high / slider.low)
-    return (value - slider.low) / (slider.high - slider.low)
+        low, high, value = map(math.log, (low, high, value))
+    return (value - low) / (high - low) if high > low else 0.0
 
 
 def _value(slider: Slider, place: float) -> float:
-    """The value at a place; close to a simulated one, that."""
+    """The value at a place; close to a simulated value, that value."""
     near = min(slider.grid, key=lambda each: abs(_place(slider, each) - place), default=None)
     if near is not None and abs(_place(slider, near) - place) <= SNAP:
         return near
@@ -269,34 +256,26 @@ def _pair(text: str | None) -> tuple[str, str] | None:
 
 def _figures_of(record: RunRecord) -> list[Part]:
     """The few numbers that tell most."""
-    test, asked = record.test, record.training.get("epochs")
+    test, cost, asked = record.test, record.cost, record.training.get("epochs")
     epochs = f"{len(record.epochs)}" + (f" of {asked}" if asked else "")
     facts: dict[str, object] = {
         "state": record.state.replace("_", " "),
         "best validation NLL [nats/event]": text_of(record.best_val_nll),
         "test NLL [nats/event]": f"{test.nll:.5g} ± {test.error:.2g}" if test else "–",
         "epochs, the best": f"{epochs}, {record.best_epoch or '–'}",
-        "wall-clock time [min]": text_of(_minutes(record)),
-        "parameters": text_of(record.cost.parameters),
-        "FLOP/event": text_of(record.cost.flops_per_event),
+        "wall-clock time [min]": text_of(None if cost.seconds is None else cost.seconds / 60),
+        "parameters": text_of(cost.parameters),
+        "FLOP/event": text_of(cost.flops_per_event),
         "restarts": record.restarts,
-        "where": " ".join(
-            map(str, filter(None, [record.environment.host, record.environment.device]))
-        ),
+        "where": " ".join(filter(None, [record.environment.host, record.environment.device])),
     }
-    tiles: list[Part] = [
-        html.Div(
-            [html.Span(name), html.B(str(value))], className=record.state if name == "state" else ""
-        )
-        for name, value in facts.items()
-    ]
+    tiles: list[Part] = []
+    for name, value in facts.items():
+        state = record.state if name == "state" else ""
+        tiles.append(html.Div([html.Span(name), html.B(str(value))], className=state))
     if record.reason:
         tiles.append(html.P(record.reason, className="reason"))
     return tiles
-
-
-def _minutes(record: RunRecord) -> float | None:
-    return None if record.cost.seconds is None else record.cost.seconds / 60
 
 
 def _options(record: RunRecord) -> list[Part]:
@@ -312,16 +291,12 @@ def _options(record: RunRecord) -> list[Part]:
         "Times": {"started": record.started, "updated": record.updated},
     }
     heads = {"name": "", "value": ""}
-    return [
-        html.Div(
-            [
-                html.Div([html.H3(title), listing(_pairs(values), heads=heads)])
-                for title, values in groups.items()
-                if values
-            ],
-            className="options",
-        )
-    ]
+    parts = []
+    for title, values in groups.items():
+        if values:
+            rows = [{"name": name, "value": value} for name, value in values.items()]
+            parts.append(html.Div([html.H3(title), listing(rows, heads=heads)]))
+    return [html.Div(parts, className="options")]
 
 
 def _flat(values: Mapping[str, object]) -> dict[str, object]:
@@ -334,19 +309,14 @@ def _flat(values: Mapping[str, object]) -> dict[str, object]:
     return flat
 
 
-def _pairs(values: Mapping[str, object]) -> Sequence[Mapping[str, object]]:
-    return [{"name": name, "value": value} for name, value in values.items()]
-
-
 def _raw(record: RunRecord) -> html.Details:
     """All of the record as text; of the epochs, which the curves show, only the last."""
     whole = dataclasses.asdict(record)
     left_out = max(len(record.epochs) - 1, 0)
     whole["epochs"] = whole["epochs"][-1:]
     title = "All of it" + (f", but for {left_out:,} earlier epochs" if left_out else "")
-    return html.Details(
-        [html.Summary(title), html.Pre(json.dumps(whole, indent=2), className="log")]
-    )
+    text = html.Pre(json.dumps(whole, indent=2), className="log")
+    return html.Details([html.Summary(title), text])
 
 
 def _links(site: Site, record: RunRecord, key: str) -> list[Part]:
@@ -355,9 +325,5 @@ def _links(site: Site, record: RunRecord, key: str) -> list[Part]:
     if number is not None:
         href = f"/dashboard/studies/{number}/trials?numbers={record.trial}"
         links.append(html.A("Open in Optuna", href=href, className="back"))
-    links.append(_back(Query(runs=(key,))))
+    links.append(back(Query(runs=(key,))))
     return links
-
-
-def _back(query: Query | None = None) -> html.A:
-    return html.A("Back to the table", href=f"{address.ROOT}{query or ''}", className="back")
