@@ -8,20 +8,22 @@ cell that it names and the data lacks had no merger, which is a measurement, too
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from data_prep.columns import Column
 from data_prep.dataset import TOTALS, Cell, Total, key
 from data_prep.errors import DataError
-from data_prep.tables.source import Chunk, Source
+from data_prep.preparation.rows import fault, faults
+from data_prep.tables.chunk import Chunk
+from data_prep.tables.source import Source
 
 GIVEN = "mergers"
 """Column that may be there, too: compared with the rows, never used instead of them."""
+_REMEDY = "correct the table of totals"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,24 +58,25 @@ class Totals:
         if len(found) != 1:
             raise DataError(_no_total(source, found))
         names = [column.name for column in conditions]
+        kinds = [*conditions, Column(found[0], "", positive=True)]
         others = [GIVEN] if GIVEN in source.names else []
         source.require(names)
         simulated: dict[tuple[float, ...], tuple[tuple[float, ...], float]] = {}
         given: dict[tuple[float, ...], float] = {}
         rows: dict[tuple[float, ...], int] = {}
         for chunk in source.chunks([*names, *found, *others]):
-            _check(source, chunk, conditions, found[0])
+            _check(source, chunk, kinds)
             for at, row in enumerate(chunk.rows.tolist()):
-                cell = tuple(float(chunk.columns[name][at]) for name in names)
+                cell = tuple(float(chunk.numbers[name][at]) for name in names)
                 if key(cell) in rows:
                     raise DataError(
                         f"{path}, row {row}: {_shown(names, cell)} was in row {rows[key(cell)]} "
                         "already: name each cell once, with the sum of what was simulated"
                     )
                 rows[key(cell)] = row
-                simulated[key(cell)] = (cell, float(chunk.columns[found[0]][at]))
+                simulated[key(cell)] = (cell, float(chunk.numbers[found[0]][at]))
                 if others:
-                    given[key(cell)] = float(chunk.columns[GIVEN][at])
+                    given[key(cell)] = float(chunk.numbers[GIVEN][at])
         if not rows:
             raise DataError(f"{path} has no row: give one for each cell that was simulated")
         return cls(
@@ -133,36 +136,23 @@ def _no_total(source: Source, found: Sequence[str]) -> str:
     )
 
 
-def _check(source: Source, chunk: Chunk, conditions: Sequence[Column], total: str) -> None:
+def _check(source: Source, chunk: Chunk, columns: Sequence[Column]) -> None:
     if chunk.ragged:
         row, what = chunk.ragged[0]
         raise DataError(f"{source.path}, row {row}: {what}: correct the row")
-    for name, texts in chunk.texts.items():
-        for at, text in texts.items():
-            raise _wrong(source, name, int(chunk.rows[at]), f"{text!r} is not a number")
-    kinds = [*conditions, Column(total, "", positive=True)]
-    for column in kinds:
-        values = chunk.columns[column.name]
-        for reason, wrong in _faults(column, values):
+    for column in columns:
+        name = column.name
+        for at, text in chunk.wrong.get(name, {}).items():
+            raise fault(source, name, int(chunk.rows[at]), repr(text), f"not a number: {_REMEDY}")
+        values = chunk.numbers[name]
+        found = [*faults(column, values)]
+        if TOTALS.get(name) == "binaries":
+            found.append(("not a whole number", values != np.round(values)))
+        for reason, wrong in found:
             if wrong.any():
                 at = int(wrong.argmax())
-                found = "no value" if np.isnan(values[at]) else f"{values[at]:g}"
-                raise _wrong(source, column.name, int(chunk.rows[at]), f"{found} is {reason}")
-
-
-def _faults(column: Column, values: NDArray[np.float64]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    yield "not a finite number", ~np.isfinite(values)
-    if column.positive:
-        yield "not above zero", values <= 0
-    if TOTALS.get(column.name) == "binaries":
-        yield "not a whole number", values != np.round(values)
-
-
-def _wrong(source: Source, column: str, row: int, found: str) -> DataError:
-    return DataError(
-        f"{source.path}, column {source.renamed.get(column, column)!r}, row {row}: {found}: "
-        "correct the table of totals"
-    )
+                row = int(chunk.rows[at])
+                raise fault(source, name, row, values[at], f"{reason}: {_REMEDY}")
 
 
 def _shown(names: Sequence[str], conditions: Sequence[float]) -> str:

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.errors import DataError
-from data_prep.tables.source import Chunk, Source
+from data_prep.tables.chunk import Chunk
+from data_prep.tables.source import Source
 
 MARKS = (
     "bin_num", "tphys", "mass_1", "mass_2", "kstar_1", "kstar_2", "sep", "ecc", "evol_type",
@@ -88,8 +89,7 @@ def mergers(chunks: Iterable[Chunk], names: Mapping[str, str]) -> Iterator[Chunk
     first = _FirstOfBinary()
     for chunk in chunks:
         kept = first.among(chunk) & _merges(chunk)
-        taken = chunk.take(kept)
-        yield replace(taken, columns={new: taken.columns[old] for new, old in names.items()})
+        yield chunk.take(kept).under(names)
 
 
 def merger_time(
@@ -117,7 +117,7 @@ def merger_time(
 
 
 def _merges(chunk: Chunk) -> NDArray[np.bool_]:
-    of = chunk.columns
+    of = chunk.numbers
     with np.errstate(all="ignore"):
         delay = merger_time(of["mass_1"], of["mass_2"], of["sep"], of["ecc"])
         found: NDArray[np.bool_] = of["tphys"] + delay < AGE_MYR
@@ -132,7 +132,7 @@ class _FirstOfBinary:
         self._found = False  # whether the binary that runs on has had its row
 
     def among(self, chunk: Chunk) -> NDArray[np.bool_]:
-        of = chunk.columns
+        of = chunk.numbers
         number, time = of["bin_num"], of["tphys"]
         if not len(number):
             return np.zeros(0, bool)

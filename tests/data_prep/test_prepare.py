@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 
 from data_prep.dataset import SPLITS, Dataset
 from data_prep.errors import DataError
-from data_prep.preparation import prepare as preparing
+from data_prep.preparation import parts, spool
 from data_prep.preparation.prepare import prepare
 from data_prep.preparation.split import Assigner, shares
 from data_prep.stream import read_split
-from data_prep.tables import cosmic, source
+from data_prep.tables import cosmic, parquet, text
 from data_prep.where import FilterError
 from tests.conftest import draw_table
 
@@ -163,11 +163,11 @@ def test_the_seed_alone_decides_split_and_order(table, prepared, tmp_path):
 
 def test_neither_block_nor_bucket_nor_part_boundaries_lose_rows(table, tmp_path, monkeypatch):
     pq.write_table(table, tmp_path / "mergers.parquet")
-    monkeypatch.setattr(preparing, "BLOCK_ROWS", 700)
-    monkeypatch.setattr(preparing, "BUCKET_ROWS", 500)
-    monkeypatch.setattr(preparing, "GROUP_ROWS", 256)
-    monkeypatch.setattr(preparing, "PART_ROWS", 1024)
-    monkeypatch.setattr(source, "CHUNK_ROWS", 333)
+    monkeypatch.setattr(spool, "BLOCK_ROWS", 700)
+    monkeypatch.setattr(parts, "BUCKET_ROWS", 500)
+    monkeypatch.setattr(parts, "GROUP_ROWS", 256)
+    monkeypatch.setattr(parts, "PART_ROWS", 1024)
+    monkeypatch.setattr(parquet, "CHUNK_ROWS", 333)
 
     prepare([tmp_path / "mergers.parquet"], tmp_path / "out")
 
@@ -180,7 +180,7 @@ def test_rows_are_shuffled_across_the_whole_part(tmp_path, monkeypatch):
     order = np.arange(1.0, count + 1)
     table = pa.table({"Mass_0": order, "Mass_1": order, "Z": np.full(count, 0.1)})
     pq.write_table(table, tmp_path / "a.parquet")
-    monkeypatch.setattr(preparing, "BUCKET_ROWS", 1_000)
+    monkeypatch.setattr(parts, "BUCKET_ROWS", 1_000)
 
     prepare(
         [tmp_path / "a.parquet"],
@@ -274,7 +274,7 @@ def test_single_precision_grids_are_what_they_were_meant_to_be(table, tmp_path):
 
 def test_text_is_read_in_blocks_without_losing_a_row(table, tmp_path, monkeypatch):
     pa_csv.write_csv(table, tmp_path / "a.csv")
-    monkeypatch.setattr(source, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(text, "BLOCK_BYTES", 1000)
 
     prepare([tmp_path / "a.csv"], tmp_path / "out")
 
@@ -362,7 +362,7 @@ def test_a_bpp_table_gives_the_mergers_that_cosmic_itself_saw(tmp_path):
 
 def test_a_bpp_table_is_the_same_however_it_is_cut(tmp_path, monkeypatch):
     whole = prepare([BPP], tmp_path / "whole").fingerprint
-    monkeypatch.setattr(source, "BLOCK_BYTES", 300)
+    monkeypatch.setattr(text, "BLOCK_BYTES", 300)
 
     assert prepare([BPP], tmp_path / "cut").fingerprint == whole
 
@@ -483,7 +483,7 @@ def test_a_bad_table_is_refused_by_file_column_and_row(tmp_path, rows, header, m
 
 def test_a_bad_row_is_named_wherever_the_blocks_are_cut(tmp_path, monkeypatch):
     rows = [ROWS[n % 20] for n in range(2000)]
-    monkeypatch.setattr(source, "BLOCK_BYTES", 500)
+    monkeypatch.setattr(text, "BLOCK_BYTES", 500)
     for bad, message in (("b,x,1,1,1", "'Mass_0', row 1234: 'x'"), ("b,1", "row 1234: 2 values")):
         rows[1233] = bad
         with pytest.raises(DataError, match=message):
@@ -495,7 +495,7 @@ def test_a_bad_row_of_parquet_is_named(tmp_path, table, monkeypatch):
     masses[4321] = -3
     bad = table.set_column(table.column_names.index("Mass_1"), "Mass_1", pa.array(masses))
     pq.write_table(bad, tmp_path / "a.parquet")
-    monkeypatch.setattr(source, "CHUNK_ROWS", 1000)
+    monkeypatch.setattr(parquet, "CHUNK_ROWS", 1000)
 
     with pytest.raises(DataError, match=r"a.parquet, column 'Mass_1', row 4322: -3 is not above"):
         prepare([tmp_path / "a.parquet"], tmp_path / "out")
@@ -608,7 +608,7 @@ def test_bad_options_are_refused(tmp_path, options, message):
 
 
 def test_conditions_that_are_no_grid_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(preparing, "MAX_CELLS", 8)
+    monkeypatch.setattr(spool, "MAX_CELLS", 8)
     path = write(tmp_path / "a.csv", ROWS)
 
     with pytest.raises(DataError, match="over 8 combinations of Mass_1.*grid"):
@@ -670,7 +670,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(preparing._PartWriter, "_put", full)
+    monkeypatch.setattr(parts._PartWriter, "_put", full)
     with pytest.raises(DataError, match="out cannot be written .*No space left.*: make room"):
         prepare([path], tmp_path / "out")
 
@@ -690,14 +690,14 @@ def test_a_kill_while_writing_leaves_nothing_at_out(tmp_path):
     program = f"""
         import time
         from pathlib import Path
-        from data_prep.preparation import prepare as preparing
-        put = preparing._PartWriter._put
+        from data_prep.preparation import parts, prepare
+        put = parts._PartWriter._put
         def slowly(self, records):
             put(self, records)
             print("writing", flush=True)
             time.sleep(60)
-        preparing._PartWriter._put = slowly
-        preparing.prepare([Path({os.fspath(path)!r})], Path({os.fspath(tmp_path / "out")!r}))
+        parts._PartWriter._put = slowly
+        prepare.prepare([Path({os.fspath(path)!r})], Path({os.fspath(tmp_path / "out")!r}))
     """
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, text=True

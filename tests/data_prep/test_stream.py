@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from data_prep import stream as streaming
 from data_prep.dataset import SPLITS, Dataset
 from data_prep.errors import DataError
-from data_prep.preparation import prepare as preparing
+from data_prep.preparation import parts
 from data_prep.preparation.prepare import prepare
 from data_prep.stream import Batch, Stream, read_split
 
@@ -31,8 +31,8 @@ def many(table: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("many")
     pq.write_table(table, folder / "a.parquet")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparing, "GROUP_ROWS", 97)
-        patch.setattr(preparing, "PART_ROWS", 970)
+        patch.setattr(parts, "GROUP_ROWS", 97)
+        patch.setattr(parts, "PART_ROWS", 970)
         prepare([folder / "a.parquet"], folder / "out")
     return folder / "out"
 

@@ -1,0 +1,73 @@
+"""What a dataset is to be made of: its columns, filter and split, checked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from data_prep.columns import NOT_CONDITIONS, Column
+from data_prep.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """The options of `prepare` that concern rows.
+
+    Raises:
+        DataError: If a column or fraction cannot be used.
+    """
+
+    events: tuple[str, ...]
+    conditions: tuple[str, ...]
+    where: str | None
+    split: tuple[float, ...]
+    drop_invalid: bool
+
+    def __post_init__(self) -> None:
+        if not self.events or not self.conditions:
+            raise DataError("a dataset needs at least one event column and one condition column")
+        for name in self.names:
+            if self.names.count(name) > 1:
+                raise DataError(f"column {name!r} is asked for twice: name each column once")
+        for name in self.conditions:
+            if name in NOT_CONDITIONS:
+                raise DataError(
+                    f"no condition can be called {name!r}, which an emulator's methods take for "
+                    f"something else: rename it with --columns {name}=NEW"
+                )
+        if len(self.split) != 3 or not all(math.isfinite(f) and f >= 0 for f in self.split):
+            raise DataError(
+                f"split needs three fractions for train, val and test, got {self.split}"
+            )
+        if abs(sum(self.split) - 1) > 1e-6 or 0 in self.split:
+            raise DataError(
+                f"the fractions of split must be above 0 and add up to 1, got {self.split}, "
+                f"which add up to {sum(self.split):g}"
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Events, then conditions."""
+        return self.events + self.conditions
+
+    @property
+    def event_columns(self) -> tuple[Column, ...]:
+        return tuple(Column.named(name) for name in self.events)
+
+    @property
+    def condition_columns(self) -> tuple[Column, ...]:
+        return tuple(Column.named(name) for name in self.conditions)
+
+    @property
+    def fractions(self) -> tuple[float, float, float]:
+        """Of the rows: train, val, test."""
+        train, val, test = self.split
+        return train, val, test
+
+    @property
+    def record(self) -> np.dtype[Any]:
+        """A row on its way to the part files: its events, and the number of its cell."""
+        return np.dtype([("events", "<f4", (len(self.events),)), ("cell", "<u2")])

@@ -1,0 +1,131 @@
+"""Consecutive rows of a table: numbers as float64, texts as Arrow has them, and what is neither."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+GRID_VALUES = 4096
+"""Distinct values in a chunk up to which a single-precision column is taken for a grid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive rows of one source."""
+
+    rows: NDArray[np.int64]
+    """1-based number of each row in its file, the header not counted."""
+    end: int
+    """Rows of the file up to the end of this chunk, whether still in it or not."""
+    numbers: dict[str, NDArray[np.float64]]
+    """NaN where missing or unreadable."""
+    texts: dict[str, pa.Array] = field(default_factory=dict)
+    """Columns of texts, those of a Parquet dictionary-encoded: a text is in memory once."""
+    wrong: dict[str, dict[int, str]] = field(default_factory=dict)
+    """Of each number column: the texts found in it, by position in the chunk."""
+    ragged: tuple[tuple[int, str], ...] = ()
+    """Rows that do not have one value per column: number, and what is wrong."""
+
+    @classmethod
+    def read(
+        cls,
+        rows: NDArray[np.int64],
+        end: int,
+        found: Mapping[str, pa.Array],
+        kinds: Mapping[str, bool],
+        ragged: tuple[tuple[int, str], ...] = (),
+    ) -> Chunk:
+        """The chunk of these Arrow columns; `kinds` says of each whether it holds numbers."""
+        numbers: dict[str, NDArray[np.float64]] = {}
+        wrong: dict[str, dict[int, str]] = {}
+        for name in (name for name in found if kinds[name]):
+            numbers[name], texts = _numbers(found[name])
+            if texts:
+                wrong[name] = texts
+        others = {name: _texts(array) for name, array in found.items() if not kinds[name]}
+        return cls(rows, end, numbers, others, wrong, ragged)
+
+    def take(self, kept: NDArray[np.bool_]) -> Chunk:
+        """The rows of a mask; what was wrong with rows is left behind."""
+        numbers = {name: values[kept] for name, values in self.numbers.items()}
+        texts = {name: array.filter(pa.array(kept)) for name, array in self.texts.items()}
+        return Chunk(self.rows[kept], self.end, numbers, texts)
+
+    def under(self, names: Mapping[str, str]) -> Chunk:
+        """The chunk with other names of its columns: now, by new name."""
+        numbers = {new: self.numbers[old] for new, old in names.items() if old in self.numbers}
+        texts = {new: self.texts[old] for new, old in names.items() if old in self.texts}
+        return Chunk(self.rows, self.end, numbers, texts)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type can hold texts, which may be numbers or not."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return not (
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_decimal(kind)
+        or pa.types.is_boolean(kind)
+    )
+
+
+def as_floats(array: pa.Array) -> pa.Array | None:
+    """The array as float64, or None where it holds something else."""
+    try:
+        return array.cast(pa.float64(), safe=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return None
+
+
+def _texts(array: pa.Array) -> pa.Array:
+    if pa.types.is_dictionary(array.type):
+        texts = array.dictionary.cast(pa.string())
+        return pa.DictionaryArray.from_arrays(array.indices, texts)
+    return array.cast(pa.string())
+
+
+def _numbers(array: pa.Array) -> tuple[NDArray[np.float64], dict[int, str]]:
+    """Values as float64, NaN where there is none, and the texts that are no number."""
+    if pa.types.is_dictionary(array.type):
+        # Only the values that these rows have: a dictionary also holds those of other batches.
+        used = array.indices.unique().drop_null()
+        distinct, wrong = _numbers(array.dictionary.take(used))
+        place = pc.index_in(array.indices, used, skip_nulls=True)
+        values = pa.array(distinct).take(place).to_numpy(zero_copy_only=False)
+        rows = enumerate(place.to_pylist()) if wrong else ()
+        return values, {row: wrong[at] for row, at in rows if at in wrong}
+    if is_text(array.type):
+        array = pc.utf8_trim_whitespace(array.cast(pa.string()))
+    floats = as_floats(array)
+    if floats is None:
+        return _one_by_one(array.to_pylist())
+    values = floats.to_numpy(zero_copy_only=False)
+    if pa.types.is_float32(array.type):
+        return _as_meant(values), {}
+    return values, {}
+
+
+def _as_meant(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Single-precision 0.0001 is 0.00009999999747; a grid value is the short decimal meant."""
+    distinct, place = np.unique(values, return_inverse=True)
+    if len(distinct) > GRID_VALUES:
+        return values
+    return np.array([float(str(np.float32(value))) for value in distinct])[place]
+
+
+def _one_by_one(found: list[str | None]) -> tuple[NDArray[np.float64], dict[int, str]]:
+    values = np.full(len(found), np.nan)
+    wrong: dict[int, str] = {}
+    for index, text in enumerate(found):
+        if text:
+            try:
+                values[index] = float(text.replace("_", "?"))  # Python takes 1_000, tables do not
+            except ValueError:
+                wrong[index] = text
+    return values, wrong
