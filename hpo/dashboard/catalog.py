@@ -1,10 +1,10 @@
-"""What lies below a folder of runs: a row for each, read again only where a file changed.
+"""The catalog of the runs below a folder: a row for each, read again only where a file changed.
 
-Reads only, and only inside the folder: a link that leads out of it is a row that says so. A run is
-known by its key, the path of its `run.json` below the folder without that name; a key that comes
-from outside is looked up here, and never made into a path.
+The catalog reads only, and only inside the folder: a link that leads out of it is a row that says
+so. A run is known by its key, the path of its `run.json` below the folder without that name; a key
+that comes from outside is looked up here, and never made into a path.
 
-Of a run that is only listed, the last epoch is read; its curves when somebody looks at them.
+Of a listed run only the last epoch is read; its curves are read when somebody looks at them.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections import OrderedDict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
+from hpo.dashboard.cache import Cache
 from hpo.records import table
 from hpo.records.folder import candidates, read_within, root_of
 from hpo.records.record import NAME, RecordError, RunRecord
@@ -64,9 +63,8 @@ class Catalog:
         self._runs: dict[str, _Run] = {}
         self._gone: dict[str, int] = {}
         self._rows: list[Row] = []
-        self._whole: OrderedDict[tuple[str, Stamp], RunRecord] = OrderedDict()
+        self._whole: Cache[tuple[str, Stamp], RunRecord] = Cache(KEPT)
         self._looking = Lock()
-        self._keeping = Lock()
         self._looked_s = -PAUSE_S
 
     def refresh(self) -> int:
@@ -90,10 +88,6 @@ class Catalog:
         changed = [key for key, run in self._runs.items() if run.changed > version]
         return changed, [key for key, when in self._gone.items() if when > version]
 
-    def row(self, key: str) -> Row:
-        """The row of a run. Raises KeyError if there is none of that key."""
-        return _keyed(key, self._runs[key].row)
-
     def record(self, key: str) -> RunRecord:
         """The whole record of a run, all epochs with it.
 
@@ -104,17 +98,7 @@ class Catalog:
         run = self._runs[key]
         if isinstance(run.found, RecordError):
             raise run.found
-        with self._keeping:
-            kept = self._whole.get((key, run.stamp))
-            if kept is not None:
-                self._whole.move_to_end((key, run.stamp))
-        if kept is None:
-            kept = read_within(self._root, run.path)
-            with self._keeping:
-                self._whole[key, run.stamp] = kept
-                while len(self._whole) > KEPT:
-                    self._whole.popitem(last=False)
-        return kept
+        return self._whole.get((key, run.stamp), lambda: read_within(self._root, run.path))
 
     def trial_folder(self, key: str) -> Path | None:
         """The folder of a run's checkpoint and log, links resolved; None for a run without one.
@@ -175,29 +159,22 @@ def _key(path: Path, folder: Path) -> str:
 def _rows(known: dict[str, _Run]) -> list[Row]:
     found = [run.found for run in known.values()]
     aligned = table.aligned([run.row for run in known.values()], found)
-    return [_keyed(key, row) for key, row in zip(known, aligned, strict=True)]
-
-
-def _keyed(key: str, row: Row) -> Row:
     # A parameter may be called `run`, in a file that anybody wrote: the key stands all the same.
-    return {"run": key} | row | {"run": key}
+    keyed = zip(known, aligned, strict=True)
+    return [{"run": key} | row | {"run": key} for key, row in keyed]
 
 
 def _stamp(path: Path, beside: tuple[str, ...]) -> Stamp:
-    """What tells that a run is another than before.
+    """A value that changes with the run's files.
 
     A run of the thesis has its curves in a second file, and its number from its neighbours.
     """
-    if path.name == NAME:
-        return _of_files([path])
-    return *_of_files([path, path.with_name(f"{path.stem}_loss.npz")]), beside
-
-
-def _of_files(paths: Iterable[Path]) -> Stamp:
-    stamp: list[object] = []
-    for path in paths:
+    of_thesis = path.name != NAME
+    paths = [path, path.with_name(f"{path.stem}_loss.npz")] if of_thesis else [path]
+    stamp: list[object] = [beside] if of_thesis else []
+    for each in paths:
         try:
-            status = os.stat(path)
+            status = os.stat(each)
             stamp += [status.st_mtime_ns, status.st_size, status.st_ino, status.st_mode]
         except OSError as error:
             stamp.append(error.errno)

@@ -102,6 +102,11 @@ def field(label: str, control: Component) -> Component:
     return html.Div(parts, className="field", role="group")
 
 
+def controls(*fields: Component, more: str = "") -> html.Div:
+    """Controls side by side; `more` are further classes."""
+    return html.Div(list(fields), className=f"controls {more}".rstrip())
+
+
 def choice(name: str, options: Mapping[str, str], value: str) -> dcc.RadioItems:
     """One of a few options (value and label), side by side."""
     return dcc.RadioItems(dict(options), value, id=name, inline=True, className="choice")

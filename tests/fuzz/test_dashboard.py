@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from werkzeug.test import Client
 
+from data_prep.where import Filter
 from hpo.dashboard import app, catalog, server
 from tests.fuzz.strategies import fuzz, memory, texts, values
 
@@ -38,6 +39,7 @@ def pages(tmp_path_factory):
     client = Client(wsgi)
     client.set_cookie("hpo-80", TOKEN)
     client.get("/runs/")
+    Filter.parse("a > 1", ["a"])  # Arrow's pool reserves its memory before `memory` limits it
     level = dash.server.logger.level
     dash.server.logger.setLevel(logging.CRITICAL)  # Flask names it as the package: hpo
     yield client, dash

@@ -1,4 +1,4 @@
-"""A few runs side by side: how they learned, what sets them apart, and what that costs."""
+"""The page of a few runs side by side: learning curves, costs, parameters and differences."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ import dash
 from dash import Input, Output, State, dcc, html
 
 from data_prep.errors import InputError
-from hpo.dashboard import address, style
+from hpo.dashboard import style
 from hpo.dashboard.address import Query
 from hpo.dashboard.runs import differences, figures, importance, learning, tables
 from hpo.dashboard.site import (
     ALONG,
+    THEME,
+    TICK,
     Part,
     Site,
+    back,
     card,
     choice,
+    controls,
     drawn_into,
     field,
     graph,
@@ -30,42 +34,46 @@ from hpo.records.record import RunRecord
 from hpo.records.table import Row
 
 COSTS = ("flops_per_event", "parameters", "seconds")
-"""What an NLL is bought with, if the runs tell of it."""
+"""Costs that an NLL can be drawn against, if the runs tell of them."""
 
 MOST_LINES = 12
 """Columns of the parallel coordinates."""
 
+WHICH = {"all": "all runs of these studies", "few": "only those chosen"}
+LOGS = {"x": "log across", "y": "log up"}
+
+Keys = list[str]
 Records = dict[str, RunRecord]
 
 GRAPHS = ("curves", "rates", "parallel", "importance", "scatter", "pareto")
+
+SEEN = Input("compared-seen", "data")
+OF = Input("of", "value")
+KEYS = State("compared", "data")
 
 
 def layout(site: Site, query: Query) -> list[Part]:
     """The page of the runs that its address names."""
     if not query.runs:
-        return [notice("No runs are chosen: choose some in the table."), _back(query)]
+        return [notice("No runs are chosen: choose some in the table."), back(query)]
     rows = site.catalog.rows()
-    axes = {each.name: each for each in tables.axes(rows)}
-    costs = {name: axes[name].label for name in COSTS if name in axes}
-    parameters = [each.name for each in tables.columns(rows) if each.group == "parameters"]
-    across = next((name for name in parameters if name in axes), "best_epoch")
-    options = [{"label": each.label, "value": each.name} for each in axes.values()]
-    colours = [{"label": each.label, "value": each.name} for each in tables.columns(rows)]
+    columns = tables.columns(rows)
+    axes = {each.name: each.label for each in tables.axes(rows)}
+    costs = {name: axes[name] for name in COSTS if name in axes}
+    across = [each.name for each in columns if each.group == "parameters" and each.name in axes]
+    colours = {each.name: each.label for each in columns}
     return [
         dcc.Store(id="compared", data=list(query.runs)),
         dcc.Store(id="compared-seen", data=site.catalog.version),
-        html.Div([html.H1(f"{len(query.runs)} runs compared"), _back(query)], className="head"),
+        html.Div([html.H1(f"{len(query.runs)} runs compared"), back(query)], className="head"),
         html.Div(id="cautions"),
         card(
             "How they learned",
-            html.Div(
-                [
-                    field("Along", choice("along", ALONG, "epoch")),
-                    field("Show", choice("excess", {"": "NLL", "yes": "above the best"}, "")),
-                    field("Axis", choice("log-x", {"": "linear", "yes": "logarithmic"}, "")),
-                    field("Smoothing", _smoothing()),
-                ],
-                className="controls",
+            controls(
+                field("Along", choice("along", ALONG, "epoch")),
+                field("Show", choice("excess", {"": "NLL", "yes": "above the best"}, "")),
+                field("Axis", choice("log-x", {"": "linear", "yes": "logarithmic"}, "")),
+                field("Smoothing", _smoothing()),
             ),
             graph("curves", height=440),
             wide=True,
@@ -75,16 +83,12 @@ def layout(site: Site, query: Query) -> list[Part]:
             graph("rates"),
             note="How fast the smoothed objective falls; below the line a run stops early.",
         ),
-        card("NLL against cost", field("Cost", _one_of("cost", costs)), graph("pareto")),
-        html.Div(
-            field(
-                "The pictures below show",
-                choice(
-                    "of", {"all": "all runs of these studies", "few": "only those chosen"}, "all"
-                ),
-            ),
-            className="controls wide",
+        card(
+            "NLL against cost",
+            field("Cost", choice("cost", costs, next(iter(costs), ""))),
+            graph("pareto"),
         ),
+        controls(field("The pictures below show", choice("of", WHICH, "all")), more="wide"),
         card(
             "Parameters, one line a run",
             html.Div(graph("parallel", height=420), className="scroll broad"),
@@ -97,14 +101,11 @@ def layout(site: Site, query: Query) -> list[Part]:
         ),
         card(
             "Any two quantities",
-            html.Div(
-                [
-                    field("Across", dcc.Dropdown(options, across, id="x", clearable=False)),
-                    field("Up", dcc.Dropdown(options, "best_val_nll", id="y", clearable=False)),
-                    field("Colour", dcc.Dropdown(colours, None, id="colour")),
-                    field("Axes", _logs()),
-                ],
-                className="controls",
+            controls(
+                field("Across", dcc.Dropdown(axes, [*across, "best_epoch"][0], **_one_of("x"))),
+                field("Up", dcc.Dropdown(axes, "best_val_nll", **_one_of("y"))),
+                field("Colour", dcc.Dropdown(colours, None, id="colour")),
+                field("Axes", dcc.Checklist(LOGS, [], id="logs", className="choice")),
             ),
             graph("scatter"),
         ),
@@ -118,9 +119,9 @@ def register(app: dash.Dash, site: Site) -> None:
 
     @app.callback(
         Output("compared-seen", "data"),
-        Input("tick", "n_intervals"),
+        TICK,
         State("compared-seen", "data"),
-        State("compared", "data"),
+        KEYS,
         State("of", "value"),
         prevent_initial_call=True,
     )
@@ -137,27 +138,20 @@ def register(app: dash.Dash, site: Site) -> None:
         drawn_into("curves"),
         drawn_into("rates"),
         Output("cautions", "children"),
-        Input("compared-seen", "data"),
+        SEEN,
         Input("along", "value"),
         Input("excess", "value"),
         Input("log-x", "value"),
         Input("smoothing", "value"),
-        Input("theme", "data"),
-        State("compared", "data"),
+        THEME,
+        KEYS,
     )
     def learned(
-        _seen: int,
-        along: Any,
-        excess: str,
-        log_x: str,
-        smoothing: float,
-        theme: str,
-        keys: list[str],
+        _seen: int, along: Any, excess: str, log_x: str, smoothing: float, theme: str, keys: Keys
     ) -> tuple[object, ...]:
         records, missing = _records(site, keys)
         axis: Any = {"along": along, "log_x": bool(log_x), "theme": theme_of(theme)}
-        cautions = differences.cautions(records)
-        told = [notice(each, kind="caution") for each in cautions]
+        told = [notice(each, kind="caution") for each in differences.cautions(records)]
         told += [notice(each, kind="fault") for each in missing]
         return (
             learning.curves(records, excess=bool(excess), smoothing=smoothing or 0.0, **axis),
@@ -165,69 +159,36 @@ def register(app: dash.Dash, site: Site) -> None:
             told,
         )
 
-    @app.callback(
-        drawn_into("parallel"),
-        drawn_into("importance"),
-        Input("compared-seen", "data"),
-        Input("of", "value"),
-        Input("theme", "data"),
-        State("compared", "data"),
-    )
-    def points(_seen: int, of: str, theme: str, keys: list[str]) -> tuple[object, ...]:
-        rows = _rows(site, keys, of)
+    @app.callback(drawn_into("parallel"), drawn_into("importance"), SEEN, OF, THEME, KEYS)
+    def points(_seen: int, of: str, theme: str, keys: Keys) -> tuple[object, ...]:
+        rows, colours = _rows(site, keys, of), theme_of(theme)
+        differing = tables.differing(rows)
         parameters = [each.name for each in tables.columns(rows) if each.group == "parameters"]
-        shown = [name for name in parameters if name in tables.differing(rows)][:MOST_LINES]
-        look = theme_of(theme)
+        shown = [name for name in parameters if name in differing][:MOST_LINES]
         try:
-            shares = figures.importances(importance.importance(rows), look)
+            shares = figures.importances(importance.importance(rows), colours)
         except InputError as error:
-            shares = style.sentence(str(error), look)
-        return figures.parallel(rows, shown, look), shares
+            shares = style.sentence(str(error), colours)
+        return figures.parallel(rows, shown, colours), shares
 
-    @app.callback(
-        drawn_into("scatter"),
-        Input("compared-seen", "data"),
-        Input("of", "value"),
-        Input("x", "value"),
-        Input("y", "value"),
-        Input("colour", "value"),
-        Input("logs", "value"),
-        Input("theme", "data"),
-        State("compared", "data"),
-    )
+    chosen = [Input(name, "value") for name in ("x", "y", "colour", "logs")]
+
+    @app.callback(drawn_into("scatter"), SEEN, OF, *chosen, THEME, KEYS)
     def scattered(
-        _seen: int,
-        of: str,
-        x: str,
-        y: str,
-        colour: str,
-        logs: list[str],
-        theme: str,
-        keys: list[str],
+        _seen: int, of: str, x: str, y: str, colour: str, logs: Keys, theme: str, keys: Keys
     ) -> object:
         axes: Any = {"log_x": "x" in (logs or ()), "log_y": "y" in (logs or ())}
         rows = _rows(site, keys, of)
         return figures.scatter(rows, x, y, colour, theme=theme_of(theme), **axes)
 
-    @app.callback(
-        drawn_into("pareto"),
-        Input("compared-seen", "data"),
-        Input("of", "value"),
-        Input("cost", "value"),
-        Input("theme", "data"),
-        State("compared", "data"),
-    )
-    def paretod(_seen: int, of: str, cost: str | None, theme: str, keys: list[str]) -> object:
+    @app.callback(drawn_into("pareto"), SEEN, OF, Input("cost", "value"), THEME, KEYS)
+    def traded(_seen: int, of: str, cost: str | None, theme: str, keys: Keys) -> object:
         if cost is None:
             return style.sentence("None of these runs tells what it cost.", theme_of(theme))
         return figures.pareto(_rows(site, keys, of), cost, theme_of(theme))
 
-    @app.callback(
-        Output("differences", "children"),
-        Input("compared-seen", "data"),
-        State("compared", "data"),
-    )
-    def differ(_seen: int, keys: list[str]) -> object:
+    @app.callback(Output("differences", "children"), SEEN, KEYS)
+    def differ(_seen: int, keys: Keys) -> object:
         return _differences(_records(site, keys)[0])
 
 
@@ -263,10 +224,6 @@ def _differences(records: Mapping[str, RunRecord]) -> object:
     return listing(rows, heads={"group": "", "setting": "setting", **names})
 
 
-def _back(query: Query) -> html.A:
-    return html.A("Back to the table", href=f"{address.ROOT}{query}", className="back")
-
-
 def _smoothing() -> html.Div:
     marks = {each: f"{each:g}" for each in (0, 0.5, 0.9)}
     return html.Div(
@@ -274,10 +231,6 @@ def _smoothing() -> html.Div:
     )
 
 
-def _one_of(name: str, options: Mapping[str, str]) -> dcc.RadioItems:
-    return choice(name, options, next(iter(options), ""))
-
-
-def _logs() -> dcc.Checklist:
-    options = [{"label": "log across", "value": "x"}, {"label": "log up", "value": "y"}]
-    return dcc.Checklist(options, [], id="logs", className="choice")
+def _one_of(name: str) -> dict[str, Any]:
+    """Of a dropdown in which something is always chosen."""
+    return {"id": name, "clearable": False}

@@ -27,6 +27,7 @@ from hpo.dashboard.site import (
     back,
     card,
     choice,
+    controls,
     drawn_into,
     field,
     graph,
@@ -67,7 +68,7 @@ def layout(site: Site, key: str) -> list[Part]:
         html.Div(_figures_of(record), id="facts", className="facts"),
         card(
             "How it learned",
-            html.Div(field("Along", choice("run-along", ALONG, "epoch")), className="controls"),
+            controls(field("Along", choice("run-along", ALONG, "epoch"))),
             graph("run-curves", height=400),
         ),
         card("Loss rate", graph("run-rates", height=400)),
@@ -174,6 +175,7 @@ def _density(densities: Densities, key: str) -> list[Part]:
     why_not = densities.available(key)
     if why_not is not None:
         return [card("What it draws", notice(why_not), wide=True)]
+    sliders = map(_slider, densities.conditions(key))
     names = [column.name for column in densities.event_columns(key)]
     pairs = {f"{a}|{b}": f"{a} and {b}" for a, b in combinations(names, 2)}
     first = next(iter(pairs), None)
@@ -181,10 +183,7 @@ def _density(densities: Densities, key: str) -> list[Part]:
     return [
         card(
             "What it draws, beside the test data",
-            html.Div(
-                [*map(_slider, densities.conditions(key)), field("Columns", choose)],
-                className="controls sliders",
-            ),
+            controls(*sliders, field("Columns", choose), more="sliders"),
             dcc.Loading(graph("contours", height=560), delay_show=400, type="dot"),
             html.Div(id="contours-notes"),
             note="At any conditions, between the simulated ones too; marks are simulated values.",
