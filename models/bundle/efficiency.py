@@ -1,10 +1,10 @@
-"""Merger efficiency: mergers per simulated binary, or per Msun, between the cells of a simulation.
+"""ln rate(c) ~ GP, mergers ~ Poisson(rate(c) x simulated): mergers per simulated binary or Msun.
 
-A flow tells how masses are distributed among mergers, not how many there are. That is a count in
-every cell, and what stands here is a smooth curve through counts, with its uncertainty: the log of
-the rate is a Gaussian process of the conditions (Matern 3/2, a length for each), the counts are
-Poisson given it, and the posterior is Laplace's approximation about its highest point. A cell with
-no merger is a count like any other. Neither this module nor what it imports needs torch.
+A flow tells how masses are distributed among mergers, not how many mergers there are. Their number
+is a count in every cell of the simulation. This module lays a smooth curve through the counts, with
+its uncertainty: the log of the rate is a Gaussian process of the conditions (Matern 3/2, a length
+for each), the counts are Poisson given the rate, and the posterior is Laplace's approximation about
+its mode. A cell with no merger is a count like any other. No import of this module needs torch.
 
 Array names end in their axes:
     N points    M cells    C conditions
@@ -16,9 +16,10 @@ Source:
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal, Self, overload
 
@@ -120,14 +121,7 @@ class Efficiency:
 
     def to_card(self) -> dict[str, Any]:
         """For `emulator.json`: unit and cells, of which the curve is worked out on first use."""
-        cells = [
-            {
-                "conditions": list(cell.conditions),
-                "simulated": cell.simulated,
-                "mergers": cell.mergers,
-            }
-            for cell in self.cells
-        ]
+        cells = [asdict(cell) | {"conditions": list(cell.conditions)} for cell in self.cells]
         return {"unit": self.unit, "cells": cells}
 
     @cached_property
@@ -138,21 +132,11 @@ class Efficiency:
         return {name: (min(those), max(those)) for name, those in zip(names, values, strict=True)}
 
     @overload
-    def __call__(
-        self,
-        *,
-        return_std: Literal[False] = False,
-        on_extrapolation: Extrapolation = "warn",
-        **conditions: ArrayLike,
-    ) -> Floats: ...
+    def __call__(self, *, return_std: Literal[False] = False, **conditions: Any) -> Floats: ...
 
     @overload
     def __call__(
-        self,
-        *,
-        return_std: Literal[True],
-        on_extrapolation: Extrapolation = "warn",
-        **conditions: ArrayLike,
+        self, *, return_std: Literal[True], **conditions: Any
     ) -> tuple[Floats, Floats]: ...
 
     def __call__(
@@ -185,7 +169,7 @@ class Efficiency:
         c_NC = domain.conditions(
             self.columns, self.domain, flat, math.prod(shape), on_extrapolation
         )
-        mean_N, std_N = self._process.at(_coordinates(self.columns, c_NC))
+        mean_N, std_N = self._process.at(self._coordinates(np, c_NC))
         rate = np.exp(mean_N).reshape(shape)
         # Not the plain product: of two arrays without axes numpy makes a number.
         return (rate, np.asarray(rate * std_N.reshape(shape))) if return_std else rate
@@ -201,20 +185,24 @@ class Efficiency:
             Shape `S`, of mergers per simulated binary or Msun. The domain is not checked.
         """
         xp = xp or namespace(c)
+        return self._process.mean(xp, self._coordinates(xp, c))
+
+    def _coordinates(self, xp: Namespace, c: Array) -> Array:
+        """Positive conditions logged, the others as they are."""
         logged = [
             xp.log(c[..., k]) if column.positive else c[..., k]
             for k, column in enumerate(self.columns)
         ]
-        x = xp.stack(logged, -1) if logged else c
-        return self._process.mean(xp, x)
+        return xp.stack(logged, -1) if logged else c
 
     @cached_property
     def _process(self) -> _Process:
         c_MC = np.array([cell.conditions for cell in self.cells], np.float64)
-        x_MC = _coordinates(self.columns, c_MC.reshape(len(self.cells), len(self.columns)))
-        counts_M = np.array([cell.mergers for cell in self.cells], np.float64)
-        simulated_M = np.array([cell.simulated for cell in self.cells], np.float64)
-        return _Process.fit(x_MC, counts_M, simulated_M)
+        return _Process.fit(
+            self._coordinates(np, c_MC.reshape(len(self.cells), len(self.columns))),
+            np.array([cell.mergers for cell in self.cells], np.float64),
+            np.array([cell.simulated for cell in self.cells], np.float64),
+        )
 
 
 def _flat(conditions: Mapping[str, ArrayLike]) -> tuple[dict[str, Floats], tuple[int, ...]]:
@@ -230,31 +218,25 @@ def _flat(conditions: Mapping[str, ArrayLike]) -> tuple[dict[str, Floats], tuple
     return {name: np.broadcast_to(value, shape).ravel() for name, value in values.items()}, shape
 
 
-def _coordinates(columns: Sequence[Column], c_NC: Floats) -> Floats:
-    """Positive columns logged, the others as they are."""
-    positive_C = np.array([column.positive for column in columns], bool)
-    return np.where(positive_C, np.log(np.where(positive_C, c_NC, 1.0)), c_NC)
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Process:
     """The posterior of the log rate."""
 
     x_MC: Floats
-    """Coordinates of the cells, in units of `unit_C`."""
-    unit_C: Floats
+    """Coordinates of the cells, divided by `scale_C`."""
+    scale_C: Floats
+    """Length over which the log rate varies, for each coordinate."""
     amplitude: float
-    length_C: Floats
     offset: float
     """Natural log of all mergers over all simulated."""
     slope_M: Floats
     """Derivative of the log likelihood at the mode: what is left of a count after its mean."""
     root_M: Floats
     """Square root of the expected counts at the mode: inverse errors of the log rates."""
-    factor_MM: Floats
-    """Cholesky factor of 1 + root K root."""
+    inner_MM: Array
+    """1 + root K root."""
     evidence: float
-    """Log marginal likelihood, but for what the counts alone decide."""
+    """Log marginal likelihood, up to terms that the counts alone decide."""
 
     @classmethod
     def fit(cls, x_MC: Floats, counts_M: Floats, simulated_M: Floats) -> _Process:
@@ -263,64 +245,55 @@ class _Process:
         unit_C = np.where(unit_C > 0, unit_C, 1.0)
         kept = np.unique(np.linspace(0, len(x_MC) - 1, CELLS_TO_LEARN_FROM).round().astype(int))
 
-        def at(amplitude: float, length_C: Floats, where: Any) -> _Process:
-            return cls._mode(
-                x_MC[where] / unit_C,
-                unit_C,
-                counts_M[where],
-                simulated_M[where],
-                amplitude,
-                length_C,
-            )
+        def at(settings: Sequence[float], where: Any = kept) -> _Process:
+            amplitude, *lengths = settings
+            scale_C = unit_C * lengths
+            return cls._mode(x_MC[where], scale_C, counts_M[where], simulated_M[where], amplitude)
+
+        def evidence(settings: Sequence[float]) -> float:
+            return at(settings).evidence
 
         # Isotropic lengths first, then one number after the other until none of them moves.
-        ones_C = np.ones(x_MC.shape[1])
-        best = max(
-            (at(a, length * ones_C, kept) for a in AMPLITUDES[::2] for length in LENGTHS[::2]),
-            key=lambda one: one.evidence,
-        )
+        grids = [AMPLITUDES, *[LENGTHS] * len(unit_C)]
+        isotropic = itertools.product(AMPLITUDES[::2], LENGTHS[::2])
+        best = max(([a, *[length] * len(unit_C)] for a, length in isotropic), key=evidence)
         for _ in range(10):
-            before = best.evidence
-            tried = [at(a, best.length_C, kept) for a in AMPLITUDES]
-            best = max([best, *tried], key=lambda one: one.evidence)
-            for k in range(len(ones_C)):
-                lengths = (np.where(np.arange(len(ones_C)) == k, v, best.length_C) for v in LENGTHS)
-                tried = [at(best.amplitude, length_C, kept) for length_C in lengths]
-                best = max([best, *tried], key=lambda one: one.evidence)
-            if best.evidence <= before:
+            before = best
+            for k, grid in enumerate(grids):
+                tried = ([*best[:k], value, *best[k + 1 :]] for value in grid)
+                best = max([best, *tried], key=evidence)
+            if best == before:
                 break
-        return at(best.amplitude, best.length_C, slice(None))
+        return at(best, slice(None))
 
     @classmethod
     def _mode(
-        cls,
-        x_MC: Floats,
-        unit_C: Floats,
-        counts_M: Floats,
-        simulated_M: Floats,
-        amplitude: float,
-        length_C: Floats,
+        cls, x_MC: Floats, scale_C: Floats, counts_M: Floats, simulated_M: Floats, amplitude: float
     ) -> _Process:
-        """Newton's method to the highest posterior, with steps halved where they overshoot."""
+        """Newton's method to the mode of the posterior, with steps halved where they overshoot."""
         # Half a merger: the cells kept to learn from may be those without any.
         offset = math.log(max(counts_M.sum(), 0.5) / simulated_M.sum())
-        prior_MM = _kernel(x_MC, x_MC, amplitude, length_C)
+        prior_MM = _kernel(np, x_MC / scale_C, x_MC / scale_C, amplitude)
 
         def log_posterior(a_M: Floats, g_M: Floats) -> float:
             with np.errstate(over="ignore"):
                 expected_M = simulated_M * np.exp(offset + g_M)
             return float(counts_M @ (offset + g_M) - expected_M.sum() - 0.5 * a_M @ g_M)
 
+        def curvature(g_M: Floats) -> tuple[Floats, Floats, Array]:
+            expected_M = simulated_M * np.exp(offset + g_M)
+            root_M = np.sqrt(expected_M)
+            return expected_M, root_M, np.eye(len(root_M)) + root_M[:, None] * prior_MM * root_M
+
         # From the counts themselves, smoothed: from their mean, the first steps overshoot by far.
         a_M = np.zeros(len(x_MC))
         g_M = np.log((counts_M + 0.5) / simulated_M) - offset
         height = -math.inf
         for _ in range(100):
-            expected_M = simulated_M * np.exp(offset + g_M)
-            root_M, factor_MM = _factor(prior_MM, expected_M)
+            expected_M, root_M, inner_MM = curvature(g_M)
             wanted_M = expected_M * g_M + counts_M - expected_M
-            solved_M = _solve(factor_MM, root_M * (prior_MM @ wanted_M))
-            step_M = wanted_M - root_M * solved_M - a_M
+            step_M = root_M * np.linalg.solve(inner_MM, root_M * (prior_MM @ wanted_M))
+            step_M = wanted_M - step_M - a_M
             size, before = 1.0, height
             while True:
                 next_M = a_M + size * step_M
@@ -333,17 +306,16 @@ class _Process:
             a_M, g_M, height = next_M, prior_MM @ next_M, risen
             if height - before < 1e-9:
                 break
-        root_M, factor_MM = _factor(prior_MM, simulated_M * np.exp(offset + g_M))
+        _, root_M, inner_MM = curvature(g_M)
         return cls(
-            x_MC=x_MC,
-            unit_C=unit_C,
+            x_MC=x_MC / scale_C,
+            scale_C=scale_C,
             amplitude=amplitude,
-            length_C=length_C,
             offset=offset,
             slope_M=a_M,
             root_M=root_M,
-            factor_MM=factor_MM,
-            evidence=height - float(np.log(np.diag(factor_MM)).sum()),
+            inner_MM=inner_MM,
+            evidence=height - 0.5 * float(np.linalg.slogdet(inner_MM)[1]),
         )
 
     def at(self, x_NC: Floats, rows: int = 4096) -> tuple[Floats, Floats]:
@@ -353,9 +325,9 @@ class _Process:
             part = slice(start, start + rows)
             cross_NM = self._covariance(np, x_NC[part])
             mean_N[part] = self.offset + cross_NM @ self.slope_M
-            known_MN = _solve_lower(self.factor_MM, self.root_M[:, None] * cross_NM.T)
-            variance_N = self.amplitude**2 + LEVEL**2 - (known_MN**2).sum(axis=0)
-            std_N[part] = np.sqrt(np.maximum(variance_N, 0.0))
+            seen_MN = self.root_M[:, None] * cross_NM.T
+            known_N = (seen_MN * np.linalg.solve(self.inner_MM, seen_MN)).sum(axis=0)
+            std_N[part] = np.sqrt(np.maximum(self.amplitude**2 + LEVEL**2 - known_N, 0.0))
         return mean_N, std_N
 
     def mean(self, xp: Namespace, x: Array) -> Array:
@@ -364,34 +336,14 @@ class _Process:
 
     def _covariance(self, xp: Namespace, x: Array) -> Array:
         """Prior covariance with the log rates of the cells, `(*S, M)`."""
-        cells_MC = xp.asarray(self.x_MC)
-        return _kernel(
-            x / xp.asarray(self.unit_C), cells_MC, self.amplitude, xp.asarray(self.length_C), xp
-        )
+        return _kernel(xp, x / xp.asarray(self.scale_C), xp.asarray(self.x_MC), self.amplitude)
 
 
-def _kernel(a: Array, b_MC: Array, amplitude: float, length_C: Array, xp: Namespace = np) -> Array:
+def _kernel(xp: Namespace, a: Array, b_MC: Array, amplitude: float) -> Array:
     """Prior covariance of the log rates: an unknown level and Matern 3/2 about it, `(*S, M)`."""
     # Not 5/2: on COSMIC's cells, each predicted from the others, it is further off and too sure.
-    squares = (((a[..., None, :] - b_MC) / length_C) ** 2).sum(-1)
+    squares = ((a[..., None, :] - b_MC) ** 2).sum(-1)
     # At a cell the root has no derivative and the kernel has: 0.
     apart = squares > 0
     r = xp.where(apart, xp.sqrt(3.0 * xp.where(apart, squares, 1.0)), 0.0)
     return LEVEL**2 + amplitude**2 * (1 + r) * xp.exp(-r)
-
-
-def _factor(prior_MM: Floats, expected_M: Floats) -> tuple[Floats, Floats]:
-    root_M = np.sqrt(expected_M)
-    inner_MM = np.eye(len(root_M)) + root_M[:, None] * prior_MM * root_M
-    factor_MM: Floats = np.linalg.cholesky(inner_MM).astype(np.float64)
-    return root_M, factor_MM
-
-
-def _solve(factor_MM: Floats, b_M: Floats) -> Floats:
-    out: Floats = np.linalg.solve(factor_MM.T, _solve_lower(factor_MM, b_M)).astype(np.float64)
-    return out
-
-
-def _solve_lower(factor_MM: Floats, b_MN: Floats) -> Floats:
-    out: Floats = np.linalg.solve(factor_MM, b_MN).astype(np.float64)
-    return out
