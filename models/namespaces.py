@@ -1,8 +1,9 @@
-"""Which array library: what runs under numpy, cupy and JAX alike asks here for its functions."""
+"""Which array library a caller uses, for code that runs under numpy, cupy and JAX alike."""
 
 from __future__ import annotations
 
 import importlib
+import math
 from typing import Any
 
 import numpy as np
@@ -21,3 +22,14 @@ def namespace(*arrays: Array) -> Namespace:
         if library is not None:
             return importlib.import_module(library)
     return np
+
+
+def log_sum(xp: Namespace, ln: Array, axis: int) -> Array:
+    """log of a sum given by logs, whose values and gradients are not NaN where all are -inf."""
+    finite = xp.isfinite(ln)
+    top = xp.where(finite, ln, -math.inf).max(axis)
+    some = xp.isfinite(top)
+    top = xp.where(some, top, 0.0)
+    terms = xp.where(finite, xp.exp(xp.where(finite, ln - xp.expand_dims(top, axis), 0.0)), 0.0)
+    total = terms.sum(axis)
+    return xp.where(some, xp.log(xp.where(some, total, 1.0)) + top, -math.inf)

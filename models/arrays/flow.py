@@ -33,7 +33,7 @@ from models.bundle.domain import Extrapolation, Floats
 from models.bundle.efficiency import Efficiency
 from models.bundle.files import misfit, read
 from models.layout import NET, Layout, check_values, members_of
-from models.namespaces import Array, Namespace, namespace
+from models.namespaces import Array, Namespace, log_sum, namespace
 
 PARTS = 16_384
 """Rows that go through a flow together under numpy: their hidden units stay in the cache."""
@@ -123,9 +123,8 @@ class ArrayFlow:
         Raises:
             KeyError, TypeError, ValueError: If the two do not belong together.
         """
-        precision = np.dtype(dtype)
         each = members_of(description, state)
-        return cls([_Builder(*one, precision, xp).member() for one in each])
+        return cls([_member(*one, np.dtype(dtype), xp) for one in each])
 
     def log_prob(
         self,
@@ -176,7 +175,9 @@ class ArrayFlow:
         """
         xp = xp or namespace(x, c)
         each = [member.log_density(xp, x, c) for member in self._members]
-        return each[0] if len(each) == 1 else _log_mean(xp, each)
+        if len(each) == 1:
+            return each[0]
+        return log_sum(xp, xp.stack(each), axis=0) - math.log(len(each))
 
     def from_noise(self, noise: Array, c: Array, *, xp: Namespace | None = None) -> Array:
         """The events, shape `(*S, F)`, that the flow makes of standard normal noise.
@@ -247,16 +248,6 @@ class _Member:
         return columns, xp.stack(self.conditions.forward(xp, given)[0])
 
 
-def _log_mean(xp: Namespace, each: Sequence[Array]) -> Array:
-    """log of the mean of densities given by their logs; without NaN where all are -inf."""
-    stacked = xp.stack(each)
-    top = stacked.max(0)
-    finite = xp.isfinite(top)
-    top = xp.where(finite, top, 0.0)
-    mean = xp.exp(xp.where(finite, stacked, 0.0) - top).mean(0)
-    return xp.where(finite, xp.log(mean) + top, -math.inf)
-
-
 def _as(xp: Namespace, array: Array, dtype: np.dtype[Any]) -> Array:
     array = xp.asarray(array)
     # JAX without 64 bits has no float64, and warns if asked for it.
@@ -264,85 +255,70 @@ def _as(xp: Namespace, array: Array, dtype: np.dtype[Any]) -> Array:
     return array if array.dtype == wanted else array.astype(wanted)
 
 
-class _Builder:
-    """Makes a flow of its description and state dict."""
+def _member(
+    description: Mapping[str, Any],
+    state: Mapping[str, NDArray[Any]],
+    dtype: np.dtype[Any],
+    xp: Namespace,
+) -> _Member:
+    """The flow of one description and state dict."""
+    layout = Layout.of(description)
+    layout.check(state)
+    config, features = layout.config, len(layout.event_columns)
 
-    def __init__(
-        self,
-        description: Mapping[str, Any],
-        state: Mapping[str, NDArray[Any]],
-        dtype: np.dtype[Any],
-        xp: Namespace,
-    ) -> None:
-        self.layout, self.state, self.dtype, self.xp = Layout.of(description), state, dtype, xp
-        self.layout.check(state)
-        self.config = self.layout.config
+    def arrays(name: str, *ends: object) -> tuple[Array, ...]:
+        return tuple(xp.asarray(state[f"{NET}.{name}.{end}"].astype(dtype)) for end in ends)
 
-    def member(self) -> _Member:
-        events, conditions = self.layout.event_columns, self.layout.condition_columns
-        return _Member(
-            event_columns=events,
-            condition_columns=conditions,
-            domain=self.layout.domain,
-            events=self._standardise("events", events, self.config.coordinates),
-            conditions=self._standardise("conditions", conditions, "log"),
-            layers=tuple(self._layers(len(events))),
-            dtype=self.dtype,
+    def conditioner(name: str) -> Separate | Masked:
+        numbers = range(config.depth + 1)
+        if config.conditioner == "separate":
+            each = [f"{name}.networks.{f}" for f in range(features)]
+            return Separate(
+                weights=tuple(arrays(f"{one}.weight", *numbers) for one in each),
+                biases=tuple(arrays(f"{one}.bias", *numbers) for one in each),
+                activation=config.activation,
+                residual=config.residual,
+            )
+        each = [f"{name}.layers.{number}" for number in numbers]
+        return Masked(
+            first=tuple(arrays(f"{one}.first", *range(features)) for one in each),
+            weights=tuple(arrays(f"{one}.weight", *range(features - 1)) for one in each),
+            biases=tuple(arrays(f"{one}.bias", *range(features)) for one in each),
+            activation=config.activation,
         )
 
-    def _standardise(self, what: str, columns: Sequence[Column], kind: str) -> Standardise:
-        mean, spread = (self.state[f"{what}.{n}_K"] for n in ("mean", "spread"))
+    def standardise(what: str, columns: Sequence[Column], kind: str) -> Standardise:
+        mean, spread = (state[f"{what}.{name}_K"] for name in ("mean", "spread"))
         return Standardise(
             positive=tuple(column.positive for column in columns),
             pair=pair_of(columns),
             total=kind == "log_total",
             turned=kind != "log",
-            mean=tuple(float(value) for value in mean),
-            spread=tuple(float(value) for value in spread),
+            mean=tuple(map(float, mean)),
+            spread=tuple(map(float, spread)),
         )
 
-    def _layers(self, features: int) -> list[Layer]:
-        layers, place = [], 0
-        for block in range(self.config.blocks):
-            place += bool(block)
-            log_scale_F = shift_F = None
-            if self.config.normalise:
-                log_scale_F = self._array(f"{place}.log_scale")
-                shift_F = self._array(f"{place}.shift")
-                place += 1
-            conditioner = self._conditioner(f"{place}.autoregressive_net", features)
-            place += 1
-            layers.append(
-                Layer(
-                    config=self.config,
-                    conditioner=conditioner,
-                    log_scale_F=log_scale_F,
-                    shift_F=shift_F,
-                )
+    layers, place = [], 0
+    for block in range(config.blocks):
+        # Between two layers stands the reversal of the features.
+        place += bool(block)
+        scale = arrays(f"{place}", "log_scale", "shift") if config.normalise else (None, None)
+        place += config.normalise
+        layers.append(
+            Layer(
+                config=config,
+                conditioner=conditioner(f"{place}.autoregressive_net"),
+                log_scale_F=scale[0],
+                shift_F=scale[1],
             )
-        return layers
-
-    def _conditioner(self, name: str, features: int) -> Separate | Masked:
-        layers = self.config.depth + 1
-        if self.config.conditioner == "separate":
-            each = [f"{name}.networks.{f}" for f in range(features)]
-            return Separate(
-                weights=tuple(self._arrays(f"{one}.weight", layers) for one in each),
-                biases=tuple(self._arrays(f"{one}.bias", layers) for one in each),
-                activation=self.config.activation,
-                residual=self.config.residual,
-            )
-        each = [f"{name}.layers.{number}" for number in range(layers)]
-        return Masked(
-            first=tuple(self._arrays(f"{one}.first", features) for one in each),
-            weights=tuple(self._arrays(f"{one}.weight", features - 1) for one in each),
-            biases=tuple(self._arrays(f"{one}.bias", features) for one in each),
-            activation=self.config.activation,
         )
-
-    def _arrays(self, name: str, count: int) -> tuple[Array, ...]:
-        return tuple(self._array(f"{name}.{number}") for number in range(count))
-
-    def _array(self, name: str) -> Array:
-        stored = self.state[f"{NET}.{name}"]
-        return self.xp.asarray(stored.astype(self.dtype))
+        place += 1
+    return _Member(
+        event_columns=layout.event_columns,
+        condition_columns=layout.condition_columns,
+        domain=layout.domain,
+        events=standardise("events", layout.event_columns, config.coordinates),
+        conditions=standardise("conditions", layout.condition_columns, "log"),
+        layers=tuple(layers),
+        dtype=dtype,
+    )

@@ -1,7 +1,7 @@
-"""`Table`: an emulator's density on a grid, for those who want no network at all.
+"""ln p(x | c) on a grid, read off by linear interpolation: an emulator that needs no network.
 
-A flow of two masses under two conditions fits a table of some ten megabytes, and reading it off is
-four-dimensional interpolation, linear in the logarithm of the density. The file is one `.npz`
+A flow of two masses under two conditions fits a table of some ten megabytes, whose interpolation is
+four-dimensional, in the logarithms of masses and positive conditions. The file is one `.npz`
 without pickles; this module alone writes and reads it. A `Table` stands wherever an `ArrayFlow`
 does: in `models/inference/population.py`, under numpy, cupy and JAX.
 
@@ -11,9 +11,11 @@ Array names end in their axes:
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -23,8 +25,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from data_prep.atomic import draft_of
 from data_prep.errors import InputError
-from models.arrays.flow import PARTS, ArrayFlow, in_parts
+from models.arrays.flow import ArrayFlow, in_parts
+from models.arrays.layers import Standardise
 from models.bundle import domain
+from models.bundle.domain import Floats
 from models.namespaces import Array, Namespace, namespace
 
 SCHEMA = 1
@@ -55,7 +59,7 @@ class Table:
     """Whether an axis is of the logarithm of its column."""
     pair: tuple[int, int] | None
     """Event columns of which the second is divided by the first, such as two masses."""
-    limits_A2: NDArray[np.float64]
+    limits_A2: Floats
     """First and last point of each axis, in its own coordinate."""
     log_density_A: NDArray[np.float32]
     """Natural-log density per unit of the axes' coordinates; it integrates to one."""
@@ -92,9 +96,10 @@ class Table:
             *(flow.domain[n][0] > 0 for n in flow.condition_columns),
         ]
         logged_A = np.array(positive, bool)
+        axes = _axes(flow.positive_columns, flow.pair)
         c_limits_C2, c_NC = _condition_grid(flow, logged_A[features:], condition_points)
-        limits_F2 = _reach(flow, c_NC)
-        log_density, captured = _fill(flow, limits_F2, points, c_NC)
+        limits_F2 = _reach(flow, axes, c_NC)
+        log_density, captured = _fill(flow, axes, limits_F2, points, c_NC)
         shape = (points,) * features + (condition_points,) * conditions
         table = cls(
             event_columns=flow.event_columns,
@@ -109,7 +114,7 @@ class Table:
         )
         return replace(table, rms_error=_rms_error(flow, table))
 
-    def log_prob(self, events: ArrayLike, **conditions: ArrayLike) -> NDArray[np.float64]:
+    def log_prob(self, events: ArrayLike, **conditions: ArrayLike) -> Floats:
         """Natural-log density of events `(N, F)`, per unit of each event column, by numpy.
 
         Conditions are numbers or one value per event, in physical units.
@@ -140,8 +145,9 @@ class Table:
         """
         xp = xp or namespace(x, c)
         x, c = xp.asarray(x), xp.asarray(c)
-        y, log_jacobian, within = self._coordinates(xp, x)
         features = len(self.event_columns)
+        axes = _axes(self.logged_A[:features].tolist(), self.pair)
+        y, log_jacobian, within = axes.forward(xp, [x[..., f] for f in range(features)])
         for k in range(len(self.condition_columns)):
             value = xp.clip(c[..., k], *self.domain[self.condition_columns[k]])
             y.append(xp.log(value) if self.logged_A[features + k] else value)
@@ -186,32 +192,26 @@ class Table:
         path = Path(path)
         try:
             with np.load(path, allow_pickle=False) as stored:
-                schema = int(stored["schema"])
                 values = {name: stored[name] for name in stored.files}
+            if (schema := int(values["schema"])) <= SCHEMA:
+                return cls._from(values)
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             raise TableError(
                 f"{path} is not a table of an emulator ({error}): make one with `Table.of`"
             ) from error
-        if schema > SCHEMA:
-            raise TableError(
-                f"{path} has schema {schema}, this version reads up to {SCHEMA}: upgrade hpo-flows"
-            )
-        try:
-            return cls._from(values)
-        except (KeyError, ValueError) as error:
-            raise TableError(f"{path} is damaged ({error}): make it again") from error
+        raise TableError(
+            f"{path} has schema {schema}, this version reads up to {SCHEMA}: upgrade hpo-flows"
+        )
 
     @classmethod
     def _from(cls, values: dict[str, Any]) -> Self:
         conditions = tuple(str(name) for name in values["condition_columns"])
+        limits = ((float(low), float(high)) for low, high in values["domain"])
         pair = values["pair"].tolist()
         return cls(
             event_columns=tuple(str(name) for name in values["event_columns"]),
             condition_columns=conditions,
-            domain={
-                n: (float(a), float(b))
-                for n, (a, b) in zip(conditions, values["domain"], strict=True)
-            },
+            domain=dict(zip(conditions, limits, strict=True)),
             logged_A=values["logged"],
             pair=(pair[0], pair[1]) if pair else None,
             limits_A2=values["limits"],
@@ -219,23 +219,6 @@ class Table:
             captured=float(values["captured"]),
             rms_error=float(values["rms_error"]),
         )
-
-    def _coordinates(self, xp: Namespace, x: Array) -> tuple[list[Array], Array, Array]:
-        """Events on the axes, the log-Jacobian, and whether they have coordinates."""
-        y: list[Array] = []
-        log_jacobian: Array = 0.0
-        within: Array = True
-        for f in range(len(self.event_columns)):
-            logged = bool(self.logged_A[f])
-            its_own = xp.isfinite(x[..., f]) & ((x[..., f] > 0) if logged else True)
-            value = xp.where(its_own, x[..., f], 1.0)
-            value = xp.log(value) if logged else value
-            log_jacobian = log_jacobian - value if logged else log_jacobian
-            within = within & its_own
-            y.append(value)
-        if self.pair is not None:
-            y[self.pair[1]] = y[self.pair[1]] - y[self.pair[0]]
-        return y, log_jacobian, within
 
     def _place(self, value: Array, axis: int) -> Array:
         """In units of the axis' points, from 0."""
@@ -256,9 +239,17 @@ class Table:
         return total
 
 
+def _axes(logged: Sequence[bool], pair: tuple[int, int] | None) -> Standardise:
+    """Events <-> the coordinates of the grid: a flow's, neither shifted nor scaled."""
+    zeros, ones = (0.0,) * len(logged), (1.0,) * len(logged)
+    return Standardise(
+        positive=tuple(logged), pair=pair, total=False, turned=True, mean=zeros, spread=ones
+    )
+
+
 def _condition_grid(
     flow: ArrayFlow, logged_C: NDArray[np.bool_], points: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[Floats, Floats]:
     """Limits of the axes in their coordinates, `(C, 2)`, and all nodes in physical units."""
     limits: list[tuple[float, float]] = []
     axes = []
@@ -272,46 +263,37 @@ def _condition_grid(
     return np.array(limits).reshape(-1, 2), np.array(nodes).reshape(len(nodes), -1)
 
 
-def _reach(flow: ArrayFlow, c_NC: NDArray[np.float64]) -> NDArray[np.float64]:
+def _reach(flow: ArrayFlow, axes: Standardise, c_NC: Floats) -> Floats:
     """First and last point of each event axis, `(F, 2)`, from draws under all conditions."""
     rng = np.random.default_rng(0)
-    ends = []
+    low_F, high_F = np.full((2, len(flow.event_columns)), [[np.inf], [-np.inf]])
     for c_C in c_NC:
-        noise = rng.standard_normal((DRAWS, flow.noise_columns))
-        y_NF = _to_axes(flow, flow.from_noise(noise, c_C[None]))
-        low_F, high_F = np.quantile(y_NF, [CUT, 1 - CUT], axis=0)
-        margin_F = MARGIN * (high_F - low_F)
-        ends.append((low_F - margin_F, high_F + margin_F))
-    low_NF, high_NF = (np.array(side) for side in zip(*ends, strict=True))
-    return np.stack([low_NF.min(0), high_NF.max(0)], -1)
-
-
-def _to_axes(flow: ArrayFlow, x_NF: NDArray[np.float64]) -> NDArray[np.float64]:
-    y_NF = np.where(flow.positive_columns, np.log(np.where(flow.positive_columns, x_NF, 1.0)), x_NF)
-    if flow.pair is not None:
-        y_NF[:, flow.pair[1]] -= y_NF[:, flow.pair[0]]
-    return y_NF
+        x_NF = flow.from_noise(rng.standard_normal((DRAWS, flow.noise_columns)), c_C[None])
+        ends = np.quantile(axes.forward(np, [*x_NF.T])[0], [CUT, 1 - CUT], axis=1)
+        margin_F = MARGIN * (ends[1] - ends[0])
+        low_F = np.minimum(low_F, ends[0] - margin_F)
+        high_F = np.maximum(high_F, ends[1] + margin_F)
+    return np.stack([low_F, high_F], -1)
 
 
 def _fill(
-    flow: ArrayFlow, limits_F2: NDArray[np.float64], points: int, c_NC: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], float]:
+    flow: ArrayFlow, axes: Standardise, limits_F2: Floats, points: int, c_NC: Floats
+) -> tuple[Floats, float]:
     """Log density per unit of the axes at all nodes, `(events, conditions)`, each sum scaled to 1.
 
     Also the smallest of the sums, by the trapezoidal rule.
     """
-    axes = [np.linspace(low, high, points) for low, high in limits_F2]
-    y_NF = np.stack([grid.reshape(-1) for grid in np.meshgrid(*axes, indexing="ij")], -1)
-    ln_cell_N = np.log(_trapezoid(axes))
-    logs_NF = y_NF.copy()
-    if flow.pair is not None:
-        logs_NF[:, flow.pair[1]] += logs_NF[:, flow.pair[0]]
-    x_NF = np.where(flow.positive_columns, np.exp(logs_NF), y_NF)
-    log_jacobian_N = np.where(flow.positive_columns, logs_NF, 0.0).sum(1)
+    lines = [np.linspace(low, high, points) for low, high in limits_F2]
+    y = [grid.reshape(-1) for grid in np.meshgrid(*lines, indexing="ij")]
+    share = np.r_[0.5, np.ones(points - 2), 0.5]
+    cells = functools.reduce(np.multiply.outer, (share * (line[1] - line[0]) for line in lines))
+    ln_cell_N = np.log(cells).reshape(-1)
+    x = axes.inverse(np, y)
+    x_NF, log_jacobian_N = np.stack(x, -1), axes.forward(np, x)[1]
     out = np.empty((len(x_NF), len(c_NC)))
     captured = 1.0
     for k, c_C in enumerate(c_NC):
-        ln_N = in_parts(flow.log_density, x_NF, c_C[None], PARTS) + log_jacobian_N
+        ln_N = in_parts(flow.log_density, x_NF, c_C[None]) - log_jacobian_N
         ln_sum = float(np.logaddexp.reduce(ln_N + ln_cell_N))
         captured = min(captured, math.exp(ln_sum))
         out[:, k] = ln_N - ln_sum
@@ -319,25 +301,13 @@ def _fill(
 
 
 def _rms_error(flow: ArrayFlow, table: Table) -> float:
-    """Over draws inside the grid."""
+    """Root-mean-square difference of the log densities, over draws inside the grid."""
     rng = np.random.default_rng(1)
     share_NC = rng.random((DRAWS, len(flow.condition_columns)))
     logged_C = table.logged_A[len(flow.event_columns) :]
-    c_NC = np.empty_like(share_NC)
-    for k, name in enumerate(flow.condition_columns):
-        low, high = flow.domain[name]
-        along = share_NC[:, k]
-        c_NC[:, k] = low * (high / low) ** along if logged_C[k] else low + (high - low) * along
+    low_C, high_C = np.array([flow.domain[n] for n in flow.condition_columns]).reshape(-1, 2).T
+    ratio_C = np.where(logged_C, high_C, 1.0) / np.where(logged_C, low_C, 1.0)
+    c_NC = np.where(logged_C, low_C * ratio_C**share_NC, low_C + (high_C - low_C) * share_NC)
     x_NF = flow.from_noise(rng.standard_normal((DRAWS, flow.noise_columns)), c_NC)
     error_N = table.log_density(x_NF, c_NC) - flow.log_density(x_NF, c_NC)
     return float(np.sqrt(np.mean(error_N[np.isfinite(error_N)] ** 2)))
-
-
-def _trapezoid(axes: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """What each node of a grid counts in an integral over it."""
-    weights = np.ones(1)
-    for axis in axes:
-        its_own = np.full(len(axis), axis[1] - axis[0])
-        its_own[[0, -1]] /= 2
-        weights = np.multiply.outer(weights, its_own).reshape(-1)
-    return weights

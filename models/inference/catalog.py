@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from models.inference.population import PopulationError, log_sum
-from models.namespaces import Array, Namespace, namespace
+from models.inference.population import PopulationError
+from models.namespaces import Array, Namespace, log_sum, namespace
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

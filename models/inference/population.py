@@ -26,7 +26,7 @@ from data_prep.errors import InputError
 from models.arrays.flow import PARTS
 from models.bundle.domain import inside
 from models.bundle.efficiency import Efficiency
-from models.namespaces import Array, Namespace, namespace
+from models.namespaces import Array, Namespace, log_sum, namespace
 
 MASSES = ("Mass_0", "Mass_1")
 """Event columns that are the two masses: of the initially heavier star, and of the other one."""
@@ -97,8 +97,17 @@ class PopulationModel:
             PopulationError: If a name is not one of the emulator's, or values and weights do not
                 make a sum.
         """
-        self._density: Density = _by_torch(emulator)
-        self._efficiency = _of_these(efficiency, self._density.condition_columns)
+        self._density: Density = (
+            emulator if hasattr(emulator, "log_density") else _ByTorch(emulator)
+        )
+        self._efficiency = efficiency
+        conditions = [column.name for column in efficiency.columns] if efficiency else None
+        if conditions not in (None, list(self._density.condition_columns)):
+            raise PopulationError(
+                f"efficiency is of {', '.join(conditions or []) or 'no conditions'}, the emulator "
+                f"of {', '.join(self._density.condition_columns) or 'none'}: give that of the same "
+                "emulator"
+            )
         if second not in ("mass_2", "mass_ratio"):
             raise PopulationError(f"second must be mass_2 or mass_ratio, got {second!r}")
         columns = self._density.event_columns
@@ -138,19 +147,15 @@ class PopulationModel:
     def ln_prob(self, dataset: Mapping[str, Array], **conditions: Array) -> Array:
         """The natural logarithm of the density, which gwpopulation prefers; -inf where it is 0."""
         self._check(dataset, conditions)
-        names = ["mass_1", self.second, *self._others]
-        xp = namespace(*(dataset[name] for name in names), *conditions.values())
-        given = [
-            xp.asarray(value) for value in (*(dataset[n] for n in names), *conditions.values())
-        ]
-        columns, free = given[: len(names)], dict(zip(conditions, given[len(names) :], strict=True))
+        read = [dataset[name] for name in ("mass_1", self.second, *self._others)]
+        parameters = [conditions[name] for name in self.variable_names]
+        xp = namespace(*read, *parameters)
+        given = [xp.asarray(value) for value in (*read, *parameters)]
         shape = np.broadcast_shapes(*(value.shape for value in given))
-        columns_N = [xp.broadcast_to(value, shape).reshape(-1) for value in columns]
-        free_N = {
-            name: xp.broadcast_to(value, shape if value.ndim else (1,)).reshape(-1)
-            for name, value in free.items()
-        }
-        return self._ln_prob_in_parts(xp, columns_N, free_N).reshape(shape)
+        # A number stays one row: all that depends on conditions alone is worked out once.
+        rows = [shape if k < len(read) or v.ndim else (1,) for k, v in enumerate(given)]
+        given_N = [xp.broadcast_to(*pair).reshape(-1) for pair in zip(given, rows, strict=True)]
+        return self._ln_prob_in_parts(xp, given_N).reshape(shape)
 
     def efficiency(self, **conditions: Array) -> Array:
         """Mergers per binary, or per Msun, that is formed: the mean over what is summed over.
@@ -183,28 +188,21 @@ class PopulationModel:
     def _others(self) -> list[str]:
         return [name for name in self._density.event_columns if name not in self.masses]
 
-    def _ln_prob_in_parts(
-        self, xp: Namespace, columns_N: list[Array], free_N: dict[str, Array]
-    ) -> Array:
-        rows, size = len(columns_N[0]), max(256, PARTS // (2 * len(self._ln_weights_K)))
+    def _ln_prob_in_parts(self, xp: Namespace, given_N: list[Array]) -> Array:
+        rows, size = len(given_N[0]), max(256, PARTS // (2 * len(self._ln_weights_K)))
         # Under JAX all at once, since a loop would be compiled part by part.
         if xp is not np or rows <= size:
-            return self._ln_prob(xp, columns_N, free_N)
+            return self._ln_prob(xp, given_N)
         parts = [slice(at, at + size) for at in range(0, rows, size)]
         return np.concatenate(
-            [
-                self._ln_prob(
-                    np,
-                    [value[part] for value in columns_N],
-                    {k: value if len(value) == 1 else value[part] for k, value in free_N.items()},
-                )
-                for part in parts
-            ]
+            [self._ln_prob(np, [v if len(v) == 1 else v[p] for v in given_N]) for p in parts]
         )
 
-    def _ln_prob(self, xp: Namespace, columns_N: list[Array], free_N: dict[str, Array]) -> Array:
-        first_N, second_N, *others = columns_N
-        within_N = _finite(xp, columns_N) & (first_N > 0) & (second_N > 0)
+    def _ln_prob(self, xp: Namespace, given_N: list[Array]) -> Array:
+        columns = len(self._density.event_columns)
+        first_N, second_N, *others = given_N[:columns]
+        free_N = dict(zip(self.variable_names, given_N[columns:], strict=True))
+        within_N = xp.isfinite(xp.stack(given_N[:columns])).all(0) & (first_N > 0) & (second_N > 0)
         heavier_N = xp.where(within_N, first_N, HARMLESS)
         lighter_N = xp.where(within_N, second_N, 1.0)
         log_jacobian_N: Array = 0.0
@@ -326,22 +324,6 @@ class _ByTorch:
         return self._emulator.log_prob(x_NF, on_extrapolation="ignore", **given).reshape(shape)
 
 
-def _by_torch(emulator: Any) -> Any:
-    return emulator if hasattr(emulator, "log_density") else _ByTorch(emulator)
-
-
-def _of_these(efficiency: Efficiency | None, conditions: Sequence[str]) -> Efficiency | None:
-    """It, if it is of these conditions, in this order."""
-    if efficiency is not None:
-        names = [column.name for column in efficiency.columns]
-        if names != list(conditions):
-            raise PopulationError(
-                f"efficiency is of {', '.join(names) or 'no conditions'}, the emulator of "
-                f"{', '.join(conditions) or 'none'}: give that of the same emulator"
-            )
-    return efficiency
-
-
 def _values_and_weights(
     name: str, values: ArrayLike, weights: ArrayLike
 ) -> tuple[list[float], list[float]]:
@@ -355,21 +337,3 @@ def _values_and_weights(
         )
     some_K = weights_K > 0
     return values_K[some_K].tolist(), (weights_K[some_K] / weights_K.sum()).tolist()
-
-
-def log_sum(xp: Namespace, ln: Array, axis: int) -> Array:
-    """log of a sum given by logs, whose values and gradients are not NaN where all are -inf."""
-    finite = xp.isfinite(ln)
-    top = xp.where(finite, ln, -math.inf).max(axis)
-    some = xp.isfinite(top)
-    top = xp.where(some, top, 0.0)
-    terms = xp.where(finite, xp.exp(xp.where(finite, ln - xp.expand_dims(top, axis), 0.0)), 0.0)
-    total = terms.sum(axis)
-    return xp.where(some, xp.log(xp.where(some, total, 1.0)) + top, -math.inf)
-
-
-def _finite(xp: Namespace, columns: Sequence[Array]) -> Array:
-    out = xp.isfinite(columns[0])
-    for values in columns[1:]:
-        out = out & xp.isfinite(values)
-    return out
