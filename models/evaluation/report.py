@@ -342,7 +342,7 @@ def _paired(first: _Evaluated, second: _Evaluated, test: Batch, split: str) -> d
             first.levels, second.levels, first.draws, float(percent) / 100
         )
     if first.right_2N is not None and second.right_2N is not None:
-        # An event and the one drawn at its conditions count as one: the same network answered.
+        # An event and the one drawn at its conditions count as one: one classifier answered both.
         right_N = first.right_2N.mean(axis=0) - second.right_2N.mean(axis=0)
         gap = _mean(right_N)
         told["two_sample"] = {"accuracy": gap.mean, "error": gap.error}

