@@ -1,8 +1,8 @@
-"""What a flow's description says its weights are, told before any is made.
+"""What a flow's description says its weights are, and the fixed numbers of its formulas.
 
-Who makes a flow of a file asks here first: the description is checked, and its weights must have
-the names and shapes that it implies. So what a stranger's file claims takes no more memory than
-the file itself has bytes. Needs no torch.
+A program that makes a flow of a file asks here first: the description is checked, and the weights
+must have the names and shapes that it implies, so that a stranger's file takes no more memory than
+it has bytes. Needs no torch.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ NET = "net._transform._transforms"
 """Where the layers' weights are, each below its number."""
 FLOATS = ("float32", "float64")
 _DTYPES = {"positive_K": ("bool",), "initialized": ("bool",), "_permutation": ("int64",)}
-"""Of what is not made of floats, by the end of its name."""
+"""Of arrays that are not made of floats, by the end of their name."""
 MEMBERS = "members"
 """Key of an ensemble's architecture that lists those of its flows; their weights begin with it."""
+
 SMALLEST_BIN = 3e-3
 """Least width and height of a spline's bin, relative to the sum of all before it was added."""
 SMALLEST_SLOPE = 3e-2
@@ -115,18 +116,16 @@ class Layout:
             count += 1
         if count < len(state):
             raise ValueError(f"it has {len(state)} arrays, where the flow has {count}")
-        columns = {"events": self.event_columns, "conditions": self.condition_columns}
-        for what, those in columns.items():
-            if state[f"{what}.positive_K"].tolist() != [column.positive for column in those]:
+        for what, columns in self._columns.items():
+            if state[f"{what}.positive_K"].tolist() != [column.positive for column in columns]:
                 raise ValueError(f"{what}.positive_K is not what its columns say")
 
     def shapes(self) -> Shapes:
         """Name and shape of every entry of the state dict, one by one."""
-        features = len(self.event_columns)
-        for what, columns in (("events", features), ("conditions", len(self.condition_columns))):
+        for what, columns in self._columns.items():
             for part in ("positive", "mean", "spread"):
-                yield f"{what}.{part}_K", (columns,)
-        place = 0
+                yield f"{what}.{part}_K", (len(columns),)
+        features, place = len(self.event_columns), 0
         for block in range(self.config.blocks):
             if block:
                 yield f"{NET}.{place}._permutation", (features,)
@@ -139,34 +138,52 @@ class Layout:
             yield from self._conditioner(f"{NET}.{place}.autoregressive_net")
             place += 1
 
+    @property
+    def _columns(self) -> dict[str, tuple[Column, ...]]:
+        return {"events": self.event_columns, "conditions": self.condition_columns}
+
     def _conditioner(self, name: str) -> Shapes:
-        outputs = 2 if self.config.kind == "affine" else 3 * self.config.bins - 1
-        hidden, depth = self.config.hidden, self.config.depth
+        config, outputs = self.config, parameters_of(self.config)
         features, conditions = len(self.event_columns), len(self.condition_columns)
-        if self.config.conditioner == "separate":
+        if config.conditioner == "separate":
             for f in range(features):
-                sizes = [conditions + f, *[hidden] * depth, outputs]
+                sizes = [conditions + f, *[config.hidden] * config.depth, outputs]
                 for number, (columns, rows) in enumerate(pairwise(sizes)):
                     yield f"{name}.networks.{f}.weight.{number}", (rows, columns)
                     yield f"{name}.networks.{f}.bias.{number}", (rows, 1)
             return
-        if hidden < features:
-            raise ConfigError(f"hidden is {hidden}, below the number of event columns ({features})")
-        units = [hidden // features] * features
-        units[-1] += hidden % features
-        groups = [[conditions] + [1] * (features - 1), *[units] * depth, [outputs] * features]
-        for number, (before, after) in enumerate(pairwise(groups)):
-            yield from _triangular(f"{name}.layers.{number}", before, after)
+        groups = masked_groups(config, features, conditions, outputs)
+        for number, (inputs, units) in enumerate(pairwise(groups)):
+            layer, columns = f"{name}.layers.{number}", 0
+            for group, rows in enumerate(units):
+                yield f"{layer}.first.{group}", (rows, inputs[0])
+                yield f"{layer}.bias.{group}", (rows, 1)
+                if group:
+                    columns += inputs[group]
+                    yield f"{layer}.weight.{group - 1}", (rows, columns)
 
 
-def _triangular(name: str, inputs: Sequence[int], outputs: Sequence[int]) -> Shapes:
-    columns = 0
-    for group, rows in enumerate(outputs):
-        yield f"{name}.first.{group}", (rows, inputs[0])
-        yield f"{name}.bias.{group}", (rows, 1)
-        if group:
-            columns += inputs[group]
-            yield f"{name}.weight.{group - 1}", (rows, columns)
+def parameters_of(config: FlowConfig) -> int:
+    """Parameters of one feature: scale and shift, or widths, heights and slopes between bins."""
+    return 2 if config.kind == "affine" else 3 * config.bins - 1
+
+
+def masked_groups(
+    config: FlowConfig, features: int, conditions: int, outputs: int
+) -> list[list[int]]:
+    """Sizes of the groups of units of a masked network: of its inputs, and of every layer.
+
+    Raises:
+        ConfigError: If a feature is left without a hidden unit of its own.
+    """
+    if config.hidden < features:
+        raise ConfigError(
+            f"hidden must be at least the number of event columns ({features}), "
+            f"got {config.hidden}: each needs a hidden unit of its own"
+        )
+    units = [config.hidden // features] * features
+    units[-1] += config.hidden % features
+    return [[conditions] + [1] * (features - 1), *[units] * config.depth, [outputs] * features]
 
 
 def _domain(

@@ -130,7 +130,7 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Separate:
-    """A network for each feature: `models/flow/separate.py`."""
+    """A network for each feature: `models/flow/conditioners.py`."""
 
     weights: tuple[tuple[Array, ...], ...]
     """Of every layer of each feature's network."""
@@ -161,7 +161,7 @@ class Separate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Masked:
-    """One masked network for all features: `models/flow/masked.py`."""
+    """One masked network for all features: `models/flow/conditioners.py`."""
 
     first: tuple[tuple[Array, ...], ...]
     """Of every layer, what each group reads from group 0."""

@@ -1,6 +1,4 @@
-"""A density applied to many events: in evaluation mode, part by part, in bounded memory.
-
-Serves one flow and an ensemble alike: `DensityLike` names what both offer.
+"""A flow, or an ensemble of flows, applied to many events part by part, in bounded memory.
 
 Tensor names end in their axes:
     N rows    F event columns    C condition columns    U distinct conditions
@@ -18,10 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.flow.conditioners import Network, TriangularLinear
 from models.flow.conditions import Rows, distinct, micro_batches
 from models.flow.coordinates import Standardise
-from models.flow.masked import TriangularLinear
-from models.flow.separate import Network
 
 ROWS = 16_384
 """Rows that go through a flow together: their activations stay in the cache of a CPU core."""
@@ -61,20 +58,14 @@ class Cost:
 def log_prob(
     flow: DensityLike, events_NF: NDArray[Any], conditions_NC: NDArray[Any]
 ) -> NDArray[np.float64]:
-    """Log density of each event in evaluation mode, part by part in bounded memory.
-
-    Conditions: one row for each event, or one for all.
-    """
+    """Log density of each event; conditions: one row for each event, or one for all."""
     return _in_parts(flow, flow.log_prob, events_NF, conditions_NC)
 
 
 def from_noise(
     flow: DensityLike, noise_NF: NDArray[Any], conditions_NC: NDArray[Any]
 ) -> NDArray[np.float64]:
-    """The events that the flow makes of noise, part by part in bounded memory.
-
-    Conditions: one row for each event, or one for all.
-    """
+    """The events made of noise; conditions: one row for each event, or one for all."""
     return _in_parts(flow, flow.from_noise, noise_NF, conditions_NC)
 
 
@@ -93,28 +84,39 @@ def cost(flow: DensityLike) -> Cost:
     return Cost(parameters, 2 * weights)
 
 
-@torch.no_grad()
 def _in_parts(
     flow: DensityLike,
     function: Callable[[Tensor, Tensor, list[int]], Tensor],
     first_NF: NDArray[Any],
     conditions_NC: NDArray[Any],
 ) -> NDArray[np.float64]:
-    """Apply a method of the flow in evaluation mode, a part in each thread; the result in float64.
+    """Apply a method of the flow in evaluation mode; threads of the CPU take whole parts.
 
     Equal conditions are worked out once, wherever their rows are.
     """
     flow.eval()
     like = flow.events.mean_K
-    first, rows = _tensor(first_NF, like), ROWS if like.device.type == "cpu" else 64 * ROWS
+    cpu = like.device.type == "cpu"
+    first, c_NC = _tensor(first_NF, like), _tensor(conditions_NC, like)
+
+    @torch.no_grad()  # a setting of the single thread
+    def work(part: MicroBatch) -> Tensor:
+        rows, c_UC, counts = part
+        return function(first[rows], c_UC, counts).double().cpu()
+
     if not len(first):  # an empty part has the right shape, too
-        return function(first, _tensor(conditions_NC, like), []).double().cpu().numpy()
-    c_UC, index_N = _distinct(_tensor(conditions_NC, like), len(first))
-    parts = list(micro_batches(c_UC, index_N, rows))
-    results = _threaded(lambda part: function(first[part[0]], *part[1:]).double(), parts, like)
+        return work((slice(0), c_NC, [])).numpy()
+    parts = list(micro_batches(*_distinct(c_NC, len(first)), ROWS if cpu else 64 * ROWS))
+    threads = min(torch.get_num_threads(), len(parts)) if cpu else 1
+    if threads == 1:
+        results = [work(part) for part in parts]
+    else:
+        # As many threads of torch's own inside of these would only wait for each other.
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            results = list(pool.map(work, parts))
     out = torch.empty(len(first), *results[0].shape[1:], dtype=torch.float64)
-    for part, result in zip(parts, results, strict=True):
-        out[part[0] if isinstance(part[0], slice) else part[0].cpu()] = result.cpu()
+    for (rows, *_), result in zip(parts, results, strict=True):
+        out[rows if isinstance(rows, slice) else rows.cpu()] = result
     return out.numpy()
 
 
@@ -123,23 +125,6 @@ def _distinct(c_NC: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     if len(c_NC) == 1 or bool((c_NC == c_NC[0]).all()):
         return c_NC[:1], torch.zeros(rows, dtype=torch.long, device=c_NC.device)
     return distinct(c_NC)
-
-
-def _threaded(
-    work: Callable[[MicroBatch], Tensor], parts: list[MicroBatch], like: Tensor
-) -> list[Tensor]:
-    """What becomes of each part, in threads that take whole parts."""
-    threads = min(torch.get_num_threads(), len(parts))
-    if like.device.type != "cpu" or threads == 1:
-        return [work(part) for part in parts]
-
-    @torch.no_grad()
-    def alone(part: MicroBatch) -> Tensor:
-        return work(part)
-
-    # A setting of the single thread: threads inside of threads would only wait for each other.
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return list(pool.map(alone, parts))
 
 
 def _tensor(values: NDArray[Any], like: Tensor) -> Tensor:

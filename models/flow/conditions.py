@@ -1,4 +1,4 @@
-"""The conditions of rows, told so that what depends on nothing else is worked out once.
+"""The distinct conditions of rows: what depends on a condition alone is worked out once for each.
 
 Tensor names end in their axes:
     N rows    C conditions    U distinct conditions    K anything
@@ -64,20 +64,15 @@ class Conditions:
 
 def distinct(c_NC: Tensor) -> tuple[Tensor, Tensor]:
     """The U distinct rows of conditions, `(U, C)`, and which of them each row has, `(N,)`."""
-    # Sorting rows is slow; their keys, checked afterwards, sort 20 times as fast.
-    keys_U, index_N = torch.unique(_key(c_NC), return_inverse=True)
+    # Sorting rows is slow. Sums with irrational weights, one number for each row, sort 20 times
+    # as fast; rows that differ hardly ever have one sum, and where they do, it is seen.
+    weights_C = torch.arange(1, c_NC.shape[1] + 1, dtype=torch.float64, device=c_NC.device).sqrt()
+    keys_U, index_N = torch.unique(c_NC.double() @ weights_C, return_inverse=True)
     c_UC = c_NC.new_empty(len(keys_U), c_NC.shape[1])
     c_UC[index_N] = c_NC
-    if torch.equal(c_UC[index_N], c_NC):
-        return c_UC, index_N
-    c_UC, index_N = torch.unique(c_NC, dim=0, return_inverse=True)
+    if not torch.equal(c_UC[index_N], c_NC):
+        c_UC, index_N = torch.unique(c_NC, dim=0, return_inverse=True)
     return c_UC, index_N
-
-
-def _key(c_NC: Tensor) -> Tensor:
-    """A number for each row of conditions, `(N,)`: the same for the same, hardly for others."""
-    weights_C = torch.arange(1, c_NC.shape[1] + 1, dtype=torch.float64, device=c_NC.device).sqrt()
-    return c_NC.double() @ weights_C
 
 
 def micro_batches(
@@ -90,13 +85,15 @@ def micro_batches(
     """
     count = len(index_N)
     slices = [slice(at, min(at + rows, count)) for at in range(0, count, rows)]
-    if len(c_UC) == 1:
-        yield from ((part, c_UC, [part.stop - part.start]) for part in slices)
-        return
-    if len(c_UC) > count // SHARED_ROWS:
-        yield from ((part, c_UC[index_N[part]], [1] * (part.stop - part.start)) for part in slices)
-        return
-    index_N, order_N = torch.sort(index_N, stable=True)
+    shared = len(c_UC) <= count // SHARED_ROWS
+    if shared and len(c_UC) > 1:
+        index_N, order_N = torch.sort(index_N, stable=True)
     for part in slices:
-        present, counts = torch.unique_consecutive(index_N[part], return_counts=True)
-        yield order_N[part], c_UC[present], counts.tolist()
+        size = part.stop - part.start
+        if len(c_UC) == 1:
+            yield part, c_UC, [size]
+        elif not shared:
+            yield part, c_UC[index_N[part]], [1] * size
+        else:
+            present, counts = torch.unique_consecutive(index_N[part], return_counts=True)
+            yield order_N[part], c_UC[present], counts.tolist()

@@ -1,9 +1,9 @@
-"""Physical units <-> standardised numbers, with log-Jacobians. It is part of the flow.
+"""Physical units <-> standardised coordinates: y = (g(x) - mean) / spread, with log |dy / dx|.
 
-Positive columns are logged; of a pair of masses the second becomes the log of their ratio, which
-lays the ridge of equal masses along an axis, where a flow sees it best. Then every column is
-centred and scaled by its mean and spread over the training split. Because the Jacobian is added,
-NLLs of flows with other preprocessing compare.
+g is the logarithm of a positive column. Of a pair of masses it gives log x0, or log(x0 + x1), and
+log(x1 / x0), which lays the ridge of equal masses along an axis, where a flow sees it best. Mean
+and spread are those of the training split. All of it is part of the flow: because the Jacobian is
+added, NLLs of flows with other preprocessing compare.
 
 Tensor names end in their axes:
     N rows    F event columns    C condition columns    K columns of either kind
@@ -63,22 +63,19 @@ class Moments:
 
 @dataclass(frozen=True, slots=True)
 class Constants:
-    """What standardising needs to know of the training split."""
+    """Moments of the training split, by which columns are standardised."""
 
     events: Moments
     conditions: Moments
 
 
 def constants(dataset: Dataset, batches: Iterable[Batch], coordinates: str = "log") -> Constants:
-    """Moments of all columns, read batch by batch.
+    """Moments of a dataset's columns, read batch by batch, in physical units.
 
     Args:
         dataset: Says which columns are positive and therefore logged.
-        batches: The training split, in physical units.
+        batches: The training split.
         coordinates: Of the event columns, as `FlowConfig.coordinates`.
-
-    Raises:
-        ValueError: If there is no row.
     """
     of_events = Coordinates(dataset.event_columns, coordinates)
     of_conditions = Coordinates(dataset.condition_columns, "log")
@@ -95,7 +92,7 @@ def constants(dataset: Dataset, batches: Iterable[Batch], coordinates: str = "lo
 
 
 class Coordinates:
-    """What is standardised: columns, logged where positive, a pair of them turned.
+    """The coordinates that are standardised: logarithms of positive columns, a pair of them turned.
 
     Turning has a Jacobian of 1: with l the logarithms, (l0, l1 - l0) is a shear, and so is
     (log(exp l0 + exp l1), l1 - l0), whose derivatives are the shares of both in the sum.

@@ -1,7 +1,8 @@
-"""The flow: p(events | conditions) as a stack of autoregressive layers, in physical units.
+"""The flow: p(events | conditions) = N(f(events; conditions)) |det df/d events|.
 
-With `models/flow/layers.py` (what it subclasses) the only module that imports nflows.
-Everything else sees an `nn.Module` with `log_prob` and `sample`.
+f is a stack of autoregressive layers between standardised coordinates and normal noise; events
+are in physical units. With `models/flow/layers.py` the only module that imports nflows; everything
+else sees an `nn.Module` with `log_prob` and `sample`.
 
 Tensor names end in their axes:
     N rows    F features (event columns)    C conditions
@@ -53,7 +54,7 @@ class ConditionalFlow(nn.Module):
         self.domain = {column.name: domain[column.name] for column in condition_columns}
         self.events = Standardise(event_columns, constants.events, config.coordinates)
         self.conditions = Standardise(condition_columns, constants.conditions)
-        self.net = Flow(CompositeTransform(self._layers()), StandardNormal([len(event_columns)]))
+        self.net = Flow(CompositeTransform(self._layers()), StandardNormal([self.noise_columns]))
 
     @property
     def noise_columns(self) -> int:
@@ -61,14 +62,14 @@ class ConditionalFlow(nn.Module):
         return len(self.event_columns)
 
     def _layers(self) -> list[nn.Module]:
-        features, conditions = len(self.event_columns), len(self.condition_columns)
         layers: list[nn.Module] = []
         for block in range(self.config.blocks):
             if block:
-                layers.append(Reversal(features))
+                layers.append(Reversal(self.noise_columns))
             if self.config.normalise:
-                layers.append(Normalisation(features))
-            layers.append(LAYERS[self.config.kind](self.config, features, conditions))
+                layers.append(Normalisation(self.noise_columns))
+            kind = LAYERS[self.config.kind]
+            layers.append(kind(self.config, self.noise_columns, len(self.condition_columns)))
         return layers
 
     def forward(self, x_NF: Tensor, c_NC: Tensor) -> Tensor:
@@ -104,9 +105,7 @@ class ConditionalFlow(nn.Module):
     def sample(self, c_NC: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """One event for each row of conditions, shape `(N, F)`, in physical units."""
         device = c_NC.device if generator is None else generator.device
-        noise_NF = torch.randn(
-            len(c_NC), len(self.event_columns), generator=generator, device=device
-        )
+        noise_NF = torch.randn(len(c_NC), self.noise_columns, generator=generator, device=device)
         return self.from_noise(noise_NF.to(c_NC), c_NC)
 
     def describe(self) -> dict[str, Any]:
@@ -170,19 +169,10 @@ def from_description(
     """
     layout = Layout.of(description)
     layout.check(state)
-    events, conditions = layout.event_columns, layout.condition_columns
+    columns = layout.event_columns, layout.condition_columns
+    # About to be replaced by stored ones.
+    unset = Constants(*(Moments(1, np.zeros(len(each)), np.zeros(len(each))) for each in columns))
     with torch.random.fork_rng(devices=[]):
-        flow = ConditionalFlow(
-            layout.config, events, conditions, _unset(events, conditions), layout.domain
-        )
+        flow = ConditionalFlow(layout.config, *columns, unset, layout.domain)
     flow.load_state_dict(dict(state))
     return flow.eval()
-
-
-def _unset(events: Sequence[Column], conditions: Sequence[Column]) -> Constants:
-    """Constants that are about to be replaced by stored ones."""
-    first, second = (
-        Moments(1, np.zeros(len(columns)), np.zeros(len(columns)))
-        for columns in (events, conditions)
-    )
-    return Constants(first, second)

@@ -1,6 +1,6 @@
 """Steps fused by hand: activations with their derivatives, and arrays that are used again.
 
-A step with a derivative by hand borrows its arrays here and gives them back when autograd is done
+A step with a derivative by hand takes its arrays here and gives them back when autograd is done
 with them: fresh memory comes from the system page by page, slowly. An array that was given back
 must not be looked at any more.
 """
@@ -8,93 +8,58 @@ must not be looked at any more.
 from __future__ import annotations
 
 import threading
-from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-
-_ATEN = torch.ops.aten
-
-
-class Activation(nn.Module, ABC):
-    """A function of single numbers.
-
-    `into` and `back` write to arrays that are there, `forward` is for autograd.
-    """
-
-    @abstractmethod
-    def forward(self, x: Tensor) -> Tensor:
-        """Values of `x`."""
-
-    @abstractmethod
-    def into(self, x: Tensor, out: Tensor) -> None:
-        """Values of `x`, written to `out`, which may be `x`."""
-
-    @abstractmethod
-    def back(self, grad: Tensor, x: Tensor, y: Tensor) -> None:
-        """In `grad`, the gradient with respect to `y`, turned into that with respect to `x`."""
-
-
-class Relu(Activation):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(x)
-
-    def into(self, x: Tensor, out: Tensor) -> None:
-        torch.clamp(x, min=0, out=out)
-
-    def back(self, grad: Tensor, x: Tensor, y: Tensor) -> None:
-        _ATEN.threshold_backward.grad_input(grad, y, 0, grad_input=grad)
-
-
-class Tanh(Activation):
-    """tanh(x) = 2 sigmoid(2x) - 1: torch's sigmoid is six times as fast as its tanh."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.sigmoid(2 * x) * 2 - 1
-
-    def into(self, x: Tensor, out: Tensor) -> None:
-        torch.mul(x, 2, out=out)
-        out.sigmoid_().mul_(2).sub_(1)
-
-    def back(self, grad: Tensor, x: Tensor, y: Tensor) -> None:
-        _ATEN.tanh_backward.grad_input(grad, y, grad_input=grad)
-
-
-class Silu(Activation):
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.silu(x)
-
-    def into(self, x: Tensor, out: Tensor) -> None:
-        _ATEN.silu.out(x, out=out)
-
-    def back(self, grad: Tensor, x: Tensor, y: Tensor) -> None:
-        _ATEN.silu_backward.grad_input(grad, x, grad_input=grad)
-
-
-class Gelu(Activation):
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.gelu(x)
-
-    def into(self, x: Tensor, out: Tensor) -> None:
-        _ATEN.gelu.out(x, out=out)
-
-    def back(self, grad: Tensor, x: Tensor, y: Tensor) -> None:
-        _ATEN.gelu_backward.grad_input(grad, x, grad_input=grad)
-
-
-ACTIVATIONS: dict[str, type[Activation]] = {
-    "relu": Relu,
-    "tanh": Tanh,
-    "silu": Silu,
-    "gelu": Gelu,
-}
-"""The choices of `FlowConfig.activation`."""
 
 SHAPES, ARRAYS = 32, 64
 """Most shapes that are kept, and most arrays of each."""
+_ATEN = torch.ops.aten
+
+
+class Activation(NamedTuple):
+    """A function of single numbers, y = f(x), and its derivative."""
+
+    of: Callable[[Tensor], Tensor]
+    """f, for autograd."""
+    into: Callable[[Tensor, Tensor], object]
+    """Writes f of the first array to the second, which may be the first."""
+    back: Callable[[Tensor, Tensor, Tensor], object]
+    """Turns the gradient by y, the first array, into that by x, in place; then come x and y."""
+
+
+def _tanh_into(x: Tensor, out: Tensor) -> None:
+    torch.mul(x, 2, out=out)
+    out.sigmoid_().mul_(2).sub_(1)
+
+
+ACTIVATIONS = {
+    "relu": Activation(
+        torch.relu,
+        lambda x, out: torch.clamp(x, min=0, out=out),
+        lambda grad, x, y: _ATEN.threshold_backward.grad_input(grad, y, 0, grad_input=grad),
+    ),
+    # tanh(x) = 2 sigmoid(2x) - 1: torch's sigmoid is six times as fast as its tanh.
+    "tanh": Activation(
+        lambda x: torch.sigmoid(2 * x) * 2 - 1,
+        _tanh_into,
+        lambda grad, x, y: _ATEN.tanh_backward.grad_input(grad, y, grad_input=grad),
+    ),
+    "silu": Activation(
+        functional.silu,
+        lambda x, out: _ATEN.silu.out(x, out=out),
+        lambda grad, x, y: _ATEN.silu_backward.grad_input(grad, x, grad_input=grad),
+    ),
+    "gelu": Activation(
+        functional.gelu,
+        lambda x, out: _ATEN.gelu.out(x, out=out),
+        lambda grad, x, y: _ATEN.gelu_backward.grad_input(grad, x, grad_input=grad),
+    ),
+}
+"""The choices of `FlowConfig.activation`."""
 
 
 class _Spare(threading.local):
@@ -106,7 +71,7 @@ _SPARE = _Spare()
 
 
 def take(like: Tensor, *shape: int) -> Tensor:
-    """An array of this shape with anything in it, of this thread's or a new one."""
+    """An array of this shape with anything in it: a spare one of this thread, or a new one."""
     spare = _SPARE.arrays.get((*shape, like.dtype, like.device))
     if spare:
         return spare.pop()
@@ -116,7 +81,7 @@ def take(like: Tensor, *shape: int) -> Tensor:
 
 
 def give_back(arrays: Iterable[Tensor]) -> None:
-    """Let these arrays be taken again by this thread."""
+    """Let this thread take these arrays again."""
     for array in arrays:
         key = (*array.shape, array.dtype, array.device)
         if key not in _SPARE.arrays and len(_SPARE.arrays) >= SHAPES:

@@ -1,9 +1,9 @@
-"""Autoregressive layers whose every feature sees the condition, as transforms of nflows.
+"""Autoregressive layers: z_f = g(x_f; parameters(conditions, x_1 ... x_{f-1})) for every feature f.
 
-A layer is a conditioner (`networks` or `masked`), which gives every feature's parameters from the
-condition and the features before it, and what they do to the feature: a shift and a scale, or a
-rational-quadratic spline. Both directions cost one pass through each network: the inverse works
-out feature after feature, where nflows' runs the whole network once for each.
+g is a shift and a scale, or a rational-quadratic spline; a conditioner gives its parameters. Unlike
+in nflows' own layers, whose transforms these are, every feature sees the condition. Both directions
+cost one pass through each network: the inverse works out feature after feature, where nflows' runs
+the whole network once for each.
 
 Arrays hold the columns first. Tensor names end in their axes:
     N rows    F features    P parameters of one feature    M rows, or conditions that rows share
@@ -24,28 +24,27 @@ from torch.autograd.function import once_differentiable
 
 from models.config import FlowConfig
 from models.flow import spline
+from models.flow.conditioners import FusedPass, MaskedConditioner, SeparateConditioner
 from models.flow.conditions import Conditions
 from models.flow.fused import give_back
-from models.flow.masked import MaskedConditioner
-from models.flow.separate import FusedPass, SeparateConditioner
-from models.layout import LOG_SCALE_LAYER, LOG_SCALE_TOTAL
+from models.layout import LOG_SCALE_LAYER, LOG_SCALE_TOTAL, parameters_of
 
 CONDITIONERS = {"separate": SeparateConditioner, "masked": MaskedConditioner}
 """The choices of `FlowConfig.conditioner`."""
+Context = Conditions | Tensor | None
+"""What nflows calls the context of rows: their conditions, `(N, C)` if a tensor."""
 
 
 class ConditionedAutoregressive(AutoregressiveTransform):  # type: ignore[misc]
     """An autoregressive layer; what it does to one feature is left to the kind of layer."""
 
-    def __init__(self, config: FlowConfig, features: int, conditions: int, outputs: int) -> None:
-        """Args: shape of the flow, columns, and the parameters of one feature."""
-        conditioner = CONDITIONERS[config.conditioner]
+    def __init__(self, config: FlowConfig, features: int, conditions: int) -> None:
+        """Args: shape of the flow, and numbers of columns."""
+        outputs, conditioner = parameters_of(config), CONDITIONERS[config.conditioner]
         super().__init__(conditioner(config, features, conditions, outputs))
         self.features, self.outputs = features, outputs
 
-    def forward(
-        self, inputs: Tensor, context: Conditions | Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: Tensor, context: Context = None) -> tuple[Tensor, Tensor]:
         """Data to noise: `(N, F)` and the log-determinant, `(N,)`."""
         conditions, x_FN = _conditions(context, inputs), inputs.t()
         parameters = self.autoregressive_net.parameters_of(conditions, x_FN)
@@ -53,9 +52,7 @@ class ConditionedAutoregressive(AutoregressiveTransform):  # type: ignore[misc]
         z_FN, log_det_FN = self._elementwise_forward(x_FN, parameters_FPN)
         return z_FN.t(), log_det_FN.sum(0)
 
-    def inverse(
-        self, inputs: Tensor, context: Conditions | Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def inverse(self, inputs: Tensor, context: Context = None) -> tuple[Tensor, Tensor]:
         """Noise to data: `(N, F)` and the log-determinant, `(N,)`."""
         conditions, state = _conditions(context, inputs), self.autoregressive_net.start()
         x: list[Tensor] = []
@@ -76,7 +73,7 @@ class AffineAutoregressive(ConditionedAutoregressive):
     """Shifts and scales every feature; the log-scale is bounded smoothly."""
 
     def __init__(self, config: FlowConfig, features: int, conditions: int) -> None:
-        super().__init__(config, features, conditions, 2)
+        super().__init__(config, features, conditions)
         self.limit = min(LOG_SCALE_LAYER, LOG_SCALE_TOTAL / config.blocks)
 
     def _elementwise_forward(self, inputs: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,12 +93,10 @@ class SplineAutoregressive(ConditionedAutoregressive):
     """Bends every feature by a monotonic rational-quadratic spline; the identity far out."""
 
     def __init__(self, config: FlowConfig, features: int, conditions: int) -> None:
-        super().__init__(config, features, conditions, spline.parameters_of(config.bins))
+        super().__init__(config, features, conditions)
         self.bound = config.bound
 
-    def forward(
-        self, inputs: Tensor, context: Conditions | Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: Tensor, context: Context = None) -> tuple[Tensor, Tensor]:
         """Data to noise: `(N, F)` and the log-determinant, `(N,)`."""
         conditions, x_FN = _conditions(context, inputs), inputs.t()
         if not conditions.fused:
@@ -112,9 +107,7 @@ class SplineAutoregressive(ConditionedAutoregressive):
         )  # type: ignore[no-untyped-call]
         return z_FN.t(), log_det_N
 
-    def inverse(
-        self, inputs: Tensor, context: Conditions | Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def inverse(self, inputs: Tensor, context: Context = None) -> tuple[Tensor, Tensor]:
         """Noise to data: `(N, F)` and the log-determinant, `(N,)`.
 
         Fused and without gradients, as draws are made, there is no log-determinant: zeros.
@@ -155,10 +148,7 @@ class SplineAutoregressive(ConditionedAutoregressive):
         return self._each(spline.inverse, inputs, parameters)
 
     def _each(self, curve: Any, x_FN: Tensor, parameters_FPN: Tensor) -> tuple[Tensor, Tensor]:
-        pairs = [
-            curve(x_N, parameters_PN, self.bound)
-            for x_N, parameters_PN in zip(x_FN, parameters_FPN, strict=True)
-        ]
+        pairs = [curve(*one, self.bound) for one in zip(x_FN, parameters_FPN, strict=True)]
         z, log_det = zip(*pairs, strict=True)
         return torch.stack(z), torch.stack(log_det)
 
@@ -207,7 +197,7 @@ LAYERS = {"affine": AffineAutoregressive, "spline": SplineAutoregressive}
 """The choices of `FlowConfig.kind`."""
 
 
-def _conditions(context: Conditions | Tensor | None, inputs_NF: Tensor) -> Conditions:
+def _conditions(context: Context, inputs_NF: Tensor) -> Conditions:
     if isinstance(context, Conditions):
         return context
     return Conditions(inputs_NF[:, :0].t() if context is None else context.t())

@@ -1,9 +1,15 @@
 """Monotonic rational-quadratic splines: one smooth, invertible curve for each number.
 
-Inside [-bound, bound] a curve of K bins, the identity outside, with a continuous derivative. Two
-ways to the same numbers: plain tensor operations (any derivative, vmap, export), and `FusedCurves`,
-with its derivative by hand, which training and evaluation use. Bins are found by comparison with
-all edges: boolean indexing, as in nflows, is several times slower and cannot be exported.
+In a bin of width w, height h, mean slope s = h / w and slopes d0, d1 at its edges, with
+t = (x - left) / w:
+
+    z = bottom + h t (s t + d0 (1 - t)) / (s + (d0 + d1 - 2 s) t (1 - t))
+
+There are K bins in [-bound, bound]; outside lies the identity, and the derivative is continuous.
+Two ways to the same numbers: plain tensor operations (any derivative, vmap, export), and
+`FusedCurves`, with its derivative by hand, which training and evaluation use. Bins are found by
+comparison with all edges: boolean indexing, as in nflows, is several times slower and cannot be
+exported.
 
 Arrays hold the parameters first. Tensor names end in their axes:
     F features    N rows    K bins    P = 3K - 1 parameters of a curve
@@ -38,11 +44,6 @@ class Bins(NamedTuple):
     """Derivative at the left edge."""
     slope_1: Tensor
     """Derivative at the right edge."""
-
-
-def parameters_of(bins: int) -> int:
-    """Parameters of a curve: widths, heights, and slopes at the edges between bins."""
-    return 3 * bins - 1
 
 
 def forward(x_N: Tensor, parameters_PN: Tensor, bound: float) -> tuple[Tensor, Tensor]:

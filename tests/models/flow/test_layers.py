@@ -345,17 +345,17 @@ def test_values_kept_from_one_pass_are_not_changed_by_the_next(conditioner):
     """What is given back to be used again must not be in anyone's hands."""
     transform = layer("spline", 2, 2, conditioner=conditioner).train()
     x_NF, c_NC = rows(2, 2, count=200)
-    given = Conditions(c_NC[:2].t(), [150, 50], True)
+    conditions = Conditions(c_NC[:2].t(), [150, 50], True)
     weights = list(transform.parameters())
 
     def step(factor):
-        z_NF, log_det_N = transform(factor * x_NF, given)
+        z_NF, log_det_N = transform(factor * x_NF, conditions)
         return [z_NF, log_det_N, *torch.autograd.grad((z_NF.sum() + log_det_N.sum()), weights)]
 
     kept = step(1.0)
     copies = [v.detach().clone() for v in kept]
     with torch.no_grad():
-        transform.inverse(x_NF, given), transform(-x_NF, given)
+        transform.inverse(x_NF, conditions), transform(-x_NF, conditions)
     step(0.5)
 
     assert all(torch.equal(v, copy) for v, copy in zip(kept, copies, strict=True))
@@ -366,14 +366,14 @@ def test_arrays_made_in_inference_mode_can_be_used_again_outside(conditioner):
     transform = layer("spline", 2, 2, hidden=11, conditioner=conditioner)
     x_NF, c_NC = rows(2, 2, count=201)
 
-    def given():
+    def conditions():
         return Conditions(c_NC[:2].t(), [150, 51], True)
 
     with torch.inference_mode():
-        transform(x_NF, given()), transform.inverse(x_NF, given())
+        transform(x_NF, conditions()), transform.inverse(x_NF, conditions())
     with torch.no_grad():
-        transform.inverse(x_NF, given())
-    z_NF, _ = transform.train()(x_NF, given())
+        transform.inverse(x_NF, conditions())
+    z_NF, _ = transform.train()(x_NF, conditions())
     z_NF.sum().backward()
 
     assert all(p.grad.isfinite().all() for p in transform.parameters() if p.grad is not None)

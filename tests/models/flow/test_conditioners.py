@@ -1,13 +1,13 @@
-"""The networks of the conditioners: activations, residual layers, and passes by hand."""
+"""The conditioners: networks, what every feature sees, and derivatives by hand."""
 
 import pytest
 import torch
 from torch.nn import functional
 
-from models.config import FlowConfig
+from models.config import ConfigError, FlowConfig
+from models.flow.conditioners import FusedPass, MaskedConditioner, Network, SeparateConditioner
 from models.flow.conditions import Conditions
 from models.flow.fused import ACTIVATIONS
-from models.flow.separate import FusedPass, Network, SeparateConditioner
 
 OFFICIAL = {
     "relu": torch.relu,
@@ -28,12 +28,12 @@ def numbers(*shape, seed=1):
 
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
 def test_an_activation_is_that_of_torch_in_place_and_not_and_so_is_its_derivative(name):
-    activation = ACTIVATIONS[name]()
+    activation = ACTIVATIONS[name]
     x = torch.linspace(-6, 6, 101, dtype=torch.float64, requires_grad=True)
     expected = OFFICIAL[name](x)
     (gradient,) = torch.autograd.grad(expected.sum() * 3, x)
 
-    torch.testing.assert_close(activation(x), expected)
+    torch.testing.assert_close(activation.of(x), expected)
     y = x.detach().clone()
     activation.into(y, y)
     torch.testing.assert_close(y, expected.detach())
@@ -45,9 +45,9 @@ def test_an_activation_is_that_of_torch_in_place_and_not_and_so_is_its_derivativ
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
 def test_an_activation_stays_finite_for_any_number(name):
     x = torch.tensor([-1e30, -1e4, -100.0, 100.0, 1e4, 1e30], requires_grad=True)
-    activation = ACTIVATIONS[name]()
+    activation = ACTIVATIONS[name]
 
-    y = activation(x)
+    y = activation.of(x)
     y.sum().backward()
 
     assert y.isfinite().all()
@@ -110,10 +110,10 @@ def test_a_feature_has_a_network_of_the_condition_and_the_features_before_it(con
     torch.manual_seed(0)
     made = SeparateConditioner(FlowConfig(hidden=6), 3, conditions, 4).double()
     c_CU, x_FN = numbers(conditions, 2), numbers(3, 5, seed=2)
-    given = Conditions(c_CU, [2, 3])
+    conditions = Conditions(c_CU, [2, 3])
     c_CN = c_CU[:, [0, 0, 1, 1, 1]]
 
-    first, *later = made.parameters_of(given, x_FN)
+    first, *later = made.parameters_of(conditions, x_FN)
 
     torch.testing.assert_close(first, made.networks[0](c_CU))
     for f, found in enumerate(later, 1):
@@ -124,8 +124,69 @@ def test_a_feature_has_a_network_of_the_condition_and_the_features_before_it(con
 @pytest.mark.parametrize("counts", [[3, 0, 2], [100, 150, 6]], ids=["few", "many"])
 def test_what_distinct_conditions_have_is_spread_to_their_rows(counts, fused):
     x_KU = numbers(4, 3)
-    given = Conditions(x_KU, counts, fused)
+    conditions = Conditions(x_KU, counts, fused)
     index_N = [u for u, count in enumerate(counts) for _ in range(count)]
 
-    torch.testing.assert_close(given.spread(x_KU), x_KU[:, index_N])
-    torch.testing.assert_close(given.c_CN, x_KU[:, index_N])
+    torch.testing.assert_close(conditions.spread(x_KU), x_KU[:, index_N])
+    torch.testing.assert_close(conditions.c_CN, x_KU[:, index_N])
+
+
+def masked(features=3, conditions=2, *, outputs=4, seed=0, hidden=9, **options):
+    torch.manual_seed(seed)
+    made = MaskedConditioner(
+        FlowConfig(hidden=hidden, conditioner="masked", **options), features, conditions, outputs
+    ).double()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return made
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_group_sees_the_condition_and_the_features_before_it(depth):
+    made = masked(depth=depth, activation="silu")
+    c_CN, x_FN = numbers(2, 1), numbers(3, 1, seed=2)
+
+    def parameters(c, x):
+        return torch.stack(made.parameters_of(Conditions(c), x))[:, :, 0]
+
+    by_c, by_x = torch.autograd.functional.jacobian(parameters, (c_CN, x_FN))
+
+    assert (by_c.abs() > 1e-9).all()
+    seen = (by_x.abs() > 1e-9).any(dim=1)[:, :, 0]
+    assert seen.tolist() == [[False] * 3, [True, False, False], [True, True, False]]
+
+
+def test_groups_one_after_another_are_those_worked_out_together():
+    made, conditions, x_FN = masked(), Conditions(numbers(2, 5)), numbers(3, 5, seed=2)
+    state = made.start()
+
+    one_by_one = [
+        made.group(conditions, torch.split(x_FN[:f], 1) if f else [], state) for f in range(3)
+    ]
+
+    for a, b in zip(one_by_one, made.parameters_of(conditions, x_FN), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "silu"])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("features", [1, 2, 3])
+def test_its_derivative_by_hand_is_that_of_autograd(features, depth, activation):
+    made, counts = masked(features, depth=depth, activation=activation), [90, 60, 50]
+    x_FN, c_CU = numbers(features, 200).requires_grad_(), numbers(2, 3, seed=2).requires_grad_()
+    leaves = [x_FN, c_CU, *made.parameters()]
+    results = []
+    for fused in (False, True):
+        first, *later = made.parameters_of(Conditions(c_CU, counts, fused), x_FN)
+        loss = first.square().sum() + sum((p * p.detach().cos()).sum() for p in later)
+        grads = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+        results.append([first, *later, *grads])
+
+    for plain, fused in zip(*results, strict=True):
+        torch.testing.assert_close(fused, plain, rtol=1e-9, atol=1e-10)
+
+
+def test_fewer_hidden_units_than_features_are_refused():
+    with pytest.raises(ConfigError, match=r"at least the number of event columns \(5\), got 4"):
+        masked(5, hidden=4)
