@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, overload
@@ -26,20 +27,11 @@ from safetensors.torch import save as to_bytes
 
 from data_prep.atomic import folder_draft_of
 from models.bundle import card as model_card
-from models.bundle import domain, onnx
+from models.bundle import domain, files, onnx
 from models.bundle.domain import Extrapolation, ExtrapolationWarning, Floats
 from models.bundle.efficiency import Efficiency
-from models.bundle.ensemble import Density, Ensemble, from_description, spread
-from models.bundle.files import (
-    CARD,
-    FORMAT,
-    FORMAT_OF_SEVERAL,
-    WEIGHTS,
-    EmulatorError,
-    misfit,
-    read,
-    sha256,
-)
+from models.bundle.ensemble import Density, Ensemble, from_description
+from models.bundle.files import CARD, FORMAT, FORMAT_OF_SEVERAL, WEIGHTS, EmulatorError
 from models.flow import batched
 from models.layout import check_values
 
@@ -125,22 +117,12 @@ class Emulator:
 
     @overload
     def log_prob(
-        self,
-        events: ArrayLike,
-        *,
-        return_std: Literal[False] = False,
-        on_extrapolation: Extrapolation = "warn",
-        **conditions: ArrayLike,
+        self, events: ArrayLike, *, return_std: Literal[False] = False, **conditions: Any
     ) -> Floats: ...
 
     @overload
     def log_prob(
-        self,
-        events: ArrayLike,
-        *,
-        return_std: Literal[True],
-        on_extrapolation: Extrapolation = "warn",
-        **conditions: ArrayLike,
+        self, events: ArrayLike, *, return_std: Literal[True], **conditions: Any
     ) -> tuple[Floats, Floats]: ...
 
     def log_prob(
@@ -180,8 +162,10 @@ class Emulator:
                 "a single flow has no spread: export an ensemble (hpo export --ensemble K)"
             )
         each_KN = np.stack([batched.log_prob(one, x_NF, c_NC) for one in self.module.flows])
-        mixed_N = np.logaddexp.reduce(each_KN, axis=0) - np.log(len(each_KN))
-        return mixed_N, spread(torch.from_numpy(each_KN)).numpy()
+        mean_N = np.logaddexp.reduce(each_KN, axis=0) - np.log(len(each_KN))
+        with np.errstate(invalid="ignore"):
+            spread_N = each_KN.std(axis=0, ddof=min(1, len(each_KN) - 1))
+        return mean_N, np.where(np.isinf(each_KN).all(axis=0), 0.0, spread_N)
 
     def save(self, folder: Path | str, *, extra: Mapping[str, Path | bytes] | None = None) -> Path:
         """Write the bundle; `folder` appears whole or not at all.
@@ -210,26 +194,25 @@ class Emulator:
                 or changed.
         """
         folder = Path(folder)
-        card, content = read(folder, whole=True)
+        card, content = files.read(folder, whole=True)
         try:
             state = from_bytes(content)
             flow = from_description(card["architecture"], state)
             check_values({name: tensor.numpy() for name, tensor in state.items()})
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise misfit(folder, error) from error
+            raise files.misfit(folder, error) from error
         return cls(flow, card)
 
     def _write(self, draft: Path, extra: Mapping[str, Path | bytes]) -> None:
-        for name, content in extra.items():
-            (draft / name).write_bytes(
-                content if isinstance(content, bytes) else Path(content).read_bytes()
-            )
+        for name, given in extra.items():
+            content = given if isinstance(given, bytes) else Path(given).read_bytes()
+            (draft / name).write_bytes(content)
         state = {k: _without_tiny(v).contiguous() for k, v in self.module.state_dict().items()}
         (draft / WEIGHTS).write_bytes(to_bytes(state))
         onnx.write(self.module, draft)
         (draft / README).write_text(model_card.text(self.card), encoding="utf-8")
         self.card["files"] = {
-            path.name: sha256(path.read_bytes()) for path in sorted(draft.iterdir())
+            path.name: files.sha256(path.read_bytes()) for path in sorted(draft.iterdir())
         }
         text = json.dumps(self.card, indent=1, allow_nan=False) + "\n"
         (draft / CARD).write_text(text, encoding="utf-8")
@@ -242,10 +225,7 @@ def _card(flow: Density) -> dict[str, Any]:
         "event_columns": {column.name: column.unit for column in flow.event_columns},
         "condition_columns": {column.name: column.unit for column in flow.condition_columns},
         "domain": {name: list(limits) for name, limits in flow.domain.items()},
-        "cost": {
-            "parameters": batched.cost(flow).parameters,
-            "flops_per_event": batched.cost(flow).flops_per_event,
-        },
+        "cost": asdict(batched.cost(flow)),
         "metrics": {},
         "provenance": {},
         "files": {},

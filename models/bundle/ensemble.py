@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data_prep.columns import Column
 from data_prep.errors import InputError
 from models.bundle import domain
 from models.flow import density
@@ -46,6 +45,12 @@ class Ensemble(nn.Module):
                         f"{', '.join(ours) or 'none'} and {', '.join(theirs) or 'none'}"
                     )
         self.members = nn.ModuleList(members)
+        self.event_columns = members[0].event_columns
+        self.condition_columns = members[0].condition_columns
+        self.domain = domain.common([member.domain for member in members])
+        """Range of each condition that every member has seen."""
+        self.noise_columns = len(self.event_columns) + 1
+        """Numbers that an event is made of: one more than a flow needs chooses the member."""
 
     @property
     def flows(self) -> list[ConditionalFlow]:
@@ -56,26 +61,6 @@ class Ensemble(nn.Module):
     def events(self) -> Standardise:
         """Of the first member: its numbers are like all others'."""
         return self.flows[0].events
-
-    @property
-    def event_columns(self) -> tuple[Column, ...]:
-        """Of every member."""
-        return self.flows[0].event_columns
-
-    @property
-    def condition_columns(self) -> tuple[Column, ...]:
-        """Of every member."""
-        return self.flows[0].condition_columns
-
-    @property
-    def domain(self) -> dict[str, tuple[float, float]]:
-        """What every member has seen."""
-        return domain.common([member.domain for member in self.flows])
-
-    @property
-    def noise_columns(self) -> int:
-        """Numbers that an event is made of: one more than a flow needs chooses the member."""
-        return len(self.event_columns) + 1
 
     def forward(self, x_NF: Tensor, c_NC: Tensor) -> Tensor:
         """The same as `log_prob`."""
@@ -151,11 +136,3 @@ def from_description(description: Mapping[str, Any], state: Mapping[str, Tensor]
         return density.from_description(description, state)
     each = members_of(description, state)
     return Ensemble([density.from_description(*one) for one in each]).eval()
-
-
-def spread(log_prob_KN: Tensor) -> Tensor:
-    """Standard deviation of the members' log densities, shape `(N,)`; 0 where all say -inf."""
-    if len(log_prob_KN) < 2:
-        return torch.zeros_like(log_prob_KN[0])
-    spread_N = log_prob_KN.std(0)
-    return torch.where(log_prob_KN.isinf().all(0), torch.zeros_like(spread_N), spread_N)

@@ -68,11 +68,10 @@ def read_card(folder: Path) -> dict[str, Any]:
         card = parse(text)
         version, files = card["format"], card["files"]
         whole = isinstance(version, int) and all(_is_listed(*each) for each in files.items())
-        whole &= all(isinstance(card.get(part, {}), dict) for part in _PARTS)
+        if not (whole and all(isinstance(card.get(part, {}), dict) for part in _PARTS)):
+            raise ValueError("a value is of another type")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EmulatorError(f"{path} cannot be read: export the emulator again") from error
-    if not whole:
-        raise EmulatorError(f"{path} cannot be read: export the emulator again")
     if version not in (FORMAT, FORMAT_OF_SEVERAL):
         raise EmulatorError(
             f"{path} has format {version}, this version reads up to {FORMAT_OF_SEVERAL}: "
