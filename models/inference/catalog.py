@@ -1,11 +1,7 @@
 """ln L = sum_j ln <p(theta | c) / prior(theta)>_j - J ln P_det(c): the likelihood of a catalogue.
 
-The averages are over the posterior samples of event j; P_det is the detected fraction of the
-population, from injections. The prior of the rate is flat in its logarithm, and the rate is
-marginalised over. `CatalogLikelihood` is what emcee and dynesty call a log-likelihood.
-
-Source:
-    Mandel, Farr & Gair (2019), https://arxiv.org/abs/1809.02063
+The prior of the rate is flat in its logarithm, and the rate is marginalised over: Mandel, Farr &
+Gair (2019). `CatalogLikelihood` is what emcee and dynesty call a log-likelihood.
 
 Array names end in their axes:
     N rows    J events of a catalogue    L posterior samples of one of them
@@ -45,8 +41,7 @@ class CatalogLikelihood:
     """The log-likelihood of a catalogue of mergers with selection effects, rate marginalised.
 
     ln L = sum_j ln <p(theta | conditions) / prior(theta)>_j - J ln P_det(conditions), the averages
-    over the posterior samples of event j, and over injections in the same way, with a prior on
-    the rate flat in its logarithm.
+    over the posterior samples of event j, and over injections for the detected fraction P_det.
 
     Mandel, Farr & Gair (2019), https://arxiv.org/abs/1809.02063
     Farr (2019), https://arxiv.org/abs/1904.10879 (effective number of injections)
@@ -91,17 +86,20 @@ class CatalogLikelihood:
             raise PopulationError("a catalogue has at least one event, got none")
         tables = [_table(f"event {number}", event) for number, event in enumerate(events)]
         tables.append(_table("the injections", injections))
-        lengths = [len(table["prior"]) for table in tables]
-        if self.drawn < lengths[-1]:
+        *lengths, self._found = (len(table["prior"]) for table in tables)
+        if self.drawn < self._found:
             raise PopulationError(
-                f"drawn must count all injections, at least the {lengths[-1]} that were found, "
+                f"drawn must count all injections, at least the {self._found} that were found, "
                 f"got {drawn}"
             )
         shared = set.intersection(*(set(table) for table in tables))
         data = {name: np.concatenate([table[name] for table in tables]) for name in sorted(shared)}
         self._ln_prior_N = np.log(data.pop("prior"))
-        self._data, self._samples_J = data, np.array(lengths[:-1], float)
-        self._rows_JL, self._found = _rows(lengths[:-1]), lengths[-1]
+        self._data, self._samples_J = data, np.array(lengths, float)
+        ends_J1, lengths_J1 = np.cumsum(lengths)[:, None], np.array(lengths)[:, None]
+        at_L = np.arange(max(lengths))
+        self._rows_JL = np.where(at_L < lengths_J1, ends_J1 - lengths_J1 + at_L, -1)
+        """Rows of the samples of every event, filled up with -1."""
 
     def __call__(self, theta: Sequence[float]) -> float:
         """The log-likelihood in nats of parameters in the order of `names`; never NaN."""
@@ -165,16 +163,6 @@ def _table(what: str, given: Mapping[str, ArrayLike]) -> dict[str, Any]:
     if not len(prior_L) and what != "the injections":
         raise PopulationError(f"{what} has no posterior samples: leave it out")
     return table
-
-
-def _rows(lengths: Sequence[int]) -> Any:
-    """Of each event the rows of its samples, filled up with -1."""
-    rows_JL = np.full((len(lengths), max(lengths)), -1)
-    start = 0
-    for j, length in enumerate(lengths):
-        rows_JL[j, :length] = np.arange(start, start + length)
-        start += length
-    return rows_JL
 
 
 def _sums(xp: Namespace, ln_weights: Array, axis: int = 0) -> tuple[Array, Array]:

@@ -14,7 +14,6 @@ Array names end in their axes:
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
@@ -24,7 +23,7 @@ from numpy.typing import ArrayLike
 
 from data_prep.errors import InputError
 from models.arrays.flow import PARTS
-from models.bundle.domain import inside
+from models.bundle.domain import Floats, inside
 from models.bundle.efficiency import Efficiency
 from models.namespaces import Array, Namespace, log_sum, namespace
 
@@ -122,8 +121,6 @@ class PopulationModel:
             name for name in self._density.condition_columns if name not in self._nodes
         ]
         """Names of the parameters: the conditions that are not summed over."""
-        if not extrapolate:
-            self._refuse_outside()
 
     def __call__(self, dataset: Mapping[str, Array], **conditions: Array) -> Array:
         """The density, in the shape of the data; exactly 0 outside the support.
@@ -229,13 +226,10 @@ class PopulationModel:
         self, xp: Namespace, heavier_N: Array, lighter_N: Array, others: Sequence[Array]
     ) -> Array:
         """Events with the initially heavier star as the heavier black hole and as the lighter."""
-        rest = {
-            name: xp.where(xp.isfinite(value), value, 1.0)
-            for name, value in zip(self._others, others, strict=True)
-        }
+        rest = [xp.where(xp.isfinite(value), value, 1.0) for value in others]
         ways = []
         for pair in ((heavier_N, lighter_N), (lighter_N, heavier_N)):
-            columns = {**rest, **dict(zip(self.masses, pair, strict=True))}
+            columns = dict(zip((*self.masses, *self._others), (*pair, *rest), strict=True))
             ways.append(xp.stack([columns[name] for name in self._density.event_columns], -1))
         return xp.stack(ways)
 
@@ -261,26 +255,21 @@ class PopulationModel:
 
     def _sum(self, over: Over) -> tuple[dict[str, Any], Any]:
         """Values of every condition that is summed over at all their combinations; log weights."""
-        names = self._density.condition_columns
+        if not over:
+            return {}, np.zeros(1)
+        names, domain = self._density.condition_columns, self._density.domain
         if unknown := sorted(set(over) - set(names)):
             raise PopulationError(
                 f"over names {', '.join(unknown)}, but the emulator's conditions are "
                 f"{', '.join(names) or 'none'}"
             )
-        terms = {name: _values_and_weights(name, *pair) for name, pair in over.items()}
-        combined = list(itertools.product(*(zip(*pair, strict=True) for pair in terms.values())))
-        nodes = {name: np.array([row[k][0] for row in combined]) for k, name in enumerate(terms)}
-        return nodes, np.array([sum(math.log(weight) for _, weight in row) for row in combined])
-
-    def _refuse_outside(self) -> None:
-        for name, values in self._nodes.items():
-            outside = values[~inside(values, self._density.domain[name])]
-            if len(outside):
-                low, high = self._density.domain[name]
-                raise PopulationError(
-                    f"over has {name} = {outside[0]:g}, outside the range [{low:g}, {high:g}] that "
-                    "the emulator was trained on: leave it out, or set extrapolate=True"
-                )
+        terms = [
+            _values_and_log_weights(name, *pair, None if self.extrapolate else domain[name])
+            for name, pair in over.items()
+        ]
+        values, logs = (np.meshgrid(*part, indexing="ij") for part in zip(*terms, strict=True))
+        nodes = {name: grid.ravel() for name, grid in zip(over, values, strict=True)}
+        return nodes, sum(grid.ravel() for grid in logs)
 
     def _check(self, dataset: Mapping[str, Array], conditions: Mapping[str, Array]) -> None:
         if missing := [n for n in ("mass_1", self.second, *self._others) if n not in dataset]:
@@ -316,18 +305,17 @@ class _ByTorch:
         shape = np.broadcast_shapes(x.shape[:-1], c.shape[:-1])
         # A copy: torch warns of arrays that it may not write to.
         x_NF = np.array(np.broadcast_to(x, (*shape, x.shape[-1]))).reshape(-1, x.shape[-1])
-        if math.prod(c.shape[:-1]) == 1:
-            c_CN = list(c.reshape(-1))
-        else:
-            c_CN = list(np.broadcast_to(c, (*shape, c.shape[-1])).reshape(-1, c.shape[-1]).T)
+        c = c if math.prod(c.shape[:-1]) == 1 else np.broadcast_to(c, (*shape, c.shape[-1]))
+        c_NC = c.reshape(-1, c.shape[-1])
+        c_CN = c_NC[0] if len(c_NC) == 1 else c_NC.T
         given = dict(zip(self.condition_columns, c_CN, strict=True))
         return self._emulator.log_prob(x_NF, on_extrapolation="ignore", **given).reshape(shape)
 
 
-def _values_and_weights(
-    name: str, values: ArrayLike, weights: ArrayLike
-) -> tuple[list[float], list[float]]:
-    """Those of weight above 0, the weights scaled to a sum of 1."""
+def _values_and_log_weights(
+    name: str, values: ArrayLike, weights: ArrayLike, limits: tuple[float, float] | None
+) -> tuple[Floats, Floats]:
+    """Values of weight above 0, and the logs of their weights, which sum to 1."""
     values_K, weights_K = np.asarray(values, float), np.asarray(weights, float)
     good = values_K.ndim == 1 and values_K.shape == weights_K.shape
     if not good or not (weights_K >= 0).all() or not 0 < weights_K.sum() < math.inf:
@@ -335,5 +323,11 @@ def _values_and_weights(
             f"over[{name!r}] must be as many values as weights, the weights at least 0 and not "
             f"all 0, got shapes {values_K.shape} and {weights_K.shape}"
         )
-    some_K = weights_K > 0
-    return values_K[some_K].tolist(), (weights_K[some_K] / weights_K.sum()).tolist()
+    values_K, weights_K = values_K[weights_K > 0], weights_K[weights_K > 0]
+    if limits and not (within_K := inside(values_K, limits)).all():
+        raise PopulationError(
+            f"over has {name} = {values_K[~within_K][0]:g}, outside the range [{limits[0]:g}, "
+            f"{limits[1]:g}] that the emulator was trained on: leave it out, or set "
+            "extrapolate=True"
+        )
+    return values_K, np.log(weights_K / weights_K.sum())
