@@ -235,9 +235,9 @@ def plot(
     its densities; of a study its `losses`.
 
     Contours and corner are drawn for the whole test split, or for one cell given as --NAME VALUE. A
-    likelihood map needs a value of every condition, an animation of all but the one that moves. A
-    divergence is from the density at a value of every condition to those of all cells, else between
-    all pairs of cells. Errors are shown over two conditions, the others fixed.
+    likelihood map needs a value of every condition, and so does a divergence, which is from the
+    density there to the density of each cell. An animation needs all but the one that moves. Errors
+    are shown over two conditions, the others fixed.
 
     \b
         hpo plot emulator contours --data prepared --Z 0.001 --alpha 1.0 --out contours.pdf
@@ -251,37 +251,33 @@ def plot(
     if columns and kind not in ("contours", "corner", "divergence"):
         raise click.UsageError(f"--columns says nothing to {kind}")
     if kind == "losses":
-        from hpo.pictures import contours as plotting
+        from hpo.pictures.losses import losses
 
         options.conditions(ctx.args, ())
-        plotting.losses(_records(source, runs, storage), out)
-    else:
-        from models import Emulator
-
-        loaded = Emulator.load(Path(source))
-        at = options.conditions(ctx.args, loaded.condition_columns)
-        named = options.names(columns, "--columns") if columns else None
-        if kind in ("likelihood", "animation"):
-            _map(loaded, kind, at, out)
-        elif kind == "divergence":
-            _divergence(loaded, Path(source), data, at, named, out)
-        else:
-            folder = prepared(data) if data else _data_of_training(Path(source))
-            _say_if_other_data(loaded, folder)
-            _beside_data(loaded, kind, folder, at, named, out)
-    click.echo(str(out))
-
-
-def _map(emulator: Emulator, kind: str, at: Mapping[str, float], out: Path) -> None:
+        losses(_records(source, runs, storage), out)
+        click.echo(str(out))
+        return
     from hpo.cli.progress import of_steps
     from hpo.pictures import likelihood
+    from models import Emulator
 
-    if kind == "animation":
+    loaded = Emulator.load(Path(source))
+    at = options.conditions(ctx.args, loaded.condition_columns)
+    named = options.names(columns, "--columns") if columns else None
+    if kind in ("likelihood", "divergence"):
+        options.missing(at, loaded.condition_columns)
+    if kind == "likelihood":
+        likelihood.likelihood(loaded, conditions=at, out=out)
+    elif kind == "animation":
         with of_steps("frames") as step:
-            likelihood.animation(emulator, conditions=at, step=step, out=out)
-        return
-    options.missing(at, emulator.condition_columns)
-    likelihood.likelihood(emulator, conditions=at, out=out)
+            likelihood.animation(loaded, conditions=at, step=step, out=out)
+    elif kind == "divergence":
+        _divergence(loaded, Path(source), data, at, named, out)
+    else:
+        folder = prepared(data) if data else _data_of_training(Path(source))
+        _say_if_other_data(loaded, folder)
+        _beside_data(loaded, kind, folder, at, named, out)
+    click.echo(str(out))
 
 
 def _divergence(
@@ -293,7 +289,7 @@ def _divergence(
     out: Path,
 ) -> None:
     from hpo.cli.progress import of_steps
-    from hpo.pictures import heatmaps
+    from hpo.pictures.divergence import divergence
 
     folder: Path | None = None
     try:
@@ -301,7 +297,7 @@ def _divergence(
     except (InputError, FileNotFoundError):
         click.echo("Note: no data name the cells: taken evenly over the domain.", err=True)
     with of_steps("cells") as step:
-        heatmaps.divergence(emulator, folder, conditions=at, columns=columns, step=step, out=out)
+        divergence(emulator, folder, conditions=at, columns=columns, step=step, out=out)
 
 
 def _beside_data(
@@ -312,14 +308,15 @@ def _beside_data(
     columns: tuple[str, ...] | None,
     out: Path,
 ) -> None:
-    from hpo.pictures import contours as plotting
-    from hpo.pictures import corner, heatmaps
+    from hpo.pictures.contours import contours
+    from hpo.pictures.corner import corner
+    from hpo.pictures.errors import errors
 
     if kind == "errors":
-        heatmaps.errors(emulator, folder, conditions=at, out=out)
-        return
-    draw = corner.corner if kind == "corner" else plotting.contours
-    draw(emulator, folder, conditions=at, columns=columns, out=out)
+        errors(emulator, folder, conditions=at, out=out)
+    else:
+        draw = corner if kind == "corner" else contours
+        draw(emulator, folder, conditions=at, columns=columns, out=out)
 
 
 def _records(study: str, runs: Path, storage: str | None) -> list[RunRecord]:

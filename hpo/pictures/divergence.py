@@ -1,15 +1,15 @@
-"""How far apart an emulator's densities are at different conditions: Jensen-Shannon divergences.
+"""How far an emulator's densities lie apart at different conditions: Jensen-Shannon divergences.
 
-By Monte Carlo, of exact densities, with no bins and no data. With p and q at two cells, m their
-mean and events drawn from both in equal parts, it is the mean over m of
+With p and q the densities at two cells and m their mean, the divergence is the mean over m of
 
-    ln 2 - H(r),    r = p / (p + q),    H(r) = -r ln r - (1 - r) ln (1 - r).
+    ln 2 - H(r),    r = p / (p + q),    H(r) = -r ln r - (1 - r) ln (1 - r),
 
-That equals 1/2 E_p[ln p/m] + 1/2 E_q[ln q/m], but no term is ever negative or above ln 2, whatever
-is drawn: where one density is zero it is ln 2, where both agree 0.
+which equals 1/2 E_p[ln p/m] + 1/2 E_q[ln q/m]. It is estimated by Monte Carlo of the exact
+densities, without bins or data: events are drawn from p and q in equal parts. No term is negative
+or above ln 2, whatever is drawn: it is ln 2 where one density is zero, 0 where both agree.
 
 Letters of the arrays:
-    K, J cells    N events drawn in each cell    F event columns
+    K cells    N events drawn in each cell    F event columns
 
 Source:
     Lin (1991), IEEE Transactions on Information Theory 37, 145.
@@ -18,40 +18,105 @@ Source:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_prep.errors import InputError
+from hpo.pictures import cells, style
+from hpo.pictures.cells import At
 from hpo.pictures.density import Array
-from hpo.pictures.steps import Step, silent
+from hpo.pictures.style import PlotError
 
 if TYPE_CHECKING:
+    from data_prep.columns import Column
     from models import Emulator
 
-At = Mapping[str, float]
-"""A value of every condition."""
-
-ALL_DRAWS = 1000
-"""Events drawn in each cell where all are compared with all."""
-
 DRAWS = 5000
-"""Events drawn in each cell where all are compared with one."""
+"""Events drawn in each cell."""
 
 
-class DivergenceError(InputError):
-    """Densities that cannot be compared. The message is one sentence."""
+def divergence(
+    emulator: Emulator,
+    folder: Path | None,
+    *,
+    conditions: At,
+    columns: Sequence[str] | None = None,
+    step: Callable[[int, int], None] | None = None,
+    out: Path,
+) -> Path:
+    """A map of the divergence from the density at one place to the density of each cell, in nats.
+
+    Args:
+        emulator: Of any number of event columns.
+        folder: A prepared dataset, whose cells are shown; None takes values over the domain.
+        conditions: The reference: a value of every condition, of a cell or between cells.
+        columns: The two conditions of the map, across and up; needed where there are more.
+        step: Called after each cell with the cells done and all cells.
+        out: The picture.
+
+    Raises:
+        PlotError: If no cell has the other conditions of the reference, or no plane is to show.
+        EmulatorError: If the reference lacks a condition.
+        DataError: If `folder` holds no prepared dataset.
+    """
+    style.suffix_of(out)
+    cells.check_names([*conditions, *(columns or ())], emulator.condition_columns)
+    plane = _plane(emulator, columns)
+    shown = [column.name for column in plane]
+    fixed = {name: value for name, value in conditions.items() if name not in shown}
+    them = cells.cells_of(emulator, folder, fixed)
+    grid = cells.Grid.of(them, plane)
+    values_K, errors_K = from_reference(emulator, conditions, them, step=step)
+    values_YX = grid.filled(them, values_K)
+    from matplotlib.patches import Rectangle
+
+    width, height = grid.size
+    with style.figure_of(max(6.0, width), 1.6 + height) as figure:
+        axes = figure.add_subplot()
+        fields = cells.draw(axes, grid, values_YX, (0.0, float(values_K.max()) or math.log(2)))
+        place = grid.place(conditions)
+        framed = place is not None and not math.isnan(values_YX[place])
+        if place is not None and framed:
+            frame: Any = {"edgecolor": style.EMULATOR, "linewidth": 2.5, "clip_on": False}
+            axes.add_patch(Rectangle(place[::-1], 1, 1, facecolor="none", zorder=3, **frame))
+        style.colour_bar(figure, fields, "Jensen-Shannon divergence [nats]", [axes])
+        style.heading(
+            figure,
+            f"Divergence from {style.told(conditions)}{' (framed)' if framed else ''}\n"
+            "0 for the same density, ln 2 = 0.69 for no overlap; "
+            f"Monte Carlo error up to {errors_K.max():.1g}",
+        )
+        style.write(figure, out)
+    return out
 
 
-@dataclass(frozen=True, slots=True)
-class Divergences:
-    """In nats, from 0 (the same density) to ln 2 (no event in common)."""
-
-    values: Array
-    errors: Array
-    """Standard errors of the draw, of the same shape."""
+def from_reference(
+    emulator: Emulator,
+    reference: At,
+    others: Sequence[At],
+    *,
+    draws: int | None = None,
+    seed: int = 0,
+    step: Callable[[int, int], None] | None = None,
+) -> tuple[Array, Array]:
+    """Divergences from the density at the reference to each of the others, and their standard
+    errors by the draw, in nats, both of shape `(K,)`.
+    """
+    draws = draws or DRAWS
+    own_NF = _drawn(emulator, reference, draws, seed)
+    own_N = _log_prob(emulator, own_NF, reference)
+    found = []
+    for k, other in enumerate(others):
+        theirs_NF = _drawn(emulator, other, draws, seed + 1 + k)
+        p_N = np.concatenate([own_N, _log_prob(emulator, theirs_NF, reference)])
+        q_N = _log_prob(emulator, np.concatenate([own_NF, theirs_NF]), other)
+        found.append(jensen_shannon(p_N, q_N))
+        if step:
+            step(k + 1, len(others))
+    values_K, errors_K = np.array(found).reshape(-1, 2).T
+    return values_K, errors_K
 
 
 def jensen_shannon(log_p_N: Array, log_q_N: Array) -> tuple[float, float]:
@@ -62,12 +127,12 @@ def jensen_shannon(log_p_N: Array, log_q_N: Array) -> tuple[float, float]:
         log_q_N: Log density q of the same events; -inf outside the support.
 
     Raises:
-        DivergenceError: If no event has a density under either.
+        PlotError: If no event has a density under either.
     """
     # An event drawn at the very edge of a support may round out of it.
     drawn = np.maximum(log_p_N, log_q_N) > -math.inf
     if not drawn.any():
-        raise DivergenceError("no event that the emulator draws has a density under it")
+        raise PlotError("no event that the emulator draws has a density under it")
     with np.errstate(over="ignore"):
         ratio_N = np.clip(log_q_N[drawn] - log_p_N[drawn], -700.0, 700.0)
     # With r = 1 / (1 + e^ratio): -ln r = softplus(ratio), -ln(1 - r) = softplus(-ratio).
@@ -77,53 +142,21 @@ def jensen_shannon(log_p_N: Array, log_q_N: Array) -> tuple[float, float]:
     return float(each_N.mean()), float(each_N.std()) / math.sqrt(len(each_N))
 
 
-def from_one(
-    emulator: Emulator,
-    reference: At,
-    cells: Sequence[At],
-    *,
-    draws: int | None = None,
-    seed: int = 0,
-    step: Step = silent,
-) -> Divergences:
-    """From the density at the reference to that at each cell, shape `(K,)`."""
-    draws = draws or DRAWS
-    own_NF = _drawn(emulator, reference, draws, seed)
-    own_N = _log_prob(emulator, own_NF, reference)
-    found = []
-    for k, cell in enumerate(cells):
-        theirs_NF = _drawn(emulator, cell, draws, seed + 1 + k)
-        p_N = np.concatenate([own_N, _log_prob(emulator, theirs_NF, reference)])
-        q_N = _log_prob(emulator, np.concatenate([own_NF, theirs_NF]), cell)
-        found.append(jensen_shannon(p_N, q_N))
-        step(k + 1, len(cells))
-    values_K, errors_K = np.array(found).reshape(-1, 2).T
-    return Divergences(values_K, errors_K)
-
-
-def between_all(
-    emulator: Emulator,
-    cells: Sequence[At],
-    *,
-    draws: int | None = None,
-    seed: int = 0,
-    step: Step = silent,
-) -> Divergences:
-    """Between the densities at every two cells, shape `(K, K)`: symmetric, 0 on the diagonal."""
-    draws = draws or ALL_DRAWS
-    all_NF = np.concatenate(
-        [_drawn(emulator, cell, draws, seed + k) for k, cell in enumerate(cells)]
-    )
-    log_JKN = np.empty((len(cells), len(cells), draws))  # of the events of K at the cell J
-    for j, cell in enumerate(cells):
-        log_JKN[j] = _log_prob(emulator, all_NF, cell).reshape(len(cells), draws)
-        step(j + 1, len(cells))
-    values_KK, errors_KK = np.zeros((2, len(cells), len(cells)))
-    for j in range(len(cells)):
-        for k in range(j):
-            found = jensen_shannon(log_JKN[j, [j, k]].ravel(), log_JKN[k, [j, k]].ravel())
-            values_KK[j, k], errors_KK[j, k] = found
-    return Divergences(values_KK + values_KK.T, errors_KK + errors_KK.T)
+def _plane(emulator: Emulator, names: Sequence[str] | None) -> list[Column]:
+    """The conditions of the map: the named ones, or all if there are not more than two."""
+    known = list(emulator.module.condition_columns)
+    if not known:
+        raise PlotError("the emulator has no conditions: there are no cells to compare")
+    if names is None and len(known) > 2:
+        raise PlotError(
+            f"a map shows two conditions, the emulator has {len(known)} "
+            f"({', '.join(emulator.condition_columns)}): name two by --columns"
+        )
+    if names is None:
+        return known
+    if len(set(names)) != 2 or len(names) != 2:
+        raise PlotError(f"a map shows two different conditions, not {', '.join(names)}")
+    return [known[emulator.condition_columns.index(name)] for name in names]
 
 
 def _drawn(emulator: Emulator, at: At, draws: int, seed: int) -> Array:

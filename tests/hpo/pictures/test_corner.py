@@ -7,12 +7,11 @@ import pytest
 
 from data_prep.dataset import Dataset
 from data_prep.preparation.prepare import prepare
-from hpo.pictures import corner
-from hpo.pictures.contours import PlotError
+from hpo.pictures.corner import corner
+from hpo.pictures.style import PlotError
 from tests.conftest import GRID
 
 NAMES = ("Mass_0", "Mass_1", "GWtime", "chi")
-MAGIC = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
 
 
 def draw(number, rng):
@@ -50,25 +49,9 @@ def folders(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def seen(monkeypatch):
-    """The figures that were written, to be looked into."""
-    figures = []
-    write = corner.write
-    monkeypatch.setattr(
-        corner, "write", lambda figure, out: (figures.append(figure), write(figure, out))
-    )
-    return figures
-
-
-@pytest.fixture(autouse=True)
-def fewer_draws(monkeypatch):
-    monkeypatch.setattr("hpo.pictures.contours.DRAWS", 10_000)
-
-
 @pytest.mark.parametrize("columns", [1, 2, 3, 4])
 def test_a_corner_has_a_panel_for_each_column_and_each_pair(folders, tmp_path, seen, columns):
-    corner.corner(Truth(columns), folders / str(columns), out=tmp_path / "corner.png")
+    corner(Truth(columns), folders / str(columns), out=tmp_path / "corner.png")
 
     assert len(seen[0].axes) == columns * (columns + 1) // 2
     places = {
@@ -79,7 +62,7 @@ def test_a_corner_has_a_panel_for_each_column_and_each_pair(folders, tmp_path, s
 
 
 def test_the_outer_panels_are_named_with_units(folders, tmp_path, seen):
-    corner.corner(Truth(4), folders / "4", out=tmp_path / "corner.png")
+    corner(Truth(4), folders / "4", out=tmp_path / "corner.png")
 
     below = [axes.get_xlabel() for axes in seen[0].axes if axes.get_xlabel()]
     left = [axes.get_ylabel() for axes in seen[0].axes if axes.get_ylabel()]
@@ -94,7 +77,7 @@ def test_the_outer_panels_are_named_with_units(folders, tmp_path, seen):
 
 
 def test_each_panel_shows_its_own_columns(folders, tmp_path, seen):
-    corner.corner(Truth(4), folders / "4", columns=["chi", "GWtime"], out=tmp_path / "c.png")
+    corner(Truth(4), folders / "4", columns=["chi", "GWtime"], out=tmp_path / "c.png")
 
     chi, plane, time = seen[0].axes
     assert chi.get_xlim() == plane.get_xlim()
@@ -104,7 +87,7 @@ def test_each_panel_shows_its_own_columns(folders, tmp_path, seen):
 
 
 def test_a_plane_holds_data_and_both_contours(folders, tmp_path, seen):
-    corner.corner(Truth(2), folders / "2", out=tmp_path / "c.png")
+    corner(Truth(2), folders / "2", out=tmp_path / "c.png")
 
     plane = seen[0].axes[1]
     (points,) = (line for line in plane.lines if line.get_marker() == ".")
@@ -117,41 +100,30 @@ def test_a_plane_holds_data_and_both_contours(folders, tmp_path, seen):
 def test_a_cell_shows_that_cell_s_rows(folders, tmp_path, seen):
     at = {"Z": 0.001, "alpha": 5.0}
 
-    corner.corner(Truth(3), folders / "3", conditions=at, out=tmp_path / "c.png")
+    corner(Truth(3), folders / "3", conditions=at, out=tmp_path / "c.png")
 
     assert "Z = 0.001, alpha = 5" in seen[0].legends[0].get_title().get_text()
-
-
-@pytest.mark.parametrize("suffix", sorted(MAGIC))
-def test_a_corner_is_a_picture_and_nothing_else_is_left(folders, tmp_path, suffix):
-    out = corner.corner(Truth(3), folders / "3", out=tmp_path / f"corner{suffix}")
-
-    assert out.read_bytes().startswith(MAGIC[suffix])
-    assert [each.name for each in tmp_path.iterdir()] == [out.name]
 
 
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
         pytest.param({"columns": ["Mass_9"]}, "did you mean 'Mass_", id="column"),
-        pytest.param({"columns": ["chi", "chi"]}, "each column once", id="twice"),
+        pytest.param({"columns": ["chi", "chi"]}, "each event column once", id="twice"),
         pytest.param({"conditions": {"Z": 0.5}}, "Z is one of", id="cell"),
-        pytest.param({"out": "c.gif"}, "a picture is one of", id="suffix"),
     ],
 )
 def test_what_cannot_be_drawn_is_a_sentence(folders, tmp_path, asked, message):
-    out = tmp_path / asked.pop("out", "c.png")
-
     with pytest.raises(PlotError, match=message):
-        corner.corner(Truth(4), folders / "4", **asked, out=out)
+        corner(Truth(4), folders / "4", **asked, out=tmp_path / "c.png")
     with pytest.raises(PlotError, match="give the data it was trained on"):
-        corner.corner(Truth(3), folders / "4", out=tmp_path / "c.png")
+        corner(Truth(3), folders / "4", out=tmp_path / "c.png")
 
     assert not list(tmp_path.iterdir())
 
 
 def test_a_single_column_has_a_density_with_a_unit(folders, tmp_path, seen):
-    corner.corner(Truth(1), folders / "1", out=tmp_path / "c.png")
+    corner(Truth(1), folders / "1", out=tmp_path / "c.png")
 
     assert seen[0].axes[0].get_ylabel() == r"density [1/$M_\odot$]"
     assert len(seen[0].axes[0].get_yticks())

@@ -1,0 +1,188 @@
+"""Maps with one field for each cell, over the plane of one or two conditions.
+
+Letters of the arrays:
+    N rows    C conditions    K cells    X, Y values of the conditions across and up
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.dataset import Dataset
+from data_prep.errors import suggestion
+from hpo.pictures import style
+from hpo.pictures.density import Array
+from hpo.pictures.style import PlotError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+
+    from data_prep.columns import Column
+    from models import Emulator
+
+At = Mapping[str, float]
+"""A value of every condition, or of some."""
+
+EVENLY = 6
+"""Values of each condition where there are no data to name cells."""
+
+
+def check_columns(emulator: Emulator, dataset: Dataset) -> None:
+    """Raises PlotError if the data have other columns than the emulator."""
+    for kind, is_of, hold in (
+        ("event_columns", "draws", "hold"),
+        ("condition_columns", "is conditioned on", "are conditioned on"),
+    ):
+        own = list(getattr(emulator, kind))
+        theirs = [column.name for column in getattr(dataset, kind)]
+        if own != theirs:
+            raise PlotError(
+                f"the emulator {is_of} {', '.join(own) or 'nothing'}, the data {hold} "
+                f"{', '.join(theirs) or 'nothing'}: give the data it was trained on"
+            )
+
+
+def at_conditions(
+    conditions_NC: NDArray[Any], names: Sequence[str], wanted: At, rows: str
+) -> NDArray[np.bool_]:
+    """Which rows have the wanted conditions; raises PlotError, naming the `rows`, if none has."""
+    mask = np.ones(len(conditions_NC), dtype=bool)
+    check_names(wanted, names)
+    for name, value in wanted.items():
+        column = conditions_NC[:, names.index(name)]
+        mask &= np.isclose(column, value, rtol=1e-5, atol=0)  # the data are float32
+        if not mask.any():
+            there = ", ".join(f"{each:g}" for each in np.unique(column))
+            raise PlotError(
+                f"there are no {rows} at {', '.join(f'{k} = {v:g}' for k, v in wanted.items())}: "
+                f"{name} is one of {there}, and not every combination of conditions is there"
+            )
+    return mask
+
+
+def check_names(wanted: Sequence[str] | At, names: Sequence[str], kind: str = "condition") -> None:
+    """Raises PlotError for a name that is none of the known ones."""
+    for name in wanted:
+        if name not in names:
+            raise PlotError(f"there is no {kind} {name!r}: {suggestion(name, names)}")
+
+
+def cells_of(emulator: Emulator, folder: Path | None, fixed: At) -> list[At]:
+    """Cells with the fixed values: of a prepared dataset, or evenly over the emulator's domain."""
+    names = emulator.condition_columns
+    if folder is None:
+        steps = [[fixed[name]] if name in fixed else _evenly(emulator, name) for name in names]
+        return [dict(zip(names, values, strict=True)) for values in product(*steps)]
+    dataset = Dataset.read(folder)
+    check_columns(emulator, dataset)
+    cells = [cell.conditions for cell in dataset.cells]
+    cells_KC = np.array(cells, dtype=np.float64).reshape(-1, len(names))
+    kept = at_conditions(cells_KC, names, fixed, f"cells of {folder}")
+    return [dict(zip(names, cells[k], strict=True)) for k in np.flatnonzero(kept)]
+
+
+def _evenly(emulator: Emulator, name: str) -> list[float]:
+    low, high = emulator.domain[name]
+    steps = np.geomspace(low, high, EVENLY) if low > 0 else np.linspace(low, high, EVENLY)
+    return sorted({float(each) for each in steps})
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The fields of a map: one for each pair of values across and up."""
+
+    columns: Sequence[Column]
+    """Conditions across and up, or across alone: a map of one row."""
+    values: list[NDArray[np.float32]]
+    """Those of each condition that a cell has, rising."""
+
+    @classmethod
+    def of(cls, cells: Sequence[At], columns: Sequence[Column]) -> Grid:
+        """Over one or two conditions of the cells."""
+        each = [np.array([cell[column.name] for cell in cells], np.float32) for column in columns]
+        return cls(columns, [np.unique(values) for values in each])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of fields."""
+        return (len(self.values[1]) if len(self.values) > 1 else 1, len(self.values[0]))
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height in inches that a map needs."""
+        return 2.0 + 0.72 * self.shape[1], 0.45 + max(0.5 * self.shape[0], 0.9)
+
+    def place(self, cell: At) -> tuple[int, int] | None:
+        """Row and column of its field; None off the grid."""
+        wanted = [np.float32(cell[column.name]) for column in self.columns]
+        found = [np.flatnonzero(all_ == one) for all_, one in zip(self.values, wanted, strict=True)]
+        if not all(map(len, found)):
+            return None
+        return (int(found[1][0]) if len(found) > 1 else 0, int(found[0][0]))
+
+    def filled(self, cells: Sequence[At], values: Sequence[float] | NDArray[Any]) -> Array:
+        """The value of each cell in its field, NaN in the others, shape `(Y, X)`."""
+        values_YX = np.full(self.shape, math.nan)
+        for cell, value in zip(cells, values, strict=True):
+            values_YX[self.place(cell)] = value
+        return values_YX
+
+
+def draw(
+    axes: Axes,
+    grid: Grid,
+    values_YX: Array,
+    span: tuple[float, float],
+    notes: Mapping[tuple[int, int], str] | None = None,
+) -> ScalarMappable:
+    """The fields with their numbers; hatched where there is a note but no value."""
+    (rows, columns), (low, high) = grid.shape, span
+    shown = axes.pcolormesh(
+        np.arange(columns + 1.0),
+        np.arange(rows + 1.0),
+        np.ma.masked_invalid(values_YX),
+        cmap=style.MAP,
+        vmin=low,
+        vmax=high,
+        edgecolor="white",
+        linewidth=1.5,
+    )
+    for y, x in product(range(rows), range(columns)):
+        value, note = float(values_YX[y, x]), (notes or {}).get((y, x), "")
+        if not math.isnan(value):
+            colour = "white" if value - low < 0.55 * (high - low) else "black"
+            look: dict[str, Any] = {"ha": "center", "color": colour}
+            above = "bottom" if note else "center"
+            axes.text(x + 0.5, y + 0.5, _number(value, high), va=above, fontsize=9, **look)
+            if note:
+                axes.text(x + 0.5, y + 0.42, note, va="top", fontsize=7, **look)
+        elif note:
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+            look = {"ha": "center", "color": "0.25", "bbox": box}
+            axes.text(x + 0.5, y + 0.5, note, va="center", fontsize=7, **look)
+    axes.set(xlim=(0, columns), ylim=(0, rows), yticks=[])
+    for axis, column, values in zip(
+        (axes.xaxis, axes.yaxis), grid.columns, grid.values, strict=False
+    ):
+        axis.set_ticks(np.arange(len(values)) + 0.5, [f"{value:.3g}" for value in values])
+        axis.set_label_text(style.label_of(column))
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    if notes:  # shows through where a field has no value
+        axes.patch.set(hatch="///", edgecolor="0.75", linewidth=0)
+    return shown
+
+
+def _number(value: float, most: float) -> str:
+    """With so many digits that the largest has two of them, but not more than four."""
+    digits = min(4, max(0, 1 - math.floor(math.log10(most))) if most < 1 else 2)
+    return f"{value:.{digits}f}" if value < 9.995 else f"{value:.0f}"

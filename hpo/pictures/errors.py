@@ -1,0 +1,84 @@
+"""Where an emulator errs: its distance from held-out data in each cell of a dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data_prep.stream import Batch, read_split
+from hpo.pictures import cells, style
+from hpo.pictures.cells import At
+from hpo.pictures.style import PlotError
+
+if TYPE_CHECKING:
+    from models import Emulator
+
+
+def errors(emulator: Emulator, folder: Path, *, conditions: At | None = None, out: Path) -> Path:
+    """The Kolmogorov-Smirnov distance of each cell over its floor, on the plane of conditions.
+
+    One map for each event column. A perfect emulator would reach 1. Cells with too few rows to tell
+    are hatched.
+
+    Args:
+        emulator: Of any number of event columns.
+        folder: A prepared dataset; its test rows are compared.
+        conditions: Fixes all conditions but one or two.
+        out: The picture.
+
+    Raises:
+        PlotError: If not one or two conditions are left open, or no cell has enough rows.
+        DataError: If `folder` holds no prepared dataset.
+    """
+    from models.evaluation.distances import CELL_ROWS, cell_distances
+
+    style.suffix_of(out)
+    given, names = dict(conditions or {}), emulator.condition_columns
+    cells.check_names(given, names)
+    plane = [column for column in emulator.module.condition_columns if column.name not in given]
+    if len(plane) not in (1, 2):
+        raise PlotError(
+            "a map shows one or two conditions, the others are fixed by --NAME VALUE: "
+            f"{', '.join(column.name for column in plane) or 'none'} left open"
+        )
+    grid = cells.Grid.of(cells.cells_of(emulator, folder, given), plane)
+    rows = read_split(folder, "test")
+    kept = cells.at_conditions(rows.conditions, names, given, f"test rows of {folder}")
+    here = Batch(rows.events[kept], rows.conditions[kept])
+    measured = cell_distances(emulator.module, here)
+    if not measured:
+        raise PlotError(
+            f"no cell has {CELL_ROWS} test rows in {folder}: with fewer, chance hides every error"
+        )
+    ratios = {c: [each.ks[c] / each.floor[c] for each in measured] for c in emulator.event_columns}
+    span = (min(1.0, *map(min, ratios.values())), max(2.0, *map(max, ratios.values())))
+    notes = {place: f"{n:,} row{'' if n == 1 else 's'}" for place, n in _counts(here, names, grid)}
+    width, height = grid.size
+    with style.figure_of(max(6.0, width), 1.6 + len(ratios) * height) as figure:
+        stacked = figure.subplots(len(ratios), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, (name, values) in zip(stacked, ratios.items(), strict=True):
+            values_YX = grid.filled([each.conditions for each in measured], values)
+            shown = cells.draw(axes, grid, values_YX, span, notes)
+            axes.set_title(style.literal(name), loc="left", fontsize=10, fontweight="bold")
+            axes.label_outer()
+        style.colour_bar(figure, shown, "KS distance over its floor [dimensionless]", list(stacked))
+        fixed = f", {style.told(given)}" if given else ""
+        style.heading(
+            figure,
+            f"Emulator against the test rows{fixed}: a perfect one reaches 1 on average\n"
+            f"hatched: fewer than {CELL_ROWS} rows, too few to tell",
+        )
+        style.write(figure, out)
+    return out
+
+
+def _counts(
+    rows: Batch, names: tuple[str, ...], grid: cells.Grid
+) -> list[tuple[tuple[int, int], int]]:
+    """Rows in each field of the grid, empty fields with 0."""
+    values_KC, rows_K = np.unique(rows.conditions, axis=0, return_counts=True)
+    at = [dict(zip(names, map(float, values_C), strict=True)) for values_C in values_KC]
+    rows_YX = np.nan_to_num(grid.filled(at, rows_K))
+    return [(place, int(n)) for place, n in np.ndenumerate(rows_YX)]

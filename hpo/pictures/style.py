@@ -1,0 +1,115 @@
+"""The look of every picture: colours, labels and notes, and how a figure becomes a file.
+
+The suffix of the file decides between PNG, PDF and SVG. A file appears whole or not at all, no
+window is opened, and no setting of matplotlib outlives a picture.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_prep.atomic import draft_of
+from data_prep.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.figure import Figure
+
+    from data_prep.columns import Column
+
+SUFFIXES = (".png", ".pdf", ".svg")
+
+DATA, EMULATOR = "#0072B2", "#D55E00"
+"""Blue and vermilion of Okabe & Ito (2008): told apart with any colour vision, and in grey."""
+
+PALETTE = (EMULATOR, DATA, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe & Ito (2008), without their yellow, which is lost on white."""
+
+MAP = "cividis"
+"""Made for all colour vision: Nunez, Anderton & Renslow (2018), PLoS ONE 13, e0199239."""
+
+_STYLE: Any = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "savefig.dpi": 160,
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+}
+
+_UNITS = {"Msun": r"$M_\odot$", "Rsun": r"$R_\odot$", "Lsun": r"$L_\odot$", "": "dimensionless"}
+
+
+class PlotError(InputError):
+    """A picture that cannot be made. The message is one sentence."""
+
+
+def suffix_of(out: Path, known: Sequence[str] = SUFFIXES, kind: str = "a picture") -> str:
+    """The suffix of the file in lower case; raises PlotError if it is none of the known ones."""
+    suffix = out.suffix.lower()
+    if suffix not in known:
+        raise PlotError(
+            f"{out} ends in {out.suffix or 'nothing'!r}: {kind} is one of {', '.join(known)}"
+        )
+    return suffix
+
+
+@contextmanager
+def figure_of(width: float, height: float) -> Iterator[Figure]:
+    """An empty figure of that size in inches, in the style of this module."""
+    import matplotlib
+    from matplotlib.figure import Figure  # not pyplot: that would choose a screen and keep it
+
+    with matplotlib.rc_context(_STYLE):
+        yield Figure(figsize=(width, height), layout="constrained")
+
+
+def write(figure: Figure, out: Path) -> None:
+    """The figure as `out`, in one step."""
+    with draft_of(out) as draft:
+        figure.savefig(draft, format=suffix_of(out).removeprefix("."))
+
+
+def literal(name: str) -> str:
+    """The name as text of matplotlib, which takes text between dollars for a formula."""
+    return name.replace("$", r"\$")
+
+
+def label_of(column: Column) -> str:
+    """The label of an axis: the name of the column and its unit."""
+    return f"{literal(column.name)} [{_unit(column)}]"
+
+
+def density_label_of(column: Column) -> str:
+    """The label of a density in that column."""
+    return f"density [1/{_unit(column)}]" if column.unit else "density"
+
+
+def told(conditions: Mapping[str, float]) -> str:
+    """Values of conditions as text: `Z = 0.001, alpha = 1`."""
+    return ", ".join(f"{literal(name)} = {value:.4g}" for name, value in conditions.items())
+
+
+def heading(figure: Figure, text: str) -> None:
+    """A text above all axes, from the left, in lines that the figure is wide enough for."""
+    wide = int(13 * figure.get_size_inches()[0])
+    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, wide)]
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=10)
+
+
+def colour_bar(figure: Figure, shown: ScalarMappable, label: str, beside: Sequence[Axes]) -> None:
+    """The scale of a map's colours, on the right of the axes."""
+    bar = figure.colorbar(shown, ax=beside, pad=0.02)
+    bar.outline.set_visible(False)
+    bar.set_label(label)
+
+
+def _unit(column: Column) -> str:
+    return _UNITS.get(column.unit, literal(column.unit))

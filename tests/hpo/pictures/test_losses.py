@@ -1,0 +1,88 @@
+"""Pictures of losses: which runs are shown how."""
+
+import pytest
+
+from hpo.pictures.losses import losses
+from hpo.pictures.style import PlotError
+from hpo.records.record import Cost, DataUsed, Environment, EpochRow, RunRecord
+from tests.hpo.pictures.test_contours import legend_of
+
+
+def run(trial=0, state="complete", val=(5.0, 4.6, 4.7), seconds=2.0):
+    finite = [each for each in val if each is not None]
+    return RunRecord(
+        study="bbh",
+        trial=trial,
+        state=state,
+        params={},
+        flow={},
+        training={},
+        data=DataUsed(path="prepared", fingerprint="ab", rows={}),
+        environment=Environment(versions={}, device="cpu", host="node07", threads=2),
+        epochs=tuple(
+            EpochRow(
+                epoch=i + 1,
+                train_nll=4.4,
+                val_nll=each,
+                learning_rate=1e-3,
+                seconds=seconds,
+                samples_per_second=1.0,
+                loss_rate=None,
+            )
+            for i, each in enumerate(val)
+        ),
+        best_epoch=val.index(min(finite)) + 1 if finite else None,
+        best_val_nll=min(finite, default=None),
+        cost=Cost(parameters=None, flops_per_event=None, seconds=None),
+        started=None,
+        updated=None,
+    )
+
+
+def test_every_axis_of_losses_has_a_unit(tmp_path, seen):
+    losses([run()], tmp_path / "losses.png")
+
+    by_epoch, by_time = seen[0].axes
+    assert by_epoch.get_ylabel() == "NLL [nats per event]"
+    assert by_epoch.get_xlabel() == "Epoch"
+    assert by_time.get_xlabel() == "Wall-clock time [min]"
+
+
+def test_the_best_epoch_is_marked_on_its_curve(tmp_path, seen):
+    losses([run(val=(5.0, 4.6, 4.7), seconds=30.0)], tmp_path / "losses.png")
+
+    dots = [
+        [line.get_xydata().tolist() for line in axes.lines if line.get_marker() == "o"]
+        for axes in seen[0].axes
+    ]
+    assert dots == [[[[2.0, 4.6]]], [[[1.0, 4.6]]]]
+
+
+def test_pruned_runs_are_lighter_and_named_as_such(tmp_path, seen):
+    losses([run(0), run(1, "pruned", val=(4.0, 3.9))], tmp_path / "losses.png")
+
+    whole, pruned = (seen[0].axes[0].lines[index].get_alpha() for index in (0, 3))
+    assert pruned < whole == 1.0
+    assert legend_of(seen[0])[1][:2] == ["bbh 0: 4.600", "bbh 1: 3.900 (pruned)"]
+
+
+def test_of_many_runs_the_best_have_the_colours(tmp_path, seen):
+    many = [run(trial, val=(5.0, 4.9 - 0.01 * trial)) for trial in range(20)]
+
+    losses(many, tmp_path / "losses.png")
+
+    entries = legend_of(seen[0])[1]
+    assert [entry.split(":")[0] for entry in entries[:7]] == [f"bbh {19 - i}" for i in range(7)]
+    assert "13 more runs" in entries
+
+
+def test_a_run_whose_loss_was_lost_is_drawn_as_far_as_it_goes(tmp_path, seen):
+    losses([run(state="failed", val=(5.0, 4.6, None, None))], tmp_path / "losses.png")
+
+    assert all(len(line.get_xdata()) <= 2 for line in seen[0].axes[0].lines)
+
+
+@pytest.mark.parametrize("records", [[], [run(val=())], [run(val=(None,))]])
+def test_runs_without_a_curve_are_a_sentence(tmp_path, records):
+    with pytest.raises(PlotError, match="no curve to draw"):
+        losses(records, tmp_path / "losses.png")
