@@ -137,16 +137,17 @@ def evaluate(emulator: Path, data: str, split: str, against: Path | None, style:
     from hpo.emulator import evaluation_table
     from hpo.records.listing import render
     from models import Emulator
-    from models.evaluation import report
+    from models.evaluation.comparison import compare
+    from models.evaluation.report import evaluate as evaluated
 
     loaded, folder = Emulator.load(emulator), prepared(data)
     other = Emulator.load(against) if against else None
     for each in (loaded, other) if other else (loaded,):
         _say_if_other_data(each, folder)
     if other:
-        found = report.compare(loaded, other, folder, split)
+        found = compare(loaded, other, folder, split)
     else:
-        found = report.evaluate(loaded, folder, split)
+        found = evaluated(loaded, folder, split)
     if style == "json":
         click.echo(json.dumps(found, indent=2))
         return

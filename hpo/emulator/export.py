@@ -20,7 +20,8 @@ from models.bundle.card import Terms
 from models.bundle.efficiency import Efficiency
 from models.bundle.emulator import Emulator
 from models.bundle.ensemble import Density, Ensemble
-from models.evaluation import nll, report
+from models.evaluation import nll
+from models.evaluation.summary import summary
 from models.training import checkpoint
 
 MOST_VALUES, MOST_SOURCES = 1_000, 1_000
@@ -116,7 +117,7 @@ def _card(records: Sequence[RunRecord], density: Density) -> dict[str, object]:
         folder, hold_out = Path(best.data.path), best.data.hold_out_cells
         if len(records) > 1:
             metrics |= _mixed(density, folder, hold_out)
-        metrics |= report.summary(density, folder, held_out=hold_out)
+        metrics |= summary(density, folder, held_out=hold_out)
         origin["data"] = _data(dataset)
         if efficiency := Efficiency.of_dataset(dataset):
             card["efficiency"] = efficiency.to_card()

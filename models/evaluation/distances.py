@@ -1,16 +1,17 @@
-"""How far the drawn events of one cell are from the data's: Wasserstein-1 and Jensen-Shannon.
+"""How far the drawn events of one cell are from the data's: three distances and their floors.
 
-Arithmetic on samples, which knows of no flow. A distance between two samples is never 0, so each
-stands beside its floor: what it is between two halves of the data, at the same numbers of events.
+Kolmogorov-Smirnov and Wasserstein-1 of each event column, Jensen-Shannon of the first two together.
+A distance between two samples is never 0, so each stands beside its floor: the mean distance
+between two halves of the data, scaled to the numbers of events that the distance itself is of.
 
 Axes:
-    N events of the data    M drawn events    F event columns    B bins
+    N events of the data    M drawn events    F event columns    C conditions    B bins
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,18 +20,19 @@ from numpy.typing import NDArray
 
 from data_prep.stream import Batch
 from models.bundle.ensemble import Density
+from models.evaluation.cells import CellRows
 from models.flow import batched
 
 BINS = 10
 """Bins along one column: 100 in the plane of two, so that half a cell's events still fill them."""
 HALVINGS = 16
 """Times that a cell's events are halved for the floor of a distance: the mean is told."""
-
-
 LEAST_DRAWS_OF_CELL = 20_000
 """Draws in a cell at least, and five for each row: they add little to a distance."""
 CELL_ROWS = 200
 """Cells with fewer test rows are left out of the distances: their floor hides everything."""
+
+Pairs = Sequence[tuple[NDArray[Any], NDArray[Any]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,7 @@ class CellDistance:
     ks: dict[str, float]
     """By event column."""
     floor: dict[str, float]
-    """What a perfect flow would reach on average: the same between random halves of the cell's
-    rows, scaled to all of them and to as many draws."""
+    """What a perfect flow would reach on average."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Distances:
 
 @dataclass(frozen=True, slots=True)
 class Bins:
-    """The same bins for every cell and every emulator, in the first one or two event columns."""
+    """Bins in the first one or two event columns, for every cell and every emulator."""
 
     edges: tuple[NDArray[np.float64], ...]
     """Inner edges along each column, in its unit; the outermost bins are open."""
@@ -89,32 +90,67 @@ def cell_distances(
     seed: int = 0,
     most: int | None = None,
 ) -> list[CellDistance]:
-    """Distances in every cell with at least `least` rows, most populated first.
+    """Kolmogorov-Smirnov distances in each cell, most populated first.
 
-    With `most` draws at most, over all cells, where there are not too many cells for that.
+    Args:
+        flow: Draws the events.
+        test: The data.
+        least: Rows that a cell must have.
+        seed: Of the draws. The halves have numbers of their own, so that two flows have one floor.
+        most: Draws over all cells at most, but for one in each.
     """
-    # The halves by numbers of their own: so that the floors of two flows are the same.
     rng, split_rng = np.random.default_rng(seed), np.random.default_rng((seed, 1))
-    cells_KC, cell_N = np.unique(test.conditions, axis=0, return_inverse=True)
-    counts_K = np.bincount(cell_N.ravel(), minlength=len(cells_KC))
+    cells = CellRows.of(test)
+    counts_K = np.array([len(rows) for rows in cells.rows])
     chosen = [k for k in np.argsort(-counts_K) if counts_K[k] >= least]
-    names = [column.name for column in flow.condition_columns]
+    names = [column.name for column in flow.event_columns]
     draws_K = np.maximum(LEAST_DRAWS_OF_CELL, 5 * counts_K)
     if most is not None and draws_K[chosen].sum() > most:
         draws_K = np.maximum(1, draws_K * most // draws_K[chosen].sum())
-    return [
-        _cell(
-            flow,
-            # By way of text, which gives the 0.0001 that was written and not its nearest float32.
-            {name: float(str(value)) for name, value in zip(names, cells_KC[k], strict=True)},
-            test.events[cell_N.ravel() == k],
-            cells_KC[k],
-            int(draws_K[k]),
-            rng,
-            split_rng,
-        )
-        for k in chosen
-    ]
+    told = []
+    for k in chosen:
+        at_C, events_NF = cells.values_KC[k], test.events[cells.rows[k]]
+        drawn_MF = batched.draw(flow, np.repeat(at_C[None], draws_K[k], axis=0), rng)
+        pairs = _halves(events_NF, len(events_NF) // 2, split_rng)
+        ks, floor = _of_columns(ks_distance, events_NF, drawn_MF, pairs, names)
+        # By way of text, which gives the 0.0001 that was written and not its nearest float32.
+        values = (float(str(value)) for value in at_C)
+        conditions = zip((column.name for column in flow.condition_columns), values, strict=True)
+        told.append(CellDistance(dict(conditions), len(events_NF), ks, floor))
+    return told
+
+
+def distances(
+    events_NF: NDArray[Any],
+    drawn_MF: NDArray[Any],
+    names: Sequence[str],
+    bins: Bins,
+    rng: np.random.Generator,
+) -> Distances:
+    """Wasserstein and Jensen-Shannon distances of one cell's events and those drawn there.
+
+    Args:
+        events_NF: At least two, each column in its own unit.
+        drawn_MF: At least one, in the same units; one with a value that is not finite is left out.
+        names: Of the F columns.
+        bins: For the Jensen-Shannon divergence.
+        rng: Splits the data and the draws.
+    """
+    drawn_MF = drawn_MF[np.isfinite(drawn_MF).all(axis=1)]
+    if not len(drawn_MF):
+        nowhere = dict.fromkeys(names, math.inf)
+        return Distances(nowhere, dict.fromkeys(names, 0.0), math.log(2), 0.0)
+    half = min(len(events_NF) // 2, len(drawn_MF))
+    pairs = _halves(events_NF, half, rng)
+    drawn = [rng.permutation(drawn_MF)[:half] for _ in pairs]
+    wasserstein_1, floor = _of_columns(wasserstein, events_NF, drawn_MF, pairs, names)
+    # Half against half both times: the bias by empty bins scales with nothing simple.
+    against_draws = [(a, d) for (a, _), d in zip(pairs, drawn, strict=True)]
+    divergence, floor_of_it = (
+        float(np.mean([jensen_shannon(bins.counts(a), bins.counts(b)) for a, b in each]))
+        for each in (against_draws, pairs)
+    )
+    return Distances(wasserstein_1, floor, divergence, floor_of_it)
 
 
 def ks_distance(a: NDArray[Any], b: NDArray[Any]) -> float:
@@ -129,55 +165,11 @@ def ks_distance(a: NDArray[Any], b: NDArray[Any]) -> float:
     return float(np.abs(gaps).max())
 
 
-def unphysical_fraction(flow: Density, events_NF: NDArray[Any]) -> float:
-    """Fraction of events with a value that is not finite, or not positive where it has to be."""
-    positive = np.array([column.positive for column in flow.event_columns])
-    good_NF = np.isfinite(events_NF) & ((events_NF > 0) | ~positive)
-    return float(1 - good_NF.all(axis=1).mean())
-
-
-def distances(
-    events_NF: NDArray[Any],
-    drawn_MF: NDArray[Any],
-    names: Sequence[str],
-    bins: Bins,
-    rng: np.random.Generator,
-) -> Distances:
-    """Of one cell's events and those that an emulator drew there.
-
-    Args:
-        events_NF: At least two, each column in its own unit.
-        drawn_MF: At least one, likewise; those with a value that is not finite are left out.
-        names: Of the F columns.
-        bins: For the Jensen-Shannon divergence.
-        rng: Splits the data and the draws.
-    """
-    drawn_MF = drawn_MF[np.isfinite(drawn_MF).all(axis=1)]
-    if not len(drawn_MF):
-        nowhere = dict.fromkeys(names, math.inf)
-        return Distances(nowhere, dict.fromkeys(names, 0.0), math.log(2), 0.0)
-    half = min(len(events_NF) // 2, len(drawn_MF))
-    pairs = list(_halves(events_NF, half, rng))
-    drawn = [rng.permutation(drawn_MF)[:half] for _ in pairs]
-    # A distance of n from m events goes as sqrt(1/n + 1/m) where the densities are alike.
-    scale = math.sqrt((1 / len(events_NF) + 1 / len(drawn_MF)) / (2 / half))
-    return Distances(
-        {n: wasserstein(drawn_MF[:, f], events_NF[:, f]) for f, n in enumerate(names)},
-        {
-            n: scale * float(np.mean([wasserstein(a[:, f], b[:, f]) for a, b in pairs]))
-            for f, n in enumerate(names)
-        },
-        # Half against half both times: the bias by empty bins scales with nothing simple.
-        _mean_divergence([(a, d) for (a, _), d in zip(pairs, drawn, strict=True)], bins),
-        _mean_divergence(pairs, bins),
-    )
-
-
 def wasserstein(a: NDArray[Any], b: NDArray[Any]) -> float:
     """Area between the empirical distribution functions of two samples, in their unit.
 
-    The least mean distance by which the one's events have to be moved to become the other's: of a
-    sample moved by d, exactly d.
+    The least mean distance by which the events of one have to be moved to become those of the
+    other: of a sample moved by d, exactly d.
 
     Source:
         Vallender (1974), Theory of Probability and its Applications 18, 784.
@@ -194,7 +186,7 @@ def jensen_shannon(first_B: NDArray[Any], second_B: NDArray[Any]) -> float:
 
     Args:
         first_B: Events in each bin, of whatever sum above 0.
-        second_B: Likewise, in the same bins.
+        second_B: Another histogram over these bins.
 
     Source:
         Lin (1991), IEEE Transactions on Information Theory 37, 145, with equal weights.
@@ -204,41 +196,36 @@ def jensen_shannon(first_B: NDArray[Any], second_B: NDArray[Any]) -> float:
     return max(0.0, (_relative_entropy(p_B, middle_B) + _relative_entropy(q_B, middle_B)) / 2)
 
 
-def _cell(
-    flow: Density,
-    conditions: dict[str, float],
+def unphysical_fraction(flow: Density, events_NF: NDArray[Any]) -> float:
+    """Fraction of events with a value that is not finite, or not positive where it has to be."""
+    positive = np.array([column.positive for column in flow.event_columns])
+    good_NF = np.isfinite(events_NF) & ((events_NF > 0) | ~positive)
+    return float(1 - good_NF.all(axis=1).mean())
+
+
+def _of_columns(
+    distance: Callable[[NDArray[Any], NDArray[Any]], float],
     events_NF: NDArray[Any],
-    cell_C: NDArray[Any],
-    draws: int,
-    rng: np.random.Generator,
-    split_rng: np.random.Generator,
-) -> CellDistance:
-    rows = len(events_NF)
-    drawn_NF = batched.draw(flow, np.repeat(cell_C[None], draws, axis=0), rng)
-    names = [column.name for column in flow.event_columns]
-    ks = {n: ks_distance(drawn_NF[:, f], events_NF[:, f]) for f, n in enumerate(names)}
-    halves = [np.array_split(split_rng.permutation(events_NF), 2) for _ in range(HALVINGS)]
-    # As sqrt(1/n + 1/m) of n and m events, where they are of one density.
-    scale = math.sqrt((1 / rows + 1 / draws) / (1 / (rows // 2) + 1 / (rows - rows // 2)))
-    floor = {
-        n: scale * float(np.mean([ks_distance(a[:, f], b[:, f]) for a, b in halves]))
-        for f, n in enumerate(names)
-    }
-    return CellDistance(conditions, rows, ks, floor)
+    drawn_MF: NDArray[Any],
+    pairs: Pairs,
+    names: Sequence[str],
+) -> tuple[dict[str, float], dict[str, float]]:
+    """A distance of each column, and its floor from pairs of halves of the events."""
+    half = len(pairs[0][0])
+    # A distance of n from m events goes as sqrt(1/n + 1/m) where the densities are alike.
+    scale = math.sqrt((1 / len(events_NF) + 1 / len(drawn_MF)) / (2 / half))
+    found, floor = {}, {}
+    for f, name in enumerate(names):
+        found[name] = distance(drawn_MF[:, f], events_NF[:, f])
+        floor[name] = scale * float(np.mean([distance(a[:, f], b[:, f]) for a, b in pairs]))
+    return found, floor
+
+
+def _halves(events_NF: NDArray[Any], half: int, rng: np.random.Generator) -> Pairs:
+    mixed = [rng.permutation(events_NF) for _ in range(HALVINGS)]
+    return [(mixed_NF[:half], mixed_NF[-half:]) for mixed_NF in mixed]
 
 
 def _relative_entropy(p_B: NDArray[np.float64], q_B: NDArray[np.float64]) -> float:
     some = p_B > 0
     return float(p_B[some] @ np.log(p_B[some] / q_B[some]))
-
-
-def _halves(
-    events_NF: NDArray[Any], half: int, rng: np.random.Generator
-) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    for _ in range(HALVINGS):
-        mixed_NF = rng.permutation(events_NF)
-        yield mixed_NF[:half], mixed_NF[-half:]
-
-
-def _mean_divergence(pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]], bins: Bins) -> float:
-    return float(np.mean([jensen_shannon(bins.counts(a), bins.counts(b)) for a, b in pairs]))

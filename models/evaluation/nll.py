@@ -19,7 +19,7 @@ from data_prep import cells as naming
 from data_prep.cells import Named
 from data_prep.dataset import Dataset
 from data_prep.errors import DataError
-from data_prep.stream import Stream
+from data_prep.stream import Batch, Stream
 from models.bundle.ensemble import Density
 from models.flow.batched import log_prob
 
@@ -67,7 +67,7 @@ def nll(
     stream = _in_file_order(flow, folder, split, without=without, only=only)
     tally = Tally()
     for batch in stream.epoch(0):
-        tally.add(-log_prob(flow, batch.events, batch.conditions))
+        tally.add(nll_of(flow, batch))
     score = tally.nll()
     if score is None:
         where = "in these cells" if without or only is not None else ""
@@ -86,13 +86,24 @@ def cell_nlls(flow: Density, folder: Path, split: str, cells: Named) -> list[Cel
     tallies = [Tally() for _ in found]
     values_KC = np.array([cell.conditions for cell in found], np.float32)
     for batch in stream.epoch(0):
-        nll_N = -log_prob(flow, batch.events, batch.conditions)
+        nll_N = nll_of(flow, batch)
         for values_C, tally in zip(values_KC, tallies, strict=True):
             tally.add(nll_N[(batch.conditions == values_C).all(axis=1)])
     return [
         CellNll(naming.name_of(stream.dataset, cell), tally.nll())
         for cell, tally in zip(found, tallies, strict=True)
     ]
+
+
+def nll_of(flow: Density, batch: Batch) -> NDArray[np.float64]:
+    """The NLL of each event."""
+    return -log_prob(flow, batch.events, batch.conditions)
+
+
+def mean_of(nll_N: NDArray[np.float64]) -> Nll:
+    """The mean of some events' NLLs; one event shows no spread, and the error is not a number."""
+    error = float(nll_N.std()) / math.sqrt(len(nll_N)) if len(nll_N) > 1 else math.nan
+    return Nll(float(nll_N.mean()), error, len(nll_N))
 
 
 def check_columns(flow: Density, dataset: Dataset, folder: Path) -> None:

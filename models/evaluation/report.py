@@ -1,9 +1,8 @@
-"""Everything that is said about an emulator on a dataset, and about two of them side by side.
+"""Everything that is said about an emulator on a dataset.
 
-Puts together what the others measure, JSON-ready: NLL (`nll`), distances in each cell
-(`distances`), the two-sample test (`two_sample`), coverage (`calibration`), unphysical
-events, cost and speed; cells that were kept out of training told from the others. For one look at
-the end; training asks `nll` alone. What the model card says of each cell is measured here, too.
+Puts together what the other modules measure, JSON-ready: NLL (`nll`), distances in each cell
+(`distances`), the two-sample test (`two_sample`), coverage (`calibration`), unphysical events, cost
+and speed. Cells that were kept out of training are told from the others.
 
 Axes:
     N events    F event columns    C conditions    K cells    M draws
@@ -12,7 +11,6 @@ Axes:
 from __future__ import annotations
 
 import math
-import reprlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,24 +20,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.cells import Named, name_of
-from data_prep.dataset import SPLITS, Cell, Dataset, key
+from data_prep.cells import Named
+from data_prep.dataset import Dataset, key
 from data_prep.errors import DataError
-from data_prep.stream import Batch, Stream, read_split
-from data_prep.untrusted import is_finite
+from data_prep.stream import Batch, read_split
 from models.bundle.ensemble import Density
-from models.bundle.files import EmulatorError
-from models.evaluation.calibration import calibration, gap_error, levels, ranks
+from models.evaluation.calibration import calibration, levels, ranks
+from models.evaluation.cells import CellRows, Key, held_out_of, keys
 from models.evaluation.distances import (
     CELL_ROWS,
     Bins,
-    CellDistance,
     Distances,
     cell_distances,
     distances,
     unphysical_fraction,
 )
-from models.evaluation.nll import Nll, check_columns
+from models.evaluation.nll import check_columns, mean_of, nll_of
 from models.evaluation.two_sample import outcome, right
 from models.flow import batched
 
@@ -52,14 +48,22 @@ DRAWS_PER_EVENT = 10
 LEAST_DRAWS_OF_LEVELS = 50
 """Draws of a cell at least: of each event, where conditions are continuous."""
 SPEED_ROWS = 50_000
-LEFT_OUT = ("rows", "error", "nominal", "conditions", "held_out", "cells")
-"""Of the numbers of an evaluation, those whose difference would mean nothing."""
-CARD_ROWS = 200_000
-"""Rows at most that the numbers of a model card are of: seconds, however large the data."""
-CARD_DRAWS = 600_000
-"""Draws at most for them."""
-CARD_CELLS = 5_000
-"""Cells at most that a model card tells of: 3 MB of JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """An evaluation, and the values of single events that a difference is taken of."""
+
+    found: dict[str, Any]
+    """See `evaluate`."""
+    nll_N: NDArray[np.float64]
+    right_2N: NDArray[np.bool_] | None
+    levels: list[NDArray[np.float64]]
+    """Of each cell's events that have one."""
+    draws: list[int]
+    """Of those cells."""
+    held_out: frozenset[Key]
+    """Cells of the dataset."""
 
 
 @np.errstate(invalid="ignore")  # an NLL may be infinite, and so its spread not a number
@@ -83,8 +87,8 @@ def evaluate(
 
     Returns:
         `{split}_nll` and `cell_averaged_nll`, in which cells count alike: mean and standard error
-        in nats per event; over the whole split. `trained_cells_nll` and `held_out_nll`: the same
-        of the rows of either kind of cells, None where there are none. `cells`: the distances of
+        in nats per event; over the whole split. `trained_cells_nll` and `held_out_nll`: that of
+        the rows of either kind of cells, None where there are none. `cells`: the distances of
         `CellDistance` and of `Distances`, the NLL, and whether it was `held_out`, of each
         cell with enough rows; `median_*_over_floor` over those. `two_sample` and `calibration`: as
         in the modules of that name; None and without coverage if there are too few rows.
@@ -94,157 +98,32 @@ def evaluate(
         DataError: If the dataset has other columns than the flow, or the split has no rows.
         EmulatorError: If the card's held-out cells are none.
     """
-    dataset, test = _data(_density(emulator), folder, split)
-    return _evaluated(emulator, dataset, test, split, seed, held_out).found
+    dataset, test = read(folder, split, emulator)
+    return evaluation(emulator, dataset, test, split, seed=seed, held_out=held_out).found
 
 
-@np.errstate(invalid="ignore")
-def compare(
-    emulator: Emulator | Density,
-    against: Emulator | Density,
-    folder: Path,
-    split: str = "test",
-    *,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Two evaluations with the same random numbers, and the first less the second.
-
-    Returns:
-        `emulator` and `against`: each as from `evaluate`. `difference`: of every number in both.
-        Those of NLLs, of coverages and of the two-sample test are taken event by event: what both
-        find hard cancels, and the standard error is far below those of the two. NLLs of trained
-        and of held-out cells are subtracted where both held out the same. Of an NLL, negative
-        means that the first is better.
-
-    Raises:
-        DataError: If the dataset has other columns than one of the two, or the split has no rows.
-        EmulatorError: If a card's held-out cells are none.
-    """
-    dataset, test = _data(_density(emulator), folder, split)
-    check_columns(_density(against), dataset, folder)
-    first, second = (
-        _evaluated(each, dataset, test, split, seed, None) for each in (emulator, against)
-    )
-    difference = _difference(first.found, second.found) | _paired(first, second, test, split)
-    return {"emulator": first.found, "against": second.found, "difference": _finite(difference)}
-
-
-def held_out_of(card: Mapping[str, Any]) -> list[dict[str, float]]:
-    """The cells that the training of an emulator was kept from, as its card names them.
-
-    Raises:
-        EmulatorError: If what the card names is no cell.
-    """
-    metrics = card.get("metrics", {})
-    members = metrics.get("members", ())  # an ensemble of before it told them of the whole
-    for told in (metrics, *(members if isinstance(members, list) else ())):
-        if isinstance(told, Mapping) and "held_out_cells" in told:
-            return _named(told["held_out_cells"])
-    return []
-
-
-@np.errstate(invalid="ignore")
-def summary(flow: Density, folder: Path, *, held_out: Named = (), seed: int = 0) -> dict[str, Any]:
-    """What a model card says of the quality in each cell; a number that is not finite is None.
-
-    Args:
-        flow: Which is measured.
-        folder: A prepared dataset.
-        held_out: Cells that were kept out of its training.
-        seed: Of the draws.
-
-    Returns:
-        `cells`, in the dataset's order: conditions, rows of each part, whether it was held out,
-        NLL with its standard error, and, with enough rows, Kolmogorov-Smirnov distances and their
-        floors by event column; of very many cells those with the most rows. `cells_rows`: of how
-        many test rows that is, the first of the part. `unphysical_fraction` of as many draws.
-
-    Raises:
-        DataError: If the dataset has other columns than the flow.
-    """
-    dataset = Dataset.read(folder)
-    check_columns(flow, dataset, folder)
-    stream = Stream(folder, "test", batch_size=CARD_ROWS, shuffle=False, memory_mb=0)
-    test = next(iter(stream.epoch(0)), None)  # rows are shuffled at rest: any are a fair choice
-    if test is None or not len(test.events):
-        return {}
-    cells, out = _Cells.of(test), _keys(dataset, held_out)
-    nll_N, where = _nll_of(flow, test), {values: k for k, values in enumerate(cells.keys)}
-    far = {
-        key(tuple(each.conditions.values())): each
-        for each in cell_distances(flow, test, seed=seed, most=CARD_DRAWS)
-    }
-    told = []
-    for cell in _largest(dataset.cells, CARD_CELLS):
-        at = key(cell.conditions)
-        rows_N = cells.rows[where[at]] if at in where else None
-        told.append(_told(dataset, cell, at in out, rows_N, nll_N, far.get(at)))
-    drawn_NF = batched.draw(flow, test.conditions, np.random.default_rng(seed))
-    found = {
-        "cells": told,
-        "cells_rows": len(test.events),
-        "unphysical_fraction": unphysical_fraction(flow, drawn_NF),
-    }
-    return _finite(found)  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True, slots=True)
-class _Cells:
-    """Which rows have the same conditions."""
-
-    values_KC: NDArray[Any]
-    rows: list[NDArray[np.intp]]
-    """Of each cell, in file order."""
-    keys: list[tuple[float, ...]]
-    """Of each cell, what tells it from others: see `data_prep.dataset.key`."""
-
-    @classmethod
-    def of(cls, test: Batch) -> _Cells:
-        values_KC, cell_N = np.unique(test.conditions, axis=0, return_inverse=True)
-        counts_K = np.bincount(cell_N.ravel(), minlength=len(values_KC))
-        order_N = np.argsort(cell_N.ravel(), kind="stable")
-        rows = np.split(order_N, np.cumsum(counts_K)[:-1])
-        return cls(values_KC, rows, [key(values) for values in values_KC.tolist()])
-
-
-@dataclass(frozen=True, slots=True)
-class _Evaluated:
-    """An evaluation, and what a difference is taken of, event by event."""
-
-    found: dict[str, Any]
-    nll_N: NDArray[np.float64]
-    right_2N: NDArray[np.bool_] | None
-    levels: list[NDArray[np.float64]]
-    """Of each cell's events that have one."""
-    draws: list[int]
-    """Of those cells."""
-    held_out: frozenset[tuple[float, ...]]
-    """Cells of the dataset."""
-
-
-def _evaluated(
+def evaluation(
     emulator: Emulator | Density,
     dataset: Dataset,
     test: Batch,
     split: str,
+    *,
     seed: int,
-    held_out: Named | None,
-) -> _Evaluated:
-    flow, cells = _density(emulator), _Cells.of(test)
+    held_out: Named | None = None,
+) -> Evaluation:
+    """What `evaluate` tells, of rows that have been read, with the values of single events."""
+    flow, cells = density_of(emulator), CellRows.of(test)
     if held_out is None:
         held_out = () if isinstance(emulator, Density) else held_out_of(emulator.card)
-    out = frozenset(_keys(dataset, held_out))
+    out = keys(dataset, held_out)
     rng = np.random.default_rng(seed)
-    nll_N = _nll_of(flow, test)
+    nll_N = nll_of(flow, test)
     drawn_NF = batched.draw(flow, test.conditions, rng)
-    score, averaged = _scores(nll_N, cells)
     near, calibrated, level, draws = _near_and_calibrated(flow, test, cells, nll_N, rng, seed)
-    columns = cell_distances(flow, test, seed=seed)
-    by_values = {cells.keys[k]: k for k in near}
     told = []
-    for column in columns:
-        k = by_values[key(tuple(column.conditions.values()))]
-        nll = asdict(_mean(nll_N[cells.rows[k]]))
+    for column in cell_distances(flow, test, seed=seed):
+        k = cells.keys.index(key(tuple(column.conditions.values())))
+        nll = asdict(mean_of(nll_N[cells.rows[k]]))
         held = {"held_out": cells.keys[k] in out}
         told.append({**asdict(column), **held, "nll": nll, **asdict(near[k])})
     right_2N = None
@@ -252,9 +131,7 @@ def _evaluated(
         right_2N = right(test.events, drawn_NF, test.conditions, seed=seed)
     found = {
         "split": split,
-        f"{split}_nll": asdict(score),
-        "cell_averaged_nll": averaged,
-        **_of_kinds(nll_N, cells, out),
+        **scores(nll_N, cells, split, out),
         "cells": told,
         "median_ks_over_floor": _median_ratio(told, "ks", "floor"),
         "median_wasserstein_over_floor": _median_ratio(told, "wasserstein", "wasserstein_floor"),
@@ -267,13 +144,76 @@ def _evaluated(
         "cost": asdict(batched.cost(flow)),
         "speed": _speed(flow, test, rng),
     }
-    return _Evaluated(_finite(found), nll_N, right_2N, level, draws, out)
+    return Evaluation(finite(found), nll_N, right_2N, level, draws, out)
+
+
+def read(folder: Path, split: str, *emulators: Emulator | Density) -> tuple[Dataset, Batch]:
+    """A dataset with the columns of these emulators, and a part of it, which has rows."""
+    dataset = Dataset.read(folder)
+    for each in emulators:
+        check_columns(density_of(each), dataset, folder)
+    test = read_split(Path(folder), split)
+    if not len(test.events):
+        raise DataError(f"the {split} part of {folder} has no rows")
+    return dataset, test
+
+
+def scores(
+    nll_N: NDArray[np.float64], cells: CellRows, split: str, out: frozenset[Key] | None
+) -> dict[str, dict[str, Any] | None]:
+    """The mean NLL over events, over the means of cells, and over either kind of cells.
+
+    Args:
+        nll_N: Of each event, or differences of two.
+        cells: Whose events they are.
+        split: Names the first of the means.
+        out: Cells that were held out; None if neither kind is told of.
+    """
+    of_cells = [nll_N[rows] for rows in cells.rows]
+    within = sum(float(((each - each.mean()) ** 2).sum()) for each in of_cells)
+    # A cell of one row shows no spread: it is given that within all cells.
+    pooled = within / max(1, len(nll_N) - len(of_cells))
+    variances = [
+        (float(each.var(ddof=1)) if len(each) > 1 else pooled) / len(each) for each in of_cells
+    ]
+    told: dict[str, dict[str, Any] | None] = {
+        f"{split}_nll": asdict(mean_of(nll_N)),
+        "cell_averaged_nll": {
+            "mean": float(np.mean([each.mean() for each in of_cells])),
+            "error": math.sqrt(sum(variances)) / len(of_cells),
+            "cells": len(of_cells),
+        },
+    }
+    for name, held in (("trained_cells_nll", False), ("held_out_nll", True)):
+        some = [
+            each
+            for at, each in zip(cells.keys, of_cells, strict=True)
+            if out is not None and (at in out) == held
+        ]
+        told[name] = None
+        if some:
+            told[name] = {**asdict(mean_of(np.concatenate(some))), "cells": len(some)}
+    return told
+
+
+def density_of(emulator: Emulator | Density) -> Density:
+    """What an emulator is made of."""
+    return emulator if isinstance(emulator, Density) else emulator.module
+
+
+def finite(value: Any) -> Any:
+    """The value with None for every number in it that JSON cannot hold."""
+    if isinstance(value, Mapping):
+        return {name: finite(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _near_and_calibrated(
     flow: Density,
     test: Batch,
-    cells: _Cells,
+    cells: CellRows,
     nll_N: NDArray[np.float64],
     rng: np.random.Generator,
     seed: int,
@@ -308,95 +248,8 @@ def _near_and_calibrated(
     return near, asdict(calibration(level, of_some, rank)), level, of_some
 
 
-def _of_kinds(
-    nll_N: NDArray[np.float64], cells: _Cells, out: frozenset[tuple[float, ...]]
-) -> dict[str, dict[str, Any] | None]:
-    """The NLL of the cells that were trained on and of those that were not."""
-    told: dict[str, dict[str, Any] | None] = {}
-    for name, held in (("trained_cells_nll", False), ("held_out_nll", True)):
-        rows = [own for at, own in zip(cells.keys, cells.rows, strict=True) if (at in out) == held]
-        told[name] = None
-        if rows:
-            told[name] = {**asdict(_mean(nll_N[np.concatenate(rows)])), "cells": len(rows)}
-    return told
-
-
-def _paired(first: _Evaluated, second: _Evaluated, test: Batch, split: str) -> dict[str, Any]:
-    """The differences that are taken event by event, with their standard errors."""
-    cells, gap_N = _Cells.of(test), first.nll_N - second.nll_N
-    score, averaged = _scores(gap_N, cells)
-    told: dict[str, Any] = {f"{split}_nll": asdict(score), "cell_averaged_nll": averaged}
-    told |= {"trained_cells_nll": None, "held_out_nll": None}
-    if first.held_out == second.held_out:
-        told |= _of_kinds(gap_N, cells, first.held_out)
-    rows = dict(zip(cells.keys, cells.rows, strict=True))
-    told["cells"] = []
-    for one, other in zip(first.found["cells"], second.found["cells"], strict=True):
-        own_N = rows[key(tuple(one["conditions"].values()))]
-        both = {name: one[name] for name in ("conditions", "rows")}
-        nll = {"nll": asdict(_mean(gap_N[own_N]))}
-        told["cells"].append({**both, **_difference(one, other), **nll})
-    told["calibration"] = _difference(first.found["calibration"], second.found["calibration"])
-    for percent, coverage in told["calibration"]["coverage"].items():
-        coverage["error"] = gap_error(
-            first.levels, second.levels, first.draws, float(percent) / 100
-        )
-    if first.right_2N is not None and second.right_2N is not None:
-        # An event and the one drawn at its conditions count as one: one classifier answered both.
-        right_N = first.right_2N.mean(axis=0) - second.right_2N.mean(axis=0)
-        gap = _mean(right_N)
-        told["two_sample"] = {"accuracy": gap.mean, "error": gap.error}
-    return told
-
-
-def _told(
-    dataset: Dataset,
-    cell: Cell,
-    held_out: bool,
-    rows_N: NDArray[np.intp] | None,
-    nll_N: NDArray[np.float64],
-    far: CellDistance | None,
-) -> dict[str, Any]:
-    """What a model card says of a cell."""
-    told: dict[str, Any] = {
-        "conditions": name_of(dataset, cell),
-        "rows": {split: getattr(cell, split) for split in SPLITS},
-        "held_out": held_out,
-    }
-    if rows_N is not None:
-        score = _mean(nll_N[rows_N])
-        told |= {"nll": score.mean, "nll_error": score.error if score.rows > 1 else None}
-    return told | ({"ks": far.ks, "ks_floor": far.floor} if far else {})
-
-
-def _largest(cells: Sequence[Cell], most: int) -> list[Cell]:
-    """At most so many, in their order: those with the most rows."""
-    by_rows = sorted(range(len(cells)), key=lambda k: -(cells[k].train + cells[k].test))
-    return [cells[k] for k in sorted(by_rows[:most])]
-
-
-def _keys(dataset: Dataset, named: Named) -> set[tuple[float, ...]]:
-    """What tells the named cells from others; one that has other conditions is no cell here."""
-    names = [column.name for column in dataset.condition_columns]
-    return {key([each[name] for name in names]) for each in named if set(each) == set(names)}
-
-
-def _named(told: object) -> list[dict[str, float]]:
-    cells = [
-        cell.get("conditions") if isinstance(cell, Mapping) else None
-        for cell in (told if isinstance(told, list) else [None])
-    ]
-    for cell in cells:
-        if not (isinstance(cell, Mapping) and all(map(is_finite, cell.values()))):
-            raise EmulatorError(
-                "the emulator's card names held-out cells that are none (held_out_cells of its "
-                f"metrics holds {reprlib.repr(cell)}): export the emulator again"
-            )
-    return [dict(cell) for cell in cells]  # type: ignore[arg-type]
-
-
 def _kept(
-    cells: _Cells, rows: int, rng: np.random.Generator
+    cells: CellRows, rows: int, rng: np.random.Generator
 ) -> tuple[list[NDArray[np.intp]], list[int]]:
     """Which rows of each cell get a level, and how many draws the cell gets."""
     wanted = sum(_draws(len(each)) for each in cells.rows)
@@ -414,29 +267,6 @@ def _kept(
 
 def _draws(rows: int) -> int:
     return max(LEAST_DRAWS_OF_LEVELS, DRAWS_PER_EVENT * rows)
-
-
-def _scores(nll_N: NDArray[np.float64], cells: _Cells) -> tuple[Nll, dict[str, Any]]:
-    """The mean over events, and that over cells of their means."""
-    of_cells = [nll_N[rows] for rows in cells.rows]
-    within = sum(float(((each - each.mean()) ** 2).sum()) for each in of_cells)
-    # A cell of one row shows no spread: it is given that within all cells.
-    pooled = within / max(1, len(nll_N) - len(of_cells))
-    variances = [
-        (float(each.var(ddof=1)) if len(each) > 1 else pooled) / len(each) for each in of_cells
-    ]
-    averaged = {
-        "mean": float(np.mean([each.mean() for each in of_cells])),
-        "error": math.sqrt(sum(variances)) / len(of_cells),
-        "cells": len(of_cells),
-    }
-    return _mean(nll_N), averaged
-
-
-def _mean(nll_N: NDArray[np.float64]) -> Nll:
-    """The mean; one row shows no spread, and the error is not a number."""
-    error = float(nll_N.std()) / math.sqrt(len(nll_N)) if len(nll_N) > 1 else math.nan
-    return Nll(float(nll_N.mean()), error, len(nll_N))
 
 
 def _median_ratio(cells: Sequence[Mapping[str, Any]], what: str, floor: str) -> float | None:
@@ -464,48 +294,3 @@ def _speed(flow: Density, test: Batch, rng: np.random.Generator) -> dict[str, fl
         "samples_per_second": SPEED_ROWS / (middle_s - start_s),
         "log_prob_per_second": SPEED_ROWS / (time.perf_counter() - middle_s),
     }
-
-
-def _difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """First less second of all numbers that both have; of a floor there is none."""
-    told: dict[str, Any] = {}
-    for name, value in first.items():
-        other = second.get(name)
-        if name in LEFT_OUT:
-            continue
-        if isinstance(value, Mapping) and isinstance(other, Mapping):
-            told[name] = _difference(value, other)
-        elif _is_number(value) and _is_number(other):
-            told[name] = value - other
-    return {name: each for name, each in told.items() if "floor" not in name or "over" in name}
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _density(emulator: Emulator | Density) -> Density:
-    return emulator if isinstance(emulator, Density) else emulator.module
-
-
-def _nll_of(flow: Density, test: Batch) -> NDArray[np.float64]:
-    return -batched.log_prob(flow, test.events, test.conditions)
-
-
-def _data(flow: Density, folder: Path, split: str) -> tuple[Dataset, Batch]:
-    """The dataset, which has the flow's columns, and a part of it, which has rows."""
-    dataset = Dataset.read(folder)
-    check_columns(flow, dataset, folder)
-    test = read_split(Path(folder), split)
-    if not len(test.events):
-        raise DataError(f"the {split} part of {folder} has no rows")
-    return dataset, test
-
-
-def _finite(value: Any) -> Any:
-    """The value with None for every number in it that JSON cannot hold."""
-    if isinstance(value, Mapping):
-        return {name: _finite(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -74,7 +74,7 @@ def right(
         drawn_NF: One for each, at the same conditions.
         conditions_NC: Conditions of both.
         most: Events at most, chosen at random.
-        seed: Of the choice and the training. The training uses one thread of the CPU, so it is repeatable.
+        seed: Of choice and training. The training is repeatable: it uses one thread of the CPU.
 
     Returns:
         Whether each answer is right, `(2, N)`: about the chosen events of the data and about those

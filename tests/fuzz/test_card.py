@@ -7,7 +7,7 @@ from markdown_it import MarkdownIt
 
 from models import Emulator
 from models.bundle import card as model_card
-from models.evaluation import report
+from models.evaluation.cells import held_out_of
 from tests.fuzz.strategies import answer, broken, fuzz
 from tests.fuzz.test_bundle import CONFIG
 from tests.models.bundle.test_card import told
@@ -36,4 +36,4 @@ def test_a_broken_card_is_told_to_people_all_the_same(card):
     assert not TAGS.findall(shown)
     assert 'href="javascript' not in shown
     assert len(re.findall("<h2>", shown)) == 8
-    answer(report.held_out_of, card if isinstance(card.get("metrics"), dict) else {})
+    answer(held_out_of, card if isinstance(card.get("metrics"), dict) else {})

@@ -28,7 +28,7 @@ from hpo.study.study import create_study, trial_folder
 from models.bundle.card import Terms
 from models.bundle.emulator import Emulator
 from models.evaluation import nll
-from models.evaluation import report as evaluation
+from models.evaluation.cells import held_out_of
 from models.training import checkpoint
 
 pytestmark = pytest.mark.slow
@@ -386,7 +386,7 @@ def test_the_best_are_mixed_and_scored_together(setting, tmp_path):
     held_out = nll.nll(emulator.module, setting.data, "test", only=HELD_OUT)
     assert metrics["held_out_nll"] == pytest.approx(held_out.mean, rel=1e-9)
     assert metrics["held_out_cells"][0].keys() == {"conditions", "nll", "error", "rows"}
-    assert evaluation.held_out_of(emulator.card) == [
+    assert held_out_of(emulator.card) == [
         each["conditions"] for each in metrics["cells"] if each["held_out"]
     ]
     assert emulator.card["provenance"]["trials"] == [one.trial for one in exported]

@@ -13,7 +13,7 @@ from models import Emulator
 from models.bundle.emulator import EmulatorError
 from models.bundle.ensemble import Ensemble
 from models.config import FlowConfig
-from models.evaluation import distances, nll, report
+from models.evaluation import cells, comparison, distances, nll, report, summary
 from models.flow import batched
 from models.flow.coordinates import constants
 from models.flow.density import build_flow
@@ -45,7 +45,7 @@ def other(prepared):
 
 @pytest.fixture(scope="module")
 def compared(flow, other, prepared):
-    return json.loads(json.dumps(report.compare(flow, other, prepared), allow_nan=False))
+    return json.loads(json.dumps(comparison.compare(flow, other, prepared), allow_nan=False))
 
 
 def test_an_evaluation_is_json_and_complete(compared, prepared):
@@ -60,8 +60,8 @@ def test_an_evaluation_is_json_and_complete(compared, prepared):
 
 def test_the_nll_is_that_of_the_split_and_of_its_cells(compared, flow, prepared):
     found, alone = compared["emulator"], nll.nll(flow, prepared, "test")
-    cells = [{"Z": Z, "alpha": a} for Z in (0.0001, 0.001, 0.01) for a in (0.5, 1.0, 5.0)]
-    each = nll.cell_nlls(flow, prepared, "test", cells)
+    named = [{"Z": Z, "alpha": a} for Z in (0.0001, 0.001, 0.01) for a in (0.5, 1.0, 5.0)]
+    each = nll.cell_nlls(flow, prepared, "test", named)
 
     assert found["test_nll"]["mean"] == pytest.approx(alone.mean, abs=1e-6)
     assert found["test_nll"]["error"] == pytest.approx(alone.error, rel=1e-6)
@@ -96,7 +96,7 @@ def test_two_emulators_stand_beside_the_same_floors(compared):
 
 
 def test_an_emulator_beside_itself_differs_in_nothing(flow, prepared):
-    difference = report.compare(flow, flow, prepared)["difference"]
+    difference = comparison.compare(flow, flow, prepared)["difference"]
 
     assert difference["test_nll"]["mean"] == difference["test_nll"]["error"] == 0
     assert difference["two_sample"] == {"accuracy": 0, "error": 0}
@@ -141,7 +141,7 @@ def test_a_flow_and_an_ensemble_are_asked_about_the_same_events(flow, other, pre
     dataset, test = Dataset.read(prepared), read_split(prepared, "test")
 
     first, second = (
-        report._evaluated(each, dataset, test, "test", 0, None)
+        report.evaluation(each, dataset, test, "test", seed=0)
         for each in (flow, Ensemble([flow, other]).eval())
     )
 
@@ -157,7 +157,7 @@ def test_differences_have_the_errors_of_paired_events(flow, other, prepared, mon
     own = batched.draw(flow, test.conditions, np.random.default_rng(5)).astype(np.float32)
     monkeypatch.setattr(report, "read_split", lambda *_: test._replace(events=own))
 
-    found = report.compare(flow, ensemble, prepared)
+    found = comparison.compare(flow, ensemble, prepared)
 
     first, second, difference = (found[key] for key in ("emulator", "against", "difference"))
 
@@ -173,9 +173,9 @@ def test_differences_have_the_errors_of_paired_events(flow, other, prepared, mon
 HELD_OUT = [{"Z": 0.01, "alpha": 5.0}, {"Z": 0.001, "alpha": 0.5}]
 
 
-def emulator_of(flow, *held_out):
-    cells = [{"conditions": cell, "nll": None, "error": None, "rows": 0} for cell in held_out]
-    return Emulator(flow, {"metrics": {"held_out_cells": cells} if cells else {}})
+def emulator_of(flow, *named):
+    held_out = [{"conditions": cell, "nll": None, "error": None, "rows": 0} for cell in named]
+    return Emulator(flow, {"metrics": {"held_out_cells": held_out} if held_out else {}})
 
 
 def test_held_out_cells_are_told_from_the_others(flow, prepared):
@@ -227,15 +227,15 @@ def test_held_out_cells_that_are_none_are_refused(flow, prepared, told):
 def test_an_older_ensemble_names_them_in_its_members(flow):
     member = {"held_out_cells": [{"conditions": HELD_OUT[0]}]}
 
-    assert report.held_out_of({"metrics": {"members": [member]}}) == HELD_OUT[:1]
-    assert report.held_out_of({}) == []
+    assert cells.held_out_of({"metrics": {"members": [member]}}) == HELD_OUT[:1]
+    assert cells.held_out_of({}) == []
 
 
 def test_two_that_held_out_other_cells_are_not_compared_on_those(flow, other, prepared):
     ours, theirs = emulator_of(flow, HELD_OUT[0]), emulator_of(other, HELD_OUT[1])
 
-    same = report.compare(ours, emulator_of(other, HELD_OUT[0]), prepared)
-    found = report.compare(ours, theirs, prepared)
+    same = comparison.compare(ours, emulator_of(other, HELD_OUT[0]), prepared)
+    found = comparison.compare(ours, theirs, prepared)
 
     gap = same["emulator"]["held_out_nll"]["mean"] - same["against"]["held_out_nll"]["mean"]
     assert same["difference"]["held_out_nll"]["mean"] == pytest.approx(gap, abs=1e-9)
@@ -251,28 +251,27 @@ def test_two_that_held_out_other_cells_are_not_compared_on_those(flow, other, pr
 
 
 def test_a_card_s_cells_are_those_of_an_evaluation(compared, flow, prepared):
-    summary = json.loads(json.dumps(report.summary(flow, prepared, held_out=HELD_OUT)))
+    told = json.loads(json.dumps(summary.summary(flow, prepared, held_out=HELD_OUT)))
 
     dataset = Dataset.read(prepared)
-    assert [tuple(each["conditions"].values()) for each in summary["cells"]] == [
+    assert [tuple(each["conditions"].values()) for each in told["cells"]] == [
         cell.conditions for cell in dataset.cells
     ]
-    assert sum(each["rows"]["test"] for each in summary["cells"]) == summary["cells_rows"]
-    assert [each["conditions"] for each in summary["cells"] if each["held_out"]] == HELD_OUT[::-1]
-    assert summary["unphysical_fraction"] == 0
-    by_conditions = {tuple(each["conditions"].values()): each for each in summary["cells"]}
+    assert sum(each["rows"]["test"] for each in told["cells"]) == told["cells_rows"]
+    assert [each["conditions"] for each in told["cells"] if each["held_out"]] == HELD_OUT[::-1]
+    assert told["unphysical_fraction"] == 0
+    by_conditions = {tuple(each["conditions"].values()): each for each in told["cells"]}
     for cell in compared["emulator"]["cells"]:
         ours = by_conditions[tuple(cell["conditions"].values())]
         assert (ours["ks"], ours["ks_floor"]) == (cell["ks"], cell["floor"])
         assert ours["nll"] == pytest.approx(cell["nll"]["mean"], abs=1e-9)
-    assert sum("ks" in each for each in summary["cells"]) == len(compared["emulator"]["cells"])
+    assert sum("ks" in each for each in told["cells"]) == len(compared["emulator"]["cells"])
 
 
 def test_a_card_of_very_many_rows_cells_and_draws_is_made_from_some(flow, prepared, monkeypatch):
-    monkeypatch.setattr(report, "CARD_ROWS", 500)
-    monkeypatch.setattr(report, "CARD_CELLS", 4)
-    monkeypatch.setattr(report, "CARD_DRAWS", 3000)
-    monkeypatch.setattr(report, "CELL_ROWS", 50)
+    monkeypatch.setattr(summary, "ROWS", 500)
+    monkeypatch.setattr(summary, "CELLS", 4)
+    monkeypatch.setattr(summary, "DRAWS", 3000)
     drawn = []
     draw = batched.draw
 
@@ -282,11 +281,11 @@ def test_a_card_of_very_many_rows_cells_and_draws_is_made_from_some(flow, prepar
 
     monkeypatch.setattr(batched, "draw", counted)
 
-    summary = report.summary(flow, prepared)
+    told = summary.summary(flow, prepared)
 
-    assert summary["cells_rows"] == 500
-    assert len(summary["cells"]) == 4
-    assert min(each["rows"]["train"] for each in summary["cells"]) > 400
+    assert told["cells_rows"] == 500
+    assert len(told["cells"]) == 4
+    assert min(each["rows"]["train"] for each in told["cells"]) > 400
     assert sum(drawn) <= 3500
 
 
@@ -305,7 +304,7 @@ def test_an_event_outside_the_support_leaves_valid_json(flow, prepared, monkeypa
     events[0] = -1.0
     monkeypatch.setattr(report, "read_split", lambda *_: test._replace(events=events))
 
-    found = report.compare(flow, flow, prepared)
+    found = comparison.compare(flow, flow, prepared)
 
     json.dumps(found, allow_nan=False)
     assert found["emulator"]["test_nll"]["mean"] is None

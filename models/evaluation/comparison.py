@@ -1,0 +1,92 @@
+"""Two evaluations side by side, and their difference event by event."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data_prep.dataset import key
+from data_prep.stream import Batch
+from models.bundle.ensemble import Density
+from models.evaluation.calibration import gap_error
+from models.evaluation.cells import CellRows
+from models.evaluation.nll import mean_of
+from models.evaluation.report import Evaluation, evaluation, finite, read, scores
+
+if TYPE_CHECKING:
+    from models.bundle.emulator import Emulator
+
+LEFT_OUT = ("rows", "error", "nominal", "conditions", "held_out", "cells")
+"""Of the numbers of an evaluation, those whose difference would mean nothing."""
+
+
+@np.errstate(invalid="ignore")  # an NLL may be infinite, and so its spread not a number
+def compare(
+    emulator: Emulator | Density,
+    against: Emulator | Density,
+    folder: Path,
+    split: str = "test",
+    *,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Two evaluations with the same random numbers, and the first less the second.
+
+    Returns:
+        `emulator` and `against`: each as from `evaluate`. `difference`: of every number in both.
+        Those of NLLs, of coverages and of the two-sample test are taken event by event: what both
+        find hard cancels, and the standard error is far below those of the two. NLLs of trained
+        and of held-out cells are subtracted where both held out the same. Of an NLL, negative
+        means that the first is better.
+
+    Raises:
+        DataError: If the dataset has other columns than one of the two, or the split has no rows.
+        EmulatorError: If a card's held-out cells are none.
+    """
+    dataset, test = read(folder, split, emulator, against)
+    first, second = (
+        evaluation(each, dataset, test, split, seed=seed) for each in (emulator, against)
+    )
+    difference = _difference(first.found, second.found) | _paired(first, second, test, split)
+    return {"emulator": first.found, "against": second.found, "difference": finite(difference)}
+
+
+def _paired(first: Evaluation, second: Evaluation, test: Batch, split: str) -> dict[str, Any]:
+    """The differences that are taken event by event, with their standard errors."""
+    cells, gap_N = CellRows.of(test), first.nll_N - second.nll_N
+    both_held_out = first.held_out if first.held_out == second.held_out else None
+    told: dict[str, Any] = {**scores(gap_N, cells, split, both_held_out), "cells": []}
+    rows = dict(zip(cells.keys, cells.rows, strict=True))
+    for one, other in zip(first.found["cells"], second.found["cells"], strict=True):
+        own_N = rows[key(tuple(one["conditions"].values()))]
+        both = {name: one[name] for name in ("conditions", "rows")}
+        nll = {"nll": asdict(mean_of(gap_N[own_N]))}
+        told["cells"].append({**both, **_difference(one, other), **nll})
+    told["calibration"] = _difference(first.found["calibration"], second.found["calibration"])
+    for percent, coverage in told["calibration"]["coverage"].items():
+        coverage["error"] = gap_error(
+            first.levels, second.levels, first.draws, float(percent) / 100
+        )
+    if first.right_2N is not None and second.right_2N is not None:
+        # An event and the one drawn at its conditions count as one: one classifier answered both.
+        right_N = first.right_2N.mean(axis=0) - second.right_2N.mean(axis=0)
+        gap = mean_of(right_N)
+        told["two_sample"] = {"accuracy": gap.mean, "error": gap.error}
+    return told
+
+
+def _difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """First less second of all numbers that both have; of a floor there is none."""
+    told: dict[str, Any] = {}
+    for name, value in first.items():
+        other = second.get(name)
+        if name in LEFT_OUT:
+            continue
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            told[name] = _difference(value, other)
+        elif isinstance(value, int | float) and isinstance(other, int | float):
+            told[name] = value - other
+    return {name: each for name, each in told.items() if "floor" not in name or "over" in name}

@@ -1,0 +1,97 @@
+"""What a model card says of the quality in each cell: cheaper than a whole evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.cells import Named, name_of
+from data_prep.dataset import SPLITS, Cell, Dataset, key
+from data_prep.stream import Stream
+from models.bundle.ensemble import Density
+from models.evaluation.cells import CellRows, keys
+from models.evaluation.distances import CellDistance, cell_distances, unphysical_fraction
+from models.evaluation.nll import check_columns, mean_of, nll_of
+from models.evaluation.report import finite
+from models.flow import batched
+
+ROWS = 200_000
+"""Rows at most that the numbers of a model card are of: seconds, however large the data."""
+DRAWS = 600_000
+"""Draws at most for them."""
+CELLS = 5_000
+"""Cells at most that a model card tells of: 3 MB of JSON."""
+
+
+@np.errstate(invalid="ignore")
+def summary(flow: Density, folder: Path, *, held_out: Named = (), seed: int = 0) -> dict[str, Any]:
+    """What a model card says of the quality in each cell; a number that is not finite is None.
+
+    Args:
+        flow: Which is measured.
+        folder: A prepared dataset.
+        held_out: Cells that were kept out of its training.
+        seed: Of the draws.
+
+    Returns:
+        `cells`, in the dataset's order: conditions, rows of each part, whether it was held out,
+        NLL with its standard error, and, with enough rows, Kolmogorov-Smirnov distances and their
+        floors by event column; of very many cells those with the most rows. `cells_rows`: of how
+        many test rows that is, the first of the part. `unphysical_fraction` of as many draws.
+
+    Raises:
+        DataError: If the dataset has other columns than the flow.
+    """
+    dataset = Dataset.read(folder)
+    check_columns(flow, dataset, folder)
+    stream = Stream(folder, "test", batch_size=ROWS, shuffle=False, memory_mb=0)
+    test = next(iter(stream.epoch(0)), None)  # rows are shuffled at rest: any are a fair choice
+    if test is None or not len(test.events):
+        return {}
+    cells, out = CellRows.of(test), keys(dataset, held_out)
+    rows, nll_N = dict(zip(cells.keys, cells.rows, strict=True)), nll_of(flow, test)
+    far = {
+        key(tuple(each.conditions.values())): each
+        for each in cell_distances(flow, test, seed=seed, most=DRAWS)
+    }
+    told = []
+    for cell in _largest(dataset.cells, CELLS):
+        at = key(cell.conditions)
+        own_N = nll_N[rows[at]] if at in rows else None
+        told.append(_told(dataset, cell, at in out, own_N, far.get(at)))
+    drawn_NF = batched.draw(flow, test.conditions, np.random.default_rng(seed))
+    found = {
+        "cells": told,
+        "cells_rows": len(test.events),
+        "unphysical_fraction": unphysical_fraction(flow, drawn_NF),
+    }
+    return finite(found)  # type: ignore[no-any-return]
+
+
+def _told(
+    dataset: Dataset,
+    cell: Cell,
+    held_out: bool,
+    nll_N: NDArray[np.float64] | None,
+    far: CellDistance | None,
+) -> dict[str, Any]:
+    """What a model card says of a cell."""
+    told: dict[str, Any] = {
+        "conditions": name_of(dataset, cell),
+        "rows": {split: getattr(cell, split) for split in SPLITS},
+        "held_out": held_out,
+    }
+    if nll_N is not None:
+        score = mean_of(nll_N)
+        told |= {"nll": score.mean, "nll_error": score.error}
+    return told | ({"ks": far.ks, "ks_floor": far.floor} if far else {})
+
+
+def _largest(cells: Sequence[Cell], most: int) -> list[Cell]:
+    """At most so many, in their order: those with the most rows."""
+    by_rows = sorted(range(len(cells)), key=lambda k: -(cells[k].train + cells[k].test))
+    return [cells[k] for k in sorted(by_rows[:most])]
