@@ -5,8 +5,8 @@ ones to windows, permutes each window, and cuts equal batches across windows. Or
 permutations come from `SeedSequence((seed, epoch, window))`, so a batch is a pure function of
 (files, seed, epoch, number), and an epoch can be entered anywhere: what lies before is not decoded.
 
-Cells can be left out, or read alone. How many rows of each row group stay is counted beforehand, in
-the columns of the conditions alone; from then on a row group is as if it held only those.
+Cells can be left out, or read alone. The rows of each row group that stay are counted beforehand,
+in the columns of the conditions alone; from then on a row group is as if it held only those.
 
 Array names end in their axes:
     N rows    F event columns    C condition columns    K cells
@@ -15,9 +15,10 @@ Array names end in their axes:
 from __future__ import annotations
 
 import contextlib
+import itertools
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -30,9 +31,10 @@ from numpy.typing import NDArray
 from data_prep import cells
 from data_prep.cells import Named
 from data_prep.dataset import SPLITS, Cell, Dataset
-from data_prep.errors import DataError
+from data_prep.errors import DataError, first_line
 
 Floats = NDArray[np.float32]
+_Order = NDArray[np.intp]
 
 WINDOW_ROWS = 262_144
 """Rows permuted together, at least. Of two doubles and two floats they are 4 MB."""
@@ -122,58 +124,62 @@ class Stream:
         """
         if not 0 <= start <= self.batches:
             raise ValueError(f"start must lie in [0, {self.batches}], got {start}")
-        return self._batches(self._windows(index), start)
+        return self._batches(index, start)
 
-    def _batches(self, windows: Sequence[_Window], start: int) -> Iterator[Batch]:
-        if start == self.batches:
-            return
-        ahead = _ReadAhead(self._lumps(windows, start))
-        try:
-            yield from ahead.batches()
-        finally:
-            ahead.close()
+    def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        if start < self.batches:
+            with _read_ahead(self._lumps(epoch, start)) as lumps:
+                yield from itertools.chain.from_iterable(lumps)
 
-    def _lumps(self, windows: Sequence[_Window], start: int) -> Iterator[list[Batch]]:
+    def _lumps(self, epoch: int, start: int) -> Iterator[list[Batch]]:
         """The batches from `start` on, in lists of some `LUMP_ROWS` rows."""
-        first, skip = _enter(windows, start * self.batch_size)
-        cutter = _Cutter(self._dealt(windows[first:]), skip)
-        step = max(1, LUMP_ROWS // self.batch_size)
-        for begin in range(start, self.batches, step):
-            yield [
-                cutter.cut(min(self.batch_size, self.rows - number * self.batch_size))
-                for number in range(begin, min(begin + step, self.batches))
-            ]
+        # Without a cache all windows share one store: a window is used up when the next is asked
+        # for. Only the places of the rows depend on the cache, never their order.
+        largest = WINDOW_ROWS + max(group.rows for group in self._table.groups)
+        store = self._kept or _Store(self._table, min(largest, self.rows))
+        batches = self._cut(store, self._orders(store, epoch, start * self.batch_size), start)
+        while lump := list(itertools.islice(batches, max(1, LUMP_ROWS // self.batch_size))):
+            yield lump
 
-    def _windows(self, epoch: int) -> list[_Window]:
-        """Which row groups are permuted together, from metadata alone."""
-        order = list(range(len(self._table.groups)))
+    def _cut(self, store: _Store, orders: Iterator[_Order], start: int) -> Iterator[Batch]:
+        """Batches cut across windows, in new arrays: a consumer may keep or change them."""
+        order = next(orders)
+        for number in range(start, self.batches):
+            size = min(self.batch_size, self.rows - number * self.batch_size)
+            batch = self._table.batch(size)
+            filled = 0
+            while filled < size:
+                if not len(order):
+                    order = next(orders)
+                taken, order = order[: size - filled], order[size - filled :]
+                for found, wanted in zip(store.rows, batch, strict=True):
+                    # take: indexing with [taken] is ten times slower on rows of a few bytes.
+                    # "clip": the default would copy once more, to leave the output whole if it
+                    # raised.
+                    found.take(taken, 0, wanted[filled : filled + len(taken)], "clip")
+                filled += len(taken)
+            yield batch
+
+    def _orders(self, store: _Store, epoch: int, skipped: int) -> Iterator[_Order]:
+        """Of each window from a row of the epoch on: where its rows are in `store`, in order."""
+        groups = list(range(len(self._table.groups)))
         if self._shuffle:
-            order = np.random.default_rng((self._seed, epoch)).permutation(order).tolist()
-        windows: list[_Window] = []
-        groups: list[int] = []
-        rows = 0
-        for group in order:
-            groups.append(group)
+            groups = np.random.default_rng((self._seed, epoch)).permutation(groups).tolist()
+        number, window, rows = 0, list[int](), 0
+        for group in groups:
+            window.append(group)
             rows += self._table.groups[group].rows
-            if rows >= WINDOW_ROWS or group == order[-1]:
-                windows.append(_Window(tuple(groups), rows, (self._seed, epoch, len(windows))))
-                groups, rows = [], 0
-        return windows
-
-    def _dealt(self, windows: Sequence[_Window]) -> Iterator[_Dealt]:
-        """Each window's rows, decoded, with the order in which it gives them.
-
-        Without a cache all windows share one store: a window is used up when the next is asked
-        for. Only the places of the rows depend on the cache, never their order.
-        """
-        store = self._kept or _Store(self._table, max(window.rows for window in windows))
-        for window in windows:
-            if store is not self._kept:
-                store.clear()
-            order = np.concatenate([store.hold(group) for group in window.groups])
-            if self._shuffle:
-                np.random.default_rng(window.seed).shuffle(order)
-            yield _Dealt(store, order)
+            if rows < WINDOW_ROWS and group != groups[-1]:
+                continue
+            if skipped < rows:
+                if store is not self._kept:
+                    store.clear()
+                order = np.concatenate([store.hold(each) for each in window])
+                if self._shuffle:
+                    np.random.default_rng((self._seed, epoch, number)).shuffle(order)
+                yield order[skipped:]
+            skipped = max(0, skipped - rows)
+            number, window, rows = number + 1, [], 0
 
 
 def read_split(folder: Path, split: str) -> Batch:
@@ -190,46 +196,16 @@ def read_split(folder: Path, split: str) -> Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class _Window:
-    """Row groups that are permuted together."""
-
-    groups: tuple[int, ...]
-    rows: int
-    seed: tuple[int, int, int]
-
-
-@dataclass(frozen=True, slots=True)
 class _Group:
     """One row group of one part file."""
 
     path: Path
     metadata: pq.FileMetaData
     index: int
+    stored: int
+    """Its rows."""
     rows: int
-    """Those that are read, which can be fewer than are there."""
-
-    @property
-    def stored(self) -> int:
-        return int(self.metadata.row_group(self.index).num_rows)
-
-
-@dataclass(frozen=True, slots=True)
-class _Chosen:
-    """Which rows are read."""
-
-    cells_KC: Floats
-    inside: bool
-    """Whether the rows of these cells are read, or all others."""
-
-    def of(self, conditions_NC: Floats) -> NDArray[np.bool_]:
-        """Of each row, whether it is read."""
-        named_N = np.zeros(len(conditions_NC), bool)
-        for cell_C in self.cells_KC:
-            same_N = np.ones(len(conditions_NC), bool)
-            for column, value in enumerate(cell_C):  # .all(axis=1) takes ten times as long
-                same_N &= conditions_NC[:, column] == value
-            named_N |= same_N
-        return named_N if self.inside else ~named_N
+    """Those that are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,8 +214,8 @@ class _Table:
 
     dataset: Dataset
     groups: tuple[_Group, ...]
-    chosen: _Chosen | None = None
-    """None reads all rows."""
+    chosen: Callable[[Floats], NDArray[np.bool_]] | None = None
+    """Of each row's conditions, whether it is read; None reads all rows."""
 
     @classmethod
     def open(cls, folder: Path, split: str) -> _Table:
@@ -261,10 +237,8 @@ class _Table:
 
         Every row group is counted, and one without a row to read is left out: it is not decoded.
         """
-        conditions_KC = np.array([cell.conditions for cell in named], np.float32)
-        columns = len(self.dataset.condition_columns)
-        chosen = _Chosen(conditions_KC.reshape(len(named), columns), inside)
-        counted = [replace(group, rows=_count(self, group, chosen)) for group in self.groups]
+        chosen = _inside(named) if inside else lambda c_NC: ~_inside(named)(c_NC)
+        counted = [replace(group, rows=self._count(group, chosen)) for group in self.groups]
         table = _Table(self.dataset, tuple(group for group in counted if group.rows), chosen)
 
         rows = sum(getattr(cell, split) for cell in named)
@@ -282,16 +256,12 @@ class _Table:
 
     @property
     def decoded_bytes(self) -> int:
-        columns = len(self.dataset.event_columns) + len(self.dataset.condition_columns)
-        return self.rows * columns * np.dtype(np.float32).itemsize
+        return self.rows * sum(part.itemsize * int(part.shape[1]) for part in self.batch(0))
 
     def batch(self, rows: int) -> Batch:
         """Room for so many rows, not filled."""
-        events, conditions = self.dataset.event_columns, self.dataset.condition_columns
-        return Batch(
-            np.empty((rows, len(events)), np.float32),
-            np.empty((rows, len(conditions)), np.float32),
-        )
+        columns = (self.dataset.event_columns, self.dataset.condition_columns)
+        return Batch(*(np.empty((rows, len(each)), np.float32) for each in columns))
 
     def decode(self, number: int, into: Batch) -> None:
         """Fill `into` with the rows of a row group that are read, in file order."""
@@ -301,7 +271,7 @@ class _Table:
             return
         whole = self.batch(group.stored)
         self.fill(group, whole)
-        read_N = self.chosen.of(whole.conditions)
+        read_N = self.chosen(whole.conditions)
         for found, wanted in zip(whole, into, strict=True):
             np.compress(read_N, found, axis=0, out=wanted)
 
@@ -323,45 +293,10 @@ class _Table:
         except (OSError, KeyError, ValueError, pa.ArrowException) as error:
             raise _damaged(group.path, error) from error
 
-
-class _Store:
-    """Decoded row groups in one block of memory."""
-
-    def __init__(self, table: _Table, rows: int) -> None:
-        self.rows = table.batch(rows)
-        self.table = table
-        self._places: dict[int, int] = {}
-        self._filled = 0
-        self._lock = threading.Lock()  # two epochs of one stream may share a store
-
-    def clear(self) -> None:
-        self._places.clear()
-        self._filled = 0
-
-    def hold(self, group: int) -> NDArray[np.intp]:
-        """Where the rows of a row group are; decodes it unless it is here already."""
-        rows = self.table.groups[group].rows
-        with self._lock:
-            if group not in self._places:
-                place = slice(self._filled, self._filled + rows)
-                self.table.decode(group, Batch(*(part[place] for part in self.rows)))
-                self._places[group] = self._filled
-                self._filled += rows
-            return np.arange(self._places[group], self._places[group] + rows)
-
-
-@dataclass(frozen=True, slots=True)
-class _Dealt:
-    """A window's rows in the order in which it gives them."""
-
-    store: _Store
-    order: NDArray[np.intp]
-
-
-def _count(table: _Table, group: _Group, chosen: _Chosen) -> int:
-    conditions_NC = np.empty((group.stored, len(table.dataset.condition_columns)), np.float32)
-    table.fill(group, Batch(np.empty((group.stored, 0), np.float32), conditions_NC))
-    return int(chosen.of(conditions_NC).sum())
+    def _count(self, group: _Group, chosen: Callable[[Floats], NDArray[np.bool_]]) -> int:
+        conditions_NC = self.batch(group.stored).conditions
+        self.fill(group, Batch(np.empty((group.stored, 0), np.float32), conditions_NC))
+        return int(np.count_nonzero(chosen(conditions_NC)))
 
 
 def _groups(path: Path) -> Iterator[_Group]:
@@ -370,80 +305,87 @@ def _groups(path: Path) -> Iterator[_Group]:
     except (OSError, ValueError, pa.ArrowException) as error:
         raise _damaged(path, error) from error
     for index in range(metadata.num_row_groups):
-        yield _Group(path, metadata, index, metadata.row_group(index).num_rows)
+        rows = metadata.row_group(index).num_rows
+        yield _Group(path, metadata, index, rows, rows)
+
+
+def _inside(named: Sequence[Cell]) -> Callable[[Floats], NDArray[np.bool_]]:
+    """Tells of each row's conditions whether they are those of a named cell."""
+    cells_KC = [np.array(cell.conditions, np.float32) for cell in named]
+
+    def inside(conditions_NC: Floats) -> NDArray[np.bool_]:
+        named_N = np.zeros(len(conditions_NC), bool)
+        for cell_C in cells_KC:
+            # Column by column: .all(axis=1) takes ten times as long.
+            equal = (conditions_NC[:, column] == value for column, value in enumerate(cell_C))
+            named_N |= np.logical_and.reduce(list(equal))
+        return named_N
+
+    return inside
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
-    first = (str(error).strip() or repr(error)).splitlines()[0]
-    return DataError(f"{path} cannot be decoded ({first}): prepare the data again")
+    return DataError(f"{path} cannot be decoded ({first_line(error)}): prepare the data again")
 
 
-def _enter(windows: Sequence[_Window], row: int) -> tuple[int, int]:
-    """The window that holds a row of the epoch, and the row's place in it."""
-    for number, window in enumerate(windows):
-        if row < window.rows:
-            return number, row
-        row -= window.rows
-    raise AssertionError("a position beyond the epoch")
+class _Store:
+    """Decoded row groups in one block of memory."""
+
+    def __init__(self, table: _Table, rows: int) -> None:
+        self.rows = table.batch(rows)
+        self._table = table
+        self._places: dict[int, int] = {}
+        self._filled = 0
+        self._lock = threading.Lock()  # two epochs of one stream may share a store
+
+    def clear(self) -> None:
+        self._places.clear()
+        self._filled = 0
+
+    def hold(self, group: int) -> _Order:
+        """Where the rows of a row group are; decodes it unless it is here already."""
+        rows = self._table.groups[group].rows
+        with self._lock:
+            if group not in self._places:
+                place = slice(self._filled, self._filled + rows)
+                self._table.decode(group, Batch(*(part[place] for part in self.rows)))
+                self._places[group] = self._filled
+                self._filled += rows
+            return np.arange(self._places[group], self._places[group] + rows)
 
 
-class _Cutter:
-    """Cuts batches of any size from windows that come one after the other."""
+@contextlib.contextmanager
+def _read_ahead(lumps: Iterator[list[Batch]]) -> Iterator[Iterator[list[Batch]]]:
+    """Have a thread make the next lumps while the consumer uses the last ones.
 
-    def __init__(self, windows: Iterator[_Dealt], skip: int) -> None:
-        self._windows = windows
-        self._window = next(windows)
-        self._place = skip
+    At the end of the body the thread is ended and waited for; the lump in work is finished first.
+    """
+    ready: queue.Queue[list[Batch] | BaseException] = queue.Queue(READ_AHEAD)
+    closed = threading.Event()
 
-    def cut(self, rows: int) -> Batch:
-        """The next rows, in arrays of their own: a consumer may keep or change them."""
-        batch = self._window.store.table.batch(rows)
-        filled = 0
-        while filled < rows:
-            if self._place == len(self._window.order):
-                self._window, self._place = next(self._windows), 0
-            order = self._window.order[self._place : self._place + rows - filled]
-            for found, wanted in zip(self._window.store.rows, batch, strict=True):
-                # take: indexing with [order] is ten times slower on rows of a few bytes. "clip":
-                # the default would copy once more, to leave the output whole if it raised.
-                found.take(order, 0, wanted[filled : filled + len(order)], "clip")
-            filled += len(order)
-            self._place += len(order)
-        return batch
-
-
-class _ReadAhead:
-    """Makes the next batches in a thread while the consumer uses the last ones."""
-
-    def __init__(self, lumps: Iterator[list[Batch]]) -> None:
-        self._ready: queue.Queue[list[Batch] | BaseException] = queue.Queue(READ_AHEAD)
-        self._closed = threading.Event()
-        self._thread = threading.Thread(
-            target=self._run, args=(lumps,), name="read-ahead", daemon=True
-        )
-        self._thread.start()
-
-    def batches(self) -> Iterator[Batch]:
-        """All batches, as they become ready."""
-        while lump := self._ready.get():
-            if isinstance(lump, BaseException):
-                raise lump
-            yield from lump
-
-    def close(self) -> None:
-        """End the thread and wait for it; the batches in work are finished first."""
-        self._closed.set()
-        while self._thread.is_alive():
-            with contextlib.suppress(queue.Empty):  # the thread may be waiting for room
-                self._ready.get_nowait()
-            self._thread.join(0.01)
-
-    def _run(self, lumps: Iterator[list[Batch]]) -> None:
+    def run() -> None:
         try:
             for lump in lumps:
-                self._ready.put(lump)
-                if self._closed.is_set():
+                ready.put(lump)
+                if closed.is_set():
                     return
-            self._ready.put([])
+            ready.put([])
         except BaseException as error:  # handed over, raised where the batches are asked for
-            self._ready.put(error)
+            ready.put(error)
+
+    def received() -> Iterator[list[Batch]]:
+        while lump := ready.get():
+            if isinstance(lump, BaseException):
+                raise lump
+            yield lump
+
+    thread = threading.Thread(target=run, name="read-ahead", daemon=True)
+    thread.start()
+    try:
+        yield received()
+    finally:
+        closed.set()
+        while thread.is_alive():
+            with contextlib.suppress(queue.Empty):  # the thread may be waiting for room
+                ready.get_nowait()
+            thread.join(0.01)
