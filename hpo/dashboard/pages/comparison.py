@@ -11,7 +11,7 @@ from dash import Input, Output, State, dcc, html
 from data_prep.errors import InputError
 from hpo.dashboard import style
 from hpo.dashboard.address import Query
-from hpo.dashboard.runs import differences, figures, importance, learning, tables
+from hpo.dashboard.runs import differences, figures, importance, learning, parallel, tables
 from hpo.dashboard.site import (
     ALONG,
     THEME,
@@ -169,7 +169,7 @@ def register(app: dash.Dash, site: Site) -> None:
             shares = figures.importances(importance.importance(rows), colours)
         except InputError as error:
             shares = style.sentence(str(error), colours)
-        return figures.parallel(rows, shown, colours), shares
+        return parallel.coordinates(rows, shown, colours), shares
 
     chosen = [Input(name, "value") for name in ("x", "y", "colour", "logs")]
 

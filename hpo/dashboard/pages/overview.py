@@ -16,7 +16,7 @@ from data_prep.where import Filter
 from hpo.dashboard import address
 from hpo.dashboard.address import MOST, Query
 from hpo.dashboard.runs import tables
-from hpo.dashboard.site import Part, Site, card, field, notice, text_of
+from hpo.dashboard.site import TICK, Part, Site, card, controls, field, notice, text_of
 from hpo.records.listing import Format, render
 from hpo.records.table import IDENTITY, Row, ranked
 
@@ -37,12 +37,16 @@ FIRST = (
 )
 """Columns that come before the parameters."""
 
-FILES: Mapping[str, tuple[Format, str]] = {
-    "csv": ("csv", "runs.csv"),
-    "latex": ("latex", "runs.tex"),
-    "json": ("json", "runs.json"),
-}
+FILES: Mapping[Format, str] = {"csv": "runs.csv", "latex": "runs.tex", "json": "runs.json"}
 """Export: format and name of the file."""
+
+NUMBER = {
+    "filter": "agNumberColumnFilter",
+    "type": "numericColumn",
+    # Rows without a value last, whichever way the column is sorted.
+    "comparator": {"function": "missingLast"},
+}
+"""Options of a column of numbers."""
 
 START = """No run is here yet.
 
@@ -55,20 +59,21 @@ def layout(site: Site, query: Query) -> list[Part]:
     """The page with everything that its address says."""
     rows = site.catalog.rows()
     table = _table(rows, query)
+    parts = [*_controls(rows, table, query), _grid(table, query), *_actions(query)]
     return [
         dcc.Store(id="seen", data=site.catalog.version),
         dcc.Store(id="asked", data={"columns": list(query.columns), "most": MOST}),
         dcc.Download(id="file"),
         html.Div(_summary(table), id="summary", className="summary"),
-        card(
-            "Runs", *_controls(rows, table, query), _grid(table, query), *_actions(query), wide=True
-        ),
+        card("Runs", *parts, wide=True),
         html.Pre(START, id="start", className="start", hidden=bool(rows)),
     ]
 
 
 def register(app: dash.Dash, site: Site) -> None:
     """What happens on this page."""
+
+    chosen = [Input("where", "value"), Input("columns", "value"), Input("differing", "value")]
 
     @app.callback(
         Output("grid", "rowData"),
@@ -78,10 +83,8 @@ def register(app: dash.Dash, site: Site) -> None:
         Output("start", "hidden"),
         Output("fault", "children"),
         Output("seen", "data"),
-        Input("tick", "n_intervals"),
-        Input("where", "value"),
-        Input("columns", "value"),
-        Input("differing", "value"),
+        TICK,
+        *chosen,
         State("seen", "data"),
         prevent_initial_call=True,
     )
@@ -89,7 +92,8 @@ def register(app: dash.Dash, site: Site) -> None:
         _tick: int, where: str, columns: list[str], differing: list[str], seen: int
     ) -> tuple[object, ...]:
         version = site.catalog.refresh()
-        if ctx.triggered_id == "tick" and version == seen:
+        by_itself = ctx.triggered_id == "tick"
+        if by_itself and version == seen:
             raise dash.exceptions.PreventUpdate
         rows = site.catalog.rows()
         query = Query(where=where or "", columns=tuple(columns or ()), differing=bool(differing))
@@ -98,8 +102,8 @@ def register(app: dash.Dash, site: Site) -> None:
         except InputError as error:
             kept = (dash.no_update,) * 4
             return *kept, bool(rows), notice(str(error), kind="fault"), version
-        same = ctx.triggered_id == "tick" and dash.no_update  # else widths chosen by hand are lost
-        heads = same or table.heads
+        # With new heads, widths that a person chose are lost.
+        heads = dash.no_update if by_itself else table.heads
         options = _options(table.known)
         return table.rows, heads, options, _summary(table), bool(rows), "", version
 
@@ -113,8 +117,8 @@ def register(app: dash.Dash, site: Site) -> None:
     def choose(_best: int, _none: int, shown: list[Row] | None) -> object:
         if ctx.triggered_id == "none":
             return []
-        first = sorted((row for row in shown or () if row["rank"] is not None), key=_rank)[:BEST]
-        return {"ids": [row["run"] for row in first]}
+        ended = [(row["rank"], row["run"]) for row in shown or () if row["rank"] is not None]
+        return {"ids": [key for _, key in sorted(ended)[:BEST]]}
 
     @app.callback(
         Output("file", "data"),
@@ -125,8 +129,9 @@ def register(app: dash.Dash, site: Site) -> None:
     )
     def take(*given: Any) -> object:
         shown, state = given[-2:]
-        style, name = FILES[str(ctx.triggered_id).removeprefix("as-")]
-        return {"content": _listed(site, shown or [], state, style) + "\n", "filename": name}
+        kind: Format = str(ctx.triggered_id).removeprefix("as-")  # type: ignore[assignment]
+        text = render(_listed(site, shown or [], state), kind)
+        return {"content": text + "\n", "filename": FILES[kind]}
 
     app.clientside_callback(  # type: ignore[no-untyped-call]
         dash.ClientsideFunction("page", "chosen"),
@@ -134,9 +139,7 @@ def register(app: dash.Dash, site: Site) -> None:
         Output("compare", "children"),
         Output("compare", "className"),
         Input("grid", "selectedRows"),
-        Input("where", "value"),
-        Input("columns", "value"),
-        Input("differing", "value"),
+        *chosen,
         State("asked", "data"),
     )
 
@@ -150,39 +153,30 @@ class _Table:
     found: Sequence[Row]
     """Runs that match, with all of their columns."""
     rows: list[Row]
-    """Of the grid."""
+    """Rows of the grid."""
     heads: list[dict[str, Any]]
-    """Likewise."""
+    """Columns of the grid."""
 
 
 def _table(rows: Sequence[Row], query: Query) -> _Table:
     """Raises FilterError if the filter is none."""
     known = tables.columns(rows)
-    names = ["run", *(each.name for each in known)]
-    chosen = Filter.parse(query.where, names) if query.where.strip() else None
-    found = [row for row in rows if chosen is None or chosen.matches(row)]
-    if query.differing:
-        shown = tables.differing(found)
-    else:
-        shown = [name for name in query.columns if name in names] or _usual(rows)
     by_name = {each.name: each for each in known}
-    keys = [str(row["run"]) for row in found]
-    heads = [
-        _choose(keys),
-        _rank_head(),
-        *(_head(by_name[name]) for name in shown if name in by_name),
-    ]
-    return _Table(known=known, found=found, rows=_shown(found, shown), heads=heads)
-
-
-def _shown(found: Sequence[Row], names: Sequence[str]) -> list[Row]:
-    """The runs as the grid has them: key, rank, state, and these columns."""
+    where = Filter.parse(query.where, ["run", *by_name]) if query.where.strip() else None
+    found = [row for row in rows if where is None or where.matches(row)]
+    asked = [name for name in query.columns if name in by_name] or _usual(rows)
+    shown = tables.differing(found) if query.differing else asked
     ranks = {row["run"]: rank for rank, row in enumerate(ranked(found), start=1)}
-    kept = ["run", "state", *names]
-    return [
-        {"rank": ranks.get(row["run"]), **{name: _plain(row.get(name)) for name in kept}}
-        for row in found
-    ]
+    kept = ["run", "state", *shown]
+    return _Table(
+        known=known,
+        found=found,
+        rows=[
+            {"rank": ranks.get(row["run"]), **{name: _plain(row.get(name)) for name in kept}}
+            for row in found
+        ],
+        heads=[_run_head(found), RANK, *(_head(by_name[name]) for name in shown)],
+    )
 
 
 def _usual(rows: Sequence[Row]) -> list[str]:
@@ -196,33 +190,23 @@ def _usual(rows: Sequence[Row]) -> list[str]:
 
 def _controls(rows: Sequence[Row], table: _Table, query: Query) -> list[Part]:
     chosen = list(query.columns) or _usual(rows)
+    where = dcc.Input(
+        id="where",
+        value=query.where,
+        debounce=0.4,
+        placeholder="blocks >= 3 and activation == 'silu'",
+        maxLength=1000,
+        className="text",
+    )
+    columns = dcc.Dropdown(_options(table.known), chosen, id="columns", multi=True)
+    differing = dcc.Checklist(
+        {"yes": "only what differs"},
+        ["yes"] if query.differing else [],
+        id="differing",
+        className="choice",
+    )
     return [
-        html.Div(
-            [
-                field(
-                    "Filter",
-                    dcc.Input(
-                        id="where",
-                        value=query.where,
-                        debounce=0.4,
-                        placeholder="blocks >= 3 and activation == 'silu'",
-                        maxLength=1000,
-                        className="text",
-                    ),
-                ),
-                field(
-                    "Columns",
-                    dcc.Dropdown(_options(table.known), chosen, id="columns", multi=True),
-                ),
-                dcc.Checklist(
-                    [{"label": "only what differs", "value": "yes"}],
-                    ["yes"] if query.differing else [],
-                    id="differing",
-                    className="choice",
-                ),
-            ],
-            className="controls",
-        ),
+        controls(field("Filter", where), field("Columns", columns), differing),
         html.Div(id="fault", role="alert"),
     ]
 
@@ -273,37 +257,33 @@ def _grid(table: _Table, query: Query) -> dash_ag_grid.AgGrid:
     )
 
 
-def _choose(keys: Sequence[str]) -> dict[str, Any]:
+def _run_head(found: Sequence[Row]) -> dict[str, Any]:
+    longest = max((len(str(row["run"])) for row in found), default=0)
     return {
         "field": "run",
         "headerName": "run",
         "pinned": "left",
         "cellRenderer": "RunLink",
         "filter": "agTextColumnFilter",
-        "initialWidth": 40 + 8 * min(max((len(key) for key in keys), default=0), 46),
+        "initialWidth": 40 + 8 * min(longest, 46),
     }
 
 
-def _rank_head() -> dict[str, Any]:
-    return {
-        "field": "rank",
-        "headerName": "rank",
-        "headerTooltip": "Among the runs that came to their own end, by their objective",
-        "filter": "agNumberColumnFilter",
-        "type": "numericColumn",
-        "sort": "asc",
-        # Those without a rank last, whichever way.
-        "comparator": {"function": "missingLast"},
-        "initialWidth": 96,
-    }
+RANK = {
+    "field": "rank",
+    "headerName": "rank",
+    "headerTooltip": "Among the runs that came to their own end, by their objective",
+    "sort": "asc",
+    "initialWidth": 96,
+    **NUMBER,
+}
 
 
 def _head(column: tables.Column) -> dict[str, Any]:
-    unit = f" [{column.unit}]" if column.unit else ""
     head: dict[str, Any] = {
         "field": column.name,
-        "headerName": column.label + unit,
-        "headerTooltip": f"{column.name}{unit}",
+        "headerName": column.title,
+        "headerTooltip": column.name + column.title.removeprefix(column.label),
         "wrapHeaderText": True,
         "initialWidth": 124,
         "tooltipField": column.name,
@@ -311,18 +291,10 @@ def _head(column: tables.Column) -> dict[str, Any]:
     if column.name == "state":
         return head | {"cellRenderer": "RunState", "initialWidth": 132}
     if column.kind == "number":
-        return head | {
-            "filter": "agNumberColumnFilter",
-            "type": "numericColumn",
-            "valueFormatter": {"function": f"{_digits(column)}(params.value)"},
-            "comparator": {"function": "missingLast"},
-        }
+        # NLLs stand with four decimals, so that they line up.
+        digits = "nats" if column.unit == tables.NLL else "digits"
+        return head | NUMBER | {"valueFormatter": {"function": f"{digits}(params.value)"}}
     return head | {"filter": "agTextColumnFilter"}
-
-
-def _digits(column: tables.Column) -> str:
-    """Which function of the page writes a number: NLLs line up, with four decimals."""
-    return "nats" if column.unit == "nats/event" else "digits"
 
 
 def _options(known: Sequence[tables.Column]) -> list[dict[str, str]]:
@@ -352,27 +324,21 @@ def _summary(table: _Table) -> list[Part]:
 
 
 def _listed(
-    site: Site, shown: Sequence[Row], state: Sequence[Mapping[str, Any]] | None, style: Format
-) -> str:
-    """The grid as text: its rows in its order, its columns in theirs."""
+    site: Site, shown: Sequence[Row], state: Sequence[Mapping[str, Any]] | None
+) -> list[Row]:
+    """The grid's rows in its order, with its columns in theirs, and values not made plain."""
     order = [str(each["colId"]) for each in state or () if not each.get("hide")]
     rows = {str(row["run"]): row for row in site.catalog.rows()}
     known = {each.name for each in tables.columns(list(rows.values()))}
     names = [name for name in order if name in known]
     ranks = {str(row["run"]): row.get("rank") for row in shown}
-    listed = [
+    return [
         {"run": key, "rank": rank, **{name: rows[key].get(name) for name in names}}
         for key, rank in ranks.items()
         if key in rows
     ]
-    return render(listed, style)
 
 
 def _plain(value: object) -> object:
     """As JSON carries it."""
     return value if value is None or isinstance(value, str | int | float) else str(value)
-
-
-def _rank(row: Row) -> int:
-    rank = row["rank"]
-    return rank if isinstance(rank, int) else 0

@@ -1,9 +1,9 @@
-"""Which parameters tell the better runs from the others, and which runs are worth their cost."""
+"""The importance of each parameter (PED-ANOVA), and the Pareto front of objective and cost."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hpo.dashboard.runs.tables import (
@@ -20,7 +20,6 @@ from hpo.records.table import Row
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
-    from optuna.trial import FrozenTrial
 
 FEWEST = 8
 """Runs with a result below which nothing is said of which parameter matters."""
@@ -44,7 +43,12 @@ def importance(rows: Sequence[Row]) -> list[tuple[str, float]]:
             f"which parameters matter shows from {FEWEST} runs on that came to their own end: "
             f"there are {len(able)}"
         )
-    varied = _varied(able)
+    varied = [
+        name
+        for name in parameters(columns_of(able))
+        if all(row.get(name) is not None for row in able)
+        and len({repr(row[name]) for row in able}) > 1
+    ]
     if not varied:
         raise TablesError(
             f"the {len(able)} finished runs have no parameter in common that differs between "
@@ -62,75 +66,48 @@ def front(rows: Sequence[Row], cost: str) -> list[str]:
 
     A run is beaten by one that is no worse in either and better in one; equals both stay.
     """
+    priced = []
+    for row in table.ranked(rows):
+        price, nll = number(row.get(cost)), objective(row)
+        if price is not None and nll is not None:
+            priced.append((price, nll, key_of(row)))
     kept: list[tuple[float, float, str]] = []
-    for price, nll, key in sorted(_priced(rows, cost)):
+    for price, nll, key in sorted(priced):
         if not kept or nll < kept[-1][1] or (price, nll) == kept[-1][:2]:
             kept.append((price, nll, key))
     return [key for _, _, key in kept]
 
 
-def _varied(rows: Sequence[Row]) -> list[str]:
-    """Parameters that every row has and that differ between them."""
-    return [
-        name
-        for name in parameters(columns_of(rows))
-        if all(row.get(name) is not None for row in rows)
-        and len({repr(row[name]) for row in rows}) > 1
-    ]
-
-
-def _ped_anova(
-    rows: Sequence[Row], parameters: Sequence[str], better: float
-) -> list[tuple[str, float]]:
+def _ped_anova(rows: Sequence[Row], names: Sequence[str], better: float) -> list[tuple[str, float]]:
     import optuna
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
-    spaces = {name: _distribution([row[name] for row in rows]) for name in parameters}
+    columns = {name: _suggested([row[name] for row in rows]) for name in names}
+    spaces = {name: space for name, (space, _) in columns.items()}
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # else it announces each new study
     study = optuna.create_study()
-    study.add_trials([_trial(row, spaces) for row in rows])
-    found = get_param_importances(
-        study, evaluator=PedAnovaImportanceEvaluator(target_quantile=better)
-    )
+    for index, row in enumerate(rows):
+        params = {name: values[index] for name, (_, values) in columns.items()}
+        study.add_trial(
+            optuna.create_trial(params=params, distributions=spaces, value=objective(row))
+        )
+    evaluator = PedAnovaImportanceEvaluator(target_quantile=better)
+    found = get_param_importances(study, evaluator=evaluator)
     return sorted(found.items(), key=lambda each: (-each[1], each[0]))
 
 
-def _trial(row: Row, spaces: Mapping[str, BaseDistribution]) -> FrozenTrial:
-    import optuna
-
-    params = {name: _value(row[name], space) for name, space in spaces.items()}
-    return optuna.create_trial(params=params, distributions=dict(spaces), value=objective(row))
-
-
-def _distribution(values: Sequence[object]) -> BaseDistribution:
-    """A space that just holds these values: what the study searched is not in the records."""
+def _suggested(values: Sequence[Any]) -> tuple[BaseDistribution, Sequence[Any]]:
+    """A space that just holds these values, since the records do not say what was searched."""
     from optuna.distributions import (
         CategoricalDistribution,
         FloatDistribution,
         IntDistribution,
     )
 
-    numbers = [each for each in values if number(each) is not None]
-    if len(numbers) < len(values):
-        return CategoricalDistribution(sorted(set(map(str, values))))
-    ordered: list[Any] = sorted(numbers, key=lambda each: number(each) or 0.0)
-    low, high = ordered[0], ordered[-1]
-    whole = all(isinstance(each, int) for each in numbers)
+    if any(number(each) is None for each in values):
+        texts = list(map(str, values))
+        return CategoricalDistribution(sorted(set(texts))), texts
+    low, high = min(values), max(values)
+    whole = all(isinstance(each, int) for each in values)
     space = IntDistribution if whole else FloatDistribution
-    return space(low, high, log=logarithmic([low, high]))
-
-
-def _value(value: object, space: BaseDistribution) -> object:
-    from optuna.distributions import CategoricalDistribution
-
-    return str(value) if isinstance(space, CategoricalDistribution) else value
-
-
-def _priced(rows: Sequence[Row], cost: str) -> list[tuple[float, float, str]]:
-    """Cost, objective and key of each finished run that has both."""
-    found = []
-    for row in table.ranked(rows):
-        price, nll = number(row.get(cost)), objective(row)
-        if price is not None and nll is not None:
-            found.append((price, nll, key_of(row)))
-    return found
+    return space(low, high, log=logarithmic([low, high])), values

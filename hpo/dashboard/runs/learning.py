@@ -35,6 +35,7 @@ FAINT = 0.65
 """Opacity of runs that were pruned or failed."""
 
 _ALONG = {"epoch": "Epoch", "minutes": "Wall-clock time [min]", "rows": "Training rows seen"}
+_HOVER = {"epoch": "epoch %{x:,}", "minutes": "%{x:,.1f} min", "rows": "%{x:,.0f} rows"}
 
 
 def curves(
@@ -70,13 +71,14 @@ def curves(
     floor = min(_lowest(each.curve.val_nll) for each in drawn) if excess else 0.0
     figure = empty(theme)
     for line in drawn:
-        figure.add_traces(_learning(line, along, smoothing, floor, excess, _tracer(drawn)))
+        figure.add_traces(_learning(line, along, smoothing, floor, excess))
     told = f"NLL − {floor:.4f}" if excess else "NLL"
     axis(figure, "x", _ALONG[along], log=log_x, keep=along, large=along == "rows")
     axis(figure, "y", f"{told} [{tables.NLL}]", log=excess, keep=str(excess))
     figure.update_yaxes(range=_excess_span(drawn, floor) if excess else _span(drawn))
     thinned = any(len(each.at) < _told(each.curve) for each in drawn)
-    note(figure, theme, "— validation   - - training   ● best epoch" + _thinned(thinned))
+    points = f"   (about {MOST_POINTS:,} points a run)" if thinned else ""
+    note(figure, theme, "— validation   - - training   ● best epoch" + points)
     return figure
 
 
@@ -97,7 +99,9 @@ def rates(
 
     figure = empty(theme)
     for line in drawn:
-        figure.add_trace(_rate(line, positive[line.key], along, _tracer(drawn)))
+        rate, told = positive[line.key], f"%{{y:.3g}} {history.rate_unit(line.record)}"
+        name = line.name if np.isfinite(rate[line.at]).any() else f"{line.name}: no positive rate"
+        figure.add_trace(line.curve_of(rate, along, told, name=name, width=1.6))
     units = sorted({history.rate_unit(each) for each in records.values()})
     axis(figure, "x", _ALONG[along], log=log_x, keep=along, large=along == "rows")
     axis(figure, "y", f"Loss rate [{' or '.join(units)}]", log=True, keep="rate")
@@ -123,40 +127,62 @@ class _Line:
     dash: str
     ring: str
     """Colour around the marker of the best epoch."""
+    tracer: Any
+    """The kind of trace that the figure's number of points needs."""
 
     @property
     def faint(self) -> bool:
-        """Whether it came to no end of its own."""
+        """Whether the run came to no end of its own."""
         return self.record.state in ("pruned", "failed")
 
-    @property
-    def opacity(self) -> float:
-        return FAINT if self.faint else 1.0
+    def along(self, along: Along) -> Array:
+        """The quantity across the figure."""
+        curve = self.curve
+        return {"epoch": curve.epoch, "minutes": curve.minutes, "rows": curve.rows_seen}[along]
 
-    @property
-    def group(self) -> str:
-        """What its traces have in common in the legend."""
-        return plain(self.key, 1000)
+    def trace(self, along: Along, told: str, **more: Any) -> Any:
+        """A trace of this run; `told` ends the text at the mouse."""
+        return self.tracer(
+            **{
+                "opacity": FAINT if self.faint else 1.0,
+                "legendgroup": plain(self.key, 1000),
+                "name": self.name,
+                "hovertemplate": f"<b>{self.name}</b><br>{_HOVER[along]}<br>{told}<extra></extra>",
+                **more,
+            }
+        )
+
+    def curve_of(
+        self, y: Array, along: Along, told: str, *, width: float, dash: str = "", **more: Any
+    ) -> Any:
+        """The trace of one value an epoch."""
+        # Plotly leaves a trace without any point out of the legend.
+        point: Any = {"x": [None], "y": [None]}
+        if len(self.at):
+            point = {"x": self.along(along)[self.at], "y": y[self.at]}
+        line = {"color": self.colour, "width": width, "dash": dash or self.dash}
+        return self.trace(along, told, mode="lines", line=line, **point, **more)
 
 
 def _lines(records: Mapping[str, RunRecord], theme: ThemeName) -> list[_Line]:
     palette, names = THEMES[theme].palette, tables.names(records)
-    found = []
-    for index, (key, record) in enumerate(records.items()):
-        curve = history.curve(record)
-        found.append(
-            _Line(
-                key=key,
-                name=plain(names[key], 40),
-                record=record,
-                curve=curve,
-                at=_thin(curve),
-                colour=palette[index % len(palette)],
-                dash=DASHES[index // len(palette) % len(DASHES)],
-                ring=THEMES[theme].label,
-            )
+    curves = {key: history.curve(record) for key, record in records.items()}
+    drawn = {key: _thin(curve) for key, curve in curves.items()}
+    many = 2 * sum(map(len, drawn.values())) > MOST_SVG
+    return [
+        _Line(
+            key=key,
+            name=plain(names[key], 40),
+            record=records[key],
+            curve=curve,
+            at=drawn[key],
+            colour=palette[index % len(palette)],
+            dash=DASHES[index // len(palette) % len(DASHES)],
+            ring=THEMES[theme].label,
+            tracer=go.Scattergl if many else go.Scatter,
         )
-    return found
+        for index, (key, curve) in enumerate(curves.items())
+    ]
 
 
 def _thin(curve: Curve) -> NDArray[np.intp]:
@@ -183,78 +209,26 @@ def _told(curve: Curve) -> int:
     return 0
 
 
-def _tracer(lines: Sequence[_Line]) -> Any:
-    """The kind of trace that this many points need."""
-    return go.Scatter if 2 * sum(len(each.at) for each in lines) <= MOST_SVG else go.Scattergl
-
-
-def _learning(
-    line: _Line, along: Along, smoothing: float, floor: float, excess: bool, tracer: Any
-) -> list[Any]:
+def _learning(line: _Line, along: Along, smoothing: float, floor: float, excess: bool) -> list[Any]:
     """Training, validation and best epoch of one run; its name in the legend rules all three."""
 
     def height(values: Array) -> Array:
         return _positive(values - floor) if excess else values
 
-    x, curve = _places(line.curve, along), line.curve
+    curve = line.curve
     train, val = (history.smoothed(each, smoothing) for each in (curve.train_nll, curve.val_nll))
-    thin = {"opacity": 0.6 * line.opacity, "name": line.name, "showlegend": False}
-    told = f"<b>{line.name}</b><br>{_hover_x(along)}<br>"
-    return [
-        tracer(
-            **_stroke(line, x, height(train), width=1, dash="dash") | thin,
-            hovertemplate=told + "training %{y:.4f}<extra></extra>",
-        ),
-        tracer(
-            **_stroke(line, x, height(val), width=2, dash=line.dash),
-            name=_legend(line),
-            hovertemplate=told + "validation %{y:.4f}<extra></extra>",
-        ),
-        *_best(line, x, height(curve.val_nll), told, tracer),
+    faint = {"opacity": 0.6 * (FAINT if line.faint else 1.0), "showlegend": False}
+    traces = [
+        line.curve_of(height(train), along, "training %{y:.4f}", width=1, dash="dash", **faint),
+        line.curve_of(height(val), along, "validation %{y:.4f}", width=2, name=_legend(line)),
     ]
-
-
-def _stroke(line: _Line, x: Array, y: Array, *, width: float, dash: str) -> dict[str, Any]:
-    """What the trace of a curve is made of."""
-    return {
-        # Plotly leaves a trace without any point out of the legend.
-        "x": x[line.at] if len(line.at) else [None],
-        "y": y[line.at] if len(line.at) else [None],
-        "mode": "lines",
-        "line": {"color": line.colour, "width": width, "dash": dash},
-        "opacity": line.opacity,
-        "legendgroup": line.group,
-    }
-
-
-def _best(line: _Line, x: Array, val: Array, told: str, tracer: Any) -> list[Any]:
-    best = line.curve.best
-    if best is None or not math.isfinite(val[best]):
-        return []
-    marker = {"color": line.colour, "size": 8, "line": {"width": 1.5, "color": line.ring}}
-    return [
-        tracer(
-            x=[x[best]],
-            y=[val[best]],
-            mode="markers",
-            marker=marker,
-            opacity=line.opacity,
-            legendgroup=line.group,
-            name=line.name,
-            showlegend=False,
-            hovertemplate=told + "best: %{y:.4f}<extra></extra>",
-        )
-    ]
-
-
-def _rate(line: _Line, rate: Array, along: Along, tracer: Any) -> Any:
-    told = f"<b>{line.name}</b><br>{_hover_x(along)}<br>"
-    unit = history.rate_unit(line.record)
-    return tracer(
-        **_stroke(line, _places(line.curve, along), rate, width=1.6, dash=line.dash),
-        name=line.name if np.isfinite(rate[line.at]).any() else f"{line.name}: no positive rate",
-        hovertemplate=told + f"%{{y:.3g}} {unit}<extra></extra>",
-    )
+    best, measured = curve.best, height(curve.val_nll)
+    if best is not None and math.isfinite(measured[best]):
+        marker = {"color": line.colour, "size": 8, "line": {"width": 1.5, "color": line.ring}}
+        place = {"x": [line.along(along)[best]], "y": [measured[best]], "mode": "markers"}
+        shown: dict[str, Any] = {**place, "marker": marker, "showlegend": False}
+        traces.append(line.trace(along, "best: %{y:.4f}", **shown))
+    return traces
 
 
 def _legend(line: _Line) -> str:
@@ -264,14 +238,6 @@ def _legend(line: _Line) -> str:
         return f"{line.name}: no validation NLL ({state.replace('_', ' ')})"
     told = line.name if best is None else f"{line.name}: {best:.3f}"
     return told if state in FINISHED else f"{told} ({state})"
-
-
-def _places(curve: Curve, along: Along) -> Array:
-    return {"epoch": curve.epoch, "minutes": curve.minutes, "rows": curve.rows_seen}[along]
-
-
-def _hover_x(along: Along) -> str:
-    return {"epoch": "epoch %{x:,}", "minutes": "%{x:,.1f} min", "rows": "%{x:,.0f} rows"}[along]
 
 
 def _positive(values: Array) -> Array:
@@ -333,25 +299,14 @@ def _thresholds(figure: go.Figure, lines: Sequence[_Line], theme: ThemeName) -> 
         if line.curve.threshold is not None:
             place = (line.curve.threshold, history.rate_unit(line.record))
             found.setdefault(place, []).append(line.name)
+    soft = THEMES[theme].soft
     for (rate, unit), named in found.items():
         whose = f": {named[0]}" if len(named) == 1 < len(lines) else ""
-        figure.add_shape(
-            type="line",
-            xref="paper",
-            x0=0,
-            x1=1,
-            y0=rate,
-            y1=rate,
-            line={"color": THEMES[theme].soft, "width": 1, "dash": "dot"},
-            label={
-                "text": f"stops below {rate:g} {unit}{whose}",
-                "textposition": "start",
-                "yanchor": "bottom",
-                "font": {"color": THEMES[theme].soft, "size": 11},
-            },
-        )
+        label = {
+            "text": f"stops below {rate:g} {unit}{whose}",
+            "textposition": "start",
+            "yanchor": "bottom",
+            "font": {"color": soft, "size": 11},
+        }
+        figure.add_hline(rate, line={"color": soft, "width": 1, "dash": "dot"}, label=label)
     return [rate for rate, _ in found]
-
-
-def _thinned(thinned: bool) -> str:
-    return f"   (about {MOST_POINTS:,} points a run)" if thinned else ""

@@ -172,6 +172,11 @@ def names(keys: Iterable[str]) -> dict[str, str]:
     return {key: short(key) if often[short(key)] == 1 else key for key in given}
 
 
+def capital(text: str) -> str:
+    """The text with a capital at its beginning."""
+    return text[:1].upper() + text[1:]
+
+
 def key_of(row: Row) -> str:
     """The row's key; for rows that did not come from a catalog, study and trial."""
     return str(row["run"]) if "run" in row else f"{row.get('study')} {row.get('trial')}"

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import pytest
 
 from hpo.dashboard import style
-from hpo.dashboard.runs import figures, learning, tables
+from hpo.dashboard.runs import figures, learning, parallel, tables
 from hpo.records import table
 from hpo.records.folder import read
 from hpo.records.record import Cost, DataUsed, Environment, EpochRow, RunRecord
@@ -88,7 +88,7 @@ def every_figure(records, rows, theme="light"):
         "curves": learning.curves(records, theme=theme),
         "excess": learning.curves(records, excess=True, theme=theme),
         "rates": learning.rates(records, theme=theme),
-        "parallel": figures.parallel(rows, names, theme),
+        "parallel": parallel.coordinates(rows, names, theme),
         "importances": figures.importances(pairs, theme),
         "scatter": figures.scatter(rows, "best_val_nll", "seconds", "study", theme=theme),
         "states": figures.scatter(rows, "trial", "best_val_nll", theme=theme),
@@ -168,8 +168,8 @@ def test_a_figure_shows_the_page_behind_it_and_keeps_its_zoom(theme):
     [
         pytest.param(learning.curves({}), id="curves"),
         pytest.param(learning.rates({}), id="rates"),
-        pytest.param(figures.parallel([], []), id="parallel"),
-        pytest.param(figures.parallel(MANY, []), id="no-parameter"),
+        pytest.param(parallel.coordinates([], []), id="parallel"),
+        pytest.param(parallel.coordinates(MANY, []), id="no-parameter"),
         pytest.param(figures.importances([]), id="importances"),
         pytest.param(figures.scatter([], "seconds", "trial"), id="scatter"),
         pytest.param(figures.scatter(MANY, "test_nll", "trial"), id="no-value"),
@@ -345,7 +345,7 @@ def test_runs_that_stop_alike_share_one_line():
 
 
 def test_parallel_coordinates_end_in_the_objective_with_the_best_on_top():
-    (trace,) = figures.parallel(MANY, ["blocks", "learning_rate", "activation"]).data
+    (trace,) = parallel.coordinates(MANY, ["blocks", "learning_rate", "activation"]).data
 
     labels = [each.label.replace("<br>", " ") for each in trace.dimensions]
     assert labels == ["Blocks", "Learning rate", "Activation", "Best validation NLL [nats/event]"]
@@ -354,7 +354,7 @@ def test_parallel_coordinates_end_in_the_objective_with_the_best_on_top():
 
 
 def test_a_wide_parameter_is_seen_on_a_logarithm():
-    (trace,) = figures.parallel(MANY, ["learning_rate"]).data
+    (trace,) = parallel.coordinates(MANY, ["learning_rate"]).data
 
     rates = trace.dimensions[0]
     np.testing.assert_allclose(sorted(rates["values"]), [-i / 3 for i in range(9, 0, -1)])
@@ -373,7 +373,7 @@ def test_a_wide_parameter_is_seen_on_a_logarithm():
 def test_a_missing_setting_stands_below_all_others(values):
     rows = searched(*(({"it": each}, 5.0 + i) for i, each in enumerate(values)))
 
-    (trace,) = figures.parallel(rows, ["it"]).data
+    (trace,) = parallel.coordinates(rows, ["it"]).data
 
     axis = trace.dimensions[0]
     missing = min(axis["values"])
@@ -385,7 +385,7 @@ def test_a_missing_setting_stands_below_all_others(values):
 def test_runs_without_an_objective_are_counted_below_the_parallel_coordinates():
     rows = [*MANY, row(run(trial=20, state="failed"))]
 
-    figure = figures.parallel(rows, ["blocks"])
+    figure = parallel.coordinates(rows, ["blocks"])
 
     assert len(figure.data[0].dimensions[0]["values"]) == len(MANY)
     assert figure.layout.annotations[0].text == "1 run not shown: without a validation NLL."
@@ -406,7 +406,7 @@ def test_a_point_carries_the_key_of_its_run_and_its_state_as_a_symbol():
     drawn = {each.customdata[0]: each for each in figure.data if each.customdata is not None}
     assert list(drawn) == ["bbh/trial-00003", "bbh/trial-00004"]
     assert {each.marker.symbol for each in drawn.values()} == {"circle", "circle-open"}
-    assert drawn["bbh/trial-00003"].text[0].startswith("<b>bbh 3</b>")
+    assert drawn["bbh/trial-00003"].hovertext[0].startswith("<b>bbh 3</b>")
 
 
 @pytest.mark.parametrize(
