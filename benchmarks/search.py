@@ -358,7 +358,7 @@ def unpruned(record: RunRecord, scratch: Path) -> Line:
             checkpoint=folder,
         )
         val_nll = [epoch.val_nll for epoch in fit.history]
-        value, stopped = fit.best_val_nll, fit.stopped
+        value, stopped = fit.best.val_nll, fit.stopped
     except NonFiniteLoss as error:  # in a study, such a trial fails
         value, stopped = None, str(error)
     shutil.rmtree(folder, ignore_errors=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class Checkpoint:
     """JSON-ready: flow description, training options, dataset, step, history, stopping."""
 
 
-def save(folder: Path, checkpoint: Checkpoint) -> Path:
+def save(folder: Path, checkpoint: Checkpoint) -> None:
     """Put the checkpoint into `folder` in one step: a reader finds the old one or the new one.
 
     Raises:
@@ -53,9 +53,10 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     """
     text = json.dumps({"schema": SCHEMA, **checkpoint.state}, allow_nan=False, indent=1)
     tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
-    _replace(folder / FILE, to_bytes(tensors, metadata={"checkpoint": text}))
-    _replace(folder / NOTE, (text + "\n").encode())
-    return folder / FILE
+    content = to_bytes(tensors, metadata={"checkpoint": text})
+    for name, written in ((FILE, content), (NOTE, (text + "\n").encode())):
+        with draft_of(folder / name, parents=False) as draft:
+            draft.write_bytes(written)
 
 
 def load(folder: Path) -> Checkpoint | None:
@@ -100,7 +101,7 @@ def best_flow(folder: Path) -> ConditionalFlow:
 def flow_of(folder: Path, checkpoint: Checkpoint) -> ConditionalFlow:
     """The flow with the best weights of a checkpoint that was read from `folder`."""
     try:
-        return from_description(checkpoint.state["flow"], part(checkpoint.tensors, BEST))
+        return from_description(checkpoint.state["flow"], below(checkpoint.tensors, BEST))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{folder / FILE} does not describe a flow ({error}): delete it to start anew"
@@ -109,18 +110,11 @@ def flow_of(folder: Path, checkpoint: Checkpoint) -> ConditionalFlow:
 
 def trim(folder: Path) -> None:
     """After the end of a run: keep only what `best_flow` and the history need."""
-    checkpoint = load(folder)
-    if checkpoint is not None:
+    if checkpoint := load(folder):
         best = {k: v for k, v in checkpoint.tensors.items() if k.startswith(BEST)}
-        state = {**checkpoint.state, "trimmed": True}
-        save(folder, replace(checkpoint, tensors=best, state=state))
+        save(folder, Checkpoint(tensors=best, state={**checkpoint.state, "trimmed": True}))
 
 
-def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names start with `prefix`, without it."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _replace(path: Path, content: bytes) -> None:
-    with draft_of(path, parents=False) as draft:
-        draft.write_bytes(content)

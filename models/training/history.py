@@ -28,8 +28,8 @@ class Epoch:
     loss_rate: float | None
     """Fall of the smoothed objective in nats per `rate_per`; None in the first row."""
     held_out_nll: float | None = None
-    """Over the validation split's rows of the held-out cells, likewise; None where none are, or
-    where it is not finite."""
+    """Over the validation split's rows of the held-out cells; None if none are held out, or if it
+    is not finite."""
 
     def objective(self, config: TrainConfig) -> float:
         """The NLL by which this training is judged."""
@@ -43,18 +43,14 @@ class Fit:
     """What came of a training."""
 
     history: list[Epoch]
-    best_epoch: int
+    best: Epoch
     """The row with the lowest objective, whose weights the flow has."""
-    best_val_nll: float
-    """In that row."""
     stopped: str | None
     """Why it ended early, as a sentence; None when all epochs ran."""
-    best_held_out_nll: float | None = None
-    """In that row; None where no cells are held out."""
 
 
 def stored_history(folder: Path) -> list[Epoch]:
-    """The rows of history that the checkpoint in `folder` holds; none where there is none.
+    """The rows that the checkpoint in `folder` holds; none where there is none.
 
     Raises:
         CheckpointError: If the checkpoint is damaged.

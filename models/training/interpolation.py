@@ -1,11 +1,12 @@
-"""Conditions that are moved between the grid's points while training, so that a flow interpolates.
+"""Conditions c + s (u1 - u2) gap, moved between the grid's points so that a flow interpolates.
 
-A simulation knows a few values of each condition; between them a flow may say anything. Moved by a
-triangular distribution that reaches the neighbouring values, and no further, a row of one cell is
-seen at all conditions up to the next: the flow learns to blend cells linearly, and on a grid point
-still meets that cell alone. A narrower triangle blends less. As with any kernel, more rows need
-less width: the triangles reach `jitter` of the way where a cell has `ROWS` rows on average or
-fewer, and less where it has more, since a flow that sees so many interpolates better by itself.
+A simulation knows a few values of each condition; between them a flow may say anything. With u1, u2
+uniform in [0, 1] a condition is moved by a triangular distribution that reaches the neighbouring
+values of the grid (`gap` away, in logarithms where the column is positive) for a share s = 1, and
+never further. A row of one cell is seen at all conditions up to the next: the flow learns to blend
+cells linearly, and on a grid point still meets that cell alone. As with any kernel, more rows need
+less width: s is the option `jitter` where a cell has `ROWS` rows on average or fewer, and less
+where it has more, since a flow that sees so many interpolates better by itself.
 
 Tensor names end in their axes:
     U distinct conditions    C conditions    G grid values of one condition
@@ -26,7 +27,7 @@ class ConditionJitter:
     """Moves conditions by a share of the way to the next values of the grid."""
 
     def __init__(self, dataset: Dataset, *, jitter: float, seed: int) -> None:
-        """Args: whose cells are the grid; from 0 = stay to 1, see above."""
+        """Args: the dataset whose cells are the grid, and the share, from 0 to 1, see above."""
         cells = [cell for cell in dataset.cells if cell.train]
         c_UC = torch.tensor([cell.conditions for cell in cells]).view(len(cells), -1)
         rows = sum(cell.train for cell in cells) / max(1, len(cells))

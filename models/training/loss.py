@@ -1,9 +1,10 @@
-"""The NLL of a batch and its gradient, worked out part by part.
+"""The NLL of a batch, -1/N sum log p(event | conditions), and its gradient, by micro-batches.
 
-On the CPU a large batch goes through the flow in parts that fit the cache, with equal conditions
-next to each other and worked out once; threads take whole parts, each with gradients of its own,
-which add up to those of the batch in a fixed order. It is the same step, in half of the time, and
-the same numbers every time for the same number of threads.
+On the CPU a large batch goes through the flow in micro-batches that fit the cache, with equal
+conditions next to each other and worked out once. Threads take whole micro-batches, each with
+gradients of its own, which add up to those of the batch in a fixed order: the step is the same in
+half of the time, and repeatable for the same number of threads. Threads that meet inside every
+small operation lose more than they win, above all where another process has a core for a moment.
 
 Tensor names end in their axes:
     N rows    F event columns    C condition columns    U distinct conditions
@@ -23,12 +24,12 @@ from torch import Tensor, nn
 
 from models.flow.conditions import distinct, micro_batches
 from models.flow.density import ConditionalFlow
-from models.training.optimizer import weights_and_biases
+from models.training.optimizer import views, weights_and_biases
 
 CPU_ROWS = 8192
 """Rows whose activations stay in the cache of a CPU core."""
 REPLICAS, REPLICA_ROWS = 4, 4096
-"""Most threads that take parts, fewest rows of a batch for each: with smaller parts they wait for
+"""Most threads that take micro-batches, fewest rows of a batch for each: with fewer they wait for
 Python's lock."""
 MicroBatch = tuple[Tensor, Tensor, list[int]]
 """Arguments of `ConditionalFlow.log_prob`."""
@@ -38,13 +39,14 @@ class BatchLoss:
     """The NLL of a flow over batches, and its gradient."""
 
     def __init__(self, flow: ConditionalFlow, gradients: list[Tensor], *, batch_size: int) -> None:
-        """Args: the flow, the tensors that its weights' and biases' gradients are views of, and
-        the rows of a batch.
+        """Args: the flow, the flat tensors that its parameters' gradients are views of, and the
+        rows of a batch.
         """
         self._gradients = gradients
+        count = min(torch.get_num_threads(), REPLICAS, batch_size // REPLICA_ROWS)
+        more = count - 1 if gradients[0].device.type == "cpu" else 0
         self._replicas = [_Replica(flow, gradients)]
-        while len(self._replicas) < _count(batch_size, gradients[0].device):
-            self._replicas.append(_replica(flow, gradients))
+        self._replicas += [_replica(flow, gradients) for _ in range(more)]
         self._pool: ThreadPoolExecutor | None = None
 
     @contextmanager
@@ -77,7 +79,7 @@ class BatchLoss:
         Args:
             x_NF: Events.
             c_NC: Their conditions.
-            move: What this step makes of the distinct ones among them.
+            move: Applied to the distinct ones among them.
         """
         c_UC, index_N = distinct(c_NC)
         parts = self._parts(x_NF, move(c_UC), index_N)
@@ -92,23 +94,22 @@ class BatchLoss:
         return self._shared(_Replica.nll, self._parts(x_NF, *distinct(c_NC)))
 
     def _parts(self, x_NF: Tensor, c_UC: Tensor, index_N: Tensor) -> list[MicroBatch]:
+        """As many for every replica, none beyond the cache."""
         rows = len(x_NF)
         if x_NF.device.type == "cpu":
-            rows = _part_rows(rows, len(self._replicas))
-        return [
-            (x_NF[part_N], c, counts) for part_N, c, counts in micro_batches(c_UC, index_N, rows)
-        ]
+            replicas = max(1, min(len(self._replicas), rows // REPLICA_ROWS))
+            rows = -(-rows // (replicas * -(-rows // (replicas * CPU_ROWS))))
+        return [(x_NF[one], c, counts) for one, c, counts in micro_batches(c_UC, index_N, rows)]
 
     def _shared(
         self, work: Callable[[_Replica, list[MicroBatch]], Tensor], parts: list[MicroBatch]
     ) -> Tensor:
-        """The sum of what each makes of its parts; who takes which depends on their number."""
+        """The sum of each replica's results; their number decides which takes which part."""
         count = len(self._replicas)
         jobs = [(r, parts[i::count]) for i, r in enumerate(self._replicas) if i < len(parts)]
         if self._pool is None or len(jobs) == 1:
             return torch.stack([work(*job) for job in jobs]).sum()
-        futures = [self._pool.submit(work, *job) for job in jobs]
-        return torch.stack([future.result() for future in futures]).sum()
+        return torch.stack(list(self._pool.map(work, *zip(*jobs, strict=True)))).sum()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,26 +139,12 @@ class _Replica:
         return -torch.stack(sums).sum()
 
 
-def _count(batch_size: int, device: torch.device) -> int:
-    if device.type != "cpu":
-        return 1
-    return max(1, min(torch.get_num_threads(), REPLICAS, batch_size // REPLICA_ROWS))
-
-
 def _replica(flow: ConditionalFlow, gradients: list[Tensor]) -> _Replica:
     """One with the weights of `flow`, in the same memory, and gradients of its own."""
     memo: dict[int, Any] = {id(buffer): buffer for buffer in flow.buffers()}
     own = [torch.zeros_like(gradient) for gradient in gradients]
     for parameters, flat in zip(weights_and_biases(flow), own, strict=True):
-        views = torch.split(flat, [p.numel() for p in parameters])
-        for parameter, gradient in zip(parameters, views, strict=True):
-            twin = nn.Parameter(parameter.detach())
-            twin.grad = gradient.view_as(parameter)
-            memo[id(parameter)] = twin
+        for parameter, gradient in zip(parameters, views(flat, parameters), strict=True):
+            memo[id(parameter)] = twin = nn.Parameter(parameter.detach())
+            twin.grad = gradient
     return _Replica(copy.deepcopy(flow, memo), own)
-
-
-def _part_rows(rows: int, replicas: int) -> int:
-    """Rows of a part, such that every replica has as many parts and none exceeds the cache."""
-    replicas = max(1, min(replicas, rows // REPLICA_ROWS))
-    return -(-rows // (replicas * -(-rows // (replicas * CPU_ROWS))))

@@ -1,7 +1,8 @@
-"""AdamW over a whole flow as two flat tensors, the gradient's length, and averaged weights.
+"""AdamW: w <- w - rate (m / (sqrt(v) + eps) + decay w), and averages of w over past steps.
 
-A flow has a hundred small tensors; with two large ones a step of the optimizer, clipping, zeroing
-and averaging cost next to nothing. The flow's own parameters become views of them.
+m and v are running means of the gradient g, shortened to `clip_norm`, and of g^2. A flow has a
+hundred small tensors; as two flat ones, of which its parameters become views, a step of the
+optimizer, clipping, zeroing and averaging cost next to nothing.
 
 Loshchilov & Hutter (2019), https://arxiv.org/abs/1711.05101
 Polyak & Juditsky (1992), SIAM Journal on Control and Optimization 30, 838 (averaging)
@@ -17,8 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from models.config import TrainConfig
+from models.training.checkpoint import below
 
 AVERAGE = "average."
+FALL = 0.3
+"""Share of a training over which the learning rate of a plateau falls."""
 
 
 class Optimizer:
@@ -77,11 +81,7 @@ class Optimizer:
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go back to what `tensors` gave."""
         for number, flat in enumerate(self._flats):
-            mine = {
-                k.removeprefix(f"{number}."): v
-                for k, v in tensors.items()
-                if k.startswith(f"{number}.")
-            }
+            mine = below(tensors, f"{number}.")
             self._adamw.state[flat] = {
                 k: v.to(v.device if k == "step" else flat.device) for k, v in mine.items()
             }
@@ -97,9 +97,11 @@ class Optimizer:
 
 def weights_and_biases(flow: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """The matrices of a flow, which decay, and everything else, which does not."""
-    parameters = list(flow.parameters())
-    decaying = [p for p in parameters if p.ndim == 2 and p.shape[1] != 1]
-    return decaying, [p for p in parameters if not (p.ndim == 2 and p.shape[1] != 1)]
+    both: tuple[list[nn.Parameter], list[nn.Parameter]] = [], []
+    for parameter in flow.parameters():
+        matrix = parameter.ndim == 2 and parameter.shape[1] != 1
+        both[0 if matrix else 1].append(parameter)
+    return both
 
 
 def clip(gradients: list[Tensor], longest: float) -> Tensor:
@@ -126,17 +128,17 @@ def learning_rate(config: TrainConfig, progress: float) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * fallen))
 
 
-FALL = 0.3
-"""Share of a training over which the learning rate of a plateau falls."""
+def views(flat: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
+    """Parts of a flat tensor, of the parameters' shapes."""
+    parts = torch.split(flat, [p.numel() for p in parameters])
+    return [part.view_as(p) for part, p in zip(parts, parameters, strict=True)]
 
 
 def _flat(parameters: list[nn.Parameter]) -> nn.Parameter:
     """All of them in one tensor, of which they and their gradients become views."""
     flat = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
     flat.grad = torch.zeros_like(flat)
-    sizes = [p.numel() for p in parameters]
-    views = zip(torch.split(flat.detach(), sizes), torch.split(flat.grad, sizes), strict=True)
-    for parameter, (values, gradient) in zip(parameters, views, strict=True):
-        parameter.data = values.view_as(parameter)
-        parameter.grad = gradient.view_as(parameter)
+    values, gradients = views(flat.detach(), parameters), views(flat.grad, parameters)
+    for parameter, value, gradient in zip(parameters, values, gradients, strict=True):
+        parameter.data, parameter.grad = value, gradient
     return flat

@@ -1,9 +1,9 @@
 """When to stop early: patience, the rate of loss, and the time budget.
 
-The thesis stopped by the rate of its validation loss, but took it of a running mean since the
-first step, per second: it shrank as 1/n whatever the flow did, and never fired. Here it is the
-rate of an exponentially smoothed NLL, per epoch unless asked otherwise. Which NLL it is, of the
-validation split or of the held-out cells, is the training's `objective`.
+The rate is the fall of the exponentially smoothed NLL, s <- a s + (1 - a) NLL, per epoch or second.
+(The thesis took it of a running mean since the first step, per second: it shrank as 1/n whatever
+the flow did, and never fired.) The training's `objective` says which NLL it is, of the validation
+split or of the held-out cells.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from models.config import OBJECTIVES, TrainConfig
 
 @dataclass(slots=True)
 class Stopping:
-    """What is remembered of the NLLs so far. JSON-ready through `state`."""
+    """The NLLs so far, summed up. JSON-ready through `state`."""
 
     evaluations: int = 0
     best: float | None = None

@@ -1,14 +1,9 @@
-"""Fitting a flow to a prepared dataset. Knows no Optuna.
+"""Fitting a flow to a prepared dataset, epoch after epoch. Knows no Optuna.
 
-One row of history is one evaluation of the whole validation split in evaluation mode: at the end
-of each epoch, or after every `eval_every` steps (then `Epoch.epoch` counts evaluations). Cells
-that are held out are in none of it: their rows of the validation split have an NLL of their own.
-
-The loop synchronises with the device once per row: losses and the first non-finite step are
-kept there. On the CPU a large batch goes through in parts that fit the cache, whose gradients add
-up to that of the batch, and equal conditions are worked out once. Threads take whole parts, each
-with gradients of its own that are added in a fixed order: threads that meet inside every small
-operation lose more than they win, above all where another process has a core for a moment.
+A row of history is one evaluation of the whole validation split in evaluation mode: at the end of
+each epoch, or after every `eval_every` steps. Rows of held-out cells are in none of it: their part
+of the validation split has an NLL of its own. The loop synchronises with the device once per row:
+losses and the first non-finite step are kept there.
 
 Tensor names end in their axes:
     N rows    F event columns    C condition columns
@@ -36,7 +31,15 @@ from data_prep.stream import Batch, Stream
 from models.config import FREE_TO_CHANGE, ConfigError, FlowConfig, TrainConfig
 from models.flow.coordinates import constants
 from models.flow.density import ConditionalFlow, build_flow
-from models.training.checkpoint import BEST, Checkpoint, CheckpointError, flow_of, load, part, save
+from models.training.checkpoint import (
+    BEST,
+    Checkpoint,
+    CheckpointError,
+    below,
+    flow_of,
+    load,
+    save,
+)
 from models.training.history import Epoch, Fit
 from models.training.interpolation import ConditionJitter
 from models.training.loss import BatchLoss
@@ -91,10 +94,8 @@ def train(
             "'val_nll'"
         )
     stored = load(checkpoint) if checkpoint is not None else None
-    device = _device(train_config)
-    cuda = [device] if device.type == "cuda" else []
-    with _denormals_flushed(), _tf32(train_config), torch.random.fork_rng(devices=cuda):
-        training = _Training(Path(folder), flow_config, train_config, device, hold_out)
+    with _arithmetic(train_config):
+        training = _Training(Path(folder), flow_config, train_config, hold_out)
         if checkpoint is not None and stored is not None:
             training.restore(checkpoint, stored)
         training.run(checkpoint, on_epoch)
@@ -105,33 +106,28 @@ class _Training:
     """A training under way: everything that a checkpoint holds, and the loop."""
 
     def __init__(
-        self,
-        folder: Path,
-        flow_config: FlowConfig,
-        config: TrainConfig,
-        device: torch.device,
-        hold_out: Named = (),
+        self, folder: Path, flow_config: FlowConfig, config: TrainConfig, hold_out: Named = ()
     ) -> None:
-        self.config, self.device = config, device
+        self.config, self.device = config, _device(config)
         whole = Dataset.read(folder)
         # Its ranges are what the flow has seen: beyond them, in a held-out cell too, it guesses.
         self.dataset = cells.without(whole, hold_out, folder)
         self.hold_out = [cells.name_of(whole, cell) for cell in cells.find(whole, hold_out, folder)]
-        self.stream = Stream(
-            folder,
-            "train",
-            batch_size=config.batch_size,
-            seed=config.seed,
-            memory_mb=config.memory_mb,
-            without=hold_out,
+        read = partial(Stream, folder, memory_mb=config.memory_mb)
+        self.stream = read(
+            "train", batch_size=config.batch_size, seed=config.seed, without=hold_out
         )
-        self.validation = _in_file_order(folder, config, without=hold_out)
-        self.held_out = _in_file_order(folder, config, only=hold_out) if hold_out else None
+        evaluated = partial(read, "val", batch_size=EVALUATION_ROWS, shuffle=False)
+        self.validation = evaluated(without=hold_out)
+        self.held_out = evaluated(only=hold_out) if hold_out else None
         moments = constants(self.dataset, self.stream.epoch(0), flow_config.coordinates)
         torch.manual_seed(config.seed)
-        self.flow = build_flow(flow_config, self.dataset, moments, seed=config.seed).to(device)
+        self.flow = build_flow(flow_config, self.dataset, moments, seed=config.seed)
+        self.flow.to(self.device)
         if flow_config.normalise:
-            self._normalise()
+            # The layers between take their scales from the first batch.
+            with torch.no_grad():
+                self.flow.train().log_prob(*self._on_device(next(iter(self.stream.epoch(0)))))
         self.optimizer = Optimizer(self.flow, config)
         self.loss = BatchLoss(self.flow, self.optimizer.gradients, batch_size=config.batch_size)
         self.jitter = ConditionJitter(self.dataset, jitter=config.jitter, seed=config.seed)
@@ -141,12 +137,6 @@ class _Training:
         self.step, self.elapsed_s = 0, 0.0
         self.start_s = time.perf_counter()
         self.stopped: str | None = None
-
-    @torch.no_grad()
-    def _normalise(self) -> None:
-        """Let the layers between take their scales from the first batch."""
-        first = next(iter(self.stream.epoch(0)))
-        self.flow.train().log_prob(*self._on_device(first))
 
     @property
     def total_steps(self) -> int:
@@ -215,7 +205,11 @@ class _Training:
             first_bad = torch.where(bad, self.step, first_bad)
             rows += len(x_NF)
             self.step += 1
-        self._check(int(first_bad.item()))
+        if (step := int(first_bad.item())) >= 0:
+            raise NonFiniteLoss(
+                f"the training loss or its gradient is not finite at step {step + 1} "
+                f"(epoch {step // self.stream.batches + 1}): try a lower learning_rate or clip_norm"
+            )
         return float(total.item()) / rows, rows, rate
 
     def _progress(self) -> float:
@@ -253,20 +247,8 @@ class _Training:
 
     def _refuse_non_finite(self, what: str, nll: float) -> None:
         if not math.isfinite(nll):
-            raise NonFiniteLoss(
-                f"the {what} NLL is {nll} after step {self.step} (epoch {self._number()})"
-            )
-
-    def _check(self, first_bad: int) -> None:
-        if first_bad >= 0:
-            raise NonFiniteLoss(
-                "the training loss or its gradient is not finite at step "
-                f"{first_bad + 1} (epoch {first_bad // self.stream.batches + 1}): "
-                "try a lower learning_rate or clip_norm"
-            )
-
-    def _number(self) -> int:
-        return -(-self.step // self.stream.batches)
+            epoch = -(-self.step // self.stream.batches)
+            raise NonFiniteLoss(f"the {what} NLL is {nll} after step {self.step} (epoch {epoch})")
 
     def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
         x_NF, c_NC = torch.from_numpy(batch.events), torch.from_numpy(batch.conditions)
@@ -279,8 +261,7 @@ class _Training:
         """The flow with its best weights, and the history."""
         self.flow.load_state_dict(self.best)
         best = self.history[self.stopping.best_evaluation - 1]
-        fit = Fit(self.history, best.epoch, best.val_nll, self.stopped, best.held_out_nll)
-        return self.flow.eval(), fit
+        return self.flow.eval(), Fit(self.history, best, self.stopped)
 
     def _checkpoint(self) -> Checkpoint:
         tensors = {f"flow.{k}": v for k, v in self.flow.state_dict().items()}
@@ -317,40 +298,34 @@ class _Training:
         self.best = flow_of(folder, checkpoint).to(self.device).state_dict()
         if state.get("trimmed"):
             return
-        self.flow.load_state_dict(part(tensors, "flow."))
-        self.optimizer.restore(part(tensors, "optimizer."))
+        self.flow.load_state_dict(below(tensors, "flow."))
+        self.optimizer.restore(below(tensors, "optimizer."))
         torch.set_rng_state(tensors["rng.cpu"])
         if self.device.type == "cuda" and "rng.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
 
     def _compare(self, folder: Path, state: dict[str, Any]) -> None:
-        ours = {**asdict(self.config), **asdict(self.flow.config)}
-        ours |= {"data": self.dataset.fingerprint, "hold_out": self.hold_out}
+        ours = _options(self.config, self.flow.config, self.dataset.fingerprint, self.hold_out)
         # What a checkpoint says nothing of was added after it.
-        training = TrainConfig.from_dict(state["training"])
-        theirs = {**asdict(training), **asdict(FlowConfig.from_dict(state["flow"]["config"]))}
-        theirs |= {"data": state["dataset"], "hold_out": state.get("hold_out", [])}
-        for name in sorted(ours.keys() | theirs.keys()):
-            if name not in FREE_TO_CHANGE and ours.get(name) != theirs.get(name):
+        theirs = _options(
+            TrainConfig.from_dict(state["training"]),
+            FlowConfig.from_dict(state["flow"]["config"]),
+            state["dataset"],
+            state.get("hold_out", []),
+        )
+        for name in sorted(ours):
+            if name not in FREE_TO_CHANGE and ours[name] != theirs[name]:
                 raise CheckpointError(
                     f"the checkpoint in {folder} is of another training: it has {name} = "
-                    f"{theirs.get(name)!r}, this one {ours.get(name)!r}: use another folder"
+                    f"{theirs[name]!r}, this one {ours[name]!r}: use another folder"
                 )
 
 
-def _in_file_order(
-    folder: Path, config: TrainConfig, *, without: Named = (), only: Named | None = None
-) -> Stream:
-    """The validation split, or some cells of it, to be evaluated."""
-    return Stream(
-        folder,
-        "val",
-        batch_size=EVALUATION_ROWS,
-        shuffle=False,
-        memory_mb=config.memory_mb,
-        without=without,
-        only=only,
-    )
+def _options(
+    training: TrainConfig, flow: FlowConfig, data: str, hold_out: list[dict[str, float]]
+) -> dict[str, Any]:
+    """Everything in which two trainings can differ."""
+    return {**asdict(training), **asdict(flow), "data": data, "hold_out": hold_out}
 
 
 def _endless(stream: Stream, step: int) -> Generator[Batch, None, None]:
@@ -366,28 +341,22 @@ def _copy(flow: nn.Module) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _denormals_flushed() -> Iterator[None]:
-    """Denormals, in the optimizer's averages above all, make a CPU 25 times slower.
+def _arithmetic(config: TrainConfig) -> Iterator[None]:
+    """Settings of the thread (numpy included) and of the process, put back at the end.
 
-    The mode is that of the whole thread, numpy included, so it is put back at the end.
+    Denormals, in the optimizer's averages above all, make a CPU 25 times slower.
     """
-    before = bool(torch.tensor(1e-310, dtype=torch.float64).mul(0.5) == 0)
-    torch.set_flush_denormal(True)
+    flushed = bool(torch.tensor(1e-310, dtype=torch.float64).mul(0.5) == 0)
+    precision = torch.get_float32_matmul_precision()
+    device = _device(config)
     try:
-        yield
+        torch.set_flush_denormal(True)
+        torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
     finally:
-        torch.set_flush_denormal(before)
-
-
-@contextmanager
-def _tf32(config: TrainConfig) -> Iterator[None]:
-    """Matrix products on CUDA as the config has it; a setting of the process, put back after."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_flush_denormal(flushed)
+        torch.set_float32_matmul_precision(precision)
 
 
 def _device(config: TrainConfig) -> torch.device:
