@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -258,66 +258,50 @@ def plot(
         losses(_records(source, runs, storage), out)
         click.echo(str(out))
         return
-    from hpo.cli.progress import of_steps
-    from hpo.pictures import likelihood
     from models import Emulator
 
     loaded = Emulator.load(Path(source))
     at = options.conditions(ctx.args, loaded.condition_columns)
-    named = options.names(columns, "--columns") if columns else None
     if kind in ("likelihood", "divergence"):
         options.missing(at, loaded.condition_columns)
-    if kind == "likelihood":
-        likelihood.likelihood(loaded, conditions=at, out=out)
-    elif kind == "animation":
-        with of_steps("frames") as step:
-            likelihood.animation(loaded, conditions=at, step=step, out=out)
-    elif kind == "divergence":
-        _divergence(loaded, Path(source), data, at, named, out)
-    else:
-        folder = prepared(data) if data else _data_of_training(Path(source))
-        _say_if_other_data(loaded, folder)
-        _beside_data(loaded, kind, folder, at, named, out)
+    named = options.names(columns, "--columns") if columns else None
+    _plot(loaded, kind, at, named, lambda: _data_of(data, Path(source)), out)
     click.echo(str(out))
 
 
-def _divergence(
+def _plot(
     emulator: Emulator,
-    source: Path,
-    data: str | None,
+    kind: str,
     at: Mapping[str, float],
     columns: tuple[str, ...] | None,
+    data: Callable[[], Path],
     out: Path,
 ) -> None:
     from hpo.cli.progress import of_steps
-    from hpo.pictures.divergence import divergence
+    from hpo.pictures import contours, corner, divergence, errors, likelihood
 
-    folder: Path | None = None
-    try:
-        folder = prepared(data) if data else _data_of_training(source)
-    except (InputError, FileNotFoundError):
-        click.echo("Note: no data name the cells: taken evenly over the domain.", err=True)
-    with of_steps("cells") as step:
-        divergence(emulator, folder, conditions=at, columns=columns, step=step, out=out)
-
-
-def _beside_data(
-    emulator: Emulator,
-    kind: str,
-    folder: Path,
-    at: Mapping[str, float],
-    columns: tuple[str, ...] | None,
-    out: Path,
-) -> None:
-    from hpo.pictures.contours import contours
-    from hpo.pictures.corner import corner
-    from hpo.pictures.errors import errors
-
-    if kind == "errors":
-        errors(emulator, folder, conditions=at, out=out)
+    if kind == "likelihood":
+        likelihood.likelihood(emulator, conditions=at, out=out)
+    elif kind == "animation":
+        with of_steps("frames") as step:
+            likelihood.animation(emulator, conditions=at, step=step, out=out)
+    elif kind == "divergence":
+        folder = None
+        try:
+            folder = data()
+        except (InputError, FileNotFoundError):
+            click.echo("Note: no data name the cells: taken evenly over the domain.", err=True)
+        with of_steps("cells") as step:
+            divergence.divergence(
+                emulator, folder, conditions=at, columns=columns, step=step, out=out
+            )
     else:
-        draw = corner if kind == "corner" else contours
-        draw(emulator, folder, conditions=at, columns=columns, out=out)
+        _say_if_other_data(emulator, folder := data())
+        if kind == "errors":
+            errors.errors(emulator, folder, conditions=at, out=out)
+        else:
+            draw = corner.corner if kind == "corner" else contours.contours
+            draw(emulator, folder, conditions=at, columns=columns, out=out)
 
 
 def _records(study: str, runs: Path, storage: str | None) -> list[RunRecord]:
@@ -333,11 +317,13 @@ def _records(study: str, runs: Path, storage: str | None) -> list[RunRecord]:
     return [record for record in records if isinstance(record, RunRecord)]
 
 
-def _data_of_training(emulator: Path) -> Path:
-    """The dataset that the bundle's own record names."""
+def _data_of(data: str | None, emulator: Path) -> Path:
+    """The named dataset, else the one that the bundle's own record names."""
     from hpo.records.folder import read
     from hpo.records.record import NAME
 
+    if data:
+        return prepared(data)
     folder = Path(read(emulator / NAME).data.path)
     if not folder.is_dir():
         raise InputError(f"{folder}, on which {emulator} was trained, is not here: give --data")

@@ -38,17 +38,17 @@ EVENLY = 6
 
 def check_columns(emulator: Emulator, dataset: Dataset) -> None:
     """Raises PlotError if the data have other columns than the emulator."""
-    for kind, is_of, hold in (
-        ("event_columns", "draws", "hold"),
-        ("condition_columns", "is conditioned on", "are conditioned on"),
-    ):
-        own = list(getattr(emulator, kind))
-        theirs = [column.name for column in getattr(dataset, kind)]
-        if own != theirs:
-            raise PlotError(
-                f"the emulator {is_of} {', '.join(own) or 'nothing'}, the data {hold} "
-                f"{', '.join(theirs) or 'nothing'}: give the data it was trained on"
-            )
+    own, theirs = (
+        f"{', '.join(events)} given {', '.join(conditions) or 'nothing'}"
+        for events, conditions in (
+            (emulator.event_columns, emulator.condition_columns),
+            ([c.name for c in dataset.event_columns], [c.name for c in dataset.condition_columns]),
+        )
+    )
+    if own != theirs:
+        raise PlotError(
+            f"the emulator draws {own}, the data hold {theirs}: give the data it was trained on"
+        )
 
 
 def at_conditions(

@@ -74,13 +74,7 @@ def smooth(counts_XY: Array, spreads: tuple[float, float]) -> Array:
 def enclosing(density_XY: Array, fractions: Sequence[float], whole: float) -> list[float]:
     """The density at the edge of the smallest region that holds each fraction of the whole.
 
-    Args:
-        density_XY: Events in each bin, shape `(X, Y)`.
-        fractions: In (0, 1).
-        whole: All events, those outside the bins too.
-
-    Returns:
-        The lowest density inside the region, for each fraction that the bins hold at all.
+    The whole counts events outside the bins, too; a fraction that the bins do not hold is left out.
     """
     falling = np.sort(density_XY, axis=None)[::-1]
     held = np.cumsum(falling) / whole

@@ -18,5 +18,5 @@ def few_draws(monkeypatch):
     monkeypatch.setattr("hpo.pictures.contours.DRAWS", 10_000)
     monkeypatch.setattr("hpo.pictures.divergence.DRAWS", 200)
     monkeypatch.setattr("hpo.pictures.likelihood.DRAWS", 2_000)
-    monkeypatch.setattr("hpo.pictures.likelihood.FRAMES", 5)
+    monkeypatch.setattr("hpo.pictures.likelihood.FRAMES", 3)
     monkeypatch.setattr("hpo.pictures.likelihood.PIXELS", 40)

@@ -126,7 +126,9 @@ def test_other_data_than_the_emulator_s_is_a_sentence(tmp_path, prepared):
     emulator = Truth()
     emulator.event_columns = ("Mass_0",)
 
-    with pytest.raises(PlotError, match="draws Mass_0, the data hold Mass_0, Mass_1"):
+    with pytest.raises(
+        PlotError, match="draws Mass_0 given Z, alpha, the data hold Mass_0, Mass_1 given"
+    ):
         contours(emulator, prepared, out=tmp_path / "masses.png")
 
 
