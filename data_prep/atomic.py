@@ -1,8 +1,8 @@
 """A file or a folder that appears whole or not at all.
 
-It is written beside its place, under a hidden name that says which process writes it, and renamed
-at the end. What a killed process leaves there is never read, and the next draft of the same place
-removes it.
+A draft is written beside its place, under a hidden name that says which process writes it, and
+renamed at the end. A draft that a killed process left is never read, and the next draft of the
+place removes it.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import glob
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,18 +32,10 @@ def draft_of(path: Path, *, parents: bool = True) -> Iterator[Path]:
     made, unless `parents` says that they have to be there. If the body raises, the old file stays
     and nothing is left of the draft. An `OSError` names `path`.
     """
-    draft = _hidden(path, DRAFT)
-    with naming(path, draft):
-        if parents:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            draft.touch()
-            _clear(path, draft)
-            yield draft
-            _sync(draft)
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
+    with naming(path, _hidden(path, DRAFT)), _draft(path, Path.touch, parents=parents) as draft:
+        yield draft
+        _sync(draft)
+        os.replace(draft, path)
 
 
 @contextmanager
@@ -62,19 +55,11 @@ def folder_draft_of(folder: Path, *, replace: bool = False) -> Iterator[Path]:
             something and is not to be replaced.
     """
     place = Path(os.path.realpath(folder))
-    draft = _hidden(place, DRAFT)
-    with naming(folder, draft):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            _remove(draft)  # of a dead process with the same number
-            draft.mkdir()
-            _clear(place, draft)
-            yield draft
-            for path in draft.rglob("*"):
-                _sync(path)
-            _take_place(draft, place, replace=replace)
-        finally:
-            _remove(draft)
+    with naming(folder, _hidden(place, DRAFT)), _draft(place, _empty, parents=True) as draft:
+        yield draft
+        for path in draft.rglob("*"):
+            _sync(path)
+        _take_place(draft, place, replace=replace)
 
 
 @contextmanager
@@ -89,9 +74,27 @@ def naming(path: Path, draft: Path | None = None) -> Iterator[None]:
         raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from error
 
 
+@contextmanager
+def _draft(place: Path, make: Callable[[Path], None], *, parents: bool) -> Iterator[Path]:
+    draft = _hidden(place, DRAFT)
+    if parents:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        make(draft)
+        _clear(place, draft)
+        yield draft
+    finally:
+        _remove(draft)
+
+
 def _hidden(path: Path, ending: str) -> Path:
     # Its own for each process: a worker given up for lost may come back and write too.
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{ending}")
+
+
+def _empty(draft: Path) -> None:
+    _remove(draft)  # of a dead process with the same number
+    draft.mkdir()
 
 
 def _sync(path: Path) -> None:
@@ -102,13 +105,16 @@ def _sync(path: Path) -> None:
 
 
 def _take_place(draft: Path, place: Path, *, replace: bool) -> None:
-    """Rename the draft; what was at its place is in the draft's or gone afterwards."""
+    """Rename the draft; afterwards the old folder is in the draft's place or gone."""
+    aside = _hidden(place, ASIDE)
     while True:
         try:
             os.rename(draft, place)  # over an empty folder too
-            return
+            break
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                if aside.exists():
+                    os.rename(aside, place)
                 raise
             if not replace:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), place) from None
@@ -116,10 +122,13 @@ def _take_place(draft: Path, place: Path, *, replace: bool) -> None:
             _exchange(draft, place)
             return
         except NotImplementedError:
-            _make_room(draft, place)
-            return
+            _remove(aside)
+            with contextlib.suppress(FileNotFoundError):  # another process makes room as well
+                os.rename(place, aside)
         except FileNotFoundError:
             pass  # another process had set it aside for a moment
+    if aside.exists():
+        os.rename(aside, draft)  # to be removed: what has the other ending is always whole
 
 
 def _exchange(one: Path, other: Path) -> None:
@@ -139,46 +148,16 @@ def _exchange(one: Path, other: Path) -> None:
         raise OSError(number, os.strerror(number), os.fspath(other))
 
 
-def _make_room(draft: Path, place: Path) -> None:
-    """Take the place in two steps, where there is no exchange."""
-    aside = _hidden(place, ASIDE)
-    while True:
-        _remove(aside)
-        with contextlib.suppress(FileNotFoundError):  # another process makes room as well
-            os.rename(place, aside)
-        try:
-            os.rename(draft, place)
-            break
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                if aside.exists():
-                    os.rename(aside, place)
-                raise
-    if aside.exists():
-        os.rename(aside, draft)  # to be removed: what has the other ending is always whole
-
-
 def _clear(place: Path, draft: Path) -> None:
-    """Remove what dead processes left, but for what is in nobody's place: put that back.
-
-    `draft` is new: its time is the file server's.
-    """
-    now_s = draft.stat().st_mtime
-    for left in _beside(place):
-        if left == draft or _is_written(left, now_s):
+    """Remove what dead processes left; a folder set aside from an empty place is put back."""
+    now_s = draft.stat().st_mtime  # the draft is new: its time is the file server's
+    for left in place.parent.glob(f".{glob.escape(place.name)}.*"):
+        if left == draft or left.suffix not in (DRAFT, ASIDE) or _is_written(left, now_s):
             continue
-        if left.name.endswith(ASIDE) and not os.path.lexists(place):
+        if left.suffix == ASIDE and not os.path.lexists(place):
             os.rename(left, place)
         else:
             _remove(left)
-
-
-def _beside(place: Path) -> list[Path]:
-    """Drafts of the place, of any process, and what was set aside there."""
-    start = f".{place.name}."
-    with os.scandir(place.parent) as found:
-        names = [one.name for one in found if one.name.startswith(start)]
-    return [place.with_name(name) for name in names if name.endswith((DRAFT, ASIDE))]
 
 
 def _is_written(draft: Path, now_s: float) -> bool:
@@ -186,7 +165,12 @@ def _is_written(draft: Path, now_s: float) -> bool:
     host, _, pid = draft.stem.rpartition(".")
     if host.endswith(f".{socket.gethostname()}") and pid.isdecimal() and not _runs(int(pid)):
         return False
-    return now_s - _last_write(draft) < SILENT_S
+    times = [0.0]  # of a draft that has just gone
+    within = [Path(root, name) for root, _, names in os.walk(draft) for name in names]
+    for path in (draft, *within):
+        with contextlib.suppress(FileNotFoundError):
+            times.append(path.stat().st_mtime)
+    return now_s - max(times) < SILENT_S
 
 
 def _runs(pid: int) -> bool:
@@ -199,16 +183,6 @@ def _runs(pid: int) -> bool:
     except PermissionError:
         pass  # another user's
     return True
-
-
-def _last_write(draft: Path) -> float:
-    """Seconds since 1970; 0 where it has just gone."""
-    times = [0.0]
-    within = [Path(root, name) for root, _, names in os.walk(draft) for name in names]
-    for path in (draft, *within):
-        with contextlib.suppress(FileNotFoundError):
-            times.append(path.stat().st_mtime)
-    return max(times)
 
 
 def _remove(path: Path) -> None:
