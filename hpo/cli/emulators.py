@@ -134,7 +134,7 @@ def evaluate(emulator: Path, data: str, split: str, against: Path | None, style:
         hpo evaluate emulator prepared --format csv
         hpo evaluate emulator prepared --against other
     """
-    from hpo.emulator import evaluation_table
+    from hpo.emulator.evaluation_table import cells, numbers, scores, whole
     from hpo.records.listing import render
     from models import Emulator
     from models.evaluation.comparison import compare
@@ -152,19 +152,9 @@ def evaluate(emulator: Path, data: str, split: str, against: Path | None, style:
         click.echo(json.dumps(found, indent=2))
         return
     units = {column.name: column.unit for column in loaded.module.event_columns}
-    if against:
-        names = str(emulator), str(against) if against != emulator else f"{against} again"
-        if style == "csv":
-            listings = [evaluation_table.numbers_beside(found, split, *names, units)]
-        else:
-            listings = [
-                evaluation_table.beside(found, split, *names),
-                evaluation_table.cells_beside(found, *names),
-            ]
-    elif style == "csv":
-        listings = [evaluation_table.numbers(found, split, units)]
-    else:
-        listings = [evaluation_table.scores(found, split), evaluation_table.cells(found, units)]
+    names = (str(emulator), f"{against} again" if against == emulator else str(against))
+    told = scores(found, split, units, names if other else None)
+    listings = [numbers(told)] if style == "csv" else [whole(told), cells(told)]
     click.echo("\n\n".join(render(rows, style) for rows in listings if rows))
 
 

@@ -1,6 +1,7 @@
-"""An evaluation as rows to print: each measure with its error, what would be ideal, and its unit.
+"""An evaluation as one long list of scores, and the tables that are made of it.
 
-The numbers are those of `models.evaluation.report`; here they become short text.
+The numbers are those of `models.evaluation.report`, or of `comparison` for two emulators. A score
+is one measure, of the whole part or of one cell, with its number in each of the evaluations.
 """
 
 from __future__ import annotations
@@ -13,247 +14,199 @@ from models.bundle.markdown import decimals
 
 Found = Mapping[str, Any]
 Row = dict[str, object]
+DIFFERENCE = "difference"
+
+
+class Score(NamedTuple):
+    """One measure, of the whole part or of a cell."""
+
+    cell: Mapping[str, float] | None
+    """Its conditions; None for the whole part."""
+    held_out: bool | str | None
+    """Whether the emulator was trained without the cell; of two, the one that was."""
+    measure: str
+    values: Mapping[str, tuple[float | None, float | None]]
+    """Number and standard error by title: `value`, or names of two emulators and `difference`."""
+    ideal: float | None
+    """What a perfect emulator has, on average."""
+    unit: str
 
 
 class _Measure(NamedTuple):
-    """One line of the table."""
-
     name: str
     keys: tuple[str, ...]
-    """Where its number is in an evaluation."""
-    error: tuple[str, ...] = ()
-    ideal: str | tuple[str, ...] = ""
-    """What a perfect emulator has, or where its floor is in an evaluation."""
+    """Where its number is in an evaluation, or in one of its cells."""
     unit: str = ""
+    ideal: float | tuple[str, ...] | None = None
+    """What a perfect emulator has, or where its floor is."""
 
 
-def scores(found: Found, split: str) -> list[Row]:
-    """One evaluation: measure, value with its standard error, ideal, unit."""
-    return [
-        {
-            "measure": one.name,
-            "value": _with_error(_at(found, one.keys), _at(found, one.error)),
-            "ideal": one.ideal if isinstance(one.ideal, str) else _short(_at(found, one.ideal)),
-            "unit": one.unit,
-        }
-        for one in _measures(found, split)
-    ]
-
-
-def beside(found: Found, split: str, name: str, other: str) -> list[Row]:
-    """Two evaluations and their difference: measure, the three with their errors, unit."""
-    first, second, difference = (found[key] for key in ("emulator", "against", "difference"))
-    return [
-        {
-            "measure": one.name,
-            name: _with_error(_at(first, one.keys), _at(first, one.error)),
-            other: _with_error(_at(second, one.keys), _at(second, one.error)),
-            "difference": _with_error(
-                _at(difference, one.keys), _at(difference, one.error), sign="+"
-            ),
-            "unit": one.unit,
-        }
-        for one in _measures_of_both(first, second, split)
-    ]
-
-
-def cells(found: Found, units: Mapping[str, str]) -> list[Row]:
-    """Each cell: its NLL, and every distance with its floor in parentheses.
+def scores(
+    found: Found, split: str, units: Mapping[str, str], names: tuple[str, str] | None = None
+) -> list[Score]:
+    """Every score: of the whole part first, then cell by cell.
 
     Args:
-        found: An evaluation.
+        found: An evaluation, or a comparison.
+        split: The part that it is of.
         units: Of the event columns.
+        names: Of the two emulators that are compared.
     """
-    some_held_out = any(cell["held_out"] for cell in found["cells"])
+    evaluations = {"value": found}
+    if names:
+        keys = ("emulator", "against", "difference")
+        titles = zip((*names, DIFFERENCE), keys, strict=True)
+        evaluations = {title: found[key] for title, key in titles}
+    first = next(iter(evaluations.values()))
+    some_held_out = any(each["held_out_nll"] for each in evaluations.values())
+    told = [_score(one, evaluations) for one in _measures(first, split, some_held_out)]
+    for index, cell in enumerate(first["cells"]):
+        here = {title: each["cells"][index] for title, each in evaluations.items()}
+        held_out = _who(here, names) if names else cell["held_out"]
+        for one in _measures_of_cell(cell, units):
+            told.append(_score(one, here, cell["conditions"], held_out))
+    return told
+
+
+def numbers(told: Sequence[Score]) -> list[Row]:
+    """To compute with: one score a row, a row of the whole part without conditions."""
+    conditions = next((list(one.cell) for one in told if one.cell), [])
+    rows = []
+    for one in told:
+        row: Row = {name: (one.cell or {}).get(name) for name in conditions}
+        row |= {_held_out(one): one.held_out, "measure": one.measure}
+        for title, (value, error) in one.values.items():
+            row |= {title: value, "error" if title == "value" else f"{title} error": error}
+        rows.append({**row, "ideal": one.ideal, "unit": one.unit})
+    return rows
+
+
+def whole(told: Sequence[Score]) -> list[Row]:
+    """To look at: the scores of the whole part; `ideal` beside those of one emulator."""
     rows: list[Row] = []
-    for cell in found["cells"]:
-        row: Row = {**cell["conditions"], "rows": cell["rows"]}
-        if some_held_out:
-            row["held out"] = "yes" if cell["held_out"] else "no"
-        row["NLL [nats]"] = _nll(cell["nll"])
-        for name in cell["ks"]:
-            row[f"KS {name}"] = _with_floor(cell["ks"][name], cell["floor"][name])
-        for name, value in cell["wasserstein"].items():
-            unit = f" [{units[name]}]" if units.get(name) else ""
-            row[f"W1 {name}{unit}"] = _with_floor(value, cell["wasserstein_floor"][name])
-        row["JS [nats]"] = _with_floor(cell["jensen_shannon"], cell["jensen_shannon_floor"])
-        rows.append(row)
+    for one in told:
+        if one.cell is None:
+            ideal = {"ideal": "" if one.ideal is None else f"{one.ideal:.3g}"}
+            alone = ideal if len(one.values) == 1 else {}
+            rows.append({"measure": one.measure, **_texts(one), **alone, "unit": one.unit})
     return rows
 
 
-def cells_beside(found: Found, name: str, other: str) -> list[Row]:
-    """Each cell: both NLLs in nats per event, and their difference with its error."""
-    together = list(zip(*(found[key]["cells"] for key in found), strict=True))
-    some_held_out = any(one["held_out"] for pair in together for one in pair[:2])
-    return [
-        {
-            **first["conditions"],
-            "rows": first["rows"],
-            **({"held out by": _who(first, second, name, other)} if some_held_out else {}),
-            f"NLL of {name}": _nll(first["nll"]),
-            f"NLL of {other}": _nll(second["nll"]),
-            "difference": _nll(difference["nll"], sign="+"),
-            "unit": "nats",
-        }
-        for first, second, difference in together
-    ]
+def cells(told: Sequence[Score]) -> list[Row]:
+    """To look at, a row for each cell: all its scores, of two emulators their NLLs.
 
-
-def numbers(found: Found, split: str, units: Mapping[str, str]) -> list[Row]:
-    """One evaluation to compute with, one number a row: the whole part first, then each cell.
-
-    A row of the whole part has no conditions. `ideal` is a floor where there is one.
+    A number in parentheses is the floor of the distance before it.
     """
-    names = _conditions(found)
-    rows: list[Row] = [
-        {**dict.fromkeys(names), "held out": None, **_number(one, found)}
-        for one in _measures(found, split)
-    ]
-    for cell in found["cells"]:
-        where = {**cell["conditions"], "held out": cell["held_out"]}
-        rows += [{**where, **_number(one, cell)} for one in _measures_of_cell(cell, units)]
+    here = [one for one in told if one.cell is not None]
+    some_held_out = any(one.held_out not in (False, "none") for one in here)
+    rows: list[Row] = []
+    for one in here:
+        if one.measure == "rows":  # the first score of a cell
+            (count, _), *_ = one.values.values()
+            held_out = {_held_out(one): one.held_out} if some_held_out else {}
+            rows.append({**(one.cell or {}), "rows": count, **held_out})
+        elif one.measure == "NLL" or len(one.values) == 1:
+            rows[-1] |= _columns(one)
     return rows
 
 
-def numbers_beside(
-    found: Found, split: str, name: str, other: str, units: Mapping[str, str]
-) -> list[Row]:
-    """Two evaluations and their difference, likewise."""
-    first, second, difference = (found[key] for key in ("emulator", "against", "difference"))
-    titles = (name, other, "difference")
-    everywhere = {**dict.fromkeys(_conditions(first)), "held out by": None}
-    rows: list[Row] = [
-        {**everywhere, **_numbers(one, (first, second, difference), titles)}
-        for one in _measures_of_both(first, second, split)
-    ]
-    for three in zip(first["cells"], second["cells"], difference["cells"], strict=True):
-        where = {**three[0]["conditions"], "held out by": _who(*three[:2], name, other)}
-        rows += [
-            {**where, **_numbers(one, three, titles)} for one in _measures_of_cell(three[0], units)
-        ]
-    return rows
-
-
-def _conditions(found: Found) -> list[str]:
-    return list(found["cells"][0]["conditions"]) if found["cells"] else []
-
-
-def _who(first: Found, second: Found, name: str, other: str) -> str:
-    """Which of the two did not see the cell in training."""
-    match first["held_out"], second["held_out"]:
-        case True, True:
-            return "both"
-        case True, False:
-            return name
-        case False, True:
-            return other
-        case _:
-            return "none"
-
-
-def _measures_of_both(first: Found, second: Found, split: str) -> Iterator[_Measure]:
-    """Those that one of the two has."""
-    held_out = first["held_out_nll"] or second["held_out_nll"]
-    return _measures({**first, "held_out_nll": held_out}, split)
-
-
-def _measures(found: Found, split: str) -> Iterator[_Measure]:
-    nll, averaged = f"{split}_nll", "cell_averaged_nll"
-    yield _Measure(f"{split} NLL", (nll, "mean"), (nll, "error"), unit="nats per event")
-    yield _Measure(
-        "NLL, mean of cells", (averaged, "mean"), (averaged, "error"), unit="nats per event"
-    )
-    if found["held_out_nll"]:
-        for label, key in (("trained", "trained_cells_nll"), ("held-out", "held_out_nll")):
-            name = f"{split} NLL, {label} cells"
-            yield _Measure(name, (key, "mean"), (key, "error"), unit="nats per event")
-    of_test = "two_sample"
-    yield _Measure("C2ST accuracy", (of_test, "accuracy"), (of_test, "error"), "0.5")
-    for percent, one in found["calibration"]["coverage"].items():
-        where = ("calibration", "coverage", percent)
-        yield _Measure(
-            f"coverage of densest {percent} %",
-            (*where, "fraction"),
-            (*where, "error"),
-            f"{one['nominal']:g}",
-        )
-    yield _Measure(
-        "KS of levels to uniform",
-        ("calibration", "level_ks"),
-        ideal=("calibration", "level_ks_floor"),
-    )
-    for name in found["calibration"]["pit"]:
-        where = ("calibration", "pit", name)
-        yield _Measure(f"KS of PIT {name} to uniform", (*where, "ks"), ideal=(*where, "ks_floor"))
+def _measures(found: Found, split: str, some_held_out: bool) -> Iterator[_Measure]:
+    nats = "nats per event"
+    yield _Measure(f"{split} NLL", (f"{split}_nll", "mean"), nats)
+    yield _Measure("NLL, mean of cells", ("cell_averaged_nll", "mean"), nats)
+    if some_held_out:
+        yield _Measure(f"{split} NLL, trained cells", ("trained_cells_nll", "mean"), nats)
+        yield _Measure(f"{split} NLL, held-out cells", ("held_out_nll", "mean"), nats)
+    yield _Measure("C2ST accuracy", ("two_sample", "accuracy"), ideal=0.5)
+    levels = "calibration"
+    for percent, one in found[levels]["coverage"].items():
+        keys = (levels, "coverage", percent, "fraction")
+        yield _Measure(f"coverage of densest {percent} %", keys, ideal=one["nominal"])
+    floor: tuple[str, ...] = (levels, "level_ks_floor")
+    yield _Measure("KS of levels to uniform", (levels, "level_ks"), ideal=floor)
+    for name in found[levels]["pit"]:
+        keys, floor = (levels, "pit", name, "ks"), (levels, "pit", name, "ks_floor")
+        yield _Measure(f"KS of PIT {name} to uniform", keys, ideal=floor)
     for label, key in (("KS", "ks"), ("W1", "wasserstein"), ("JS", "jensen_shannon")):
-        yield _Measure(f"{label} / floor, median of cells", (f"median_{key}_over_floor",), (), "1")
-    yield _Measure("unphysical draws", ("unphysical_fraction",), (), "0")
+        yield _Measure(f"{label} / floor, median of cells", (f"median_{key}_over_floor",), ideal=1)
+    yield _Measure("unphysical draws", ("unphysical_fraction",), ideal=0)
     yield _Measure("parameters", ("cost", "parameters"))
-    yield _Measure("operations", ("cost", "flops_per_event"), unit="FLOPs per density")
-    yield _Measure("draws", ("speed", "samples_per_second"), unit="per second")
-    yield _Measure("densities", ("speed", "log_prob_per_second"), unit="per second")
+    yield _Measure("operations", ("cost", "flops_per_event"), "FLOPs per density")
+    yield _Measure("draws", ("speed", "samples_per_second"), "per second")
+    yield _Measure("densities", ("speed", "log_prob_per_second"), "per second")
 
 
 def _measures_of_cell(cell: Found, units: Mapping[str, str]) -> Iterator[_Measure]:
     yield _Measure("rows", ("rows",))
-    yield _Measure("NLL", ("nll", "mean"), ("nll", "error"), unit="nats per event")
+    yield _Measure("NLL", ("nll", "mean"), "nats per event")
     for name in cell["ks"]:
         yield _Measure(f"KS {name}", ("ks", name), ideal=("floor", name))
     for name in cell["wasserstein"]:
         floor = ("wasserstein_floor", name)
-        yield _Measure(f"W1 {name}", ("wasserstein", name), (), floor, units.get(name, ""))
-    yield _Measure("JS", ("jensen_shannon",), (), ("jensen_shannon_floor",), "nats")
+        yield _Measure(f"W1 {name}", ("wasserstein", name), units.get(name, ""), floor)
+    yield _Measure("JS", ("jensen_shannon",), "nats", ("jensen_shannon_floor",))
 
 
-def _number(one: _Measure, found: Found) -> Row:
-    return {
-        "measure": one.name,
-        "value": _at(found, one.keys),
-        "error": _at(found, one.error),
-        "ideal": _ideal(one, found),
-        "unit": one.unit,
+def _score(
+    one: _Measure,
+    evaluations: Mapping[str, Found],
+    cell: Mapping[str, float] | None = None,
+    held_out: bool | str | None = None,
+) -> Score:
+    has_error = one.keys[-1] in ("mean", "accuracy", "fraction")
+    values = {
+        title: (_at(each, one.keys), _at(each, (*one.keys[:-1], "error")) if has_error else None)
+        for title, each in evaluations.items()
     }
-
-
-def _numbers(one: _Measure, three: Sequence[Found], titles: Sequence[str]) -> Row:
-    values: Row = {"measure": one.name}
-    for title, found in zip(titles, three, strict=True):
-        values[title] = _at(found, one.keys)
-        values[f"{title} error"] = _at(found, one.error)
-    return {**values, "ideal": _ideal(one, three[0]), "unit": one.unit}
-
-
-def _ideal(one: _Measure, found: Found) -> float | None:
-    """As a number: what a perfect emulator has."""
-    if isinstance(one.ideal, tuple):
-        return _at(found, one.ideal)
-    return float(one.ideal) if one.ideal else None
+    ideal = one.ideal
+    if isinstance(ideal, tuple):
+        ideal = _at(next(iter(evaluations.values())), ideal)
+    return Score(cell, held_out, one.name, values, ideal, one.unit)
 
 
 def _at(found: Found, keys: Sequence[str]) -> float | None:
     """The number there; None if there is none."""
-    value: Any = found if keys else None
+    value: Any = found
     for key in keys:
         value = value.get(key) if isinstance(value, Mapping) else None
     return value if isinstance(value, int | float) else None
 
 
-def _nll(score: Found, sign: str = "") -> str | None:
-    return _with_error(score["mean"], score["error"], sign=sign)
+def _who(here: Mapping[str, Found], names: tuple[str, str]) -> str:
+    """Which of the two did not see the cell in training."""
+    without = [name for name in names if here[name]["held_out"]]
+    return "both" if len(without) == 2 else (without or ["none"])[0]
+
+
+def _held_out(one: Score) -> str:
+    """The column that tells of cells kept out of training."""
+    return "held out" if len(one.values) == 1 else "held out by"
+
+
+def _texts(one: Score) -> Row:
+    return {
+        title: _with_error(*number, sign="+" if title == DIFFERENCE else "")
+        for title, number in one.values.items()
+    }
+
+
+def _columns(one: Score) -> Row:
+    """A score of a cell as columns, their units in the heads."""
+    heads = {"value": one.measure, DIFFERENCE: DIFFERENCE}
+    unit = f" [{one.unit.removesuffix(' per event')}]" if one.unit else ""
+    floor = "" if one.ideal is None else f" ({_short(one.ideal, 2)})"
+    texts = (
+        {"value": f"{_short(one.values['value'][0], 2) or '-'}{floor}"} if floor else _texts(one)
+    )
+    return {f"{heads.get(t, f'{one.measure} of {t}')}{unit}": text for t, text in texts.items()}
 
 
 def _with_error(value: float | None, error: float | None, *, sign: str = "") -> str | None:
     """`4.212 +- 0.014`: as many decimals as the error's two leading digits have."""
-    if value is None:
-        return None
-    if not error:
+    if value is None or not error:
         return _short(value, sign=sign)
     places = decimals(error, 2)
     return f"{value:{sign}.{places}f} +- {error:.{places}f}"
-
-
-def _with_floor(value: float | None, floor: float | None) -> str:
-    return f"{_short(value, 2) or '-'} ({_short(floor, 2) or '-'})"
 
 
 def _short(value: float | None, digits: int = 3, *, sign: str = "") -> str | None:
@@ -262,8 +215,5 @@ def _short(value: float | None, digits: int = 3, *, sign: str = "") -> str | Non
         return None
     if isinstance(value, int) or not value:
         return f"{value:{sign if value else ''},.0f}"
-    return f"{_rounded(value, digits):{sign},.{decimals(value, digits)}f}"
-
-
-def _rounded(value: float, digits: int) -> float:
-    return round(value, digits - 1 - math.floor(math.log10(abs(value))))
+    rounded = round(value, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{rounded:{sign},.{decimals(value, digits)}f}"

@@ -8,7 +8,7 @@ import torch
 
 from data_prep.dataset import Dataset
 from data_prep.stream import Stream, read_split
-from hpo.emulator import evaluation_table
+from hpo.emulator import evaluation_table as tables
 from models import Emulator
 from models.bundle.emulator import EmulatorError
 from models.bundle.ensemble import Ensemble
@@ -193,10 +193,10 @@ def test_held_out_cells_are_told_from_the_others(flow, prepared):
     assert found["trained_cells_nll"]["cells"] + found["held_out_nll"]["cells"] == 9
     marked = [cell["conditions"] for cell in found["cells"] if cell["held_out"]]
     assert marked == [{"Z": 0.01, "alpha": 5.0}]  # the other has too few rows to be listed
-    rows = {row["measure"]: row["value"] for row in evaluation_table.scores(found, "test")}
+    told = tables.scores(found, "test", {})
+    rows = {row["measure"]: row["value"] for row in tables.whole(told)}
     assert rows["test NLL, held-out cells"].startswith(f"{found['held_out_nll']['mean']:.2f}"[:3])
-    table = evaluation_table.cells(found, {})
-    assert [row["held out"] for row in table].count("yes") == 1
+    assert [row["held out"] for row in tables.cells(told)].count(True) == 1
 
 
 def test_without_held_out_cells_nothing_is_said_of_them(compared):
@@ -204,10 +204,9 @@ def test_without_held_out_cells_nothing_is_said_of_them(compared):
     trained = dict(compared["emulator"]["trained_cells_nll"])
     assert trained.pop("cells") == 9
     assert trained == compared["emulator"]["test_nll"]
-    assert not any(
-        "held" in row["measure"] for row in evaluation_table.scores(compared["emulator"], "test")
-    )
-    assert "held out" not in evaluation_table.cells(compared["emulator"], {})[0]
+    told = tables.scores(compared["emulator"], "test", {})
+    assert not any("held" in row["measure"] for row in tables.whole(told))
+    assert "held out" not in tables.cells(told)[0]
 
 
 def test_a_cell_that_is_not_here_was_not_held_out_here(flow, prepared):
@@ -241,12 +240,10 @@ def test_two_that_held_out_other_cells_are_not_compared_on_those(flow, other, pr
     assert same["difference"]["held_out_nll"]["mean"] == pytest.approx(gap, abs=1e-9)
     assert found["difference"]["held_out_nll"] is None
     assert found["difference"]["trained_cells_nll"] is None
-    marks = {row["held out by"] for row in evaluation_table.cells_beside(found, "a", "b")}
-    assert marks == {"a", "none"}
-    assert any(
-        row["held out by"] == "both" for row in evaluation_table.cells_beside(same, "a", "b")
-    )
-    rows = {row["measure"]: row for row in evaluation_table.beside(found, "test", "a", "b")}
+    told, told_of_same = (tables.scores(each, "test", {}, ("a", "b")) for each in (found, same))
+    assert {row["held out by"] for row in tables.cells(told)} == {"a", "none"}
+    assert any(row["held out by"] == "both" for row in tables.cells(told_of_same))
+    rows = {row["measure"]: row for row in tables.whole(told)}
     assert rows["test NLL, held-out cells"]["difference"] is None
 
 
@@ -313,7 +310,7 @@ def test_an_event_outside_the_support_leaves_valid_json(flow, prepared, monkeypa
 def test_the_table_shows_as_many_digits_as_the_error_allows(compared):
     found = compared["emulator"] | {"test_nll": {"mean": 4.211607, "error": 0.014138}}
 
-    rows = {row["measure"]: row for row in evaluation_table.scores(found, "test")}
+    rows = {row["measure"]: row for row in tables.whole(tables.scores(found, "test", {}))}
 
     assert rows["test NLL"]["value"] == "4.212 +- 0.014"
     assert rows["C2ST accuracy"]["ideal"] == "0.5"
@@ -321,7 +318,8 @@ def test_the_table_shows_as_many_digits_as_the_error_allows(compared):
 
 
 def test_the_cells_table_names_units_and_floors(compared):
-    row = evaluation_table.cells(compared["emulator"], {"Mass_0": "Msun", "Mass_1": ""})[0]
+    told = tables.scores(compared["emulator"], "test", {"Mass_0": "Msun", "Mass_1": ""})
+    row = tables.cells(told)[0]
 
     assert {"W1 Mass_0 [Msun]", "W1 Mass_1", "JS [nats]"} <= row.keys()
     assert row["KS Mass_0"].count("(") == 1
@@ -330,9 +328,10 @@ def test_the_cells_table_names_units_and_floors(compared):
 def test_the_difference_is_shown_with_its_own_error(compared):
     paired = compared["difference"]["test_nll"]
 
-    row = evaluation_table.numbers_beside(compared, "test", "a", "b", {})[0]
+    told = tables.scores(compared, "test", {}, ("a", "b"))
+    row = tables.numbers(told)[0]
     assert (row["difference"], row["difference error"]) == (paired["mean"], paired["error"])
-    text = evaluation_table.beside(compared, "test", "a", "b")[0]["difference"]
+    text = tables.whole(told)[0]["difference"]
     assert text[0] in "+-"
     assert " +- " in text
 
@@ -340,10 +339,11 @@ def test_the_difference_is_shown_with_its_own_error(compared):
 def test_csv_holds_every_number_of_the_tables(compared):
     found, units = compared["emulator"], {"Mass_0": "Msun"}
 
-    rows = evaluation_table.numbers(found, "test", units)
+    told = tables.scores(found, "test", units)
+    rows = tables.numbers(told)
 
     whole = {row["measure"]: row for row in rows if row["Z"] is None}
-    assert [*whole] == [row["measure"] for row in evaluation_table.scores(found, "test")]
+    assert [*whole] == [row["measure"] for row in tables.whole(told)]
     assert whole["C2ST accuracy"]["ideal"] == 0.5
     pit = found["calibration"]["pit"]["Mass_1"]
     assert whole["KS of PIT Mass_1 to uniform"]["ideal"] == pit["ks_floor"]
@@ -360,7 +360,7 @@ def test_csv_holds_every_number_of_the_tables(compared):
     assert len({tuple(row) for row in rows}) == 1
     assert len(rows) == len(whole) + len(found["cells"]) * len(of_cell)
 
-    both = evaluation_table.numbers_beside(compared, "test", "a", "b", units)
+    both = tables.numbers(tables.scores(compared, "test", units, ("a", "b")))
     assert [row["measure"] for row in both] == [row["measure"] for row in rows]
     last = compared["difference"]["cells"][-1]
     (row,) = [
