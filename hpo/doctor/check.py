@@ -8,6 +8,8 @@ from typing import Literal
 
 from sqlalchemy.engine import URL
 
+from data_prep.errors import first_line
+
 Verdict = Literal["ok", "warning", "failed"]
 
 
@@ -32,8 +34,7 @@ def guarded(what: str, look: Callable[[], list[Check]], url: URL) -> list[Check]
 
 def said(error: Exception, url: URL) -> str:
     """The first line of an error, of a driver's own where it has one, without the password."""
-    text = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
-    line = text.splitlines()[0]
+    line = first_line(error)
     for secret in (url.password, url.query.get("password")):
         line = line.replace(str(secret), "***") if secret else line
     return line

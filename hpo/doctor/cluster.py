@@ -1,18 +1,27 @@
-"""Whether a SLURM cluster would take a study's jobs: its partitions, its limits, its own word.
+"""Whether a SLURM cluster would take a study's jobs: `sbatch --test-only`, and what it leaves out.
 
-Nothing is submitted.
+Nothing is submitted. With `EnforcePartLimits=NO`, SLURM's default, sbatch accepts a job above the
+time limit of its partition, which then never starts, and says the same of nodes that are too small
+and of nodes that are drained today. Both are told by `sinfo`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from hpo.doctor.check import Check, Verdict
-from hpo.queue.jobs import SchedulerError, ask_slurm, cluster_settings, slurm_available
+from hpo.queue.jobs import SchedulerError, ask_slurm, slurm_available
 from hpo.study.spec import SlurmTable, StudySpec
+
+_MAY_COME = (
+    "are busy",
+    "not available now",
+    "down, drained or reserved",
+    "node configuration is not available",
+)
+"""Parts of sbatch's answer for a job that waits for nodes; `_partition` finds nodes too small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,32 +30,29 @@ class _Nodes:
 
     partition: str
     default: bool
-    state: str
-    """Of the partition: `up`, `down`, `drain` or `inactive`, which takes no jobs either."""
+    up: bool
     limit_min: float
     count: int
     cpus: int
     memory_gb: float
     gpus: int
 
-    def describe(self) -> str:
-        """What there is, for people."""
+    def __str__(self) -> str:
         gpus = f", {self.gpus} GPUs" if self.gpus else ""
         return f"{self.count} nodes of {self.cpus} CPUs, {self.memory_gb:.0f} GB{gpus}"
 
 
-def looks(spec: StudySpec | None, workers: int) -> list[Check]:
+def cluster_checks(spec: StudySpec | None) -> list[Check]:
     """Whether SLURM answers, and then what it says of a study's jobs.
 
     Args:
         spec: The study; None looks at the default partition.
-        workers: How many would run at once.
     """
     if not slurm_available():
         found = "sbatch, squeue, scontrol or scancel is not on this machine"
         return [Check("slurm", "failed", found, "go to a login node, or use --on local")]
     try:
-        controllers = ask_slurm("scontrol", "ping").strip()
+        controllers = ask_slurm("scontrol", "ping")
     except SchedulerError as error:
         controllers = str(error)
     if " is UP" not in controllers:
@@ -54,87 +60,59 @@ def looks(spec: StudySpec | None, workers: int) -> list[Check]:
     table = spec.slurm if spec else None
     return [
         Check("slurm", "ok", _in_a_line(controllers)),
-        *_asked("slurm partition", lambda: _partition(table)),
-        *_asked("slurm arrays", lambda: _arrays(workers, table)),
+        _answered("slurm partition", lambda: _partition(table)),
         *([_request(table)] if table else []),
     ]
 
 
-def _asked(what: str, look: Callable[[], Check]) -> list[Check]:
+def _answered(what: str, look: Callable[[], Check]) -> Check:
     try:
-        return [look()]
-    except (SchedulerError, ValueError, KeyError) as error:  # no answer, or of another shape
-        return [Check(what, "warning", f"could not be checked: {_in_a_line(str(error))}")]
+        return look()
+    except (SchedulerError, ValueError) as error:  # no answer, or of another shape
+        return Check(what, "warning", f"could not be checked: {_in_a_line(str(error))}")
 
 
 def _partition(table: SlurmTable | None) -> Check:
-    """Whether the partition is there and has nodes for such a job.
-
-    With EnforcePartLimits=NO, which is SLURM's default, sbatch accepts what never can start.
-    """
-    columns = "%P|%a|%l|%D|%c|%m|%G"
-    everything = _nodes(ask_slurm("sinfo", "--noheader", "--all", "--exact", f"--format={columns}"))
+    """Whether the partition is there and has nodes and time for such a job."""
+    everything = _nodes(
+        ask_slurm("sinfo", "--noheader", "--all", "--exact", "--format=%P|%a|%l|%D|%c|%m|%G")
+    )
     wanted = table.partition if table else None
-    nodes = [one for one in everything if _is_wanted(one, wanted)]
+    nodes = [
+        one for one in everything if (one.partition in wanted.split(",") if wanted else one.default)
+    ]
     if not nodes:
         found = f"there is no partition {wanted!r}" if wanted else "no partition is the default"
         names = ", ".join(sorted({one.partition for one in everything})) or "none"
         remedy = f"choose [slurm] partition from: {names}"
         return Check("slurm partition", "failed", found, remedy)
-    faults = _shortfalls(table, nodes) if table else []
-    doubts = _doubts(table, nodes)
-    if faults or doubts:
-        verdict: Verdict = "failed" if faults else "warning"
+    limit_min = max(one.limit_min for one in nodes)
+    there = "; ".join(map(str, nodes))
+    if table and (fault := _too_small(table, nodes)):
         remedy = "change [slurm] of the study file, or choose another partition"
-        return Check("slurm partition", verdict, "; ".join([*faults, *doubts]), remedy)
-    what = "; ".join(one.describe() for one in nodes)
-    found = f"{wanted or nodes[0].partition}: {what}; limit {_limit(nodes):g} min"
+        return Check("slurm partition", "failed", f"{fault}: it has {there}", remedy)
+    if table and table.timeout_min > limit_min:
+        found = f"timeout_min = {table.timeout_min} is above the limit of {limit_min:g} min"
+        lifted = f", unless the QOS {table.qos!r} lifts it" if table.qos else ""
+        verdict: Verdict = "warning" if lifted else "failed"
+        return Check("slurm partition", verdict, found + lifted, "lower [slurm] timeout_min")
+    if not any(one.up for one in nodes):
+        found = "no job starts until the partition is up"
+        return Check("slurm partition", "warning", found, "choose another, or wait")
+    found = f"{wanted or nodes[0].partition}: {there}; limit {limit_min:g} min"
     return Check("slurm partition", "ok", found)
 
 
-def _is_wanted(nodes: _Nodes, wanted: str | None) -> bool:
-    return nodes.partition in wanted.split(",") if wanted else nodes.default
-
-
-def _limit(nodes: Iterable[_Nodes]) -> float:
-    return max(one.limit_min for one in nodes)
-
-
-def _shortfalls(table: SlurmTable, nodes: Sequence[_Nodes]) -> list[str]:
-    """What a job asks for and no node of these has."""
+def _too_small(table: SlurmTable, nodes: Sequence[_Nodes]) -> str | None:
+    """Why the nodes never take a job."""
     cpus = table.tasks * max(1, table.cpus // table.tasks)
-    asked = {"gpus": table.gpus, "cpus": cpus, "memory_gb": table.memory_gb}
-    faults = [
-        f"no node has {key} = {value:g}, the largest has {largest:g}"
-        for key, value in asked.items()
-        if (largest := max(getattr(one, key) for one in nodes)) < value
-    ]
-    if not faults and not any(
-        all(getattr(one, key) >= value for key, value in asked.items()) for one in nodes
+    if any(
+        one.cpus >= cpus and one.memory_gb >= table.memory_gb and one.gpus >= table.gpus
+        for one in nodes
     ):
-        together = ", ".join(f"{key} = {value:g}" for key, value in asked.items())
-        faults = [f"no node has {together} together"]
-    if table.timeout_min > _limit(nodes) and table.qos is None:
-        faults.append(_too_long(table, nodes))
-    if not any(one.state in ("up", "down") for one in nodes):
-        faults.append(f"the partition takes no jobs: it is {nodes[0].state}")
-    return faults
-
-
-def _doubts(table: SlurmTable | None, nodes: Sequence[_Nodes]) -> list[str]:
-    """What may keep a job from its start."""
-    doubts = []
-    if table and table.timeout_min > _limit(nodes) and table.qos is not None:
-        doubts.append(f"{_too_long(table, nodes)}, unless the QOS {table.qos!r} lifts it")
-    states = {one.state for one in nodes}
-    if "down" in states and "up" not in states:
-        doubts.append("no job starts until the partition is up: it is down")
-    return doubts
-
-
-def _too_long(table: SlurmTable, nodes: Iterable[_Nodes]) -> str:
-    limit = f"the partition's limit of {_limit(nodes):g} min"
-    return f"timeout_min = {table.timeout_min} is above {limit}"
+        return None
+    asked = f"cpus = {cpus}, memory_gb = {table.memory_gb}, gpus = {table.gpus}"
+    return f"no node of the partition has {asked}"
 
 
 def _nodes(text: str) -> list[_Nodes]:
@@ -143,7 +121,7 @@ def _nodes(text: str) -> list[_Nodes]:
         _Nodes(
             partition=partition.rstrip("*"),
             default=partition.endswith("*"),
-            state=state,
+            up=state == "up",
             limit_min=_minutes(limit),
             count=int(count),
             cpus=int(cpus.rstrip("+")),
@@ -171,66 +149,18 @@ def _gpus(gres: str) -> int:
     )
 
 
-def _arrays(workers: int, table: SlurmTable | None) -> Check:
-    largest = int(cluster_settings()["MaxArraySize"])
-    jobs = -(-workers // (table.tasks if table else 1))
-    if largest < 1:
-        remedy = "ask the cluster's administrators for MaxArraySize, or use --on local"
-        return Check("slurm arrays", "failed", "the cluster allows no job arrays", remedy)
-    chunks = [min(largest, jobs - start) for start in range(0, jobs, largest)]
-    found = f"at most {largest} jobs each: {jobs} go as {' + '.join(map(str, chunks))}"
-    return Check("slurm arrays", "ok", found)
-
-
-_MAY_COME = (
-    "are busy",
-    "not available now",
-    "down, drained or reserved",
-    # Said of nodes that lack something, too, but those _partition has found.
-    "node configuration is not available",
-)
-"""In what `sbatch --test-only` says of a job that waits for nodes or a partition that is down."""
-
-
 def _request(table: SlurmTable) -> Check:
-    """What sbatch would say to a job of the study. None is submitted."""
+    """What sbatch says to an array of the study's jobs. None is submitted."""
+    asked = table.options | table.extra_options
+    named = {key.replace("_", "-"): value for key, value in asked.items()}
+    words = [f"--{key}" if value is True else f"--{key}={value}" for key, value in named.items()]
     try:
-        ask_slurm("sbatch", "--test-only", *_words(table), "--wrap=true")
+        ask_slurm("sbatch", "--test-only", "--array=0", *words, "--wrap=true")
     except SchedulerError as error:
         said = _in_a_line(str(error))
         verdict: Verdict = "warning" if any(text in said for text in _MAY_COME) else "failed"
         return Check("slurm request", verdict, said, "change [slurm] of the study file")
-    return Check("slurm request", "ok", f"sbatch accepts {' '.join(_words(table))}")
-
-
-def sbatch_options(table: SlurmTable) -> dict[str, Any]:
-    """Options of sbatch for a job of the study, by names with underscores."""
-    asked = {
-        "partition": table.partition,
-        "account": table.account,
-        "qos": table.qos,
-        "constraint": table.constraint,
-        "exclude": table.exclude,
-        "nodes": 1,
-        "ntasks_per_node": table.tasks,
-        "cpus_per_task": max(1, table.cpus // table.tasks),
-        "gpus_per_node": table.gpus or None,
-        "mem": f"{table.memory_gb}GB",
-        "time": table.timeout_min,
-    }
-    return {key: value for key, value in asked.items() if value is not None}
-
-
-def extra_options(table: SlurmTable) -> dict[str, str | int | bool]:
-    """Options of sbatch that the study's file adds, by names with underscores."""
-    return {key.lstrip("-").replace("-", "_"): value for key, value in table.extra.items()}
-
-
-def _words(table: SlurmTable) -> list[str]:
-    """The options as words of a command line."""
-    asked = sbatch_options(table) | extra_options(table)
-    dashed = {key.replace("_", "-"): value for key, value in asked.items()}
-    return [f"--{key}" if value is True else f"--{key}={value}" for key, value in dashed.items()]
+    return Check("slurm request", "ok", f"sbatch accepts {' '.join(words)}")
 
 
 def _in_a_line(text: str) -> str:

@@ -10,7 +10,6 @@ import sqlite3
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from optuna.storages import RDBStorage
 from sqlalchemy import Connection, create_engine, inspect
@@ -28,7 +27,7 @@ ANSWER_S = 10
 """Longest wait for a database server to take a connection."""
 
 
-def locks(url: URL, on: str, force_sqlite: bool) -> list[Check]:
+def lock_checks(url: URL, on: str, force_sqlite: bool) -> list[Check]:
     """Whether two workers can write at once without harm."""
     if url.get_backend_name() != "sqlite":
         return [Check("storage locks", "ok", "a server keeps the workers apart")]
@@ -49,93 +48,63 @@ def locks(url: URL, on: str, force_sqlite: bool) -> list[Check]:
     return [Check("storage locks", "warning" if force_sqlite else "failed", found, remedy)]
 
 
-def answers(url: URL, workers: int) -> list[Check]:
-    """Whether the database answers, and then what it says."""
-    new = _is_new_file(url)
-    reachable = _new_file(url) if new else _reachable(url)
-    if new or reachable.verdict != "ok":
-        return [reachable]
+def answer_checks(url: URL, workers: int) -> list[Check]:
+    """Whether the database answers, and then what it says of its tables and connections."""
+    file = Path(url.database or "").absolute() if url.get_backend_name() == "sqlite" else None
+    new = file is not None and not file.is_file()
+    if fault := filesystem.write_fault(file.parent) if file else None:
+        found = f"{masked(url)} cannot be {'made' if new else 'written'}: {fault}"
+        return [Check("storage", "failed", found, "give another with --storage")]
+    if new:
+        return [Check("storage", "ok", f"{masked(url)} will be made")]
+    try:
+        with _connected(url) as connection:
+            # SQLite opens a file only when it is read: `select 1` would take a picture for one.
+            connection.exec_driver_sql("pragma schema_version" if file else "select 1")
+    except ImportError as error:
+        found = f"{masked(url)} needs a driver that is not installed: {error}"
+        remedy = "pip install 'hpo-flows[postgres]' or 'hpo-flows[mysql]'"
+        return [Check("storage", "failed", found, remedy)]
+    except SQLAlchemyError as error:
+        found = f"{masked(url)} does not answer: {said(error, url)}"
+        return [Check("storage", "failed", found, "check the URL, and that the database is there")]
     return [
-        reachable,
-        *guarded("storage tables", lambda: _tables(url), url),
+        Check("storage", "ok", f"{masked(url)} answers"),
+        *guarded("storage tables", lambda: [_tables(url)], url),
         *guarded("storage connections", lambda: _connections(url, workers), url),
     ]
 
 
-def _is_new_file(url: URL) -> bool:
-    return url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file()
-
-
-def _new_file(url: URL) -> Check:
-    folder = Path(url.database or "").absolute().parent
-    if fault := filesystem.write_fault(folder):
-        found = f"{masked(url)} cannot be made: {fault}"
-        return Check("storage", "failed", found, "give another with --storage")
-    return Check("storage", "ok", f"{masked(url)} will be made")
-
-
-def _reachable(url: URL) -> Check:
-    # SQLite opens a file only when it is read: `select 1` would find nothing wrong with a picture.
-    sqlite = url.get_backend_name() == "sqlite"
-    try:
-        with _connected(url) as connection:
-            connection.exec_driver_sql("pragma schema_version" if sqlite else "select 1")
-    except ImportError as error:
-        found = f"{masked(url)} needs a driver that is not installed: {error}"
-        remedy = "pip install 'hpo-flows[postgres]' or 'hpo-flows[mysql]'"
-        return Check("storage", "failed", found, remedy)
-    except SQLAlchemyError as error:
-        found = f"{masked(url)} does not answer: {said(error, url)}"
-        return Check("storage", "failed", found, "check the URL, and that the database is there")
-    if sqlite and (fault := filesystem.write_fault(Path(url.database or "").absolute().parent)):
-        found = f"{masked(url)} cannot be written: {fault}"
-        return Check("storage", "failed", found, "give another with --storage")
-    return Check("storage", "ok", f"{masked(url)} answers")
-
-
-def _tables(url: URL) -> list[Check]:
-    """Optuna's tables against the installed Optuna. RDBStorage itself would make what it misses."""
+def _tables(url: URL) -> Check:
+    """Optuna's tables against the installed Optuna. RDBStorage itself would make missing ones."""
     with _connected(url) as connection:
         if not inspect(connection).has_table("version_info"):
-            return [Check("storage tables", "ok", "hpo launch will make Optuna's tables")]
-        revision = _revision(connection)
-    head, *older = _revisions()
-    optuna = metadata.version("optuna")
-    if revision == head:
-        return [Check("storage tables", "ok", f"of Optuna {optuna} ({revision})")]
+            return Check("storage tables", "ok", "hpo launch will make Optuna's tables")
+        revision = None
+        if inspect(connection).has_table("alembic_version"):
+            query = "select version_num from alembic_version"
+            revision = connection.exec_driver_sql(query).scalar()
     if revision is None:
         found = "Optuna's tables have no revision: they are being made, or very old"
-        return [Check("storage tables", "warning", found, "hpo db upgrade")]
+        return Check("storage tables", "warning", found, "hpo db upgrade")
+    installed = RDBStorage("sqlite://")
+    head, known = installed.get_head_version(), installed.get_all_versions()
+    installed.engine.dispose()
+    optuna = metadata.version("optuna")
+    if revision == head:
+        return Check("storage tables", "ok", f"of Optuna {optuna} ({revision})")
     found = f"Optuna's tables are of {revision}, the installed Optuna {optuna} has {head}"
-    remedy = "hpo db upgrade" if revision in older else "pip install --upgrade optuna"
-    return [Check("storage tables", "failed", found, remedy)]
-
-
-def _revision(connection: Connection) -> str | None:
-    if not inspect(connection).has_table("alembic_version"):
-        return None
-    found = connection.exec_driver_sql("select version_num from alembic_version").scalar()
-    return None if found is None else str(found)
-
-
-def _revisions() -> list[str]:
-    """Those that the installed Optuna knows, the newest first."""
-    storage = RDBStorage("sqlite://")
-    try:
-        head = storage.get_head_version()
-        return [head, *(one for one in storage.get_all_versions() if one != head)]
-    finally:
-        storage.remove_session()
-        storage.engine.dispose()
+    remedy = "hpo db upgrade" if revision in known else "pip install --upgrade optuna"
+    return Check("storage tables", "failed", found, remedy)
 
 
 def _connections(url: URL, workers: int) -> list[Check]:
     """Whether the server has a connection left for each worker."""
-    backend = url.get_backend_name()
-    if backend not in ("postgresql", "mysql", "mariadb"):
+    counts = {"postgresql": _of_postgresql, "mysql": _of_mysql, "mariadb": _of_mysql}
+    count = counts.get(url.get_backend_name())
+    if count is None:
         return []
     with _connected(url) as connection:
-        count = _of_postgresql if backend == "postgresql" else _of_mysql
         limit, used = count(connection)
     return [_room(workers, limit=limit, used=used)]
 
@@ -168,13 +137,6 @@ def _of_mysql(connection: Connection) -> tuple[int, int]:
     return int(limit[1]), int(used[1])
 
 
-_WAIT: dict[str, dict[str, Any]] = {
-    "psycopg": {"connect_timeout": ANSWER_S},
-    "psycopg2": {"connect_timeout": ANSWER_S},
-    "pymysql": {"connect_timeout": ANSWER_S, "read_timeout": ANSWER_S},
-}
-
-
 @contextlib.contextmanager
 def _connected(url: URL) -> Iterator[Connection]:
     """One connection, closed at the end. A SQLite file that is not there is not made."""
@@ -184,7 +146,8 @@ def _connected(url: URL) -> Iterator[Connection]:
             "sqlite://", creator=lambda: sqlite3.connect(place, uri=True), poolclass=NullPool
         )
     else:
-        wait = _WAIT.get(url.get_driver_name(), {})
+        known = url.get_driver_name() in ("psycopg", "psycopg2", "pymysql")
+        wait = {"connect_timeout": ANSWER_S} if known else {}
         engine = create_engine(url, connect_args=wait, poolclass=NullPool)
     with engine.connect() as connection:
         yield connection

@@ -19,8 +19,9 @@ from sqlalchemy.engine import URL
 
 from data_prep.dataset import SAMPLE, SPLITS, Dataset
 from data_prep.errors import DataError, InputError
-from hpo.doctor import cluster, database
 from hpo.doctor.check import Check, guarded
+from hpo.doctor.cluster import cluster_checks
+from hpo.doctor.database import answer_checks, lock_checks
 from hpo.storage import filesystem
 from hpo.study.spec import StudySpec
 
@@ -73,11 +74,11 @@ def check(
         ("data", lambda: _data(spec)),
         ("runs folder", lambda: _runs_folder(runs, on)),
         ("free space", lambda: _free_space(runs)),
-        ("storage locks", lambda: database.locks(url, on, force_sqlite)),
-        ("storage", lambda: database.answers(url, workers)),
+        ("storage locks", lambda: lock_checks(url, on, force_sqlite)),
+        ("storage", lambda: answer_checks(url, workers)),
     ]
     if on == "slurm":
-        looks.append(("slurm", lambda: cluster.looks(spec, workers)))
+        looks.append(("slurm", lambda: cluster_checks(spec)))
     return [one for what, look in looks for one in guarded(what, look, url)]
 
 

@@ -12,7 +12,6 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from data_prep.errors import InputError
-from hpo.doctor.cluster import extra_options, sbatch_options
 from hpo.execution.plan import Plan
 from hpo.execution.worker import SIGNAL_S, work
 from hpo.queue.jobs import JobState, SchedulerError, cluster_settings, job_states
@@ -151,7 +150,7 @@ def _parameters(plan: Plan, jobs: int) -> dict[str, Any]:
     if not str(plan.runs).isprintable():
         # It stands in the script's comments, which a line break would end.
         raise ClusterError(f"--runs must be a path of printable text, got {str(plan.runs)!r}")
-    return sbatch_options(table) | {
+    return table.options | {
         "job_name": plan.spec.study.name,
         "wckey": None,  # submitit's own is refused where such keys are checked
         "signal_delay_s": SIGNAL_S,
@@ -160,5 +159,5 @@ def _parameters(plan: Plan, jobs: int) -> dict[str, Any]:
         # srun inside sbatch does not inherit --cpus-per-task in SLURM 22.05 to 23.02.
         "srun_args": [f"--cpus-per-task={plan.threads}"],
         # Without it a job that its cluster ends for another's sake is not queued again.
-        "additional_parameters": {"requeue": True, **extra_options(table)},
+        "additional_parameters": {"requeue": True, **table.extra_options},
     }

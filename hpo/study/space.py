@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import numpy as np
-from pydantic import ConfigDict
+from pydantic import PlainValidator
 
+from data_prep.errors import suggestion
 from data_prep.untrusted import is_finite
-from models.config import FlowConfig, TrainConfig
+from models.config import ConfigError, FlowConfig, TrainConfig, checked
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -34,40 +34,44 @@ TRAINING = frozenset(one.name for one in dataclasses.fields(TrainConfig)) - {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+def _number(value: object) -> object:
+    if not is_finite(value):
+        raise ValueError(f"must be a finite number, got {value!r}")
+    return value
+
+
+Number = Annotated[int | float, PlainValidator(_number)]
+
+
+@checked
 class Range:
     """A searched interval: integers when both ends are, else floats."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-
-    low: int | float
+    low: Number
     """Smallest value."""
 
-    high: int | float
+    high: Number
     """Largest value, which can be chosen too."""
 
     log: bool = False
     """Whether the logarithm is what is searched evenly."""
 
-    step: int | float | None = None
+    step: Number | None = None
     """Distance between values, counted from `low`."""
 
     def __post_init__(self) -> None:
-        for name in ("low", "high", "step"):
-            value = getattr(self, name)
-            if value is not None and not is_finite(value):
-                raise ValueError(f"{name} must be a finite number, got {value}")
         if not self.low < self.high:
             raise ValueError(f"low must be below high, got low = {self.low}, high = {self.high}")
         if self.log and self.low <= 0:
             raise ValueError(f"a logarithmic range must lie above 0, got low = {self.low}")
-        if self.log and self.step is not None:
+        if self.step is None:
+            return
+        if self.log:
             raise ValueError("a logarithmic range takes no step")
-        if self.step is not None and self.step <= 0:
+        if self.step <= 0:
             raise ValueError(f"step must be above 0, got {self.step}")
-        if isinstance(self.low, int) and isinstance(self.high, int) and self.step:
-            if self.step != int(self.step):
-                raise ValueError(f"a range of integers takes a whole step, got {self.step}")
+        if isinstance(self.low, int) and isinstance(self.high, int) and self.step != int(self.step):
+            raise ValueError(f"a range of integers takes a whole step, got {self.step}")
 
 
 Scalar = bool | int | float | str
@@ -120,37 +124,63 @@ def seed_of(study_seed: int, number: int) -> int:
     return int(np.random.SeedSequence([study_seed, number]).generate_state(1)[0])
 
 
-def faults_of(space: Mapping[str, Dimension], training: TrainConfig, *, grid: bool) -> list[str]:
-    """A sentence for every line of the space that can lead to an impossible configuration."""
-    faults = []
-    for key, line in space.items():
-        if grid and isinstance(line, Range):
-            faults.append(f"[space] {key} is a range: a grid needs a list of choices")
-        faults += sorted({sentence for sentence in _impossible(key, line, training)})
-    return faults
+def lines_of(table: Mapping[str, Any]) -> dict[str, Dimension]:
+    """The lines of a `[space]`, each checked against the options that it names.
+
+    Raises:
+        ConfigError: If a line leads to an impossible configuration. Lists every fault.
+    """
+    lines: dict[str, Dimension] = {}
+    faults: list[str] = []
+    for key, line in table.items():
+        try:
+            lines[key] = Range(**line) if isinstance(line, Mapping) else line
+            faults += _faults(key, lines[key])
+        except ConfigError as error:
+            faults += [f"{key}: {fault}" for fault in error.faults]
+    if faults:
+        raise ConfigError(*faults)
+    return lines
 
 
-def _impossible(key: str, line: Dimension, training: TrainConfig) -> Iterator[str]:
-    """The configurations' own objections to the values that a line can take."""
+def ranges_in(space: Mapping[str, Dimension]) -> list[str]:
+    """A sentence for every line that a grid cannot enumerate."""
+    return [
+        f"[space] {key} is a range: a grid needs a list of choices"
+        for key, line in space.items()
+        if isinstance(line, Range)
+    ]
+
+
+def _faults(key: str, line: Dimension) -> list[str]:
+    """The sentences for a line: of its key, its form, and the configurations that it leads to."""
+    if key not in FLOW | TRAINING:
+        return [f"has no key {key!r}: {suggestion(key, FLOW | TRAINING, otherwise='it takes')}"]
+    if isinstance(line, list):
+        if not line:
+            return [f"{key} lists no choice"]
+        if len({repr(choice) for choice in line}) < len(line):
+            return [f"{key} lists a choice twice: {line}"]
+    faults: dict[str, None] = {}
     for value in _values(line):
         try:
-            resolve({key: value}, FlowConfig(), training)
-        except (ValueError, TypeError) as error:
-            yield f"[space] {error}"
+            resolve({key: value}, FlowConfig(), TrainConfig())
+        except ConfigError as error:
+            faults |= dict.fromkeys(error.faults)
+    return list(faults)
 
 
 def _values(line: Dimension) -> list[Scalar]:
-    if isinstance(line, list):
-        return line
-    if isinstance(line, str | bool | int | float):
-        return [line]
-    return [line.low, line.high]
+    """The values that a line names."""
+    if isinstance(line, Range):
+        return [line.low, line.high]
+    return line if isinstance(line, list) else [line]
 
 
 def _suggest_one(trial: Trial, key: str, line: Dimension) -> Scalar:
     if isinstance(line, list):
         return cast("Scalar", trial.suggest_categorical(key, line))
-    if isinstance(line, str | bool | int | float):
+    if not isinstance(line, Range):
         return line
     if isinstance(line.low, int) and isinstance(line.high, int):
         step = 1 if line.step is None else int(line.step)

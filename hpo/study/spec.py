@@ -7,37 +7,32 @@ as JSON inside the Optuna study, so that a worker needs no file.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
-import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from annotated_types import Ge
+from pydantic import AfterValidator, NonNegativeInt, PlainValidator, PositiveInt
 
-from data_prep.errors import InputError
+from data_prep.errors import InputError, suggestion
 from data_prep.untrusted import UntrustedError, contents
 from hpo.study import space
-from hpo.study.space import Dimension, Range, Scalar
-from models.config import FlowConfig, TrainConfig
+from hpo.study.space import Dimension
+from models.config import ConfigError, FlowConfig, TrainConfig, checked
 
 TABLES = ("study", "data", "space", "training", "pruner", "sampler", "slurm")
-
-
+LARGEST = 2**20
+"""Bytes of the largest study file that is read."""
 _OWN_OPTIONS = frozenset(
     "partition account qos constraint exclude time mem cpus_per_task gpus_per_node ntasks_per_node "
     "nodes array job_name output error open_mode signal wckey requeue".split()
 )
 """Options of `sbatch` that other keys of `[slurm]`, or submitit, set."""
-_SBATCH_TEXTS = ("partition", "account", "qos", "constraint", "exclude")
-"""Keys of `[slurm]` that become options of that name."""
-LARGEST = 2**20
-"""Bytes of the largest study file that is read."""
 _OPTION = re.compile(r"-{0,2}[A-Za-z][A-Za-z0-9_-]*")
 """Long name of an option of `sbatch`."""
 
@@ -49,38 +44,67 @@ class SpecError(InputError):
         super().__init__("\n  - ".join([f"{source} cannot be run:", *faults]))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+def is_name(text: str) -> bool:
+    """Whether `text` can name a study: it becomes a folder and part of a job's name."""
+    plain = text.replace(".", "").replace("_", "").replace("-", "")
+    return text[:1].isalnum() and plain.isalnum() and text.isascii() and len(text) <= 80
+
+
+def _name(text: str) -> str:
+    if not is_name(text):
+        rule = "must be letters, digits, '.', '_' or '-' and start with a letter or digit"
+        raise ValueError(f"{rule}, got {text!r}")
+    return text
+
+
+def _one_line(text: str) -> str:
+    # A line break would end the comment that sbatch reads, and what follows would be run.
+    if not text.isprintable():
+        raise ValueError(f"must be one line of printable text, got {text!r}")
+    return text
+
+
+def _option(key: str) -> str:
+    if not _OPTION.fullmatch(key):
+        raise ValueError("is no long name of an option of sbatch")
+    return key
+
+
+def _option_value(value: object) -> object:
+    if not isinstance(value, str | int):
+        raise ValueError(f"must be a text, a whole number or true, got {value!r}")
+    return _one_line(value) if isinstance(value, str) else value
+
+
+Line = Annotated[str, AfterValidator(_one_line)]
+Option = Annotated[str, AfterValidator(_option)]
+OptionValue = Annotated[str | int | bool, PlainValidator(_option_value)]
+
+
+@checked
 class StudyTable:
     """`[study]`: what the study is called and how large it gets."""
 
-    name: str
+    name: Annotated[str, AfterValidator(_name)]
     """Name in the database and of the folder of its runs: letters, digits, `.`, `_` and `-`."""
 
-    trials: int = 30
+    trials: PositiveInt = 30
     """Trials in total, when `--trials` does not say."""
 
-    workers: int = 0
+    workers: NonNegativeInt = 0
     """Worker processes or jobs. 0: one for each core, at most 8."""
 
-    seed: int = 0
+    seed: NonNegativeInt = 0
     """With a trial's number, seeds the sampler, the weights and the order of the rows."""
 
-    max_restarts: int = 3
+    max_restarts: NonNegativeInt = 3
     """How often a trial goes on after its worker died, before it counts as failed."""
 
-    stop_after_no_improvement: int = 0
+    stop_after_no_improvement: NonNegativeInt = 0
     """No new trial starts once so many ended in a row without a better one. 0: never."""
 
-    def __post_init__(self) -> None:
-        if not is_name(self.name):
-            raise ValueError(
-                f"name must be letters, digits, '.', '_' or '-' and start with a letter or digit, "
-                f"got {self.name!r}"
-            )
-        _at_least(self, trials=1, workers=0, seed=0, max_restarts=0, stop_after_no_improvement=0)
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
+@checked
 class DataTable:
     """`[data]`: the prepared dataset."""
 
@@ -91,14 +115,8 @@ class DataTable:
     """Cells that no trial is trained on, a table of every condition's value each. Their NLL is told
     separately: it says how well a flow does between the cells that it knows."""
 
-    def __post_init__(self) -> None:
-        for cell in self.hold_out_cells:
-            for name, value in cell.items():
-                if not math.isfinite(value):
-                    raise ValueError(f"hold_out_cells has a cell with {name} = {value}")
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
+@checked
 class PrunerTable:
     """`[pruner]`: when a trial that does badly is ended. Resources are epochs."""
 
@@ -106,88 +124,101 @@ class PrunerTable:
     """Asynchronous successive halving (Li et al. 2020, arXiv:1810.05934), Hyperband (Li et al.
     2018, arXiv:1603.06560), the median rule, or no pruning."""
 
-    min_epochs: int = 5
+    min_epochs: PositiveInt = 5
     """Epochs that every trial may train before it can be pruned; the first rung."""
 
-    reduction_factor: int = 3
+    reduction_factor: Annotated[int, Ge(2)] = 3
     """One trial in so many goes on from each rung to the next."""
 
-    def __post_init__(self) -> None:
-        _at_least(self, min_epochs=1, reduction_factor=2)
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
+@checked
 class SamplerTable:
     """`[sampler]`: how the next configuration is chosen."""
 
     kind: Literal["tpe", "random", "grid"] = "tpe"
     """Tree-structured Parzen estimator, independent draws, or every combination once."""
 
-    startup_trials: int = 10
+    startup_trials: PositiveInt = 10
     """Random trials before the Parzen estimator begins."""
 
-    def __post_init__(self) -> None:
-        _at_least(self, startup_trials=1)
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
+@checked
 class SlurmTable:
     """`[slurm]`: what each worker's job asks of the cluster."""
 
-    partition: str | None = None
+    partition: Line | None = None
     """As `sbatch --partition`; the cluster's own default where absent."""
 
-    account: str | None = None
+    account: Line | None = None
     """As `sbatch --account`."""
 
-    qos: str | None = None
+    qos: Line | None = None
     """As `sbatch --qos`."""
 
-    constraint: str | None = None
+    constraint: Line | None = None
     """As `sbatch --constraint`."""
 
-    gpus: int = 1
+    gpus: NonNegativeInt = 1
     """GPUs of each job."""
 
-    cpus: int = 4
+    cpus: PositiveInt = 4
     """CPU cores of each job."""
 
-    memory_gb: int = 16
+    memory_gb: PositiveInt = 16
     """Memory of each job."""
 
-    timeout_min: int = 240
+    timeout_min: PositiveInt = 240
     """Time limit of each job. Trials that it cuts off are gone on with."""
 
     setup: list[str] = field(default_factory=list)
     """Shell lines that run before the worker, such as `module load cuda`."""
 
-    exclude: str | None = None
+    exclude: Line | None = None
     """Nodes not to be used, as `sbatch --exclude`."""
 
-    extra: dict[str, str | int | bool] = field(default_factory=dict)
+    extra: dict[Option, OptionValue] = field(default_factory=dict)
     """Any other option of `sbatch` by its long name, such as `reservation = "ligo"`."""
 
-    workers_per_gpu: int = 1
+    workers_per_gpu: PositiveInt = 1
     """Workers that share each GPU of a job, and its cores and memory evenly: small flows do not
     fill one. Without GPUs, workers of a job."""
 
     def __post_init__(self) -> None:
-        _at_least(self, gpus=0, cpus=1, memory_gb=1, timeout_min=1, workers_per_gpu=1)
-        asked = {each: getattr(self, each) for each in _SBATCH_TEXTS} | self.extra
-        for key, value in asked.items():
-            # A line break would end the comment that sbatch reads, and what follows would be run.
-            if isinstance(value, str) and not value.isprintable():
-                raise ValueError(f"{key} must be one line of printable text, got {value!r}")
         for key in self.extra:
-            if not _OPTION.fullmatch(key):
-                raise ValueError(f"extra has {key!r}, which is no long name of an option of sbatch")
-            if key.lstrip("-").replace("-", "_") in _OWN_OPTIONS:
+            if _plain(key) in _OWN_OPTIONS:
                 raise ValueError(f"extra has {key!r}, which is set otherwise: see the other keys")
 
     @property
     def tasks(self) -> int:
         """Workers of each job."""
         return max(1, self.gpus) * self.workers_per_gpu
+
+    @property
+    def options(self) -> dict[str, str | int]:
+        """What a job asks of `sbatch`, by the long names of its options."""
+        asked = {
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "constraint": self.constraint,
+            "exclude": self.exclude,
+            "nodes": 1,
+            "ntasks_per_node": self.tasks,
+            "cpus_per_task": max(1, self.cpus // self.tasks),
+            "gpus_per_node": self.gpus or None,
+            "mem": f"{self.memory_gb}GB",
+            "time": self.timeout_min,
+        }
+        return {key: value for key, value in asked.items() if value is not None}
+
+    @property
+    def extra_options(self) -> dict[str, str | int | bool]:
+        """The options of `extra`, named as in `options`."""
+        return {_plain(key): value for key, value in self.extra.items()}
+
+
+def _plain(option: str) -> str:
+    return option.lstrip("-").replace("-", "_")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -254,58 +285,24 @@ def parse(tables: Mapping[str, Any], *, source: str, known: Sequence[str] = TABL
     Raises:
         SpecError: With every fault of the tables.
     """
-    faults = unknown_keys(tables, known, where=None)
+    faults = [
+        f"a study file has no table {name!r}: {suggestion(name, known, otherwise='it takes')}"
+        for name in sorted({*tables} - {*known})
+    ]
     parts: dict[str, Any] = {}
-    for part in fields(StudySpec):
-        table = tables.get(part.name, {})
+    for name, kind in get_type_hints(StudySpec).items():
+        table = tables.get(name, {})
         if not isinstance(table, Mapping):
-            faults.append(f"{part.name} must be a table, [{part.name}], not {table!r}")
-        elif part.name == "space":
-            parts["space"], found = _space(table)
-            faults += found
-        else:
-            parts[part.name], found = _table(_TYPES[part.name], table, where=part.name)
-            faults += found
-    if all(parts.get(name) is not None for name in ("space", "training", "pruner", "sampler")):
-        faults += space.faults_of(
-            parts["space"], parts["training"], grid=parts["sampler"].kind == "grid"
-        )
-        faults += _clashes(parts, tables.get("training", {}))
-    if parts.get("data") is not None and parts.get("training") is not None:
-        faults += _without_purpose(parts["data"], parts["training"])
+            faults.append(f"{name} must be a table, [{name}], not {table!r}")
+            continue
+        try:
+            parts[name] = space.lines_of(table) if name == "space" else kind(**table)
+        except ConfigError as error:
+            faults += [f"[{name}] {fault}" for fault in error.faults]
+    faults += _clashes(parts, tables.get("training", {}))
     if faults:
         raise SpecError(source, faults)
     return StudySpec(**parts)
-
-
-def unknown_keys(table: Iterable[str], known: Iterable[str], *, where: str | None) -> list[str]:
-    """A sentence for every key that nothing reads, so that a typo cannot pass for a default."""
-    allowed = sorted(known)
-    holder = f"[{where}]" if where else "a study file"
-    what = "key" if where else "table"
-    faults = []
-    for key in sorted(set(table) - set(allowed)):
-        near = difflib.get_close_matches(key, allowed, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(allowed)}"
-        faults.append(f"{holder} has no {what} {key!r}: {hint}")
-    return faults
-
-
-def is_name(text: str) -> bool:
-    """Whether `text` can name a study: it becomes a folder and part of a job's name."""
-    plain = text.replace(".", "").replace("_", "").replace("-", "")
-    return text[:1].isalnum() and plain.isalnum() and text.isascii() and len(text) <= 80
-
-
-_TYPES: dict[str, type] = {
-    "study": StudyTable,
-    "data": DataTable,
-    "training": TrainConfig,
-    "pruner": PrunerTable,
-    "sampler": SamplerTable,
-    "slurm": SlurmTable,
-    "flow": FlowConfig,
-}
 
 
 def _read(reference: str) -> tuple[str, str]:
@@ -355,80 +352,32 @@ def _lay_over(tables: dict[str, Any], setting: str) -> None:
         tables.get(other, {}).pop(key, None)  # what was set last holds
 
 
-def _table(kind: type, table: Mapping[str, Any], *, where: str) -> tuple[Any, list[str]]:
-    known = {one.name for one in fields(kind)}
-    faults = unknown_keys(table, known, where=where)
-    given = {key: value for key, value in table.items() if key in known}
-    value, found = _validated(kind, given, where=f"[{where}]")
-    return value, faults + found
-
-
-def _space(table: Mapping[str, Any]) -> tuple[dict[str, Dimension], list[str]]:
-    lines: dict[str, Dimension] = {}
-    faults = unknown_keys(table, space.FLOW | space.TRAINING, where="space")
-    for key, line in table.items():
-        kind = Range if isinstance(line, Mapping) else list[Scalar]
-        choices = isinstance(line, list)
-        value, found = _validated(
-            kind, line if choices or kind is Range else [line], where=f"[space] {key}"
-        )
-        faults += found
-        if not found:
-            lines[key] = value if choices or kind is Range else value[0]
-        if choices and not line:
-            faults.append(f"[space] {key} lists no choice")
-        if choices and len({repr(choice) for choice in line}) < len(line):
-            faults.append(f"[space] {key} lists a choice twice: {line}")
-    return lines, faults
-
-
-def _validated(kind: Any, value: Any, *, where: str) -> tuple[Any, list[str]]:
-    """The value in its type, or a sentence for each thing that is wrong with it."""
-    try:
-        # JSON's strictness is TOML's: a text is no number, and a list may stand for a tuple.
-        return TypeAdapter(kind).validate_json(json.dumps(value, default=str), strict=True), []
-    except ValidationError as error:
-        return None, [_sentence(one, where) for one in error.errors()]
-
-
-def _sentence(error: Any, where: str) -> str:
-    place = " ".join([where, *(str(part) for part in error["loc"])])
-    if error["type"] == "value_error":
-        return f"{place}: {error['ctx']['error']}"
-    if error["type"] == "missing":
-        return f"{place} is missing"
-    return f"{place}: {error['msg'].lower()}, got {error['input']!r}"
-
-
-def _clashes(parts: Mapping[str, Any], training: Mapping[str, Any]) -> list[str]:
-    """What each table allows but not all of them together."""
-    faults = [
-        f"{key} stands in both [space] and [training]: keep one"
-        for key in sorted(set(parts["space"]) & set(training))
-    ]
-    least, epochs = parts["pruner"].min_epochs, parts["training"].epochs
-    if parts["pruner"].kind != "none" and least > epochs:
-        faults.append(
-            f"[pruner] min_epochs ({least}) is above [training] epochs ({epochs}), so nothing "
-            "could ever be pruned"
-        )
-    if parts["training"].eval_every:
+def _clashes(parts: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """What each table allows but not all of them together; a table that is at fault is left out."""
+    faults = []
+    lines, training = parts.get("space"), parts.get("training")
+    if lines is not None and training is not None:
+        faults += [
+            f"{key} stands in both [space] and [training]: keep one"
+            for key in sorted(set(lines) & set(given))
+        ]
+    if lines is not None and "sampler" in parts and parts["sampler"].kind == "grid":
+        faults += space.ranges_in(lines)
+    if training is not None and "pruner" in parts:
+        least, epochs = parts["pruner"].min_epochs, training.epochs
+        if parts["pruner"].kind != "none" and least > epochs:
+            faults.append(
+                f"[pruner] min_epochs ({least}) is above [training] epochs ({epochs}), so nothing "
+                "could ever be pruned"
+            )
+    if training is not None and training.eval_every:
         faults.append(
             "[training] eval_every must be 0 in a study: pruning compares trials epoch by epoch"
         )
+    if training is not None and "data" in parts:
+        if training.objective == "held_out_nll" and not parts["data"].hold_out_cells:
+            faults.append(
+                "[training] objective = 'held_out_nll' needs cells that are held out: name some in "
+                "[data] hold_out_cells, or choose 'val_nll'"
+            )
     return faults
-
-
-def _without_purpose(data: DataTable, training: TrainConfig) -> list[str]:
-    if training.objective != "held_out_nll" or data.hold_out_cells:
-        return []
-    return [
-        "[training] objective = 'held_out_nll' needs cells that are held out: name some in [data] "
-        "hold_out_cells, or choose 'val_nll'"
-    ]
-
-
-def _at_least(table: Any, **bounds: int) -> None:
-    for key, bound in bounds.items():
-        if getattr(table, key) < bound:
-            raise ValueError(f"{key} must be at least {bound}, got {getattr(table, key)}")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from data_prep.dataset import SAMPLE, Dataset
 from hpo.execution.plan import Plan
 from hpo.execution.slurm import sbatch_text
-from hpo.storage.open import url_of
+from hpo.storage.address import url_of
 from hpo.study import spec
 from tests.fuzz.strategies import answer, broken, damaged, fuzz, memory, texts, values
 

@@ -19,23 +19,27 @@ def test_a_config_comes_back_from_its_dict(kind):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param({"blocks": 0}, r"blocks must lie in \[1, 100\], got 0", id="range"),
+        pytest.param({"blocks": 0}, "FlowConfig blocks must be at least 1, got 0", id="range"),
         pytest.param(
-            {"kind": "spine"}, "kind must be one of spline, affine, got 'spine'", id="kind"
+            {"kind": "spine"}, "kind must be 'spline' or 'affine', got 'spine'", id="kind"
         ),
-        pytest.param({"hidden": 6.5}, "hidden must be of type int, got 6.5", id="type"),
-        pytest.param({"depth": True}, "depth must be of type int, got True", id="bool"),
-        pytest.param({"activation": "sin"}, "one of relu, tanh, silu, gelu", id="activation"),
-        pytest.param({"bins": 0}, r"bins must lie in \[1, 1024\], got 0", id="bins"),
-        pytest.param({"bound": 0.5}, r"bound must lie in \[1, 100\], got 0.5", id="bound"),
+        pytest.param({"hidden": 6.5}, "hidden must be a valid integer, got 6.5", id="type"),
+        pytest.param({"depth": True}, "depth must be a valid integer, got True", id="bool"),
         pytest.param(
-            {"coordinates": "raw"}, "coordinates must be one of log_ratio, log_total, log", id="raw"
+            {"activation": "sin"}, "must be 'relu', 'tanh', 'silu' or 'gelu'", id="activation"
+        ),
+        pytest.param({"bins": 0}, "bins must be at least 1, got 0", id="bins"),
+        pytest.param({"bound": 0.5}, "bound must be at least 1, got 0.5", id="bound"),
+        pytest.param(
+            {"coordinates": "raw"},
+            "coordinates must be 'log_ratio', 'log_total' or 'log'",
+            id="raw",
         ),
         pytest.param(
-            {"conditioner": "made"}, "conditioner must be one of separate, masked", id="made"
+            {"conditioner": "made"}, "conditioner must be 'separate' or 'masked'", id="made"
         ),
-        pytest.param({"residual": "yes"}, "residual must be of type bool, got 'yes'", id="yes"),
-        pytest.param({"normalise": 1}, "normalise must be of type bool, got 1", id="one"),
+        pytest.param({"residual": "yes"}, "residual must be a valid boolean, got 'yes'", id="yes"),
+        pytest.param({"normalise": 1}, "normalise must be a valid boolean, got 1", id="one"),
         pytest.param(
             {"residual": True, "conditioner": "masked"},
             "residual = true needs conditioner = 'separate', got 'masked'",
@@ -51,19 +55,25 @@ def test_a_bad_flow_option_is_refused(options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param({"learning_rate": 2.0}, r"learning_rate must lie in \(0, 1\)", id="rate"),
-        pytest.param({"learning_rate": float("nan")}, "learning_rate must lie in", id="nan"),
-        pytest.param({"batch_size": 0}, "batch_size must lie in", id="batch"),
         pytest.param(
-            {"schedule": "step"}, "schedule must be one of cosine, .*got 'step'", id="schedule"
+            {"learning_rate": 2.0}, "learning_rate must be less than 1, got 2.0", id="rate"
         ),
-        pytest.param({"warmup": 0.9}, "warmup must lie in", id="warmup"),
-        pytest.param({"max_minutes": 0.0}, r"max_minutes must lie in \(0, inf\)", id="no-time"),
         pytest.param(
-            {"max_minutes": -1.0}, r"max_minutes must lie in \(0, inf\)", id="negative-time"
+            {"learning_rate": float("nan")},
+            "learning_rate must be a finite number, got nan",
+            id="nan",
         ),
-        pytest.param({"rate_per": "step"}, "rate_per must be one of epoch, second", id="unit"),
-        pytest.param({"patience": -1}, "patience must lie in", id="patience"),
+        pytest.param({"batch_size": 0}, "batch_size must be at least 1, got 0", id="batch"),
+        pytest.param(
+            {"schedule": "step"}, "schedule must be 'cosine', .*got 'step'", id="schedule"
+        ),
+        pytest.param({"warmup": 0.9}, "warmup must be at most 0.5, got 0.9", id="warmup"),
+        pytest.param({"max_minutes": 0.0}, "max_minutes must be greater than 0", id="no-time"),
+        pytest.param(
+            {"max_minutes": -1.0}, "max_minutes must be greater than 0", id="negative-time"
+        ),
+        pytest.param({"rate_per": "step"}, "rate_per must be 'epoch' or 'second'", id="unit"),
+        pytest.param({"patience": -1}, "patience must be at least 0, got -1", id="patience"),
     ],
 )
 def test_a_bad_training_option_is_refused(options, message):
@@ -72,12 +82,12 @@ def test_a_bad_training_option_is_refused(options, message):
 
 
 def test_all_faults_are_listed_at_once():
-    with pytest.raises(ConfigError, match=r"blocks must .*; depth must"):
+    with pytest.raises(ConfigError, match="blocks must .*; depth must"):
         FlowConfig(blocks=0, depth=0)
 
 
 def test_an_unknown_stored_option_is_refused():
-    with pytest.raises(ConfigError, match="FlowConfig has no option 'block': it takes activation"):
+    with pytest.raises(ConfigError, match="FlowConfig has no key 'block': did you mean 'blocks'"):
         FlowConfig.from_dict({"block": 3})
 
 

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 SIZES = (1, 7, 1000)
 SEARCH = ("click", "dash", "optuna", "optuna_dashboard", "plotly", "sqlalchemy", "submitit")
 """Modules that only the search and the dashboard need."""
-NEEDED = ("nflows", "numpy", "pyarrow", "safetensors", "torch")
+NEEDED = ("nflows", "numpy", "pyarrow", "pydantic", "safetensors", "torch")
 """Distributions that an emulator is loaded and used with."""
 
 BY_ONNXRUNTIME = """

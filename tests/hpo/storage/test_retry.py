@@ -32,14 +32,14 @@ def pauses(monkeypatch):
 def test_what_fails_while_the_server_is_away_is_done_when_it_is_back(pauses, caplog):
     flaky = Flaky(5)
 
-    assert patiently_(flaky) == "done"
+    assert retried_(flaky) == "done"
     assert flaky.calls == 6
     assert pauses[0] < pauses[-1]
     assert "server closed the connection" in caplog.text
     assert "secret" not in caplog.text
 
 
-def patiently_(function):
+def retried_(function):
     return retried(lambda: function())()
 
 
@@ -47,7 +47,7 @@ def test_a_mistake_is_not_tried_again():
     flaky = Flaky(1, sql.exc.IntegrityError("", {}, Exception("duplicate key")))
 
     with pytest.raises(sql.exc.IntegrityError):
-        patiently_(flaky)
+        retried_(flaky)
     assert flaky.calls == 1
 
 
@@ -55,7 +55,7 @@ def test_patience_ends(monkeypatch):
     monkeypatch.setattr(retry, "LONGEST_OUTAGE_S", -1.0)
 
     with pytest.raises(sql.exc.OperationalError):
-        patiently_(Flaky(99))
+        retried_(Flaky(99))
 
 
 def test_optunas_error_is_judged_by_its_cause():

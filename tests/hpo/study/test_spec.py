@@ -28,7 +28,9 @@ def write(folder, text):
             id="typo",
         ),
         pytest.param(
-            MINIMAL + "[training]\nlearning_rate = 2.0", r"in \(0, 1\), got 2.0", id="range"
+            MINIMAL + "[training]\nlearning_rate = 2.0",
+            r"\[training\] learning_rate must be less than 1, got 2.0",
+            id="range",
         ),
         pytest.param(
             MINIMAL + '[training]\nepochs = "50"', r"\[training\].*'50'", id="text-number"
@@ -78,7 +80,7 @@ def write(folder, text):
         ),
         pytest.param(
             MINIMAL + "[data]\nhold_out_cells = [{ Z = nan }]",
-            "hold_out_cells has a cell with Z = nan",
+            r"\[data\] hold_out_cells.0.Z must be a finite number, got nan",
             id="cell-nan",
         ),
         pytest.param(
