@@ -13,8 +13,9 @@ import numpy as np
 from data_prep.cells import Named
 from data_prep.dataset import Dataset
 from data_prep.errors import DataError, InputError
+from data_prep.untrusted import finite
 from hpo.records.folder import read_all
-from hpo.records.record import NAME, RunRecord, finite
+from hpo.records.record import NAME, RunRecord
 from hpo.study.status import usable
 from models.bundle.card import Terms
 from models.bundle.efficiency import Efficiency

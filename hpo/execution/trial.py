@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from data_prep.dataset import Dataset
+from data_prep.untrusted import finite
 from hpo.queue.leases import Claim, LeaseLost
 from hpo.queue.slots import Slots
 from hpo.records import environment
@@ -35,7 +36,6 @@ from hpo.records.record import (
     RunRecord,
     State,
     TestNll,
-    finite,
     now,
 )
 from hpo.study import space

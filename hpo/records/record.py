@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from data_prep import untrusted
 from data_prep.atomic import draft_of
 from data_prep.errors import InputError
+from data_prep.untrusted import finite
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
@@ -381,11 +382,6 @@ def complaint(error: ValidationError) -> str:
     fault = error.errors(include_url=False)[0]
     place = ".".join(map(str, fault["loc"]))
     return f"{place}: {fault['msg']}" if place else fault["msg"]
-
-
-def finite(value: Any) -> Any:
-    """The value, or None for a float that is NaN or infinite."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def now() -> str:

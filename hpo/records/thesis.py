@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.untrusted import finite
 from hpo.records.record import (
     LARGEST,
     Cost,
@@ -49,7 +50,6 @@ from hpo.records.record import (
     State,
     complaint,
     contents,
-    finite,
 )
 
 if TYPE_CHECKING:

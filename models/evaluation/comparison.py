@@ -11,11 +11,12 @@ import numpy as np
 
 from data_prep.dataset import key
 from data_prep.stream import Batch
+from data_prep.untrusted import finite
 from models.bundle.ensemble import Density
 from models.evaluation.calibration import gap_error
 from models.evaluation.cells import CellRows
 from models.evaluation.nll import mean_of
-from models.evaluation.report import Evaluation, evaluation, finite, read, scores
+from models.evaluation.report import Evaluation, evaluation, read, scores
 
 if TYPE_CHECKING:
     from models.bundle.emulator import Emulator

@@ -24,6 +24,7 @@ from data_prep.cells import Named
 from data_prep.dataset import Dataset, key
 from data_prep.errors import DataError
 from data_prep.stream import Batch, read_split
+from data_prep.untrusted import finite
 from models.bundle.ensemble import Density
 from models.evaluation.calibration import calibration, levels, ranks
 from models.evaluation.cells import CellRows, Key, held_out_of, keys
@@ -199,15 +200,6 @@ def scores(
 def density_of(emulator: Emulator | Density) -> Density:
     """What an emulator is made of."""
     return emulator if isinstance(emulator, Density) else emulator.module
-
-
-def finite(value: Any) -> Any:
-    """The value with None for every number in it that JSON cannot hold."""
-    if isinstance(value, Mapping):
-        return {name: finite(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _near_and_calibrated(

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from data_prep.cells import Named, name_of
 from data_prep.dataset import SPLITS, Cell, Dataset, key
 from data_prep.stream import Stream
+from data_prep.untrusted import finite
 from models.bundle.ensemble import Density
 from models.evaluation.cells import CellRows, keys
 from models.evaluation.distances import CellDistance, cell_distances, unphysical_fraction
 from models.evaluation.nll import check_columns, mean_of, nll_of
-from models.evaluation.report import finite
 from models.flow import batched
 
 ROWS = 200_000

@@ -82,13 +82,12 @@ def test_a_wide_table_is_not_squeezed():
     assert lines[1].split() == list(row.values())
 
 
-def test_a_terminal_gets_bold_heads_and_short_cells(monkeypatch):
+def test_a_terminal_gets_ruled_heads_and_short_cells(monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    monkeypatch.setenv("TERM", "xterm")
 
     text = render([{"reason": "x" * 100}], "table")
 
-    assert "\x1b[1m" in text
+    assert text.splitlines()[1] == "-" * 48
     assert "x" * 47 + "…" in text
     assert "x" * 48 not in text
 
@@ -104,10 +103,10 @@ def test_what_a_file_smuggles_in_does_not_reach_the_terminal():
 def test_latex_escapes_what_latex_reads():
     text = render([{"a_b": r"\50% & #1 $x$ {y} ~ ^ <z>"}], "latex")
 
-    assert r"a\_b \\" in text
+    assert " a\\_b " in text
     assert (
-        r"\textbackslash{}50\% \& \#1 \$x\$ \{y\} \textasciitilde{} \textasciicircum{} "
-        r"\textless{}z\textgreater{} \\"
+        r" \textbackslash{}50\% \& \#1 \$x\$ \{y\} \textasciitilde{} \^{} "
+        r"\ensuremath{<}z\ensuremath{>} \\"
     ) in text
 
 
@@ -126,7 +125,7 @@ def test_latex_has_as_many_cells_in_each_line_as_columns():
 def test_latex_sets_numbers_in_mathematics_and_leaves_text_that_looks_like_one():
     text = render([{"rate": -1.5e-5, "label": "-7"}], "latex")
 
-    assert r"$-1.5000 \times 10^{-5}$ & -7 \\" in text
+    assert r"$-1.5000 \times 10^{-5}$ & -7 " in text
 
 
 def test_a_line_of_latex_cannot_begin_with_an_optional_argument():
