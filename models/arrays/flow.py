@@ -35,6 +35,7 @@ from models.bundle.files import misfit, read
 from models.layout import NET, Layout, check_values, members_of
 from models.namespaces import Array, Namespace, log_sum, namespace
 
+Precision = Literal["float32", "float64"]
 PARTS = 16_384
 """Rows that go through a flow together under numpy: their hidden units stay in the cache."""
 
@@ -53,28 +54,22 @@ class ArrayFlow:
         """Args: flows of the same columns, an ensemble with equal weights."""
         self._members = tuple(members)
         self._card: dict[str, Any] = {}
-        first = self._members[0]
-        self.event_columns = tuple(column.name for column in first.event_columns)
+        first, self._columns = self._members[0], self._members[0].layout.condition_columns
+        self.event_columns = tuple(column.name for column in first.layout.event_columns)
         """Names of the columns of an event, in order."""
-        self.condition_columns = tuple(column.name for column in first.condition_columns)
+        self.condition_columns = tuple(column.name for column in self._columns)
         """Names of the conditions, in order."""
-        self.positive_columns = tuple(column.positive for column in first.event_columns)
+        self.positive_columns = tuple(column.positive for column in first.layout.event_columns)
         """Of each event column, whether its values are above 0."""
         self.pair = first.events.pair
         """Which two event columns are of one unit, such as two masses; None for none."""
-        self.domain = domain.common([member.domain for member in self._members])
+        self.domain = domain.common([member.layout.domain for member in self._members])
         """Range of each condition in the data."""
         self.noise_columns = len(self.event_columns) + (len(self._members) > 1)
         """Numbers that an event is made of; the last one of an ensemble chooses the member."""
 
     @classmethod
-    def load(
-        cls,
-        folder: Path | str,
-        *,
-        dtype: Literal["float32", "float64"] = "float64",
-        xp: Namespace = np,
-    ) -> Self:
+    def load(cls, folder: Path | str, *, dtype: Precision = "float64", xp: Namespace = np) -> Self:
         """The flow of a bundle, its weights compared with their sha256.
 
         Args:
@@ -107,7 +102,7 @@ class ArrayFlow:
         Raises:
             EmulatorError: If the bundle holds none. The message says how to add it.
         """
-        return Efficiency.from_card(self._card, self._members[0].condition_columns)
+        return Efficiency.from_card(self._card, self._columns)
 
     @classmethod
     def from_description(
@@ -115,7 +110,7 @@ class ArrayFlow:
         description: Mapping[str, Any],
         state: Mapping[str, NDArray[Any]],
         *,
-        dtype: Literal["float32", "float64"] = "float64",
+        dtype: Precision = "float64",
         xp: Namespace = np,
     ) -> Self:
         """The flow of a torch module's `describe()` and its state dict as numpy arrays.
@@ -152,11 +147,7 @@ class ArrayFlow:
         x_NF = np.asarray(events)
         domain.check_shape(self.event_columns, x_NF)
         c_NC = domain.conditions(
-            self._members[0].condition_columns,
-            self.domain,
-            conditions,
-            len(x_NF),
-            on_extrapolation,
+            self._columns, self.domain, conditions, len(x_NF), on_extrapolation
         )
         return in_parts(lambda x, c: self.log_density(x, c, xp=np), x_NF, c_NC)
 
@@ -206,13 +197,11 @@ def in_parts(function: Any, x_NF: NDArray[Any], c_NC: NDArray[Any], rows: int = 
     return out_N
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class _Member:
     """One flow."""
 
-    event_columns: tuple[Column, ...]
-    condition_columns: tuple[Column, ...]
-    domain: dict[str, tuple[float, float]]
+    layout: Layout
     events: Standardise
     conditions: Standardise
     layers: tuple[Layer, ...]
@@ -241,8 +230,8 @@ class _Member:
         x, c = (_as(xp, array, self.dtype) for array in (x, c))
         axes = max(x.ndim, c.ndim)
         x, c = (array.reshape((1,) * (axes - array.ndim) + array.shape) for array in (x, c))
-        columns = [x[..., f] for f in range(len(self.event_columns))]
-        given = [c[..., k] for k in range(len(self.condition_columns))]
+        columns = [x[..., f] for f in range(len(self.layout.event_columns))]
+        given = [c[..., k] for k in range(len(self.layout.condition_columns))]
         if not given:
             return columns, _as(xp, xp.zeros((0,) + (1,) * (axes - 1)), self.dtype)
         return columns, xp.stack(self.conditions.forward(xp, given)[0])
@@ -304,21 +293,12 @@ def _member(
         place += bool(block)
         scale = arrays(f"{place}", "log_scale", "shift") if config.normalise else (None, None)
         place += config.normalise
-        layers.append(
-            Layer(
-                config=config,
-                conditioner=conditioner(f"{place}.autoregressive_net"),
-                log_scale_F=scale[0],
-                shift_F=scale[1],
-            )
-        )
+        layers.append(Layer(config, conditioner(f"{place}.autoregressive_net"), *scale))
         place += 1
     return _Member(
-        event_columns=layout.event_columns,
-        condition_columns=layout.condition_columns,
-        domain=layout.domain,
-        events=standardise("events", layout.event_columns, config.coordinates),
-        conditions=standardise("conditions", layout.condition_columns, "log"),
-        layers=tuple(layers),
-        dtype=dtype,
+        layout,
+        standardise("events", layout.event_columns, config.coordinates),
+        standardise("conditions", layout.condition_columns, "log"),
+        tuple(layers),
+        dtype,
     )

@@ -1,8 +1,8 @@
-"""The layers of a flow in plain array operations: what `arrays` makes its flows of.
+"""The layers of a flow in plain array operations, of which `ArrayFlow` is made.
 
-The same as `preprocess`, `networks`, `masked`, `autoregressive` and `spline` do with torch, and
-explained there, written with what numpy, cupy and JAX have in common. Bins are found by comparison
-and nothing is done in place, so that JAX compiles and differentiates it.
+They repeat the modules of `models/flow`, which explain them, with the functions that numpy, cupy
+and JAX have in common. Bins are found by comparison and nothing is done in place, so that JAX
+compiles and differentiates it.
 
 `xp` is the array library. Array names end in their axes:
     F event columns    C conditions    P parameters of one feature    H hidden units
@@ -88,7 +88,7 @@ class Standardise:
         return y
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Layer:
     """An autoregressive layer, and the normalisation before it."""
 
@@ -106,7 +106,8 @@ class Layer:
             y = [xp.exp(scale) * value + shift for value, scale, shift in scales]
             log_det = self.log_scale_F.sum()
         curve = _spline if self.config.kind == "spline" else _affine
-        out, state = [], self.conditioner.start()
+        out: list[Array] = []
+        state: list[list[Array]] = []
         for f, value in enumerate(y):
             parameters = self.conditioner.group(xp, c_CS, y[:f], state)
             z, its_log_det = curve(xp, value, parameters, self.config)
@@ -118,7 +119,7 @@ class Layer:
         """Noise to data."""
         curve = _spline_inverse if self.config.kind == "spline" else _affine_inverse
         y: list[Array] = []
-        state = self.conditioner.start()
+        state: list[list[Array]] = []
         for value in z:
             parameters = self.conditioner.group(xp, c_CS, y, state)
             y.append(curve(xp, value, parameters, self.config))
@@ -137,10 +138,6 @@ class Separate:
     biases: tuple[tuple[Array, ...], ...]
     activation: str
     residual: bool
-
-    def start(self) -> list[list[Array]]:
-        """Nothing is kept from one feature to the next."""
-        return []
 
     def group(
         self, xp: Namespace, c_CS: Array, before: Sequence[Array], state: list[list[Array]]
@@ -170,14 +167,15 @@ class Masked:
     biases: tuple[tuple[Array, ...], ...]
     activation: str
 
-    def start(self) -> list[list[Array]]:
-        """An empty store of hidden groups, to be filled by `group` from 0 upwards."""
-        return [[] for _ in self.first[:-1]]
-
     def group(
         self, xp: Namespace, c_CS: Array, before: Sequence[Array], state: list[list[Array]]
     ) -> Array:
-        """Parameters of the feature after those in `before`, `(P, *S)`."""
+        """Parameters of the feature after those in `before`, `(P, *S)`.
+
+        `state` holds the hidden groups of each layer: empty at the first feature.
+        """
+        if not before:
+            state.extend([] for _ in self.first[:-1])
         x = [c_CS, *(value[None] for value in before)]
         for number, groups in enumerate(state):
             groups.append(_activate(xp, self.activation, self._layer(xp, number, x)))

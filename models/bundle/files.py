@@ -1,8 +1,9 @@
 """The files of an emulator's bundle, read and checked: by `emulator` with torch, `arrays` without.
 
-No pickle is ever loaded. What the files say is compared with the sha256 in the card, which tells
-damage; who can write a bundle can write that, too. So nothing here trusts it: files are read inside
-the folder alone and up to a size, and `layout` compares what they claim before it takes memory.
+No pickle is ever loaded. The sha256 of each file is compared with the card, which finds damage.
+Whoever can write a bundle can write its card, too, so the contents are not trusted: files are read
+inside the folder alone and up to a size, and `layout` compares the weights' shapes with the
+description before any memory is taken.
 """
 
 from __future__ import annotations
@@ -39,14 +40,17 @@ def read(folder: Path, *, whole: bool) -> tuple[dict[str, Any], bytes]:
         whole: Whether every other file is compared with the card, too.
 
     Raises:
-        EmulatorError: As `read_card`, `read_weights` and `check_files`.
+        EmulatorError: As `read_card`; or if a file is missing, changed or cannot be read.
     """
     while True:
         card = read_card(folder)
         try:
-            if whole:
-                check_files(folder, card)
-            return card, read_weights(folder, card)
+            for name in card["files"]:
+                if whole and name != WEIGHTS:
+                    _compare(folder, name, card, _of(folder, name, _digest))
+            content = _of(folder, WEIGHTS, lambda path: contents(path, LARGEST_FILE))
+            _compare(folder, WEIGHTS, card, sha256(content))
+            return card, content
         except EmulatorError:
             if read_card(folder) == card:
                 raise
@@ -80,28 +84,6 @@ def read_card(folder: Path) -> dict[str, Any]:
     if WEIGHTS not in files:
         raise EmulatorError(f"{path} lists no {WEIGHTS}: export the emulator again")
     return dict(card)
-
-
-def read_weights(folder: Path, card: dict[str, Any]) -> bytes:
-    """The bytes of the weights, as they were exported.
-
-    Raises:
-        EmulatorError: If the file is missing, changed or cannot be read.
-    """
-    content = _of(folder, WEIGHTS, lambda path: contents(path, LARGEST_FILE))
-    _compare(folder, WEIGHTS, card, sha256(content))
-    return content
-
-
-def check_files(folder: Path, card: dict[str, Any]) -> None:
-    """Compare every other file of the bundle with the card.
-
-    Raises:
-        EmulatorError: If one is missing, changed or cannot be read.
-    """
-    for name in card["files"]:
-        if name != WEIGHTS:
-            _compare(folder, name, card, _of(folder, name, _digest))
 
 
 def sha256(content: bytes) -> str:
