@@ -91,28 +91,28 @@ class Table:
                 f"a table of {nodes:,} numbers does not fit memory: choose fewer points "
                 f"(got {points}) or condition_points (got {condition_points})"
             )
-        positive = [
-            *flow.positive_columns,
-            *(flow.domain[n][0] > 0 for n in flow.condition_columns),
-        ]
-        logged_A = np.array(positive, bool)
-        axes = _axes(flow.positive_columns, flow.pair)
-        c_limits_C2, c_NC = _condition_grid(flow, logged_A[features:], condition_points)
+        logged = [low > 0 for low, _ in (flow.domain[name] for name in flow.condition_columns)]
+        axes, c_axes = _axes(flow.positive_columns, flow.pair), _axes(logged, None)
+        domain_C2 = np.array([flow.domain[n] for n in flow.condition_columns]).reshape(-1, 2)
+        c_limits_C2 = np.array(c_axes.forward(np, [*domain_C2])[0]).reshape(-1, 2)
+        c_NC = _nodes(c_axes, c_limits_C2, condition_points)
         limits_F2 = _reach(flow, axes, c_NC)
         log_density, captured = _fill(flow, axes, limits_F2, points, c_NC)
+        # A condition of one value has an axis of some length all the same.
+        c_limits_C2[:, 1] += c_limits_C2[:, 0] == c_limits_C2[:, 1]
         shape = (points,) * features + (condition_points,) * conditions
         table = cls(
             event_columns=flow.event_columns,
             condition_columns=flow.condition_columns,
             domain=flow.domain,
-            logged_A=logged_A,
+            logged_A=np.array([*flow.positive_columns, *logged], bool),
             pair=flow.pair,
             limits_A2=np.concatenate([limits_F2, c_limits_C2]),
             log_density_A=log_density.reshape(shape).astype(np.float32),
             captured=captured,
             rms_error=0.0,
         )
-        return replace(table, rms_error=_rms_error(flow, table))
+        return replace(table, rms_error=_rms_error(flow, table, c_axes))
 
     def log_prob(self, events: ArrayLike, **conditions: ArrayLike) -> Floats:
         """Natural-log density of events `(N, F)`, per unit of each event column, by numpy.
@@ -247,20 +247,11 @@ def _axes(logged: Sequence[bool], pair: tuple[int, int] | None) -> Standardise:
     )
 
 
-def _condition_grid(
-    flow: ArrayFlow, logged_C: NDArray[np.bool_], points: int
-) -> tuple[Floats, Floats]:
-    """Limits of the axes in their coordinates, `(C, 2)`, and all nodes in physical units."""
-    limits: list[tuple[float, float]] = []
-    axes = []
-    for name, logged in zip(flow.condition_columns, logged_C, strict=True):
-        low, high = flow.domain[name]
-        axes.append(np.geomspace(low, high, points) if logged else np.linspace(low, high, points))
-        ends = (math.log(low), math.log(high)) if logged else (low, high)
-        # A condition of one value has an axis of some length all the same.
-        limits.append(ends if ends[1] > ends[0] else (ends[0], ends[0] + 1.0))
-    nodes = list(itertools.product(*axes))
-    return np.array(limits).reshape(-1, 2), np.array(nodes).reshape(len(nodes), -1)
+def _nodes(axes: Standardise, limits_K2: Floats, points: int) -> Floats:
+    """All points of a grid in physical units, the last axis running fastest."""
+    lines = np.linspace(limits_K2[:, 0], limits_K2[:, 1], points, axis=1)
+    grid = [line.reshape(-1) for line in np.meshgrid(*lines, indexing="ij")]
+    return np.array(axes.inverse(np, grid)).reshape(len(lines), points ** len(lines)).T
 
 
 def _reach(flow: ArrayFlow, axes: Standardise, c_NC: Floats) -> Floats:
@@ -283,13 +274,11 @@ def _fill(
 
     Also the smallest of the sums, by the trapezoidal rule.
     """
-    lines = [np.linspace(low, high, points) for low, high in limits_F2]
-    y = [grid.reshape(-1) for grid in np.meshgrid(*lines, indexing="ij")]
-    share = np.r_[0.5, np.ones(points - 2), 0.5]
-    cells = functools.reduce(np.multiply.outer, (share * (line[1] - line[0]) for line in lines))
+    x_NF = _nodes(axes, limits_F2, points)
+    log_jacobian_N = axes.forward(np, [*x_NF.T])[1]
+    share = np.r_[0.5, np.ones(points - 2), 0.5] / (points - 1)
+    cells = functools.reduce(np.multiply.outer, (share * np.ptp(ends) for ends in limits_F2))
     ln_cell_N = np.log(cells).reshape(-1)
-    x = axes.inverse(np, y)
-    x_NF, log_jacobian_N = np.stack(x, -1), axes.forward(np, x)[1]
     out = np.empty((len(x_NF), len(c_NC)))
     captured = 1.0
     for k, c_C in enumerate(c_NC):
@@ -300,14 +289,14 @@ def _fill(
     return out, captured
 
 
-def _rms_error(flow: ArrayFlow, table: Table) -> float:
+def _rms_error(flow: ArrayFlow, table: Table, c_axes: Standardise) -> float:
     """Root-mean-square difference of the log densities, over draws inside the grid."""
     rng = np.random.default_rng(1)
     share_NC = rng.random((DRAWS, len(flow.condition_columns)))
-    logged_C = table.logged_A[len(flow.event_columns) :]
-    low_C, high_C = np.array([flow.domain[n] for n in flow.condition_columns]).reshape(-1, 2).T
-    ratio_C = np.where(logged_C, high_C, 1.0) / np.where(logged_C, low_C, 1.0)
-    c_NC = np.where(logged_C, low_C * ratio_C**share_NC, low_C + (high_C - low_C) * share_NC)
+    ends = [np.array(flow.domain[name]) for name in flow.condition_columns]
+    lines = zip(c_axes.forward(np, ends)[0], share_NC.T, strict=True)
+    y = [low + (high - low) * share_N for (low, high), share_N in lines]
+    c_NC = np.array(c_axes.inverse(np, y)).reshape(-1, DRAWS).T
     x_NF = flow.from_noise(rng.standard_normal((DRAWS, flow.noise_columns)), c_NC)
     error_N = table.log_density(x_NF, c_NC) - flow.log_density(x_NF, c_NC)
     return float(np.sqrt(np.mean(error_N[np.isfinite(error_N)] ** 2)))

@@ -64,7 +64,7 @@ class Efficiency:
     """What the mergers are divided by: binaries or Msun."""
 
     def __post_init__(self) -> None:
-        if not self.cells or not any(cell.mergers for cell in self.cells):
+        if not any(cell.mergers for cell in self.cells):
             raise EmulatorError("a merger efficiency needs at least one merger in its cells")
         if len(self.cells) > MOST_CELLS:
             raise EmulatorError(
@@ -75,18 +75,17 @@ class Efficiency:
             raise EmulatorError(f"unit must be {' or '.join(TOTALS.values())}, got {self.unit!r}")
         if len({key(cell.conditions) for cell in self.cells}) < len(self.cells):
             raise EmulatorError("a cell is there twice: name each cell once")
+        count = len(self.columns)
         for cell in self.cells:
-            self._check(cell)
-
-    def _check(self, cell: Total) -> None:
-        values = cell.conditions
-        if len(values) != len(self.columns):
-            raise EmulatorError(f"a cell has {len(values)} conditions, not {len(self.columns)}")
-        for column, value in zip(self.columns, values, strict=True):
-            if column.positive and value <= 0:
-                raise EmulatorError(f"{column.name} must be above 0, got {value:g}")
-        if self.unit == "binaries" and cell.mergers > cell.simulated:
-            raise EmulatorError(f"{cell.mergers} mergers of {cell.simulated:g} binaries in a cell")
+            if len(cell.conditions) != count:
+                raise EmulatorError(f"a cell has {len(cell.conditions)} conditions, not {count}")
+            for column, value in zip(self.columns, cell.conditions, strict=True):
+                if column.positive and value <= 0:
+                    raise EmulatorError(f"{column.name} must be above 0, got {value:g}")
+            if self.unit == "binaries" and cell.mergers > cell.simulated:
+                raise EmulatorError(
+                    f"{cell.mergers} mergers of {cell.simulated:g} binaries in a cell"
+                )
 
     @classmethod
     def of_dataset(cls, dataset: Dataset) -> Self | None:
@@ -275,38 +274,36 @@ class _Process:
         offset = math.log(max(counts_M.sum(), 0.5) / simulated_M.sum())
         prior_MM = _kernel(np, x_MC / scale_C, x_MC / scale_C, amplitude)
 
-        def log_posterior(a_M: Floats, g_M: Floats) -> float:
+        def expected(g_M: Floats) -> Floats:
             with np.errstate(over="ignore"):
-                expected_M = simulated_M * np.exp(offset + g_M)
-            return float(counts_M @ (offset + g_M) - expected_M.sum() - 0.5 * a_M @ g_M)
+                return simulated_M * np.exp(offset + g_M)
 
-        def curvature(g_M: Floats) -> tuple[Floats, Floats, Array]:
-            expected_M = simulated_M * np.exp(offset + g_M)
-            root_M = np.sqrt(expected_M)
-            return expected_M, root_M, np.eye(len(root_M)) + root_M[:, None] * prior_MM * root_M
+        def inner(root_M: Floats) -> Array:
+            return np.eye(len(root_M)) + root_M[:, None] * prior_MM * root_M
 
         # From the counts themselves, smoothed: from their mean, the first steps overshoot by far.
         a_M = np.zeros(len(x_MC))
         g_M = np.log((counts_M + 0.5) / simulated_M) - offset
         height = -math.inf
         for _ in range(100):
-            expected_M, root_M, inner_MM = curvature(g_M)
-            wanted_M = expected_M * g_M + counts_M - expected_M
-            step_M = root_M * np.linalg.solve(inner_MM, root_M * (prior_MM @ wanted_M))
-            step_M = wanted_M - step_M - a_M
-            size, before = 1.0, height
-            while True:
+            root_M = np.sqrt(expected(g_M))
+            wanted_M = expected(g_M) * (g_M - 1) + counts_M
+            solved_M = np.linalg.solve(inner(root_M), root_M * (prior_MM @ wanted_M))
+            step_M = wanted_M - root_M * solved_M - a_M
+            for size in 0.5 ** np.arange(11):
                 next_M = a_M + size * step_M
-                risen = log_posterior(next_M, prior_MM @ next_M)
-                if risen > before or size < 1e-3:
+                next_g_M = prior_MM @ next_M
+                log_likelihood = counts_M @ (offset + next_g_M) - expected(next_g_M).sum()
+                risen = float(log_likelihood - 0.5 * next_M @ next_g_M)
+                if risen > height:
                     break
-                size /= 2
-            if risen <= before:
+            gain = risen - height
+            if gain > 0:
+                a_M, g_M, height = next_M, next_g_M, risen
+            if not gain >= 1e-9:
                 break
-            a_M, g_M, height = next_M, prior_MM @ next_M, risen
-            if height - before < 1e-9:
-                break
-        _, root_M, inner_MM = curvature(g_M)
+        root_M = np.sqrt(expected(g_M))
+        inner_MM = inner(root_M)
         return cls(
             x_MC=x_MC / scale_C,
             scale_C=scale_C,
