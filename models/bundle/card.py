@@ -30,17 +30,6 @@ from models.layout import MEMBERS
 
 MOST_CELLS = 60
 """Cells that are shown: those with the most rows."""
-SOFTWARE = "hpo-flows: tuned normalizing-flow emulators of binary population synthesis"
-AUTHORS = ("The hpo-flows developers",)
-SOFTWARE_LICENSE = "MIT"
-"""As in CITATION.cff, which an installed package does not have."""
-MEANINGS = {
-    "Mass_0": "mass of the remnant of the initially more massive star",
-    "Mass_1": "mass of the remnant of the initially less massive star; may exceed Mass_0",
-    "Z": "metallicity, as a mass fraction",
-    "alpha": "common-envelope efficiency",
-}
-"""Of the names that `hpo prepare` gives to the columns of SEVN and COSMIC."""
 _LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+() -]{0,99}")
 
 _TEMPLATES = md.environment(Path(__file__).parent)
@@ -94,7 +83,6 @@ def text(card: Card) -> str:
         for role in ("event", "condition")
         for name, unit in md.pairs(card.get(f"{role}_columns"))
     ]
-    trials = [md.count(one) for one in md.items(origin.get("trials"))]
     rendered = _TEMPLATES.get_template("card.md.jinja").render(
         card=card,
         **_licence(md.plain(md.text(card.get("license")))[:100]),
@@ -103,7 +91,6 @@ def text(card: Card) -> str:
         events=[name for name, _, role in columns if role == "event"],
         conditions=[name for name, _, role in columns if role == "condition"],
         units=_units(card),
-        meanings=MEANINGS,
         origin=origin,
         data=md.mapping(origin.get("data")),
         best=best,
@@ -111,18 +98,11 @@ def text(card: Card) -> str:
         members=list(
             zip_longest(members, origins[: len(members)], scores[: len(members)], fillvalue={})
         ),
-        trials=trials if any(trials) else [],
         versions=[f"{name} {value}" for name, value in md.pairs(best.get("versions"))],
         metrics=metrics,
         cells=cells,
         largest=_most_populated(cells),
         ratios=_ratios(cells),
-        authors=[one for one in md.items(card.get("authors")) if md.text(one)],
-        citation=[one for one in md.items(card.get("citation")) if md.text(one)],
-        version=next(filter(None, map(_version, (origin, *origins[:1]))), ""),
-        software=SOFTWARE,
-        software_authors=", ".join(AUTHORS),
-        software_license=SOFTWARE_LICENSE,
     )
     # The template's statements leave empty lines.
     return re.sub(r"\n{3,}", "\n\n", rendered).strip() + "\n"
@@ -178,10 +158,6 @@ def _most_populated(cells: Sequence[Card]) -> list[Card]:
 
     kept = sorted(range(len(cells)), key=rows)[:MOST_CELLS]
     return [cells[number] for number in sorted(kept)]
-
-
-def _version(origin: Card) -> str:
-    return md.text(md.mapping(origin.get("versions")).get("hpo"))
 
 
 def _members(card: Card) -> list[Card]:

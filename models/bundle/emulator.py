@@ -47,23 +47,14 @@ class Emulator:
         """Args: the fitted flow, or an ensemble; what else the card says: metrics, provenance."""
         self.module = flow.cpu().eval()
         """torch module: `log_prob(x_NF, c_NC)`, differentiable in events and conditions."""
+        self.event_columns = tuple(column.name for column in flow.event_columns)
+        """Names of the columns of an event, in order."""
+        self.condition_columns = tuple(column.name for column in flow.condition_columns)
+        """Names of the conditions, in order."""
+        self.domain = dict(flow.domain)
+        """Range of each condition in the data."""
         self.card: dict[str, Any] = {**_card(flow), **(card or {})}
         """The contents of `emulator.json`."""
-
-    @property
-    def event_columns(self) -> tuple[str, ...]:
-        """Names of the columns of an event, in order."""
-        return tuple(column.name for column in self.module.event_columns)
-
-    @property
-    def condition_columns(self) -> tuple[str, ...]:
-        """Names of the conditions."""
-        return tuple(column.name for column in self.module.condition_columns)
-
-    @property
-    def domain(self) -> dict[str, tuple[float, float]]:
-        """Range of each condition in the data."""
-        return dict(self.module.domain)
 
     @cached_property
     def efficiency(self) -> Efficiency:
@@ -176,7 +167,6 @@ class Emulator:
 
         Raises:
             EmulatorError: If `folder` holds something else.
-            OnnxError: If the package `onnx` is not installed.
         """
         folder = Path(folder)
         _refuse_other(folder)
@@ -233,9 +223,8 @@ def _card(flow: Density) -> dict[str, Any]:
 
 
 def _refuse_other(folder: Path) -> None:
-    if not folder.exists():
-        return
-    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / CARD).exists()):
+    other = folder.exists() and not (folder / CARD).exists()
+    if other and (not folder.is_dir() or any(folder.iterdir())):
         raise EmulatorError(f"{folder} holds something that is no emulator: choose a new folder")
 
 

@@ -3,12 +3,11 @@
 `log_prob.onnx`: events `(N, F)`, conditions `(N, C)` -> log_prob `(N,)`, nats.
 `sample.onnx`: noise `(N, F)`, standard normal, conditions `(N, C)` -> events `(N, F)`; that of an
 ensemble has a column more, which chooses the member.
-All float32 and in physical units; N is free. The only module that needs the `onnx` package.
+All float32 and in physical units; N is free. Torch needs the package `onnx` for it.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,16 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from data_prep.errors import InputError
 from models.bundle.ensemble import Density
 
 LOG_PROB, SAMPLE = "log_prob.onnx", "sample.onnx"
 OPSET = 17
 """Oldest set of operators that has what the flow needs; runtimes since 2022 read it."""
-
-
-class OnnxError(InputError):
-    """The graphs cannot be written. The message names the package to install."""
 
 
 class _Graph(nn.Module):
@@ -41,26 +35,14 @@ class _Graph(nn.Module):
 
 
 def write(flow: Density, folder: Path) -> None:
-    """Write both graphs into `folder`.
-
-    Raises:
-        OnnxError: If the package `onnx` is not installed.
-    """
-    if importlib.util.find_spec("onnx") is None:
-        raise OnnxError(
-            "the ONNX graphs of the emulator need the package onnx, which is not installed: "
-            "run `pip install onnx`"
-        )
+    """Write both graphs into `folder`."""
     flow.eval()
     _export(flow, flow.log_prob, folder / LOG_PROB, ("events", "log_prob"))
     _export(flow, flow.from_noise, folder / SAMPLE, ("noise", "events"))
 
 
 def _export(
-    flow: Density,
-    method: Callable[[Tensor, Tensor], Tensor],
-    path: Path,
-    names: tuple[str, str],
+    flow: Density, method: Callable[[Tensor, Tensor], Tensor], path: Path, names: tuple[str, str]
 ) -> None:
     like = flow.events.mean_K
     width = flow.noise_columns if path.name == SAMPLE else len(flow.event_columns)
