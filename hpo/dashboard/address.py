@@ -1,7 +1,6 @@
-"""What the address of a page says: which runs, which filter, which columns.
+"""The address of a page: it holds the chosen runs, filter and columns, so that it can be shared.
 
-A view can be shared as a link, since all that was chosen stands in its query. Runs are named by
-their keys in the catalog; a key that is not there is passed over by who looks it up.
+Runs are named by their keys in the catalog; the pages pass over a key that is not there.
 """
 
 from __future__ import annotations
@@ -20,17 +19,14 @@ MOST = 50
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Query:
-    """What was chosen on a page."""
+    """The query of an address: a choice that was made on a page."""
 
     runs: tuple[str, ...] = ()
     """Keys of the runs, in the order in which they were chosen."""
-
     where: str = ""
     """Filter, as `hpo runs --where` takes it."""
-
     columns: tuple[str, ...] = ()
     """Columns of the table; none: the usual ones."""
-
     differing: bool = False
     """Only the columns that differ."""
 

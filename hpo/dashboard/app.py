@@ -1,7 +1,6 @@
-"""The page: which view an address shows, and what all views share.
+"""The Dash application: it routes an address to a page of `pages/`, and frames all pages alike.
 
-Reads the catalog and draws; no callback changes anything on disk. The views themselves are in
-`pages/`.
+No callback changes anything on disk.
 """
 
 from __future__ import annotations
@@ -36,9 +35,8 @@ def create(
 
     Args:
         catalog: The runs.
-        densities: What their flows draw; without it the runs' pages show no densities.
-        studies: Gives optuna-dashboard's number of each study by its name, if it is mounted
-            beside.
+        densities: Draws of their flows; without it the runs' pages show no densities.
+        studies: Gives optuna-dashboard's number of each study by its name, if it is mounted, too.
     """
     _load_pandas()
     site = Site(catalog=catalog, densities=densities, studies=studies)
@@ -53,7 +51,7 @@ def create(
         meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}],
     )
     _link_back(app.server, site)
-    _refuse_what_no_page_asks(app)
+    _refuse_strange_requests(app)
     app.layout = lambda: _shell(site)
     _route(app, site)
     for page in (overview, comparison, run):
@@ -62,10 +60,10 @@ def create(
 
 
 def _load_pandas() -> None:
-    """Load it here, where it is installed at all, before there are threads.
+    """Load pandas, where it is installed at all, before there are threads.
 
-    Plotly uses a pandas that it finds loaded, and in another thread it finds one half-loaded, when
-    pyarrow has just begun to.
+    Plotly uses pandas if another module loaded it; in a thread it may find pandas half-loaded,
+    while pyarrow loads it in another thread.
     """
     if importlib.util.find_spec("pandas") is not None:
         importlib.import_module("pandas")
@@ -75,22 +73,18 @@ def _shell(site: Site) -> html.Div:
     links = [html.A("Runs", href=address.ROOT)]
     if site.studies is not None:
         links.append(html.A("Optuna", href="/dashboard", title="optuna-dashboard"))
-    theme = html.Button("◐", id="theme-switch", className="plain", title="Light or dark")
+    head = [
+        html.A("hpo", href=address.ROOT, className="brand"),
+        html.Nav(links),
+        html.Span(str(site.catalog.folder), className="place", title="The runs' folder"),
+        html.Button("◐", id="theme-switch", className="plain", title="Light or dark"),
+    ]
     return html.Div(
         [
             dcc.Location(id="url", refresh=False),
             dcc.Store(id="theme", storage_type="local"),
             dcc.Interval(id="tick", interval=EVERY_MS),
-            html.Header(
-                [
-                    html.A("hpo", href=address.ROOT, className="brand"),
-                    html.Nav(links),
-                    html.Span(
-                        str(site.catalog.folder), className="place", title="The runs' folder"
-                    ),
-                    theme,
-                ]
-            ),
+            html.Header(head),
             html.Main(id="page"),
         ]
     )
@@ -118,8 +112,8 @@ def _route(app: dash.Dash, site: Site) -> None:
     )
 
 
-def _refuse_what_no_page_asks(app: dash.Dash) -> None:
-    """Dash ends in an error on a request that is none of its own: that is answered instead."""
+def _refuse_strange_requests(app: dash.Dash) -> None:
+    """Answer requests that no page of ours makes; Dash would end in an error."""
 
     def no_such_file(_error: Exception) -> flask.typing.ResponseReturnValue:
         return "There is no such file.\n", 404
@@ -135,25 +129,23 @@ def _refuse_what_no_page_asks(app: dash.Dash) -> None:
 
 
 def _is_of_a_page(app: dash.Dash, body: bytes) -> bool:
-    """Whether a request names a callback, and a value for each of what it takes."""
+    """Whether a request names a callback, and a value for each of its inputs and states."""
     try:
         asked = parse(body)
     except ValueError:
         return False
-    if not isinstance(asked, dict):
+    known = app.callback_map.get(str(asked.get("output"))) if isinstance(asked, dict) else None
+    if known is None or not isinstance(asked.get("changedPropIds", []), list):
         return False
-    known = app.callback_map.get(str(asked.get("output")))
-    if known is None:
-        return False
-    lists = [asked.get(name, []) for name in ("inputs", "state")]
+    given = {name: asked.get(name, []) for name in ("inputs", "state")}
     return all(
-        isinstance(given, list) and len(given) == len(known[name])
-        for name, given in zip(("inputs", "state"), lists, strict=True)
-    ) and isinstance(asked.get("changedPropIds", []), list)
+        isinstance(values, list) and len(values) == len(known[name])
+        for name, values in given.items()
+    )
 
 
 def _link_back(server: flask.Flask, site: Site) -> None:
-    """Where the links from optuna-dashboard lead: its numbers -> our pages."""
+    """Lead the links on optuna-dashboard's pages, which hold its numbers, to our pages."""
 
     def name_of(study: int) -> str | None:
         known = site.studies() if site.studies else {}

@@ -29,7 +29,7 @@ def wsgi(storage: RDBStorage) -> WSGIApplication:
 
 
 def studies(storage: RDBStorage) -> Callable[[], dict[str, int]]:
-    """What gives the studies' numbers by name: those that optuna-dashboard's addresses hold.
+    """A function that gives the studies' numbers in optuna-dashboard's addresses, by name.
 
     It asks the database every few seconds at most.
     """

@@ -1,7 +1,7 @@
-"""The dashboard's one port: who may look, what may be changed, and which page answers.
+"""The dashboard's one port: it serves both pages, behind a token.
 
 optuna-dashboard has no prefix of its own, so it stays at the root and the page of runs lies below
-`/runs`. Everything is behind a token, since whoever shares the machine can reach its ports.
+`/runs`. The token keeps out other users of the machine, who can reach its ports.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ def application(
     Args:
         runs: The page of runs, made for the prefix `/runs/`.
         optuna: optuna-dashboard; None where there is no database.
-        token: What the first address has to carry.
+        token: The first address has to carry it.
         allow_edit: Whether optuna-dashboard may write.
-        host: What the server listens on. Requests to another name are refused.
+        host: Name or address that the server listens on. Requests to another name are refused.
         script_hashes: CSP hashes of the scripts that stand in the page of runs itself.
     """
     root = _no_database if optuna is None else _guarded(optuna, allow_edit=allow_edit)
@@ -89,11 +89,11 @@ def application(
 
 
 def serve(wsgi: WSGIApplication, listening: socket.socket) -> None:
-    """Answer requests until SIGINT or SIGTERM, then end what is under way and come back."""
+    """Answer requests until SIGINT or SIGTERM, then end the requests under way and return."""
     from waitress import create_server, wasyncore
 
     log = logging.getLogger("waitress")
-    log.setLevel(logging.ERROR)  # that a page asks a lot is no news
+    log.setLevel(logging.ERROR)  # it would warn of a full queue
     channels: dict[int, Any] = {}
     server = create_server(wsgi, channels, sockets=[listening], threads=THREADS, ident=None)
     with until_ended():
@@ -101,13 +101,13 @@ def serve(wsgi: WSGIApplication, listening: socket.socket) -> None:
             wasyncore.loop(map=channels, timeout=1.0, use_poll=True)
         finally:
             server.task_dispatcher.shutdown(timeout=_GRACE_S)
-            log.setLevel(logging.CRITICAL + 1)  # what is still under way finds itself cut off
+            log.setLevel(logging.CRITICAL + 1)  # requests under way are cut off
             server.close()
 
 
 @contextlib.contextmanager
 def until_ended() -> Iterator[None]:
-    """SIGINT and SIGTERM end what is done within, and then go on as if it had come to its end."""
+    """End the body of a `with` at SIGINT or SIGTERM, and go on behind it."""
     before = [(one, signal.signal(one, _end)) for one in (signal.SIGINT, signal.SIGTERM)]
     try:
         yield
@@ -119,7 +119,7 @@ def until_ended() -> Iterator[None]:
 
 
 class _Ended(SystemExit):
-    """A signal came. What waitress lets through are exits alone."""
+    """A signal came. Waitress lets no exception through but an exit."""
 
 
 def _bound(host: str, port: int) -> socket.socket:
@@ -239,7 +239,7 @@ def _is_address(name: str) -> bool:
 
 
 def _policy(script_hashes: Sequence[str]) -> str:
-    """What pages may load: nothing from elsewhere.
+    """The content security policy of all pages: nothing is loaded from elsewhere.
 
     Plotly compiles the drawing of parallel coordinates, and it and both pages style in place.
     """

@@ -76,7 +76,7 @@ def drawn(folder, records):
     figures.pareto(every, "seconds").to_json()
     important = answer(importance.importance, every)
     figures.importances(important or []).to_json()
-    differences.cautions(records)
+    differences.cautions(records.values())
     differences.difference(records)
     tables.names(records)
     curves(records)

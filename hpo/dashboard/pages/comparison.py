@@ -151,7 +151,7 @@ def register(app: dash.Dash, site: Site) -> None:
     ) -> tuple[object, ...]:
         records, missing = _records(site, keys)
         axis: Any = {"along": along, "log_x": bool(log_x), "theme": theme_of(theme)}
-        told = [notice(each, kind="caution") for each in differences.cautions(records)]
+        told = [notice(each, kind="caution") for each in differences.cautions(records.values())]
         told += [notice(each, kind="fault") for each in missing]
         return (
             learning.curves(records, excess=bool(excess), smoothing=smoothing or 0.0, **axis),

@@ -1,4 +1,4 @@
-"""Runs side by side: the settings that differ, and what must not be read out of them."""
+"""Runs side by side: the settings that differ, and cautions on comparing their results."""
 
 from __future__ import annotations
 
@@ -20,20 +20,17 @@ def difference(records: Mapping[str, RunRecord]) -> list[dict[str, object]]:
     """
     settings = {key: _settings(record) for key, record in records.items()}
     places = dict.fromkeys(place for each in settings.values() for place in each)
-    found = [
-        (place, {key: each.get(place) for key, each in settings.items()})
-        for place in sorted(places, key=lambda place: _GROUPS.index(place[0]))
-    ]
-    return [
-        {"group": group, "setting": setting, **values}
-        for (group, setting), values in found
-        if len({repr(each) for each in values.values()}) > 1
-    ]
+    found = []
+    for group, setting in sorted(places, key=lambda place: _GROUPS.index(place[0])):
+        values = {key: each.get((group, setting)) for key, each in settings.items()}
+        if len({repr(each) for each in values.values()}) > 1:
+            found.append({"group": group, "setting": setting, **values})
+    return found
 
 
-def cautions(records: Mapping[str, RunRecord] | Iterable[RunRecord]) -> list[str]:
-    """Sentences on what must not be read out of these runs side by side."""
-    given = list(records.values() if isinstance(records, Mapping) else records)
+def cautions(records: Iterable[RunRecord]) -> list[str]:
+    """Sentences on comparisons of these runs that would mislead."""
+    given = list(records)
     if len(given) < 2:
         return _of_ends(given)
     return [*_of_data(given), *_of_thesis(given), *_of_ends(given), *_of_time(given)]
@@ -41,17 +38,16 @@ def cautions(records: Mapping[str, RunRecord] | Iterable[RunRecord]) -> list[str
 
 def _settings(record: RunRecord) -> dict[tuple[str, str], object]:
     """Everything that was given, as (group, name) -> value."""
-    # What the sampler chose is among the resolved options once more.
-    configuration = {
-        **record.params,
-        **record.flow,
-        **record.training,
-        **{f"pruner: {name}": each for name, each in record.pruner.items()},
-        **{f"seed: {name}": each for name, each in record.seeds.items()},
-    }
     where = record.environment
     groups: dict[str, dict[str, object]] = {
-        "configuration": configuration,
+        "configuration": {
+            # The sampler's choices are among the resolved options once more.
+            **record.params,
+            **record.flow,
+            **record.training,
+            **{f"pruner: {name}": each for name, each in record.pruner.items()},
+            **{f"seed: {name}": each for name, each in record.seeds.items()},
+        },
         "data": {
             "folder": record.data.path,
             "fingerprint": record.data.fingerprint,
@@ -64,7 +60,7 @@ def _settings(record: RunRecord) -> dict[tuple[str, str], object]:
         },
     }
     return {
-        (group, name): _flat(value)
+        (group, name): value if isinstance(value, str | int | float | None) else str(value)
         for group, values in groups.items()
         for name, value in values.items()
     }
@@ -77,10 +73,6 @@ def _cells(record: RunRecord) -> str | None:
         for cell in record.data.hold_out_cells
     ]
     return "; ".join(sorted(cells)) or None
-
-
-def _flat(value: object) -> object:
-    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def _of_data(records: Sequence[RunRecord]) -> list[str]:

@@ -1,8 +1,7 @@
-"""Runs as the table that the page shows: its columns, their units, and the names of runs.
+"""The table of runs that the page shows: its columns, their units, and the names of runs.
 
-Between the catalog and the figures, as `history`, `differences` and `importance`, which stand on
-it: none of them knows Dash or Plotly. Rows are those of the catalog, which are those of
-`hpo.records.table` with the run's key in the column `run`.
+A row is a row of `hpo.records.table` with the run's key in the column `run`, as the catalog gives
+it. This module, `history`, `differences` and `importance` know neither Dash nor Plotly.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ _RESULTS = {
     "parameters": ("trainable parameters", ""),
     "flops_per_event": ("cost of a log-density", "FLOP/event"),
 }
-"""What came of a run: label and unit; that of the loss rate depends on the runs."""
+"""Label and unit of each result; the unit of the loss rate depends on the runs."""
 
 _OPTIONS = {
     "training_epochs": ("epochs asked for", ""),
@@ -64,6 +63,18 @@ _OPTIONS = {
     "clip_norm": ("longest gradient", "nats per unit of the weights"),
 }
 
+_LABELS = _RESULTS | _OPTIONS
+
+_PREFIXES = {
+    "version_": "{} version",
+    "seed_": "seed of the {}",
+    "pruner_": "pruner: {}",
+    "environment_": "{} used",
+    "training_": "{} of the training",
+    "flow_": "{} of the flow",
+}
+"""Labels of the columns that `hpo.records.table` prefixes."""
+
 _SPLIT_ROWS = re.compile(r"(train|val|test)_rows")
 _DATA = ("data", "fingerprint", "hold_out_cells")
 ENVIRONMENT = ("device", "host", "threads", "slurm_job_id", "git_commit")
@@ -74,27 +85,22 @@ _OF_THESIS = re.compile(r"blocks_(\d+)_hidden_(\d+)_A_([a-z]+)(_.*)?")
 
 
 class TablesError(InputError):
-    """Something that these runs cannot tell. The message is one sentence."""
+    """A question that these runs cannot answer. The message is one sentence."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Column:
-    """What a column of the runs is."""
+    """A column of the table of runs."""
 
     name: str
-    """As in the rows, in filters and in `hpo runs`."""
-
+    """Its name in the rows, in filters and in `hpo runs`."""
     label: str
-    """For people."""
-
+    """Its name for people."""
     unit: str
     """Empty where it has none."""
-
     group: Group
-    """What kind of thing it tells of a run."""
-
     kind: Kind
-    """How it is sorted and drawn."""
+    """Decides how it is sorted and drawn."""
 
     @property
     def title(self) -> str:
@@ -103,15 +109,14 @@ class Column:
 
 
 def columns(rows: Sequence[Row]) -> list[Column]:
-    """What the rows' columns are, in their order, without `run`."""
+    """The rows' columns in their order, without `run`."""
     names = columns_of(rows)
     searched = set(parameters(names))
-    groups = {name: _group(name, names, searched) for name in names if name != "run"}
-    return [_column(name, group, rows) for name, group in groups.items()]
+    return [_column(name, _group(name, names, searched), rows) for name in names if name != "run"]
 
 
 def usual(rows: Sequence[Row]) -> list[str]:
-    """The columns that a person can take in, as in `hpo runs`."""
+    """The columns that `hpo runs` shows unless more is asked for."""
     return [name for name in table.usual(rows) if name != "run"]
 
 
@@ -130,15 +135,17 @@ def axes(rows: Sequence[Row]) -> list[Column]:
 
 
 def objective(row: Row) -> float | None:
-    """What the run is ranked by, lowest first, in nats per event; None without a result."""
+    """The value that ranks the run, lowest first, in nats per event; None without a result."""
     return number(table.objective(row))
 
 
 def objective_label(rows: Iterable[Row]) -> str:
-    """What `objective` is of these rows, for people, with its unit."""
+    """The name of these rows' `objective`, with its unit."""
     judged = {row.get("objective") == "held_out_nll" for row in rows}
-    name = {frozenset({True}): "held-out NLL", frozenset({True, False}): "objective"}
-    return f"best {name.get(frozenset(judged), 'validation NLL')} [{NLL}]"
+    name = (
+        "objective" if len(judged) > 1 else "held-out NLL" if True in judged else "validation NLL"
+    )
+    return f"best {name} [{NLL}]"
 
 
 def number(value: object) -> float | None:
@@ -183,7 +190,7 @@ def key_of(row: Row) -> str:
 
 
 def parameters(names: Sequence[str]) -> list[str]:
-    """What the samplers chose: `hpo.records.table` puts it between `state` and `epochs`."""
+    """The samplers' choices: `hpo.records.table` puts them between `state` and `epochs`."""
     if "state" not in names or "epochs" not in names:
         return []
     return list(names[names.index("state") + 1 : names.index("epochs")])
@@ -191,6 +198,16 @@ def parameters(names: Sequence[str]) -> list[str]:
 
 def per(unit: object) -> str:
     return "epoch" if unit == "epoch" else "s"
+
+
+def _column(name: str, group: Group, rows: Sequence[Row]) -> Column:
+    label, unit = _described(name, group, rows)
+    given = [row[name] for row in rows if row.get(name) is not None]
+    numbers = bool(given) and all(number(each) is not None for each in given)
+    # A result is a number while no run has a value yet, too.
+    kind: Kind = "number" if numbers or group == "results" else "text"
+    kind = "time" if name in _TIMES else kind
+    return Column(name=name, label=label, unit=unit, group=group, kind=kind)
 
 
 def _group(name: str, names: Sequence[str], searched: set[str]) -> Group:
@@ -202,55 +219,21 @@ def _group(name: str, names: Sequence[str], searched: set[str]) -> Group:
         return "results"
     if name in _DATA or name.startswith("data_") or _SPLIT_ROWS.fullmatch(name):
         return "data"
-    if name.startswith(("environment_", "version_")):
-        return "environment"
     # The training has an option of that name; the device it ran on is then `environment_device`.
-    if name in ENVIRONMENT and f"environment_{name}" not in names:
-        return "environment"
-    return "options"
-
-
-def _column(name: str, group: Group, rows: Sequence[Row]) -> Column:
-    label, unit = _described(name, group, rows)
-    return Column(name=name, label=label, unit=unit, group=group, kind=_kind(name, group, rows))
-
-
-def _kind(name: str, group: Group, rows: Sequence[Row]) -> Kind:
-    if name in _TIMES:
-        return "time"
-    if group == "results":  # also while no run has a value yet
-        return "number"
-    given = [row[name] for row in rows if row.get(name) is not None]
-    return "number" if given and all(number(each) is not None for each in given) else "text"
+    own = name in ENVIRONMENT and f"environment_{name}" not in names
+    return "environment" if own or name.startswith(("environment_", "version_")) else "options"
 
 
 def _described(name: str, group: Group, rows: Sequence[Row]) -> tuple[str, str]:
     """Label and unit."""
     if name in ("loss_rate", "min_rate"):
-        return (_RESULTS | _OPTIONS)[name][0], _rate_units(name, rows)
-    if group == "results":
-        return _RESULTS[name]
-    if name in _OPTIONS:
-        return _OPTIONS[name]
+        units = {per(row.get("rate_per")) for row in rows if row.get(name) is not None}
+        return _LABELS[name][0], " or ".join(f"nats/{each}" for each in sorted(units or {"epoch"}))
+    if name in _LABELS and (group == "results" or name not in _RESULTS):
+        return _LABELS[name]
     if found := _SPLIT_ROWS.fullmatch(name):
         return f"{found[1]} split", "rows"
     for prefix, label in _PREFIXES.items():
         if name.startswith(prefix):
             return label.format(name.removeprefix(prefix).replace("_", " ")), ""
     return name.replace("_", " "), ""
-
-
-_PREFIXES = {
-    "version_": "{} version",
-    "seed_": "seed of the {}",
-    "pruner_": "pruner: {}",
-    "environment_": "{} used",
-    "training_": "{} of the training",
-    "flow_": "{} of the flow",
-}
-"""Of columns that `hpo.records.table` prefixes, and what they are called instead."""
-
-
-def _rate_units(name: str, rows: Iterable[Row]) -> str:
-    units = {per(row.get("rate_per")) for row in rows if row.get(name) is not None}
-    return " or ".join(f"nats/{each}" for each in sorted(units)) or "nats/epoch"
