@@ -20,7 +20,7 @@ from hpo.dashboard.address import Query
 from hpo.dashboard.catalog import Catalog
 from hpo.dashboard.density.draws import Densities
 from hpo.dashboard.pages import comparison, overview, run
-from hpo.dashboard.site import EVERY_MS, Site, notice
+from hpo.dashboard.parts import EVERY_MS, Site, notice
 
 ASSETS = Path(__file__).parent / "assets"
 

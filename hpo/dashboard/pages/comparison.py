@@ -9,27 +9,10 @@ import dash
 from dash import Input, Output, State, dcc, html
 
 from data_prep.errors import InputError
-from hpo.dashboard import style
+from hpo.dashboard import parts, style
 from hpo.dashboard.address import Query
+from hpo.dashboard.parts import THEME, TICK, Part, Site, drawn_into, theme_of
 from hpo.dashboard.runs import differences, figures, importance, learning, parallel, tables
-from hpo.dashboard.site import (
-    ALONG,
-    THEME,
-    TICK,
-    Part,
-    Site,
-    back,
-    card,
-    choice,
-    controls,
-    drawn_into,
-    field,
-    graph,
-    keep_zooms,
-    listing,
-    notice,
-    theme_of,
-)
 from hpo.records.record import RunRecord
 from hpo.records.table import Row
 
@@ -54,68 +37,70 @@ KEYS = State("compared", "data")
 
 def layout(site: Site, query: Query) -> list[Part]:
     """The page of the runs that its address names."""
+    back = parts.back(query)
     if not query.runs:
-        return [notice("No runs are chosen: choose some in the table."), back(query)]
+        return [parts.notice("No runs are chosen: choose some in the table."), back]
     rows = site.catalog.rows()
     columns = tables.columns(rows)
     axes = {each.name: each.label for each in tables.axes(rows)}
     costs = {name: axes[name] for name in COSTS if name in axes}
-    across = [each.name for each in columns if each.group == "parameters" and each.name in axes]
+    parameters = [each.name for each in columns if each.group == "parameters"]
+    across = next((name for name in parameters if name in axes), "best_epoch")
     colours = {each.name: each.label for each in columns}
     return [
         dcc.Store(id="compared", data=list(query.runs)),
         dcc.Store(id="compared-seen", data=site.catalog.version),
-        html.Div([html.H1(f"{len(query.runs)} runs compared"), back(query)], className="head"),
+        html.Div([html.H1(f"{len(query.runs)} runs compared"), back], className="head"),
         html.Div(id="cautions"),
-        card(
+        parts.card(
             "How they learned",
-            controls(
-                field("Along", choice("along", ALONG, "epoch")),
-                field("Show", choice("excess", {"": "NLL", "yes": "above the best"}, "")),
-                field("Axis", choice("log-x", {"": "linear", "yes": "logarithmic"}, "")),
-                field("Smoothing", _smoothing()),
+            parts.controls(
+                parts.choice("Along", "along", parts.ALONG, "epoch"),
+                parts.choice("Show", "excess", {"": "NLL", "yes": "above the best"}, ""),
+                parts.choice("Axis", "log-x", {"": "linear", "yes": "logarithmic"}, ""),
+                parts.field("Smoothing", _smoothing()),
             ),
-            graph("curves", height=440),
+            parts.graph("curves", height=440),
             wide=True,
         ),
-        card(
+        parts.card(
             "Loss rate",
-            graph("rates"),
+            parts.graph("rates"),
             note="How fast the smoothed objective falls; below the line a run stops early.",
         ),
-        card(
+        parts.card(
             "NLL against cost",
-            field("Cost", choice("cost", costs, next(iter(costs), ""))),
-            graph("pareto"),
+            parts.choice("Cost", "cost", costs, next(iter(costs), "")),
+            parts.graph("pareto"),
         ),
-        controls(field("The pictures below show", choice("of", WHICH, "all")), more="wide"),
-        card(
+        parts.controls(parts.choice("The pictures below show", "of", WHICH, "all"), more="wide"),
+        parts.card(
             "Parameters, one line a run",
-            html.Div(graph("parallel", height=420), className="scroll broad"),
+            html.Div(parts.graph("parallel", height=420), className="scroll broad"),
             wide=True,
         ),
-        card(
+        parts.card(
             "Which parameters matter",
-            graph("importance"),
+            parts.graph("importance"),
             note="PED-ANOVA (Watanabe et al. 2023): what sets the better runs apart. Not its sign.",
         ),
-        card(
+        parts.card(
             "Any two quantities",
-            controls(
-                field("Across", dcc.Dropdown(axes, [*across, "best_epoch"][0], **_one_of("x"))),
-                field("Up", dcc.Dropdown(axes, "best_val_nll", **_one_of("y"))),
-                field("Colour", dcc.Dropdown(colours, None, id="colour")),
-                field("Axes", dcc.Checklist(LOGS, [], id="logs", className="choice")),
+            parts.controls(
+                parts.field("Across", dcc.Dropdown(axes, across, id="x", clearable=False)),
+                parts.field("Up", dcc.Dropdown(axes, "best_val_nll", id="y", clearable=False)),
+                parts.field("Colour", dcc.Dropdown(colours, None, id="colour")),
+                parts.field("Axes", dcc.Checklist(LOGS, [], id="logs", className="choice")),
             ),
-            graph("scatter"),
+            parts.graph("scatter"),
         ),
-        card("What differs between them", html.Div(id="differences"), wide=True),
+        parts.card("What differs between them", html.Div(id="differences"), wide=True),
     ]
 
 
 def register(app: dash.Dash, site: Site) -> None:
     """What happens on this page."""
-    keep_zooms(app, GRAPHS)
+    parts.keep_zooms(app, GRAPHS)
 
     @app.callback(
         Output("compared-seen", "data"),
@@ -151,12 +136,13 @@ def register(app: dash.Dash, site: Site) -> None:
     ) -> tuple[object, ...]:
         records, missing = _records(site, keys)
         axis: Any = {"along": along, "log_x": bool(log_x), "theme": theme_of(theme)}
-        told = [notice(each, kind="caution") for each in differences.cautions(records.values())]
-        told += [notice(each, kind="fault") for each in missing]
+        told = differences.cautions(records.values())
+        notices = [parts.notice(each, kind="caution") for each in told]
+        notices += [parts.notice(each, kind="fault") for each in missing]
         return (
             learning.curves(records, excess=bool(excess), smoothing=smoothing or 0.0, **axis),
             learning.rates(records, **axis),
-            told,
+            notices,
         )
 
     @app.callback(drawn_into("parallel"), drawn_into("importance"), SEEN, OF, THEME, KEYS)
@@ -219,9 +205,9 @@ def _differences(records: Mapping[str, RunRecord]) -> object:
     rows = differences.difference(records)
     if not rows:
         few = "A single run differs from nothing." if len(records) < 2 else "Nothing differs."
-        return notice(few)
+        return parts.notice(few)
     names = {key: tables.short(key) for key in records}
-    return listing(rows, heads={"group": "", "setting": "setting", **names})
+    return parts.listing(rows, heads={"group": "", "setting": "setting", **names})
 
 
 def _smoothing() -> html.Div:
@@ -229,8 +215,3 @@ def _smoothing() -> html.Div:
     return html.Div(
         dcc.Slider(0, 0.98, 0.02, value=0, marks=marks, id="smoothing"), className="slide"
     )
-
-
-def _one_of(name: str) -> dict[str, Any]:
-    """Of a dropdown in which something is always chosen."""
-    return {"id": name, "clearable": False}

@@ -13,10 +13,10 @@ from dash import Input, Output, State, ctx, dcc, html
 
 from data_prep.errors import InputError
 from data_prep.where import Filter
-from hpo.dashboard import address
+from hpo.dashboard import address, parts
 from hpo.dashboard.address import MOST, Query
+from hpo.dashboard.parts import Part, Site
 from hpo.dashboard.runs import tables
-from hpo.dashboard.site import TICK, Part, Site, card, controls, field, notice, text_of
 from hpo.records.listing import Format, render
 from hpo.records.table import IDENTITY, Row, ranked
 
@@ -59,13 +59,13 @@ def layout(site: Site, query: Query) -> list[Part]:
     """The page with everything that its address says."""
     rows = site.catalog.rows()
     table = _table(rows, query)
-    parts = [*_controls(rows, table, query), _grid(table, query), *_actions(query)]
+    content = [*_controls(rows, table, query), _grid(table, query), *_actions(query)]
     return [
         dcc.Store(id="seen", data=site.catalog.version),
         dcc.Store(id="asked", data={"columns": list(query.columns), "most": MOST}),
         dcc.Download(id="file"),
         html.Div(_summary(table), id="summary", className="summary"),
-        card("Runs", *parts, wide=True),
+        parts.card("Runs", *content, wide=True),
         html.Pre(START, id="start", className="start", hidden=bool(rows)),
     ]
 
@@ -83,7 +83,7 @@ def register(app: dash.Dash, site: Site) -> None:
         Output("start", "hidden"),
         Output("fault", "children"),
         Output("seen", "data"),
-        TICK,
+        parts.TICK,
         *chosen,
         State("seen", "data"),
         prevent_initial_call=True,
@@ -101,7 +101,7 @@ def register(app: dash.Dash, site: Site) -> None:
             table = _table(rows, query)
         except InputError as error:
             kept = (dash.no_update,) * 4
-            return *kept, bool(rows), notice(str(error), kind="fault"), version
+            return *kept, bool(rows), parts.notice(str(error), kind="fault"), version
         # With new heads, widths that a person chose are lost.
         heads = dash.no_update if by_itself else table.heads
         options = _options(table.known)
@@ -206,7 +206,7 @@ def _controls(rows: Sequence[Row], table: _Table, query: Query) -> list[Part]:
         className="choice",
     )
     return [
-        controls(field("Filter", where), field("Columns", columns), differing),
+        parts.controls(parts.field("Filter", where), parts.field("Columns", columns), differing),
         html.Div(id="fault", role="alert"),
     ]
 
@@ -314,12 +314,12 @@ def _summary(table: _Table) -> list[Part]:
     first = ranked(table.found)[:1]
     if first:
         key, nll = str(first[0]["run"]), first[0].get("best_val_nll")
-        told = f"best: {tables.short(key)}, validation NLL {text_of(nll)} nats/event"
+        told = f"best: {tables.short(key)}, validation NLL {parts.text_of(nll)} nats/event"
         chips.append(html.A(told, href=address.of_run(key), className="best"))
     prints = {row.get("fingerprint") for row in table.found if row["state"] != "unreadable"}
     if len(prints) > 1:
         told = f"These runs used {len(prints)} different data sets: their NLLs do not compare."
-        chips.append(notice(told, kind="caution"))
+        chips.append(parts.notice(told, kind="caution"))
     return chips
 
 

@@ -13,30 +13,12 @@ import dash
 from dash import ALL, Input, Output, State, dcc, html
 
 from data_prep.errors import InputError
-from hpo.dashboard import style
+from hpo.dashboard import parts, style
 from hpo.dashboard.address import Query
 from hpo.dashboard.density import figures
 from hpo.dashboard.density.draws import Densities, Slider
+from hpo.dashboard.parts import THEME, TICK, Part, Site, drawn_into, theme_of
 from hpo.dashboard.runs import learning, tables
-from hpo.dashboard.site import (
-    ALONG,
-    THEME,
-    TICK,
-    Part,
-    Site,
-    back,
-    card,
-    choice,
-    controls,
-    drawn_into,
-    field,
-    graph,
-    keep_zooms,
-    listing,
-    notice,
-    text_of,
-    theme_of,
-)
 from hpo.records.record import RunRecord
 
 SNAP = 0.012
@@ -58,36 +40,36 @@ def layout(site: Site, key: str) -> list[Part]:
     try:
         record = site.catalog.record(key)
     except KeyError:
-        return [notice(f"There is no run {key} here.", kind="fault"), back()]
+        return [parts.notice(f"There is no run {key} here.", kind="fault"), parts.back()]
     except InputError as error:
-        return [notice(str(error), kind="fault"), back()]
+        return [parts.notice(str(error), kind="fault"), parts.back()]
     return [
         dcc.Store(id="run", data=key),
         dcc.Store(id="run-seen", data=site.catalog.version),
         html.Div([html.H1(tables.short(key)), *_links(site, record, key)], className="head"),
         html.Div(_figures_of(record), id="facts", className="facts"),
-        card(
+        parts.card(
             "How it learned",
-            controls(field("Along", choice("run-along", ALONG, "epoch"))),
-            graph("run-curves", height=400),
+            parts.controls(parts.choice("Along", "run-along", parts.ALONG, "epoch")),
+            parts.graph("run-curves", height=400),
         ),
-        card("Loss rate", graph("run-rates", height=400)),
+        parts.card("Loss rate", parts.graph("run-rates", height=400)),
         # Later, by a callback: the first look at a flow waits for torch.
         html.Div(id="density", className="parts"),
-        card("What it was given", *_options(record), wide=True),
-        card(
+        parts.card("What it was given", *_options(record), wide=True),
+        parts.card(
             "Log",
             html.Pre(site.catalog.log_tail(key), id="log", className="log"),
             note="The last lines of log.txt.",
             wide=True,
         ),
-        card("run.json", _raw(record), wide=True),
+        parts.card("run.json", _raw(record), wide=True),
     ]
 
 
 def register(app: dash.Dash, site: Site) -> None:
     """What happens on this page."""
-    keep_zooms(app, GRAPHS)
+    parts.keep_zooms(app, GRAPHS)
 
     @app.callback(
         Output("run-seen", "data"),
@@ -154,12 +136,23 @@ def _register_density(app: dash.Dash, densities: Densities) -> None:
             chosen = {each.name: _value(each, moved[each.name]) for each in sliders}
             found = densities.plot(key, chosen, _pair(pair))
         except InputError as error:  # the checkpoint went, or the data did
-            return style.sentence(str(error), theme_of(theme)), [], [dash.no_update] * len(names)
+            return (
+                style.sentence(str(error), theme_of(theme)),
+                [],
+                [dash.no_update] * len(names),
+            )
         told = [_told(each, chosen[each.name]) for each in sliders]
-        return figures.contours(found, theme_of(theme)), [*map(notice, found.notes)], told
+        return (
+            figures.contours(found, theme_of(theme)),
+            [*map(parts.notice, found.notes)],
+            told,
+        )
 
     @app.callback(
-        drawn_into("cells"), Output("cells-notes", "children"), Input("run", "data"), THEME
+        drawn_into("cells"),
+        Output("cells-notes", "children"),
+        Input("run", "data"),
+        THEME,
     )
     def cells(key: str, theme: str) -> tuple[object, ...]:
         try:
@@ -167,30 +160,30 @@ def _register_density(app: dash.Dash, densities: Densities) -> None:
         except InputError as error:
             return style.sentence(str(error), theme_of(theme)), []
         told = [f"Unphysical draws: {found.unphysical:.3g} of all.", *found.notes]
-        return figures.cell_map(found, theme_of(theme)), [*map(notice, told)]
+        return figures.cell_map(found, theme_of(theme)), [*map(parts.notice, told)]
 
 
 def _density(densities: Densities, key: str) -> list[Part]:
     """The cards of what the flow draws, or why there are none."""
     why_not = densities.available(key)
     if why_not is not None:
-        return [card("What it draws", notice(why_not), wide=True)]
+        return [parts.card("What it draws", parts.notice(why_not), wide=True)]
     sliders = map(_slider, densities.conditions(key))
     names = [column.name for column in densities.event_columns(key)]
     pairs = {f"{a}|{b}": f"{a} and {b}" for a, b in combinations(names, 2)}
     first = next(iter(pairs), None)
     choose = dcc.Dropdown(pairs, first, id="pair", clearable=False, disabled=len(pairs) < 2)
     return [
-        card(
+        parts.card(
             "What it draws, beside the test data",
-            controls(*sliders, field("Columns", choose), more="sliders"),
-            dcc.Loading(graph("contours", height=560), delay_show=400, type="dot"),
+            parts.controls(*sliders, parts.field("Columns", choose), more="sliders"),
+            dcc.Loading(parts.graph("contours", height=560), delay_show=400, type="dot"),
             html.Div(id="contours-notes"),
             note="At any conditions, between the simulated ones too; marks are simulated values.",
         ),
-        card(
+        parts.card(
             "How well, cell by cell",
-            dcc.Loading(graph("cells", height=560), delay_show=200, type="dot"),
+            dcc.Loading(parts.graph("cells", height=560), delay_show=200, type="dot"),
             html.Div(id="cells-notes"),
             note="Kolmogorov-Smirnov distance between draws and test rows over what chance gives.",
         ),
@@ -259,12 +252,12 @@ def _figures_of(record: RunRecord) -> list[Part]:
     epochs = f"{len(record.epochs)}" + (f" of {asked}" if asked else "")
     facts: dict[str, object] = {
         "state": record.state.replace("_", " "),
-        "best validation NLL [nats/event]": text_of(record.best_val_nll),
+        "best validation NLL [nats/event]": parts.text_of(record.best_val_nll),
         "test NLL [nats/event]": f"{test.nll:.5g} ± {test.error:.2g}" if test else "–",
         "epochs, the best": f"{epochs}, {record.best_epoch or '–'}",
-        "wall-clock time [min]": text_of(None if cost.seconds is None else cost.seconds / 60),
-        "parameters": text_of(cost.parameters),
-        "FLOP/event": text_of(cost.flops_per_event),
+        "wall-clock time [min]": parts.text_of(None if cost.seconds is None else cost.seconds / 60),
+        "parameters": parts.text_of(cost.parameters),
+        "FLOP/event": parts.text_of(cost.flops_per_event),
         "restarts": record.restarts,
         "where": " ".join(filter(None, [record.environment.host, record.environment.device])),
     }
@@ -290,12 +283,12 @@ def _options(record: RunRecord) -> list[Part]:
         "Times": {"started": record.started, "updated": record.updated},
     }
     heads = {"name": "", "value": ""}
-    parts = []
+    tables_shown = []
     for title, values in groups.items():
         if values:
             rows = [{"name": name, "value": value} for name, value in values.items()]
-            parts.append(html.Div([html.H3(title), listing(rows, heads=heads)]))
-    return [html.Div(parts, className="options")]
+            tables_shown.append(html.Div([html.H3(title), parts.listing(rows, heads=heads)]))
+    return [html.Div(tables_shown, className="options")]
 
 
 def _flat(values: Mapping[str, object]) -> dict[str, object]:
@@ -324,5 +317,5 @@ def _links(site: Site, record: RunRecord, key: str) -> list[Part]:
     if number is not None:
         href = f"/dashboard/studies/{number}/trials?numbers={record.trial}"
         links.append(html.A("Open in Optuna", href=href, className="back"))
-    links.append(back(Query(runs=(key,))))
+    links.append(parts.back(Query(runs=(key,))))
     return links

@@ -12,21 +12,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from hpo.dashboard import style
 from hpo.dashboard.runs import importance, tables
 from hpo.dashboard.runs.tables import Column, capital
-from hpo.dashboard.style import (
-    THEMES,
-    Theme,
-    ThemeName,
-    axis,
-    brief,
-    decades,
-    empty,
-    left_out,
-    note,
-    plain,
-    sentence,
-)
+from hpo.dashboard.style import Theme, ThemeName
 from hpo.records.table import Row, ranked
 
 SYMBOLS = {
@@ -48,13 +37,13 @@ LARGE = 1e5
 def importances(pairs: Sequence[tuple[str, float]], theme: ThemeName = "light") -> go.Figure:
     """How much each parameter tells the better runs from all, as bars."""
     if not pairs:
-        return sentence("There is no parameter to tell of.", theme)
-    colours = THEMES[theme]
+        return style.sentence("There is no parameter to tell of.", theme)
+    colours = style.THEMES[theme]
     shares = [100 * share for _, share in reversed(pairs)]
-    figure = empty(theme)
+    figure = style.empty(theme)
     figure.add_bar(
         x=shares,
-        y=[plain(name, 24) for name, _ in reversed(pairs)],
+        y=[style.plain(name, 24) for name, _ in reversed(pairs)],
         orientation="h",
         marker={"color": colours.accent, "cornerradius": 3},
         text=[f"{share:.0f} %" for share in shares],
@@ -63,7 +52,7 @@ def importances(pairs: Sequence[tuple[str, float]], theme: ThemeName = "light") 
         cliponaxis=False,
         hovertemplate="%{y}: %{x:.1f} %<extra></extra>",
     )
-    axis(figure, "x", "Share of the importance [%]", keep="importance")
+    style.axis(figure, "x", "Share of the importance [%]", keep="importance")
     figure.update_xaxes(range=[0, 1.14 * max(*shares, 1.0)])
     figure.update_yaxes(ticksuffix="  ", automargin=True, showgrid=False, type="category")
     figure.update_layout(bargap=0.35, showlegend=False)
@@ -86,16 +75,17 @@ def scatter(
     """
     known = {each.name: each for each in tables.columns(rows)}
     if x not in known or y not in known:
-        return sentence("No run has these quantities.", theme)
+        return style.sentence("No run has these quantities.", theme)
     shown = [
         row for row in rows if _drawable(row, known[x], log_x) and _drawable(row, known[y], log_y)
     ]
     if not shown:
-        return sentence(f"No run has both {known[x].label} and {known[y].label}.", theme)
+        return style.sentence(f"No run has both {known[x].label} and {known[y].label}.", theme)
 
-    figure = empty(theme)
+    figure, colours = style.empty(theme), style.THEMES[theme]
     shade = known.get(colour or "")
-    colour_of, bar, legend = _paint(shown, shade, theme)
+    colour_of, bar, shades = _paint(shown, shade, theme)
+    legend: list[go.Scatter] = []
     told = [each for each in (known[x], known[y], shade) if each is not None]
     for state in dict.fromkeys([*SYMBOLS, *(str(row["state"]) for row in shown)]):
         if group := [row for row in shown if row["state"] == state]:
@@ -109,21 +99,23 @@ def scatter(
                     "size": 9,
                     "opacity": 0.9,
                     "line_width": 1.5 if state == "pruned" else 0.5,
-                    "line_color": THEMES[theme].label,
+                    "line_color": colours.label,
                     **({"coloraxis": "coloraxis"} if bar else {}),
                 },
-                legendgroup=plain(state),
+                legendgroup=style.plain(state),
                 showlegend=False,
                 **_hover(group, told),
             )
-            figure.add_trace(_key(plain(state.replace("_", " ")), THEMES[theme].soft, state))
-    figure.add_traces(legend)
+            figure.add_trace(
+                _key(style.plain(state.replace("_", " ")), style.THEMES[theme].soft, state)
+            )
+    figure.add_traces([*legend, *shades])
     figure.update_layout(coloraxis=bar)
     for side, column, log in (("x", known[x], log_x), ("y", known[y], log_y)):
         large = max(tables.number(row.get(column.name)) or 0 for row in shown) >= LARGE
         kind = column.kind
-        axis(figure, side, _title(column), log=log, keep=column.name, kind=kind, large=large)
-    note(figure, theme, left_out(len(rows) - len(shown), "without these values"))
+        style.axis(figure, side, _title(column), log=log, keep=column.name, kind=kind, large=large)
+    style.note(figure, theme, style.left_out(len(rows) - len(shown), "without these values"))
     return figure
 
 
@@ -131,14 +123,14 @@ def pareto(rows: Sequence[Row], cost: str, theme: ThemeName = "light") -> go.Fig
     """Objective against cost of the finished runs, and the front that none of them beats."""
     priced = [row for row in ranked(rows) if tables.number(row.get(cost)) is not None]
     if not priced:
-        return sentence("No run that came to its own end tells of this cost.", theme)
+        return style.sentence("No run that came to its own end tells of this cost.", theme)
     column = next(each for each in tables.columns(rows) if each.name == cost)
     best = importance.front(priced, cost)
     by_key = {tables.key_of(row): row for row in priced}
     front = [by_key[key] for key in best]
     rest = [row for key, row in by_key.items() if key not in set(best)]
 
-    figure, colours = empty(theme), THEMES[theme]
+    figure, colours = style.empty(theme), style.THEMES[theme]
     steps: dict[str, Any] = {
         "mode": "lines+markers",
         "line": {"color": colours.palette[0], "width": 1.5, "shape": "hv"},
@@ -146,7 +138,7 @@ def pareto(rows: Sequence[Row], cost: str, theme: ThemeName = "light") -> go.Fig
         "name": "Pareto front",
     }
     if len(front) <= NAMED_POINTS:
-        names = [plain(tables.short(key), 24) for key in best]
+        names = [style.plain(tables.short(key), 24) for key in best]
         font = {"color": colours.soft, "size": 11}
         steps |= {"text": names, "textposition": "top right", "textfont": font}
         steps["mode"] += "+text"
@@ -163,9 +155,11 @@ def pareto(rows: Sequence[Row], cost: str, theme: ThemeName = "light") -> go.Fig
             figure.add_scatter(x=x, y=y, cliponaxis=False, **drawn, **_hover(group, told))
     costs = [each for row in priced if (each := tables.number(row[cost])) is not None]
     log = tables.logarithmic(costs)
-    axis(figure, "x", _title(column), log=log, keep=cost, large=max(costs) >= LARGE)
-    axis(figure, "y", capital(tables.objective_label(priced)), keep="objective")
-    note(figure, theme, left_out(len(rows) - len(priced), "unfinished or of unknown cost"))
+    style.axis(figure, "x", _title(column), log=log, keep=cost, large=max(costs) >= LARGE)
+    style.axis(figure, "y", capital(tables.objective_label(priced)), keep="objective")
+    style.note(
+        figure, theme, style.left_out(len(rows) - len(priced), "unfinished or of unknown cost")
+    )
     return figure
 
 
@@ -181,7 +175,7 @@ def _paint(
     rows: Sequence[Row], column: Column | None, theme: ThemeName
 ) -> tuple[Mapping[str, Any], dict[str, Any], list[go.Scatter]]:
     """Colours of the runs by key; the axis of a numeric colour; a legend for texts."""
-    colours = THEMES[theme]
+    colours = style.THEMES[theme]
     keys = [tables.key_of(row) for row in rows]
     if column is None:
         return dict.fromkeys(keys, colours.accent), {}, []
@@ -192,7 +186,7 @@ def _paint(
     levels = sorted(set(texts.values()))
     # Of many values, those after the last colour share the faded one.
     by_level = dict(zip(levels, colours.palette, strict=False))
-    legend = [_key(plain(each, 24), colour) for each, colour in by_level.items()]
+    legend = [_key(style.plain(each, 24), colour) for each, colour in by_level.items()]
     if len(levels) > len(by_level):
         legend.append(_key(f"{len(levels) - len(by_level)} more", colours.faded))
     return {key: by_level.get(text, colours.faded) for key, text in texts.items()}, {}, legend
@@ -212,8 +206,8 @@ def _graded(
         "tickfont": {"color": colours.soft, "size": 11},
     }
     if log:
-        ticks = decades(math.log10(min(given)), math.log10(max(given)))
-        bar |= {"tickvals": ticks, "ticktext": [brief(10**each) for each in ticks]}
+        ticks = style.decades(math.log10(min(given)), math.log10(max(given)))
+        bar |= {"tickvals": ticks, "ticktext": [style.brief(10**each) for each in ticks]}
     shown = {
         key: math.nan if each is None else math.log10(each) if log else each
         for key, each in values.items()
@@ -229,13 +223,13 @@ def _key(name: str, colour: str, state: str | None = None) -> go.Scatter:
         mode="markers",
         marker={"color": colour, "symbol": SYMBOLS.get(state or "", "square"), "size": 9},
         name=name,
-        legendgroup=None if state is None else plain(state),
+        legendgroup=None if state is None else style.plain(state),
     )
 
 
 def _coordinate(row: Row, column: Column) -> object:
     value = row.get(column.name)
-    return tables.number(value) if column.kind == "number" else plain(value, 40)
+    return tables.number(value) if column.kind == "number" else style.plain(value, 40)
 
 
 def _hover(rows: Sequence[Row], told: Iterable[Column]) -> dict[str, Any]:
@@ -249,12 +243,12 @@ def _hover(rows: Sequence[Row], told: Iterable[Column]) -> dict[str, Any]:
 
 
 def _told_of(row: Row, columns: Sequence[Column]) -> str:
-    lines = [f"<b>{plain(tables.short(tables.key_of(row)), 40)}</b>"]
-    lines.append(plain(str(row["state"]).replace("_", " ")))
+    lines = [f"<b>{style.plain(tables.short(tables.key_of(row)), 40)}</b>"]
+    lines.append(style.plain(str(row["state"]).replace("_", " ")))
     for column in columns:
         number = tables.number(row.get(column.name))
-        shown = plain(row.get(column.name)) if number is None else _number(number)
-        lines.append(f"{plain(column.label)}: {shown} {column.unit}".rstrip())
+        shown = style.plain(row.get(column.name)) if number is None else _number(number)
+        lines.append(f"{style.plain(column.label)}: {shown} {column.unit}".rstrip())
     return "<br>".join(lines)
 
 
@@ -264,4 +258,4 @@ def _number(value: float) -> str:
 
 
 def _title(column: Column) -> str:
-    return plain(capital(column.title))
+    return style.plain(capital(column.title))

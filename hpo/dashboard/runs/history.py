@@ -24,37 +24,21 @@ class Curve:
 
     epoch: Array
     """Counted from 1. Shape `(E,)`, as all of them."""
-
     minutes: Array
     """Wall-clock time from the beginning to the end of the epoch, pauses between restarts not
     counted; NaN from the first epoch on whose time is unknown."""
-
     rows_seen: Array
-    """Rows of the training split that went by until the end of the epoch, repeats counted."""
-
+    """Rows of the training split until the end of the epoch, repeats counted."""
     train_nll: Array
     """Nats per event."""
-
     val_nll: Array
     """Nats per event."""
-
-    held_out_nll: Array
-    """Nats per event."""
-
     loss_rate: Array
     """Nats per `training.rate_per`."""
-
-    learning_rate: Array
-    """At the end of the epoch."""
-
     best: int | None
     """Index of the epoch whose weights were kept."""
-
     threshold: float | None
     """Loss rate below which the run stops early; None where it never does."""
-
-    def __len__(self) -> int:
-        return len(self.epoch)
 
 
 def curve(record: RunRecord) -> Curve:
@@ -72,9 +56,7 @@ def curve(record: RunRecord) -> Curve:
         rows_seen=np.cumsum(_rows_of_each(record)),
         train_nll=_values(record, "train_nll"),
         val_nll=_values(record, "val_nll"),
-        held_out_nll=_values(record, "held_out_nll"),
         loss_rate=_values(record, "loss_rate"),
-        learning_rate=_values(record, "learning_rate"),
         best=at.index(record.best_epoch) if record.best_epoch in at else None,
         threshold=least if least and least > 0 else None,
     )

@@ -15,9 +15,10 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from hpo.dashboard import style
 from hpo.dashboard.runs import history, tables
 from hpo.dashboard.runs.history import Array, Curve
-from hpo.dashboard.style import THEMES, ThemeName, axis, empty, note, plain, sentence
+from hpo.dashboard.style import ThemeName
 from hpo.records.record import FINISHED, RunRecord
 
 Along = Literal["epoch", "minutes", "rows"]
@@ -52,33 +53,34 @@ def curves(
     Args:
         records: By key. A run's place decides its colour and dash.
         along: Epochs, minutes of wall-clock time, or rows of the training split.
-        log_x: Puts that on a logarithmic axis.
-        excess: Draws what the NLL is above the lowest validation NLL of all runs, on a logarithmic
-            axis; the lowest value itself is then a gap.
+        log_x: Draws these on a logarithmic axis.
+        excess: Draws the NLL above the lowest validation NLL of all runs, on a logarithmic axis
+            that has a gap for the lowest value itself.
         smoothing: Weight of the past, in [0, 1); see `history.smoothed`. The best epoch stays where
             it was measured.
-        theme: The page's.
+        theme: Of the page.
 
     Raises:
         TablesError: If the smoothing is out of its range.
     """
-    if not records:
-        return sentence("No runs are chosen.", theme)
     drawn = _lines(records, theme)
+    if not drawn:
+        return style.sentence("No runs are chosen.", theme)
     if not any(np.isfinite(each.curve.val_nll).any() for each in drawn):
-        return sentence("No run has an epoch with a validation NLL yet.", theme)
+        return style.sentence("No run has an epoch with a validation NLL yet.", theme)
 
     floor = min(_lowest(each.curve.val_nll) for each in drawn) if excess else 0.0
-    figure = empty(theme)
+    figure = style.empty(theme)
     for line in drawn:
         figure.add_traces(_learning(line, along, smoothing, floor, excess))
     told = f"NLL − {floor:.4f}" if excess else "NLL"
-    axis(figure, "x", _ALONG[along], log=log_x, keep=along, large=along == "rows")
-    axis(figure, "y", f"{told} [{tables.NLL}]", log=excess, keep=str(excess))
-    figure.update_yaxes(range=_excess_span(drawn, floor) if excess else _span(drawn))
+    style.axis(figure, "x", _ALONG[along], log=log_x, keep=along, large=along == "rows")
+    style.axis(figure, "y", f"{told} [{tables.NLL}]", log=excess, keep=str(excess))
+    above = [each.curve.val_nll - floor for each in _able(drawn)]
+    figure.update_yaxes(range=_log_span(above, 0.05) if excess else _span(drawn))
     thinned = any(len(each.at) < _told(each.curve) for each in drawn)
     points = f"   (about {MOST_POINTS:,} points a run)" if thinned else ""
-    note(figure, theme, "— validation   - - training   ● best epoch" + points)
+    style.note(figure, theme, "— validation   - - training   ● best epoch" + points)
     return figure
 
 
@@ -91,24 +93,26 @@ def rates(
 ) -> go.Figure:
     """Loss rate of every run where it is positive, and the rates below which runs stop early."""
     if not records:
-        return sentence("No runs are chosen.", theme)
+        return style.sentence("No runs are chosen.", theme)
     drawn = _lines(records, theme)
     positive = {each.key: _positive(each.curve.loss_rate) for each in drawn}
     if not any(np.isfinite(each).any() for each in positive.values()):
-        return sentence("No run has a positive loss rate yet.", theme)
+        return style.sentence("No run has a positive loss rate yet.", theme)
 
-    figure = empty(theme)
+    figure = style.empty(theme)
     for line in drawn:
         rate, told = positive[line.key], f"%{{y:.3g}} {history.rate_unit(line.record)}"
         name = line.name if np.isfinite(rate[line.at]).any() else f"{line.name}: no positive rate"
         figure.add_trace(line.curve_of(rate, along, told, name=name, width=1.6))
     units = sorted({history.rate_unit(each) for each in records.values()})
-    axis(figure, "x", _ALONG[along], log=log_x, keep=along, large=along == "rows")
-    axis(figure, "y", f"Loss rate [{' or '.join(units)}]", log=True, keep="rate")
+    style.axis(figure, "x", _ALONG[along], log=log_x, keep=along, large=along == "rows")
+    style.axis(figure, "y", f"Loss rate [{' or '.join(units)}]", log=True, keep="rate")
     limits = _thresholds(figure, drawn, theme)
-    figure.update_yaxes(range=_rate_span(positive.values(), limits))
+    figure.update_yaxes(range=_log_span(positive.values(), 0.01, limits))
     rose = any((each.curve.loss_rate <= 0).any() for each in drawn)
-    note(figure, theme, "Gaps are epochs in which the smoothed objective rose." if rose else "")
+    style.note(
+        figure, theme, "Gaps are epochs in which the smoothed objective rose." if rose else ""
+    )
     return figure
 
 
@@ -145,7 +149,7 @@ class _Line:
         return self.tracer(
             **{
                 "opacity": FAINT if self.faint else 1.0,
-                "legendgroup": plain(self.key, 1000),
+                "legendgroup": style.plain(self.key, 1000),
                 "name": self.name,
                 "hovertemplate": f"<b>{self.name}</b><br>{_HOVER[along]}<br>{told}<extra></extra>",
                 **more,
@@ -165,20 +169,20 @@ class _Line:
 
 
 def _lines(records: Mapping[str, RunRecord], theme: ThemeName) -> list[_Line]:
-    palette, names = THEMES[theme].palette, tables.names(records)
+    palette, names = style.THEMES[theme].palette, tables.names(records)
     curves = {key: history.curve(record) for key, record in records.items()}
     drawn = {key: _thin(curve) for key, curve in curves.items()}
     many = 2 * sum(map(len, drawn.values())) > MOST_SVG
     return [
         _Line(
             key=key,
-            name=plain(names[key], 40),
+            name=style.plain(names[key], 40),
             record=records[key],
             curve=curve,
             at=drawn[key],
             colour=palette[index % len(palette)],
             dash=DASHES[index // len(palette) % len(DASHES)],
-            ring=THEMES[theme].label,
+            ring=style.THEMES[theme].label,
             tracer=go.Scattergl if many else go.Scatter,
         )
         for index, (key, curve) in enumerate(curves.items())
@@ -274,20 +278,13 @@ def _span(lines: Sequence[_Line]) -> list[float]:
     return [low - air, high + 2 * air]
 
 
-def _excess_span(lines: Sequence[_Line], floor: float) -> list[float]:
-    """Limits as exponents of ten, from the smallest but a few to where the runs began."""
-    values = np.concatenate([each.curve.val_nll - floor for each in _able(lines)])
-    values = values[np.isfinite(values) & (values > 0)]
-    if not len(values):
-        return [-4.0, 0.0]
-    low, high = np.log10(np.quantile(values, (0.05, 1.0)))
-    return [float(low) - 0.15, float(high) + 0.15]
-
-
-def _rate_span(values: Iterable[Array], limits: Sequence[float]) -> list[float]:
-    """Limits as exponents of ten, but for the few smallest rates; all thresholds are inside."""
+def _log_span(values: Iterable[Array], least: float, limits: Sequence[float] = ()) -> list[float]:
+    """Limits as exponents of ten: all limits and values, but for the smallest part `least`."""
     every = np.concatenate(list(values))
-    low, high = np.quantile(every[np.isfinite(every)], (0.01, 1.0))
+    every = every[np.isfinite(every) & (every > 0)]
+    if not len(every):
+        return [-4.0, 0.0]
+    low, high = np.quantile(every, (least, 1.0))
     low, high = np.log10(min([low, *limits])), np.log10(max([high, *limits]))
     return [float(low) - 0.15, float(high) + 0.15]
 
@@ -299,7 +296,7 @@ def _thresholds(figure: go.Figure, lines: Sequence[_Line], theme: ThemeName) -> 
         if line.curve.threshold is not None:
             place = (line.curve.threshold, history.rate_unit(line.record))
             found.setdefault(place, []).append(line.name)
-    soft = THEMES[theme].soft
+    soft = style.THEMES[theme].soft
     for (rate, unit), named in found.items():
         whose = f": {named[0]}" if len(named) == 1 < len(lines) else ""
         label = {

@@ -13,20 +13,10 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from hpo.dashboard import style
 from hpo.dashboard.runs import tables
 from hpo.dashboard.runs.tables import Column, capital
-from hpo.dashboard.style import (
-    NOTHING,
-    THEMES,
-    ThemeName,
-    brief,
-    decades,
-    empty,
-    left_out,
-    note,
-    plain,
-    sentence,
-)
+from hpo.dashboard.style import ThemeName
 from hpo.records.table import Row
 
 MISSING = "–"
@@ -42,26 +32,20 @@ def coordinates(
     """
     able = [row for row in rows if tables.objective(row) is not None]
     if not able:
-        return sentence("No run has a validation NLL yet.", theme)
+        return style.sentence("No run has a validation NLL yet.", theme)
     if not columns:
-        return sentence("No parameter differs between these runs.", theme)
+        return style.sentence("No parameter differs between these runs.", theme)
 
     # The last line is on top.
     able.sort(key=lambda row: -(tables.objective(row) or 0.0))
     known = {each.name: each for each in tables.columns(able)}
     lines = [_line(able, known[name]) for name in columns if name in known]
     nlls = [tables.objective(row) for row in able]
-    figure = empty(theme)
+    figure = style.empty(theme)
     figure.add_trace(_trace(lines, nlls, tables.objective_label(able), theme))
     figure.update_layout(margin={"l": 56, "r": 72, "t": 72, "b": 28})
-    note(
-        figure,
-        theme,
-        left_out(len(rows) - len(able), "without a validation NLL"),
-        y=-0.02,
-        yanchor="top",
-        yshift=0,
-    )
+    remark = style.left_out(len(rows) - len(able), "without a validation NLL")
+    style.note(figure, theme, remark, y=-0.02, yanchor="top", yshift=0)
     return figure
 
 
@@ -74,8 +58,8 @@ def _line(rows: Sequence[Row], column: Column) -> dict[str, Any]:
     numbers = [tables.number(each) for each in values]
     given = sorted({each for each in numbers if each is not None})
     if len(given) <= 6:
-        labels = [None if each is None else brief(each) for each in numbers]
-        return head | _steps(labels, order=list(map(brief, given)))
+        labels = [None if each is None else style.brief(each) for each in numbers]
+        return head | _steps(labels, order=list(map(style.brief, given)))
     return head | _scale(numbers, given)
 
 
@@ -98,9 +82,9 @@ def _scale(numbers: Sequence[float | None], given: Sequence[float]) -> dict[str,
     log = tables.logarithmic(given)
     low, high = (math.log10(each) if log else each for each in (given[0], given[-1]))
     below = low - 0.12 * (high - low)
-    ticks = decades(low, high) if log else _round(low, high)
+    ticks = style.decades(low, high) if log else _round(low, high)
     values = [below if each is None else math.log10(each) if log else each for each in numbers]
-    texts = [brief(10**each if log else each) for each in ticks]
+    texts = [style.brief(10**each if log else each) for each in ticks]
     if None in numbers:
         ticks, texts = [below, *ticks], [MISSING, *texts]
     edge = [min([low, *values]), high]
@@ -122,7 +106,7 @@ def _ticked(text: str) -> str:
 
 
 def _trace(lines: list[dict[str, Any]], nlls: Sequence[Any], label: str, theme: ThemeName) -> Any:
-    colours = THEMES[theme]
+    colours = style.THEMES[theme]
     given = np.array(nlls, dtype=np.float64)
     low, high = float(given.min()), float(np.median(given))
     last = {"label": capital(label).replace(" [", "<br>["), "values": given, "tickformat": ".3f"}
@@ -137,7 +121,7 @@ def _trace(lines: list[dict[str, Any]], nlls: Sequence[Any], label: str, theme: 
         },
         labelfont={"color": colours.ink, "size": 12},
         tickfont={"color": colours.soft, "size": 11},
-        rangefont={"color": NOTHING, "size": 1},
+        rangefont={"color": style.NOTHING, "size": 1},
         unselected={"line": {"color": colours.grid, "opacity": 0.5}},
     )
 
@@ -145,4 +129,4 @@ def _trace(lines: list[dict[str, Any]], nlls: Sequence[Any], label: str, theme: 
 def _broken(column: Column) -> str:
     """The title over two lines at most, for a narrow place."""
     lines = textwrap.wrap(capital(column.label), 16)[:2]
-    return "<br>".join(plain(each, 18) for each in lines)
+    return "<br>".join(style.plain(each, 18) for each in lines)

@@ -22,7 +22,7 @@ def test_a_curve_adds_up_time_and_rows():
 
     np.testing.assert_allclose(curve.minutes, [0.5, 1.0, 1.5])
     np.testing.assert_allclose(curve.rows_seen, [60, 120, 180])
-    assert (len(curve), curve.best) == (3, 1)
+    assert (len(curve.epoch), curve.best) == (3, 1)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_threshold_of_zero_is_none(rate, threshold):
 def test_a_run_without_epochs_has_an_empty_curve():
     curve = history.curve(run(best_epoch=None))
 
-    assert (len(curve), curve.best, curve.minutes.shape) == (0, None, (0,))
+    assert (len(curve.epoch), curve.best, curve.minutes.shape) == (0, None, (0,))
 
 
 values = arrays(np.float64, st.integers(0, 30), elements=st.floats(-1e6, 1e6))
@@ -118,5 +118,5 @@ def test_runs_of_the_thesis_have_curves_of_the_lengths_that_they_trained():
 
         curve = history.curve(record)
 
-        assert len(curve) == len(record.epochs)
+        assert len(curve.epoch) == len(record.epochs)
         assert np.nanmin(curve.val_nll) == curve.val_nll[curve.best] == record.best_val_nll

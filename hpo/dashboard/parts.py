@@ -107,9 +107,10 @@ def controls(*fields: Component, more: str = "") -> html.Div:
     return html.Div(list(fields), className=f"controls {more}".rstrip())
 
 
-def choice(name: str, options: Mapping[str, str], value: str) -> dcc.RadioItems:
-    """One of a few options (value and label), side by side."""
-    return dcc.RadioItems(dict(options), value, id=name, inline=True, className="choice")
+def choice(label: str, name: str, options: Mapping[str, str], value: str) -> Component:
+    """A few options (value and label) side by side, under a label."""
+    control = dcc.RadioItems(dict(options), value, id=name, inline=True, className="choice")
+    return field(label, control)
 
 
 def back(query: Query | None = None) -> html.A:
