@@ -7,13 +7,11 @@ no more: `Z = 0.0004` names the cell whether a source wrote 0.0004 or the float3
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from data_prep.dataset import SPLITS, Cell, Dataset
+from data_prep.dataset import SPLITS, Cell, Dataset, key, shown
 from data_prep.errors import DataError
 
 Named = Sequence[Mapping[str, float]]
@@ -64,15 +62,22 @@ def name_of(dataset: Dataset, cell: Cell) -> dict[str, float]:
     return dict(zip(columns, cell.conditions, strict=True))
 
 
-def nearest(dataset: Dataset, one: Mapping[str, float], most: int) -> tuple[Cell, ...]:
+def nearest(dataset: Dataset, one: Mapping[str, float], most: int) -> list[Cell]:
     """At most so many cells, nearest first, to these values of all condition columns.
 
     Each column counts in units of its range, logarithmic where it is positive.
     """
-    wanted = _values(dataset, one)
-    gaps = [sum(_gaps(dataset, wanted, cell)) for cell in dataset.cells]
-    order = sorted(range(len(gaps)), key=gaps.__getitem__)[:most]
-    return tuple(dataset.cells[number] for number in order)
+
+    def gap(cell: Cell) -> float:
+        total = 0.0
+        for name, there in name_of(dataset, cell).items():
+            wanted, (low, high) = one[name], dataset.ranges[name]
+            if min(there, wanted, low) > 0:
+                there, wanted, low, high = map(math.log, (there, wanted, low, high))
+            total += abs(there - wanted) / ((high - low) or 1.0)
+        return total
+
+    return sorted(dataset.cells, key=gap)[:most]
 
 
 def _refuse(folder: Path, found: Sequence[str]) -> None:
@@ -81,41 +86,37 @@ def _refuse(folder: Path, found: Sequence[str]) -> None:
 
 
 def _found(dataset: Dataset, named: Named) -> tuple[Cell, ...]:
-    wanted = {_key(_values(dataset, one)) for one in named}
-    return tuple(cell for cell in dataset.cells if _key(cell.conditions) in wanted)
+    wanted = {key(_values(dataset, one)) for one in named}
+    return tuple(cell for cell in dataset.cells if key(cell.conditions) in wanted)
 
 
 def _unknown(dataset: Dataset, named: Named) -> list[str]:
     columns = [column.name for column in dataset.condition_columns]
-    there = {_key(cell.conditions) for cell in dataset.cells}
+    there = {key(cell.conditions) for cell in dataset.cells}
     seen: set[tuple[float, ...]] = set()
     found = []
     for one in named:
-        if wrong := _misnamed(one, columns):
-            found.append(wrong)
+        text = shown(one.keys(), one.values())
+        missing = [name for name in columns if name not in one]
+        unknown = [name for name in one if name not in columns]
+        if missing or unknown:
+            found.append(
+                f"{text or 'a cell without a condition'} must name {' and '.join(columns)}: "
+                f"missing {', '.join(missing) or 'none'}, unknown {', '.join(unknown) or 'none'}"
+            )
             continue
-        key = _key(_values(dataset, one))
-        if key not in there:
-            found.append(f"{_shown(one)} is no cell of it: the nearest are {_near(dataset, one)}")
-        elif key in seen:
-            found.append(f"{_shown(one)} is named twice: name it once")
-        seen.add(key)
+        cell = key(_values(dataset, one))
+        if cell not in there:
+            near = (shown(columns, each.conditions) for each in nearest(dataset, one, NEAREST))
+            found.append(f"{text} is no cell of it: the nearest are {'; '.join(near)}")
+        elif cell in seen:
+            found.append(f"{text} is named twice: name it once")
+        seen.add(cell)
     return found
 
 
-def _misnamed(one: Mapping[str, float], columns: Sequence[str]) -> str | None:
-    missing = [name for name in columns if name not in one]
-    unknown = [name for name in one if name not in columns]
-    if not missing and not unknown:
-        return None
-    return (
-        f"{_shown(one) or 'a cell without a condition'} must name {' and '.join(columns)}: "
-        f"missing {', '.join(missing) or 'none'}, unknown {', '.join(unknown) or 'none'}"
-    )
-
-
 def _nothing_left(dataset: Dataset, named: Named) -> list[str]:
-    """What the parts would lack: rows to train on, rows to judge by, rows held out."""
+    """The parts that would lack rows to train on, rows to judge by, or rows held out."""
     if not named:
         return []
     out = _found(dataset, named)
@@ -131,27 +132,5 @@ def _nothing_left(dataset: Dataset, named: Named) -> list[str]:
     return found
 
 
-def _near(dataset: Dataset, one: Mapping[str, float]) -> str:
-    found = nearest(dataset, one, NEAREST)
-    return "; ".join(_shown(name_of(dataset, cell)) for cell in found)
-
-
-def _gaps(dataset: Dataset, wanted: Sequence[float], cell: Cell) -> Iterator[float]:
-    for column, a, b in zip(dataset.condition_columns, wanted, cell.conditions, strict=True):
-        low, high = dataset.ranges[column.name]
-        if min(a, b, low) > 0:
-            a, b, low, high = map(math.log, (a, b, low, high))
-        yield abs(a - b) / ((high - low) or 1.0)
-
-
 def _values(dataset: Dataset, one: Mapping[str, float]) -> tuple[float, ...]:
     return tuple(one[column.name] for column in dataset.condition_columns)
-
-
-def _key(conditions: Sequence[float]) -> tuple[float, ...]:
-    with np.errstate(over="ignore"):  # no cell is so large: it will not be found
-        return tuple(np.asarray(conditions, np.float32).tolist())
-
-
-def _shown(one: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} = {value:.7g}" for name, value in one.items())

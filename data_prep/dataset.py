@@ -6,12 +6,13 @@ The only module that writes or reads `dataset.json`. A prepared dataset is a fol
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import reprlib
 import struct
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,11 @@ class Cell:
     val: int
     test: int
 
+    @property
+    def rows(self) -> int:
+        """Of all parts."""
+        return self.train + self.val + self.test
+
 
 @dataclass(frozen=True, slots=True)
 class Total:
@@ -73,6 +79,12 @@ class Total:
 def key(conditions: Sequence[float]) -> tuple[float, ...]:
     """What tells a cell from others: float32, so that 0.0004 is a cell however it was written."""
     return tuple(map(_single, conditions))
+
+
+def shown(names: Iterable[str], conditions: Iterable[float]) -> str:
+    """A cell as people read it: `Z = 0.001, alpha = 1`."""
+    pairs = zip(names, conditions, strict=True)
+    return ", ".join(f"{name} = {value:.7g}" for name, value in pairs)
 
 
 def _is_count(value: object) -> bool:
@@ -173,72 +185,62 @@ def _from_json(stored: Mapping[str, Any]) -> Dataset:
         raise ValueError("a schema that is no number")
     if schema > SCHEMA:
         raise _Newer(f"has schema {schema}, this version reads up to {SCHEMA}: upgrade hpo-flows")
-    for key in ("event_columns", "condition_columns"):
-        values[key] = tuple(Column(**column) for column in values[key])
-    values["cells"] = tuple(
-        Cell(tuple(cell["conditions"]), cell["train"], cell["val"], cell["test"])
-        for cell in values["cells"]
-    )
+    for name in ("event_columns", "condition_columns"):
+        values[name] = tuple(Column(**column) for column in values[name])
+    for name, kind in (("cells", Cell), ("totals", Total)):
+        rows = values.get(name, ())
+        values[name] = tuple(
+            kind(**{**row, "conditions": tuple(row["conditions"])}) for row in rows
+        )
     values["ranges"] = {name: (low, high) for name, (low, high) in values["ranges"].items()}
-    values["sources"] = tuple(values["sources"])
-    values["split"] = tuple(values["split"])
-    values["totals"] = tuple(
-        Total(tuple(one["conditions"]), one["simulated"], one["mergers"])
-        for one in values.get("totals", ())
-    )
+    values["sources"], values["split"] = tuple(values["sources"]), tuple(values["split"])
     dataset = Dataset(**values)
-    if sorted(dataset.rows) != sorted(SPLITS):
-        raise ValueError(f"rows of {sorted(dataset.rows)}, not of {sorted(SPLITS)}")
-    _check_values(dataset)
-    _check_totals(dataset)
+    for wrong, what in itertools.chain(_odd_values(dataset), _odd_totals(dataset)):
+        if wrong:
+            raise ValueError(what)
     return dataset
 
 
-def _check_values(dataset: Dataset) -> None:
-    """Raises ValueError for a value that no dataset has."""
+def _odd_values(dataset: Dataset) -> Iterator[tuple[bool, str]]:
+    """Of each rule: whether a value breaks it, and what is wrong then."""
+    conditions = len(dataset.condition_columns)
     columns = (*dataset.event_columns, *dataset.condition_columns)
     names = {column.name for column in columns}
-    if not (dataset.event_columns and dataset.condition_columns) or len(names) < len(columns):
-        raise ValueError("columns that are none, or twice the same")
-    if not names <= set(dataset.ranges):
-        raise ValueError(f"no range of {', '.join(sorted(names - set(dataset.ranges)))}")
-    if not all(is_finite(v) for low_high in dataset.ranges.values() for v in low_high):
-        raise ValueError("a range that is not finite")
-    for cell in dataset.cells:
-        if len(cell.conditions) != len(dataset.condition_columns):
-            raise ValueError("a cell that does not name every condition")
-        if not all(map(is_finite, cell.conditions)):
-            raise ValueError("a cell whose conditions are not finite")
+    yield sorted(dataset.rows) != sorted(SPLITS), f"rows of {sorted(dataset.rows)}"
+    yield not dataset.event_columns or not conditions, "no event or no condition column"
+    yield len(names) < len(columns), "a column that is there twice"
+    yield not names <= set(dataset.ranges), f"no range of {names - set(dataset.ranges)}"
+    yield not _all_finite(dataset.ranges.values()), "a range that is not finite"
+    found = [cell.conditions for cell in dataset.cells]
+    found += [total.conditions for total in dataset.totals]
+    yield any(len(each) != conditions for each in found), "a cell that does not name all conditions"
+    yield not _all_finite(found), "a cell whose conditions are not finite"
     counts = [count for cell in dataset.cells for count in (cell.train, cell.val, cell.test)]
     counts += [*dataset.rows.values(), *dataset.dropped.values()]
-    if not all(map(_is_count, [*counts, dataset.bytes_before, dataset.bytes_after])):
-        raise ValueError("a count of rows or bytes that is none")
-    if len(dataset.split) != len(SPLITS) or not all(map(is_finite, dataset.split)):
-        raise ValueError("a split that is not three numbers")
+    counts += [dataset.bytes_before, dataset.bytes_after]
+    yield not all(map(_is_count, counts)), "a count of rows or bytes that is none"
+    yield len(dataset.split) != 3 or not _all_finite([dataset.split]), "a split that is none"
     texts = (dataset.fingerprint, dataset.command, dataset.where or "")
-    if not all(isinstance(text, str) for text in texts) or not isinstance(dataset.seed, int):
-        raise ValueError("a fingerprint, command, filter or seed that is none")
-    if not all(isinstance(source, dict) for source in dataset.sources):
-        raise ValueError("a source that is none")
+    yield not all(isinstance(text, str) for text in texts), "a text that is none"
+    yield not isinstance(dataset.seed, int), "a seed that is none"
+    yield not all(isinstance(source, dict) for source in dataset.sources), "a source that is none"
 
 
-def _check_totals(dataset: Dataset) -> None:
-    """Raises ValueError if the totals are not of these cells and rows."""
-    known = (*TOTALS.values(),) if dataset.totals else (None,)
-    if dataset.totals_unit not in known:
-        raise ValueError(f"{len(dataset.totals)} totals in the unit {dataset.totals_unit!r}")
-    if dataset.totals_unit is None:
-        return
-    mergers = {key(one.conditions): one.mergers for one in dataset.totals}
-    rows: Counter[tuple[float, ...]] = Counter()
-    for cell in dataset.cells:
-        rows[key(cell.conditions)] += cell.train + cell.val + cell.test
-    if len(mergers) < len(dataset.totals):
-        raise ValueError("totals that name a cell twice")
-    if any(len(one.conditions) != len(dataset.condition_columns) for one in dataset.totals):
-        raise ValueError("totals that do not name every condition")
-    if {where: count for where, count in mergers.items() if count} != rows:
-        raise ValueError("totals whose mergers are not the rows of the cells")
+def _odd_totals(dataset: Dataset) -> Iterator[tuple[bool, str]]:
+    known = tuple(TOTALS.values()) if dataset.totals else (None,)
+    yield dataset.totals_unit not in known, f"totals in the unit {dataset.totals_unit!r}"
+    if dataset.totals:
+        counted = {key(one.conditions): one.mergers for one in dataset.totals}
+        rows = Counter[tuple[float, ...]]()
+        for cell in dataset.cells:
+            rows[key(cell.conditions)] += cell.rows
+        yield len(counted) < len(dataset.totals), "totals that name a cell twice"
+        differing = {where: count for where, count in counted.items() if count} != rows
+        yield differing, "totals whose mergers are not the rows of the cells"
+
+
+def _all_finite(rows: Iterable[Iterable[object]]) -> bool:
+    return all(is_finite(value) for row in rows for value in row)
 
 
 def _compact(text: str) -> str:

@@ -65,7 +65,6 @@ class Stream:
         seed: int = 0,
         shuffle: bool = True,
         memory_mb: float = 512,
-        drop_last: bool = False,
         without: Named = (),
         only: Named | None = None,
     ) -> None:
@@ -78,7 +77,6 @@ class Stream:
             seed: Of the order of rows.
             shuffle: False gives the rows in file order, the same in every epoch.
             memory_mb: Decoded rows are kept after the first pass if they fit in this.
-            drop_last: Leave out a last batch that is not full.
             without: Cells whose rows are left out, each as a value of every condition column.
             only: Cells whose rows alone are read; None reads all.
 
@@ -102,9 +100,9 @@ class Stream:
             chosen = cells.find(self.dataset, named, Path(folder))
             self._table = self._table.of_cells(chosen, inside=inside, split=split)
         self.rows = self._table.rows
-        """Rows of the part that are read; with `drop_last` an epoch leaves out some of them."""
+        """Rows of the part that are read."""
         self.batch_size = batch_size
-        self.batches = self.rows // batch_size if drop_last else -(-self.rows // batch_size)
+        self.batches = -(-self.rows // batch_size)
         """Batches of an epoch."""
         self._seed = seed
         self._shuffle = shuffle

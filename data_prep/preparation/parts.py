@@ -8,7 +8,8 @@ whole.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,8 @@ BUCKET_ROWS = 1_000_000
 """Rows shuffled in memory at once, about."""
 GROUP_ROWS = 65_536
 """Rows of a row group: what a stream decodes at once."""
-PART_ROWS = 64 * GROUP_ROWS
-"""Rows of a part file, about 30 MB."""
+PART_GROUPS = 64
+"""Row groups of a part file, about 30 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +65,8 @@ def write(spool: Spool, folder: Path, seed: int) -> Written:
     rng = np.random.default_rng(for_order)
     for name in SPLITS:
         digest.update(name.encode())
-        with _PartWriter(folder / name, request, values) as writer:
-            for bucket in buckets[name]:
-                records = np.fromfile(bucket, request.record)
-                bucket.unlink()
-                records = records[rng.permutation(len(records))]
-                digest.update(records.tobytes())
-                writer.write(records)
+        shuffled = _shuffled(buckets[name], request, rng, digest)
+        _write_part(folder / name, _groups(shuffled), request, values)
     cells = tuple(
         Cell(tuple(value), *share)
         for value, share in zip(values.tolist(), shares.tolist(), strict=True)
@@ -110,64 +106,52 @@ def _deal(
     return buckets
 
 
-class _PartWriter:
-    """Rows of one part -> `part-00000.parquet`, `part-00001.parquet`, ... in full row groups."""
+def _shuffled(
+    buckets: Iterable[Path], request: Request, rng: np.random.Generator, digest: hashlib._Hash
+) -> Iterator[NDArray[Any]]:
+    """Each bucket in its final order; it is deleted."""
+    for bucket in buckets:
+        records = np.fromfile(bucket, request.record)
+        bucket.unlink()
+        records = records[rng.permutation(len(records))]
+        digest.update(records.tobytes())
+        yield records
 
-    def __init__(self, folder: Path, request: Request, values: NDArray[np.float64]) -> None:
-        folder.mkdir()
-        self._folder = folder
-        self._request = request
-        self._values = values
-        self._schema = pa.schema(
-            [pa.field(name, pa.float32(), nullable=False) for name in request.events]
-            + [pa.field(name, pa.float64(), nullable=False) for name in request.conditions]
-        )
-        self._waiting = np.empty(0, request.record)
-        self._file: pq.ParquetWriter | None = None
-        self._files = 0
-        self._rows = 0
 
-    def __enter__(self) -> _PartWriter:
-        return self
+def _groups(buckets: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    """The rows in groups of `GROUP_ROWS`; a last group that is not full may be empty."""
+    waiting: list[NDArray[Any]] = []
+    for records in buckets:
+        joined = np.concatenate([*waiting, records])
+        while len(joined) > GROUP_ROWS:
+            yield joined[:GROUP_ROWS]
+            joined = joined[GROUP_ROWS:]
+        waiting = [joined.copy()]
+    yield from waiting
 
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is None and (len(self._waiting) or not self._files):
-            self._put(self._waiting)
-        self._close()
 
-    def write(self, records: NDArray[Any]) -> None:
-        """Add rows in their final order."""
-        joined = np.concatenate([self._waiting, records])
-        full = len(joined) - len(joined) % GROUP_ROWS
-        for start in range(0, full, GROUP_ROWS):
-            self._put(joined[start : start + GROUP_ROWS])
-        self._waiting = joined[full:].copy()
-
-    def _put(self, records: NDArray[Any]) -> None:
-        if self._file is None:
-            self._file = self._open()
-        columns = [*records["events"].T, *self._values[records["cell"]].T]
-        arrays = [pa.array(np.ascontiguousarray(column)) for column in columns]
-        self._file.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
-        self._rows += len(records)
-        if self._rows >= PART_ROWS:
-            self._close()
-
-    def _open(self) -> pq.ParquetWriter:
-        path = self._folder / f"part-{self._files:05d}.parquet"
-        self._files += 1
-        return pq.ParquetWriter(
-            path,
-            self._schema,
-            use_dictionary=list(self._request.conditions),
-            column_encoding=dict.fromkeys(self._request.events, "BYTE_STREAM_SPLIT"),
+def _write_part(
+    folder: Path, groups: Iterable[NDArray[Any]], request: Request, values: NDArray[np.float64]
+) -> None:
+    """`part-00000.parquet`, `part-00001.parquet`, ... of so many row groups each."""
+    folder.mkdir()
+    schema = pa.schema(
+        [pa.field(name, pa.float32(), nullable=False) for name in request.events]
+        + [pa.field(name, pa.float64(), nullable=False) for name in request.conditions]
+    )
+    numbered = itertools.groupby(enumerate(groups), lambda each: each[0] // PART_GROUPS)
+    for number, part in numbered:
+        with pq.ParquetWriter(
+            folder / f"part-{number:05d}.parquet",
+            schema,
+            use_dictionary=list(request.conditions),
+            column_encoding=dict.fromkeys(request.events, "BYTE_STREAM_SPLIT"),
             compression="zstd",
             compression_level=15,
             write_statistics=False,
             store_schema=False,
-        )
-
-    def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._file, self._rows = None, 0
+        ) as file:
+            for _, records in part:
+                columns = [*records["events"].T, *values[records["cell"]].T]
+                arrays = [pa.array(np.ascontiguousarray(column)) for column in columns]
+                file.write_table(pa.Table.from_arrays(arrays, schema=schema))

@@ -40,7 +40,6 @@ def prepare(
     totals: Path | None = None,
     command: str = "",
     on_progress: Callable[[int], None] | None = None,
-    on_note: Callable[[str], None] | None = None,
 ) -> Dataset:
     """Write the dataset folder `out` from simulation tables.
 
@@ -57,8 +56,6 @@ def prepare(
         totals: Table of what was simulated in each cell, for merger rates: see `totals`.
         command: Kept in `dataset.json`: how the user asked for this.
         on_progress: Called with the rows read so far (of the sources, kept or not).
-        on_note: Called with a sentence for each cell whose mergers the totals tell otherwise,
-            where no row was left out.
 
     Returns:
         The dataset as written to `out/dataset.json`.
@@ -107,9 +104,6 @@ def prepare(
             totals_unit=simulated.unit if simulated else None,
         )
         dataset.write(folder)
-    if simulated and on_note and not dataset.dropped:
-        for note in simulated.differing(dataset.totals):
-            on_note(note)
     return dataset
 
 

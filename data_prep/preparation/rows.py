@@ -16,6 +16,8 @@ from data_prep.tables.chunk import Chunk
 from data_prep.tables.source import Source
 from data_prep.where import Filter, FilterError
 
+_DROP = "pass --drop-invalid to leave such rows out and count them"
+
 
 def wanted(source: Source, request: Request, dropped: Counter[str]) -> Iterator[Chunk]:
     """The source's rows under the names of the request: whole, matching `where`, checked.
@@ -54,12 +56,29 @@ def faults(column: Column, values: NDArray[np.float64]) -> Iterator[tuple[str, N
         yield "not above zero", values <= 0
 
 
-def fault(source: Source, column: str, row: int, found: float | str, why: str) -> DataError:
-    """The error of a value; `why` closes the sentence with reason and remedy."""
-    if not isinstance(found, str):
-        found = "no value" if np.isnan(found) else f"{found:g}"
-    name = source.renamed.get(column, column)
-    return DataError(f"{source.path}, column {name!r}, row {row}: {found} is {why}")
+def refuse(
+    source: Source, chunk: Chunk, name: str, reason: str, wrong: NDArray[np.bool_], remedy: str
+) -> None:
+    """Raise DataError for the first wrong value of a column, if there is one."""
+    if wrong.any():
+        at = int(wrong.argmax())
+        value = chunk.numbers[name][at]
+        found = chunk.wrong.get(name, {}).get(at)
+        found = repr(found) if found else "no value" if np.isnan(value) else f"{value:g}"
+        raise DataError(
+            f"{source.path}, column {source.renamed.get(name, name)!r}, row {chunk.rows[at]}: "
+            f"{found} is {reason}: {remedy}"
+        )
+
+
+def refuse_unread(source: Source, chunk: Chunk, remedy: str) -> None:
+    """Raise DataError if a row has not one value per column, or text where a number belongs."""
+    for row, what in chunk.ragged:
+        raise DataError(f"{source.path}, row {row}: {what} (or is the file cut off?): {remedy}")
+    first = min(((min(texts), name) for name, texts in chunk.wrong.items()), default=None)
+    if first:
+        at, name = first
+        refuse(source, chunk, name, "not a number", np.arange(len(chunk.rows)) == at, remedy)
 
 
 def _rule(source: Source, request: Request, known: set[str]) -> Filter | None:
@@ -80,20 +99,11 @@ def _mask(rule: Filter, chunk: Chunk, source: Source) -> NDArray[np.bool_]:
 
 def _whole(chunk: Chunk, source: Source, request: Request, dropped: Counter[str]) -> Chunk:
     """Without the rows that could not be read as one value per column, numbers where due."""
-    if chunk.ragged and not request.drop_invalid:
-        row, what = chunk.ragged[0]
-        raise DataError(
-            f"{source.path}, row {row}: {what}: correct the row (or is the file cut off?), "
-            "or pass --drop-invalid to leave such rows out"
-        )
+    if not request.drop_invalid:
+        refuse_unread(source, chunk, f"correct the row, or {_DROP}")
     dropped["not one value per column"] += len(chunk.ragged)
     if not chunk.wrong:
         return chunk
-    at, column = min((min(texts), column) for column, texts in chunk.wrong.items())
-    if not request.drop_invalid:
-        text, row = chunk.wrong[column][at], int(chunk.rows[at])
-        why = "not a number: correct the row, or pass --drop-invalid to leave such rows out and "
-        raise fault(source, column, row, repr(text), f"{why}count them")
     good = np.ones(len(chunk.rows), bool)
     good[[at for texts in chunk.wrong.values() for at in texts]] = False
     dropped["text in a number column"] += int((~good).sum())
@@ -108,11 +118,9 @@ def _checked(chunk: Chunk, source: Source, request: Request, dropped: Counter[st
         if column.name in request.events:
             found.append(("beyond single precision (1e-45 to 3e38)", _lost(values)))
         for reason, wrong in found:
-            if wrong.any() and not request.drop_invalid:
-                at = int(wrong.argmax())
-                why = f"{reason}: correct the row, filter it out with --where, or pass "
-                why += "--drop-invalid to leave such rows out and count them"
-                raise fault(source, column.name, int(chunk.rows[at]), values[at], why)
+            if not request.drop_invalid:
+                remedy = f"correct the row, filter it out with --where, or {_DROP}"
+                refuse(source, chunk, column.name, reason, wrong, remedy)
             dropped[reason] += int((wrong & ~bad).sum())
             bad |= wrong
     return chunk.take(~bad) if bad.any() else chunk

@@ -84,7 +84,6 @@ def prepare(
             totals=totals,
             command=_command_line(),
             on_progress=on_progress,
-            on_note=lambda note: progress.say(console, f"note: {note}"),
         )
     rows = sum(dataset.rows.values())
     summary = {

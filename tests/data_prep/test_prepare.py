@@ -166,7 +166,7 @@ def test_neither_block_nor_bucket_nor_part_boundaries_lose_rows(table, tmp_path,
     monkeypatch.setattr(spool, "BLOCK_ROWS", 700)
     monkeypatch.setattr(parts, "BUCKET_ROWS", 500)
     monkeypatch.setattr(parts, "GROUP_ROWS", 256)
-    monkeypatch.setattr(parts, "PART_ROWS", 1024)
+    monkeypatch.setattr(parts, "PART_GROUPS", 4)
     monkeypatch.setattr(parquet, "CHUNK_ROWS", 333)
 
     prepare([tmp_path / "mergers.parquet"], tmp_path / "out")
@@ -670,7 +670,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(parts._PartWriter, "_put", full)
+    monkeypatch.setattr(parts.pq.ParquetWriter, "write_table", full)
     with pytest.raises(DataError, match="out cannot be written .*No space left.*: make room"):
         prepare([path], tmp_path / "out")
 
@@ -691,12 +691,12 @@ def test_a_kill_while_writing_leaves_nothing_at_out(tmp_path):
         import time
         from pathlib import Path
         from data_prep.preparation import parts, prepare
-        put = parts._PartWriter._put
-        def slowly(self, records):
-            put(self, records)
+        put = parts.pq.ParquetWriter.write_table
+        def slowly(self, table):
+            put(self, table)
             print("writing", flush=True)
             time.sleep(60)
-        parts._PartWriter._put = slowly
+        parts.pq.ParquetWriter.write_table = slowly
         prepare.prepare([Path({os.fspath(path)!r})], Path({os.fspath(tmp_path / "out")!r}))
     """
     process = subprocess.Popen(

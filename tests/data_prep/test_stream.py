@@ -32,7 +32,7 @@ def many(table: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pq.write_table(table, folder / "a.parquet")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parts, "GROUP_ROWS", 97)
-        patch.setattr(parts, "PART_ROWS", 970)
+        patch.setattr(parts, "PART_GROUPS", 10)
         prepare([folder / "a.parquet"], folder / "out")
     return folder / "out"
 
@@ -196,14 +196,6 @@ def test_without_shuffling_rows_come_in_file_order(many):
     for epoch in (0, 3):
         events = np.concatenate([batch.events for batch in stream.epoch(epoch)])
         np.testing.assert_array_equal(events, read_split(many, "val").events)
-
-
-def test_drop_last_leaves_out_what_is_not_full(many):
-    stream = Stream(many, "train", batch_size=1000, drop_last=True)
-
-    assert [len(batch.events) for batch in stream.epoch(0)] == [1000, 1000, 1000]
-    assert stream.batches == 3
-    assert list(Stream(many, "train", batch_size=10**6, drop_last=True).epoch(0)) == []
 
 
 def test_closing_early_ends_the_thread(many):
