@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
-from tabulate import LATEX_ESCAPE_RULES, tabulate
+import tabulate
 
 from data_prep.errors import InputError
 from data_prep.untrusted import finite
@@ -24,9 +24,11 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 WIDEST = 48
 """Characters of a cell that a terminal shows; everywhere else nothing is cut."""
 
+tabulate.MIN_PADDING = 0  # else a column is two characters wider than its head
+
 Rows = Sequence[Mapping[str, object]]
 
-_TEX = str.maketrans({**LATEX_ESCAPE_RULES, "|": r"\textbar{}"})
+_TEX = str.maketrans({**tabulate.LATEX_ESCAPE_RULES, "|": r"\textbar{}"})
 
 
 class ListingError(InputError):
@@ -93,7 +95,7 @@ def _aligned(
     given = [[each for each in column if each is not None] for column in columns]
     sides = ["right" if each and all(map(_is_number, each)) else "left" for each in given]
     cells = [list(map(shown, _cells(column), column)) for column in columns]
-    return tabulate(
+    return tabulate.tabulate(
         list(zip(*cells, strict=True)),
         headers=[shown(name, None) for name in names],
         tablefmt=style,
