@@ -17,6 +17,7 @@ import optuna
 from optuna.trial import TrialState
 
 from hpo.queue.leases import Owner
+from hpo.queue.reaper import reap
 from hpo.queue.slots import Slots
 from hpo.storage.address import url_of
 from hpo.storage.open import open_storage
@@ -80,7 +81,7 @@ def drain(url, place, pause_s=0.0, together=0):
     owner = Owner.this_process()
     meet(place, together)
     while True:
-        slots.reap()
+        reap(slots)
         claim = slots.claim(owner)
         if claim is None:
             return

@@ -1,8 +1,8 @@
 """Leases: which process holds a running trial, and whether it still lives.
 
-The tables beside Optuna's own, and what their rows say. A lease is renewed while its owner lives;
-on the owner's host the process is looked up, elsewhere the renewals tell, and SLURM where they
-fall silent. Times are the server's: nodes' clocks differ.
+A lease is renewed while its owner lives. On the owner's host the process is looked up; elsewhere
+the renewals tell, and SLURM is asked where they fall silent. Times are the server's: nodes' clocks
+differ.
 """
 
 from __future__ import annotations
@@ -12,11 +12,8 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
-import sqlalchemy as sql
-from sqlalchemy.ext.compiler import compiles
 
 from hpo.queue.jobs import JobState, job_of_this_process
 
@@ -25,56 +22,6 @@ LEASE_S = 180.0
 GIVE_UP_S = 1800.0
 """Seconds without a renewal after which an owner counts as dead though its job seems to run: its
 node may be gone and SLURM not know it. Fencing keeps the trial safe if it is not."""
-
-LEASES = sql.Table(
-    "hpo_leases",
-    sql.MetaData(),
-    # Optuna's trial_id, without a foreign key: `optuna` deletes a study knowing its own tables.
-    sql.Column("trial_id", sql.Integer, primary_key=True, autoincrement=False),
-    sql.Column("token", sql.String(32), nullable=False),
-    sql.Column("host", sql.String(255), nullable=False),
-    sql.Column("pid", sql.Integer, nullable=False),
-    sql.Column("started", sql.Double, nullable=False),
-    sql.Column("job", sql.String(64)),
-    sql.Column("rank", sql.Integer, nullable=False),
-    sql.Column("renewed", sql.Double, nullable=False),
-    sql.Column("restarts", sql.Integer, nullable=False),
-)
-TOTALS = sql.Table(
-    "hpo_totals",
-    LEASES.metadata,
-    sql.Column("study_id", sql.Integer, primary_key=True, autoincrement=False),
-    sql.Column("total", sql.Integer, nullable=False),
-)
-JOBS = sql.Table(
-    "hpo_jobs",
-    LEASES.metadata,
-    sql.Column("study_id", sql.Integer, primary_key=True, autoincrement=False),
-    sql.Column("job", sql.String(64), primary_key=True),
-)
-
-
-class Now(sql.ColumnElement[float]):
-    """The server's time, seconds since 1970."""
-
-    inherit_cache = True
-    type = sql.Double()
-
-
-@compiles(Now, "sqlite")
-def _now_of_sqlite(*_: Any, **__: Any) -> str:
-    return "((julianday('now') - 2440587.5) * 86400.0)"
-
-
-@compiles(Now, "postgresql")
-def _now_of_postgresql(*_: Any, **__: Any) -> str:
-    return "extract(epoch from clock_timestamp())::double precision"
-
-
-@compiles(Now, "mysql")
-@compiles(Now, "mariadb")
-def _now_of_mysql(*_: Any, **__: Any) -> str:
-    return "(unix_timestamp(sysdate(6)) + 0e0)"
 
 
 class LeaseLost(RuntimeError):
@@ -132,15 +79,22 @@ class Owner:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Lease:
-    """Who holds a running trial, and since when it has been heard of."""
+class Claim:
+    """A trial in a process's hands."""
 
     number: int
     trial_id: int
     token: str
+    restarts: int
+    """How many owners lost it before."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lease(Claim):
+    """A claim with its owner, and when the owner was last heard of."""
+
     owner: Owner
     silent_s: float
-    restarts: int
 
     @property
     def doubtful(self) -> bool:
@@ -163,17 +117,6 @@ class Lease:
         return self.silent_s < LEASE_S
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Claim:
-    """A trial in this process's hands."""
-
-    number: int
-    trial_id: int
-    token: str
-    restarts: int
-    """How many owners lost it before."""
-
-
 def began(pid: int) -> float:
     """When a process of this host began, by a clock that is never set.
 
@@ -190,16 +133,3 @@ def began(pid: int) -> float:
         return psutil.Process(pid).create_time()
     after_name = text.rpartition(")")[2].split()
     return int(after_name[19]) / os.sysconf("SC_CLK_TCK")
-
-
-def make_tables(engine: sql.Engine) -> None:
-    """Make the tables of ours that are not there.
-
-    Two processes that make them at once clash: the loser finds them made.
-    """
-    for table in (LEASES, TOTALS, JOBS):
-        try:
-            table.create(engine, checkfirst=True)
-        except (sql.exc.IntegrityError, sql.exc.OperationalError, sql.exc.ProgrammingError):
-            if not sql.inspect(engine).has_table(table.name):
-                raise

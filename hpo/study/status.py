@@ -15,7 +15,8 @@ import optuna
 from optuna.trial import TrialState
 
 from hpo.queue.leases import Lease
-from hpo.queue.slots import Slots, TrialSummary
+from hpo.queue.slots import Slots
+from hpo.queue.trials import TrialSummary
 from hpo.records.record import FINISHED, RunRecord
 from hpo.study.spec import StudySpec
 from hpo.study.study import record_of, runs_of, stop_reason

@@ -19,7 +19,9 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from hpo.queue.leases import Owner
-from hpo.queue.slots import Slots, TrialSummary
+from hpo.queue.reaper import reap
+from hpo.queue.slots import Slots
+from hpo.queue.trials import TrialSummary
 from hpo.records.folder import read
 from hpo.records.record import NAME, Cost, DataUsed, Environment, RecordError, RunRecord, now
 from hpo.storage.open import open_study
@@ -102,7 +104,7 @@ def record_of(study: optuna.Study, number: int) -> RunRecord | None:
 
 def reap_lost_trials(study: optuna.Study, slots: Slots, me: Owner | None = None) -> None:
     """Take back the trials of dead workers; what was lost too often ends in its record too."""
-    for number in slots.reap(me).failed:
+    for number in reap(slots, me).failed:
         reason = (
             f"its worker died {slots.max_restarts + 1} times: see log.txt, and the folder workers "
             "for what the workers said"

@@ -7,6 +7,7 @@ import pytest
 from optuna.trial import TrialState
 
 from hpo.queue.leases import Owner
+from hpo.queue.reaper import reap
 from hpo.records.folder import read
 from hpo.records.record import NAME
 from models.arrays.flow import ArrayFlow
@@ -99,11 +100,11 @@ def test_a_clock_that_is_set_takes_no_trial_from_a_worker_that_runs(forks, make,
 def test_a_renewal_from_before_the_clock_was_set_back_does_not_keep_the_dead_alive(make, tmp_path):
     made = make(tmp_path / "runs", trials=1)
     made.slots.claim(Owner(host="elsewhere", pid=1, started=0.0))
-    with made.slots._engine.begin() as connection:
+    with made.slots.engine.begin() as connection:
         connection.exec_driver_sql("update hpo_leases set renewed = renewed + 7200")
     assert made.slots.leases()[0].silent_s < -7000
 
-    assert made.slots.reap().released == ()
+    assert reap(made.slots).released == ()
 
     (lease,) = made.slots.leases()
     assert 0 <= lease.silent_s < 60

@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 
 from hpo.queue.jobs import JobState
 from hpo.queue.leases import Lease, LeaseLost, Owner, began
+from hpo.queue.reaper import reap
 from hpo.queue.slots import Slots
 from hpo.storage.address import url_of
 from hpo.storage.open import open_storage
@@ -98,7 +99,7 @@ def test_a_dead_owners_trial_is_the_next_one_claimed_with_all_it_had(runs):
     value = lost.suggest_float("learning_rate", 1e-5, 1e-2, log=True)
     lost.report(4.5, 1)
 
-    assert slots.reap().released == (0,)
+    assert reap(slots).released == (0,)
     claim = slots.claim(Owner.this_process())
     found = slots.trial_of(claim)
 
@@ -112,7 +113,7 @@ def test_a_live_owners_trial_is_left_alone(runs):
     slots.top_up(1)
     slots.claim(Owner.this_process())
 
-    assert slots.reap() == type(slots.reap())()
+    assert reap(slots) == type(reap(slots))()
     assert slots.counts()[TrialState.RUNNING] == 1
 
 
@@ -156,21 +157,25 @@ def test_a_reused_process_id_is_not_the_owner():
 
 def test_slurm_is_asked_only_about_silent_owners_elsewhere(runs):
     asked = []
-    slots, study = slots_of(runs)
-    slots = Slots(study, max_restarts=3, ask=lambda jobs: asked.append(list(jobs)) or {})
+    slots, _ = slots_of(runs)
+
+    def ask(jobs):
+        asked.append(list(jobs))
+        return {}
+
     slots.top_up(1)
     slots.claim(ELSEWHERE)
 
-    assert slots.reap().released == ()
+    assert reap(slots, ask=ask).released == ()
     assert asked == []
     age(slots, 300)
-    assert slots.reap().released == (0,)
+    assert reap(slots, ask=ask).released == (0,)
     assert asked == [["12_3"]]
 
 
 def age(slots, seconds):
     """Have all leases been renewed that much earlier."""
-    with slots._engine.begin() as connection:
+    with slots.engine.begin() as connection:
         connection.execute(sql.text(f"UPDATE hpo_leases SET renewed = renewed - {seconds}"))
 
 
@@ -182,7 +187,7 @@ def test_a_job_that_was_started_anew_takes_back_what_it_held(runs):
 
     again = replace(ELSEWHERE, host="another", pid=7)
 
-    assert slots.reap(again).released == (0,)
+    assert reap(slots, again).released == (0,)
 
 
 def test_a_claim_whose_answer_was_lost_is_found_again(runs, monkeypatch):
@@ -261,7 +266,7 @@ def test_a_worker_that_lost_its_trial_can_tell_nothing(runs):
     slots, study = slots_of(runs)
     slots.top_up(1)
     old = slots.claim(dead_owner())
-    slots.reap()
+    reap(slots)
     new = slots.claim(Owner.this_process())
 
     with pytest.raises(LeaseLost, match="trial 0"):
@@ -280,7 +285,7 @@ def test_a_trial_that_keeps_killing_its_workers_fails_at_last(runs):
     outcomes = []
     for _ in range(3):
         slots.claim(dead_owner())
-        outcomes.append(slots.reap())
+        outcomes.append(reap(slots))
 
     assert [one.released for one in outcomes] == [(0,), (0,), ()]
     assert outcomes[-1].failed == (0,)
@@ -311,12 +316,12 @@ def test_a_killed_process_is_seen_as_dead_at_once(runs):
     worker = context.Process(target=claim_and_hang, args=(runs, claimed))
     worker.start()
     assert claimed.get(timeout=60) == 0
-    assert slots.reap().released == ()
+    assert reap(slots).released == ()
 
     os.kill(worker.pid, signal.SIGKILL)
     worker.join()
 
-    assert slots.reap().released == (0,)
+    assert reap(slots).released == (0,)
 
 
 def launch(runs, start, made):

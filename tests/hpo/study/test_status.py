@@ -101,7 +101,7 @@ def test_the_time_left_follows_from_the_trials_that_ended(opened):
 def test_a_look_asks_the_database_no_more_for_many_trials_than_for_few(opened):
     study, _, slots = opened
     asked = []
-    event.listen(slots._engine, "before_cursor_execute", lambda *call: asked.append(call[2]))
+    event.listen(slots.engine, "before_cursor_execute", lambda *call: asked.append(call[2]))
     reports = {epoch: 4.5 for epoch in range(3)}
 
     def asked_by_a_look():

@@ -7,7 +7,8 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 
-from hpo.queue.slots import Reaped, Slots
+from hpo.queue.reaper import Reaped
+from hpo.queue.slots import Slots
 from hpo.records.folder import read
 from hpo.records.record import NAME
 from hpo.storage.address import url_of
@@ -122,7 +123,7 @@ def test_a_launch_lifts_the_stop(storage):
 
 
 def test_a_trial_that_its_workers_died_of_ends_in_its_record_too(storage, tmp_path, monkeypatch):
-    monkeypatch.setattr(Slots, "reap", lambda self, me: Reaped(failed=(7,)))
+    monkeypatch.setattr("hpo.study.study.reap", lambda slots, me: Reaped(failed=(7,)))
     study = create_study(storage, load("quick"), runs=tmp_path, fingerprint="f")
     folder = trial_folder(tmp_path, "quick", 7)
     folder.mkdir(parents=True)
@@ -139,7 +140,7 @@ def test_a_trial_that_its_workers_died_of_ends_in_its_record_too(storage, tmp_pa
 def test_a_trial_that_killed_its_workers_before_its_first_record_has_one_at_last(
     storage, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(Slots, "reap", lambda self, me: Reaped(failed=(3,)))
+    monkeypatch.setattr("hpo.study.study.reap", lambda slots, me: Reaped(failed=(3,)))
     study = create_study(storage, load("quick"), runs=tmp_path, fingerprint="f")
 
     reap_lost_trials(study, Slots(study, max_restarts=0))
