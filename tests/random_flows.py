@@ -1,6 +1,7 @@
 """Flows of random weights, in torch and in plain arrays, for the tests that need no fitted one."""
 
 import numpy as np
+import pytest
 import torch
 
 from data_prep.columns import Column
@@ -9,31 +10,72 @@ from models.config import FlowConfig
 from models.flow.coordinates import Constants, Moments
 from models.flow.density import ConditionalFlow
 
-EVENTS = (
-    Column("Mass_0", "Msun", True),
-    Column("Mass_1", "Msun", True),
-    Column("chi_eff", "", False),
-)
-CONDITIONS = (Column("Z", "", True), Column("alpha", "", True))
+MASSES = (Column("Mass_0", "Msun", True), Column("Mass_1", "Msun", True))
+GRID = (Column("Z", "", True), Column("alpha", "", True))
 DOMAIN = {"Z": (1e-4, 1e-2), "alpha": (0.5, 5.0)}
-MEANS, SPREADS = np.array([2.0, -0.2, 0.1]), np.array([0.5, 0.3, 0.2])
+LAYERS = {
+    "affine": {"kind": "affine"},
+    "affine-masked": {"kind": "affine", "conditioner": "masked"},
+    "spline": {"kind": "spline"},
+    "spline-masked": {"kind": "spline", "conditioner": "masked"},
+    "residual": {"kind": "spline", "residual": True, "depth": 3},
+    "normalised": {"kind": "spline", "normalise": True},
+}
+"""Options of a flow of each kind."""
+
+every_layer = pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS)
+
+
+def flow(
+    events=MASSES,
+    conditions=GRID,
+    *,
+    seed=0,
+    shake=0.2,
+    constants=None,
+    domain=None,
+    double=True,
+    **options,
+):
+    """As bent as a trained one: `shake` moves its weights away from the identity."""
+    options = {"blocks": 3, "hidden": 16, **options}
+    moments = constants or Constants(
+        Moments(100, np.full(len(events), 2.0), np.full(len(events), 25.0)),
+        Moments(100, np.zeros(len(conditions)), np.full(len(conditions), 100.0)),
+    )
+    domain = domain or {column.name: (0.5, 2.0) for column in conditions}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = ConditionalFlow(FlowConfig(**options), events, conditions, moments, domain)
+    if double:
+        made.double()
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            noise = torch.randn(parameter.shape, generator=rng, dtype=torch.float64)
+            parameter.add_((shake * noise).to(parameter))
+    return made.eval()
 
 
 def a_flow(features=2, conditions=2, options=None, *, seed=0, noise=0.1):
-    """With weights far enough from the first ones that nothing is near the identity."""
+    """One as it is loaded, of masses, an effective spin and the grid's conditions."""
+    events = (*MASSES, Column("chi_eff", "", False))[:features]
+    means, spreads = np.array([2.0, -0.2, 0.1]), np.array([0.5, 0.3, 0.2])
     constants = Constants(
-        Moments(100, MEANS[:features], 100 * SPREADS[:features] ** 2),
+        Moments(100, means[:features], 100 * spreads[:features] ** 2),
         Moments(100, np.array([-7.0, 0.3])[:conditions], np.full(conditions, 100.0)),
     )
-    config = FlowConfig(**{"hidden": 24, **(options or {})})
-    torch.manual_seed(seed)
-    flow = ConditionalFlow(
-        config, EVENTS[:features], CONDITIONS[:conditions], constants, DOMAIN
-    ).eval()
-    for name, value in flow.state_dict().items():
-        if name.startswith("net") and value.is_floating_point():
-            value += noise * torch.randn_like(value)
-    return flow.requires_grad_(False)
+    made = flow(
+        events,
+        GRID[:conditions],
+        seed=seed,
+        shake=noise,
+        constants=constants,
+        domain=DOMAIN,
+        double=False,  # not cast back: that would round nflows' constants
+        **{"blocks": FlowConfig().blocks, "hidden": 24, **(options or {})},
+    )
+    return made.requires_grad_(False)
 
 
 def in_arrays(flow, **options):

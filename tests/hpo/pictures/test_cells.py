@@ -19,7 +19,7 @@ from hpo.pictures.style import PlotError
 from models import Emulator
 from models.evaluation import distances
 from tests.conftest import GRID as CELLS
-from tests.models.flow.test_density import GRID, flow
+from tests.random_flows import GRID, flow
 
 MAGIC = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
 KICK = Column("kick", "km / s", True)

@@ -8,7 +8,7 @@ import pytest
 from hpo.pictures.divergence import from_reference, jensen_shannon
 from hpo.pictures.style import PlotError
 from models import Emulator
-from tests.models.flow.test_density import flow
+from tests.random_flows import flow
 
 CELLS = [{"Z": Z, "alpha": alpha} for Z in (0.6, 1.8) for alpha in (0.6, 1.0, 1.8)]
 

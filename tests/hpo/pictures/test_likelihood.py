@@ -9,7 +9,7 @@ from hpo.pictures import likelihood
 from hpo.pictures.style import PlotError
 from models import Emulator
 from models.bundle.emulator import EmulatorError
-from tests.models.flow.test_density import flow
+from tests.random_flows import flow
 
 HERE = {"Z": 1.0, "alpha": 1.5}
 

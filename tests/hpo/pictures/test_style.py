@@ -11,7 +11,7 @@ from hpo.pictures.style import PlotError
 from models import Emulator
 from tests.hpo.pictures.test_contours import Truth
 from tests.hpo.pictures.test_losses import run
-from tests.models.flow.test_density import flow
+from tests.random_flows import flow
 
 MAGIC = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
 HERE = {"Z": 0.001, "alpha": 1.0}

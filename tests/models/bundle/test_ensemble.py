@@ -2,6 +2,7 @@
 
 import json
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from models.bundle.emulator import EmulatorError
 from models.bundle.ensemble import Ensemble, EnsembleError, from_description
 from models.flow.density import ConditionalFlow
 from tests.models.bundle.test_onnx import run
-from tests.models.flow.test_density import DATA, flow
+from tests.random_flows import flow
+
+DATA = Path(__file__).parents[2] / "data"
 
 HERE = {"Z": 1.0, "alpha": 1.0}
 

@@ -11,7 +11,7 @@ from onnx.reference import ReferenceEvaluator
 
 from models.bundle import onnx
 from models.config import ACTIVATIONS, COORDINATES
-from tests.models.flow.test_density import GRID, MASSES, every_layer, flow
+from tests.random_flows import GRID, MASSES, every_layer, flow
 
 
 def run(path, **inputs):

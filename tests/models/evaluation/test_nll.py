@@ -58,7 +58,7 @@ def test_the_nll_of_each_cell_is_that_of_its_rows_alone(flow, prepared):
 
 
 def test_data_with_other_columns_is_refused(prepared):
-    from tests.models.flow.test_density import GRID, flow
+    from tests.random_flows import GRID, flow
 
     with pytest.raises(DataError, match="has the condition columns Z, alpha, the flow Z: prepare"):
         nll.nll(flow(conditions=GRID[:1]), prepared, "test")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models.flow import batched
-from tests.models.flow.test_density import GRID, flow
+from tests.random_flows import GRID, flow
 
 
 def test_the_cost_counts_only_weights_in_use():

@@ -8,6 +8,7 @@ from models.config import ConfigError, FlowConfig
 from models.flow.conditioners import FusedPass, MaskedConditioner, Network, SeparateConditioner
 from models.flow.conditions import Conditions
 from models.flow.fused import ACTIVATIONS
+from tests.pairwise import every_pair
 
 OFFICIAL = {
     "relu": torch.relu,
@@ -66,9 +67,7 @@ def test_a_network_is_the_formula_that_it_says(residual):
     torch.testing.assert_close(made(x_IN), w3 @ functional.gelu(third) + b3)
 
 
-@pytest.mark.parametrize("residual", [False, True])
-@pytest.mark.parametrize("depth", [1, 2, 3])
-@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@every_pair(activation=sorted(ACTIVATIONS), depth=[1, 2, 3], residual=[False, True])
 def test_a_pass_by_hand_is_that_of_autograd(activation, depth, residual):
     made = network(activation=activation, depth=depth, residual=residual)
     x_IN, weights_PN = numbers(3, 7).requires_grad_(), numbers(4, 7, seed=2)
@@ -169,9 +168,7 @@ def test_groups_one_after_another_are_those_worked_out_together():
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("activation", ["relu", "tanh", "silu"])
-@pytest.mark.parametrize("depth", [1, 2, 3])
-@pytest.mark.parametrize("features", [1, 2, 3])
+@every_pair(features=[1, 2, 3], depth=[1, 2, 3], activation=["relu", "tanh", "silu"])
 def test_its_derivative_by_hand_is_that_of_autograd(features, depth, activation):
     made, counts = masked(features, depth=depth, activation=activation), [90, 60, 50]
     x_FN, c_CU = numbers(features, 200).requires_grad_(), numbers(2, 3, seed=2).requires_grad_()

@@ -15,54 +15,11 @@ from models.config import COORDINATES, FlowConfig
 from models.flow.conditions import distinct
 from models.flow.coordinates import Constants, Moments
 from models.flow.density import build_flow, from_description
-
-MASSES = (Column("Mass_0", "Msun", True), Column("Mass_1", "Msun", True))
-GRID = (Column("Z", "", True), Column("alpha", "", True))
-
+from tests.pairwise import every_pair
+from tests.random_flows import GRID, LAYERS, MASSES, every_layer, flow
 
 DATA = Path(__file__).parents[2] / "data"
-LAYERS = {
-    "affine": {"kind": "affine"},
-    "affine-masked": {"kind": "affine", "conditioner": "masked"},
-    "spline": {"kind": "spline"},
-    "spline-masked": {"kind": "spline", "conditioner": "masked"},
-    "residual": {"kind": "spline", "residual": True, "depth": 3},
-    "normalised": {"kind": "spline", "normalise": True},
-}
-
-every_layer = pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS)
 every_coordinates = pytest.mark.parametrize("coordinates", COORDINATES)
-
-
-def dataset(events, conditions):
-    return Dataset(
-        event_columns=tuple(events),
-        condition_columns=tuple(conditions),
-        rows={"train": 1, "val": 1, "test": 1},
-        cells=(),
-        ranges={column.name: (0.5, 2.0) for column in (*events, *conditions)},
-        fingerprint="",
-    )
-
-
-def flow(events=MASSES, conditions=GRID, *, seed=0, shake=0.2, blocks=3, hidden=16, **options):
-    """A flow with random weights, as bent as a trained one, in double precision."""
-    moments = Constants(
-        Moments(100, np.full(len(events), 2.0), np.full(len(events), 25.0)),
-        Moments(100, np.zeros(len(conditions)), np.full(len(conditions), 100.0)),
-    )
-    made = build_flow(
-        FlowConfig(blocks=blocks, hidden=hidden, **options),
-        dataset(events, conditions),
-        moments,
-        seed=seed,
-    ).double()
-    rng = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            noise = torch.randn(parameter.shape, generator=rng, dtype=torch.float64)
-            parameter.add_(shake * noise)
-    return made.eval()
 
 
 def conditions(Z, alpha, rows):
@@ -76,26 +33,18 @@ def grid(points=400):
     return x_NF, x_NF.prod(1) * (log_m[1] - log_m[0]) ** 2
 
 
-@pytest.mark.parametrize(("Z", "alpha"), [(0.5, 0.5), (1.0, 1.0), (2.0, 0.7)])
-@pytest.mark.parametrize("activation", ["relu", "tanh"])
-def test_the_density_integrates_to_one(Z, alpha, activation):
-    x_NF, area_N = grid()
-
-    with torch.no_grad():
-        made = flow(activation=activation, bins=6, shake=0.1)
-        log_prob_N = made.log_prob(x_NF, conditions(Z, alpha, 1), [len(x_NF)])
-
-    assert float((log_prob_N.exp() * area_N).sum()) == pytest.approx(1, abs=2e-3)
-
-
-@every_coordinates
-@every_layer
-def test_the_density_integrates_to_one_whatever_the_layers_and_coordinates(layers, coordinates):
+@every_pair(
+    layers=LAYERS,
+    coordinates=COORDINATES,
+    activation=["relu", "tanh"],
+    where={"low": (0.5, 0.5), "middle": (1.0, 1.0), "high": (2.0, 0.7)},
+)
+def test_the_density_integrates_to_one(layers, coordinates, activation, where):
     x_NF, area_N = grid(500)
-    made = flow(seed=1, bins=6, shake=0.1, coordinates=coordinates, **layers)
+    made = flow(seed=1, bins=6, shake=0.1, coordinates=coordinates, activation=activation, **layers)
 
     with torch.no_grad():
-        log_prob_N = made.log_prob(x_NF, conditions(2.0, 0.7, 1), [len(x_NF)])
+        log_prob_N = made.log_prob(x_NF, conditions(*where, 1), [len(x_NF)])
 
     assert float((log_prob_N.exp() * area_N).sum()) == pytest.approx(1, abs=3e-3)
 
@@ -129,15 +78,6 @@ def test_draws_follow_the_density():
     assert expected.sum() == pytest.approx(rows, rel=2e-3)
     # Poisson, and what the grid of points misses of the bins where the density is steep.
     assert (np.abs(seen - expected) < 6 * np.sqrt(expected + 1) + 0.02 * expected).all()
-
-
-def test_the_noise_of_an_event_gives_the_event_back():
-    made = flow()
-    x_NF, c_NC = torch.rand(50, 2, dtype=torch.float64) * 30 + 1, conditions(1, 2, 50)
-
-    noise_NF = made.net.transform_to_noise(made.events(x_NF)[0], made.conditions(c_NC)[0])
-
-    torch.testing.assert_close(made.from_noise(noise_NF, c_NC), x_NF, rtol=1e-8, atol=0)
 
 
 def test_one_block_moves_the_first_mass_with_the_conditions():
@@ -176,11 +116,11 @@ def test_draws_are_never_at_or_below_zero():
 
 
 @pytest.mark.parametrize("features", [1, 2, 3, 5])
-@pytest.mark.parametrize("given", [0, 1, 2])
-def test_any_number_of_columns_works(features, given):
+@pytest.mark.parametrize("known", [0, 1, 2])
+def test_any_number_of_columns_works(features, known):
     events = [Column(f"x{n}", "", n % 2 == 0) for n in range(features)]
-    made = flow(events, [Column(f"c{n}", "", True) for n in range(given)])
-    c_NC = torch.rand(20, given, dtype=torch.float64) + 0.5
+    made = flow(events, [Column(f"c{n}", "", True) for n in range(known)])
+    c_NC = torch.rand(20, known, dtype=torch.float64) + 0.5
 
     drawn_NF = made.sample(c_NC, torch.Generator().manual_seed(0))
     log_prob_N = made.log_prob(drawn_NF, c_NC)
@@ -189,15 +129,6 @@ def test_any_number_of_columns_works(features, given):
     assert log_prob_N.isfinite().all()
     log_prob_N.sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in made.parameters())
-
-
-def test_the_same_rows_get_the_same_density_however_they_are_split():
-    made = flow()
-    x_NF, c_NC = torch.rand(300, 2, dtype=torch.float64) * 30 + 1, conditions(1, 2, 300)
-
-    parts = [made.log_prob(x, c) for x, c in zip(x_NF.split(70), c_NC.split(70), strict=True)]
-
-    torch.testing.assert_close(torch.cat(parts), made.log_prob(x_NF, c_NC))
 
 
 @pytest.mark.parametrize("features", [1, 2, 3])
@@ -232,21 +163,21 @@ def test_distinct_conditions_are_found_even_where_their_keys_collide():
     assert len(c_UC) == 2
 
 
-def test_a_described_flow_is_the_same_flow():
-    made = flow().float()
-    again = from_description(made.describe(), made.state_dict())
-    x_NF = torch.rand(10, 2) * 30 + 1
-
-    assert torch.equal(
-        again.log_prob(x_NF, conditions(1, 2, 10).float()),
-        made.log_prob(x_NF, conditions(1, 2, 10).float()),
-    )
-    assert again.domain == {"Z": (0.5, 2.0), "alpha": (0.5, 2.0)}
-
-
 def test_a_seed_decides_the_weights_and_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
-    one, same, other = (flow(seed=seed).state_dict() for seed in (4, 4, 5))
+    moments = Constants(*(Moments(100, np.zeros(2), np.full(2, 100.0)) for _ in range(2)))
+    data = Dataset(
+        event_columns=MASSES,
+        condition_columns=GRID,
+        rows={"train": 1, "val": 1, "test": 1},
+        cells=(),
+        ranges={column.name: (0.5, 2.0) for column in (*MASSES, *GRID)},
+        fingerprint="",
+    )
+    one, same, other = (
+        build_flow(FlowConfig(hidden=8), data, moments, seed=seed).state_dict()
+        for seed in (4, 4, 5)
+    )
 
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(one[name], same[name]) for name in one)
@@ -262,7 +193,7 @@ def drawn(made, rows=12, *, seed=0):
 
 @every_coordinates
 @every_layer
-def test_the_noise_of_an_event_gives_the_event_back_in_any_coordinates(layers, coordinates):
+def test_the_noise_of_an_event_gives_the_event_back(layers, coordinates):
     made = flow(coordinates=coordinates, **layers)
     x_NF, c_NC = drawn(made)
 
@@ -301,18 +232,16 @@ def test_training_and_evaluation_by_hand_are_the_plain_density(layers):
             torch.testing.assert_close(made.from_noise(noise_NF, *arguments), expected_NF)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("fused", [False, True])
-@every_layer
+@every_pair(layers=LAYERS, fused=[False, True], dtype=[torch.float32, torch.float64])
 def test_how_rows_are_split_is_not_seen_in_their_density_or_draws(layers, fused, dtype):
     made = flow(bins=8, shake=0.05, **layers)
-    x_NF, c_NC = (v.to(dtype) for v in drawn(made, 101))
+    x_NF, c_NC = (v.to(dtype) for v in drawn(made, 31))
     made.to(dtype)
 
     with torch.no_grad():
         for method in (made.log_prob, made.from_noise):
-            whole = method(x_NF, c_NC, [1] * 101 if fused else None)
-            for size in (1, 40):
+            whole = method(x_NF, c_NC, [1] * 31 if fused else None)
+            for size in (1, 12):
                 pairs = zip(x_NF.split(size), c_NC.split(size), strict=True)
                 parts = [method(x, c, [1] * len(x) if fused else None) for x, c in pairs]
                 tolerance = 1e-12 if dtype == torch.float64 else 2e-5
@@ -434,13 +363,14 @@ def test_a_column_that_is_the_same_in_the_first_batch_spoils_nothing():
 
 
 @every_layer
-def test_a_described_flow_is_the_same_flow_whatever_its_layers(layers):
+def test_a_described_flow_is_the_same_flow(layers):
     made = flow(coordinates="log_total", **layers).float()
     again = from_description(json.loads(json.dumps(made.describe())), made.state_dict())
     x_NF, c_NC = (v.float() for v in drawn(flow(coordinates="log_total", **layers)))
 
     assert torch.equal(again.log_prob(x_NF, c_NC), made.log_prob(x_NF, c_NC))
     assert torch.equal(again.from_noise(x_NF, c_NC), made.from_noise(x_NF, c_NC))
+    assert again.domain == {"Z": (0.5, 2.0), "alpha": (0.5, 2.0)}
 
 
 @every_layer

@@ -12,6 +12,7 @@ from models.flow import spline
 from models.flow.conditions import Conditions
 from models.flow.fused import ACTIVATIONS
 from models.flow.layers import CONDITIONERS, LAYERS
+from tests.pairwise import every_pair
 
 SHAPES = [(1, 0), (1, 2), (2, 0), (2, 1), (2, 2), (3, 2), (5, 3)]
 """Features and conditions."""
@@ -20,8 +21,7 @@ COUNTS = {"own": None, "runs": [5, 1, 7], "long-runs": [90, 60, 50]}
 
 every_layer = pytest.mark.parametrize("kind", sorted(LAYERS))
 every_conditioner = pytest.mark.parametrize("conditioner", sorted(CONDITIONERS))
-every_activation = pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
-every_shape = pytest.mark.parametrize(("features", "conditions"), SHAPES)
+kinds = {"kind": sorted(LAYERS), "conditioner": sorted(CONDITIONERS)}
 
 
 def layer(
@@ -61,9 +61,7 @@ def context_gradient(transform, features, conditions):
     return jacobian.abs().amax(dim=(1, 2))
 
 
-@every_layer
-@every_conditioner
-@pytest.mark.parametrize("features", [1, 2, 3, 5])
+@every_pair(features=[1, 2, 3, 5], **kinds)
 def test_the_condition_reaches_every_feature_of_one_layer(features, kind, conditioner):
     ours = layer(kind, features, 2, conditioner=conditioner)
     assert (context_gradient(ours, features, 2) > 1e-4).all()
@@ -78,9 +76,7 @@ def test_nflows_own_layers_hide_the_condition_from_the_first_feature(features):
     assert context_gradient(theirs, features, 2)[0] == 0
 
 
-@every_layer
-@every_conditioner
-@pytest.mark.parametrize("depth", [1, 2, 3])
+@every_pair(depth=[1, 2, 3], **kinds)
 def test_a_feature_sees_those_before_it_and_no_others(depth, kind, conditioner):
     transform = layer(kind, 4, 1, depth=depth, activation="tanh", conditioner=conditioner)
     x_NF, c_NC = rows(4, 1, count=1)
@@ -91,13 +87,11 @@ def test_a_feature_sees_those_before_it_and_no_others(depth, kind, conditioner):
     assert (jacobian.tril().abs() > 0).sum() == 10
 
 
-@every_layer
-@every_conditioner
-@every_activation
-@every_shape
+@every_pair(shape=SHAPES, activation=sorted(ACTIVATIONS), **kinds)
 def test_the_inverse_undoes_a_layer_and_their_determinants_cancel(
-    features, conditions, activation, kind, conditioner
+    shape, activation, kind, conditioner
 ):
+    features, conditions = shape
     transform = layer(kind, features, conditions, activation=activation, conditioner=conditioner)
     x_NF, c_NC = rows(features, conditions)
     x_NF *= 2  # Some beyond the bound of a spline.
@@ -110,10 +104,9 @@ def test_the_inverse_undoes_a_layer_and_their_determinants_cancel(
     torch.testing.assert_close(forward_N + backward_N, torch.zeros(7, dtype=torch.float64))
 
 
-@every_layer
-@every_conditioner
-@every_shape
-def test_the_log_determinants_are_those_of_autograd(features, conditions, kind, conditioner):
+@every_pair(shape=SHAPES, **kinds)
+def test_the_log_determinants_are_those_of_autograd(shape, kind, conditioner):
+    features, conditions = shape
     transform = layer(kind, features, conditions, conditioner=conditioner)
     x_NF, c_NC = rows(features, conditions, count=1)
 
@@ -203,9 +196,7 @@ def test_a_fresh_layer_is_near_the_identity(kind, conditioner):
     assert log_det_N.abs().max() < (0.05 if kind == "affine" else 0.5)
 
 
-@every_layer
-@every_conditioner
-@pytest.mark.parametrize("value", [-1e30, -1e4, 1e4, 1e30])
+@every_pair(value=[-1e30, -1e4, 1e4, 1e30], **kinds)
 def test_values_and_gradients_stay_finite_whatever_the_network_says(value, kind, conditioner):
     transform = layer(kind, 2, 2, blocks=30, conditioner=conditioner).float()
     with torch.no_grad():
@@ -248,9 +239,7 @@ def test_huge_numbers_go_through_and_stay_finite(kind, conditioner):
     assert x_NF.grad.isfinite().all()
 
 
-@every_layer
-@every_conditioner
-@every_activation
+@every_pair(activation=sorted(ACTIVATIONS), **kinds)
 def test_the_gradients_are_those_of_finite_differences(activation, kind, conditioner):
     transform = layer(
         kind, 2, 2, hidden=4, bins=2, activation=activation, conditioner=conditioner
@@ -278,47 +267,45 @@ def by_hand_and_not(transform, features, conditions, counts):
     return results
 
 
-@every_conditioner
-@pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS)
-@pytest.mark.parametrize("bins", [1, 2, 8])
-@pytest.mark.parametrize("features", [1, 2, 3, 5])
-def test_a_derivative_by_hand_is_that_of_autograd(features, bins, counts, conditioner):
-    for depth, residual in itertools.product((1, 2, 3), (False, True)):
-        if residual and conditioner == "masked":
-            continue
-        transform = layer(
-            "spline",
-            features,
-            2,
-            bins=bins,
-            depth=depth,
-            residual=residual,
-            conditioner=conditioner,
-            activation=("silu", "relu", "tanh")[depth - 1],
-        ).train()
-
-        for fused, plain in zip(*by_hand_and_not(transform, features, 2, counts), strict=True):
-            torch.testing.assert_close(fused, plain, rtol=1e-9, atol=1e-9)
-
-
-@every_layer
-@every_conditioner
-@every_activation
-@pytest.mark.parametrize("conditions", [0, 1, 3])
-def test_a_derivative_by_hand_is_that_of_autograd_for_all_activations(
-    conditions, activation, kind, conditioner
+@every_pair(
+    features=[1, 2, 3, 5],
+    conditions=[0, 1, 3],
+    counts=COUNTS,
+    bins=[1, 2, 8],
+    depth=[1, 2, 3],
+    activation=sorted(ACTIVATIONS),
+    conditioner=["separate", "residual", "masked"],
+)
+def test_a_derivative_of_splines_by_hand_is_that_of_autograd(
+    features, conditions, counts, bins, depth, activation, conditioner
 ):
-    transform = layer(kind, 2, conditions, activation=activation, conditioner=conditioner).train()
+    options = {"bins": bins, "depth": depth, "activation": activation}
+    if conditioner == "residual":
+        options["residual"] = True
+    else:
+        options["conditioner"] = conditioner
+    transform = layer("spline", features, conditions, **options).train()
 
-    for counts in COUNTS.values():
-        for fused, plain in zip(*by_hand_and_not(transform, 2, conditions, counts), strict=True):
-            torch.testing.assert_close(fused, plain, rtol=1e-9, atol=1e-9)
+    for fused, plain in zip(*by_hand_and_not(transform, features, conditions, counts), strict=True):
+        torch.testing.assert_close(fused, plain, rtol=1e-9, atol=1e-9)
 
 
-@every_layer
-@every_conditioner
-@pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS)
-@pytest.mark.parametrize("features", [1, 2, 3, 5])
+@every_pair(
+    features=[1, 2, 3],
+    counts=COUNTS,
+    activation=sorted(ACTIVATIONS),
+    conditioner=sorted(CONDITIONERS),
+)
+def test_a_derivative_of_affine_layers_by_hand_is_that_of_autograd(
+    features, counts, activation, conditioner
+):
+    transform = layer("affine", features, 2, activation=activation, conditioner=conditioner).train()
+
+    for fused, plain in zip(*by_hand_and_not(transform, features, 2, counts), strict=True):
+        torch.testing.assert_close(fused, plain, rtol=1e-9, atol=1e-9)
+
+
+@every_pair(features=[1, 2, 3, 5], counts=COUNTS, **kinds)
 def test_without_gradients_density_and_draws_by_hand_are_the_plain_ones(
     features, counts, kind, conditioner
 ):

@@ -9,6 +9,7 @@ from torch.nn import functional
 from zuko.transforms import MonotonicRQSTransform
 
 from models.flow import spline
+from tests.pairwise import every_pair
 
 BOUND = 3.0
 BINS = [1, 2, 8, 32]
@@ -154,9 +155,11 @@ def test_a_curve_rises_everywhere():
         assert (spline.forward(x_N, parameters_PN, BOUND)[0].diff() > 0).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("value", [-1e30, -1e4, -50.0, 50.0, 1e4, 1e30])
-@pytest.mark.parametrize("part", ["widths", "heights", "slopes", "all", "one"])
+@every_pair(
+    part=["widths", "heights", "slopes", "all", "one"],
+    value=[-1e30, -1e4, -50.0, 50.0, 1e4, 1e30],
+    dtype=[torch.float32, torch.float64],
+)
 def test_whatever_the_network_says_all_stays_finite(part, value, dtype):
     bins, rows = 8, 64
     place = {
@@ -217,9 +220,9 @@ def both_ways(counts, features, bins, *, reach=1.2):
     return x_FN, [shared, *later], index_N
 
 
-@pytest.mark.parametrize("counts", [[1] * 40, [5, 1, 0, 34], [40]], ids=["own", "runs", "one"])
-@pytest.mark.parametrize("features", [1, 3])
-@pytest.mark.parametrize("bins", BINS)
+@every_pair(
+    bins=BINS, features=[1, 3], counts={"own": [1] * 40, "runs": [5, 1, 0, 34], "one": [40]}
+)
 def test_the_derivative_by_hand_is_that_of_autograd(bins, features, counts):
     x_FN, parameters_, index_N = both_ways(counts, features, bins)
     weights = torch.linspace(-1, 2, features * 40, dtype=torch.float64).view(features, 40)
