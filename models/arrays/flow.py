@@ -255,24 +255,27 @@ def _member(
     layout.check(state)
     config, features = layout.config, len(layout.event_columns)
 
-    def arrays(name: str, *ends: object) -> tuple[Array, ...]:
-        return tuple(xp.asarray(state[f"{NET}.{name}.{end}"].astype(dtype)) for end in ends)
+    def array(name: str) -> Array:
+        return xp.asarray(state[f"{NET}.{name}"].astype(dtype))
+
+    def arrays(name: str, count: int) -> tuple[Array, ...]:
+        return tuple(array(f"{name}.{number}") for number in range(count))
 
     def conditioner(name: str) -> Separate | Masked:
-        numbers = range(config.depth + 1)
+        layers = config.depth + 1
         if config.conditioner == "separate":
             each = [f"{name}.networks.{f}" for f in range(features)]
             return Separate(
-                weights=tuple(arrays(f"{one}.weight", *numbers) for one in each),
-                biases=tuple(arrays(f"{one}.bias", *numbers) for one in each),
+                weights=tuple(arrays(f"{one}.weight", layers) for one in each),
+                biases=tuple(arrays(f"{one}.bias", layers) for one in each),
                 activation=config.activation,
                 residual=config.residual,
             )
-        each = [f"{name}.layers.{number}" for number in numbers]
+        each = [f"{name}.layers.{number}" for number in range(layers)]
         return Masked(
-            first=tuple(arrays(f"{one}.first", *range(features)) for one in each),
-            weights=tuple(arrays(f"{one}.weight", *range(features - 1)) for one in each),
-            biases=tuple(arrays(f"{one}.bias", *range(features)) for one in each),
+            first=tuple(arrays(f"{one}.first", features) for one in each),
+            weights=tuple(arrays(f"{one}.weight", features - 1) for one in each),
+            biases=tuple(arrays(f"{one}.bias", features) for one in each),
             activation=config.activation,
         )
 
@@ -291,9 +294,11 @@ def _member(
     for block in range(config.blocks):
         # Between two layers stands the reversal of the features.
         place += bool(block)
-        scale = arrays(f"{place}", "log_scale", "shift") if config.normalise else (None, None)
-        place += config.normalise
-        layers.append(Layer(config, conditioner(f"{place}.autoregressive_net"), *scale))
+        scale = None
+        if config.normalise:
+            scale = (array(f"{place}.log_scale"), array(f"{place}.shift"))
+            place += 1
+        layers.append(Layer(config, conditioner(f"{place}.autoregressive_net"), scale))
         place += 1
     return _Member(
         layout,

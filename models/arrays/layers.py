@@ -94,17 +94,16 @@ class Layer:
 
     config: FlowConfig
     conditioner: Separate | Masked
-    log_scale_F: Array | None
-    shift_F: Array | None
+    scale: tuple[Array, Array] | None
+    """Log-scale and shift of every feature, if the layer is normalised."""
 
     def forward(self, xp: Namespace, y: Sequence[Array], c_CS: Array) -> tuple[list[Array], Array]:
         """Data to noise, and the log-determinant."""
         log_det: Array = 0.0
-        y = list(y)
-        if self.log_scale_F is not None and self.shift_F is not None:
-            scales = zip(y, self.log_scale_F, self.shift_F, strict=True)
+        if self.scale is not None:
+            scales = zip(y, *self.scale, strict=True)
             y = [xp.exp(scale) * value + shift for value, scale, shift in scales]
-            log_det = self.log_scale_F.sum()
+            log_det = self.scale[0].sum()
         curve = _spline if self.config.kind == "spline" else _affine
         out: list[Array] = []
         state: list[list[Array]] = []
@@ -123,9 +122,9 @@ class Layer:
         for value in z:
             parameters = self.conditioner.group(xp, c_CS, y, state)
             y.append(curve(xp, value, parameters, self.config))
-        if self.log_scale_F is None or self.shift_F is None:
+        if self.scale is None:
             return y
-        scales = zip(y, self.log_scale_F, self.shift_F, strict=True)
+        scales = zip(y, *self.scale, strict=True)
         return [(value - shift) * xp.exp(-scale) for value, scale, shift in scales]
 
 

@@ -133,16 +133,7 @@ class Table:
         return in_parts(lambda x, c: self.log_density(x, c, xp=np), x_NF, c_NC)
 
     def log_density(self, x: Array, c: Array, *, xp: Namespace | None = None) -> Array:
-        """Natural-log density: nothing but array operations, to be compiled and differentiated.
-
-        Args:
-            x: Events, shape `(*S, F)`, in the units of the event columns.
-            c: Conditions, shape `(*S, C)` or one that broadcasts to it.
-            xp: The array library; by default that of `x` and `c`.
-
-        Returns:
-            Shape `S`; -inf outside the grid, where gradients are 0.
-        """
+        """Natural-log density, as `ArrayFlow.log_density`; -inf outside the grid."""
         xp = xp or namespace(x, c)
         x, c = xp.asarray(x), xp.asarray(c)
         features = len(self.event_columns)

@@ -17,7 +17,6 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from keyword import iskeyword
 from pathlib import Path
 from typing import Any
@@ -77,7 +76,7 @@ def text(card: Card) -> str:
     origin, metrics = md.mapping(card.get("provenance")), md.mapping(card.get("metrics"))
     members, origins = _members(card), _mappings(origin.get("members"))
     best = (origins or [{}])[0] if members else origin
-    cells, scores = _mappings(metrics.get("cells")), _mappings(metrics.get("members"))
+    cells = _mappings(metrics.get("cells"))
     columns = [
         (name, unit, role)
         for role in ("event", "condition")
@@ -95,9 +94,9 @@ def text(card: Card) -> str:
         data=md.mapping(origin.get("data")),
         best=best,
         flows=members or [md.mapping(card.get("architecture"))],
-        members=list(
-            zip_longest(members, origins[: len(members)], scores[: len(members)], fillvalue={})
-        ),
+        members=members,
+        origins=origins,
+        scores=_mappings(metrics.get("members")),
         versions=[f"{name} {value}" for name, value in md.pairs(best.get("versions"))],
         metrics=metrics,
         cells=cells,
@@ -151,13 +150,10 @@ def _ratios(cells: Iterable[Card]) -> list[float]:
 
 
 def _most_populated(cells: Sequence[Card]) -> list[Card]:
-    """As many as are shown, in their order."""
-
-    def rows(number: int) -> float:
-        return -(md.number(md.mapping(cells[number].get("rows")).get("train")) or 0)
-
-    kept = sorted(range(len(cells)), key=rows)[:MOST_CELLS]
-    return [cells[number] for number in sorted(kept)]
+    """The cells that are shown, in their order."""
+    rows = [md.number(md.mapping(cell.get("rows")).get("train")) or 0 for cell in cells]
+    kept = sorted(range(len(cells)), key=lambda k: -rows[k])[:MOST_CELLS]
+    return [cells[k] for k in sorted(kept)]
 
 
 def _members(card: Card) -> list[Card]:

@@ -57,9 +57,8 @@ def conditions(
     one_for_all = all(np.ndim(value) == 0 for value in given.values())
     c_NC = np.empty((min(rows, 1) if one_for_all else rows, len(columns)))
     for k, column in enumerate(columns):
-        value = _condition(column, given[column.name], rows)
-        _check_domain(column.name, value, domain, on_extrapolation)
-        c_NC[:, k] = value
+        limits = domain[column.name]
+        c_NC[:, k] = _condition(column, given[column.name], rows, limits, on_extrapolation)
     return c_NC
 
 
@@ -106,23 +105,21 @@ def common(domains: Sequence[Domain]) -> dict[str, tuple[float, float]]:
     }
 
 
-def _condition(column: Column, given: ArrayLike, rows: int) -> Floats:
-    value = numbers(given, column.name)
+def _condition(
+    column: Column, given: ArrayLike, rows: int, limits: tuple[float, float], action: Extrapolation
+) -> Floats:
+    name, value = column.name, numbers(given, column.name)
     if value.shape not in ((), (1,), (rows,)):
         raise EmulatorError(
-            f"{column.name} must be a number or one value for each of the {rows} events, "
+            f"{name} must be a number or one value for each of the {rows} events, "
             f"got shape {value.shape}"
         )
     if column.positive and (value <= 0).any():
-        raise EmulatorError(f"{column.name} must be above 0, got {value.min():g}")
+        raise EmulatorError(f"{name} must be above 0, got {value.min():g}")
+    outside = value[~inside(value, limits)]
+    if action != "ignore" and outside.size:
+        message = beyond(name, float(outside.flat[0]), limits)
+        if action == "raise":
+            raise EmulatorError(message)
+        warnings.warn(message, ExtrapolationWarning, stacklevel=4)
     return value
-
-
-def _check_domain(name: str, value: Floats, domain: Domain, action: Extrapolation) -> None:
-    outside = value[~inside(value, domain[name])]
-    if action == "ignore" or not outside.size:
-        return
-    message = beyond(name, float(outside.flat[0]), domain[name])
-    if action == "raise":
-        raise EmulatorError(message)
-    warnings.warn(message, ExtrapolationWarning, stacklevel=4)

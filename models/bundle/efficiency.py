@@ -176,12 +176,7 @@ class Efficiency:
     def log_rate(self, c: Array, *, xp: Namespace | None = None) -> Array:
         """Natural log of the median rate: nothing but array operations, for `jax.jit` and `grad`.
 
-        Args:
-            c: Conditions, shape `(*S, C)`, in the order of `columns`.
-            xp: The array library, `numpy`, `cupy` or `jax.numpy`; by default that of `c`.
-
-        Returns:
-            Shape `S`, of mergers per simulated binary or Msun. The domain is not checked.
+        Conditions `(*S, C)` in the order of `columns`; the domain is not checked.
         """
         xp = xp or namespace(c)
         return self._process.mean(xp, self._coordinates(xp, c))

@@ -103,13 +103,6 @@ class Ensemble(nn.Module):
                 out_NF[rows] = member.from_noise(noise_NF[rows], c_NC[some], left_U[some].tolist())
         return out_NF
 
-    @torch.no_grad()
-    def sample(self, c_NC: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """One event for each row of conditions, shape `(N, F)`, in physical units."""
-        device = c_NC.device if generator is None else generator.device
-        noise_NF = torch.randn(len(c_NC), self.noise_columns, generator=generator, device=device)
-        return self.from_noise(noise_NF.to(c_NC), c_NC)
-
     def describe(self) -> dict[str, Any]:
         """All but the numbers of the state dict, JSON-ready; `from_description` reads it."""
         return {MEMBERS: [member.describe() for member in self.flows]}

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from data_prep.errors import InputError
-from models.arrays.flow import PARTS
+from models.arrays.flow import PARTS, ArrayFlow
+from models.arrays.table import Table
 from models.bundle.domain import Floats, inside
 from models.bundle.efficiency import Efficiency
 from models.namespaces import Array, Namespace, log_sum, namespace
@@ -37,17 +38,6 @@ Over = Mapping[str, tuple[ArrayLike, ArrayLike]]
 
 class PopulationError(InputError):
     """A model or a catalogue that cannot be used. The message is one sentence with the remedy."""
-
-
-class Density(Protocol):
-    """What an `ArrayFlow` and a `Table` have in common."""
-
-    event_columns: tuple[str, ...]
-    condition_columns: tuple[str, ...]
-    domain: dict[str, tuple[float, float]]
-
-    def log_density(self, x: Array, c: Array, *, xp: Namespace | None = None) -> Array:
-        """Natural-log density of events `(*S, F)` under conditions that broadcast to `(*S, C)`."""
 
 
 class PopulationModel:
@@ -96,7 +86,7 @@ class PopulationModel:
             PopulationError: If a name is not one of the emulator's, or values and weights do not
                 make a sum.
         """
-        self._density: Density = (
+        self._density: ArrayFlow | Table | _ByTorch = (
             emulator if hasattr(emulator, "log_density") else _ByTorch(emulator)
         )
         self._efficiency = efficiency
