@@ -1,14 +1,15 @@
-"""Spooled rows -> the part files of train, val and test: dealt, shuffled, written.
+"""Checked rows -> the part files of train, val and test: spooled, dealt, shuffled, written.
 
-Each row is dealt to a part and to a random bucket of it; each bucket is shuffled in memory and
-written. A random bucket for every row and a random order in every bucket are a random order of the
-whole.
+Rows wait on disk until all cells are known. Then each is dealt to a part and to a random bucket of
+it, and each bucket is shuffled in memory and written. A random bucket for every row and a random
+order in every bucket are a random order of the whole.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +21,80 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from data_prep.dataset import SPLITS, Cell
+from data_prep.errors import DataError
 from data_prep.preparation import split
 from data_prep.preparation.request import Request
-from data_prep.preparation.spool import Spool
+from data_prep.tables.chunk import Chunk
+from data_prep.tables.source import Source
 
+MAX_CELLS = 65_536
+"""Distinct condition combinations above which the table is no grid."""
+BLOCK_ROWS = 262_144
+"""Rows dealt to the parts at once. Part of what a seed means: changing it changes the split."""
 BUCKET_ROWS = 1_000_000
 """Rows shuffled in memory at once, about."""
 GROUP_ROWS = 65_536
 """Rows of a row group: what a stream decodes at once."""
 PART_GROUPS = 64
 """Row groups of a part file, about 30 MB."""
+
+
+class Spool:
+    """Rows of `Request.record`, with the cells and ranges met on the way."""
+
+    def __init__(self, folder: Path, request: Request) -> None:
+        self.folder = folder
+        self.request = request
+        self.cells: dict[tuple[float, ...], int] = {}
+        """Number of each cell, in order of appearance."""
+        self.counts = np.zeros(0, np.int64)
+        """Rows of each cell."""
+        self.ranges: dict[str, tuple[float, float]] = {}
+        self.path = folder / "kept"
+        self.path.touch()
+
+    def add(self, chunk: Chunk, source: Source) -> None:
+        """Append the rows of a chunk."""
+        if not len(chunk.rows):
+            return
+        records = np.empty(len(chunk.rows), self.request.record)
+        for number, name in enumerate(self.request.events):
+            records["events"][:, number] = chunk.numbers[name]
+            self._widen(name, records["events"][:, number])
+        for name in self.request.conditions:
+            self._widen(name, chunk.numbers[name])
+        records["cell"] = self._numbered(chunk, source)
+        counts = np.bincount(records["cell"], minlength=len(self.cells))
+        counts[: len(self.counts)] += self.counts
+        self.counts = counts
+        with self.path.open("ab") as file:
+            file.write(records.tobytes())
+
+    def blocks(self, numbers: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
+        """The rows in their order; their cells get these numbers."""
+        with self.path.open("rb") as file:
+            while lump := file.read(BLOCK_ROWS * self.request.record.itemsize):
+                records = np.frombuffer(lump, self.request.record).copy()
+                records["cell"] = numbers[records["cell"]]
+                yield records
+
+    def _widen(self, name: str, values: NDArray[Any]) -> None:
+        low, high = self.ranges.get(name, (math.inf, -math.inf))
+        self.ranges[name] = (min(low, float(values.min())), max(high, float(values.max())))
+
+    def _numbered(self, chunk: Chunk, source: Source) -> NDArray[np.int64]:
+        """Number of each row's cell; cells not met before get the next numbers."""
+        conditions = self.request.conditions
+        values = np.stack([chunk.numbers[name] for name in conditions], axis=1)
+        found, place = np.unique(values, axis=0, return_inverse=True)
+        numbers = [self.cells.setdefault(tuple(cell), len(self.cells)) for cell in found.tolist()]
+        if len(self.cells) > MAX_CELLS:
+            raise DataError(
+                f"{source.path} has over {MAX_CELLS:,} combinations of {', '.join(conditions)}: "
+                "conditions must be a grid of few values, so name other condition columns"
+            )
+        coded: NDArray[np.int64] = np.array(numbers)[place.reshape(-1)]
+        return coded
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +108,7 @@ class Written:
 
 
 def write(spool: Spool, folder: Path, seed: int) -> Written:
-    """Write the parts into `folder`; the spooled rows are read twice and deleted.
+    """Write the parts into `folder`; the spooled rows are deleted.
 
     Args:
         spool: All rows.
@@ -52,12 +117,10 @@ def write(spool: Spool, folder: Path, seed: int) -> Written:
     """
     for_split, for_order = np.random.SeedSequence(seed).spawn(2)
     request = spool.request
+    order = [number for _, number in sorted(spool.cells.items())]
     values = np.array(sorted(spool.cells))
-    rank = np.argsort([number for _, number in sorted(spool.cells.items())])
-    counts = sum(np.bincount(block["cell"], minlength=len(rank)) for block in _ranked(spool, rank))
-    shares = split.shares(np.asarray(counts), request.split)
-
-    buckets = _deal(spool, rank, shares, np.random.default_rng(for_split))
+    shares = split.shares(spool.counts[order], request.split)
+    buckets = _deal(spool, np.argsort(order), shares, np.random.default_rng(for_split))
     spool.path.unlink()
 
     meaning = (request.event_columns, request.condition_columns, values.tolist())
@@ -75,16 +138,8 @@ def write(spool: Spool, folder: Path, seed: int) -> Written:
     return Written(rows, cells, digest.hexdigest())
 
 
-def _ranked(spool: Spool, rank: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
-    """The rows, their cells numbered in ascending order of the conditions."""
-    for block in spool.blocks():
-        records = block.copy()
-        records["cell"] = rank[records["cell"]]
-        yield records
-
-
 def _deal(
-    spool: Spool, rank: NDArray[np.int64], shares: NDArray[np.int64], rng: np.random.Generator
+    spool: Spool, numbers: NDArray[np.int64], shares: NDArray[np.int64], rng: np.random.Generator
 ) -> dict[str, list[Path]]:
     """The spooled rows as bucket files of each part."""
     dealer = split.Assigner(shares, rng)
@@ -94,7 +149,7 @@ def _deal(
     }
     for path in (path for paths in buckets.values() for path in paths):
         path.touch()
-    for records in _ranked(spool, rank):
+    for records in spool.blocks(numbers):
         parts = dealer.parts(records["cell"])
         for part, paths in enumerate(buckets.values()):
             of_part = records[parts == part]

@@ -1,7 +1,7 @@
 """Source tables -> a prepared dataset: checked, split, shuffled, dictionary-encoded Parquet.
 
-No pass holds the data: the sources are read and what is kept is spooled to disk (`rows`, `spool`),
-then the rows are dealt to the parts, shuffled and written (`parts`). The folder is made beside its
+No pass holds the data: the sources are read and what is kept is spooled to disk (`rows`),
+then it is dealt to the parts, shuffled and written (`parts`). The folder is made beside its
 place and renamed at the end, so it is there whole or not at all.
 """
 
@@ -12,15 +12,14 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from data_prep.atomic import folder_draft_of
-from data_prep.dataset import SPLITS, Dataset
+from data_prep.dataset import Dataset
 from data_prep.errors import REMEDIES, DataError
 from data_prep.preparation import parts
 from data_prep.preparation.request import Request
 from data_prep.preparation.rows import wanted
-from data_prep.preparation.spool import Spool
 from data_prep.preparation.totals import Totals
 from data_prep.tables import cosmic
 from data_prep.tables.source import Source
@@ -68,7 +67,7 @@ def prepare(
         events=tuple(event_columns),
         conditions=tuple(condition_columns),
         where=where,
-        split=tuple(map(float, split)),
+        split=cast(tuple[float, float, float], tuple(map(float, split))),
         drop_invalid=drop_invalid,
     )
     _check_out(Path(out))
@@ -80,11 +79,15 @@ def prepare(
     dropped: Counter[str] = Counter()
     with _folder_that_appears(Path(out)) as folder:
         with tempfile.TemporaryDirectory(dir=folder, prefix="spool-") as temporary:
-            spool = Spool(Path(temporary), request)
+            spool = parts.Spool(Path(temporary), request)
             told = _read(opened, spool, dropped, on_progress)
-            _check_read(spool)
             written = parts.write(spool, folder, seed)
-            _check_written(written, spool)
+            if empty := [part for part, rows in written.rows.items() if not rows]:
+                raise DataError(
+                    f"{spool.counts.sum()} rows in {len(spool.cells)} cells leave none for "
+                    f"{' and '.join(empty)}: cells need 5 rows each to be in all parts, so use "
+                    "more rows or fewer conditions"
+                )
         dataset = Dataset(
             event_columns=request.event_columns,
             condition_columns=request.condition_columns,
@@ -95,7 +98,7 @@ def prepare(
             sources=told,
             command=command,
             seed=seed,
-            split=request.fractions,
+            split=request.split,
             where=where,
             dropped={reason: count for reason, count in dropped.items() if count},
             bytes_before=sum(source["bytes"] for source in told),
@@ -109,7 +112,7 @@ def prepare(
 
 def _read(
     sources: Sequence[Source],
-    spool: Spool,
+    spool: parts.Spool,
     dropped: Counter[str],
     on_progress: Callable[[int], None] | None,
 ) -> tuple[dict[str, Any], ...]:
@@ -124,21 +127,26 @@ def _read(
             if on_progress:
                 on_progress(done + rows)
         done += rows
-        told.append(_provenance(source, rows))
-    if not spool.rows:
+        told.append(
+            {
+                "file": source.path.name,
+                "layout": "cosmic bpp" if cosmic.is_bpp(source) else "table",
+                "format": source.layout,
+                "rows": rows,
+                "bytes": source.path.stat().st_size,
+                "sha256": source.sha256(),
+            }
+        )
+    if not spool.cells:
         raise DataError(_nothing_left(sources, dropped))
+    for name in spool.request.events:
+        low, high = spool.ranges[name]
+        if low == high:
+            raise DataError(
+                f"event column {name!r} is {low:g} in every row: nothing to learn, "
+                "name other event columns"
+            )
     return tuple(told)
-
-
-def _provenance(source: Source, rows: int) -> dict[str, Any]:
-    return {
-        "file": source.path.name,
-        "layout": "cosmic bpp" if cosmic.is_bpp(source) else "table",
-        "format": source.layout,
-        "rows": rows,
-        "bytes": source.path.stat().st_size,
-        "sha256": source.sha256(),
-    }
 
 
 def _nothing_left(sources: Sequence[Source], dropped: Counter[str]) -> str:
@@ -151,25 +159,6 @@ def _nothing_left(sources: Sequence[Source], dropped: Counter[str]) -> str:
     if any(cosmic.is_bpp(source) for source in sources):
         return f"{files} holds no pair of black holes that merges: check the simulation"
     return f"{files} holds no row: check that the simulation wrote its table"
-
-
-def _check_read(spool: Spool) -> None:
-    for name in spool.request.events:
-        low, high = spool.ranges[name]
-        if low == high:
-            raise DataError(
-                f"event column {name!r} is {low:g} in every row: nothing to learn, "
-                "name other event columns"
-            )
-
-
-def _check_written(written: parts.Written, spool: Spool) -> None:
-    empty = [part for part in SPLITS if not written.rows[part]]
-    if empty:
-        raise DataError(
-            f"{spool.rows} rows in {len(spool.cells)} cells leave none for {' and '.join(empty)}: "
-            "cells need 5 rows each to be in all parts, so use more rows or fewer conditions"
-        )
 
 
 def _check_renames(sources: Sequence[Source], columns: Mapping[str, str]) -> None:
@@ -206,11 +195,9 @@ def _folder_that_appears(out: Path) -> Iterator[Path]:
         if isinstance(error, FileExistsError):
             _check_out(out)
         if isinstance(error, OSError):
-            raise _unwritable(out, error) from error
+            remedy = REMEDIES.get(error.errno or 0, "correct that")
+            raise DataError(
+                f"{out} cannot be written ({error.strerror or error}): {remedy} or choose another "
+                "--out"
+            ) from error
         raise
-
-
-def _unwritable(out: Path, error: OSError) -> DataError:
-    remedy = REMEDIES.get(error.errno or 0, "correct that")
-    why = error.strerror or error
-    return DataError(f"{out} cannot be written ({why}): {remedy} or choose another --out")

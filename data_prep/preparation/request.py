@@ -23,7 +23,7 @@ class Request:
     events: tuple[str, ...]
     conditions: tuple[str, ...]
     where: str | None
-    split: tuple[float, ...]
+    split: tuple[float, float, float]
     drop_invalid: bool
 
     def __post_init__(self) -> None:
@@ -38,7 +38,7 @@ class Request:
                     f"no condition can be called {name!r}, which an emulator's methods take for "
                     f"something else: rename it with --columns {name}=NEW"
                 )
-        if len(self.split) != 3 or not all(math.isfinite(f) and f >= 0 for f in self.split):
+        if len(self.split) != 3 or not all(0 <= part < math.inf for part in self.split):
             raise DataError(
                 f"split needs three fractions for train, val and test, got {self.split}"
             )
@@ -60,12 +60,6 @@ class Request:
     @property
     def condition_columns(self) -> tuple[Column, ...]:
         return tuple(Column.named(name) for name in self.conditions)
-
-    @property
-    def fractions(self) -> tuple[float, float, float]:
-        """Of the rows: train, val, test."""
-        train, val, test = self.split
-        return train, val, test
 
     @property
     def record(self) -> np.dtype[Any]:

@@ -86,10 +86,25 @@ def mergers(chunks: Iterable[Chunk], names: Mapping[str, str]) -> Iterator[Chunk
         chunks: The table's rows in their order, with at least `NUMBERS`.
         names: Of each wanted column, the name that it has in `chunks`.
     """
-    first = _FirstOfBinary()
+    number, time, found = np.nan, np.inf, False  # of the row before: of its binary, too
     for chunk in chunks:
-        kept = first.among(chunk) & _merges(chunk)
-        yield chunk.take(kept).under(names)
+        of = chunk.numbers
+        if not len(chunk.rows):
+            yield chunk.under(names)
+            continue
+        # bin_num begins anew where tables of several runs were joined: then time jumps back.
+        begins = np.append(number, of["bin_num"][:-1]) != of["bin_num"]
+        begins |= np.append(time, of["tphys"][:-1]) > of["tphys"]
+        pair = (of["kstar_1"] == BLACK_HOLE) & (of["kstar_2"] == BLACK_HOLE)
+        pair &= (of["sep"] > 0) & (of["ecc"] >= 0) & (of["ecc"] < 1)
+        binary = np.cumsum(begins)  # 0: the last one of the chunk before goes on
+        candidates = np.flatnonzero(pair & ((binary != 0) | (not found)))
+        _, at = np.unique(binary[candidates], return_index=True)
+        first = np.zeros(len(pair), bool)
+        first[candidates[at]] = True
+        found = bool(pair[binary == binary[-1]].any()) or (found and binary[-1] == 0)
+        number, time = of["bin_num"][-1], of["tphys"][-1]
+        yield chunk.take(first & _merges(chunk)).under(names)
 
 
 def merger_time(
@@ -122,34 +137,3 @@ def _merges(chunk: Chunk) -> NDArray[np.bool_]:
         delay = merger_time(of["mass_1"], of["mass_2"], of["sep"], of["ecc"])
         found: NDArray[np.bool_] = of["tphys"] + delay < AGE_MYR
     return found
-
-
-class _FirstOfBinary:
-    """Finds each binary's first row as a bound pair of black holes, across chunks."""
-
-    def __init__(self) -> None:
-        self._last = (np.nan, np.inf)  # bin_num and tphys of the row before
-        self._found = False  # whether the binary that runs on has had its row
-
-    def among(self, chunk: Chunk) -> NDArray[np.bool_]:
-        of = chunk.numbers
-        number, time = of["bin_num"], of["tphys"]
-        if not len(number):
-            return np.zeros(0, bool)
-        # bin_num begins anew where tables of several runs were joined: then time jumps back.
-        begins = np.append(self._last[0], number[:-1]) != number
-        begins |= np.append(self._last[1], time[:-1]) > time
-        pair = (of["kstar_1"] == BLACK_HOLE) & (of["kstar_2"] == BLACK_HOLE)
-        pair &= (of["sep"] > 0) & (of["ecc"] >= 0) & (of["ecc"] < 1)
-        run = np.cumsum(begins)
-        candidates = np.flatnonzero(pair)
-        _, at = np.unique(run[candidates], return_index=True)
-        first = candidates[at]
-        if self._found:
-            first = first[run[first] != 0]
-        kept = np.zeros(len(number), bool)
-        kept[first] = True
-        goes_on = run[-1] == 0 and self._found
-        self._found = bool(goes_on or (pair & (run == run[-1])).any())
-        self._last = (number[-1], time[-1])
-        return kept

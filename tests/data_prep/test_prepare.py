@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from data_prep.dataset import SPLITS, Dataset
 from data_prep.errors import DataError
-from data_prep.preparation import parts, spool
+from data_prep.preparation import parts
 from data_prep.preparation.prepare import prepare
 from data_prep.preparation.split import Assigner, shares
 from data_prep.stream import read_split
@@ -163,7 +163,7 @@ def test_the_seed_alone_decides_split_and_order(table, prepared, tmp_path):
 
 def test_neither_block_nor_bucket_nor_part_boundaries_lose_rows(table, tmp_path, monkeypatch):
     pq.write_table(table, tmp_path / "mergers.parquet")
-    monkeypatch.setattr(spool, "BLOCK_ROWS", 700)
+    monkeypatch.setattr(parts, "BLOCK_ROWS", 700)
     monkeypatch.setattr(parts, "BUCKET_ROWS", 500)
     monkeypatch.setattr(parts, "GROUP_ROWS", 256)
     monkeypatch.setattr(parts, "PART_GROUPS", 4)
@@ -608,7 +608,7 @@ def test_bad_options_are_refused(tmp_path, options, message):
 
 
 def test_conditions_that_are_no_grid_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(spool, "MAX_CELLS", 8)
+    monkeypatch.setattr(parts, "MAX_CELLS", 8)
     path = write(tmp_path / "a.csv", ROWS)
 
     with pytest.raises(DataError, match="over 8 combinations of Mass_1.*grid"):
