@@ -17,11 +17,11 @@ import difflib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, dataclass_transform
 
 from data_prep import untrusted
 from data_prep.atomic import draft_of
@@ -47,260 +47,196 @@ FINISHED: frozenset[State] = frozenset({"complete", "stopped_early"})
 
 Scalar = str | int | float | bool | None
 
-# Field docstrings become the descriptions of the published JSON Schema.
-_PYDANTIC = {"use_attribute_docstrings": True, "allow_inf_nan": False}
+T = TypeVar("T")
 
 
 class RecordError(InputError):
     """A record that cannot be read or written. The message is one sentence naming the file."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def _stored(cls: type[T]) -> type[T]:
+    """A frozen dataclass whose field docstrings describe it in the published JSON Schema."""
+    rules = {"use_attribute_docstrings": True, "allow_inf_nan": False}
+    cls.__pydantic_config__ = rules  # type: ignore[attr-defined]
+    return dataclass(frozen=True, kw_only=True, slots=True)(cls)
+
+
+@_stored
 class EpochRow:
     """One pass over the training split. A value that was not measured, or not finite, is null."""
 
-    __pydantic_config__ = _PYDANTIC
-
     epoch: int
     """Counted from 1."""
-
     train_nll: float | None
     """Mean training NLL over the epoch, nats per event in the data's units."""
-
     val_nll: float | None
     """NLL of the whole validation split after the epoch, nats per event in the data's units; the
     held-out cells are no part of it."""
-
     learning_rate: float | None
     """Step size at the end of the epoch."""
-
     seconds: float | None
     """Wall-clock time of this epoch, its evaluation included."""
-
     samples_per_second: float | None
     """Training rows per second."""
-
     loss_rate: float | None
     """Fall of the smoothed objective, nats per epoch or second (see `training.rate_per`)."""
-
     held_out_nll: float | None = None
     """NLL of the validation split's rows of the held-out cells, likewise; null where none are."""
 
     @classmethod
     def of(cls, epoch: object) -> Self:
         """The row of a `models.training.history.Epoch`, or of anything with these attributes."""
-        values = {
-            each.name: getattr(epoch, each.name)
-            for each in fields(cls)
-            if each.default is MISSING or hasattr(epoch, each.name)
-        }
-        return cls(**{name: finite(value) for name, value in values.items()})
+        return cls(**{each.name: finite(getattr(epoch, each.name)) for each in fields(cls)})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@_stored
 class DataUsed:
     """The prepared data set that was trained on."""
 
-    __pydantic_config__ = _PYDANTIC
-
     path: str
     """Its folder when the run began."""
-
     fingerprint: str | None
     """sha256 over content and split, from its dataset.json; null where none was taken."""
-
     rows: dict[str, int]
     """Rows of each split: train, val, test; those of held-out cells are among them."""
-
     hold_out_cells: tuple[dict[str, float], ...] = ()
     """Cells that were kept out of training, each as the value of every condition column."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@_stored
 class Environment:
     """Where the run took place."""
 
-    __pydantic_config__ = _PYDANTIC
-
     versions: dict[str, str]
     """Of python, torch, optuna, hpo and the like."""
-
     device: str
     """What the flow was trained on: `cpu`, `cuda (NVIDIA A100)`."""
-
     host: str | None
     """The machine's name."""
-
     threads: int | None
     """CPU threads that the worker gave to torch."""
-
     slurm_job_id: str | None = None
     """The job that held the trial last; null outside SLURM."""
-
     git_commit: str | None = None
     """Commit of the code; null when it was not run from a checkout."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@_stored
 class TestNll:
     """The best weights on the test split."""
 
-    __pydantic_config__ = _PYDANTIC
     __test__ = False  # else pytest takes it for a class of tests
 
     nll: float
     """Mean over the split without the held-out cells, nats per event in the data's units."""
-
     error: float
     """Standard error of that mean, nats."""
-
     rows: int
     """Events that it is the mean of."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@_stored
 class CellNll:
     """The best weights on one held-out cell's rows of the test split."""
 
-    __pydantic_config__ = _PYDANTIC
-
     conditions: dict[str, float]
     """The cell: the value of every condition column."""
-
     nll: float | None
     """Mean, nats per event in the data's units; null where it has no rows or is not finite."""
-
     error: float | None
     """Standard error of that mean, nats; null likewise."""
-
     rows: int
     """Events that it is the mean of."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@_stored
 class HeldOutNll:
     """The best weights on the test split's rows of the held-out cells, which they never saw."""
 
-    __pydantic_config__ = _PYDANTIC
-
     nll: float | None
     """Mean over these rows, nats per event in the data's units; null where it is not finite."""
-
     error: float | None
     """Standard error of that mean, nats; null likewise."""
-
     rows: int
     """Events that it is the mean of."""
-
     cells: tuple[CellNll, ...]
     """Each of the cells on its own."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@_stored
 class Cost:
     """What the flow takes to run and what it took to make. Null where it was not measured."""
 
-    __pydantic_config__ = _PYDANTIC
-
     parameters: int | None
     """Numbers that training adjusts."""
-
     flops_per_event: int | None
     """Floating-point operations of one log-density."""
-
     seconds: float | None
     """Wall-clock time of the trial so far, over all restarts."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@_stored
 class Reported:
     """What another program said of its own run, kept as it said it."""
 
-    __pydantic_config__ = _PYDANTIC
-
     label: str
     """Its name for the run."""
-
     epochs: int | None
     """Its count of epochs."""
-
     val_nll: float | None
     """Its best validation loss, by its own definition: not comparable with `best_val_nll`."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@_stored
 class RunRecord:
     """One trial: what it was given, where it ran, and what came of it so far."""
 
-    __pydantic_config__ = _PYDANTIC
-
     schema: Literal[1] = 1
     """Number of this layout."""
-
     study: str
     """Name of the study."""
-
     trial: int
     """Number of the trial in the study, from 0."""
-
     state: State
     """`running` until the run ends; `stopped_early` and `complete` have a usable result."""
-
     reason: str | None = None
     """Why it was stopped, pruned or failed: a sentence, or the last line of a traceback."""
-
     params: dict[str, Scalar]
     """What the sampler chose."""
-
     flow: dict[str, Any]
     """Every option of the flow, resolved."""
-
     training: dict[str, Any]
     """Every option of the training, resolved."""
-
     pruner: dict[str, Any] = field(default_factory=dict)
     """The pruner and its options."""
-
     data: DataUsed
     """What it was trained on."""
-
     seeds: dict[str, int] = field(default_factory=dict)
     """Seeds by what they seeded."""
-
     environment: Environment
     """Where it ran; of the last restart."""
-
     epochs: tuple[EpochRow, ...] = ()
     """One row per epoch, oldest first."""
-
     best_epoch: int | None = None
     """The epoch whose weights were kept."""
-
     best_val_nll: float | None = None
     """Validation NLL of that epoch, nats per event in the data's units: the lowest, unless
     `training.objective` is `held_out_nll`."""
-
     best_held_out_nll: float | None = None
     """`held_out_nll` of that epoch; null where no cells are held out."""
-
     test: TestNll | None = None
     """The best weights on the test split, once the run has ended well."""
-
     held_out: HeldOutNll | None = None
     """The same in the held-out cells; null where there are none."""
-
     restarts: int = 0
     """How often a worker took the trial up again."""
-
     cost: Cost
     """What it took."""
-
     started: str | None
     """When the trial first began, ISO 8601 with the offset from UTC."""
-
     updated: str | None
     """When this file was written, likewise."""
-
     reported: Reported | None = None
     """For runs of other programs: their own figures."""
 
@@ -313,7 +249,7 @@ class RunRecord:
 
     @property
     def standing(self) -> float:
-        """The same to sort by: infinite where there is none."""
+        """`best_objective` to sort by: infinite where there is none."""
         return math.inf if self.best_objective is None else self.best_objective
 
     def write(self, folder: Path) -> Path:
@@ -328,7 +264,6 @@ class RunRecord:
         """
         path = folder / NAME
         text = self._text(path)
-
         with draft_of(path) as draft:
             draft.write_text(text, encoding="utf-8")
         return path
@@ -406,7 +341,7 @@ def _adapter() -> TypeAdapter[RunRecord]:
 
 
 def _shortened(text: bytes) -> bytes:
-    """The same record with no epoch but the last; as it is where it is none."""
+    """The record with no epoch but the last; the text as it is where it is no record."""
     from pydantic_core import from_json, to_json
 
     try:

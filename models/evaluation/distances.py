@@ -32,7 +32,7 @@ LEAST_DRAWS_OF_CELL = 20_000
 CELL_ROWS = 200
 """Cells with fewer test rows are left out of the distances: their floor hides everything."""
 
-Pairs = Sequence[tuple[NDArray[Any], NDArray[Any]]]
+Pairs = Sequence[Sequence[NDArray[Any]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def cell_distances(
     for k in chosen:
         at_C, events_NF = cells.values_KC[k], test.events[cells.rows[k]]
         drawn_MF = batched.draw(flow, np.repeat(at_C[None], draws_K[k], axis=0), rng)
-        pairs = _halves(events_NF, len(events_NF) // 2, split_rng)
+        pairs = [np.array_split(split_rng.permutation(events_NF), 2) for _ in range(HALVINGS)]
         ks, floor = _of_columns(ks_distance, events_NF, drawn_MF, pairs, names)
         # By way of text, which gives the 0.0001 that was written and not its nearest float32.
         values = (float(str(value)) for value in at_C)
@@ -211,9 +211,9 @@ def _of_columns(
     names: Sequence[str],
 ) -> tuple[dict[str, float], dict[str, float]]:
     """A distance of each column, and its floor from pairs of halves of the events."""
-    half = len(pairs[0][0])
+    a, b = map(len, pairs[0])
     # A distance of n from m events goes as sqrt(1/n + 1/m) where the densities are alike.
-    scale = math.sqrt((1 / len(events_NF) + 1 / len(drawn_MF)) / (2 / half))
+    scale = math.sqrt((1 / len(events_NF) + 1 / len(drawn_MF)) / (1 / a + 1 / b))
     found, floor = {}, {}
     for f, name in enumerate(names):
         found[name] = distance(drawn_MF[:, f], events_NF[:, f])

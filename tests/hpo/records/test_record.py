@@ -279,7 +279,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 def test_an_epoch_row_takes_over_an_epoch_and_nulls_what_is_not_finite():
     class Epoch:
         epoch, train_nll, val_nll, learning_rate = 1, 5.0, 4.9, 1e-3
-        seconds, samples_per_second, loss_rate = 2.0, 1e4, math.nan
+        seconds, samples_per_second, loss_rate, held_out_nll = 2.0, 1e4, math.nan, None
 
     row = EpochRow.of(Epoch())
 
