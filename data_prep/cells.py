@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data_prep.dataset import SPLITS, Cell, Dataset, key, shown
+from data_prep.dataset import Cell, Dataset, key, rows_of, shown
 from data_prep.errors import DataError
 
 Named = Sequence[Mapping[str, float]]
@@ -25,14 +25,14 @@ def find(dataset: Dataset, named: Named, folder: Path) -> tuple[Cell, ...]:
     """The named cells, in the dataset's order; `folder` is what an error calls the dataset.
 
     Raises:
-        DataError: If a name is no cell of the dataset, or two are of the same. Lists all faults.
+        DataError: If a name is no cell of the dataset, or two name one cell. Lists all faults.
     """
     _refuse(folder, _unknown(dataset, named))
     return _found(dataset, named)
 
 
 def without(dataset: Dataset, named: Named, folder: Path) -> Dataset:
-    """What the dataset is to someone who does not see the named cells: rows, cells and ranges.
+    """The dataset without the named cells: its rows, cells and ranges.
 
     Ranges of events stay, since only their rows could tell.
 
@@ -46,9 +46,9 @@ def without(dataset: Dataset, named: Named, folder: Path) -> Dataset:
     cells = tuple(cell for cell in dataset.cells if cell.conditions not in out)
     values = zip(*(cell.conditions for cell in cells), strict=True)
     seen = zip(dataset.condition_columns, values, strict=True)
-    ranges = {column.name: (min(those), max(those)) for column, those in seen}
-    rows = {split: sum(getattr(cell, split) for cell in cells) for split in SPLITS}
-    return replace(dataset, cells=cells, rows=rows, ranges={**dataset.ranges, **ranges})
+    ranges = {column.name: (min(found), max(found)) for column, found in seen}
+    ranges = {**dataset.ranges, **ranges}
+    return replace(dataset, cells=cells, rows=rows_of(cells), ranges=ranges)
 
 
 def faults(dataset: Dataset, named: Named) -> list[str]:
@@ -123,8 +123,8 @@ def _nothing_left(dataset: Dataset, named: Named) -> list[str]:
     if len(out) == len(dataset.cells):
         return [f"all {len(out)} cells are held out, so none is left to train on: name fewer"]
     found = []
-    for split in SPLITS:
-        rows, held = dataset.rows[split], sum(getattr(cell, split) for cell in out)
+    for split, held in rows_of(out).items():
+        rows = dataset.rows[split]
         if rows and rows == held:
             found.append(f"the cells that are left have no row in the {split} part: name fewer")
         if rows and not held and split != "train":

@@ -56,7 +56,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """What was simulated in one cell, and how many mergers came of it."""
+    """The number or mass of simulated binaries of one cell, and the mergers that came of them."""
 
     conditions: tuple[float, ...]
     """In the order of the condition columns."""
@@ -77,8 +77,13 @@ class Total:
 
 
 def key(conditions: Sequence[float]) -> tuple[float, ...]:
-    """What tells a cell from others: float32, so that 0.0004 is a cell however it was written."""
+    """The identity of a cell: float32 values, so that 0.0004 is a cell however it was written."""
     return tuple(map(_single, conditions))
+
+
+def rows_of(cells: Sequence[Cell]) -> dict[str, int]:
+    """Rows of the cells in each part."""
+    return {split: sum(getattr(cell, split) for cell in cells) for split in SPLITS}
 
 
 def shown(names: Iterable[str], conditions: Iterable[float]) -> str:
@@ -112,7 +117,7 @@ class Dataset:
     ranges: dict[str, tuple[float, float]]
     """Lowest and highest value of each column over all parts, in its own unit."""
     fingerprint: str
-    """sha256 over columns, values and split: the same whatever the folder, date or codec."""
+    """sha256 over columns, values and split: it does not depend on folder, date or codec."""
     sources: tuple[dict[str, Any], ...] = ()
     """Of each source file: `file` (name only), `layout`, `rows`, `bytes`, `sha256`."""
     command: str = ""
@@ -126,9 +131,9 @@ class Dataset:
     bytes_after: int = 0
     """Of the Parquet files."""
     totals: tuple[Total, ...] = ()
-    """What was simulated in each cell, those without a merger too; empty where nobody said.
+    """Of each simulated cell, with or without mergers; empty where no table of totals was given.
 
-    No part of the fingerprint: they can be told of data that flows were trained on already.
+    They are no part of the fingerprint: they can be added to data that flows were trained on.
     """
     totals_unit: str | None = None
     """binaries or Msun: what `totals` count; None where there are none."""

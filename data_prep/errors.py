@@ -18,7 +18,7 @@ REMEDIES = {
     errno.ESTALE: "have it mounted again",
     errno.ENODEV: "have it mounted again",
 }
-"""What to do about the faults of a disk, which are nobody's input and no program's mistake."""
+"""The remedy for each fault of a disk, which is nobody's input and no program's mistake."""
 
 
 class InputError(ValueError):

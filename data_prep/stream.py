@@ -6,7 +6,7 @@ permutations come from `SeedSequence((seed, epoch, window))`, so a batch is a pu
 (files, seed, epoch, number), and an epoch can be entered anywhere: what lies before is not decoded.
 
 Cells can be left out, or read alone. The rows of each row group that stay are counted beforehand,
-in the columns of the conditions alone; from then on a row group is as if it held only those.
+in the columns of the conditions alone; from then on a row group is as if it held no others.
 
 Array names end in their axes:
     N rows    F event columns    C condition columns    K cells
@@ -75,7 +75,7 @@ class Stream:
             split: train, val or test.
             batch_size: Rows of every batch but the last of an epoch.
             seed: Of the order of rows.
-            shuffle: False gives the rows in file order, the same in every epoch.
+            shuffle: False gives the rows in file order in every epoch.
             memory_mb: Decoded rows are kept after the first pass if they fit in this.
             without: Cells whose rows are left out, each as a value of every condition column.
             only: Cells whose rows alone are read; None reads all.
@@ -112,7 +112,7 @@ class Stream:
     def epoch(self, index: int, *, start: int = 0) -> Iterator[Batch]:
         """Batches `start`, `start + 1`, ... of epoch `index`.
 
-        The same files, seed and index give the same batches, cached or not, so `(index, start)`
+        Equal files, seed and index give equal batches, cached or not, so `(index, start)`
         is all that has to be saved to go on later. A thread reads ahead from the first `next`
         on; closing the iterator ends it. The arrays of a batch belong to the consumer.
 

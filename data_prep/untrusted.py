@@ -54,7 +54,7 @@ def contents(path: Path, largest: int = LARGEST_JSON) -> bytes:
 
 
 def parse(text: bytes | str) -> Any:
-    """What strict JSON says: no NaN, no key twice, and no nesting that a parser cannot follow.
+    """The value of strict JSON: no NaN, no key twice, and no nesting that a parser cannot follow.
 
     Raises:
         ValueError: For anything else.

@@ -105,8 +105,8 @@ def _parsed(text: str) -> ast.expr:
             f"the filter has {len(text)} characters, the longest allowed {MAX_LENGTH}"
         )
     try:
-        # Only parsed: mode "eval" means one expression, nothing is run. What Python would warn of,
-        # such as `3and`, it tells in its own terms, without the filter.
+        # Only parsed: mode "eval" means one expression, nothing is run. A warning of Python,
+        # such as of `3and`, would be in its own terms, without the filter.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -116,7 +116,7 @@ def _parsed(text: str) -> ast.expr:
 
 
 def _slip(text: str, error: BaseException) -> str:
-    """What most likely went wrong, for the common slips of people who write SQL or C."""
+    """The likely mistake, for the common slips of people who write SQL or C."""
     if "=" in re.sub("[=!<>]=", "", text):
         return "has a single =: write == to compare"
     if "&&" in text or "||" in text:

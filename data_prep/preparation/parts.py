@@ -11,7 +11,6 @@ import hashlib
 import itertools
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -97,23 +96,11 @@ class Spool:
         return coded
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """The part files of a dataset."""
+def write(spool: Spool, folder: Path, seed: int) -> tuple[tuple[Cell, ...], str]:
+    """Write the folders of the parts into `folder`; the spooled rows are deleted.
 
-    rows: dict[str, int]
-    """Of each part."""
-    cells: tuple[Cell, ...]
-    fingerprint: str
-
-
-def write(spool: Spool, folder: Path, seed: int) -> Written:
-    """Write the parts into `folder`; the spooled rows are deleted.
-
-    Args:
-        spool: All rows.
-        folder: Where the folders of the parts are made.
-        seed: Of split and order.
+    Returns:
+        The cells in ascending order, and the fingerprint.
     """
     for_split, for_order = np.random.SeedSequence(seed).spawn(2)
     request = spool.request
@@ -134,8 +121,7 @@ def write(spool: Spool, folder: Path, seed: int) -> Written:
         Cell(tuple(value), *share)
         for value, share in zip(values.tolist(), shares.tolist(), strict=True)
     )
-    rows = dict(zip(SPLITS, shares.sum(axis=0).tolist(), strict=True))
-    return Written(rows, cells, digest.hexdigest())
+    return cells, digest.hexdigest()
 
 
 def _deal(

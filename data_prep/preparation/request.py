@@ -1,4 +1,4 @@
-"""What a dataset is to be made of: its columns, filter and split, checked."""
+"""A checked request for a dataset: its columns, filter and split."""
 
 from __future__ import annotations
 

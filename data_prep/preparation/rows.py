@@ -23,7 +23,7 @@ def wanted(source: Source, request: Request, dropped: Counter[str]) -> Iterator[
     """The source's rows under the names of the request: whole, matching `where`, checked.
 
     Args:
-        source: What is read.
+        source: The table.
         request: The columns, the filter, and whether rows with faults are left out.
         dropped: Counts rows that are left out, by reason.
 
@@ -31,11 +31,9 @@ def wanted(source: Source, request: Request, dropped: Counter[str]) -> Iterator[
         DataError: For the first row with a fault, unless such rows are to be left out.
         FilterError: If the filter does not fit the source's columns.
     """
-    bpp = cosmic.is_bpp(source)
-    if bpp:
-        cosmic.require_conditions(source, request.names)
-        source = cosmic.with_own_names(source)
-    alias = cosmic.named_as_sevn(source) if bpp else {}
+    alias: dict[str, str] = {}
+    if bpp := cosmic.is_bpp(source):
+        source, alias = cosmic.named(source, request.names)
     rule = _rule(source, request, {*source.names, *alias})
     others = sorted(rule.names - set(request.names)) if rule else []
 
@@ -50,7 +48,7 @@ def wanted(source: Source, request: Request, dropped: Counter[str]) -> Iterator[
 
 
 def faults(column: Column, values: NDArray[np.float64]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """What values of the column must not be, and which are."""
+    """Each rule for values of the column: the fault, and the values that have it."""
     yield "not a finite number", ~np.isfinite(values)
     if column.positive:
         yield "not above zero", values <= 0

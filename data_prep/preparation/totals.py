@@ -1,7 +1,7 @@
-"""What was simulated in each cell -> `Dataset.totals`, so that mergers become merger rates.
+"""A table of the binaries simulated in each cell -> `Dataset.totals`, for merger rates.
 
 A table of mergers tells nothing of the binaries that did not merge. The table of totals does: the
-condition columns, and `simulated_binaries` (a count) or `simulated_mass` (Msun) of each cell. A
+condition columns and `simulated_binaries` (a count) or `simulated_mass` (Msun) of each cell. A
 cell that it names and the data lacks had no merger, which is a measurement, too.
 """
 

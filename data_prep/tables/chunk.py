@@ -25,7 +25,7 @@ class Chunk:
     numbers: dict[str, NDArray[np.float64]]
     """NaN where missing or unreadable."""
     texts: dict[str, pa.Array] = field(default_factory=dict)
-    """Columns of texts, those of a Parquet dictionary-encoded: a text is in memory once."""
+    """Columns of texts; from Parquet they are dictionary-encoded, so a text is in memory once."""
     wrong: dict[str, dict[int, str]] = field(default_factory=dict)
     """Of each number column: the texts found in it, by position in the chunk."""
     ragged: tuple[tuple[int, str], ...] = ()
@@ -93,7 +93,7 @@ def _texts(array: pa.Array) -> pa.Array:
 def _numbers(array: pa.Array) -> tuple[NDArray[np.float64], dict[int, str]]:
     """Values as float64, NaN where there is none, and the texts that are no number."""
     if pa.types.is_dictionary(array.type):
-        # Only the values that these rows have: a dictionary also holds those of other batches.
+        # Only the values of these rows: a dictionary also holds values of other batches.
         used = array.indices.unique().drop_null()
         distinct, wrong = _numbers(array.dictionary.take(used))
         place = pc.index_in(array.indices, used, skip_nulls=True)

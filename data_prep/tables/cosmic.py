@@ -53,30 +53,28 @@ def is_bpp(source: Source) -> bool:
     return set(MARKS) <= set(source.header)
 
 
-def with_own_names(source: Source) -> Source:
-    """The table with COSMIC's own names readable beside any that they were renamed to."""
-    return replace(source, renamed={name: name for name in source.header} | source.renamed)
+def named(source: Source, wanted: Iterable[str]) -> tuple[Source, dict[str, str]]:
+    """The table with COSMIC's own names readable beside any that they were renamed to.
 
+    Returns:
+        The table, and COSMIC's name of each of SEVN's columns that is not there under SEVN's name.
 
-def named_as_sevn(source: Source) -> dict[str, str]:
-    """COSMIC's name by SEVN's name, of the columns that are not there under SEVN's."""
-    found: dict[str, str] = {}
-    for new, olds in ALIASES.items():
-        for old in olds:
-            if new not in source.names and old in source.names:
-                found.setdefault(new, old)
-    return found
-
-
-def require_conditions(source: Source, names: Iterable[str]) -> None:
-    """Refuse a table without a wanted Z or alpha: COSMIC has them in `initC`, not in `bpp`."""
-    for name in ("Z", "alpha"):
-        if name in names and name not in {*source.names, *named_as_sevn(source)}:
-            raise DataError(
-                f"{source.path} is a COSMIC bpp table without {name!r}: join it from initC on "
-                f"bin_num (column {ALIASES[name][0]!r}) before writing the table, "
-                f"or name the column with --columns OLD={name}"
-            )
+    Raises:
+        DataError: If Z or alpha is wanted and not there: COSMIC has them in `initC`, not in `bpp`.
+    """
+    source = replace(source, renamed={name: name for name in source.header} | source.renamed)
+    alias = {
+        new: next(old for old in olds if old in source.names)
+        for new, olds in ALIASES.items()
+        if new not in source.names and set(olds) & set(source.names)
+    }
+    for name in sorted({"Z", "alpha"}.intersection(wanted).difference(source.names, alias)):
+        raise DataError(
+            f"{source.path} is a COSMIC bpp table without {name!r}: join it from initC on "
+            f"bin_num (column {ALIASES[name][0]!r}) before writing the table, "
+            f"or name the column with --columns OLD={name}"
+        )
+    return source, alias
 
 
 def mergers(chunks: Iterable[Chunk], names: Mapping[str, str]) -> Iterator[Chunk]:
