@@ -395,14 +395,13 @@ def rerun(run_json: Path, out: Path | None, data: str | None, style: Format) -> 
         hpo rerun runs/bbh/trial-00017/run.json
         hpo rerun runs/bbh/trial-00017/run.json --data prepared --out again
     """
-    import dataclasses
     import tempfile
 
-    from hpo.records import rerun as again
     from hpo.records.listing import render
+    from hpo.records.rerun import rerun as run_again
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = out or Path(scratch) / "again"
-        done = again.rerun(run_json, folder, data=prepared(data) if data else None)
-    click.echo(render([dataclasses.asdict(one) for one in done.comparisons], style))
+        done = run_again(run_json, folder, data=prepared(data) if data else None)
+    click.echo(render(done.comparisons, style))
     click.echo(done.verdict, err=style != "table")

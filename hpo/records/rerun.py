@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,26 +35,13 @@ class RerunError(InputError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Comparison:
-    """One figure of the run as it was and as it is now."""
-
-    measure: str
-    then: str | float | None
-    now: str | float | None
-    difference: float | None = None
-    """Now minus then; None where there is nothing to subtract."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Rerun:
     """What came of a repetition."""
 
     record: RunRecord
     """Of the new run."""
-
-    comparisons: tuple[Comparison, ...]
-    """NLLs are in nats per event."""
-
+    comparisons: tuple[dict[str, object], ...]
+    """Rows of `measure`, `then`, `now` and `difference`, which is now minus then; NLLs in nats."""
     verdict: str
     """A sentence: whether it is the same, else how far off and what is not as it was."""
 
@@ -81,7 +69,8 @@ def rerun(path: Path, out: Path, *, data: Path | None = None) -> Rerun:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RerunError(f"{out} holds something: choose a new folder for --out")
     out.mkdir(parents=True, exist_ok=True)
-    config = TrainConfig.from_dict(then.training)
+    # Without limits of time: a second run does not meet them after the same epoch.
+    config = dataclasses.replace(TrainConfig.from_dict(then.training), max_minutes=None)
     rows: list[Epoch] = []
 
     def on_epoch(epoch: Epoch) -> None:
@@ -89,29 +78,27 @@ def rerun(path: Path, out: Path, *, data: Path | None = None) -> Rerun:
         if len(rows) == len(then.epochs):
             raise _AllRepeated
 
-    with _threads(then.environment.threads):
-        hold_out = list(then.data.hold_out_cells)
-        # All of it: limits of time are not met after the same epoch twice.
-        config = dataclasses.replace(config, max_minutes=None)
-        try:
+    threads = torch.get_num_threads()
+    try:
+        # Sums over threads depend on their number.
+        torch.set_num_threads(then.environment.threads or threads)
+        with suppress(_AllRepeated):
             train(
                 folder,
                 FlowConfig.from_dict(then.flow),
                 config,
-                hold_out=hold_out,
+                hold_out=list(then.data.hold_out_cells),
                 checkpoint=out,
                 on_epoch=on_epoch,
             )
-        except _AllRepeated:
-            pass
         now = _record(then, folder, out, rows)
+    finally:
+        torch.set_num_threads(threads)
     now.write(out)
-    same = _same_weights(path.parent, out)
-    changed = tuple(_changed(then, now))
     return Rerun(
         record=now,
         comparisons=tuple(_comparisons(then, now)),
-        verdict=_verdict(then, now, same, changed),
+        verdict=_verdict(then, now, _same_weights(path.parent, out)),
     )
 
 
@@ -129,19 +116,6 @@ def _data(path: Path, record: RunRecord, data: Path | None) -> Path:
             "differ): give --data"
         )
     return folder
-
-
-class _threads:
-    """As many CPU threads as the first run had: sums over threads depend on their number."""
-
-    def __init__(self, wanted: int | None) -> None:
-        self.wanted, self.before = wanted, torch.get_num_threads()
-
-    def __enter__(self) -> None:
-        torch.set_num_threads(self.wanted or self.before)
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_num_threads(self.before)
 
 
 def _record(then: RunRecord, folder: Path, out: Path, rows: list[Epoch]) -> RunRecord:
@@ -177,35 +151,36 @@ def _test(then: RunRecord, flow: ConditionalFlow, folder: Path) -> TestNll | Non
     return TestNll(nll=score.mean, error=score.error, rows=score.rows)
 
 
-def _comparisons(then: RunRecord, now: RunRecord) -> Iterator[Comparison]:
-    yield _numbers("epochs", len(then.epochs), len(now.epochs))
-    yield _numbers("best epoch", then.best_epoch, now.best_epoch)
-    yield _numbers("best val NLL", then.best_val_nll, now.best_val_nll)
-    yield _numbers("last val NLL", then.epochs[-1].val_nll, now.epochs[-1].val_nll)
-    if then.test and now.test:
-        yield _numbers("test NLL", then.test.nll, now.test.nll)
-    yield _numbers("seconds", then.cost.seconds, now.cost.seconds)
+def _comparisons(then: RunRecord, now: RunRecord) -> Iterator[dict[str, object]]:
+    pairs: dict[str, tuple[float | None, float | None]] = {
+        "epochs": (len(then.epochs), len(now.epochs)),
+        "best epoch": (then.best_epoch, now.best_epoch),
+        "best val NLL": (then.best_val_nll, now.best_val_nll),
+        "last val NLL": (then.epochs[-1].val_nll, now.epochs[-1].val_nll),
+        "test NLL": (then.test.nll if then.test else None, now.test.nll if now.test else None),
+        "seconds": (then.cost.seconds, now.cost.seconds),
+    }
+    for name, (was, here) in pairs.items():
+        gap = None if was is None or here is None else here - was
+        if name != "test NLL" or gap is not None:
+            yield {"measure": name, "then": was, "now": here, "difference": gap}
 
 
-def _numbers(name: str, then: float | None, now: float | None) -> Comparison:
-    gap = None if then is None or now is None else now - then
-    return Comparison(measure=name, then=then, now=now, difference=gap)
-
-
-def _verdict(then: RunRecord, now: RunRecord, same: bool | None, changed: tuple[str, ...]) -> str:
+def _verdict(then: RunRecord, now: RunRecord, same_weights: bool | None) -> str:
     gaps = [_gap(*pair) for pair in zip(then.epochs, now.epochs, strict=False)]
     first = next((k for k, gap in enumerate(gaps, start=1) if gap), None)
-    if first is None and same:
-        return "the same: every NLL and every weight, bit for bit"
-    if first is None and same is None and len(then.epochs) == len(now.epochs):
-        return "the same: the NLLs of every epoch, bit for bit (no checkpoint to compare weights)"
-    if first is None and len(then.epochs) != len(now.epochs):
+    if first is not None:
+        changed = "; ".join(_changed(then, now))
+        text = f"differs from epoch {first} on, by up to {max(gaps):.2g} nats per event"
+        return f"{text}; not as it was: {changed}" if changed else text
+    if len(then.epochs) != len(now.epochs):
         text = f"the NLLs are the same, bit for bit, until it stopped after epoch {len(now.epochs)}"
         return f"{text}: its rule goes by the clock"
-    if first is None:
-        return "every NLL is the same, yet the weights are not: the checkpoint is of another run"
-    text = f"differs from epoch {first} on, by up to {max(gaps):.2g} nats per event"
-    return f"{text}; not as it was: {'; '.join(changed)}" if changed else text
+    if same_weights is None:
+        return "the same: the NLLs of every epoch, bit for bit (no checkpoint to compare weights)"
+    if same_weights:
+        return "the same: every NLL and every weight, bit for bit"
+    return "every NLL is the same, yet the weights are not: the checkpoint is of another run"
 
 
 def _gap(then: EpochRow, now: EpochRow) -> float:

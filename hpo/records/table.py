@@ -16,12 +16,12 @@ where there are some. `select` with `columns=TABLE_3_2` is the thesis's table.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.errors import InputError
+from data_prep.errors import InputError, suggestion
 from hpo.records.folder import read_all
 from hpo.records.listing import columns_of
 from hpo.records.record import FINISHED, RecordError, RunRecord
@@ -100,35 +100,36 @@ def aligned(rows: Sequence[Row], found: Iterable[RunRecord | RecordError]) -> li
 
 def row(record: RunRecord) -> Row:
     """The run as one flat row; the module says which columns there are."""
-    test, held_out, reported = record.test, record.held_out, record.reported
-    last = record.epochs[-1:]
+    test, held_out, reported, cost = record.test, record.held_out, record.reported, record.cost
+    last = record.epochs[-1] if record.epochs else None
+    holds_out = bool(record.data.hold_out_cells)
     flat: Row = {
         "study": record.study,
         "trial": record.trial,
         "state": record.state,
         **record.params,
-        "epochs": last[0].epoch if last else 0,
+        "epochs": last.epoch if last else 0,
         "best_epoch": record.best_epoch,
         "best_val_nll": record.best_val_nll,
     }
-    if record.data.hold_out_cells:
+    if holds_out:
         flat["best_held_out_nll"] = record.best_held_out_nll
     if reported:
-        flat["reported_epochs"] = reported.epochs
-        flat["reported_val_nll"] = reported.val_nll
-        flat["label"] = reported.label
+        flat |= {
+            "reported_epochs": reported.epochs,
+            "reported_val_nll": reported.val_nll,
+            "label": reported.label,
+        }
+    for name, nll in (("test", test), *([("held_out", held_out)] if holds_out else [])):
+        flat |= {
+            f"{name}_nll": nll.nll if nll else None,
+            f"{name}_error": nll.error if nll else None,
+        }
     flat |= {
-        "test_nll": test.nll if test else None,
-        "test_error": test.error if test else None,
-    }
-    if record.data.hold_out_cells:
-        flat["held_out_nll"] = held_out.nll if held_out else None
-        flat["held_out_error"] = held_out.error if held_out else None
-    flat |= {
-        "loss_rate": last[0].loss_rate if last else None,
-        "seconds": record.cost.seconds,
-        "parameters": record.cost.parameters,
-        "flops_per_event": record.cost.flops_per_event,
+        "loss_rate": last.loss_rate if last else None,
+        "seconds": cost.seconds,
+        "parameters": cost.parameters,
+        "flops_per_event": cost.flops_per_event,
         "restarts": record.restarts,
         "reason": record.reason,
         "started": record.started,
@@ -202,7 +203,8 @@ def objective(each: Row) -> object:
 
 def _with_options(flat: Row, record: RunRecord) -> Row:
     """The row with every resolved option, the data and the environment after it."""
-    surroundings, held_out = record.environment, record.data.hold_out_cells
+    environment, held_out = asdict(record.environment), record.data.hold_out_cells
+    versions = environment.pop("versions")
     options: dict[str, Mapping[str, object]] = {
         "flow": record.flow,
         "training": record.training,
@@ -214,14 +216,8 @@ def _with_options(flat: Row, record: RunRecord) -> Row:
             **{f"{split}_rows": count for split, count in record.data.rows.items()},
             **({"hold_out_cells": _listed(held_out)} if held_out else {}),
         },
-        "environment": {
-            "device": surroundings.device,
-            "host": surroundings.host,
-            "threads": surroundings.threads,
-            "slurm_job_id": surroundings.slurm_job_id,
-            "git_commit": surroundings.git_commit,
-        },
-        "version": surroundings.versions,
+        "environment": environment,
+        "version": versions,
     }
     for group, values in options.items():
         # What the sampler chose is among the resolved options once more.
@@ -252,9 +248,7 @@ def _unreadable(path: Path, fault: RecordError) -> Row:
 
 def _known(column: str, names: Sequence[str]) -> str:
     if names and column not in names:
-        near = difflib.get_close_matches(column, names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
-        raise RunsError(f"the runs have no column {column!r}: {hint}")
+        raise RunsError(f"the runs have no column {column!r}: {suggestion(column, names)}")
     return column
 
 

@@ -25,7 +25,6 @@ import math
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
@@ -47,7 +46,6 @@ from hpo.records.record import (
     Reported,
     RunRecord,
     Scalar,
-    State,
     complaint,
     contents,
 )
@@ -106,19 +104,16 @@ def parse(path: Path, text: bytes) -> RunRecord:
     rows = _rows(saved, train, running)
     lost = _first_lost(saved, running)
     best = min((row for row in rows if row.val_nll is not None), key=_nll, default=None)
+    params = _given(blocks=saved.blocks, hidden=saved.hidden, activation=saved.A)
+    options = ("batch_size", "workers", "dataloader", "early_stop")
     return RunRecord(
         study=STUDY,
-        trial=_number(path),
-        state=_state(saved, lost),
+        trial=sum(other.stem < path.stem for other in path.parent.glob("*.json")),
+        state="failed" if lost else "stopped_early" if saved.stopped_early else "complete",
         reason=_reason(saved, lost, None if len(running) else source.name),
-        params=_given(blocks=saved.blocks, hidden=saved.hidden, activation=saved.A),
-        flow=_given(blocks=saved.blocks, hidden=saved.hidden, activation=saved.A),
-        training=_given(
-            batch_size=saved.batch_size,
-            workers=saved.workers,
-            dataloader=saved.dataloader,
-            early_stop=saved.early_stop,
-        ),
+        params=params,
+        flow=dict(params),
+        training=_given(**{name: getattr(saved, name) for name in options}),
         data=DataUsed(path=Path(saved.training_file).name, fingerprint=None, rows={}),
         environment=Environment(
             versions={}, device=saved.device or "unknown", host=None, threads=None
@@ -197,7 +192,7 @@ def _rows(saved: Saved, train: Curve, running: Curve) -> tuple[EpochRow, ...]:
         seconds = np.diff(np.asarray(saved.epoch_time, dtype=np.float64), prepend=0.0)
     # There is no rate at the first epoch: nothing came before it.
     rates = (math.nan, *(-each for each in saved.d_score_rate)) if saved.d_score_rate else ()
-    columns = zip_longest(_floats(train), _floats(each_epoch(running)), _floats(seconds), rates)
+    columns = (train.tolist(), each_epoch(running).tolist(), seconds.tolist(), rates)
     return tuple(
         EpochRow(
             epoch=epoch,
@@ -208,13 +203,8 @@ def _rows(saved: Saved, train: Curve, running: Curve) -> tuple[EpochRow, ...]:
             samples_per_second=None,
             loss_rate=finite(rate),
         )
-        for epoch, (train_nll, val_nll, took, rate) in enumerate(columns, start=1)
+        for epoch, (train_nll, val_nll, took, rate) in enumerate(zip_longest(*columns), start=1)
     )
-
-
-def _floats(values: Curve) -> Sequence[float]:
-    floats: list[float] = values.tolist()
-    return floats
 
 
 def _nll(row: EpochRow) -> float:
@@ -230,12 +220,6 @@ def _first_lost(saved: Saved, running: Curve) -> int | None:
     return int(lost[0]) + first if len(lost) else None
 
 
-def _state(saved: Saved, lost: int | None) -> State:
-    if lost is not None:
-        return "failed"
-    return "stopped_early" if saved.stopped_early else "complete"
-
-
 def _reason(saved: Saved, lost: int | None, missing: str | None) -> str | None:
     parts = []
     if lost is not None:
@@ -249,7 +233,3 @@ def _reason(saved: Saved, lost: int | None, missing: str | None) -> str | None:
 
 def _given(**values: Scalar) -> dict[str, Scalar]:
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _number(path: Path) -> int:
-    return sum(1 for other in path.parent.glob("*.json") if other.stem < path.stem)

@@ -21,11 +21,22 @@ from hpo.study.study import create_study, trial_folder
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_storage():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("HPO_STORAGE", raising=False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, prepared, no_storage):
+    return run_trial(tmp_path_factory.mktemp("rerun") / "runs", prepared)
+
+
 @pytest.fixture
-def finished(tmp_path, prepared, monkeypatch):
+def finished(trained, tmp_path):
     """Folder of a trial that was trained to its end."""
-    monkeypatch.delenv("HPO_STORAGE", raising=False)
-    return run_trial(tmp_path / "runs", prepared)
+    return shutil.copytree(trained, tmp_path / "runs" / "s" / trained.name)
 
 
 def run_trial(runs, data, prune_at=None):
@@ -65,8 +76,7 @@ def test_a_run_is_repeated_bit_for_bit(finished, tmp_path):
     assert (now.test, now.params, now.flow) == (then.test, then.params, then.flow)
 
 
-def test_a_pruned_run_is_repeated_as_far_as_it_came(tmp_path, prepared, monkeypatch):
-    monkeypatch.delenv("HPO_STORAGE", raising=False)
+def test_a_pruned_run_is_repeated_as_far_as_it_came(tmp_path, prepared):
     folder = run_trial(tmp_path / "runs", prepared, prune_at=2)
 
     done = again.rerun(folder / NAME, tmp_path / "again")
