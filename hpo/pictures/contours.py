@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,16 +36,6 @@ FEW = 3000
 """Up to so many rows are drawn as points; of more, a histogram says more."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Compared:
-    """Rows of the data and events drawn at their conditions, of the columns to show."""
-
-    data_NF: Array
-    drawn_NF: Array
-    title: str
-    """Which rows these are, and their NLL."""
-
-
 def contours(
     emulator: Emulator,
     folder: Path,
@@ -58,11 +47,9 @@ def contours(
     """Two event columns of the emulator against held-out data, with both marginals.
 
     Args:
-        emulator: Draws events at given conditions.
         folder: A prepared dataset; its test rows are shown.
         conditions: Shows only the rows that have these values; by default all.
         columns: The two event columns, across and up; needed where there are more.
-        out: The picture.
 
     Raises:
         PlotError: If a name or a cell is not there, or there are not two columns to show.
@@ -77,8 +64,7 @@ def contours(
             + ("name two by --columns" if len(dataset.event_columns) > 1 else "draw a corner")
         )
     across, up = (dataset.event_columns[at] for at in wanted)
-    shown = compare(emulator, folder, conditions or {}, wanted)
-    data, drawn = shown.data_NF, shown.drawn_NF
+    data, drawn, title = compare(emulator, folder, conditions or {}, wanted)
     edges = (density.edges(data[:, 0], drawn[:, 0]), density.edges(data[:, 1], drawn[:, 1]))
     with style.figure_of(7.2, 8.0) as figure:
         grid = figure.add_gridspec(2, 2, width_ratios=(4, 1), height_ratios=(1, 4))
@@ -93,13 +79,9 @@ def contours(
         right.set(xlabel=style.density_label_of(up))
         above.tick_params(labelbottom=False)
         right.tick_params(labelleft=False)
-        draw_legend(
-            figure,
-            shown,
-            main,
-            f"outside the picture: {_outside(data, edges):.2%} of the data, "
-            f"{_outside(drawn, edges):.2%} of the emulator",
-        )
+        title += f"\noutside the picture: {_outside(data, edges):.2%} of the data, "
+        title += f"{_outside(drawn, edges):.2%} of the emulator"
+        draw_legend(figure, title, len(data), len(drawn), main)
         style.write(figure, out)
     return out
 
@@ -115,8 +97,10 @@ def event_columns(emulator: Emulator, dataset: Dataset, wanted: Sequence[str] | 
     return [names.index(name) for name in wanted]
 
 
-def compare(emulator: Emulator, folder: Path, at: At, columns: Sequence[int]) -> Compared:
-    """Test rows with these conditions, and about `DRAWS` events drawn at the rows' conditions."""
+def compare(
+    emulator: Emulator, folder: Path, at: At, columns: Sequence[int]
+) -> tuple[Array, Array, str]:
+    """Test rows with these conditions, events drawn at the conditions of the rows, and a title."""
     rows, names = read_split(folder, "test"), list(emulator.condition_columns)
     mask = at_conditions(rows.conditions, names, at, f"test rows of {folder}")
     events_NF = rows.events[mask].astype(np.float64)
@@ -127,13 +111,9 @@ def compare(emulator: Emulator, folder: Path, at: At, columns: Sequence[int]) ->
     times = max(1, round(DRAWS / len(events_NF)))
     repeated: dict[str, Any] = {name: np.tile(each, times) for name, each in given.items()}
     drawn_NF = emulator.sample(times * len(events_NF), seed=0, **repeated)
-    return Compared(
-        data_NF=events_NF[:, columns],
-        drawn_NF=drawn_NF[:, columns],
-        title=f"test rows, {style.told(at) or 'all cells'}: NLL = {nll_N.mean():.3f}"
-        + ("" if math.isnan(error) else rf" $\pm$ {error:.3f}")
-        + " nats per event",
-    )
+    title = f"test rows, {style.text_of(at) or 'all cells'}: NLL = {nll_N.mean():.3f}"
+    title += ("" if math.isnan(error) else rf" $\pm$ {error:.3f}") + " nats per event"
+    return events_NF[:, columns], drawn_NF[:, columns], title
 
 
 def draw_plane(
@@ -178,23 +158,23 @@ def draw_marginal(
     axes.stairs(drawn, joined, orientation=side, color=style.EMULATOR, linewidth=1.4)
 
 
-def draw_legend(figure: Figure, shown: Compared, plane: Axes | None, more: str = "") -> None:
-    """Above all axes: which rows, how many, their NLL, and the meaning of the plane's lines."""
+def draw_legend(figure: Figure, title: str, data: int, drawn: int, plane: Axes | None) -> None:
+    """Above all axes: a title, the numbers of events, and the meaning of the plane's lines."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     lines = plane.get_legend_handles_labels()[0] if plane else []
     figure.legend(
         handles=[
-            Patch(color=style.DATA, alpha=0.3, label=f"data, n = {len(shown.data_NF):,}"),
+            Patch(color=style.DATA, alpha=0.3, label=f"data, n = {data:,}"),
             *lines[:1],
-            Line2D([], [], color=style.EMULATOR, label=f"emulator, n = {len(shown.drawn_NF):,}"),
+            Line2D([], [], color=style.EMULATOR, label=f"emulator, n = {drawn:,}"),
             *lines[1:],
         ],
         loc="outside upper left",
         ncols=2,
         alignment="left",
-        title=f"{shown.title}\n{more}" if more else shown.title,
+        title=title,
     )
 
 

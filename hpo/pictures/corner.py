@@ -63,11 +63,9 @@ def corner(
     """Each event column on the diagonal, each pair of them below it.
 
     Args:
-        emulator: Draws events at given conditions.
         folder: A prepared dataset; its test rows are shown.
         conditions: Shows only the rows that have these values; by default all.
         columns: Event columns in the order to show; by default all.
-        out: The picture.
 
     Raises:
         PlotError: If a name or a cell is not there, or there are more than `MOST` columns.
@@ -81,14 +79,13 @@ def corner(
             f"a corner shows up to {MOST} event columns, there are {len(wanted)}: "
             "name some by --columns"
         )
-    both = compare(emulator, folder, conditions or {}, wanted)
+    data, drawn, title = compare(emulator, folder, conditions or {}, wanted)
     shown = [
-        _shown(dataset.event_columns[at], both.data_NF[:, k], both.drawn_NF[:, k])
-        for k, at in enumerate(wanted)
+        _shown(dataset.event_columns[at], data[:, k], drawn[:, k]) for k, at in enumerate(wanted)
     ]
     side = 4.6 if len(shown) == 1 else max(5.2, 2.1 * len(shown))
     with style.figure_of(side, side + 0.9) as figure:
-        draw_legend(figure, both, _draw(figure, shown))
+        draw_legend(figure, title, len(data), len(drawn), _draw(figure, shown))
         style.write(figure, out)
     return out
 
@@ -119,7 +116,9 @@ def _draw(figure: Figure, shown: Sequence[_Shown]) -> Axes | None:
             axes.tick_params(labelbottom=row == last, labelleft=column == 0)
             axes.set_xlabel(across.label if row == last else "")
             if row > column:
-                _plane(axes, across, up)
+                data = np.stack([across.data_N, up.data_N], axis=1)
+                drawn = np.stack([across.drawn_N, up.drawn_N], axis=1)
+                draw_plane(axes, data, drawn, (across.edges, up.edges), FRACTIONS)
                 first = first or axes
                 axes.yaxis.set_major_locator(MaxNLocator(5, prune="both"))
                 axes.set_ylabel(up.label if column == 0 else "")
@@ -133,9 +132,3 @@ def _draw(figure: Figure, shown: Sequence[_Shown]) -> Axes | None:
                 axes.spines["left"].set_visible(False)
     figure.align_labels()
     return first
-
-
-def _plane(axes: Axes, across: _Shown, up: _Shown) -> None:
-    data_N2 = np.stack([across.data_N, up.data_N], axis=1)
-    drawn_N2 = np.stack([across.drawn_N, up.drawn_N], axis=1)
-    draw_plane(axes, data_N2, drawn_N2, (across.edges, up.edges), FRACTIONS)

@@ -49,12 +49,10 @@ def divergence(
     """A map of the divergence from the density at one place to the density of each cell, in nats.
 
     Args:
-        emulator: Of any number of event columns.
         folder: A prepared dataset, whose cells are shown; None takes values over the domain.
         conditions: The reference: a value of every condition, of a cell or between cells.
         columns: The two conditions of the map, across and up; needed where there are more.
         step: Called after each cell with the cells done and all cells.
-        out: The picture.
 
     Raises:
         PlotError: If no cell has the other conditions of the reference, or no plane is to show.
@@ -84,7 +82,7 @@ def divergence(
         style.colour_bar(figure, fields, "Jensen-Shannon divergence [nats]", [axes])
         style.heading(
             figure,
-            f"Divergence from {style.told(conditions)}{' (framed)' if framed else ''}\n"
+            f"Divergence from {style.text_of(conditions)}{' (framed)' if framed else ''}\n"
             "0 for the same density, ln 2 = 0.69 for no overlap; "
             f"Monte Carlo error up to {errors_K.max():.1g}",
         )
@@ -97,19 +95,17 @@ def from_reference(
     reference: At,
     others: Sequence[At],
     *,
-    draws: int | None = None,
     seed: int = 0,
     step: Callable[[int, int], None] | None = None,
 ) -> tuple[Array, Array]:
     """Divergences from the density at the reference to each of the others, and their standard
     errors by the draw, in nats, both of shape `(K,)`.
     """
-    draws = draws or DRAWS
-    own_NF = _drawn(emulator, reference, draws, seed)
+    own_NF = _drawn(emulator, reference, seed)
     own_N = _log_prob(emulator, own_NF, reference)
     found = []
     for k, other in enumerate(others):
-        theirs_NF = _drawn(emulator, other, draws, seed + 1 + k)
+        theirs_NF = _drawn(emulator, other, seed + 1 + k)
         p_N = np.concatenate([own_N, _log_prob(emulator, theirs_NF, reference)])
         q_N = _log_prob(emulator, np.concatenate([own_NF, theirs_NF]), other)
         found.append(jensen_shannon(p_N, q_N))
@@ -159,8 +155,8 @@ def _plane(emulator: Emulator, names: Sequence[str] | None) -> list[Column]:
     return [known[emulator.condition_columns.index(name)] for name in names]
 
 
-def _drawn(emulator: Emulator, at: At, draws: int, seed: int) -> Array:
-    return emulator.sample(draws, seed=seed, on_extrapolation="ignore", **at)
+def _drawn(emulator: Emulator, at: At, seed: int) -> Array:
+    return emulator.sample(DRAWS, seed=seed, on_extrapolation="ignore", **at)
 
 
 def _log_prob(emulator: Emulator, events_NF: Array, at: At) -> Array:

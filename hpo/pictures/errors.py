@@ -23,10 +23,8 @@ def errors(emulator: Emulator, folder: Path, *, conditions: At | None = None, ou
     are hatched.
 
     Args:
-        emulator: Of any number of event columns.
         folder: A prepared dataset; its test rows are compared.
         conditions: Fixes all conditions but one or two.
-        out: The picture.
 
     Raises:
         PlotError: If not one or two conditions are left open, or no cell has enough rows.
@@ -64,7 +62,7 @@ def errors(emulator: Emulator, folder: Path, *, conditions: At | None = None, ou
             axes.set_title(style.literal(name), loc="left", fontsize=10, fontweight="bold")
             axes.label_outer()
         style.colour_bar(figure, shown, "KS distance over its floor [dimensionless]", list(stacked))
-        fixed = f", {style.told(given)}" if given else ""
+        fixed = f", {style.text_of(given)}" if given else ""
         style.heading(
             figure,
             f"Emulator against the test rows{fixed}: a perfect one reaches 1 on average\n"

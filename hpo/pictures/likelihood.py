@@ -53,7 +53,6 @@ def likelihood(emulator: Emulator, *, conditions: At, out: Path) -> Path:
         EmulatorError: If a condition is missing or unknown.
     """
     style.suffix_of(out)
-    _check_two_columns(emulator)
     with style.figure_of(6.6, 5.6) as figure:
         _draw(figure, emulator, _edges(emulator, [conditions]), conditions)
         style.write(figure, out)
@@ -70,7 +69,6 @@ def animation(
     """The map while one condition runs through its domain, evenly in its logarithm if positive.
 
     Args:
-        emulator: Of two event columns.
         conditions: A value for every condition but the one that moves.
         step: Called after each frame with the frames done and all frames.
         out: A .gif or .html file, or .mp4 where ffmpeg is installed.
@@ -85,7 +83,6 @@ def animation(
     suffix = style.suffix_of(out, MOVING, "an animation")
     if suffix == ".mp4" and shutil.which("ffmpeg") is None:
         raise PlotError(f"{out} needs ffmpeg, which is not installed: write a .gif or .html file")
-    _check_two_columns(emulator)
     left = [name for name in emulator.condition_columns if name not in conditions]
     if len(left) != 1:
         raise PlotError(
@@ -102,7 +99,7 @@ def animation(
 
         def show(number: int) -> list[Any]:
             mesh.set_array(_shade(emulator, edges, frames[number]))
-            axes.set_title(style.told(frames[number]), loc="left")
+            axes.set_title(style.text_of(frames[number]), loc="left")
             return [mesh]
 
         FigureCanvasAgg(figure)
@@ -130,7 +127,7 @@ def _draw(
     mesh = axes.pcolormesh(*edges, shade, cmap=style.MAP, vmin=-DECADES, vmax=0, rasterized=True)
     across, up = emulator.module.event_columns
     axes.set(xlabel=style.label_of(across), ylabel=style.label_of(up))
-    axes.set_title(style.told(conditions), loc="left")
+    axes.set_title(style.text_of(conditions), loc="left")
     label = "log$_{10}$ of the density over its highest [dimensionless]"
     style.colour_bar(figure, mesh, label, [axes])
     return mesh, axes
@@ -148,6 +145,11 @@ def _shade(emulator: Emulator, edges: Array, conditions: At) -> Any:
 
 def _edges(emulator: Emulator, frames: Sequence[At]) -> Array:
     """Of the pixels along both axes, `(2, PIXELS + 1)`: where nearly all events are."""
+    if len(emulator.event_columns) != 2:
+        raise PlotError(
+            f"a map shows two event columns, the emulator has {len(emulator.event_columns)} "
+            f"({', '.join(emulator.event_columns)})"
+        )
     drawn = np.concatenate(
         [emulator.sample(DRAWS, seed=0, on_extrapolation="ignore", **each) for each in frames]
     )
@@ -156,11 +158,3 @@ def _edges(emulator: Emulator, frames: Sequence[At]) -> Array:
     positive = [column.positive for column in emulator.module.event_columns]
     low = np.where(positive, np.maximum(low - air, 1e-6 * high), low - air)
     return np.linspace(low, high + air, PIXELS + 1, axis=1)
-
-
-def _check_two_columns(emulator: Emulator) -> None:
-    if len(emulator.event_columns) != 2:
-        raise PlotError(
-            f"a map shows two event columns, the emulator has {len(emulator.event_columns)} "
-            f"({', '.join(emulator.event_columns)})"
-        )

@@ -24,11 +24,9 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".pdf", ".svg")
 
-DATA, EMULATOR = "#0072B2", "#D55E00"
-"""Blue and vermilion of Okabe & Ito (2008): told apart with any colour vision, and in grey."""
-
-PALETTE = (EMULATOR, DATA, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe & Ito (2008), without their yellow, which is lost on white."""
+PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe & Ito (2008): distinct with any colour vision. Their yellow is left out, lost on white."""
+EMULATOR, DATA, *_ = PALETTE
 
 MAP = "cividis"
 """Made for all colour vision: Nunez, Anderton & Renslow (2018), PLoS ONE 13, e0199239."""
@@ -78,7 +76,7 @@ def write(figure: Figure, out: Path) -> None:
 
 
 def literal(name: str) -> str:
-    """The name as text of matplotlib, which takes text between dollars for a formula."""
+    """The name for matplotlib, which takes text between dollars for a formula."""
     return name.replace("$", r"\$")
 
 
@@ -92,7 +90,7 @@ def density_label_of(column: Column) -> str:
     return f"density [1/{_unit(column)}]" if column.unit else "density"
 
 
-def told(conditions: Mapping[str, float]) -> str:
+def text_of(conditions: Mapping[str, float]) -> str:
     """Values of conditions as text: `Z = 0.001, alpha = 1`."""
     return ", ".join(f"{literal(name)} = {value:.4g}" for name, value in conditions.items())
 

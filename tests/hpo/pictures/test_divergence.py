@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from hpo.pictures import divergence
 from hpo.pictures.divergence import from_reference, jensen_shannon
 from hpo.pictures.style import PlotError
 from models import Emulator
@@ -50,12 +51,19 @@ def emulator() -> Emulator:
     return Emulator(flow(blocks=2, hidden=8, bins=4, shake=0.3).float())
 
 
+@pytest.fixture
+def draws(monkeypatch):
+    """Sets the events drawn in each cell."""
+    return lambda number: monkeypatch.setattr(divergence, "DRAWS", number)
+
+
 @pytest.mark.parametrize("apart", [0.3, 1.0, 3.0])
-def test_two_gaussians_are_as_far_apart_as_the_integral_says(apart):
+def test_two_gaussians_are_as_far_apart_as_the_integral_says(draws, apart):
     # Along the diagonal: the spreads are 1 and 2, so distances are in units of these.
     distance = apart * math.hypot(1.0, 0.5)
+    draws(40_000)
 
-    (value,), (error,) = from_reference(Gaussians(), {"at": 0.0}, [{"at": apart}], draws=40_000)
+    (value,), (error,) = from_reference(Gaussians(), {"at": 0.0}, [{"at": apart}])
 
     assert value == pytest.approx(by_quadrature(distance), abs=4 * error)
     assert 0 < error < 0.003
@@ -69,8 +77,10 @@ def test_two_gaussians_are_as_far_apart_as_the_integral_says(apart):
         pytest.param(2.0, math.log(2), id="nothing in common"),
     ],
 )
-def test_where_a_density_is_zero_the_divergence_stays_finite(apart, truth):
-    (value,), (error,) = from_reference(Boxes(), {"at": 0.0}, [{"at": apart}], draws=20_000)
+def test_where_a_density_is_zero_the_divergence_stays_finite(draws, apart, truth):
+    draws(20_000)
+
+    (value,), (error,) = from_reference(Boxes(), {"at": 0.0}, [{"at": apart}])
 
     assert value == pytest.approx(truth, abs=4 * error + 1e-12)
 
@@ -88,9 +98,13 @@ def test_no_event_under_any_density_is_a_sentence():
         jensen_shannon(nothing, nothing)
 
 
-def test_the_divergence_of_a_flow_is_symmetric_within_its_bounds_and_zero_at_itself(emulator):
-    values, errors = from_reference(emulator, CELLS[0], CELLS, draws=2000)
-    back, back_errors = from_reference(emulator, CELLS[-1], CELLS, draws=2000)
+def test_the_divergence_of_a_flow_is_symmetric_within_its_bounds_and_zero_at_itself(
+    draws, emulator
+):
+    draws(2000)
+
+    values, errors = from_reference(emulator, CELLS[0], CELLS)
+    back, back_errors = from_reference(emulator, CELLS[-1], CELLS)
 
     assert values[0] == back[-1] == 0
     assert ((values[1:] > 1e-4) & (values[1:] < math.log(2))).all()
@@ -98,10 +112,11 @@ def test_the_divergence_of_a_flow_is_symmetric_within_its_bounds_and_zero_at_its
     assert values[-1] == pytest.approx(back[0], abs=5 * error)
 
 
-def test_the_error_is_that_of_repeated_draws():
+def test_the_error_is_that_of_repeated_draws(draws):
+    draws(500)
+
     many = [
-        from_reference(Gaussians(), {"at": 0.0}, [{"at": 1.0}], draws=500, seed=seed)
-        for seed in range(200)
+        from_reference(Gaussians(), {"at": 0.0}, [{"at": 1.0}], seed=seed) for seed in range(200)
     ]
 
     spread = np.std([values[0] for values, _ in many])
