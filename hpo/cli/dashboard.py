@@ -125,7 +125,7 @@ def _pages(
     from hpo.dashboard.density.draws import Densities
 
     known = optuna_page.data_folders(storage) if storage else []
-    densities = Densities(catalog, [*data, *known])
+    densities = Densities(catalog, data, known)
     studies = optuna_page.studies(storage) if storage else None
     dash = app.create(catalog, densities=densities, studies=studies)
     token = secrets.token_urlsafe(32)

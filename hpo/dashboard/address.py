@@ -5,7 +5,6 @@ Runs are named by their keys in the catalog; the pages pass over a key that is n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qs, quote, unquote, urlencode
 
@@ -57,8 +56,3 @@ def of_run(key: str) -> str:
 def run_in(pathname: str) -> str | None:
     """The key of the run whose page this is; None for other pages."""
     return unquote(pathname.removeprefix(RUN)) if pathname.startswith(RUN) else None
-
-
-def of_comparison(keys: Sequence[str]) -> str:
-    """The address where these runs are compared."""
-    return COMPARE + str(Query(runs=tuple(keys)[:MOST]))

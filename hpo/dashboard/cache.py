@@ -14,7 +14,7 @@ Value = TypeVar("Value")
 class Cache(Generic[Key, Value]):
     """At most so many values; one is made at a time, and a value that is kept never waits for it.
 
-    `functools.lru_cache` would let two threads make the same value at once.
+    `functools.lru_cache` would let two threads make one value twice.
     """
 
     def __init__(self, most: int) -> None:

@@ -26,7 +26,7 @@ PAUSE_S = 0.3
 """The files are looked at so often at most, however many pages ask."""
 
 KEPT = 64
-"""Whole records that are kept in memory: those of a comparison, and some."""
+"""Whole records that are kept in memory: as many as a comparison shows, and some."""
 
 TAIL = 256 * 1024
 """Bytes of a log that are read, from its end."""
@@ -34,13 +34,13 @@ TAIL = 256 * 1024
 Stamp = tuple[object, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class _Run:
     """A run as it was last read."""
 
     path: Path
     stamp: Stamp
-    """Of its file: other bytes have another one."""
+    """A value that changes with its files."""
     found: RunRecord | RecordError
     row: Row
     changed: int
@@ -68,8 +68,8 @@ class Catalog:
         self._looked_s = -PAUSE_S
 
     def refresh(self) -> int:
-        """Theme at the files, unless somebody just did, and give back the version."""
-        # Whoever comes while another looks is served what is known, but for the first look.
+        """Look at the files, unless somebody just did, and give back the version."""
+        # While another thread looks, the rows of the last look are served; the first is waited for.
         if self._looking.acquire(blocking=not self.version):
             try:
                 if time.monotonic() - self._looked_s >= PAUSE_S:
@@ -84,7 +84,7 @@ class Catalog:
         return self._rows
 
     def changed_since(self, version: int) -> tuple[list[str], list[str]]:
-        """Keys of the runs that are new or changed since then, and of those that vanished."""
+        """Keys of the runs that are new or changed since then, and of vanished runs."""
         changed = [key for key, run in self._runs.items() if run.changed > version]
         return changed, [key for key, when in self._gone.items() if when > version]
 
@@ -135,9 +135,13 @@ class Catalog:
             return
         self._gone = {key: when for key, when in self._gone.items() if key not in seen}
         self._gone |= dict.fromkeys(gone, version)
-        self._rows = _rows(seen)
+        found = [run.found for run in seen.values()]
+        aligned = table.aligned([run.row for run in seen.values()], found)
+        # A parameter may be called `run`, in a file that anybody wrote: the key stands.
+        keyed = zip(seen, aligned, strict=True)
+        self._rows = [{"run": key} | row | {"run": key} for key, row in keyed]
         self._runs = seen
-        self.version = version  # last: who sees it finds what it is of
+        self.version = version  # last: a reader of the version finds its rows
 
     def _read(self, path: Path, stamp: Stamp, version: int) -> _Run:
         found: RunRecord | RecordError
@@ -145,8 +149,7 @@ class Catalog:
             found = read_within(self._root, path, last_epoch=True)
         except RecordError as error:
             found = error
-        row = table.flat(path, found)
-        return _Run(path=path, stamp=stamp, found=found, row=row, changed=version)
+        return _Run(path, stamp, found, table.flat(path, found), version)
 
 
 def _key(path: Path, folder: Path) -> str:
@@ -154,14 +157,6 @@ def _key(path: Path, folder: Path) -> str:
     if path.name == NAME and below.parent != Path():
         below = below.parent
     return below.as_posix()
-
-
-def _rows(known: dict[str, _Run]) -> list[Row]:
-    found = [run.found for run in known.values()]
-    aligned = table.aligned([run.row for run in known.values()], found)
-    # A parameter may be called `run`, in a file that anybody wrote: the key stands all the same.
-    keyed = zip(known, aligned, strict=True)
-    return [{"run": key} | row | {"run": key} for key, row in keyed]
 
 
 def _stamp(path: Path, beside: tuple[str, ...]) -> Stamp:

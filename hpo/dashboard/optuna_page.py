@@ -47,21 +47,9 @@ def studies(storage: RDBStorage) -> Callable[[], dict[str, int]]:
 
 
 def data_folders(storage: RDBStorage) -> list[Path]:
-    """Folders of the prepared data that the studies of the database were launched on."""
+    """Folders of the data that the database's studies were launched on; some may be gone."""
     from hpo.study.study import SPEC_ATTRIBUTE
 
     stored = [one.user_attrs.get(SPEC_ATTRIBUTE) for one in storage.get_all_studies()]
     paths = [Path(json.loads(text)["data"]["path"]) for text in stored if text]
-    return [path for path in dict.fromkeys(paths) if path.is_absolute() and _is_prepared(path)]
-
-
-def _is_prepared(folder: Path) -> bool:
-    """Whether the data is there still: a study outlives it, and is shown without."""
-    from data_prep.dataset import Dataset
-    from data_prep.errors import DataError
-
-    try:
-        Dataset.read(folder)
-    except DataError:
-        return False
-    return True
+    return [path for path in dict.fromkeys(paths) if path.is_absolute()]

@@ -14,6 +14,7 @@ from hpo.dashboard import address
 from hpo.dashboard.address import Query
 from hpo.dashboard.catalog import Catalog
 from hpo.dashboard.density.draws import Densities
+from hpo.dashboard.runs.tables import text_of
 from hpo.dashboard.style import ThemeName
 
 Part = str | Component
@@ -23,7 +24,7 @@ ALONG = {"epoch": "epoch", "minutes": "wall-clock time", "rows": "rows seen"}
 """Quantities that a learning curve can be drawn along."""
 
 EVERY_MS = 2000
-"""How often a page asks whether anything changed."""
+"""Interval at which a page asks for changes."""
 
 TICK = Input("tick", "n_intervals")
 THEME = Input("theme", "data")
@@ -35,7 +36,7 @@ GRAPH: Any = {
     "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
     "toImageButtonOptions": {"format": "svg"},
 }
-"""Of every graph: zoom, pan, reset, and a vector picture to take away."""
+"""Options of every graph: zoom, pan, reset, and a vector picture to take away."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +75,7 @@ def graph(name: str, *, height: int = 380) -> html.Div:
 
 
 def drawn_into(name: str) -> Output:
-    """Where a callback puts the figure of that graph."""
+    """The output through which a callback draws a graph."""
     return Output(f"{name}-fresh", "data")
 
 
@@ -123,14 +124,3 @@ def listing(rows: Sequence[Mapping[str, object]], *, heads: Mapping[str, str]) -
     head = html.Tr([html.Th(title) for title in heads.values()])
     body = [html.Tr([html.Td(text_of(row.get(name))) for name in heads]) for row in rows]
     return html.Div(html.Table([html.Thead(head), html.Tbody(body)]), className="scroll")
-
-
-def text_of(value: object) -> str:
-    """A value as people read it: numbers to five digits, nothing as a dash."""
-    if value is None or value == ():
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.5g}"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    return str(value)

@@ -37,7 +37,7 @@ LINK = "/runs-link.js"
 
 _READS = frozenset({"GET", "HEAD"})
 _GRACE_S = 0.5
-"""How long requests under way may take to end with the server."""
+"""Time for requests under way to end with the server."""
 
 
 class ServerError(InputError):
@@ -180,7 +180,7 @@ class _Gate:
         return None
 
     def _moved(self, request: Request) -> Response | None:
-        """The first address leads to the same one without the token, which is kept as a cookie."""
+        """Keep the token of the first address as a cookie, and lead to the address without it."""
         if "token" in request.args:
             parts = request.query_string.decode("latin-1").split("&")
             rest = "&".join(part for part in parts if not part.startswith("token="))
@@ -226,16 +226,11 @@ def _is_here(given: str, host: str) -> bool:
         return False
     if name in ("localhost", "127.0.0.1", "::1", host.lower()):
         return True
-    own = {socket.gethostname().lower(), socket.getfqdn().lower()}
-    return host in ("0.0.0.0", "::") and (_is_address(name) or name in own)
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
+    if host not in ("0.0.0.0", "::"):
         return False
-    return True
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.ip_address(name))
+    return name in (socket.gethostname().lower(), socket.getfqdn().lower())
 
 
 def _policy(script_hashes: Sequence[str]) -> str:

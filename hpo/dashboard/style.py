@@ -1,6 +1,6 @@
-"""How every figure of the dashboard looks: colours of both themes, type, axes, and text made safe.
+"""The style of every figure of the dashboard: colours of both themes, type, axes, and safe text.
 
-Backgrounds are transparent, so that the page's own shows. Text that comes from a run's files goes
+Backgrounds are transparent, so that the page's own background shows. Text from a run's files goes
 through `plain`, since Plotly takes `<a href=...>` in a label for a link.
 """
 
@@ -33,7 +33,7 @@ class Theme:
     grid: str
     accent: str
     faded: str
-    """Of what stands behind."""
+    """Of marks in the background."""
     label: str
     """Behind the text of a hover label."""
     palette: tuple[str, ...]
@@ -98,11 +98,7 @@ def empty(theme: ThemeName) -> go.Figure:
             "plot_bgcolor": NOTHING,
             "margin": {"l": 64, "r": 20, "t": 36, "b": 48},
             "separators": ".,",
-            "modebar": {
-                "bgcolor": NOTHING,
-                "color": colours.faded,
-                "activecolor": colours.ink,
-            },
+            "modebar": {"bgcolor": NOTHING, "color": colours.faded, "activecolor": colours.ink},
             "uirevision": "keep",
             "hovermode": "closest",
             "hoverlabel": {

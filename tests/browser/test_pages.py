@@ -99,7 +99,7 @@ def test_what_is_chosen_is_in_the_address_and_comes_back_with_it(page, site):
     go(page, site, "/runs/")
     rows_of(page)
     page.get_by_role("button", name="Choose the best").click()
-    expect(page.locator("#compare")).to_contain_text(re.compile("Compare|Theme at"))
+    expect(page.locator("#compare")).to_contain_text(re.compile("Compare|Look at"))
     page.wait_for_function("location.search.includes('run=')")
     chosen = page.locator("#grid .ag-row-selected").count()
 

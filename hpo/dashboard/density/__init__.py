@@ -1,1 +1,1 @@
-"""What a run's flow draws beside the data: numbers and figures."""
+"""Densities of a run's flow beside the data: numbers and figures."""

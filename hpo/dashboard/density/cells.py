@@ -33,7 +33,7 @@ MAP_ROWS = 200_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CellMap:
-    """How far what the flow draws is from the test rows, cell by cell.
+    """The distance between draws and test rows, cell by cell.
 
     With one condition column the second axis has one place; with more than two, a place shows the
     worst of the cells that share the first two conditions.
@@ -49,7 +49,7 @@ class CellMap:
     ks_XY: Array
     """The distance itself; NaN where there are too few rows."""
     rows_XY: NDArray[np.int64]
-    """Test rows, of those that are in memory."""
+    """Test rows in memory."""
     held_out_XY: NDArray[np.bool_]
     """Whether the flow was trained without a cell that is there."""
     unphysical: float
@@ -62,14 +62,7 @@ class CellMap:
 def cell_map(
     flow: ConditionalFlow, dataset: Dataset, test: TestRows, held_out: frozenset[Cell]
 ) -> CellMap:
-    """The map of a flow over a dataset that has its columns; takes seconds.
-
-    Args:
-        flow: In evaluation mode.
-        dataset: Gives the cells.
-        test: The dataset's test rows.
-        held_out: Cells that the flow was trained without.
-    """
+    """The map of a flow, in evaluation mode, over a dataset with its columns; takes seconds."""
     from models.evaluation import distances
     from models.flow import batched
 
@@ -129,9 +122,7 @@ def _key(conditions: Sequence[float] | NDArray[Any]) -> _Key:
 
 
 def _worst(
-    distances: Sequence[CellDistance],
-    dataset: Dataset,
-    places: Mapping[_Key, tuple[int, int]],
+    distances: Sequence[CellDistance], dataset: Dataset, places: Mapping[_Key, tuple[int, int]]
 ) -> tuple[Array, Array]:
     """At each place the largest distance over its floor, and that distance."""
     shape = [1 + max(place[axis] for place in places.values()) for axis in (0, 1)]

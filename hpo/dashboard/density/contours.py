@@ -59,22 +59,20 @@ class DensityPlot:
     """Across and up; the second is missing where the flow draws one column."""
     conditions: dict[str, float]
     units: dict[str, str]
-    """Of each condition."""
+    """Unit of each condition."""
     edges: tuple[Array, ...]
-    """Of the bins along each axis, in the column's unit."""
+    """Edges of the bins along each axis, in the column's unit."""
     joined: tuple[Array, ...]
-    """Of the bins of each marginal, in the column's unit."""
+    """Edges of the bins of each marginal, in the column's unit."""
     emulator: SampleDensity
     data: SampleDensity | None
     """None where the conditions are no simulated cell, or one without test rows."""
     nll: float | None
-    """Of these rows, nats per event in the data's own units; None without rows."""
+    """NLL of the rows, nats per event in the data's own units; None without rows."""
     error: float | None
     """Its standard error; NaN for a single row, or where a row has no density."""
-    unphysical: float
-    """Fraction of the draws that are not finite, or not positive where they have to be."""
     notes: tuple[str, ...]
-    """What else is to be known of this picture, a sentence each."""
+    """Sentences on this picture."""
 
 
 def density_plot(
@@ -86,14 +84,14 @@ def density_plot(
     *,
     like: int = DRAWS,
 ) -> DensityPlot:
-    """What the flow draws at these conditions, beside the rows that have them.
+    """The density that the flow draws at these conditions, beside the density of the rows.
 
     Args:
         flow: In evaluation mode.
         conditions: Every condition, in the flow's order.
         rows_NF: Rows of the data at these conditions, if there are any.
         at: One or two event columns, by their places.
-        notes: What was to be said before.
+        notes: Sentences that come first.
         like: Without rows, the picture is smoothed as if there were so many: contours then do not
             jump where a slider leaves a cell.
 
@@ -125,7 +123,6 @@ def density_plot(
         data=None if data_NK is None else frame.of_data(data_NK),
         nll=None if nll_N is None else float(nll_N.mean()),
         error=None if nll_N is None else density.standard_error(nll_N),
-        unphysical=unphysical,
         notes=tuple(notes),
     )
 
@@ -150,7 +147,7 @@ class _Frame:
         )
 
     def sample(self, events_NK: Array, fractions: Sequence[float], *, whole: int) -> SampleDensity:
-        """The densities of events that are `whole` together with those that are not finite."""
+        """The densities of finite events; all events, others included, are `whole`."""
         share = len(events_NK) / whole
         columns = zip(events_NK.T, self.joined, strict=True)
         marginals = tuple(share * density.marginal(*each) for each in columns)

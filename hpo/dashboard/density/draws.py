@@ -20,7 +20,7 @@ import numpy as np
 from data_prep import cells as naming
 from data_prep.columns import Column
 from data_prep.dataset import Cell, Dataset
-from data_prep.errors import DataError, InputError
+from data_prep.errors import DataError
 from hpo.dashboard.cache import Cache
 from hpo.dashboard.density.cells import CellMap, cell_map
 from hpo.dashboard.density.contours import DensityPlot, density_plot
@@ -60,12 +60,12 @@ class Slider:
     log: bool
     """Whether the slider is logarithmic: its range spans more than a decade."""
     start: float
-    """The first value: of all conditions together, those of a cell with many rows."""
+    """The first value; the sliders of a run start in a cell with many rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """A run's flow, and what it was trained on."""
+    """A run's flow, and its data."""
 
     flow: ConditionalFlow
     stamp: Stamp
@@ -76,32 +76,27 @@ class _Source:
 
 
 class Densities:
-    """What the runs' flows draw. Safe to be asked from several threads.
+    """Density plots and maps of cells of the runs' flows, for several threads at once.
 
     Every method raises InputError if the run has no flow to draw from, or if its data cannot be
     read any more, and KeyError if there is no such run.
     """
 
-    def __init__(self, catalog: Catalog, data: Sequence[Path]) -> None:
+    def __init__(
+        self, catalog: Catalog, data: Sequence[Path], of_studies: Sequence[Path] = ()
+    ) -> None:
         """Takes the runs, and folders of prepared datasets beside the shipped sample.
 
         Raises:
-            DataError: If one of the folders holds no prepared dataset.
+            DataError: If a folder of `data` holds no prepared dataset. One of `of_studies` may be
+                gone: a study outlives its data.
         """
         self._catalog = catalog
-        self._datasets = Datasets(data)
+        self._datasets = Datasets(data, of_studies)
         self._flows: Cache[Stamp, ConditionalFlow] = Cache(4)
         # Each makes one at a time: at most one plot and one map are in work at once.
         self._plots: Cache[object, DensityPlot] = Cache(64)
         self._maps: Cache[tuple[Stamp, str], CellMap] = Cache(64)
-
-    def available(self, key: str) -> str | None:
-        """Why the run has no flow to draw from; None if it has one."""
-        try:
-            self._source(key)
-        except InputError as error:
-            return str(error)
-        return None
 
     def conditions(self, key: str) -> list[Slider]:
         """The conditions that the flow can be drawn at."""
@@ -113,12 +108,9 @@ class Densities:
         return self._source(key).flow.event_columns
 
     def plot(
-        self,
-        key: str,
-        conditions: Mapping[str, float],
-        columns: tuple[str, str] | None = None,
+        self, key: str, conditions: Mapping[str, float], columns: tuple[str, str] | None = None
     ) -> DensityPlot:
-        """What the flow draws at these conditions, beside the test rows that have them.
+        """The density that the flow draws at these conditions, beside their test rows.
 
         Args:
             key: Of the run.
@@ -138,7 +130,7 @@ class Densities:
         return self._plots.get(which, lambda: self._plot(source, named, at))
 
     def cells(self, key: str) -> CellMap:
-        """How far the draws are from the test rows in every cell; takes seconds at first.
+        """The distance between draws and test rows in every cell; takes seconds at first.
 
         Raises:
             DensityError: If the run's data are not known, or the flow has no conditions.
@@ -203,7 +195,7 @@ def _names(columns: Sequence[Column]) -> list[str]:
 
 
 def _places(flow: ConditionalFlow, columns: tuple[str, str] | None) -> tuple[int, ...]:
-    """Which event columns are shown, as their places."""
+    """The places of the event columns that are shown."""
     names = _names(flow.event_columns)
     if columns is None or len(names) < 2:
         return tuple(range(min(2, len(names))))
@@ -216,7 +208,7 @@ def _places(flow: ConditionalFlow, columns: tuple[str, str] | None) -> tuple[int
 
 
 def _start(source: _Source) -> tuple[float, ...]:
-    """The first conditions: those of the cell with most test rows that the flow was trained on."""
+    """The conditions of the cell with most test rows that the flow was trained on."""
     cells = source.dataset.cells if source.dataset else ()
     seen = [cell for cell in cells if cell not in source.held_out]
     if seen:

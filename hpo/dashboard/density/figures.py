@@ -28,7 +28,7 @@ MOST_LABELS = 16
 MAP_TITLE = "Largest KS distance over that by chance"
 
 WIDTHS = {0.5: 2.2, 0.9: 1.6, 0.99: 1.1}
-"""Of the contour lines, by what they enclose."""
+"""Widths of the contour lines, by the fraction that they enclose."""
 
 _UNITS = {
     "Msun": "M<sub>☉</sub>",
@@ -56,7 +56,7 @@ def contours(p: DensityPlot, theme: ThemeName = "light") -> go.Figure:
 
 
 def cell_map(c: CellMap, theme: ThemeName = "light") -> go.Figure:
-    """How far the draws are from the data in every cell, in units of what chance gives."""
+    """The distance between draws and data in every cell, over the distance by chance."""
     colours = THEMES[theme]
     figure = _empty(theme)
     names = [[f"{value:g}" for value in values] for values in c.values]
@@ -80,7 +80,7 @@ def cell_map(c: CellMap, theme: ThemeName = "light") -> go.Figure:
 
 
 def _empty(theme: ThemeName) -> go.Figure:
-    """As all figures, with room above for what is shown."""
+    """An empty figure with room above it."""
     return style.empty(theme).update_layout(margin={"l": 60, "r": 16, "t": 60, "b": 48})
 
 
@@ -224,7 +224,7 @@ def _ratios(c: CellMap, colours: Theme) -> dict[str, Any]:
 
 
 def _of_cell(c: CellMap, i: int, j: int) -> str:
-    """What is said when the mouse is over a cell."""
+    """The text at the mouse over a cell."""
     at = zip(c.axes, (c.values[0][i], c.values[1][j]), strict=False)
     lines = [", ".join(f"{plain(column.name)} = {value:g}" for column, value in at)]
     rows = f"{c.rows_XY[i, j]:,} test rows"
@@ -262,14 +262,9 @@ def _unit(unit: str) -> str:
 
 
 def _axis(
-    figure: go.Figure,
-    name: str,
-    title: str,
-    domain: Sequence[float],
-    edges: Array,
-    **more: Any,
+    figure: go.Figure, name: str, title: str, domain: Sequence[float], edges: Array, **more: Any
 ) -> None:
-    """An axis over the edges; a zoom stays as long as it shows the same column."""
+    """An axis over the edges; a zoom stays while its column does."""
     span = [float(edges[0]), float(edges[-1])]
     more |= {"title_text": title, "domain": list(domain), "range": span, "uirevision": title}
     figure.layout[name] = more

@@ -7,6 +7,7 @@ which anybody may have written, is never opened.
 
 from __future__ import annotations
 
+import contextlib
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.dataset import SAMPLE, Dataset
-from data_prep.errors import InputError
+from data_prep.errors import DataError, InputError
 from data_prep.stream import Batch, Stream, read_split
 from hpo.dashboard.cache import Cache
 
@@ -34,11 +35,11 @@ class DensityError(InputError):
 
 
 Stamp = tuple[Path, int, int]
-"""Of a checkpoint: its path, its time of change in ns, its size in bytes."""
+"""A checkpoint's path, time of change in ns, and size in bytes."""
 
 
 def stamp_of(folder: Path) -> Stamp:
-    """Which checkpoint a run's folder holds.
+    """The stamp of the checkpoint in a run's folder.
 
     Raises:
         DensityError: If there is none, if it lies elsewhere, or if it is too large.
@@ -87,9 +88,12 @@ class TestRows:
 class Datasets:
     """The prepared datasets that are known, by fingerprint: the shipped sample and more."""
 
-    def __init__(self, folders: Sequence[Path]) -> None:
-        """Raises DataError if one of the folders holds no prepared dataset."""
+    def __init__(self, folders: Sequence[Path], of_studies: Sequence[Path] = ()) -> None:
+        """Raises DataError if one of `folders` is no prepared dataset; `of_studies` may be gone."""
         found = [(Dataset.read(folder), Path(folder)) for folder in (SAMPLE, *folders)]
+        for folder in of_studies:
+            with contextlib.suppress(DataError):
+                found.append((Dataset.read(folder), folder))
         self._known = {dataset.fingerprint: (dataset, folder) for dataset, folder in found}
         self._rows: Cache[str, TestRows] = Cache(2)
 

@@ -99,7 +99,7 @@ def layout(site: Site, query: Query) -> list[Part]:
 
 
 def register(app: dash.Dash, site: Site) -> None:
-    """What happens on this page."""
+    """Register the callbacks of this page."""
     parts.keep_zooms(app, GRAPHS)
 
     @app.callback(

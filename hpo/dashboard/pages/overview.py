@@ -71,7 +71,7 @@ def layout(site: Site, query: Query) -> list[Part]:
 
 
 def register(app: dash.Dash, site: Site) -> None:
-    """What happens on this page."""
+    """Register the callbacks of this page."""
 
     chosen = [Input("where", "value"), Input("columns", "value"), Input("differing", "value")]
 
@@ -180,10 +180,7 @@ def _table(rows: Sequence[Row], query: Query) -> _Table:
 
 
 def _usual(rows: Sequence[Row]) -> list[str]:
-    """What is shown at first: what came of a run before what it was given.
-
-    Its name says its study and trial already.
-    """
+    """The columns that are shown at first: results before parameters."""
     usual = [name for name in tables.usual(rows) if name not in IDENTITY]
     return [name for name in FIRST if name in usual] + [name for name in usual if name not in FIRST]
 
@@ -216,7 +213,7 @@ def _actions(query: Query) -> list[Part]:
     return [
         html.Div(
             [
-                html.A("Compare", id="compare", href=address.of_comparison(query.runs)),
+                html.A("Compare", id="compare", href=address.COMPARE + str(Query(runs=query.runs))),
                 html.Button(f"Choose the best {BEST}", id="best", className="plain"),
                 html.Button("Choose none", id="none", className="plain"),
                 html.Span("Take away what is shown:", className="hint push"),
@@ -314,7 +311,7 @@ def _summary(table: _Table) -> list[Part]:
     first = ranked(table.found)[:1]
     if first:
         key, nll = str(first[0]["run"]), first[0].get("best_val_nll")
-        told = f"best: {tables.short(key)}, validation NLL {parts.text_of(nll)} nats/event"
+        told = f"best: {tables.short(key)}, validation NLL {tables.text_of(nll)} nats/event"
         chips.append(html.A(told, href=address.of_run(key), className="best"))
     prints = {row.get("fingerprint") for row in table.found if row["state"] != "unreadable"}
     if len(prints) > 1:
@@ -340,5 +337,5 @@ def _listed(
 
 
 def _plain(value: object) -> object:
-    """As JSON carries it."""
+    """The value in a type of JSON."""
     return value if value is None or isinstance(value, str | int | float) else str(value)

@@ -18,7 +18,7 @@ from hpo.dashboard.address import Query
 from hpo.dashboard.density import figures
 from hpo.dashboard.density.draws import Densities, Slider
 from hpo.dashboard.parts import THEME, TICK, Part, Site, drawn_into, theme_of
-from hpo.dashboard.runs import learning, tables
+from hpo.dashboard.runs import differences, learning, tables
 from hpo.records.record import RunRecord
 
 SNAP = 0.012
@@ -68,7 +68,7 @@ def layout(site: Site, key: str) -> list[Part]:
 
 
 def register(app: dash.Dash, site: Site) -> None:
-    """What happens on this page."""
+    """Register the callbacks of this page."""
     parts.keep_zooms(app, GRAPHS)
 
     @app.callback(
@@ -136,23 +136,12 @@ def _register_density(app: dash.Dash, densities: Densities) -> None:
             chosen = {each.name: _value(each, moved[each.name]) for each in sliders}
             found = densities.plot(key, chosen, _pair(pair))
         except InputError as error:  # the checkpoint went, or the data did
-            return (
-                style.sentence(str(error), theme_of(theme)),
-                [],
-                [dash.no_update] * len(names),
-            )
+            return (style.sentence(str(error), theme_of(theme)), [], [dash.no_update] * len(names))
         told = [_told(each, chosen[each.name]) for each in sliders]
-        return (
-            figures.contours(found, theme_of(theme)),
-            [*map(parts.notice, found.notes)],
-            told,
-        )
+        return (figures.contours(found, theme_of(theme)), [*map(parts.notice, found.notes)], told)
 
     @app.callback(
-        drawn_into("cells"),
-        Output("cells-notes", "children"),
-        Input("run", "data"),
-        THEME,
+        drawn_into("cells"), Output("cells-notes", "children"), Input("run", "data"), THEME
     )
     def cells(key: str, theme: str) -> tuple[object, ...]:
         try:
@@ -165,10 +154,10 @@ def _register_density(app: dash.Dash, densities: Densities) -> None:
 
 def _density(densities: Densities, key: str) -> list[Part]:
     """The cards of what the flow draws, or why there are none."""
-    why_not = densities.available(key)
-    if why_not is not None:
-        return [parts.card("What it draws", parts.notice(why_not), wide=True)]
-    sliders = map(_slider, densities.conditions(key))
+    try:
+        sliders = map(_slider, densities.conditions(key))
+    except InputError as error:
+        return [parts.card("What it draws", parts.notice(str(error)), wide=True)]
     names = [column.name for column in densities.event_columns(key)]
     pairs = {f"{a}|{b}": f"{a} and {b}" for a, b in combinations(names, 2)}
     first = next(iter(pairs), None)
@@ -208,7 +197,7 @@ def _slider(slider: Slider) -> html.Div:
 
 
 def _place(slider: Slider, value: float) -> float:
-    """Where a value stands on its slider, from 0 to 1."""
+    """The place of a value on its slider, from 0 to 1."""
     low, high = slider.low, slider.high
     if slider.log:
         low, high, value = map(math.log, (low, high, value))
@@ -247,17 +236,20 @@ def _pair(text: str | None) -> tuple[str, str] | None:
 
 
 def _figures_of(record: RunRecord) -> list[Part]:
-    """The few numbers that tell most."""
+    """The most important numbers of the run."""
     test, cost, asked = record.test, record.cost, record.training.get("epochs")
     epochs = f"{len(record.epochs)}" + (f" of {asked}" if asked else "")
+    minutes = None if cost.seconds is None else cost.seconds / 60
     facts: dict[str, object] = {
         "state": record.state.replace("_", " "),
-        "best validation NLL [nats/event]": parts.text_of(record.best_val_nll),
+        "best validation NLL [nats/event]": tables.text_of(record.best_val_nll),
         "test NLL [nats/event]": f"{test.nll:.5g} ± {test.error:.2g}" if test else "–",
         "epochs, the best": f"{epochs}, {record.best_epoch or '–'}",
-        "wall-clock time [min]": parts.text_of(None if cost.seconds is None else cost.seconds / 60),
-        "parameters": parts.text_of(cost.parameters),
-        "FLOP/event": parts.text_of(cost.flops_per_event),
+        "wall-clock time [min]": tables.text_of(
+            None if cost.seconds is None else cost.seconds / 60
+        ),
+        "parameters": tables.text_of(cost.parameters),
+        "FLOP/event": tables.text_of(cost.flops_per_event),
         "restarts": record.restarts,
         "where": " ".join(filter(None, [record.environment.host, record.environment.device])),
     }
@@ -272,14 +264,15 @@ def _figures_of(record: RunRecord) -> list[Part]:
 
 def _options(record: RunRecord) -> list[Part]:
     """Every option, by what it is of."""
+    settings = differences.settings(record)
     groups: dict[str, Mapping[str, object]] = {
         "Parameters": record.params,
         "Flow": record.flow,
         "Training": record.training,
         "Pruner": record.pruner,
         "Seeds": record.seeds,
-        "Data": _flat(dataclasses.asdict(record.data)),
-        "Environment": _flat(dataclasses.asdict(record.environment)),
+        "Data": settings["data"],
+        "Environment": settings["environment"],
         "Times": {"started": record.started, "updated": record.updated},
     }
     heads = {"name": "", "value": ""}
@@ -289,16 +282,6 @@ def _options(record: RunRecord) -> list[Part]:
             rows = [{"name": name, "value": value} for name, value in values.items()]
             tables_shown.append(html.Div([html.H3(title), parts.listing(rows, heads=heads)]))
     return [html.Div(tables_shown, className="options")]
-
-
-def _flat(values: Mapping[str, object]) -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{name}: {inner}": each for inner, each in value.items()}
-        else:
-            flat[name] = value
-    return flat
 
 
 def _raw(record: RunRecord) -> html.Details:

@@ -35,7 +35,7 @@ LARGE = 1e5
 
 
 def importances(pairs: Sequence[tuple[str, float]], theme: ThemeName = "light") -> go.Figure:
-    """How much each parameter tells the better runs from all, as bars."""
+    """The importance of each parameter, as bars."""
     if not pairs:
         return style.sentence("There is no parameter to tell of.", theme)
     colours = style.THEMES[theme]
@@ -184,7 +184,7 @@ def _paint(
         return _graded(dict(zip(keys, values, strict=True)), column, colours)
     texts = {key: str(row.get(column.name)) for key, row in zip(keys, rows, strict=True)}
     levels = sorted(set(texts.values()))
-    # Of many values, those after the last colour share the faded one.
+    # Values beyond the last colour share the faded one.
     by_level = dict(zip(levels, colours.palette, strict=False))
     legend = [_key(style.plain(each, 24), colour) for each, colour in by_level.items()]
     if len(levels) > len(by_level):
@@ -246,15 +246,9 @@ def _told_of(row: Row, columns: Sequence[Column]) -> str:
     lines = [f"<b>{style.plain(tables.short(tables.key_of(row)), 40)}</b>"]
     lines.append(style.plain(str(row["state"]).replace("_", " ")))
     for column in columns:
-        number = tables.number(row.get(column.name))
-        shown = style.plain(row.get(column.name)) if number is None else _number(number)
+        shown = style.plain(tables.text_of(row.get(column.name)))
         lines.append(f"{style.plain(column.label)}: {shown} {column.unit}".rstrip())
     return "<br>".join(lines)
-
-
-def _number(value: float) -> str:
-    whole = value.is_integer() and abs(value) < 1e15
-    return f"{value:,.0f}" if whole else f"{value:.5g}"
 
 
 def _title(column: Column) -> str:

@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Curve:
-    """How a run learned, one value an epoch; NaN where nothing finite was measured."""
+    """A run's losses and rates, one value an epoch; NaN where nothing finite was measured."""
 
     epoch: Array
     """Counted from 1. Shape `(E,)`, as all of them."""
@@ -44,8 +44,8 @@ class Curve:
 def curve(record: RunRecord) -> Curve:
     """The record's epochs as arrays.
 
-    Rows seen are those of the training split for each epoch (of held-out cells too, whose number
-    the record does not tell), or `eval_every` batches; where neither is known, the speed times the
+    An epoch sees the rows of the training split (of held-out cells too, whose number the record
+    does not tell), or `eval_every` batches; where neither is known, the speed times the
     time, which counts the time of the evaluation in.
     """
     least = number(record.training.get("min_rate"))

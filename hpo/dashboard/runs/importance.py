@@ -26,10 +26,11 @@ FEWEST = 8
 
 
 def importance(rows: Sequence[Row]) -> list[tuple[str, float]]:
-    """How much each parameter tells the better runs from all, as shares of one, highest first.
+    """The importance of each parameter, as shares of one, highest first.
 
-    Of runs that came to their own end, and parameters that all of these have and that differ. The
-    better runs are the best tenth, but at least five of them and at most half.
+    A parameter is important if its values tell the better runs from all runs that came to their own
+    end. All of these runs must have it, and it must differ. The better runs are the best tenth, but
+    at least five and at most half.
 
     Raises:
         TablesError: If there are too few runs, if no parameter differs, or if none is better.
@@ -98,11 +99,7 @@ def _ped_anova(rows: Sequence[Row], names: Sequence[str], better: float) -> list
 
 def _suggested(values: Sequence[Any]) -> tuple[BaseDistribution, Sequence[Any]]:
     """A space that just holds these values, since the records do not say what was searched."""
-    from optuna.distributions import (
-        CategoricalDistribution,
-        FloatDistribution,
-        IntDistribution,
-    )
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if any(number(each) is None for each in values):
         texts = list(map(str, values))

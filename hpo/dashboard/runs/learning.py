@@ -1,4 +1,4 @@
-"""How runs learned, as Plotly figures: their NLLs and loss rates along epochs, time or rows.
+"""Learning curves as Plotly figures: NLLs and loss rates along epochs, time or rows.
 
 A curve of more than `MOST_POINTS` epochs is thinned: it keeps the first, the last and the best
 epoch, and of each stretch between them the lowest and the highest validation NLL and a gap.
@@ -30,7 +30,7 @@ MOST_SVG = 20_000
 """Points of a figure that are still drawn one by one; more are left to the graphics card."""
 
 DASHES = ("solid", "dashdot", "dot", "longdash", "longdashdot", "dash")
-"""Of validation curves: the next one each time that the colours are used up."""
+"""Dashes of validation curves: the next one each time that the colours are used up."""
 
 FAINT = 0.65
 """Opacity of runs that were pruned or failed."""
@@ -190,7 +190,7 @@ def _lines(records: Mapping[str, RunRecord], theme: ThemeName) -> list[_Line]:
 
 
 def _thin(curve: Curve) -> NDArray[np.intp]:
-    """Which epochs to draw: up to the last that was measured, and `MOST_POINTS` at most."""
+    """The epochs to draw: up to the last that was measured, and `MOST_POINTS` at most."""
     told = _told(curve)
     if told <= MOST_POINTS:
         return np.arange(told, dtype=np.intp)

@@ -173,10 +173,21 @@ def short(key: str) -> str:
 
 
 def names(keys: Iterable[str]) -> dict[str, str]:
-    """`short` of each key; where two would be called the same, the keys themselves."""
+    """`short` of each key; keys with equal short names stay as they are."""
     given = list(keys)
     often = Counter(map(short, given))
     return {key: short(key) if often[short(key)] == 1 else key for key in given}
+
+
+def text_of(value: object) -> str:
+    """A value as people read it: numbers to five digits, nothing as a dash."""
+    if value is None or value == ():
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)
 
 
 def capital(text: str) -> str:

@@ -97,7 +97,6 @@ def untrained(dataset, folder):
 
 
 def test_a_trained_run_can_be_drawn_from(shown):
-    assert shown.available(KEY) is None
     assert [column.name for column in shown.event_columns(KEY)] == ["Mass_0", "Mass_1"]
 
 
@@ -228,6 +227,12 @@ def test_a_folder_without_data_is_refused_at_once(trained, tmp_path):
         Densities(catalog_of(trained), [tmp_path])
 
 
+def test_a_study_whose_data_are_gone_is_shown_without(trained, prepared, tmp_path):
+    densities = Densities(catalog_of(trained), [], [tmp_path / "gone", prepared])
+
+    assert densities.plot(KEY, LARGEST).data is not None
+
+
 def test_data_that_were_prepared_anew_are_not_taken_for_the_old(trained, prepared, tmp_path):
     copy = shutil.copytree(prepared, tmp_path / "prepared")
     densities = Densities(catalog_of(trained), [copy])
@@ -273,7 +278,8 @@ def test_weights_that_cannot_be_read_are_a_sentence(runs, prepared, spoil, messa
     spoil(runs / KEY)
     densities = Densities(catalog_of(runs), [prepared])
 
-    assert message in densities.available(KEY)
+    with pytest.raises(InputError, match=message):
+        densities.conditions(KEY)
     with pytest.raises(InputError, match=message):
         densities.plot(KEY, LARGEST)
 
@@ -281,21 +287,21 @@ def test_weights_that_cannot_be_read_are_a_sentence(runs, prepared, spoil, messa
 def test_a_checkpoint_over_the_limit_is_not_read(runs, prepared, monkeypatch):
     monkeypatch.setattr(sources, "LARGEST", 1000)
 
-    assert "more than the 0 MB that this page reads" in Densities(
-        catalog_of(runs), [prepared]
-    ).available(KEY)
+    with pytest.raises(DensityError, match="more than the 0 MB that this page reads"):
+        Densities(catalog_of(runs), [prepared]).conditions(KEY)
 
 
 def test_a_run_of_another_program_has_no_flow(trained, prepared, monkeypatch):
     catalog = catalog_of(trained)
     monkeypatch.setattr(catalog, "trial_folder", lambda key: None)
 
-    assert "of another program" in Densities(catalog, [prepared]).available(KEY)
+    with pytest.raises(DensityError, match="of another program"):
+        Densities(catalog, [prepared]).conditions(KEY)
 
 
 def test_an_unknown_run_is_a_key_error(shown):
     with pytest.raises(KeyError):
-        shown.available("bbh/trial-00007")
+        shown.conditions("bbh/trial-00007")
 
 
 def test_a_new_checkpoint_gives_a_new_plot(runs, prepared):
@@ -418,9 +424,8 @@ def test_a_record_that_names_other_data_than_the_flow_s_is_a_sentence(runs, prep
     dataset = Dataset.read(prepared)
     untrained(dataclasses.replace(dataset, event_columns=(Column.named("Mass_0"),)), runs / KEY)
 
-    assert "prepare the data with those columns" in Densities(
-        catalog_of(runs), [prepared]
-    ).available(KEY)
+    with pytest.raises(DataError, match="prepare the data with those columns"):
+        Densities(catalog_of(runs), [prepared]).conditions(KEY)
 
 
 def test_with_three_conditions_a_place_shows_the_worst_of_its_cells(prepared):
