@@ -245,9 +245,7 @@ def _figures_of(record: RunRecord) -> list[Part]:
         "best validation NLL [nats/event]": tables.text_of(record.best_val_nll),
         "test NLL [nats/event]": f"{test.nll:.5g} ± {test.error:.2g}" if test else "–",
         "epochs, the best": f"{epochs}, {record.best_epoch or '–'}",
-        "wall-clock time [min]": tables.text_of(
-            None if cost.seconds is None else cost.seconds / 60
-        ),
+        "wall-clock time [min]": tables.text_of(minutes),
         "parameters": tables.text_of(cost.parameters),
         "FLOP/event": tables.text_of(cost.flops_per_event),
         "restarts": record.restarts,
