@@ -267,4 +267,4 @@ def _axis(
     """An axis over the edges; a zoom stays while its column does."""
     span = [float(edges[0]), float(edges[-1])]
     more |= {"title_text": title, "domain": list(domain), "range": span, "uirevision": title}
-    figure.layout[name] = more
+    figure.update_layout({name: more})
