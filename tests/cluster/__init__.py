@@ -1,1 +1,0 @@
-"""Tests on a real SLURM cluster and a real PostgreSQL server, both started here, on loopback."""
