@@ -10,23 +10,25 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.cells import Named
 from data_prep.dataset import Dataset
 from data_prep.errors import DataError, InputError
 from data_prep.untrusted import finite
 from hpo.records.folder import read_all
-from hpo.records.record import NAME, RunRecord
+from hpo.records.record import NAME, HeldOutNll, RunRecord, TestNll
+from hpo.records.scores import score, score_held_out
 from hpo.study.status import usable
 from models.bundle.card import Terms
 from models.bundle.efficiency import Efficiency
 from models.bundle.emulator import Emulator
 from models.bundle.ensemble import Density, Ensemble
-from models.evaluation import nll
+from models.evaluation.nll import nll
 from models.evaluation.summary import summary
 from models.training import checkpoint
 
 MOST_VALUES, MOST_SOURCES = 1_000, 1_000
 """Values of a condition, and source files, at most that the bundle lists."""
+
+Metrics = dict[str, object]
 
 
 class ExportError(InputError):
@@ -104,29 +106,32 @@ def _cheap(record: RunRecord, max_cost: int | None) -> bool:
 
 def _card(records: Sequence[RunRecord], density: Density) -> dict[str, object]:
     """What the bundle tells: how good it is, where it comes from, how many mergers there are."""
-    best = records[0]
+    best, alone = records[0], len(records) == 1
+    folder, hold_out = Path(best.data.path), best.data.hold_out_cells
     dataset = _dataset(best)
-    metrics = _metrics(best) if len(records) == 1 else {}
+    each = [_metrics(one.best_val_nll, one.test, one.held_out) for one in records]
+    metrics = each[0] if alone else {}
     origin: dict[str, object] = {
         "study": best.study,
-        **({"trial": best.trial} if len(records) == 1 else {"trials": [r.trial for r in records]}),
+        **({"trial": best.trial} if alone else {"trials": [one.trial for one in records]}),
         "data_fingerprint": best.data.fingerprint,
         "data_rows": best.data.rows,
     }
     card: dict[str, object] = {"metrics": metrics, "provenance": origin}
     if dataset:
-        folder, hold_out = Path(best.data.path), best.data.hold_out_cells
-        if len(records) > 1:
-            metrics |= _mixed(density, folder, hold_out)
+        if not alone:  # no record tells of an ensemble
+            val_nll = nll(density, folder, "val", without=hold_out).mean
+            test = score(density, folder, hold_out)
+            metrics |= _metrics(val_nll, test, score_held_out(density, folder, hold_out))
         metrics |= summary(density, folder, held_out=hold_out)
         origin["data"] = _data(dataset)
         if efficiency := Efficiency.of_dataset(dataset):
             card["efficiency"] = efficiency.to_card()
-    if len(records) == 1:
+    if alone:
         origin |= _training(best)
     else:
-        metrics["members"] = [_metrics(record) for record in records]
-        origin["members"] = [{"trial": each.trial, **_training(each)} for each in records]
+        metrics["members"] = each
+        origin["members"] = [{"trial": one.trial, **_training(one)} for one in records]
     return card
 
 
@@ -139,49 +144,20 @@ def _dataset(record: RunRecord) -> Dataset | None:
     return dataset if dataset.fingerprint == record.data.fingerprint else None
 
 
-def _metrics(record: RunRecord) -> dict[str, object]:
-    """What the record tells of one flow's quality."""
-    test = record.test
-    metrics: dict[str, object] = {
-        "val_nll": record.best_val_nll,
+def _metrics(val_nll: float | None, test: TestNll | None, held_out: HeldOutNll | None) -> Metrics:
+    """The quality of one flow, or of an ensemble."""
+    metrics: Metrics = {
+        "val_nll": val_nll,
         "test_nll": test.nll if test else None,
         "test_nll_error": test.error if test else None,
     }
-    if held_out := record.held_out:
+    if held_out:
         metrics |= {
             "held_out_nll": held_out.nll,
             "held_out_nll_error": held_out.error,
             "held_out_cells": [asdict(cell) for cell in held_out.cells],
         }
-    return metrics
-
-
-def _mixed(density: Density, folder: Path, hold_out: Named) -> dict[str, object]:
-    """The same of an ensemble, which no record tells."""
-    test = nll.nll(density, folder, "test", without=hold_out)
-    val = nll.nll(density, folder, "val", without=hold_out)
-    told: dict[str, object] = {
-        "val_nll": finite(val.mean),
-        "test_nll": finite(test.mean),
-        "test_nll_error": finite(test.error),
-    }
-    if hold_out:
-        held_out = nll.nll(density, folder, "test", only=hold_out)
-        cells = nll.cell_nlls(density, folder, "test", hold_out)
-        told |= {
-            "held_out_nll": finite(held_out.mean),
-            "held_out_nll_error": finite(held_out.error),
-            "held_out_cells": [
-                {
-                    "conditions": each.conditions,
-                    "nll": finite(each.nll.mean) if each.nll else None,
-                    "error": finite(each.nll.error) if each.nll else None,
-                    "rows": each.nll.rows if each.nll else 0,
-                }
-                for each in cells
-            ],
-        }
-    return told
+    return finite(metrics)  # type: ignore[no-any-return]
 
 
 def _data(dataset: Dataset) -> dict[str, object]:

@@ -20,31 +20,26 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from data_prep.dataset import Dataset
-from data_prep.untrusted import finite
 from hpo.queue.leases import Claim, LeaseLost
 from hpo.queue.slots import Slots
 from hpo.records import environment
 from hpo.records.folder import read
 from hpo.records.record import (
     NAME,
-    CellNll,
     Cost,
     DataUsed,
     EpochRow,
-    HeldOutNll,
     RecordError,
     RunRecord,
     State,
-    TestNll,
     now,
 )
+from hpo.records.scores import score, score_held_out
 from hpo.study import space
 from hpo.study.spec import StudySpec
 from hpo.study.study import blank_record, record_of
 from models.config import FlowConfig, TrainConfig
-from models.evaluation import nll
 from models.flow import batched
-from models.flow.density import ConditionalFlow
 from models.training import checkpoint
 from models.training.history import Epoch, Fit, stored_history
 from models.training.train import train
@@ -233,30 +228,11 @@ def _measured(job: Job, record: RunRecord) -> RunRecord:
     )
     if record.state == "pruned":
         return record
-    hold_out = job.spec.data.hold_out_cells
-    test = nll.nll(flow, Path(job.spec.data.path), "test", without=hold_out)
+    folder, hold_out = Path(job.spec.data.path), job.spec.data.hold_out_cells
     return dataclasses.replace(
         record,
-        test=TestNll(nll=test.mean, error=test.error, rows=test.rows),
-        held_out=_held_out(flow, job) if hold_out else None,
-    )
-
-
-def _held_out(flow: ConditionalFlow, job: Job) -> HeldOutNll:
-    """How well the flow does where it was never trained: in all held-out cells, and in each."""
-    folder, hold_out = Path(job.spec.data.path), job.spec.data.hold_out_cells
-    cells = tuple(
-        CellNll(
-            conditions=cell.conditions,
-            nll=finite(cell.nll.mean) if cell.nll else None,
-            error=finite(cell.nll.error) if cell.nll else None,
-            rows=cell.nll.rows if cell.nll else 0,
-        )
-        for cell in nll.cell_nlls(flow, folder, "test", hold_out)
-    )
-    score = nll.nll(flow, folder, "test", only=hold_out)
-    return HeldOutNll(
-        nll=finite(score.mean), error=finite(score.error), rows=score.rows, cells=cells
+        test=score(flow, folder, hold_out),
+        held_out=score_held_out(flow, folder, hold_out),
     )
 
 

@@ -20,11 +20,10 @@ from data_prep.dataset import Dataset
 from data_prep.errors import InputError
 from hpo.records import environment
 from hpo.records.folder import read
-from hpo.records.record import Cost, EpochRow, RunRecord, TestNll, now
+from hpo.records.record import Cost, EpochRow, RunRecord, now
+from hpo.records.scores import score
 from models.config import FlowConfig, TrainConfig
-from models.evaluation.nll import nll
 from models.flow import batched
-from models.flow.density import ConditionalFlow
 from models.training import checkpoint
 from models.training.history import Epoch
 from models.training.train import train
@@ -131,7 +130,7 @@ def _record(then: RunRecord, folder: Path, out: Path, rows: list[Epoch]) -> RunR
         best_epoch=best.epoch,
         best_val_nll=best.val_nll,
         best_held_out_nll=best.held_out_nll,
-        test=_test(then, flow, folder),
+        test=score(flow, folder, then.data.hold_out_cells) if then.test else None,
         held_out=None,
         restarts=0,
         cost=Cost(
@@ -142,13 +141,6 @@ def _record(then: RunRecord, folder: Path, out: Path, rows: list[Epoch]) -> RunR
         started=now(),
         updated=now(),
     )
-
-
-def _test(then: RunRecord, flow: ConditionalFlow, folder: Path) -> TestNll | None:
-    if then.test is None:
-        return None
-    score = nll(flow, folder, "test", without=list(then.data.hold_out_cells))
-    return TestNll(nll=score.mean, error=score.error, rows=score.rows)
 
 
 def _comparisons(then: RunRecord, now: RunRecord) -> Iterator[dict[str, object]]:
