@@ -84,17 +84,16 @@ class Filter:
             FilterError: If a text is compared with a number.
         """
         rows = len(next(iter(columns.values()))) if columns else 1
-        found = self._of({name: _column(columns[name]) for name in self.names})
+        read = {name: _column(columns[name]) for name in self.names}
+        found = _Evaluation(self.text, read).condition(self._tree)
         if isinstance(found, pa.Scalar):
             return np.full(rows, found.as_py())
         return np.asarray(found.to_numpy(zero_copy_only=False))
 
     def matches(self, row: Mapping[str, object]) -> bool:
         """Whether one row matches; a column that the row lacks is a missing value."""
-        return bool(self._of({name: _scalar(row.get(name)) for name in self.names}).as_py())
-
-    def _of(self, columns: Mapping[str, Values]) -> Values:
-        return _Evaluation(self.text, columns).condition(self._tree)
+        values = {name: _scalar(row.get(name)) for name in self.names}
+        return bool(_Evaluation(self.text, values).condition(self._tree).as_py())
 
 
 def _parsed(text: str) -> ast.expr:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,8 @@ from data_prep.tables.chunk import Chunk
 from data_prep.tables.source import Source
 from data_prep.where import Filter, FilterError
 
-_DROP = "pass --drop-invalid to leave such rows out and count them"
+Fault: TypeAlias = tuple[str, str, NDArray[np.bool_]]
+"""The column, the fault, and the rows that have it."""
 
 
 def wanted(source: Source, request: Request, dropped: Counter[str]) -> Iterator[Chunk]:
@@ -40,43 +42,61 @@ def wanted(source: Source, request: Request, dropped: Counter[str]) -> Iterator[
     names = {name: alias.get(name, name) for name in (*request.names, *others)}
     needed = [*(cosmic.NUMBERS if bpp else ()), *(names[name] for name in request.names)]
     read = source.chunks(list(dict.fromkeys(needed)), [names[name] for name in others])
-    whole = (_whole(chunk, source, request, dropped) for chunk in read)
-    for chunk in cosmic.mergers(whole, names) if bpp else whole:
+    drop = "pass --drop-invalid to leave such rows out and count them"
+    unread = None if request.drop_invalid else f"correct the row, or {drop}"
+    remedy = unread and f"correct the row, filter it out with --where, or {drop}"
+    complete = (whole(chunk, source, unread, dropped) for chunk in read)
+    for chunk in cosmic.mergers(complete, names) if bpp else complete:
         matching = chunk.take(_mask(rule, chunk, source)) if rule else chunk
         dropped["where"] += len(chunk.rows) - len(matching.rows)
-        yield _checked(matching, source, request, dropped)
+        yield without(matching, _faults(matching, request), source, remedy, dropped)
 
 
-def faults(column: Column, values: NDArray[np.float64]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Each rule for values of the column: the fault, and the values that have it."""
-    yield "not a finite number", ~np.isfinite(values)
+def faults(column: Column, values: NDArray[np.float64]) -> Iterator[Fault]:
+    """Each rule that holds for all columns, and the values that break it."""
+    yield column.name, "not a finite number", ~np.isfinite(values)
     if column.positive:
-        yield "not above zero", values <= 0
+        yield column.name, "not above zero", values <= 0
 
 
-def refuse(
-    source: Source, chunk: Chunk, name: str, reason: str, wrong: NDArray[np.bool_], remedy: str
-) -> None:
-    """Raise DataError for the first wrong value of a column, if there is one."""
-    if wrong.any():
-        at = int(wrong.argmax())
-        value = chunk.numbers[name][at]
-        found = chunk.wrong.get(name, {}).get(at)
-        found = repr(found) if found else "no value" if np.isnan(value) else f"{value:g}"
-        raise DataError(
-            f"{source.path}, column {source.renamed.get(name, name)!r}, row {chunk.rows[at]}: "
-            f"{found} is {reason}: {remedy}"
-        )
+def whole(chunk: Chunk, source: Source, remedy: str | None, dropped: Counter[str]) -> Chunk:
+    """Without the rows that could not be read as one value per column, numbers where due.
+
+    Args:
+        chunk: Rows of the source.
+        source: Their table.
+        remedy: Ends the sentence that refuses such a row; None has all of them left out.
+        dropped: Counts the rows left out.
+    """
+    if chunk.ragged and remedy:
+        row, fault = chunk.ragged[0]
+        raise DataError(f"{source.path}, row {row}: {fault} (or is the file cut off?): {remedy}")
+    dropped["not one value per column"] += len(chunk.ragged)
+    texts = sorted(chunk.wrong.items(), key=lambda item: min(item[1]))
+    rows = np.arange(len(chunk.rows))
+    found = [(name, "not a number", np.isin(rows, list(places))) for name, places in texts]
+    return without(chunk, found, source, remedy, dropped)
 
 
-def refuse_unread(source: Source, chunk: Chunk, remedy: str) -> None:
-    """Raise DataError if a row has not one value per column, or text where a number belongs."""
-    for row, what in chunk.ragged:
-        raise DataError(f"{source.path}, row {row}: {what} (or is the file cut off?): {remedy}")
-    first = min(((min(texts), name) for name, texts in chunk.wrong.items()), default=None)
-    if first:
-        at, name = first
-        refuse(source, chunk, name, "not a number", np.arange(len(chunk.rows)) == at, remedy)
+def without(
+    chunk: Chunk, found: Iterable[Fault], source: Source, remedy: str | None, dropped: Counter[str]
+) -> Chunk:
+    """Without the rows that have a fault; the other arguments are those of `whole`."""
+    bad = np.zeros(len(chunk.rows), bool)
+    for name, fault, wrong in found:
+        if remedy and wrong.any():
+            at = int(wrong.argmax())
+            value = chunk.numbers[name][at]
+            text = chunk.wrong.get(name, {}).get(at)
+            shown = repr(text) if text else "no value" if np.isnan(value) else f"{value:g}"
+            column = source.renamed.get(name, name)
+            raise DataError(
+                f"{source.path}, column {column!r}, row {chunk.rows[at]}: {shown} is {fault}: "
+                f"{remedy}"
+            )
+        dropped[fault] += int((wrong & ~bad).sum())
+        bad |= wrong
+    return chunk.take(~bad) if bad.any() else chunk
 
 
 def _rule(source: Source, request: Request, known: set[str]) -> Filter | None:
@@ -95,33 +115,12 @@ def _mask(rule: Filter, chunk: Chunk, source: Source) -> NDArray[np.bool_]:
         raise FilterError(f"--where for {source.path}: {error}") from None
 
 
-def _whole(chunk: Chunk, source: Source, request: Request, dropped: Counter[str]) -> Chunk:
-    """Without the rows that could not be read as one value per column, numbers where due."""
-    if not request.drop_invalid:
-        refuse_unread(source, chunk, f"correct the row, or {_DROP}")
-    dropped["not one value per column"] += len(chunk.ragged)
-    if not chunk.wrong:
-        return chunk
-    good = np.ones(len(chunk.rows), bool)
-    good[[at for texts in chunk.wrong.values() for at in texts]] = False
-    dropped["text in a number column"] += int((~good).sum())
-    return chunk.take(good)
-
-
-def _checked(chunk: Chunk, source: Source, request: Request, dropped: Counter[str]) -> Chunk:
-    bad = np.zeros(len(chunk.rows), bool)
+def _faults(chunk: Chunk, request: Request) -> Iterator[Fault]:
     for column in (*request.event_columns, *request.condition_columns):
         values = chunk.numbers[column.name]
-        found = list(faults(column, values))
+        yield from faults(column, values)
         if column.name in request.events:
-            found.append(("beyond single precision (1e-45 to 3e38)", _lost(values)))
-        for reason, wrong in found:
-            if not request.drop_invalid:
-                remedy = f"correct the row, filter it out with --where, or {_DROP}"
-                refuse(source, chunk, column.name, reason, wrong, remedy)
-            dropped[reason] += int((wrong & ~bad).sum())
-            bad |= wrong
-    return chunk.take(~bad) if bad.any() else chunk
+            yield column.name, "beyond single precision (1e-45 to 3e38)", _lost(values)
 
 
 def _lost(values: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -49,22 +49,21 @@ class Totals:
                 file, column, row, what was found and the remedy.
         """
         source = Source.open(path, columns)
-        found = [name for name in TOTALS if name in source.names]
-        if len(found) != 1:
-            raise DataError(_no_total(source, found))
-        (total,) = found
+        there = [name for name in TOTALS if name in source.names]
+        if len(there) != 1:
+            raise DataError(_no_total(source, there))
+        (total,) = there
         names = tuple(column.name for column in conditions)
         simulated: dict[tuple[float, ...], tuple[tuple[float, ...], float]] = {}
         seen: dict[tuple[float, ...], int] = {}
         for chunk in source.chunks([*names, total]):
-            rows.refuse_unread(source, chunk, _REMEDY)
+            rows.whole(chunk, source, _REMEDY, Counter())
             for column in (*conditions, Column(total, "", positive=True)):
                 values = chunk.numbers[column.name]
-                faults = [*rows.faults(column, values)]
+                found = [*rows.faults(column, values)]
                 if TOTALS.get(column.name) == "binaries":
-                    faults.append(("not a whole number", values != np.round(values)))
-                for reason, wrong in faults:
-                    rows.refuse(source, chunk, column.name, reason, wrong, _REMEDY)
+                    found.append((total, "not a whole number", values != np.round(values)))
+                rows.without(chunk, found, source, _REMEDY, Counter())
             for at, row in enumerate(chunk.rows.tolist()):
                 cell = tuple(float(chunk.numbers[name][at]) for name in names)
                 before = seen.setdefault(key(cell), row)

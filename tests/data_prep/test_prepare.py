@@ -511,7 +511,7 @@ def test_bad_rows_are_dropped_and_counted_when_asked(tmp_path):
 
     assert dataset.fingerprint == clean.fingerprint
     assert dataset.dropped == {
-        "text in a number column": 1,
+        "not a number": 1,
         "not a finite number": 1,
         "not above zero": 1,
         "not one value per column": 1,

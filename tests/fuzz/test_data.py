@@ -23,6 +23,14 @@ from tests.fuzz.strategies import answer, broken, damaged, fuzz, memory, texts
 TABLE = draw_table(60, seed=1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def unsynced():
+    """No machine crashes here, and each fsync of each example would take milliseconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: None)
+        yield
+
+
 def parquet(table, **options):
     buffer = io.BytesIO()
     pq.write_table(table, buffer, **options)
