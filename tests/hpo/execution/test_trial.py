@@ -38,11 +38,27 @@ class Death(BaseException):
     """What a kill looks like from inside: nothing is told any more."""
 
 
+HELD_OUT = [{"Z": 0.001, "alpha": 5.0}, {"Z": 0.01, "alpha": 0.5}]
+
+
 @pytest.fixture
-def setting(tmp_path, prepared, monkeypatch):
+def setting(tmp_path, prepared):
     """A study of small flows on `prepared`, with a way to claim and run its trials."""
-    monkeypatch.delenv("HPO_STORAGE", raising=False)
     return Setting(tmp_path, prepared)
+
+
+@pytest.fixture(scope="module")
+def finished(prepared, tmp_path_factory):
+    """A study whose only trial ended, as `record`. Do not write into it."""
+    return Setting(tmp_path_factory.mktemp("finished"), prepared).study().run()
+
+
+@pytest.fixture(scope="module")
+def held_out(prepared, tmp_path_factory):
+    """A study of two trials with cells held out, both ended. Do not write into it."""
+    setting = Setting(tmp_path_factory.mktemp("held-out"), prepared).study(HELD_OUT)
+    setting.slots.top_up(2)
+    return setting.run()
 
 
 class Setting:
@@ -58,7 +74,7 @@ class Setting:
             "pruner": {"min_epochs": 1},
         }
         self.spec = parse(tables, source="test")
-        storage = open_storage(url_of(None, self.runs))
+        storage = open_storage(url_of(f"sqlite:///{self.runs}/hpo.db", self.runs))
         self.optuna = create_study(storage, self.spec, runs=self.runs, fingerprint="f")
         self.optuna.pruner = optuna.pruners.NopPruner()
         self.slots = Slots(self.optuna, max_restarts=3)
@@ -72,17 +88,24 @@ class Setting:
             study=self.optuna, spec=self.spec, claim=claim, slots=self.slots, folder=folder
         )
 
+    def run(self):
+        """Run all trials, and keep what is known of them."""
+        self.records = []
+        while self.slots.counts()[TrialState.WAITING]:
+            self.job = self.claim()
+            self.records.append(trial.run(self.job))
+        self.record = self.records[-1]
+        return self
+
     def lose(self, job):
         """Make the trial claimable again; the old claim is void from then on."""
         self.slots.release(job.claim)
 
 
-def test_a_trial_tells_what_it_records(setting):
-    job = setting.study().claim()
+def test_a_trial_tells_what_it_records(finished):
+    job, record = finished.job, finished.record
 
-    record = trial.run(job)
-
-    told = setting.optuna.trials[0]
+    told = finished.optuna.trials[0]
     assert record.state == "complete"
     assert told.state == TrialState.COMPLETE
     assert told.value == record.best_val_nll
@@ -92,9 +115,8 @@ def test_a_trial_tells_what_it_records(setting):
     assert record.training["seed"] == record.seeds["trial"]
 
 
-def test_an_interrupted_trial_goes_on_as_if_nothing_had_been(setting, monkeypatch):
-    whole = trial.run(setting.study().claim())
-    other = Setting(setting.runs / "other", setting.data).study()
+def test_an_interrupted_trial_goes_on_as_if_nothing_had_been(finished, setting, monkeypatch):
+    whole, other = finished.record, setting.study()
     job = other.claim()
     die_after_epoch(monkeypatch, other, 2)
     with pytest.raises(Death):
@@ -145,18 +167,30 @@ def test_a_trial_whose_end_was_recorded_but_not_told_is_told_without_training(se
     assert setting.optuna.trials[0].value == record.best_val_nll
 
 
-def test_a_worker_that_lost_its_trial_stops_writing(setting):
+def test_a_worker_that_lost_its_trial_writes_neither_its_record_nor_the_study(setting, monkeypatch):
+    """It comes back to life, in the same folder, when another worker has finished the trial."""
     setting.study()
-    old = setting.claim()
-    setting.lose(old)
-    new = setting.claim()
-    finished = trial.run(new)
+    old, ended = setting.claim(), []
+    report = optuna.Trial.report
 
+    def overtaken(self, value, step):
+        monkeypatch.setattr(optuna.Trial, "report", report)
+        report(self, value, step)
+        setting.lose(old)
+        new = setting.claim()
+        assert new.folder == old.folder
+        ended.append(trial.run(new))
+
+    monkeypatch.setattr(optuna.Trial, "report", overtaken)
     with pytest.raises(LeaseLost):
-        trial.run(dataclasses.replace(old, folder=old.folder.with_name("elsewhere")))
+        trial.run(old)
 
-    assert read(new.folder / NAME) == finished
-    assert setting.optuna.trials[0].value == finished.best_val_nll
+    (record,) = ended
+    assert (record.state, len(record.epochs)) == ("complete", 4)
+    assert read(old.folder / NAME) == record
+    told = setting.optuna.trials[0]
+    assert (told.state, told.value) == (TrialState.COMPLETE, record.best_val_nll)
+    assert told.intermediate_values == {row.epoch: row.val_nll for row in record.epochs}
 
 
 def test_a_pruned_trial_says_when_and_keeps_its_last_value(setting, monkeypatch):
@@ -250,19 +284,15 @@ def test_a_damaged_record_does_not_stop_the_trial(setting):
 
 # ---- held-out cells
 
-HELD_OUT = [{"Z": 0.001, "alpha": 5.0}, {"Z": 0.01, "alpha": 0.5}]
 
-
-def test_a_trial_tells_how_well_it_does_in_the_cells_held_out(setting):
-    job = setting.study(HELD_OUT).claim()
-
-    record = trial.run(job)
+def test_a_trial_tells_how_well_it_does_in_the_cells_held_out(held_out):
+    setting, job, record = held_out, held_out.job, held_out.record
 
     flow = checkpoint.best_flow(job.folder)
-    held_out = nll.nll(flow, setting.data, "test", only=HELD_OUT)
+    there = nll.nll(flow, setting.data, "test", only=HELD_OUT)
     others = nll.nll(flow, setting.data, "test", without=HELD_OUT)
     assert (record.test.nll, record.test.rows) == (others.mean, others.rows)
-    assert (record.held_out.nll, record.held_out.error) == (held_out.mean, held_out.error)
+    assert (record.held_out.nll, record.held_out.error) == (there.mean, there.error)
     assert [cell.conditions for cell in record.held_out.cells] == HELD_OUT
     assert sum(cell.rows for cell in record.held_out.cells) == record.held_out.rows
     assert record.test.rows + record.held_out.rows == record.data.rows["test"]
@@ -272,10 +302,10 @@ def test_a_trial_tells_how_well_it_does_in_the_cells_held_out(setting):
     jsonschema.validate(json.loads((job.folder / NAME).read_text()), json_schema())
 
 
-def test_a_trial_without_held_out_cells_says_nothing_of_them(setting):
-    record = trial.run(setting.study().claim())
+def test_a_trial_without_held_out_cells_says_nothing_of_them(finished):
+    record = finished.record
 
-    (row,) = runs.rows(setting.runs)
+    (row,) = runs.rows(finished.runs)
     assert record.held_out is record.best_held_out_nll is None
     assert not [name for name in row if "held_out" in name or "hold_out" in name]
 
@@ -299,15 +329,13 @@ def test_the_objective_is_what_optuna_is_told_and_what_ranks(setting, objective)
     assert seen.best_val_nll == record.best_val_nll
 
 
-def test_the_held_out_nll_reaches_the_listing_and_the_emulator(setting, tmp_path):
-    record = trial.run(setting.study(HELD_OUT).claim())
-
-    (row,) = runs.rows(setting.runs)
+def test_the_held_out_nll_reaches_the_listing_and_the_emulator(held_out, tmp_path):
+    record, row = held_out.record, runs.rows(held_out.runs)[-1]
     assert (row["held_out_nll"], row["test_nll"]) == (record.held_out.nll, record.test.nll)
     assert row["hold_out_cells"] == "Z = 0.001, alpha = 5; Z = 0.01, alpha = 0.5"
     assert "held_out_nll" in runs.usual([row])
 
-    export.export(setting.runs / "s", tmp_path / "emulator")
+    export.export(held_out.runs / "s", tmp_path / "emulator", trial=record.trial)
     emulator = Emulator.load(tmp_path / "emulator")
     assert emulator.card["metrics"]["held_out_nll"] == record.held_out.nll
     assert len(emulator.card["metrics"]["held_out_cells"]) == 2
@@ -318,8 +346,8 @@ def test_the_held_out_nll_reaches_the_listing_and_the_emulator(setting, tmp_path
     assert readme.count(" * |") == 2
 
 
-def test_an_export_says_where_it_comes_from_and_the_same_each_time(setting, tmp_path):
-    record = trial.run(setting.study().claim())
+def test_an_export_says_where_it_comes_from_and_the_same_each_time(finished, tmp_path):
+    setting, record = finished, finished.record
     terms = Terms(license="CC-BY-4.0", citation=("Maker 2026",))
 
     for name in ("one", "two"):
@@ -370,9 +398,8 @@ def test_the_best_by_its_objective_is_exported(setting):
     assert (first["trial"], second["trial"]) == (0, 1)
 
 
-def test_the_best_are_mixed_and_scored_together(setting, tmp_path):
-    setting.study(HELD_OUT).slots.top_up(2)
-    records = [trial.run(setting.claim()) for _ in range(2)]
+def test_the_best_are_mixed_and_scored_together(held_out, tmp_path):
+    setting, records = held_out, held_out.records
 
     exported = export.export(setting.runs / "s", tmp_path / "both", ensemble=2)
 
@@ -383,8 +410,8 @@ def test_the_best_are_mixed_and_scored_together(setting, tmp_path):
     assert metrics["test_nll"] == pytest.approx(told.mean, rel=1e-9)
     # The mean of densities scores no worse than the mean of scores (Jensen).
     assert metrics["test_nll"] <= np.mean([one.test.nll for one in records])
-    held_out = nll.nll(emulator.module, setting.data, "test", only=HELD_OUT)
-    assert metrics["held_out_nll"] == pytest.approx(held_out.mean, rel=1e-9)
+    there = nll.nll(emulator.module, setting.data, "test", only=HELD_OUT)
+    assert metrics["held_out_nll"] == pytest.approx(there.mean, rel=1e-9)
     assert metrics["held_out_cells"][0].keys() == {"conditions", "nll", "error", "rows"}
     assert held_out_of(emulator.card) == [
         each["conditions"] for each in metrics["cells"] if each["held_out"]
