@@ -7,17 +7,23 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import optuna
 import psutil
 import pytest
+from click.testing import CliRunner
 from optuna.trial import TrialState
 
+from hpo.cli import main
+from hpo.cli.progress import line
+from hpo.execution.follow import follow
+from hpo.execution.launch import begin, open_or_make
+from hpo.execution.plan import make_plan
 from hpo.records.folder import read, read_all
 from hpo.records.record import RunRecord
 from hpo.storage.address import url_of
 from hpo.storage.open import open_storage
+from hpo.study.spec import load
 
 pytestmark = pytest.mark.slow
 
@@ -40,31 +46,39 @@ min_epochs = 1
 
 
 @pytest.fixture
-def place(tmp_path, prepared):
+def place(tmp_path, prepared, monkeypatch):
     """A working folder with a study file for `prepared`."""
-    data = f'\n[data]\npath = "{prepared}"\n'
-    (tmp_path / "tiny.toml").write_text(STUDY + data)
-    return tmp_path
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HPO_STORAGE", raising=False)
+    return written(tmp_path, prepared)
 
 
-def command(*words):
-    return [sys.executable, "-m", "hpo.cli", *map(str, words)]
+def written(place, data):
+    (place / "tiny.toml").write_text(STUDY + f'\n[data]\npath = "{data}"\n')
+    return place
 
 
-def hpo(place, *words, code=0, **variables):
-    """Run `hpo` in the folder and give back what it printed on both streams."""
-    environment = {key: value for key, value in os.environ.items() if key != "HPO_STORAGE"}
-    environment |= variables
-    done = subprocess.run(
-        command(*words), cwd=place, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+def hpo(*words, code=0):
+    """Run `hpo` in this process and give back what it printed on both streams."""
+    done = CliRunner().invoke(main, list(map(str, words)))
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+def url_in(place):
+    return url_of(f"sqlite:///{place}/runs/hpo.db", place / "runs")
+
+
+def made(place, *settings, **options):
+    """A study whose trials wait, as `begin` makes it: the plan, the study, its slots."""
+    spec = load(str(place / "tiny.toml"), settings=settings)
+    wanted = {"trials": None, "workers": 1, "on": "local"} | options
+    plan = make_plan(spec, runs=place / "runs", url=url_in(place), **wanted)
+    return plan, *begin(plan)
 
 
 def trials_of(place, name="tiny"):
-    storage = open_storage(url_of(None, place / "runs"))
-    return optuna.load_study(study_name=name, storage=storage).trials
+    return optuna.load_study(study_name=name, storage=open_storage(url_in(place))).trials
 
 
 def records_of(place, name="tiny"):
@@ -73,28 +87,54 @@ def records_of(place, name="tiny"):
     return found
 
 
-def test_a_launch_runs_the_study_to_its_total_and_a_second_one_adds_nothing(place):
-    hpo(place, "launch", "tiny.toml", "--workers", 2)
-    before = [(one.number, one.value, one.datetime_complete) for one in trials_of(place)]
-    said = hpo(place, "launch", "tiny.toml", "--workers", 2)
+@pytest.fixture(scope="module")
+def launched(forks, prepared, tmp_path_factory):
+    """A study of which a worker ran one trial, and a launch the others. Do not write into it.
 
-    assert [(one.number, one.value, one.datetime_complete) for one in trials_of(place)] == before
+    The launch has two workers, within a job of SLURM and under an open umask.
+    """
+    place = written(tmp_path_factory.mktemp("launched"), prepared)
+    made(place, "pruner.kind=none", trials=1)
+    assert forks.work("tiny", place / "runs", cwd=place).code == 0
+    first = trials_of(place)[0]
+    del os.environ["HPO_STORAGE"]  # which `begin` has set
+    environment = {**os.environ, "SLURM_JOB_ID": "7", "SLURM_LOCALID": "0"}
+    words = command("launch", "tiny.toml", "--workers", 2, "--set", "pruner.kind=none")
+    before = os.umask(0)
+    try:
+        done = subprocess.run(
+            words, cwd=place, env=environment, capture_output=True, text=True, timeout=300
+        )
+    finally:
+        os.umask(before)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return place, first, done.stdout
+
+
+def command(*words):
+    return [sys.executable, "-m", "hpo.cli", *map(str, words)]
+
+
+def test_a_launch_adds_what_is_missing_to_the_total_and_the_next_one_nothing(launched, monkeypatch):
+    place, first, said = launched
+    before = trials_of(place)
+    assert "3 complete, 0 pruned, 0 failed, 0 waiting" in said
+    assert [one.state for one in before] == [TrialState.COMPLETE] * 3
+    assert before[0] == first
+
+    monkeypatch.chdir(place)
+    said = hpo("launch", "tiny.toml", "--workers", 2, "--set", "pruner.kind=none")
+
+    assert trials_of(place) == before
     assert "0 waiting" in said
-    assert len(before) == 3
-    assert all(one.state in (TrialState.COMPLETE, TrialState.PRUNED) for one in trials_of(place))
 
 
-def test_local_workers_within_a_job_of_slurm_leave_each_others_trials_alone(place):
-    hpo(place, "launch", "tiny.toml", "--workers", 2, SLURM_JOB_ID="7", SLURM_LOCALID="0")
-
-    assert [record.restarts for record in records_of(place)] == [0, 0, 0]
-    assert {record.state for record in records_of(place)} <= {"complete", "pruned"}
+def test_local_workers_within_a_job_of_slurm_leave_each_others_trials_alone(launched):
+    assert [record.restarts for record in records_of(launched[0])] == [0, 0, 0]
 
 
-def test_the_records_and_the_study_tell_the_same(place):
-    hpo(place, "launch", "tiny.toml", "--set", "pruner.kind=none")
-
-    for trial, record in zip(trials_of(place), records_of(place), strict=True):
+def test_the_records_and_the_study_tell_the_same(launched):
+    for trial, record in zip(trials_of(launched[0]), records_of(launched[0]), strict=True):
         values = [row.val_nll for row in record.epochs]
         assert record.trial == trial.number
         assert record.params == trial.params
@@ -104,13 +144,12 @@ def test_the_records_and_the_study_tell_the_same(place):
         assert record.test.rows == record.data.rows["test"]
 
 
-def test_more_trials_are_added_to_what_is_there(place):
-    hpo(place, "launch", "tiny.toml", "--trials", 1)
-    first = trials_of(place)[0]
-    hpo(place, "launch", "tiny.toml", "--trials", 3)
+def test_under_an_open_umask_not_everyone_can_write_what_the_workers_run(launched):
+    made = [path for path in (launched[0] / "runs" / "tiny").rglob("*")]
 
-    assert trials_of(place)[0] == first
-    assert len(trials_of(place)) == 3
+    assert any(path.suffix == ".pkl" for path in made)
+    by_launch = [path for path in made if "trial-00000" not in str(path)]
+    assert [path for path in by_launch if path.stat().st_mode & 0o002] == []
 
 
 @contextlib.contextmanager
@@ -161,9 +200,9 @@ def begun(place):
     return (place / "runs" / "tiny").exists()
 
 
-def test_a_study_whose_every_process_was_killed_is_finished_by_the_same_command(place):
-    words = ("launch", "tiny.toml", "--trials", 5, "--workers", 2)
-    words += ("--set", "training.epochs=60", "--set", "pruner.kind=none")
+def test_a_study_whose_every_process_was_killed_is_finished_by_the_same_command(forks, place):
+    words = ("launch", "tiny.toml", "--trials", 3, "--workers", 2)
+    words += ("--set", "training.epochs=40", "--set", "pruner.kind=none")
     words += ("--set", "training.patience=0")
     with launching(place, *words) as launcher:
         wait_for(lambda: under_way(place), launcher)
@@ -171,13 +210,14 @@ def test_a_study_whose_every_process_was_killed_is_finished_by_the_same_command(
     before = {number: epochs_of(place, number) for number in under_way(place)}
     assert before, "the kill came too late to prove anything"
 
-    hpo(place, *words)
+    done = forks.hpo(*words, "--workers", 1, cwd=place)
 
+    assert done.code == 0, done.said
     trials, records = trials_of(place), records_of(place)
-    assert [one.state for one in trials] == [TrialState.COMPLETE] * 5
-    assert [one.trial for one in records] == [0, 1, 2, 3, 4]
+    assert [one.state for one in trials] == [TrialState.COMPLETE] * 3
+    assert [one.trial for one in records] == [0, 1, 2]
     for record in records:
-        assert [row.epoch for row in record.epochs] == list(range(1, 61))
+        assert [row.epoch for row in record.epochs] == list(range(1, 41))
         # Trials that were claimed but had no epoch yet were begun again too.
         assert record.restarts == 1 if record.trial in before else record.restarts <= 1
     for number, rows in before.items():  # with their seconds: these epochs were not run again
@@ -186,24 +226,6 @@ def test_a_study_whose_every_process_was_killed_is_finished_by_the_same_command(
 
 def epochs_of(place, number):
     return read(place / "runs" / "tiny" / f"trial-{number:05d}" / "run.json").epochs
-
-
-def test_an_interrupted_launch_hands_its_trials_back(place):
-    words = ("launch", "tiny.toml", "--trials", 2, "--set", "training.epochs=500")
-    words += ("--set", "training.patience=0", "--set", "pruner.kind=none")
-    with launching(place, *words) as launcher:
-        wait_for(lambda: under_way(place), launcher)
-        processes = family(launcher)
-        launcher.send_signal(signal.SIGINT)
-        assert launcher.wait(timeout=60) == 130
-
-        assert not any(alive(process) for process in processes)
-    assert "The same command goes on with tiny" in (place / "said.txt").read_text()
-    assert {one.state for one in trials_of(place)} == {TrialState.WAITING}
-
-
-def alive(process):
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def workers_of(place):
@@ -218,7 +240,7 @@ def workers_of(place):
     return found
 
 
-def test_a_launch_takes_the_workers_of_one_that_was_killed_for_its_own(place):
+def test_an_interrupted_launch_hands_back_its_trials_and_those_of_one_that_was_killed(place):
     words = ("launch", "tiny.toml", "--trials", 4, "--workers", 2, "--set", "training.epochs=500")
     words += ("--set", "training.patience=0", "--set", "pruner.kind=none")
     with launching(place, *words) as first:
@@ -240,117 +262,102 @@ def test_a_launch_takes_the_workers_of_one_that_was_killed_for_its_own(place):
             second.send_signal(signal.SIGINT)
             assert second.wait(timeout=60) == 130
         assert workers_of(place) == []
+        assert "The same command goes on with tiny" in (place / "said.txt").read_text()
     finally:
         kill(processes)
     assert [one.state for one in trials_of(place)] == [TrialState.WAITING] * 2
 
 
-def test_a_stopped_study_starts_no_trial_until_it_is_launched_again(place):
-    hpo(place, "launch", "tiny.toml", "--trials", 1)
-    words = ("launch", "tiny.toml", "--trials", 4, "--workers", 1, "--set", "training.epochs=4")
-    with launching(place, *words) as launcher:
-        wait_for(lambda: len(trials_of(place)) == 2, launcher)
-        hpo(place, "stop", "tiny")
-        assert launcher.wait(timeout=120) == 0
-    assert len(trials_of(place)) < 4
+def test_a_stopped_study_starts_no_trial_until_it_is_launched_again(forks, place):
+    plan, study, slots = made(place, trials=2)
+    forks.hpo("stop", "tiny", cwd=place)
+    assert forks.work("tiny", place / "runs", cwd=place).code == 0
 
-    hpo(place, *words)
+    status = follow(plan, study, slots, show=lambda *_: None, tell=print)
 
-    assert len(trials_of(place)) == 4
+    assert (status.waiting, status.stopping) == (2, "stopped by hpo stop")
+    begin(plan)
+    assert forks.work("tiny", place / "runs", cwd=place).code == 0
     assert all(one.state.is_finished() for one in trials_of(place))
 
 
 def test_a_study_with_other_options_is_not_continued(place):
-    hpo(place, "launch", "tiny.toml", "--trials", 1)
+    open_or_make("tiny.toml", runs=place / "runs", url=url_in(place))
 
-    said = hpo(place, "launch", "tiny.toml", "--set", "training.epochs=9", code=2)
+    said = hpo("launch", "tiny.toml", "--set", "training.epochs=9", code=2)
 
     assert "[training] epochs is 4 there and 9 here" in said
     assert "--name" in said
 
 
 def test_the_runs_of_a_forgotten_study_are_not_taken_for_a_new_ones(place):
-    hpo(place, "launch", "tiny.toml", "--trials", 1)
-    (place / "runs" / "hpo.db").unlink()
+    (place / "runs" / "tiny" / "trial-00000").mkdir(parents=True)
 
-    said = hpo(place, "launch", "tiny.toml", "--trials", 1, code=2)
+    said = hpo("launch", "tiny.toml", "--trials", 1, code=2)
 
     assert "holds trials of an earlier study of that name" in said
 
 
-def test_a_grid_is_run_point_by_point_and_a_point_that_cannot_be_fails_alone(place):
-    words = ("launch", "tiny.toml", "--trials", 2, "--workers", 1)
-    words += ("--set", "space.hidden=[1, 4]", "--set", "sampler.kind=grid")
-    words += ("--set", "space.blocks=[1]", "--set", "space.conditioner=masked")
-    assert "its grid has 2 points" in hpo(place, *[3 if one == 2 else one for one in words], code=2)
+def test_a_grid_is_run_point_by_point_and_a_point_that_cannot_be_fails_alone(forks, place):
+    grid = ["space.hidden=[1, 4]", "sampler.kind=grid", "space.blocks=[1]"]
+    grid += ["space.conditioner=masked"]
+    words = [word for one in grid for word in ("--set", one)]
+    assert "its grid has 2 points" in hpo("launch", "tiny.toml", "--trials", 3, *words, code=2)
 
-    said = hpo(place, *words)
+    made(place, *grid, trials=2)
+    assert forks.work("tiny", place / "runs", cwd=place).code == 0
 
     one, other = trials_of(place)  # one hidden unit cannot serve two masses
     assert (one.params["hidden"], one.state) == (1, TrialState.FAIL)
     assert (other.params["hidden"], other.state) == (4, TrialState.COMPLETE)
-    assert "hidden must be at least the number of event columns (2)" in said
+    why = "hidden must be at least the number of event columns (2)"
+    assert why in line(records_of(place)[0])
 
 
-def test_two_launches_of_a_study_at_once_share_it(place):
-    words = ("launch", "tiny.toml", "--trials", 4, "--workers", 1)
-    with launching(place, *words) as first, launching(place, *words) as second:
-        assert (first.wait(timeout=200), second.wait(timeout=200)) == (0, 0)
+def test_two_launches_of_a_study_at_once_share_it(forks, place):
+    both = [("hpo", "launch", "tiny.toml", "--trials", 4, "--workers", 1)] * 2
 
+    done = forks.at_once(both, cwd=place)
+
+    assert [each.code for each in done] == [0, 0], done
     assert [one.number for one in trials_of(place)] == [0, 1, 2, 3]
     assert all(one.state.is_finished() for one in trials_of(place))
 
 
-def test_under_an_open_umask_not_everyone_can_write_what_the_workers_run(place):
-    before = os.umask(0)
-    try:
-        hpo(place, "launch", "tiny.toml", "--trials", 1)
-    finally:
-        os.umask(before)
-
-    made = [place / "runs", *(place / "runs").rglob("*")]
-    assert any(path.suffix == ".pkl" for path in made)
-    assert [path for path in made if path.stat().st_mode & 0o002] == []
-
-
 def test_sqlite_is_refused_for_a_cluster(place):
-    said = hpo(place, "launch", "tiny.toml", "--on", "slurm", code=2)
+    said = hpo("launch", "tiny.toml", "--on", "slurm", code=2)
 
     assert "is for one machine" in said
     assert not (place / "runs").exists()
 
 
 def test_a_dry_run_touches_nothing(place):
-    said = hpo(place, "launch", "tiny.toml", "--dry-run", "--on", "slurm")
+    said = hpo("launch", "tiny.toml", "--dry-run", "--on", "slurm")
 
     assert "#SBATCH --job-name=tiny" in said
     assert '"epochs": 4' in said
     assert not (place / "runs").exists()
 
 
-def test_a_detached_launch_finishes_by_itself_and_hides_its_storage(place):
+def test_a_detached_launch_finishes_by_itself_and_hides_its_storage(forks, place):
     url = f"sqlite:///{place}/runs/hpo.db?password=hunter2"
-    said = hpo(place, "launch", "tiny.toml", "--trials", 1, "--detach", "--storage", url)
-    assert "hpo status tiny" in said
+    words = ("launch", "tiny.toml", "--trials", 1, "--detach", "--storage", url)
+    done = forks.hpo(*words, cwd=place)
+    assert "hpo status tiny" in done.said
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             assert "hunter2" not in " ".join(process.cmdline())
 
-    deadline = time.monotonic() + 120
-    while not (Path(place, "runs/hpo.db").exists() and finished(place) == 1):
+    deadline = time.monotonic() + 400
+    while [one.state.is_finished() for one in trials_of(place)] != [True]:
         assert time.monotonic() < deadline
         time.sleep(0.3)
-
-
-def finished(place):
-    told = json.loads(hpo(place, "status", "tiny", "--format", "json"))
-    return told["complete"] + told["pruned"] + told["failed"]
 
 
 def test_cells_that_cannot_be_held_out_are_all_named_before_anything_is_made(place):
     cells = "[{Z=0.0012,alpha=1.0},{Z=0.01},{Z=0.01,alpha=5.0},{Z=0.01,alpha=5.0}]"
 
-    said = hpo(place, "launch", "tiny.toml", "--set", f"data.hold_out_cells={cells}", code=2)
+    said = hpo("launch", "tiny.toml", "--set", f"data.hold_out_cells={cells}", code=2)
 
     assert "Traceback" not in said
     assert "Z = 0.0012, alpha = 1 is no cell of it: the nearest are Z = 0.001, alpha = 1" in said
@@ -362,7 +369,7 @@ def test_cells_that_cannot_be_held_out_are_all_named_before_anything_is_made(pla
 def test_a_dry_run_shows_the_held_out_cells_as_the_dataset_writes_them(place):
     cells = "data.hold_out_cells=[{alpha=5,Z=0.01},{Z=0.001000000001,alpha=1}]"
 
-    said = hpo(place, "launch", "tiny.toml", "--set", cells, "--dry-run")
+    said = hpo("launch", "tiny.toml", "--set", cells, "--dry-run")
 
     assert "6,000 rows in 9 cells, 2 of them held out" in said
     resolved = json.loads(said.split("study, resolved:\n")[1])
