@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 REMEDIES = {
     errno.ENOSPC: "make room there",
@@ -38,9 +38,15 @@ def suggestion(name: str, known: Iterable[str], *, otherwise: str = "there are")
         otherwise: Opens the list where none is near.
     """
     names = sorted(known)
-    near = [other for other in names if other.casefold() == name.casefold()]
-    near = near or difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"{otherwise} {', '.join(names) or 'none'}"
+    near = nearest(name, names)
+    return f"did you mean {near!r}?" if near else f"{otherwise} {', '.join(names) or 'none'}"
+
+
+def nearest(name: str, known: Sequence[str]) -> str | None:
+    """The known name that differs in case alone, else the closest in spelling; None where none is."""
+    near = [other for other in known if other.casefold() == name.casefold()]
+    near = near or difflib.get_close_matches(name, known, n=1)
+    return near[0] if near else None
 
 
 def first_line(error: BaseException) -> str:

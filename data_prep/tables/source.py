@@ -7,7 +7,6 @@ sees `Chunk`s with the 1-based numbers of their rows, so that a complaint can na
 from __future__ import annotations
 
 import csv
-import difflib
 import gzip
 import hashlib
 import zlib
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from data_prep.errors import DataError, first_line
+from data_prep.errors import DataError, first_line, nearest
 from data_prep.tables import parquet, text
 from data_prep.tables.chunk import Chunk
 
@@ -136,10 +135,8 @@ def _renamed(header: Sequence[str], columns: Mapping[str, str]) -> dict[str, str
 
 
 def _missing(path: Path, name: str, names: Sequence[str]) -> str:
-    near = [other for other in names if other.casefold() == name.casefold()]
-    near = near or difflib.get_close_matches(name, names, n=1)
-    if near:
-        hint = f"the nearest is {near[0]!r}; if that is it, pass --columns {near[0]}={name}"
+    if near := nearest(name, names):
+        hint = f"the nearest is {near!r}; if that is it, pass --columns {near}={name}"
     else:
         listed = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
         hint = f"it has {listed}; name the right one with --columns OLD={name}"

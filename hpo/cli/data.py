@@ -82,7 +82,7 @@ def prepare(
             seed=seed,
             drop_invalid=drop_invalid,
             totals=totals,
-            command=_command_line(),
+            command=shlex.join(["hpo", *sys.argv[1:]]),
             on_progress=on_progress,
         )
     rows = sum(dataset.rows.values())
@@ -98,7 +98,3 @@ def prepare(
     click.echo(render([summary], style))
     if style == "table":
         click.echo(f"{out} is ready: hpo launch --set data.path={out}")
-
-
-def _command_line() -> str:
-    return shlex.join(["hpo", *sys.argv[1:]])
