@@ -43,7 +43,7 @@ def suggestion(name: str, known: Iterable[str], *, otherwise: str = "there are")
 
 
 def nearest(name: str, known: Sequence[str]) -> str | None:
-    """The known name that differs in case alone, else the closest in spelling; None where none is."""
+    """The known name that differs in case alone, else the closest in spelling, if one is close."""
     near = [other for other in known if other.casefold() == name.casefold()]
     near = near or difflib.get_close_matches(name, known, n=1)
     return near[0] if near else None
