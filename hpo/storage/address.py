@@ -15,8 +15,6 @@ from sqlalchemy.exc import ArgumentError
 from data_prep.errors import InputError
 
 VARIABLE = "HPO_STORAGE"
-
-
 FILE_VARIABLE = "HPO_STORAGE_FILE"
 """Names a file that holds the URL, for those who want no password in the environment."""
 
@@ -61,7 +59,8 @@ def masked(url: URL) -> str:
 
 def hand_down(url: URL) -> None:
     """Put the URL where the worker processes of this one find it."""
-    if VARIABLE in os.environ or url != _url_of_file():
+    text = _text_of_file()
+    if VARIABLE in os.environ or text is None or url != url_of(text, Path()):
         os.environ[VARIABLE] = url.render_as_string(hide_password=False)
 
 
@@ -75,10 +74,9 @@ _DRIVERS = {
 
 
 def _text_of_file() -> str | None:
-    name = os.environ.get(FILE_VARIABLE)
-    if not name:
+    if not os.environ.get(FILE_VARIABLE):
         return None
-    path = Path(name)
+    path = Path(os.environ[FILE_VARIABLE])
     try:
         mode = path.stat().st_mode
         text = path.read_text(encoding="utf-8").strip()
@@ -87,7 +85,3 @@ def _text_of_file() -> str | None:
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise StorageError(f"{FILE_VARIABLE}: others can read {path}: run chmod 600 {path}")
     return text
-
-
-def _url_of_file() -> URL | None:
-    return url_of(_text_of_file(), Path()) if os.environ.get(FILE_VARIABLE) else None

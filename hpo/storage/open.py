@@ -1,4 +1,4 @@
-"""The only place where a storage URL becomes a connection."""
+"""Opens the database of the studies: the only place where a storage URL becomes a connection."""
 
 from __future__ import annotations
 
@@ -15,20 +15,15 @@ from optuna.storages import RDBStorage
 from sqlalchemy import create_engine, event
 from sqlalchemy import inspect as inspect_database
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import (
-    IntegrityError,
-    OperationalError,
-    ProgrammingError,
-    SQLAlchemyError,
-)
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from hpo.storage import sqlite
 from hpo.storage.address import StorageError, masked
-from hpo.storage.retry import of_disk, retried
+from hpo.storage.retry import cause, of_disk, retried
 
 
 class RetryingStorage(RDBStorage):
-    """Optuna's storage, which waits for a server that is away."""
+    """Optuna's storage with every transaction retried while the server is away."""
 
 
 for _name, _method in inspect.getmembers(RDBStorage, inspect.isfunction):
@@ -44,8 +39,8 @@ def open_storage(url: URL, *, reading: bool = False, retrying: bool = True) -> R
 
     Args:
         url: Of the database.
-        reading: Only looks. Nothing is made or can be written, and no lock is taken that a worker
-            of a running study waits for.
+        reading: Nothing is made or can be written, and no lock is taken that a worker of a running
+            study waits for.
         retrying: Whether to wait for a server that is away, as workers do.
 
     Raises:
@@ -58,7 +53,7 @@ def open_storage(url: URL, *, reading: bool = False, retrying: bool = True) -> R
     kind = RetryingStorage if retrying else RDBStorage
     try:
         if reading:
-            return _looking(kind, url)
+            return _opened_for_reading(kind, url)
         storage = _connected(kind, template(url), engine_options(url))
     except ImportError as error:
         raise StorageError(
@@ -66,7 +61,7 @@ def open_storage(url: URL, *, reading: bool = False, retrying: bool = True) -> R
             "'hpo-flows[postgres]' for PostgreSQL, 'hpo-flows[mysql]' for MySQL and MariaDB"
         ) from error
     except (SQLAlchemyError, StorageInternalError) as error:
-        raise StorageError(f"{masked(url)} does not answer: {_cause(error)}") from None
+        raise StorageError(f"{masked(url)} does not answer: {cause(error)}") from None
     except RuntimeError as error:  # Optuna's, of its own tables
         raise StorageError(f"{masked(url)}: {error}: run hpo db upgrade") from None
     if of_file:
@@ -77,7 +72,7 @@ def open_storage(url: URL, *, reading: bool = False, retrying: bool = True) -> R
 
 @contextmanager
 def explaining_disk_errors(url: URL) -> Iterator[None]:
-    """Have a full or read-only disk of the database told in a sentence.
+    """Turn the error of a full or read-only disk of the database into a sentence.
 
     Raises:
         StorageError: If the body met one.
@@ -88,7 +83,7 @@ def explaining_disk_errors(url: URL) -> Iterator[None]:
         if not of_disk(error):
             raise
         raise StorageError(
-            f"{masked(url)} cannot be written: {_cause(error)}: make room there, or have it "
+            f"{masked(url)} cannot be written: {cause(error)}: make room there, or have it "
             "mounted for writing, then run the same command again"
         ) from error
 
@@ -110,13 +105,6 @@ def open_study(storage: RDBStorage, name: str) -> optuna.Study:
 def template(url: URL) -> str:
     """As Optuna takes it: it fills `{...}` by str.format, so a brace has to be doubled."""
     return url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
-
-
-def _cause(error: Exception) -> str:
-    """What the driver said, in a line, without the statement."""
-    source = error.__cause__ if isinstance(error, StorageInternalError) else error
-    said = str(getattr(source, "orig", None) or type(error).__name__).strip()
-    return said.splitlines()[0]
 
 
 def _connected(kind: type[RDBStorage], text: str, options: dict[str, Any]) -> RDBStorage:
@@ -147,8 +135,8 @@ def _checked(kind: type[RDBStorage], text: str, **options: Any) -> RDBStorage:
     return kind(text, **options)
 
 
-def _looking(kind: type[RDBStorage], url: URL) -> RDBStorage:
-    """Optuna's storage for reading alone, on a database that has its tables."""
+def _opened_for_reading(kind: type[RDBStorage], url: URL) -> RDBStorage:
+    """Optuna's storage for reading only, on a database that has its tables."""
     of_file = url.get_backend_name() == "sqlite"
     options = sqlite.reader_options(url) if of_file else _server_reader_options(url)
     engine = create_engine(url, **options)
@@ -164,6 +152,7 @@ def _looking(kind: type[RDBStorage], url: URL) -> RDBStorage:
 
 
 def engine_options(url: URL) -> dict[str, Any]:
+    """Settings of SQLAlchemy's engine for a worker."""
     if url.get_backend_name() == "sqlite":
         return {"connect_args": {"timeout": 60}}
     # One connection a process, which its heartbeat shares: servers allow about a hundred in all. A
@@ -176,7 +165,7 @@ def engine_options(url: URL) -> dict[str, Any]:
         # does not have what the driver prepared on the last one.
         options["connect_args"] = {"prepare_threshold": None}
     if url.get_backend_name() in ("mysql", "mariadb"):
-        # Who waited for a lock shall see what its holder wrote, as on PostgreSQL.
+        # After a wait for a lock its holder's changes are seen, as on PostgreSQL.
         options["isolation_level"] = "READ COMMITTED"
     return options
 
@@ -185,7 +174,7 @@ def _server_reader_options(url: URL) -> dict[str, Any]:
     """A connection for each of a few threads, none of which the server lets write."""
     options = engine_options(url) | {"pool_size": 4, "max_overflow": 4}
     if url.get_backend_name() == "postgresql":
-        # Said as each transaction begins: a pooler refuses what is asked for on connecting.
+        # Set as each transaction begins: a pooler refuses settings made on connecting.
         options["execution_options"] = {"postgresql_readonly": True}
     elif url.get_backend_name() in ("mysql", "mariadb"):
         options["connect_args"] = {"init_command": "SET SESSION TRANSACTION READ ONLY"}

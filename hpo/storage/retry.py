@@ -1,8 +1,7 @@
 """Retries while a database is away: a restarted server costs seconds, not trials.
 
-Every transaction of ours and of Optuna's goes through `retried`, which begins it again while the
-server cannot be reached. What is begun again has to bear being done twice: its commit may have come
-through although its answer did not.
+Every transaction of ours and of Optuna's goes through `retried`. A retried transaction must be safe
+to run twice: its commit may have come through although its answer did not.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from sqlalchemy.exc import (
     TimeoutError,
 )
 
-from data_prep.errors import REMEDIES
+from data_prep.errors import REMEDIES, first_line
 
 LONGEST_OUTAGE_S = 600.0
 """How long a server may be away."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 
-_OF_DISK = ("disk is full", "readonly database", "disk I/O error", "unable to open database")
+_DISK_FAULTS = ("disk is full", "readonly database", "disk I/O error", "unable to open database")
 """How SQLite says it: https://sqlite.org/rescode.html"""
 
 P = ParamSpec("P")
@@ -38,10 +37,10 @@ log = logging.getLogger("hpo.storage.retry")
 
 
 def transient(error: BaseException) -> bool:
-    """Whether the database was away or busy, so that the same may succeed a little later."""
+    """Whether the database was away or busy, so that a later try may succeed."""
     if isinstance(error, StorageInternalError):
         return error.__cause__ is not None and transient(error.__cause__)
-    # Of the pool; and what Optuna makes of a lost connection, when it asks another time on it.
+    # The pool's; and Optuna's of a lost connection, when it asks another time on it.
     if isinstance(error, (TimeoutError, PendingRollbackError)):
         return True
     if not isinstance(error, DBAPIError):
@@ -52,11 +51,11 @@ def transient(error: BaseException) -> bool:
 
 
 def of_disk(error: BaseException) -> bool:
-    """Whether a disk is full or cannot be written: the program's, or that of a SQLite file."""
+    """Whether a disk is full or cannot be written: a disk of the runs, or of a SQLite file."""
     if isinstance(error, StorageInternalError):
         return error.__cause__ is not None and of_disk(error.__cause__)
     if isinstance(error, DBAPIError) and "sqlite" in type(error.orig).__module__:
-        return any(words in str(error.orig) for words in _OF_DISK)
+        return any(words in str(error.orig) for words in _DISK_FAULTS)
     return isinstance(error, OSError) and error.errno in REMEDIES
 
 
@@ -76,7 +75,7 @@ def retried(function: Callable[P, R]) -> Callable[P, R]:
                 if not transient(error) or time.monotonic() > deadline:
                     raise
                 if pause_s == FIRST_PAUSE_S:
-                    log.warning("the database is away, trying again: %s", _cause(error))
+                    log.warning("the database is away, trying again: %s", cause(error))
             # Not all at once: a server that comes back is met by every worker.
             time.sleep(pause_s * random.uniform(0.5, 1.5))
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
@@ -84,9 +83,8 @@ def retried(function: Callable[P, R]) -> Callable[P, R]:
     return retrying
 
 
-def _cause(error: BaseException) -> str:
-    """What the driver said, in a line: the statement and its values are nobody's business."""
+def cause(error: BaseException) -> str:
+    """The driver's own message, in a line, without the statement and its values."""
     while error.__cause__ is not None and not isinstance(error, DBAPIError):
         error = error.__cause__
-    said = str(getattr(error, "orig", None) or error).strip().splitlines()
-    return said[0] if said else type(error).__name__
+    return first_line(error)

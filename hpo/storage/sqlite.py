@@ -23,7 +23,9 @@ def serialise(engine: Engine, *, shared: bool) -> None:
     Optuna reads before it writes. With SQLite's own, late, lock two workers read the same row and
     the second one fails or overwrites (optuna#4002).
 
-    Args: whether other machines see the file.
+    Args:
+        engine: Of the file.
+        shared: Whether other machines see the file.
     """
 
     @event.listens_for(engine, "connect")
@@ -41,7 +43,7 @@ def serialise(engine: Engine, *, shared: bool) -> None:
 
 
 def guard(engine: Engine, url: URL) -> None:
-    """Refuse a SQLite file that was taken away: what is written to one without a name is lost.
+    """Refuse a SQLite file that was taken away: writes to a file without a name are lost.
 
     Raises:
         FileNotFoundError: In each transaction, if the file is gone or is another one.
@@ -68,21 +70,25 @@ def reader_options(url: URL) -> dict[str, Any]:
     path = Path(url.database or "")
     if not path.is_file():
         raise StorageError(f"there is no study database {path}: run hpo launch first")
-    address = f"{path.absolute().as_uri()}?mode=rw"
-    try:
-        if not _readable(address):
-            # A folder in which nothing can be written has no place for the index of the write-ahead
-            # log either, without which SQLite only reads what it may take for unchanging.
-            address = f"{path.absolute().as_uri()}?immutable=1"
-            _connected_to_read(address).close()
+    # A folder in which nothing can be written has no place for the index of the write-ahead log
+    # either, without which SQLite only reads a file that it may take for unchanging.
+    for mode in ("mode=rw", "immutable=1"):
+        connect = functools.partial(_connected_to_read, f"{path.absolute().as_uri()}?{mode}")
+        try:
+            connect().close()
+        except sqlite3.Error as error:
+            unwritable = "readonly" in str(error) or "unable to open" in str(error)
+            if mode == "mode=rw" and unwritable:
+                continue
+            raise StorageError(f"{masked(url)} cannot be read: {error}") from None
+        if mode == "immutable=1":
             _warn_of_snapshot(path)
-    except sqlite3.Error as error:
-        raise StorageError(f"{masked(url)} cannot be read: {error}") from None
-    return {"creator": functools.partial(_connected_to_read, address)}
+        break
+    return {"creator": connect}
 
 
 def begin_to_read(connection: Any) -> None:
-    """What is read until the commit is of one moment; SQLite's lock for it stops no writer."""
+    """Begin a transaction that reads one moment; SQLite's lock for it stops no writer."""
     connection.exec_driver_sql("BEGIN")
 
 
@@ -90,16 +96,6 @@ def is_shared(url: URL) -> bool:
     """Whether a SQLite file is on a file system of several machines."""
     kind = filesystem.kind_of(Path(url.database)) if url.database else None
     return filesystem.is_network(kind)
-
-
-def _readable(address: str) -> bool:
-    try:
-        _connected_to_read(address).close()
-    except sqlite3.OperationalError as error:
-        if "readonly" in str(error) or "unable to open" in str(error):
-            return False
-        raise
-    return True
 
 
 def _connected_to_read(address: str) -> sqlite3.Connection:

@@ -10,17 +10,17 @@ from optuna.storages import RDBStorage
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from data_prep.errors import first_line
 from hpo.storage.address import StorageError, masked
 from hpo.storage.open import engine_options, template
+from hpo.storage.retry import cause
 
 
 def upgrade_tables(url: URL) -> tuple[str, str, Path | None]:
     """Bring Optuna's tables up to the installed version.
 
     Returns:
-        The version before, the one now, and where a copy of a SQLite file was put; a server's
-        owner makes their own (`pg_dump`, `mysqldump`).
+        The version before, the one now, and the path of the copy of a SQLite file. A server is not
+        copied: its owner uses `pg_dump` or `mysqldump`.
 
     Raises:
         StorageError: If the database does not answer or cannot be brought up to date.
@@ -35,7 +35,7 @@ def upgrade_tables(url: URL) -> tuple[str, str, Path | None]:
             copy = _copied(url)
             storage.upgrade()
     except (SQLAlchemyError, RuntimeError) as error:
-        raise StorageError(f"{masked(url)} was not upgraded: {first_line(error)}") from None
+        raise StorageError(f"{masked(url)} was not upgraded: {cause(error)}") from None
     return before, storage.get_current_version(), copy
 
 
