@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +13,11 @@ from urllib.parse import urlsplit
 
 import optuna
 import pytest
+from click.testing import CliRunner
 
-from hpo.cli.dashboard import _opening
+from hpo.cli import main
+from hpo.cli.dashboard import _database, _opening, _tell
+from hpo.dashboard.catalog import Catalog
 from hpo.dashboard.server import listen
 from hpo.storage.address import FILE_VARIABLE, VARIABLE, url_of
 from hpo.storage.open import open_storage
@@ -47,10 +51,9 @@ def showing(*words, lines=4):
 
 
 def refused(*words):
-    """What a dashboard that does not begin says."""
-    asked = [sys.executable, "-m", "hpo.cli", "dashboard", *map(str, words)]
-    done = subprocess.run(asked, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2, done.stderr
+    """The words of a dashboard that does not begin."""
+    done = CliRunner().invoke(main, ["dashboard", *map(str, words)])
+    assert done.exit_code == 2, done.output
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
     return done.stderr
@@ -68,10 +71,21 @@ def ask(address, path, method="GET"):
     return answer.status, text
 
 
-def make_study(folder):
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """A database with one study. Do not write into it."""
+    folder = tmp_path_factory.mktemp("database")
     storage = open_storage(url_of(f"sqlite:///{folder}/hpo.db", folder))
     optuna.create_study(study_name="mine", storage=storage)
     storage.engine.dispose()
+    return folder / "hpo.db"
+
+
+@pytest.fixture
+def studies(database, tmp_path):
+    """A folder with a copy of that database."""
+    shutil.copy(database, tmp_path)
+    return tmp_path
 
 
 def test_an_empty_folder_is_shown_and_stays_empty(tmp_path):
@@ -85,42 +99,41 @@ def test_an_empty_folder_is_shown_and_stays_empty(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("where", ["the runs' folder", "a study's folder"])
-def test_the_database_of_the_runs_is_found(tmp_path, where):
-    make_study(tmp_path)
-    (tmp_path / "mine/trial-00000").mkdir(parents=True)
-    folder = tmp_path if where == "the runs' folder" else tmp_path / "mine"
-
-    with showing(folder, "--port", 0) as said:
+def test_the_database_of_the_runs_is_found(studies):
+    with showing(studies, "--port", 0) as said:
         status, text = ask(said[0], "/api/studies")
         assert status == 200
         assert ask(said[0], "/api/studies/1", "DELETE")[0] == 403
     assert [one["study_name"] for one in json.loads(text)["study_summaries"]] == ["mine"]
-    assert said[2] == f"studies    sqlite:///{tmp_path}/hpo.db"
+    assert said[2] == f"studies    sqlite:///{studies}/hpo.db"
 
 
-def test_with_leave_a_study_can_be_deleted(tmp_path):
-    make_study(tmp_path)
+def test_the_database_beside_a_study_s_folder_is_found(studies):
+    (studies / "mine/trial-00000").mkdir(parents=True)
 
-    with showing(tmp_path, "--port", 0, "--allow-edit") as said:
+    assert _database(None, studies / "mine").database == f"{studies}/hpo.db"
+
+
+def test_with_leave_a_study_can_be_deleted(studies):
+    with showing(studies, "--port", 0, "--allow-edit") as said:
         assert ask(said[0], "/api/studies/1", "DELETE")[0] == 204
-    storage = open_storage(url_of(f"sqlite:///{tmp_path}/hpo.db", tmp_path))
+    storage = open_storage(url_of(f"sqlite:///{studies}/hpo.db", studies))
     assert optuna.get_all_study_names(storage) == []
+    storage.engine.dispose()
 
 
-def test_on_a_login_node_it_says_how_to_come_from_home(tmp_path, monkeypatch):
+def test_on_a_login_node_it_says_how_to_come_from_home(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SSH_CONNECTION", "10.0.0.1 1 10.0.0.2 22")
 
-    with showing(tmp_path, "--port", 0) as said:
-        port = urlsplit(said[0].split()[1]).port
-    assert said[3].startswith(f"from home  ssh -L {port}:localhost:{port} ")
+    _tell("http://127.0.0.1:8051/", Catalog(tmp_path), None, host="127.0.0.1", port=8051)
+
+    assert "\nfrom home  ssh -L 8051:localhost:8051 " in capsys.readouterr().out
 
 
-def test_a_password_of_the_database_is_not_shown(tmp_path, monkeypatch):
-    make_study(tmp_path)
-    monkeypatch.setenv(VARIABLE, f"sqlite:///{tmp_path}/hpo.db?password=hunter2")
+def test_a_password_of_the_database_is_not_shown(studies, monkeypatch):
+    monkeypatch.setenv(VARIABLE, f"sqlite:///{studies}/hpo.db?password=hunter2")
 
-    with showing(tmp_path, "--port", 0) as said:
+    with showing(studies, "--port", 0) as said:
         assert "hunter2" not in "".join(said)
         assert "hunter2" not in ask(said[0], "/runs/_dash-layout")[1]
 

@@ -1,6 +1,7 @@
 """Studies as optuna-dashboard's own application reads them."""
 
 import json
+import shutil
 
 import optuna
 import pytest
@@ -10,23 +11,33 @@ from werkzeug.test import Client
 from data_prep.dataset import SAMPLE
 from hpo.dashboard import optuna_page
 from hpo.storage.address import url_of
-from hpo.storage.open import open_storage
+from hpo.storage.open import open_storage, open_study
 from hpo.study.spec import load
 from hpo.study.study import create_study
 
 
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """A database with a new study on the sample. Do not write into it."""
+    folder = tmp_path_factory.mktemp("database")
+    storage = open_storage(url_of(f"sqlite:///{folder}/hpo.db", folder))
+    create_study(storage, spec_of(), runs=folder, fingerprint="f")
+    storage.engine.dispose()
+    return folder / "hpo.db"
+
+
 @pytest.fixture
-def storage(tmp_path, monkeypatch):
-    monkeypatch.delenv("HPO_STORAGE", raising=False)
-    opened = open_storage(url_of(None, tmp_path))
+def storage(database, tmp_path):
+    """A copy of that database."""
+    shutil.copy(database, tmp_path)
+    opened = open_storage(url_of(f"sqlite:///{tmp_path}/hpo.db", tmp_path))
     yield opened
     opened.engine.dispose()
 
 
 @pytest.fixture
-def study(storage, tmp_path):
-    """A new study on the sample."""
-    return create_study(storage, spec_of(), runs=tmp_path, fingerprint="f")
+def study(storage):
+    return open_study(storage, "quick")
 
 
 def spec_of(*settings):
