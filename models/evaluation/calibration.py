@@ -1,12 +1,12 @@
-"""Whether a density says truly how sure it is: how many events lie in its densest regions.
+"""level(x) = P(p(X) > p(x)), X drawn from p: uniform on [0, 1] if events x follow the density p.
 
-The highest-density region of content p is where the density is highest, and holds the fraction p
-of its draws. An event's level is the content of the smallest such region that holds the event, so
-the fraction of draws that are denser. If the data follow the density, levels are uniform on
-[0, 1], whatever the number of event columns: the probability integral transform of log p(x).
+The highest-density region of content q is where the density is highest, and holds the fraction q
+of its draws; a level is the content of the smallest such region that holds the event. Coverage is
+the fraction of events in a region, so below a level. The level is the probability integral
+transform of log p(x), for any number of event columns.
 
-That of one event column is its rank among draws at the same conditions. It tells which column errs
-and to which side, where a level only tells that the density does.
+The transform of one event column is its rank among draws at the conditions of the event. It tells
+which column errs and to which side, where a level only tells that the density does.
 
 Axes:
     N events    M draws
@@ -48,7 +48,7 @@ class Transform:
     ks: float
     """Largest gap between its distribution function and the uniform one."""
     ks_floor: float
-    """Mean of the same for uniform values, as many and from as many draws."""
+    """Mean of that gap for uniform values, as many and from as many draws."""
     mean: float
     """0.5 if calibrated. Above: the data lie at larger values than the density says."""
     spread: float
@@ -57,14 +57,14 @@ class Transform:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What the levels of events tell, and the ranks of each column."""
+    """A summary of the levels of events and of the ranks of each column."""
 
     coverage: dict[str, Coverage]
     """By content in percent."""
     level_ks: float
     """Largest gap between the distribution function of the levels and the uniform one."""
     level_ks_floor: float
-    """Mean of the same for uniform levels, as many and from as many draws."""
+    """Mean of that gap for uniform levels, as many and from as many draws."""
     rows: int
     """Events that have a level."""
     pit: dict[str, Transform]
@@ -78,9 +78,8 @@ def levels(
 
     Args:
         log_prob_N: Log density of the events; -inf outside the support is level 1.
-        drawn_log_prob_M: The same of draws at the same conditions.
-        rng: Places an event between its two neighbours, which makes levels uniform exactly,
-            however few draws there are.
+        drawn_log_prob_M: Log density of draws at the conditions of the cell.
+        rng: See `ranks`.
     """
     level_N = ranks(-log_prob_N, -drawn_log_prob_M, rng)
     return np.where(np.isneginf(log_prob_N), 1.0, level_N)
@@ -93,8 +92,9 @@ def ranks(
 
     Args:
         values_N: One column of a cell's events, of any order.
-        drawn_M: The same column of draws at the same conditions.
-        rng: As in `levels`.
+        drawn_M: That column of draws at the conditions of the cell.
+        rng: Places a value between its two neighbours, which makes ranks uniform exactly, however
+            few draws there are.
     """
     drawn_M = np.sort(drawn_M)
     below_N = np.searchsorted(drawn_M, values_N, "left")
@@ -110,31 +110,25 @@ def calibration(
     """Coverage, and how far from uniform the levels and the ranks of each column are.
 
     Args:
-        levels_of_cells: The levels of each cell's events, which were compared with the same draws.
+        levels_of_cells: The levels of each cell's events, all of one set of draws.
         draws: How many draws, of each cell.
-        ranks_of_columns: By event column, those of the same events.
+        ranks_of_columns: By event column, the ranks of these events.
     """
     level_N = np.concatenate(levels_of_cells)
-    events = _events_alone([len(each) for each in levels_of_cells], draws)
+    rows, counts_K = len(level_N), np.array([len(each) for each in levels_of_cells], np.float64)
+    # How many events with draws of their own would tell as much as these.
+    events = rows / (1 + _pairs_that_agree(counts_K, draws) / rows)
     # Mean of Kolmogorov's distribution.
     floor = math.sqrt(math.pi / 2) * math.log(2) / math.sqrt(events)
-    return Calibration(
-        {
-            f"{100 * p:g}": Coverage(
-                p, float((level_N <= p).mean()), math.sqrt(p * (1 - p) / events)
-            )
-            for p in CONTENTS
-        },
-        _gap_to_uniform(level_N),
-        floor,
-        len(level_N),
-        {
-            name: Transform(
-                _gap_to_uniform(rank_N), floor, float(rank_N.mean()), float(rank_N.std())
-            )
-            for name, rank_N in ranks_of_columns.items()
-        },
-    )
+    coverage = {
+        f"{100 * p:g}": Coverage(p, float((level_N <= p).mean()), math.sqrt(p * (1 - p) / events))
+        for p in CONTENTS
+    }
+    pit = {
+        name: Transform(_gap_to_uniform(rank_N), floor, float(rank_N.mean()), float(rank_N.std()))
+        for name, rank_N in ranks_of_columns.items()
+    }
+    return Calibration(coverage, _gap_to_uniform(level_N), floor, rows, pit)
 
 
 def gap_error(
@@ -143,13 +137,13 @@ def gap_error(
     draws: Sequence[int],
     content: float,
 ) -> float:
-    """Standard error of the difference of two densities' coverages by the same events.
+    """Standard error of the difference of two densities' coverages at one content.
 
-    Taken event by event: what is inside of both regions, or of none, adds nothing.
+    Taken event by event: an event inside both regions, or outside both, adds nothing.
 
     Args:
         levels_of_cells: By the first density, as in `calibration`.
-        others_of_cells: Of the same events by the second.
+        others_of_cells: Levels of these events by the second density.
         draws: How many draws, of each cell and of each density.
         content: Of the regions.
     """
@@ -158,12 +152,6 @@ def gap_error(
     counts_K = np.array([len(each) for each in levels_of_cells], np.float64)
     of_draws = 2 * content * (1 - content) * _pairs_that_agree(counts_K, draws)
     return math.sqrt((gap_N.var() + of_draws / len(gap_N)) / len(gap_N))
-
-
-def _events_alone(counts: Sequence[int], draws: Sequence[int]) -> float:
-    """How many events with draws of their own would tell as much as these."""
-    rows = sum(counts)
-    return rows / (1 + _pairs_that_agree(np.array(counts, np.float64), draws) / rows)
 
 
 def _pairs_that_agree(counts_K: NDArray[np.float64], draws: Sequence[int]) -> float:

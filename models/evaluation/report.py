@@ -88,11 +88,10 @@ def evaluate(
 
     Returns:
         `{split}_nll` and `cell_averaged_nll`, in which cells count alike: mean and standard error
-        in nats per event; over the whole split. `trained_cells_nll` and `held_out_nll`: that of
-        the rows of either kind of cells, None where there are none. `cells`: the distances of
-        `CellDistance` and of `Distances`, the NLL, and whether it was `held_out`, of each
-        cell with enough rows; `median_*_over_floor` over those. `two_sample` and `calibration`: as
-        in the modules of that name; None and without coverage if there are too few rows.
+        in nats per event. `trained_cells_nll` and `held_out_nll`: of the rows of either kind of
+        cells, None where there are none. `cells`: `CellDistance`, `Distances`, the NLL, and whether
+        it was `held_out`, of each cell with enough rows; `median_*_over_floor` over those.
+        `two_sample` and `calibration`: see the modules of that name; None if the rows are too few.
         `unphysical_fraction` of draws at the split's conditions, `cost`, `speed`.
 
     Raises:
@@ -121,12 +120,11 @@ def evaluation(
     nll_N = nll_of(flow, test)
     drawn_NF = batched.draw(flow, test.conditions, rng)
     near, calibrated, level, draws = _near_and_calibrated(flow, test, cells, nll_N, rng, seed)
-    told = []
-    for column in cell_distances(flow, test, seed=seed):
-        k = cells.keys.index(key(tuple(column.conditions.values())))
-        nll = asdict(mean_of(nll_N[cells.rows[k]]))
-        held = {"held_out": cells.keys[k] in out}
-        told.append({**asdict(column), **held, "nll": nll, **asdict(near[k])})
+    told, rows = [], dict(zip(cells.keys, cells.rows, strict=True))
+    for ks in cell_distances(flow, test, seed=seed):
+        at = key(tuple(ks.conditions.values()))
+        nll = {"held_out": at in out, "nll": asdict(mean_of(nll_N[rows[at]]))}
+        told.append({**asdict(ks), **nll, **asdict(near[at])})
     right_2N = None
     if len(test.events) > 1:
         right_2N = right(test.events, drawn_NF, test.conditions, seed=seed)
@@ -209,52 +207,59 @@ def _near_and_calibrated(
     nll_N: NDArray[np.float64],
     rng: np.random.Generator,
     seed: int,
-) -> tuple[dict[int, Distances], dict[str, Any], list[NDArray[np.float64]], list[int]]:
-    """Distances of the cells with enough rows, by cell, and the calibration; of the same draws.
+) -> tuple[dict[Key, Distances], dict[str, Any], list[NDArray[np.float64]], list[int]]:
+    """Distances of the cells with enough rows and the calibration, by one set of draws.
 
-    With the levels that it is of, and the draws, of each cell that has some.
+    Then the levels that the calibration is of, and the number of draws, of each cell with levels.
     """
     # With numbers of its own: two emulators are asked about the same events.
-    kept, draws = _kept(cells, len(test.events), np.random.default_rng(seed))
-    some = [k for k, rows in enumerate(kept) if len(rows)]
-    drawn_c = np.repeat(cells.values_KC[some], [draws[k] for k in some], axis=0)
+    kept = _with_levels(cells, len(test.events), np.random.default_rng(seed))
+    draws = [_draws(len(rows)) for rows in kept.values()]
+    drawn_c = np.repeat(cells.values_KC[list(kept)], draws, axis=0)
     all_MF = batched.draw(flow, drawn_c, rng)
-    all_log_prob_M = batched.log_prob(flow, all_MF, drawn_c)
-    ends = np.cumsum([draws[k] for k in some])[:-1]
-    drawn = dict(zip(some, np.split(all_MF, ends), strict=True))
-    log_prob = dict(zip(some, np.split(all_log_prob_M, ends), strict=True))
-
-    level = [levels(-nll_N[kept[k]], log_prob[k], rng) for k in some]
+    drawn, log_prob = (
+        np.split(each, np.cumsum(draws)[:-1])
+        for each in (all_MF, batched.log_prob(flow, all_MF, drawn_c))
+    )
+    level = [
+        levels(-nll_N[rows], drawn_m, rng)
+        for rows, drawn_m in zip(kept.values(), log_prob, strict=True)
+    ]
     names, bins = [column.name for column in flow.event_columns], Bins.of(test.events)
     rank = {
-        name: np.concatenate([ranks(test.events[kept[k], f], drawn[k][:, f], rng) for k in some])
+        name: np.concatenate(
+            [
+                ranks(test.events[k, f], each[:, f], rng)
+                for k, each in zip(kept.values(), drawn, strict=True)
+            ]
+        )
         for f, name in enumerate(names)
     }
-    split_rng = np.random.default_rng(seed)  # so that the floors of two emulators are the same
+    split_rng = np.random.default_rng(seed)  # so that two emulators have the same floors
     near = {
-        k: distances(test.events[cells.rows[k]], drawn[k], names, bins, split_rng)
-        for k in some
+        cells.keys[k]: distances(test.events[cells.rows[k]], each, names, bins, split_rng)
+        for k, each in zip(kept, drawn, strict=True)
         if len(cells.rows[k]) >= CELL_ROWS
     }
-    of_some = [draws[k] for k in some]
-    return near, asdict(calibration(level, of_some, rank)), level, of_some
+    return near, asdict(calibration(level, draws, rank)), level, draws
 
 
-def _kept(
+def _with_levels(
     cells: CellRows, rows: int, rng: np.random.Generator
-) -> tuple[list[NDArray[np.intp]], list[int]]:
-    """Which rows of each cell get a level, and how many draws the cell gets."""
+) -> dict[int, NDArray[np.intp]]:
+    """The rows that get a level, by cell."""
     wanted = sum(_draws(len(each)) for each in cells.rows)
-    if wanted <= DRAWS:
-        return cells.rows, [_draws(len(each)) for each in cells.rows]
-    chosen_N = np.zeros(rows, bool)
-    chosen_N[rng.permutation(rows)[: max(1, rows * DRAWS // wanted)]] = True
-    # A cell whose distances are told needs draws, however few of its rows are chosen.
-    kept = [
-        each[chosen_N[each]] if chosen_N[each].any() or len(each) < CELL_ROWS else each[:1]
-        for each in cells.rows
-    ]
-    return kept, [_draws(len(each)) for each in kept]
+    chosen_N = np.ones(rows, bool)
+    if wanted > DRAWS:
+        chosen_N[rng.permutation(rows)[max(1, rows * DRAWS // wanted) :]] = False
+    kept = {}
+    for k, own in enumerate(cells.rows):
+        some = own[chosen_N[own]]
+        if not len(some) and len(own) >= CELL_ROWS:
+            some = own[:1]  # a cell whose distances are told needs draws
+        if len(some):
+            kept[k] = some
+    return kept
 
 
 def _draws(rows: int) -> int:

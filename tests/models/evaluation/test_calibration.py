@@ -52,11 +52,11 @@ def test_a_density_half_as_wide_covers_too_little():
     assert found.level_ks > 10 * found.level_ks_floor
 
 
-@pytest.mark.parametrize(("rows", "draws"), [(1, 50), (100, 200)], ids=["own-draws", "shared"])
-def test_the_error_is_the_spread_of_the_coverage(rows, draws):
-    found = [
-        calibrated(1.0, cells=400 // rows, rows=rows, draws=draws, seed=seed) for seed in range(300)
-    ]
+@pytest.mark.parametrize(
+    ("cells", "rows", "draws"), [(100, 1, 50), (4, 100, 200)], ids=["own-draws", "shared"]
+)
+def test_the_error_is_the_spread_of_the_coverage(cells, rows, draws):
+    found = [calibrated(1.0, cells=cells, rows=rows, draws=draws, seed=seed) for seed in range(300)]
 
     spread = np.std([each.coverage["50"].fraction for each in found])
     assert found[0].coverage["50"].error == pytest.approx(spread, rel=0.15)
