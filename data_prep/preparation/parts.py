@@ -128,7 +128,7 @@ def _deal(
     spool: Spool, numbers: NDArray[np.int64], shares: NDArray[np.int64], rng: np.random.Generator
 ) -> dict[str, list[Path]]:
     """The spooled rows as bucket files of each part."""
-    dealer = split.Assigner(shares, rng)
+    left = shares.copy()
     buckets = {
         name: [spool.folder / f"{name}-{at}" for at in range(max(1, -(-rows // BUCKET_ROWS)))]
         for name, rows in zip(SPLITS, shares.sum(axis=0).tolist(), strict=True)
@@ -136,7 +136,7 @@ def _deal(
     for path in (path for paths in buckets.values() for path in paths):
         path.touch()
     for records in spool.blocks(numbers):
-        parts = dealer.parts(records["cell"])
+        parts = split.deal(records["cell"], left, rng)
         for part, paths in enumerate(buckets.values()):
             of_part = records[parts == part]
             bucket = rng.integers(len(paths), size=len(of_part))

@@ -43,28 +43,23 @@ def shares(rows: Counts, split: Sequence[float]) -> Counts:
     return whole
 
 
-class Assigner:
-    """Deals rows to the parts, block after block, until every cell's shares are used up."""
+def deal(codes: NDArray[np.integer], left: Counts, rng: np.random.Generator) -> NDArray[np.int8]:
+    """The part of each row of a block, given the rows' cells.
 
-    def __init__(self, left: Counts, rng: np.random.Generator) -> None:
-        """Take the shares of `shares`, shape `(cells, parts)`; they are used up by `parts`."""
-        self._left = left.copy()
-        self._rng = rng
+    Within a cell each row is as likely as any other: how many of this block go to each part is a
+    multivariate hypergeometric draw, which of them a permutation.
 
-    def parts(self, codes: NDArray[np.integer]) -> NDArray[np.int8]:
-        """The part of each row, shape `(rows,)`, given the rows' cells.
-
-        Within a cell each row is as likely as any other: how many of this block go to each part
-        is a multivariate hypergeometric draw, which of them a permutation.
-        """
-        order = np.argsort(codes, kind="stable")
-        cells, starts, counts = np.unique(codes[order], return_index=True, return_counts=True)
-        dealt = np.empty(len(codes), np.int8)
-        for cell, start, count in zip(cells, starts, counts, strict=True):
-            drawn = self._rng.multivariate_hypergeometric(
-                self._left[cell], count, method="marginals"
-            )
-            self._left[cell] -= drawn
-            hand = np.repeat(np.arange(len(drawn), dtype=np.int8), drawn)
-            dealt[order[start : start + count]] = self._rng.permutation(hand)
-        return dealt
+    Args:
+        codes: Number of each row's cell, shape `(rows,)`.
+        left: The shares that no earlier block has used, shape `(cells, parts)`; reduced in place.
+        rng: Of the draws.
+    """
+    order = np.argsort(codes, kind="stable")
+    cells, starts, counts = np.unique(codes[order], return_index=True, return_counts=True)
+    dealt = np.empty(len(codes), np.int8)
+    for cell, start, count in zip(cells, starts, counts, strict=True):
+        drawn = rng.multivariate_hypergeometric(left[cell], count, method="marginals")
+        left[cell] -= drawn
+        hand = np.repeat(np.arange(len(drawn), dtype=np.int8), drawn)
+        dealt[order[start : start + count]] = rng.permutation(hand)
+    return dealt

@@ -24,7 +24,7 @@ from data_prep.dataset import SPLITS, Dataset
 from data_prep.errors import DataError
 from data_prep.preparation import parts
 from data_prep.preparation.prepare import prepare
-from data_prep.preparation.split import Assigner, shares
+from data_prep.preparation.split import deal, shares
 from data_prep.stream import read_split
 from data_prep.tables import cosmic, parquet, text
 from data_prep.where import FilterError
@@ -80,21 +80,22 @@ def test_shares_add_up_and_no_larger_cell_is_left_out(rows, split):
 )
 def test_dealing_uses_up_the_shares_exactly(codes, cuts, seed):
     cells = np.array(codes)
-    left = shares(np.bincount(cells, minlength=5), (0.6, 0.2, 0.2))
-    dealer = Assigner(left, np.random.default_rng(seed))
+    wanted = shares(np.bincount(cells, minlength=5), (0.6, 0.2, 0.2))
+    left, rng = wanted.copy(), np.random.default_rng(seed)
 
-    parts = np.concatenate([dealer.parts(piece) for piece in np.split(cells, sorted(cuts))])
+    dealt = np.concatenate([deal(piece, left, rng) for piece in np.split(cells, sorted(cuts))])
 
-    found = np.zeros_like(left)
-    np.add.at(found, (cells, parts), 1)
-    np.testing.assert_array_equal(found, left)
+    found = np.zeros_like(wanted)
+    np.add.at(found, (cells, dealt), 1)
+    np.testing.assert_array_equal(found, wanted)
+    assert not left.any()
 
 
 def test_every_row_of_a_cell_is_as_likely_to_be_tested():
     tested = np.zeros(10)
     for seed in range(3000):
-        dealer = Assigner(np.array([[6, 2, 2]]), np.random.default_rng(seed))
-        halves = [dealer.parts(np.zeros(4, int)), dealer.parts(np.zeros(6, int))]
+        left, rng = np.array([[6, 2, 2]]), np.random.default_rng(seed)
+        halves = [deal(np.zeros(size, int), left, rng) for size in (4, 6)]
         tested += np.concatenate(halves) == 2
 
     # 600 expected each; 4.5 standard deviations of a binomial.
