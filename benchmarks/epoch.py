@@ -6,7 +6,7 @@ The thesis's loop is written anew from its description: raw masses and condition
 over a map-style dataset with per-row collation, blocks of a masked network, a batch-norm flow layer
 and a reversal, orthogonal weights, Adam with L2 decay; after every batch one more forward pass of
 the batch (for the batch-norm statistics) and the NLL of the whole validation split in training
-mode. Ours is `models.training.train.train` as anybody calls it. Both run 10 blocks of 128
+mode. Our side is `models.training.train.train` as anybody calls it. Both run 10 blocks of 128
 units, tanh, batches of 40,000. Sides alternate, so that a busy machine slows both, each time in a
 fresh process: threads keep settings of the one that started them, such as what becomes of
 denormals.
@@ -103,7 +103,7 @@ def thesis_epoch(folder: Path) -> tuple[float, float]:
 
 
 def fresh(function: Callable[..., T], *arguments: Any) -> T:
-    """What the function gives in a new process."""
+    """The function's result from a new process."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(function, *arguments).result()

@@ -6,38 +6,33 @@
 
 Two data sets: the shipped sample (COSMIC, 47,227 training rows, the density unknown), and 801,038
 rows with a known density, whose NLL is given as the excess over the true one. Each training has a
-fresh process and the same wall-clock budget; figures are medians over seeds. How the others are
-trained, and what they are spared, is at the top of `rivals.py`.
+fresh process and the same wall-clock budget; figures are medians over seeds. The top of `rivals.py`
+tells how the others are trained.
 
-A training that is done is a line of the results file and is not repeated, so an interrupted
-benchmark goes on where it was; ours is repeated when a file of `models/` or `data_prep/` changed.
+A finished training is a line of the results file and is not repeated, so an interrupted benchmark
+goes on where it was; ours is repeated when a file of `models/` or `data_prep/` changed.
 `--report` prints what there is and trains nothing; `--fresh` starts anew; `--endurance` adds the
 1,000 epochs at a learning rate of 1e-2.
 
 Curves are of the validation split on both sides: test rows are only for the end.
-
-Array names end in their axes:
-    N rows
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import known_density
 import numpy as np
 import rivals
 from epoch import fresh
+from flow_results import Line, Results
 from flow_runs import FLOWS, HALF, HELD_OUT, OURS, Job, code, endure, in_cell, run
-from numpy.typing import NDArray
 
 from data_prep.dataset import SAMPLE
 from data_prep.stream import read_split
@@ -46,52 +41,6 @@ RESULTS = Path(__file__).resolve().parent / "results" / "flow.jsonl"
 ENSEMBLE = 4
 """Flows of ours whose densities are averaged."""
 ENDURANCE_EPOCHS = 1000
-Line = Mapping[str, Any]
-"""What is known of one training: a line of the results file."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Results:
-    """The results file and the arrays beside it."""
-
-    path: Path
-    folders: Mapping[str, Path]
-    """Prepared dataset by name."""
-
-    def lines(self) -> list[Line]:
-        """Every training that is done; a line that was cut off while written is none."""
-        if not self.path.exists():
-            return []
-        lines = []
-        for text in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except ValueError:
-                continue
-        return lines
-
-    def of(self, jobs: Iterable[Job]) -> list[Line]:
-        """Those of these trainings that are done."""
-        done = {line["digest"]: line for line in self.lines() if "digest" in line}
-        digests = [job.digest(self.folders[job.data]) for job in jobs]
-        return [done[digest] for digest in digests if digest in done]
-
-    def add(self, line: Line) -> None:
-        """Append, on a line of its own even after one that was cut off."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a+", encoding="utf-8") as file:
-            file.seek(0)
-            whole = file.read()
-            file.write("\n" * (bool(whole) and not whole.endswith("\n")) + json.dumps(line) + "\n")
-
-    def arrays(self, digest: str) -> Path:
-        """Where the long results of a training are."""
-        return self.path.with_suffix("") / f"{digest}.npz"
-
-    def log_prob_N(self, line: Line) -> NDArray[np.float64]:
-        """Log density of each test row."""
-        with np.load(self.arrays(line["digest"])) as stored:
-            return np.asarray(stored["log_prob_N"], np.float64)
 
 
 def main() -> None:
@@ -155,7 +104,7 @@ def jobs_of(data: str, options: argparse.Namespace) -> list[Job]:
             jobs.append(job)
             if data == "cosmic" and flow == OURS:
                 jobs.append(replace(job, flow=HALF))
-            # The others' is for comparison only: one seed.
+            # The rival with held-out cells is for comparison only: one seed.
             if data == "cosmic" and (flow == OURS or (flow == rivals.NSF and not seed)):
                 jobs.append(replace(job, held_out=True))
     if data == "cosmic" and OURS in options.flows:
@@ -167,7 +116,7 @@ def jobs_of(data: str, options: argparse.Namespace) -> list[Job]:
 
 
 def work(jobs: Sequence[Job], results: Results) -> None:
-    """Do what is not done."""
+    """Do the trainings that are not done."""
     for number, job in enumerate(jobs, 1):
         if results.of([job]):
             continue
@@ -183,13 +132,13 @@ def work(jobs: Sequence[Job], results: Results) -> None:
 
 
 def endured(folder: Path, threads: int) -> Line:
-    """The line of a training of 1,000 epochs."""
+    """The results of a training of 1,000 epochs."""
     val_nll = fresh(endure, folder, ENDURANCE_EPOCHS, threads)
     return {"endurance": ENDURANCE_EPOCHS, "code": code(), "val_nll": val_nll}
 
 
 def endurance(results: Results) -> Line | None:
-    """That line, if it is of this code."""
+    """The results of 1,000 epochs, if they are of this code."""
     lines = [line for line in results.lines() if "endurance" in line and line["code"] == code()]
     return lines[-1] if lines else None
 
@@ -198,8 +147,8 @@ def endurance(results: Results) -> Line | None:
 
 
 def report(data: str, jobs: Sequence[Job], seeds: int, results: Results) -> None:
-    """The table of a data set, and what it must show."""
-    # Seeds beyond are only for the ensemble.
+    """The table of a data set, and the verdicts on its aims."""
+    # More seeds than these are for the ensemble alone.
     plain = [job for job in jobs if is_plain(job) and job.seed < seeds]
     by_flow = {
         flow: lines

@@ -12,19 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import known_density
 import matplotlib
 import numpy as np
 import rivals
+from flow_results import Results
 from flow_runs import FLOWS, GRID_0, GRID_1, HALF, OURS, POINT, Job
 from numpy.typing import NDArray
 
 from data_prep.stream import read_split
-
-if TYPE_CHECKING:
-    from flow import Results
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402

@@ -1,8 +1,8 @@
 """One training of `benchmarks/flow.py`, and everything that is measured of it.
 
-A training is named by its `Job`. What came of it is one JSON object and, beside the results file,
-an `.npz` with what is too long for a line: the log density of every test row, and on a known
-density that on a grid of masses, for the picture.
+A training is named by its `Job`. Its results are one JSON object and, beside the results file, an
+`.npz` of long arrays: the log density of every test row and, where the density is known, the log
+density on a grid of masses for the picture.
 
 Tensor and array names end in their axes:
     N rows    F event columns    C condition columns
@@ -39,12 +39,12 @@ Floats = NDArray[np.floating]
 
 OURS = "ours"
 HALF = "ours, half the time"
-"""As ours, with half of the budget: its learning rate comes down in that time."""
+"""As ours, with half of the budget, in which its learning rate comes down."""
 FLOWS = (OURS, *rivals.RIVALS)
 MEASURES = 2
 """Raised when what is measured changes, so that old results are not taken for new ones."""
 OUR_TRAINING: Mapping[str, Mapping[str, Any]] = {"cosmic": {}, "known": {}}
-"""What differs from the default on each data set."""
+"""Options other than the default on each data set."""
 
 HELD_OUT = (
     {"Z": 0.0002, "alpha": 3.0},
@@ -102,7 +102,7 @@ class Job:
         )
 
     def settings(self, folder: Path) -> dict[str, Any]:
-        """All on which the result depends, but for the machine; of ours the code, too."""
+        """Everything but the machine on which the result depends; for ours the code, too."""
         settings: dict[str, Any] = {**asdict(self), "measures": MEASURES}
         settings["dataset"] = Dataset.read(folder).fingerprint
         if self.held_out:
@@ -125,7 +125,7 @@ class Trained:
     log_prob: Callable[[Floats, Floats], Floats]
     """Of events, `(N, F)`, under conditions, `(N, C)`."""
     log_prob_ways: Mapping[str, Callable[[Floats, Floats], Floats]]
-    """Different ways of doing the same; the fastest counts."""
+    """Several ways to the same log density; the fastest counts."""
     sample_ways: Mapping[str, Callable[[], Any]]
     """Draw `samples` events at `POINT`."""
     samples: int
@@ -134,14 +134,14 @@ class Trained:
     rows_per_second: float
     parameters: int
     seconds: float
-    """That the training took."""
+    """Duration of the training."""
     notes: Mapping[str, Any]
     flow: Any = None
     """Ours only."""
 
 
 def run(job: Job, folder: Path, arrays: Path) -> dict[str, Any]:
-    """Train and measure; writes `arrays`, returns what goes into the results file."""
+    """Train and measure; writes `arrays`, returns the line of the results file."""
     torch.set_num_threads(job.threads)
     torch.set_flush_denormal(True)
     torch.manual_seed(job.seed)
@@ -287,8 +287,9 @@ def on_grid(trained: Trained) -> Floats:
 def cells_and_support(trained: Trained, test: Batch, seed: int) -> dict[str, float]:
     """Distance between drawn and test events, cell by cell, and the fraction of impossible ones.
 
-    The distance of a cell is in units of its floor: that between two halves of its rows, which is
-    twice what all of them differ from endless ones. The median over halvings, since it scatters.
+    The distance of a cell is in units of its floor, half the distance between two halves of its
+    rows: all rows differ from endless ones by as much. The floor is a median over halvings, since
+    it scatters.
     """
     rng, ratios = np.random.default_rng(seed), []
     cells_KC, cell_N, counts_K = np.unique(
@@ -344,8 +345,8 @@ def code() -> str:
     """Digest of the sources that decide what ours does, committed or not."""
     root = Path(__file__).resolve().parent.parent
     digest = hashlib.sha256()
-    for path in sorted((*root.glob("models/*.py"), *root.glob("data_prep/*.py"))):
-        digest.update(path.name.encode() + path.read_bytes())
+    for path in sorted((*root.glob("models/**/*.py"), *root.glob("data_prep/**/*.py"))):
+        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -2,11 +2,11 @@
 
     python benchmarks/known_density.py FOLDER [--rows ROWS] [--seed SEED]
 
-prepares one in FOLDER and prints the true NLL. The density has what population synthesis has and
-flows find hard: a box of low masses with hard edges, a ridge below the diagonal that piles up
+prepares one in FOLDER and prints the true NLL. The density has features of population synthesis
+that flows find hard: a box of low masses with hard edges, a ridge below the diagonal that piles up
 without bound at equal masses, a triangle of unequal masses, and a strip one Msun wide at a
-metallicity-dependent maximum. All of it changes smoothly with Z and alpha, so what is true between
-the cells of the grid is known, too. The 60 cells are weighted by the mergers in the thesis's.
+metallicity-dependent maximum. All of it changes smoothly with Z and alpha, so the truth is known
+between the cells of the grid, too. The 60 cells are weighted by the mergers in the thesis's table.
 
 Tables are kept in single precision. The density allows for it: edges are 1e-6 wider, and the ridge
 is averaged over what rounds to one number (a row in 2,000 has equal masses by rounding alone).
@@ -60,12 +60,12 @@ RIDGE = 0.12
 
 
 class Shape(NamedTuple):
-    """What changes with Z and alpha."""
+    """Parameters of the density that change with Z and alpha."""
 
     top_N: Floats
     """Largest mass, Msun."""
     box_N: Floats
-    """Weight of the box; likewise below. The four add up to 1."""
+    """Weight of the box; the four weights add up to 1."""
     ridge_N: Floats
     triangle_N: Floats
     strip_N: Floats

@@ -2,8 +2,8 @@
 
     python benchmarks/profile_epoch.py [DATASET] [--batch 1024] [--threads 1]
 
-Shares of the wall clock: of torch's own operations by what they are for, of the batches and the
-optimizer, and what is left, which is Python, autograd and the calling of operations.
+The table gives shares of the wall clock: of torch's operations by purpose, of evaluation and the
+optimizer, and the rest, which is Python, autograd and the calling of operations.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KINDS = {
     "looking up bins": ("searchsorted", "index", "gather", "scatter", "le", "lt", "take"),
     "sorting conditions": ("sort", "unique"),
 }
-"""What the names of operations start with."""
+"""Beginnings of the names of operations, by purpose."""
 STEPS = {"evaluation": (loss.BatchLoss, "nll"), "optimizer": (optimizer.Optimizer, "step")}
 """Methods that are timed as a whole."""
 
@@ -90,7 +90,7 @@ def report(found: profile, profiled_s: float, seconds: float, options: argparse.
 
 
 def kind_of(key: str) -> str:
-    """What an operation is for."""
+    """The purpose of an operation."""
     name = key.removeprefix("aten::").strip("_")
     for kind, starts in KINDS.items():
         if any(name == start or name.startswith(f"{start}_") for start in starts):

@@ -3,11 +3,11 @@
 Stock flows of nflows and zuko over standardised log masses and log conditions, with the Jacobian,
 so that their NLL is in the data's own units; Adam, cosine to zero over the time budget, clipped
 gradients. The thesis's flow as the thesis has it: raw masses, constant learning rate, no clipping;
-but in this loop, since its own is a matter of `epoch.py` and would hide the design.
+but in this loop, since its own loop is timed by `epoch.py` and would hide the design.
 
-All are given what a benchmark can give: the whole table in memory, no loader; as many threads as
-turn out faster; a clock that stands still while they are validated; a step that is not finite is
-left out; the weights with the best validation NLL.
+Every rival has advantages that a user would not have: the whole table is in memory without a
+loader, the faster number of threads is chosen, the clock stands still while it is validated, a step
+that is not finite is left out, and the weights with the best validation NLL are kept.
 
 Tensor names end in their axes:
     N rows    F event columns    C condition columns
@@ -94,7 +94,7 @@ class Rival(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """What came of a training."""
+    """The course of a training."""
 
     curve: list[tuple[float, float]]
     """Seconds of training, and the NLL of the whole validation split then."""

@@ -1,4 +1,4 @@
-"""Does an early rung rank trials as the end does? The search space of a study under two schedules.
+"""Rank correlation of trials at an early rung with their rank at the end, under two schedules.
 
     python benchmarks/rungs.py [DATASET] [--trials 20] [--epochs 50] [--threads 1] [--processes 2]
                                [--study studies/bbh.toml] [--report] [--fresh]
@@ -10,14 +10,14 @@ stopped, once under every schedule, from the same seed. Of each rung that the st
 use, and of half of the epochs, the table gives
 
     Spearman   rank correlation of the validation NLL at the rung with the trial's value, its best
-    regret     nats that are lost if only the best 1 / reduction_factor at the rung go on: their
+    regret     nats lost if only the best 1 / reduction_factor at the rung go on: their
                best value above that of all trials; the median over studies of half the trials
 
 A training whose loss stops being finite is worse than any other, from there on and in the end: in
 a study such a trial fails.
 
-A training that is done is a line of the results file and is not repeated, so an interrupted
-benchmark goes on where it was. Lines are known by configuration, schedule and data, not by code:
+A finished training is a line of the results file and is not repeated, so an interrupted benchmark
+goes on where it was. Lines are known by configuration, schedule and data, not by code:
 `--fresh` forgets them. `--report` trains nothing.
 
 Array names end in their axes:
@@ -60,7 +60,7 @@ DRAWS = 1000
 LEAST = 4
 """Trials that a table is printed of."""
 Line = Mapping[str, Any]
-"""What is known of one training: a line of the results file."""
+"""A line of the results file: the course of one training."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +95,7 @@ class Ran:
     nll_TE: Floats
     """On the validation split; infinite from where a training was no longer finite."""
     end_T: Floats
-    """What the trial is worth: its best; infinite if it did not end, since it fails then."""
+    """The trial's value, its best NLL; infinite if it did not end, since it fails then."""
     seconds_T: Floats
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/stream.py [--rows ROWS] [--rounds ROUNDS] [--threads THREADS]
 
-Needs nothing but this repository: it draws a table, prepares it, and reads it back as
+The benchmark needs no data: it draws a table, prepares it, and reads it back as
   streaming   ours, decoding every epoch from Parquet (memory_mb=0)
   cached      ours, from the second epoch on
   DataLoader  torch's, over a map-style dataset: batches of 40,000 rows collated one by one by
@@ -73,7 +73,7 @@ def make(folder: Path, rows: int) -> Path:
 def write_table(path: Path, rows: int) -> Path:
     """The table that is prepared.
 
-    Drawn in blocks: what a benchmark of memory needs should not need it itself.
+    It is drawn in blocks, so that a benchmark of memory does not need much of it.
     """
     rng = np.random.default_rng(0)
     names = ["Mass_0", "Mass_1", "Z", "alpha"]
