@@ -259,17 +259,17 @@ def stop(study: str, now: bool, runs: Path, storage: str | None) -> None:
         hpo stop bbh
         hpo stop bbh --now
     """
-    from hpo.execution import stop as stopping
+    from hpo.execution.stop import end_workers, stop_study
     from hpo.storage.address import url_of
     from hpo.storage.open import open_storage
 
     found = open_storage(existing(url_of(storage, runs)))
     name = study_name(study)
+    stop_study(found, name)
     if not now:
-        stopping.gently(found, name)
         click.echo(f"{name}: no new trial starts; hpo launch goes on with it")
         return
-    ended = stopping.now(found, name)
+    ended = end_workers(found, name)
     click.echo(
         f"{name}: {ended.jobs} jobs cancelled, {ended.processes} local workers ended, "
         f"{ended.running} trials still running; hpo launch goes on with it"

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from optuna.storages import RDBStorage
 
 from hpo.queue.jobs import SchedulerError, cancel_jobs, job_states
-from hpo.queue.leases import Lease
 from hpo.queue.slots import Slots
 from hpo.storage.open import open_study
 from hpo.study.study import STOP_ATTRIBUTE, load_study
@@ -21,8 +20,8 @@ WAIT_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stopped:
-    """What `now` ended."""
+class Ended:
+    """Workers that were ended."""
 
     jobs: int
     processes: int
@@ -33,7 +32,7 @@ class Stopped:
     """Other hosts with workers that no scheduler knows."""
 
 
-def gently(storage: RDBStorage, name: str) -> None:
+def stop_study(storage: RDBStorage, name: str) -> None:
     """Start no new trial of the study.
 
     Raises:
@@ -42,44 +41,37 @@ def gently(storage: RDBStorage, name: str) -> None:
     open_study(storage, name).set_user_attr(STOP_ATTRIBUTE, True)
 
 
-def now(storage: RDBStorage, name: str) -> Stopped:
-    """Start no new trial, and end the workers, which hand their trials back.
+def end_workers(storage: RDBStorage, name: str) -> Ended:
+    """End the workers of a study that is stopped; they hand their trials back.
 
     Raises:
         StorageError: If there is no such study.
         SchedulerError: If SLURM does not answer.
     """
-    gently(storage, name)
     study, spec = load_study(storage, name)
     slots = Slots(study, max_restarts=spec.study.max_restarts)
-    jobs = _live_jobs(slots)
-    cancel_jobs(jobs)
+    jobs = job_states(slots.jobs())  # those that wait, too
+    if jobs is None:
+        raise SchedulerError("squeue does not answer: nothing was cancelled")
+    cancel_jobs(sorted(jobs))
     leases = [lease for lease in slots.leases() if lease.owner.job is None and lease.lives()]
     here = [lease for lease in leases if lease.owner.here]
     for lease in here:
         with contextlib.suppress(ProcessLookupError):
             os.kill(lease.owner.pid, signal.SIGTERM)
-    return Stopped(
+    return Ended(
         jobs=len(jobs),
         processes=len(here),
-        running=len(_still_running(slots)),
+        running=_still_running(slots),
         elsewhere=tuple(sorted({lease.owner.host for lease in leases if not lease.owner.here})),
     )
 
 
-def _live_jobs(slots: Slots) -> list[str]:
-    """Jobs of the study that have not ended, waiting ones too."""
-    submitted = slots.jobs()
-    states = job_states(submitted)
-    if states is None:
-        raise SchedulerError("squeue does not answer: nothing was cancelled")
-    return sorted(states)
-
-
-def _still_running(slots: Slots) -> list[Lease]:
+def _still_running(slots: Slots) -> int:
+    """Trials whose workers live after the wait for them."""
     deadline = time.monotonic() + WAIT_S
     while True:
-        left = [lease for lease in slots.leases() if lease.lives()]
+        left = sum(lease.lives() for lease in slots.leases())
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.2)

@@ -41,7 +41,7 @@ from hpo.study.study import blank_record, record_of
 from models.config import FlowConfig, TrainConfig
 from models.flow import batched
 from models.training import checkpoint
-from models.training.history import Epoch, Fit, stored_history
+from models.training.history import Epoch, stored_history
 from models.training.train import train
 
 log = logging.getLogger("hpo.execution.trial")
@@ -58,7 +58,7 @@ _TOLD: dict[State, TrialState] = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
+class ClaimedTrial:
     """What a worker knows of the trial that it runs."""
 
     study: optuna.Study
@@ -72,7 +72,7 @@ class Job:
     """The scheduler's job id."""
 
 
-def run(job: Job) -> RunRecord:
+def run(job: ClaimedTrial) -> RunRecord:
     """Run a claimed trial to its end, or go on with it where its last worker left it.
 
     A trial that goes wrong fails by itself: its reason is in its record, and the worker goes on.
@@ -83,9 +83,10 @@ def run(job: Job) -> RunRecord:
             is not the configuration's fault: the trial is there to be gone on with.
     """
     with _log_file(job.folder):
-        record = _ended(job.folder)
-        if record is None:
-            record = _attempt(job)
+        record = _known(job.folder)
+        # One that ended was recorded by a worker that died before it told the study.
+        if record is None or record.state == "running":
+            record = _attempt(job, (record and record.started) or now())
         value = record.best_objective if _TOLD[record.state] is TrialState.COMPLETE else None
         # Before the study is told: nobody comes back to a trial that has ended.
         if record.state != "failed":  # else kept as it is, to be looked into
@@ -95,10 +96,10 @@ def run(job: Job) -> RunRecord:
         return record
 
 
-def _attempt(job: Job) -> RunRecord:
+def _attempt(job: ClaimedTrial, started: str) -> RunRecord:
     """The record of the trial as it ended, failed if anything went wrong but the surroundings."""
     try:
-        return _train(job)
+        return _train(job, started)
     except (LeaseLost, *SURROUNDINGS) as error:
         log.error("trial %d was broken off: %s", job.claim.number, error)
         raise
@@ -110,11 +111,16 @@ def _attempt(job: Job) -> RunRecord:
         return _put(job, dataclasses.replace(record, state="failed", reason=reason))
 
 
-def _train(job: Job) -> RunRecord:
+def _train(job: ClaimedTrial, started: str) -> RunRecord:
     trial = job.slots.trial_of(job.claim)
-    record = _begin(job, trial)
-    flow_config, train_config = _configs(job, trial)
+    seed = space.seed_of(job.spec.study.seed, job.claim.number)
+    flow_config, train_config = space.suggest(
+        trial, job.spec.space, job.spec.flow, job.spec.training, seed=seed
+    )
     rows = stored_history(job.folder)
+    record = _begun(job, trial, flow_config, train_config, started)
+    log.info("on %s with %s", record.environment.device, record.params)
+    _put(job, _with_history(record, rows))
     if rows:
         log.info("goes on after epoch %d", rows[-1].epoch)
     _report(trial, rows, train_config)
@@ -129,6 +135,7 @@ def _train(job: Job) -> RunRecord:
         if epoch.epoch < job.spec.training.epochs and trial.should_prune():
             raise optuna.TrialPruned(f"at epoch {epoch.epoch}: {value:.4f} nats per event")
 
+    state: State
     try:
         _, fit = train(
             Path(job.spec.data.path),
@@ -138,18 +145,23 @@ def _train(job: Job) -> RunRecord:
             checkpoint=job.folder,
             on_epoch=on_epoch,
         )
+        state, reason = "stopped_early" if fit.stopped else "complete", fit.stopped
     except optuna.TrialPruned as pruned:
-        ended = _end(record, rows, "pruned", str(pruned))
-    else:
-        ended = _succeed(record, fit)
+        state, reason = "pruned", str(pruned)
+    ended = dataclasses.replace(_with_history(record, rows), state=state, reason=reason)
     return _put(job, _measured(job, ended))
 
 
-def _begin(job: Job, trial: optuna.Trial) -> RunRecord:
-    """The record as the trial begins, or begins again; written before the first epoch."""
-    flow_config, train_config = _configs(job, trial)
+def _begun(
+    job: ClaimedTrial,
+    trial: optuna.Trial,
+    flow_config: FlowConfig,
+    train_config: TrainConfig,
+    started: str,
+) -> RunRecord:
+    """The record as the trial begins, or begins again."""
     dataset = Dataset.read(Path(job.spec.data.path))
-    record = RunRecord(
+    return RunRecord(
         study=job.spec.study.name,
         trial=job.claim.number,
         state="running",
@@ -167,16 +179,9 @@ def _begin(job: Job, trial: optuna.Trial) -> RunRecord:
         environment=environment.describe(train_config.device, job.job_id),
         restarts=job.claim.restarts,
         cost=Cost(parameters=None, flops_per_event=None, seconds=None),
-        started=_first_start(job.folder),
+        started=started,
         updated=now(),
     )
-    log.info("on %s with %s", record.environment.device, record.params)
-    return _put(job, _with_history(record, stored_history(job.folder)))
-
-
-def _configs(job: Job, trial: optuna.Trial) -> tuple[FlowConfig, TrainConfig]:
-    seed = space.seed_of(job.spec.study.seed, job.claim.number)
-    return space.suggest(trial, job.spec.space, job.spec.flow, job.spec.training, seed=seed)
 
 
 def _line(epoch: Epoch) -> str:
@@ -208,15 +213,7 @@ def _with_history(record: RunRecord, rows: list[Epoch]) -> RunRecord:
     )
 
 
-def _end(record: RunRecord, rows: list[Epoch], state: State, reason: str | None) -> RunRecord:
-    return dataclasses.replace(_with_history(record, rows), state=state, reason=reason)
-
-
-def _succeed(record: RunRecord, fit: Fit) -> RunRecord:
-    return _end(record, fit.history, "stopped_early" if fit.stopped else "complete", fit.stopped)
-
-
-def _measured(job: Job, record: RunRecord) -> RunRecord:
+def _measured(job: ClaimedTrial, record: RunRecord) -> RunRecord:
     """The record with the cost of the best weights and, if it ended well, their test NLLs."""
     flow = checkpoint.best_flow(job.folder)
     cost = batched.cost(flow)
@@ -236,30 +233,21 @@ def _measured(job: Job, record: RunRecord) -> RunRecord:
     )
 
 
-def _put(job: Job, record: RunRecord) -> RunRecord:
+def _put(job: ClaimedTrial, record: RunRecord) -> RunRecord:
     """Write the record, if the trial is still this worker's."""
     job.slots.renew(job.claim)
     record.write(job.folder)
     return record
 
 
-def _ended(folder: Path) -> RunRecord | None:
-    """The record of a trial whose worker died between writing its end and telling the study."""
-    if not (folder / NAME).exists():
-        return None
+def _known(folder: Path) -> RunRecord | None:
+    """The record that an earlier worker left."""
     try:
-        record = read(folder / NAME)
+        return read(folder / NAME)
     except RecordError as error:
-        log.warning("%s: the trial is run as if it had none", error)
+        if (folder / NAME).exists():
+            log.warning("%s: the trial is run as if it had none", error)
         return None
-    return None if record.state == "running" else record
-
-
-def _first_start(folder: Path) -> str:
-    try:
-        return read(folder / NAME).started or now()
-    except RecordError:
-        return now()
 
 
 @contextlib.contextmanager

@@ -47,8 +47,6 @@ from hpo.study.study import (
 if TYPE_CHECKING:
     import optuna
 
-    from hpo.execution.trial import Job
-    from hpo.records.record import RunRecord
     from hpo.study.spec import StudySpec
 
 HEARTBEAT_S = 20.0
@@ -57,6 +55,7 @@ SIGNAL_S = 90
 """Seconds before its time limit at which SLURM sends SIGUSR2."""
 WORTHWHILE_EPOCHS = 3
 """A trial is begun only if there is time for so many of its epochs."""
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 log = logging.getLogger("hpo.execution.worker")
 
@@ -70,14 +69,14 @@ class HandBack(BaseException):
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class TimeLeft:
     """Until when the job of this process may run."""
 
     end_s: float | None
     """Seconds since 1970; None without a limit."""
 
     @classmethod
-    def of_this_job(cls, timeout_min: int) -> Room:
+    def of_this_job(cls, timeout_min: int) -> TimeLeft:
         """As SLURM says, else from the limit that was asked for."""
         if job_of_this_process() is None:
             return cls(None)
@@ -85,7 +84,7 @@ class Room:
         started_s = psutil.Process().create_time()
         return cls(float(said) if said.isdigit() else started_s + 60 * timeout_min)
 
-    def has(self, seconds: float) -> bool:
+    def suffices_for(self, seconds: float) -> bool:
         """Whether so many seconds are left before the job is told to end."""
         return self.end_s is None or time.time() + seconds < self.end_s - SIGNAL_S
 
@@ -125,9 +124,9 @@ class _Worker:
         self._slots = slots
         self._owner = owner
         self._runs = runs
-        self._room = Room.of_this_job(spec.slurm.timeout_min)
+        self._time_left = TimeLeft.of_this_job(spec.slurm.timeout_min)
         self._known = search_space()
-        self._epoch_s = 0.0
+        self._epoch_s = 0.0  # the longest so far
         self._done = 0
 
     def work(self) -> int:
@@ -151,7 +150,7 @@ class _Worker:
             return None
         reap_lost_trials(self._study, self._slots, self._owner)
         # The first is begun in any case: a job that began none would do so again and again.
-        if self._done and not self._room.has(WORTHWHILE_EPOCHS * self._epoch_s):
+        if self._done and not self._time_left.suffices_for(WORTHWHILE_EPOCHS * self._epoch_s):
             if self._slots.counts()[TrialState.WAITING]:
                 log.info("no time for another trial before the limit")
                 self._start_again()
@@ -163,11 +162,19 @@ class _Worker:
         from hpo.execution import trial
 
         self._study.sampler = sampler_of(self._spec, claim.number, self._known)
-        job = self._job(claim)
+        claimed = trial.ClaimedTrial(
+            study=self._study,
+            spec=self._spec,
+            claim=claim,
+            slots=self._slots,
+            folder=trial_folder(self._runs, self._study.study_name, claim.number),
+            job_id=self._owner.job,
+        )
         before = _epochs(self._study, claim.number)
         try:
             with _heartbeat(self._slots, claim):
-                self._note(trial.run(job))
+                record = trial.run(claimed)
+            self._epoch_s = max([self._epoch_s, *(row.seconds or 0.0 for row in record.epochs)])
             self._done += 1
         except LeaseLost as lost:
             log.warning("%s", lost)
@@ -178,9 +185,8 @@ class _Worker:
             raise
         except HandBack as told:
             timed_out = told.signal_number == signal.SIGUSR2
-            self._hand_back(
-                claim, futile=timed_out and _epochs(self._study, claim.number) == before
-            )
+            futile = timed_out and _epochs(self._study, claim.number) == before
+            self._hand_back(claim, futile=futile)
             raise
 
     def _hand_back(self, claim: Claim, *, futile: bool) -> None:
@@ -195,22 +201,6 @@ class _Worker:
             return
         self._slots.release(claim, futile=futile)
         log.info("trial %d handed back", claim.number)
-
-    def _job(self, claim: Claim) -> Job:
-        from hpo.execution.trial import Job
-
-        return Job(
-            study=self._study,
-            spec=self._spec,
-            claim=claim,
-            slots=self._slots,
-            folder=trial_folder(self._runs, self._study.study_name, claim.number),
-            job_id=self._owner.job,
-        )
-
-    def _note(self, record: RunRecord) -> None:
-        """How long an epoch may take, from the trials so far."""
-        self._epoch_s = max([self._epoch_s, *(row.seconds or 0.0 for row in record.epochs)])
 
     def _start_again(self) -> None:
         """Have SLURM start this job anew, with all of its time, since trials are left."""
@@ -277,9 +267,6 @@ def _handing_back() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
 @contextlib.contextmanager

@@ -84,7 +84,7 @@ class Setting:
     def claim(self):
         claim = self.slots.claim(Owner.this_process())
         folder = trial_folder(self.runs, "s", claim.number)
-        return trial.Job(
+        return trial.ClaimedTrial(
             study=self.optuna, spec=self.spec, claim=claim, slots=self.slots, folder=folder
         )
 

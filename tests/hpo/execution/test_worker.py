@@ -5,7 +5,7 @@ import time
 import pytest
 
 from hpo.execution import worker
-from hpo.execution.worker import HandBack, Room
+from hpo.execution.worker import HandBack, TimeLeft
 from hpo.queue.leases import Owner
 from hpo.queue.slots import Slots
 from hpo.storage.address import url_of
@@ -18,17 +18,17 @@ def test_a_job_without_a_limit_has_room_for_anything(monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
 
-    assert Room.of_this_job(timeout_min=1).has(1e9)
+    assert TimeLeft.of_this_job(timeout_min=1).suffices_for(1e9)
 
 
 def test_a_trial_is_begun_only_if_it_gets_somewhere_before_slurms_signal(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "31")
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 1000))
-    room = Room.of_this_job(timeout_min=1)
+    left = TimeLeft.of_this_job(timeout_min=1)
 
-    assert room.has(1000 - worker.SIGNAL_S - 30)
-    assert not room.has(1000 - worker.SIGNAL_S + 30)
+    assert left.suffices_for(1000 - worker.SIGNAL_S - 30)
+    assert not left.suffices_for(1000 - worker.SIGNAL_S + 30)
 
 
 def test_the_limit_that_was_asked_for_stands_in_for_one_that_slurm_does_not_tell(monkeypatch):
@@ -36,8 +36,8 @@ def test_the_limit_that_was_asked_for_stands_in_for_one_that_slurm_does_not_tell
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
     monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
 
-    assert not Room.of_this_job(timeout_min=1).has(60)
-    assert Room.of_this_job(timeout_min=60 * 24 * 365).has(60)
+    assert not TimeLeft.of_this_job(timeout_min=1).suffices_for(60)
+    assert TimeLeft.of_this_job(timeout_min=60 * 24 * 365).suffices_for(60)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])

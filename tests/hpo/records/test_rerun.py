@@ -55,7 +55,7 @@ def run_trial(runs, data, prune_at=None):
     slots.top_up(1)
     claim = slots.claim(Owner.this_process())
     folder = trial_folder(runs, "s", claim.number)
-    trial.run(trial.Job(study=study, spec=spec, claim=claim, slots=slots, folder=folder))
+    trial.run(trial.ClaimedTrial(study=study, spec=spec, claim=claim, slots=slots, folder=folder))
     return folder
 
 
