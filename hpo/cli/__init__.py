@@ -18,7 +18,8 @@ from hpo.cli.dashboard import dashboard
 from hpo.cli.data import prepare
 from hpo.cli.emulators import evaluate, export, plot, sample
 from hpo.cli.machine import db, doctor
-from hpo.cli.studies import enqueue, launch, logs, rerun, runs, status, stop
+from hpo.cli.runs import logs, rerun, runs
+from hpo.cli.studies import enqueue, launch, status, stop
 
 _BAD_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR)
 WIDEST = 2_000

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpo.cli.options import FOLDER
-from hpo.cli.places import existing
+from hpo.cli.options import FOLDER, existing
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication

@@ -11,8 +11,7 @@ import click
 
 from data_prep.errors import InputError
 from hpo.cli import options
-from hpo.cli.options import FILE, FOLDER, KEYED, listed, placed
-from hpo.cli.places import existing, prepared, study_name
+from hpo.cli.options import FILE, FOLDER, KEYED, database, listed, placed, prepared, study_name
 
 if TYPE_CHECKING:
     from hpo.records.listing import Format
@@ -61,16 +60,13 @@ def export(
         python -c 'from models import Emulator; print(Emulator.load("emulator").card)'
     """
     from hpo.emulator import export as exporting
-    from hpo.storage.address import url_of
-    from hpo.storage.open import open_storage
     from hpo.study.study import load_study, runs_of
     from models.bundle.card import Terms
 
     terms = Terms(license=license, authors=authors, citation=cite)
     if trial is not None and ensemble:
         raise click.UsageError("give either --trial or --ensemble: an ensemble is of the best")
-    reading = open_storage(existing(url_of(storage, runs)), reading=True)
-    found, _ = load_study(reading, study_name(study))
+    found, _ = load_study(database(storage, runs), study_name(study))
     records = exporting.export(
         runs_of(found),
         out,
@@ -297,12 +293,9 @@ def _plot(
 def _records(study: str, runs: Path, storage: str | None) -> list[RunRecord]:
     from hpo.records.folder import read_all
     from hpo.records.record import RunRecord
-    from hpo.storage.address import url_of
-    from hpo.storage.open import open_storage
     from hpo.study.study import load_study, runs_of
 
-    reading = open_storage(existing(url_of(storage, runs)), reading=True)
-    found, _ = load_study(reading, study_name(study))
+    found, _ = load_study(database(storage, runs), study_name(study))
     records = [record for _, record in read_all(runs_of(found))]
     return [record for record in records if isinstance(record, RunRecord)]
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpo.cli.options import listed, placed
-from hpo.cli.places import existing
+from hpo.cli.options import existing, listed, placed
 
 if TYPE_CHECKING:
     from hpo.records.listing import Format

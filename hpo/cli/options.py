@@ -1,13 +1,22 @@
-"""What stands on a command line -> the values it means, each fault in a sentence."""
+"""Words of a command line -> the values, studies and databases that they mean.
+
+Each fault is told in a sentence.
+"""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from data_prep.errors import InputError
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
+    from sqlalchemy.engine import URL
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -35,6 +44,40 @@ def placed(command: Command) -> Command:
         "--runs", type=FOLDER, default=Path("runs"), show_default=True, help="Folder of all runs."
     )
     return runs(storage(command))
+
+
+def study_name(reference: str) -> str:
+    """A study by its name, or by the file that defines it."""
+    if Path(reference).suffix == ".toml":
+        from hpo.study.spec import load
+
+        return load(reference).study.name
+    return reference
+
+
+def existing(url: URL) -> URL:
+    """The URL, unless it is of a SQLite file that is not there: looking must not make one."""
+    if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
+        raise InputError(
+            f"there is no study database {url.database}: run hpo launch first, or give --runs or "
+            "--storage"
+        )
+    return url
+
+
+def database(storage: str | None, runs: Path, *, reading: bool = True) -> RDBStorage:
+    """The database that `--storage` and `--runs` mean, which has to be there."""
+    from hpo.storage.address import url_of
+    from hpo.storage.open import open_storage
+
+    return open_storage(existing(url_of(storage, runs)), reading=reading)
+
+
+def prepared(reference: str) -> Path:
+    """Folder of a prepared dataset; `sample` is the shipped one."""
+    from data_prep.dataset import SAMPLE
+
+    return SAMPLE if reference == "sample" else Path(reference)
 
 
 def names(text: str, option: str) -> tuple[str, ...]:

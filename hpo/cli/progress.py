@@ -110,6 +110,23 @@ def line(record: RunRecord) -> str:
     return ", ".join(parts)
 
 
+def summary(status: StudyStatus) -> str:
+    """A study in two or three lines."""
+    text = (
+        f"{status.study}: {status.finished} of {status.total} trials done "
+        f"({status.complete} complete, {status.pruned} pruned, {status.failed} failed), "
+        f"{len(status.running)} running, {status.waiting} waiting"
+    )
+    if status.eta_s is not None:
+        text += f", about {duration(status.eta_s)} left"
+    named = {"held-out NLL": status.best_held_out_nll, "val NLL": status.best_val_nll}
+    if best := [f"{name} {nll:.4f}" for name, nll in named.items() if nll is not None]:
+        text += f"\nbest: trial {status.best_trial}, {', '.join(best)} nats per event"
+    if status.stopping:
+        text += f"\nno new trial starts: {status.stopping}"
+    return text
+
+
 def duration(seconds: float) -> str:
     """A time as people say it: `40 s`, `12 min`, `3 h 05 min`."""
     if seconds < 90:

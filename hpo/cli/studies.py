@@ -1,4 +1,4 @@
-"""The commands of a study and of its runs: launch, status, stop, logs, runs."""
+"""The commands of a study: launch, status, stop, enqueue."""
 
 from __future__ import annotations
 
@@ -7,20 +7,18 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from data_prep.errors import InputError
-from hpo.cli.options import FILE, FOLDER, listed, placed
-from hpo.cli.places import existing, prepared, study_name
+from hpo.cli.options import FILE, database, existing, listed, placed, study_name
 
 if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
     from rich.console import Console
 
     from hpo.execution.plan import Plan
     from hpo.records.listing import Format
-    from hpo.study.status import StudyStatus
 
 
 @click.command()
@@ -138,15 +136,8 @@ def _follow(plan: Plan, console: Console) -> None:
             what = "its trials were handed back"
         click.echo(f"Interrupted: {what}. The same command goes on with {name}.", err=True)
         sys.exit(130)
-    click.echo(
-        f"{name}: {status.complete} complete, {status.pruned} pruned, {status.failed} failed, "
-        f"{status.waiting} waiting"
-    )
-    if status.best_objective is not None:
-        click.echo(_best(status))
-    if status.stopping:
-        click.echo(f"{status.stopping}: hpo launch goes on with {name} when that is changed")
-    elif status.complete == 0:
+    click.echo(progress.summary(status))
+    if not status.stopping and status.complete == 0:
         raise click.ClickException(
             f"no trial of {name} ended well: see the log.txt in {status.runs}"
         )
@@ -163,17 +154,14 @@ def status(study: str | None, watch: bool, runs: Path, storage: str | None, styl
     \b
         hpo status bbh --watch
     """
-    from hpo.storage.address import url_of
-    from hpo.storage.open import open_storage
-
-    opened = open_storage(existing(url_of(storage, runs)), reading=True)
+    opened = database(storage, runs)
     if study is None:
         _list_studies(opened, style)
     else:
         _show_status(opened, study_name(study), watch=watch, style=style)
 
 
-def _list_studies(storage: Any, style: Format) -> None:
+def _list_studies(storage: RDBStorage, style: Format) -> None:
     import optuna
 
     from hpo.records.listing import render
@@ -183,69 +171,39 @@ def _list_studies(storage: Any, style: Format) -> None:
         {
             "study": one.study_name,
             "trials": one.n_trials,
-            f"best_{objective_of(one.user_attrs)}": best.value
-            if (best := one.best_trial)
-            else None,
+            f"best_{objective_of(one.user_attrs)}": one.best_trial and one.best_trial.value,
         }
         for one in optuna.get_all_study_summaries(storage)
     ]
     click.echo(render(rows, style))
 
 
-def _show_status(storage: Any, name: str, *, watch: bool, style: Format) -> None:
+def _show_status(storage: RDBStorage, name: str, *, watch: bool, style: Format) -> None:
+    import dataclasses
     import time
 
-    from hpo.cli.progress import in_place
+    from hpo.cli import progress
     from hpo.queue.slots import Slots
+    from hpo.records.listing import render
     from hpo.study.status import read_status
     from hpo.study.study import load_study
 
     study, spec = load_study(storage, name)
     slots = Slots(study, max_restarts=spec.study.max_restarts)
-    with in_place(watch and style == "table") as show:
+    with progress.in_place(watch and style == "table") as show:
         while True:
             status = read_status(study, spec, slots)
-            show(_told(status, style))
+            told = dataclasses.asdict(status)
+            if style == "json":
+                show(json.dumps(told, indent=2, default=str))
+            elif style == "table":
+                running = [render(told["running"], style)] if status.running else []
+                show("\n".join([progress.summary(status), *running]))
+            else:
+                show(render([{**told, "running": len(status.running)}], style))
             if not watch or not (status.running or status.waiting):
                 return
             time.sleep(2)
-
-
-def _told(status: StudyStatus, style: Format) -> str:
-    """A status as `hpo status` prints it."""
-    import dataclasses
-
-    from hpo.records.listing import render
-
-    if style == "json":
-        return json.dumps(dataclasses.asdict(status), indent=2, default=str)
-    if style != "table":
-        return render([{**dataclasses.asdict(status), "running": len(status.running)}], style)
-    running = [dataclasses.asdict(one) for one in status.running]
-    return "\n".join([_summary(status), *([render(running, style)] if running else [])])
-
-
-def _summary(status: StudyStatus) -> str:
-    from hpo.cli.progress import duration
-
-    text = (
-        f"{status.study}: {status.finished} of {status.total} trials done "
-        f"({status.complete} complete, {status.pruned} pruned, {status.failed} failed), "
-        f"{len(status.running)} running, {status.waiting} waiting"
-    )
-    if status.eta_s is not None:
-        text += f", about {duration(status.eta_s)} left"
-    if status.best_objective is not None:
-        text += f"\n{_best(status)}"
-    if status.stopping:
-        text += f"\nno new trial starts: {status.stopping}"
-    return text
-
-
-def _best(status: StudyStatus) -> str:
-    named = {"held-out NLL": status.best_held_out_nll, "val NLL": status.best_val_nll}
-    told = [f"{name} {nll:.4f}" for name, nll in named.items() if nll is not None]
-    return f"best: trial {status.best_trial}, {', '.join(told)} nats per event"
 
 
 @click.command()
@@ -260,11 +218,8 @@ def stop(study: str, now: bool, runs: Path, storage: str | None) -> None:
         hpo stop bbh --now
     """
     from hpo.execution.stop import end_workers, stop_study
-    from hpo.storage.address import url_of
-    from hpo.storage.open import open_storage
 
-    found = open_storage(existing(url_of(storage, runs)))
-    name = study_name(study)
+    found, name = database(storage, runs, reading=False), study_name(study)
     stop_study(found, name)
     if not now:
         click.echo(f"{name}: no new trial starts; hpo launch goes on with it")
@@ -322,86 +277,3 @@ def enqueue(
     fitting = fitting_points(given, spec.space, source=str(file or source))
     numbers = slots.enqueue(fitting)
     click.echo(f"{spec.study.name}: tried next, as trials {', '.join(map(str, numbers))}")
-
-
-@click.command()
-@click.argument("study", metavar="STUDY")
-@click.argument("trial", type=click.IntRange(min=0))
-@placed
-def logs(study: str, trial: int, runs: Path, storage: str | None) -> None:
-    """Print a trial's log."""
-    from hpo.storage.address import url_of
-    from hpo.storage.open import open_storage, open_study
-    from hpo.study.study import runs_of, trial_folder
-
-    opened = open_storage(existing(url_of(storage, runs)), reading=True)
-    found = open_study(opened, study_name(study))
-    path = trial_folder(runs_of(found).parent, found.study_name, trial) / "log.txt"
-    if not path.is_file():
-        raise InputError(f"{path} is not there: trial {trial} has not begun")
-    click.echo(path.read_text(encoding="utf-8", errors="replace"), nl=False)
-
-
-@click.command()
-@click.argument("folder", default=Path("runs"), type=FOLDER, metavar="[DIR]")
-@click.option(
-    "--where", metavar="EXPRESSION", help="Such as 'blocks >= 10 and activation == \"relu\"'."
-)
-@click.option("--sort", multiple=True, metavar="COLUMN", help="Repeatable; -COLUMN: downwards.")
-@click.option("--differing", is_flag=True, help="Only the columns that differ.")
-@click.option("--best", type=click.IntRange(min=1), is_flag=False, flag_value=1, help="The K best.")
-@listed
-def runs(
-    folder: Path,
-    where: str | None,
-    sort: tuple[str, ...],
-    differing: bool,
-    best: int | None,
-    style: Format,
-) -> None:
-    """List run JSONs, ours and the thesis's.
-
-    \b
-        hpo runs --where 'blocks >= 10 and activation == "relu"' --sort best_val_nll
-        hpo runs thesis_runs --differing --format latex
-    """
-    from data_prep.where import Filter
-    from hpo.records import table as listing
-    from hpo.records.listing import columns_of, render
-
-    every = listing.rows(folder)
-    chosen = listing.select(
-        every,
-        where=Filter.parse(where, columns_of(every)) if where else None,
-        sort=sort,
-        best=best or False,
-        differing=differing,
-    )
-    shown = listing.usual(chosen) if style in ("table", "latex") and not differing else None
-    click.echo(render(chosen, style, columns=shown))
-
-
-@click.command()
-@click.argument("run_json", type=FILE, metavar="RUN_JSON")
-@click.option("--out", type=FOLDER, help="Keep the new run.json and checkpoint in this folder.")
-@click.option("--data", help="Prepared dataset [default: the folder that the record names].")
-@listed
-def rerun(run_json: Path, out: Path | None, data: str | None, style: Format) -> None:
-    """Repeat a run from its run.json and say how close it came.
-
-    The same machine, versions and number of threads give the same weights, bit for bit.
-
-    \b
-        hpo rerun runs/bbh/trial-00017/run.json
-        hpo rerun runs/bbh/trial-00017/run.json --data prepared --out again
-    """
-    import tempfile
-
-    from hpo.records.listing import render
-    from hpo.records.rerun import rerun as run_again
-
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = out or Path(scratch) / "again"
-        done = run_again(run_json, folder, data=prepared(data) if data else None)
-    click.echo(render(done.comparisons, style))
-    click.echo(done.verdict, err=style != "table")

@@ -204,7 +204,7 @@ def test_a_launch_whose_disk_fails_goes_on_when_it_is_back(disk, data, tmp_path,
 
     done = subprocess.run(command, timeout=200, **options)
     assert done.returncode == 0, done.stdout
-    assert "2 complete, 0 pruned, 0 failed, 0 waiting" in done.stdout
+    assert "2 of 2 trials done (2 complete, 0 pruned, 0 failed)" in done.stdout
     records = [read(path) for path in sorted(runs.glob("s/trial-*/run.json"))]
     assert [(one.state, len(one.epochs)) for one in records] == [("complete", 40)] * 2
     assert "goes on after epoch" in log.read_text()

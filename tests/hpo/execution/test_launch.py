@@ -118,7 +118,7 @@ def command(*words):
 def test_a_launch_adds_what_is_missing_to_the_total_and_the_next_one_nothing(launched, monkeypatch):
     place, first, said = launched
     before = trials_of(place)
-    assert "3 complete, 0 pruned, 0 failed, 0 waiting" in said
+    assert "3 of 3 trials done (3 complete, 0 pruned, 0 failed)" in said
     assert [one.state for one in before] == [TrialState.COMPLETE] * 3
     assert before[0] == first
 

@@ -1,0 +1,95 @@
+"""The commands of single runs: logs, runs, rerun."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from data_prep.errors import InputError
+from hpo.cli.options import FILE, FOLDER, database, listed, placed, prepared, study_name
+
+if TYPE_CHECKING:
+    from hpo.records.listing import Format
+
+
+@click.command()
+@click.argument("study", metavar="STUDY")
+@click.argument("trial", type=click.IntRange(min=0))
+@placed
+def logs(study: str, trial: int, runs: Path, storage: str | None) -> None:
+    """Print a trial's log."""
+    from hpo.storage.open import open_study
+    from hpo.study.study import runs_of, trial_folder
+
+    found = open_study(database(storage, runs), study_name(study))
+    path = trial_folder(runs_of(found).parent, found.study_name, trial) / "log.txt"
+    if not path.is_file():
+        raise InputError(f"{path} is not there: trial {trial} has not begun")
+    click.echo(path.read_text(encoding="utf-8", errors="replace"), nl=False)
+
+
+@click.command()
+@click.argument("folder", default=Path("runs"), type=FOLDER, metavar="[DIR]")
+@click.option(
+    "--where", metavar="EXPRESSION", help="Such as 'blocks >= 10 and activation == \"relu\"'."
+)
+@click.option("--sort", multiple=True, metavar="COLUMN", help="Repeatable; -COLUMN: downwards.")
+@click.option("--differing", is_flag=True, help="Only the columns that differ.")
+@click.option("--best", type=click.IntRange(min=1), is_flag=False, flag_value=1, help="The K best.")
+@listed
+def runs(
+    folder: Path,
+    where: str | None,
+    sort: tuple[str, ...],
+    differing: bool,
+    best: int | None,
+    style: Format,
+) -> None:
+    """List run JSONs, ours and the thesis's.
+
+    \b
+        hpo runs --where 'blocks >= 10 and activation == "relu"' --sort best_val_nll
+        hpo runs thesis_runs --differing --format latex
+    """
+    from data_prep.where import Filter
+    from hpo.records import table as listing
+    from hpo.records.listing import columns_of, render
+
+    every = listing.rows(folder)
+    chosen = listing.select(
+        every,
+        where=Filter.parse(where, columns_of(every)) if where else None,
+        sort=sort,
+        best=best or False,
+        differing=differing,
+    )
+    shown = listing.usual(chosen) if style in ("table", "latex") and not differing else None
+    click.echo(render(chosen, style, columns=shown))
+
+
+@click.command()
+@click.argument("run_json", type=FILE, metavar="RUN_JSON")
+@click.option("--out", type=FOLDER, help="Keep the new run.json and checkpoint in this folder.")
+@click.option("--data", help="Prepared dataset [default: the folder that the record names].")
+@listed
+def rerun(run_json: Path, out: Path | None, data: str | None, style: Format) -> None:
+    """Repeat a run from its run.json and say how close it came.
+
+    The same machine, versions and number of threads give the same weights, bit for bit.
+
+    \b
+        hpo rerun runs/bbh/trial-00017/run.json
+        hpo rerun runs/bbh/trial-00017/run.json --data prepared --out again
+    """
+    import tempfile
+
+    from hpo.records.listing import render
+    from hpo.records.rerun import rerun as run_again
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = out or Path(scratch) / "again"
+        done = run_again(run_json, folder, data=prepared(data) if data else None)
+    click.echo(render(done.comparisons, style))
+    click.echo(done.verdict, err=style != "table")
