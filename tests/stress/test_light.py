@@ -59,6 +59,7 @@ import sys
 import numpy as np
 
 from models import Emulator
+from models.bundle.card import text
 
 folder, rows, *absent = sys.argv[1:]
 assert not [name for name in absent if importlib.util.find_spec(name)]
@@ -68,6 +69,7 @@ events = emulator.sample(1000, seed=3, Z=0.001, alpha=1.0)
 given = np.load(rows)
 Z, alpha = given["conditions"].T
 log_prob = emulator.log_prob(given["events"], Z=Z, alpha=alpha)
+assert text(emulator.card).startswith("---")
 np.savez(f"{folder}/found.npz", events=events, log_prob=log_prob)
 import models
 print(json.dumps(models.__file__))

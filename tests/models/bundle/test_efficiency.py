@@ -219,29 +219,28 @@ def test_each_of_cosmics_cells_is_predicted_from_the_others():
 
 
 @pytest.fixture(scope="module")
-def bundle(efficiency, tmp_path_factory):
+def with_totals(efficiency, tmp_path_factory):
     """Folder of an emulator with that efficiency. Do not write into it."""
     emulator = Emulator(a_flow(), {"efficiency": efficiency.to_card()})
     return emulator.save(tmp_path_factory.mktemp("bundle") / "emulator")
 
 
-def test_a_bundle_tells_the_same_rates_with_torch_and_without(bundle, efficiency):
+def test_a_bundle_tells_the_same_rates_with_torch_and_without(with_totals, efficiency):
     here = {"Z": [0.0003, 0.004], "alpha": 1.7}
     rate, std = efficiency(**here, return_std=True)
 
-    for loaded in (Emulator.load(bundle), ArrayFlow.load(bundle)):
+    for loaded in (Emulator.load(with_totals), ArrayFlow.load(with_totals)):
         found = loaded.efficiency(**here, return_std=True)
         np.testing.assert_array_equal(found, (rate, std))
-    assert "emulator.efficiency(Z=0.0001" in (bundle / "README.md").read_text()
-    assert json.loads((bundle / "emulator.json").read_text())["efficiency"]["unit"] == "binaries"
+    assert "emulator.efficiency(Z=0.0001" in (with_totals / "README.md").read_text()
+    assert (
+        json.loads((with_totals / "emulator.json").read_text())["efficiency"]["unit"] == "binaries"
+    )
 
 
-def test_a_bundle_without_totals_names_the_remedy(tmp_path):
-    emulator = Emulator(a_flow())
-    emulator.save(tmp_path / "emulator")
-
-    assert "efficiency" not in emulator.card
-    for one in (Emulator.load(tmp_path / "emulator"), ArrayFlow.load(tmp_path / "emulator")):
+def test_a_bundle_without_totals_names_the_remedy(bundle):
+    assert "efficiency" not in Emulator.load(bundle).card
+    for one in (Emulator.load(bundle), ArrayFlow.load(bundle)):
         with pytest.raises(EmulatorError, match="hpo prepare SOURCE --out DIR --totals FILE"):
             one.efficiency(**HERE)
 
@@ -254,7 +253,7 @@ def test_a_damaged_efficiency_is_refused_in_a_sentence(efficiency):
         Emulator(a_flow(), {"efficiency": card}).efficiency(**HERE)
 
 
-def test_rates_need_no_torch(bundle):
+def test_rates_need_no_torch(with_totals):
     probe = (
         "import sys; from models.arrays.flow import ArrayFlow\n"
         "ArrayFlow.load(sys.argv[1]).efficiency(Z=0.001, alpha=1.0)\n"
@@ -262,7 +261,7 @@ def test_rates_need_no_torch(bundle):
     )
 
     done = subprocess.run(
-        [sys.executable, "-c", probe, bundle], capture_output=True, text=True, check=True
+        [sys.executable, "-c", probe, with_totals], capture_output=True, text=True, check=True
     )
 
     assert done.stdout.strip() == "set()"

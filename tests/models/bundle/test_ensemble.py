@@ -10,7 +10,6 @@ import torch
 
 from data_prep.columns import Column
 from models import Emulator
-from models.bundle import onnx
 from models.bundle.emulator import EmulatorError
 from models.bundle.ensemble import Ensemble, EnsembleError, from_description
 from models.flow.density import ConditionalFlow
@@ -33,10 +32,16 @@ def members() -> list[ConditionalFlow]:
     return made
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def singles(members) -> list[ConditionalFlow]:
-    """The same in single precision."""
+    """The members in single precision."""
     return [deepcopy(one).float() for one in members]
+
+
+@pytest.fixture(scope="module")
+def saved(singles, tmp_path_factory) -> Path:
+    """Folder of the bundle. Do not write into it."""
+    return Emulator(Ensemble(singles)).save(tmp_path_factory.mktemp("bundle") / "ensemble")
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +113,8 @@ def test_its_description_and_weights_make_it_again(ensemble):
         from_description(ensemble.describe(), state | {"members.3.x": torch.zeros(1)})
 
 
-def test_its_graphs_agree_with_it_for_any_number_of_rows(singles, tmp_path):
+def test_its_graphs_agree_with_it_for_any_number_of_rows(singles, saved):
     made = Ensemble(singles).eval()
-    onnx.write(made, tmp_path)
     for rows in (1, 200):
         rng = np.random.default_rng(rows)
         events, conditions = (rng.uniform(0.5, 20, (rows, 2)).astype("f4") for _ in range(2))
@@ -119,23 +123,20 @@ def test_its_graphs_agree_with_it_for_any_number_of_rows(singles, tmp_path):
             log_prob = made.log_prob(torch.from_numpy(events), torch.from_numpy(conditions))
             drawn = made.from_noise(torch.from_numpy(noise), torch.from_numpy(conditions))
 
-        found = run(tmp_path / "log_prob.onnx", events=events, conditions=conditions)
+        found = run(saved / "log_prob.onnx", events=events, conditions=conditions)
         np.testing.assert_allclose(found, log_prob.numpy(), rtol=1e-5, atol=1e-5)
-        found = run(tmp_path / "sample.onnx", noise=noise, conditions=conditions)
+        found = run(saved / "sample.onnx", noise=noise, conditions=conditions)
         np.testing.assert_allclose(found, drawn.numpy(), rtol=3e-5)
 
 
-def test_a_saved_ensemble_is_the_same_when_it_is_loaded(singles, tmp_path):
-    emulator = Emulator(Ensemble(singles))
-    emulator.save(tmp_path / "ensemble")
-
-    again = Emulator.load(tmp_path / "ensemble")
+def test_a_saved_ensemble_is_the_same_when_it_is_loaded(singles, saved):
+    emulator, again = Emulator(Ensemble(singles)), Emulator.load(saved)
 
     assert again.card["format"] == 2
     events = again.sample(500, seed=7, **HERE)
     np.testing.assert_array_equal(events, emulator.sample(500, seed=7, **HERE))
     np.testing.assert_array_equal(again.log_prob(events, **HERE), emulator.log_prob(events, **HERE))
-    assert "ensemble of 3" in (tmp_path / "ensemble" / "README.md").read_text()
+    assert "ensemble of 3" in (saved / "README.md").read_text()
 
 
 def test_the_spread_tells_where_the_members_differ(singles):
@@ -152,7 +153,7 @@ def test_the_spread_tells_where_the_members_differ(singles):
         Emulator(singles[0]).log_prob(events, return_std=True, **HERE)
 
 
-def test_flows_of_other_columns_are_not_mixed(members):
+def test_flows_of_other_columns_make_no_ensemble(members):
     other = flow(events=(Column("q", "", True),))
 
     with pytest.raises(EnsembleError, match="one set of event columns"):

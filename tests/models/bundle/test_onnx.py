@@ -61,11 +61,10 @@ def test_the_graphs_agree_with_the_flow_for_all_activations_and_coordinates(
     agree(made, tmp_path, 20)
 
 
-def test_the_graph_knows_the_support(tmp_path):
-    onnx.write(flow().float(), tmp_path)
+def test_the_graph_knows_the_support(bundle):
     events = np.array([[-1.0, 5.0], [9.0, 8.0]], "f4")
 
-    found = run(tmp_path / "log_prob.onnx", events=events, conditions=np.ones((2, 2), "f4"))
+    found = run(bundle / "log_prob.onnx", events=events, conditions=np.ones((2, 2), "f4"))
 
     assert found[0] == -np.inf
     assert np.isfinite(found[1])

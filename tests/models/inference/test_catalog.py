@@ -19,6 +19,12 @@ def flow():
     return in_arrays(a_flow(seed=5, noise=0.12))
 
 
+@pytest.fixture(scope="module")
+def affine():
+    """Without splines, which take a compiler seconds."""
+    return in_arrays(a_flow(options={"kind": "affine"}, seed=5, noise=0.12))
+
+
 def drawn(flow, rows, seed=0, **conditions):
     """Mergers as an observer orders them."""
     noise = np.random.default_rng(seed).standard_normal((rows, flow.noise_columns))
@@ -118,12 +124,12 @@ def test_the_true_parameter_is_found_again(flow):
         {"mass_1": [a], "mass_2": [b], "prior": [1.0]}
         for a, b in zip(true["mass_1"], true["mass_2"], strict=True)
     ]
-    many = drawn(flow, 4_000, seed=9, Z=0.001, alpha=2.0)
+    many = drawn(flow, 2_000, seed=9, Z=0.001, alpha=2.0)
     model = PopulationModel(flow, over={"Z": ([0.001], [1.0])})
     many["prior"] = model(many, alpha=2.0)
-    likelihood = CatalogLikelihood(model, events, many, drawn=4_000, largest_variance=np.inf)
+    likelihood = CatalogLikelihood(model, events, many, drawn=2_000, largest_variance=np.inf)
 
-    alpha = np.geomspace(0.5, 5, 60)
+    alpha = np.geomspace(0.5, 5, 30)
     log_likelihood = np.array([likelihood([value]) for value in alpha])
 
     weights = np.exp(log_likelihood - log_likelihood.max())
@@ -238,10 +244,10 @@ def test_dynesty_samples_the_likelihood(flow):
 
 
 @pytest.mark.slow
-def test_under_jax_the_likelihood_compiles_and_has_its_gradient(flow):
+def test_under_jax_the_likelihood_compiles_and_has_its_gradient(affine):
     jax = importlib.import_module("jax")
-    events, injections, count = a_catalogue(flow, events=3, samples=30, found=500)
-    model = PopulationModel(flow)
+    events, injections, count = a_catalogue(affine, events=3, samples=30, found=500)
+    model = PopulationModel(affine)
     likelihood = CatalogLikelihood(model, events, injections, drawn=count, largest_variance=50.0)
     theta, step = np.array([0.002, 2.0]), np.array([1e-7, 1e-4])
 
@@ -259,11 +265,11 @@ def test_under_jax_the_likelihood_compiles_and_has_its_gradient(flow):
 
 
 @pytest.mark.slow
-def test_under_jax_single_precision_is_enough(flow):
+def test_under_jax_single_precision_is_enough(affine):
     jax = importlib.import_module("jax")
-    events, injections, count = a_catalogue(flow, events=3, samples=30, found=500)
+    events, injections, count = a_catalogue(affine, events=3, samples=30, found=500)
     likelihood = CatalogLikelihood(
-        PopulationModel(flow, over=OVER_Z), events, injections, drawn=count, largest_variance=50.0
+        PopulationModel(affine, over=OVER_Z), events, injections, drawn=count, largest_variance=50.0
     )
 
     found = jax.jit(likelihood.log_likelihood)(jax.numpy.array([2.0]))
@@ -273,7 +279,7 @@ def test_under_jax_single_precision_is_enough(flow):
 
 
 @pytest.mark.slow
-def test_gwpopulation_compiles_the_model_under_jax(flow):
+def test_gwpopulation_compiles_the_model_under_jax(affine):
     jax = importlib.import_module("jax")
     gwpopulation = importlib.import_module("gwpopulation")
     pandas = importlib.import_module("pandas")
@@ -281,8 +287,8 @@ def test_gwpopulation_compiles_the_model_under_jax(flow):
     from gwpopulation.hyperpe import HyperparameterLikelihood, Model
     from gwpopulation.vt import ResamplingVT
 
-    events, injections, count = a_catalogue(flow, events=3, samples=30, found=500)
-    model = PopulationModel(flow)
+    events, injections, count = a_catalogue(affine, events=3, samples=30, found=500)
+    model = PopulationModel(affine)
     expected = CatalogLikelihood(model, events, injections, drawn=count, largest_variance=np.inf)
     before = jax.config.jax_enable_x64
     gwpopulation.set_backend("jax")
