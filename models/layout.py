@@ -1,4 +1,4 @@
-"""What a flow's description says its weights are, and the fixed numbers of its formulas.
+"""The layout of a flow's weights, as its description implies it, and its formulas' fixed numbers.
 
 A program that makes a flow of a file asks here first: the description is checked, and the weights
 must have the names and shapes that it implies, so that a stranger's file takes no more memory than
@@ -23,12 +23,12 @@ from models.config import ConfigError, FlowConfig
 
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 NET = "net._transform._transforms"
-"""Where the layers' weights are, each below its number."""
+"""Prefix of the layers' weights; the number of the layer comes next."""
 FLOATS = ("float32", "float64")
 _DTYPES = {"positive_K": ("bool",), "initialized": ("bool",), "_permutation": ("int64",)}
-"""Of arrays that are not made of floats, by the end of their name."""
+"""Types of arrays that are not made of floats, by the end of their name."""
 MEMBERS = "members"
-"""Key of an ensemble's architecture that lists those of its flows; their weights begin with it."""
+"""Key of an ensemble's description that lists its flows'; prefix of their weights."""
 
 SMALLEST_BIN = 3e-3
 """Least width and height of a spline's bin, relative to the sum of all before it was added."""
@@ -47,7 +47,7 @@ TINY, HUGE = 1.2e-38, 3.4e38
 def members_of(
     description: Mapping[str, Any], state: Mapping[str, Any]
 ) -> list[tuple[Mapping[str, Any], dict[str, Any]]]:
-    """Of an ensemble, or of a single flow: description and state dict of each flow.
+    """Description and state dict of each flow of an ensemble, or of the single flow.
 
     Raises:
         KeyError, TypeError, ValueError: If the two do not belong together.
@@ -76,7 +76,7 @@ class Layout:
 
     @classmethod
     def of(cls, description: Mapping[str, Any]) -> Layout:
-        """That of `ConditionalFlow.describe()`.
+        """The layout that `ConditionalFlow.describe()` implies.
 
         Raises:
             KeyError, TypeError, ValueError: If it describes no flow.
@@ -201,7 +201,7 @@ def _domain(
 
 
 def check_values(state: Mapping[str, NDArray[Any]]) -> None:
-    """Raises ValueError for weights with which nothing can be worked out. Names the array."""
+    """Raises ValueError for weights that cannot be computed with. Names the array."""
     for name, values in state.items():
         if str(values.dtype) not in _DTYPES.get(name.rpartition(".")[2], FLOATS):
             raise ValueError(f"{name} is of type {values.dtype}")

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 Array = Any
-"""An array of whatever library: numpy, cupy or JAX."""
+"""An array of numpy, cupy or JAX."""
 Namespace = Any
-"""Its functions: `numpy`, `cupy` or `jax.numpy`."""
+"""The functions of a library: `numpy`, `cupy` or `jax.numpy`."""
 _LIBRARIES = {"jax": "jax.numpy", "jaxlib": "jax.numpy", "cupy": "cupy"}
 
 
 def namespace(*arrays: Array) -> Namespace:
-    """The library that these arrays are of; numpy for numbers, lists and numpy's own."""
+    """The library of these arrays; numpy for numbers and lists."""
     for array in arrays:
         library = _LIBRARIES.get(type(array).__module__.partition(".")[0])
         if library is not None:

@@ -27,7 +27,7 @@ MicroBatch = tuple[Rows, Tensor, list[int]]
 
 
 class DensityLike(Protocol):
-    """What a flow and an ensemble offer."""
+    """The methods that a flow and an ensemble share."""
 
     @property
     def events(self) -> Standardise: ...
@@ -48,11 +48,11 @@ class DensityLike(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one evaluation of a flow takes."""
+    """The cost of one evaluation of a flow."""
 
     parameters: int
     flops_per_event: int
-    """Of one log_prob, a multiplication and an addition counted as two; only weights in use."""
+    """Of one `log_prob`: a multiplication and an addition are two operations."""
 
 
 def log_prob(
@@ -92,7 +92,7 @@ def _in_parts(
 ) -> NDArray[np.float64]:
     """Apply a method of the flow in evaluation mode; threads of the CPU take whole parts.
 
-    Equal conditions are worked out once, wherever their rows are.
+    Whatever depends on the conditions alone is computed once for equal ones, wherever they are.
     """
     flow.eval()
     like = flow.events.mean_K
@@ -121,7 +121,7 @@ def _in_parts(
 
 
 def _distinct(c_NC: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """As `distinct`; one condition for all, the usual case, is seen without sorting."""
+    """`distinct`, without sorting where all rows have one condition, the usual case."""
     if len(c_NC) == 1 or bool((c_NC == c_NC[0]).all()):
         return c_NC[:1], torch.zeros(rows, dtype=torch.long, device=c_NC.device)
     return distinct(c_NC)

@@ -182,7 +182,7 @@ class SeparateConditioner(Conditioner):
 class TriangularLinear(nn.Module):
     """A linear map between groups of units, in which group g reads the groups up to g.
 
-    What comes from group 0 is kept apart: it depends on the condition alone.
+    The part that comes from group 0 is kept apart: it depends on the condition alone.
     """
 
     def __init__(self, inputs: Sequence[int], outputs: Sequence[int], gain: float) -> None:
@@ -203,7 +203,7 @@ class TriangularLinear(nn.Module):
         return sum(weight.numel() for weight in (*self.first, *self.weight))
 
     def from_first(self, group: int, x_HU: Tensor) -> Tensor:
-        """What group 0 adds to a group, bias included: `(H, U)`."""
+        """The part of a group that comes from group 0, bias included: `(H, U)`."""
         return torch.addmm(self.bias[group], self.first[group], x_HU)
 
     def forward(self, group: int, x: Sequence[Tensor], conditions: Conditions) -> Tensor:
@@ -229,7 +229,7 @@ class MaskedConditioner(Conditioner):
         self.activation, self.name = ACTIVATIONS[config.activation], config.activation
 
     def start(self) -> list[list[Tensor]]:
-        """Of each hidden layer the groups worked out so far."""
+        """For each hidden layer an empty list of its groups, which `group` fills."""
         return [[] for _ in self.layers[:-1]]
 
     def group(self, conditions: Conditions, before: Sequence[Tensor], state: Any) -> Tensor:
@@ -262,9 +262,9 @@ class MaskedConditioner(Conditioner):
 class _FusedMasked(torch.autograd.Function):
     """Parameters of the features after the first, `(G P, N)`, of relu or tanh networks by hand.
 
-    What the distinct conditions add to a layer, `first_LU`, is added to each run of rows in place.
-    tanh(x) = 2 sigmoid(2x) - 1 is worked out as the sigmoid alone: what is left of it goes into
-    the matrices on both sides.
+    The distinct conditions' part of a layer, `first_LU`, is added to each run of rows in place.
+    tanh(x) = 2 sigmoid(2x) - 1 is computed as the sigmoid alone: the factors and the constant go
+    into the matrices on both sides.
     """
 
     @staticmethod

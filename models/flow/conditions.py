@@ -1,4 +1,4 @@
-"""The distinct conditions of rows: what depends on a condition alone is worked out once for each.
+"""The distinct conditions of rows: a function of the condition alone is computed once for each.
 
 Tensor names end in their axes:
     N rows    C conditions    U distinct conditions    K anything
@@ -80,7 +80,7 @@ def micro_batches(
 ) -> Iterator[tuple[Rows, Tensor, list[int]]]:
     """Parts of at most `rows` rows: which they are, their distinct conditions, and rows of each.
 
-    Rows are put in the order of their conditions, so that equal ones are worked out once: on a
+    Rows are put in the order of their conditions, so that equal ones are computed once: on a
     grid that leaves a third of the work.
     """
     count = len(index_N)

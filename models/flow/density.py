@@ -73,7 +73,7 @@ class ConditionalFlow(nn.Module):
         return layers
 
     def forward(self, x_NF: Tensor, c_NC: Tensor) -> Tensor:
-        """The same as `log_prob`."""
+        """`log_prob`."""
         return self.log_prob(x_NF, c_NC)
 
     def log_prob(self, x_NF: Tensor, c_NC: Tensor, counts: Sequence[int] | None = None) -> Tensor:
@@ -85,9 +85,9 @@ class ConditionalFlow(nn.Module):
             x_NF: Events.
             c_NC: Their conditions.
             counts: If given, `c_NC` holds one row for each of U runs of events with the same
-                conditions, and this their lengths, which may all be 1: the same numbers, faster,
-                but in training mode differentiable only once and only by the weights and, in
-                evaluation mode, only without gradients.
+                conditions, and `counts` their lengths, which may all be 1. The numbers are equal
+                and come faster. In training mode they can then be differentiated only once and only
+                by the weights; in evaluation mode they come faster only without gradients.
         """
         y_NF, log_det_N, inside_N = self.events(x_NF)
         noise_NF, net_log_det_N = self.net._transform(y_NF, self._conditions(c_NC, counts))
@@ -137,7 +137,7 @@ class Reversal(ReversePermutation):  # type: ignore[misc]
 
 
 class Normalisation(ActNorm):  # type: ignore[misc]
-    """As nflows', but set in place, since others hold the same memory; a constant only moves."""
+    """nflows' layer, set in place since views share its memory; a constant feature only moves."""
 
     @torch.no_grad()
     def _initialize(self, inputs: Tensor) -> None:

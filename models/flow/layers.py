@@ -32,7 +32,7 @@ from models.layout import LOG_SCALE_LAYER, LOG_SCALE_TOTAL, parameters_of
 CONDITIONERS = {"separate": SeparateConditioner, "masked": MaskedConditioner}
 """The choices of `FlowConfig.conditioner`."""
 Context = Conditions | Tensor | None
-"""What nflows calls the context of rows: their conditions, `(N, C)` if a tensor."""
+"""The conditions of rows, which nflows calls their context: `(N, C)` if a tensor."""
 
 
 class ConditionedAutoregressive(AutoregressiveTransform):  # type: ignore[misc]

@@ -6,8 +6,8 @@ t = (x - left) / w:
     z = bottom + h t (s t + d0 (1 - t)) / (s + (d0 + d1 - 2 s) t (1 - t))
 
 There are K bins in [-bound, bound]; outside lies the identity, and the derivative is continuous.
-Two ways to the same numbers: plain tensor operations (any derivative, vmap, export), and
-`FusedCurves`, with its derivative by hand, which training and evaluation use. Bins are found by
+The curve is written twice: as plain tensor operations (any derivative, vmap, export) and as
+`FusedCurves`, with its derivative by hand, for training and evaluation. Bins are found by
 comparison with all edges: boolean indexing, as in nflows, is several times slower and cannot be
 exported.
 
@@ -333,7 +333,7 @@ def _numbers(count: int, device: torch.device) -> Tensor:
 
 @lru_cache
 def _sides(device: torch.device) -> Tensor:
-    """From the number of a bin to those of the edges on its left and right, among all between."""
+    """Added to the number of a bin: the numbers of the inner edges on its left and right."""
     return torch.tensor([[-1], [0]], device=device)
 
 

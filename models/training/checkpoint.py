@@ -36,7 +36,7 @@ class CheckpointError(InputError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """What the file holds."""
+    """The contents of the file."""
 
     tensors: dict[str, Tensor]
     """`flow.*`, `best.*`, `optimizer.*`, `rng.*`; after `trim` only `best.*`."""

@@ -1,4 +1,4 @@
-"""The history of a training: one row for each evaluation, and what came of it."""
+"""The history of a training, a row for each evaluation, and its outcome."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """What came of a training."""
+    """The outcome of a training."""
 
     history: list[Epoch]
     best: Epoch

@@ -1,9 +1,9 @@
 """The NLL of a batch, -1/N sum log p(event | conditions), and its gradient, by micro-batches.
 
 On the CPU a large batch goes through the flow in micro-batches that fit the cache, with equal
-conditions next to each other and worked out once. Threads take whole micro-batches, each with
-gradients of its own, which add up to those of the batch in a fixed order: the step is the same in
-half of the time, and repeatable for the same number of threads. Threads that meet inside every
+conditions next to each other and computed once. Threads take whole micro-batches, each with
+gradients of its own, which add up to those of the batch in a fixed order: a step takes half of the
+time, and its numbers are repeatable for a given number of threads. Threads that meet inside every
 small operation lose more than they win, above all where another process has a core for a moment.
 
 Tensor names end in their axes:
@@ -94,7 +94,7 @@ class BatchLoss:
         return self._shared(_Replica.nll, self._parts(x_NF, *distinct(c_NC)))
 
     def _parts(self, x_NF: Tensor, c_UC: Tensor, index_N: Tensor) -> list[MicroBatch]:
-        """As many for every replica, none beyond the cache."""
+        """Micro-batches: equally many for every replica, none beyond the cache."""
         rows = len(x_NF)
         if x_NF.device.type == "cpu":
             replicas = max(1, min(len(self._replicas), rows // REPLICA_ROWS))
@@ -120,7 +120,7 @@ class _Replica:
     gradients: list[Tensor]
 
     def backward(self, parts: list[MicroBatch], rows: int) -> Tensor:
-        """Set the gradients to those of the parts' share in a mean NLL over `rows`; the share."""
+        """Set the gradients to those of the parts' share in a mean NLL over `rows`; returns it."""
         self.flow.train()
         for gradient in self.gradients:
             gradient.zero_()
@@ -140,7 +140,7 @@ class _Replica:
 
 
 def _replica(flow: ConditionalFlow, gradients: list[Tensor]) -> _Replica:
-    """One with the weights of `flow`, in the same memory, and gradients of its own."""
+    """A replica that shares the memory of the weights and has gradients of its own."""
     memo: dict[int, Any] = {id(buffer): buffer for buffer in flow.buffers()}
     own = [torch.zeros_like(gradient) for gradient in gradients]
     for parameters, flat in zip(weights_and_biases(flow), own, strict=True):

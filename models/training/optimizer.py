@@ -42,7 +42,7 @@ class Optimizer:
 
     @property
     def gradients(self) -> list[Tensor]:
-        """Of the weights and of the biases, as flat tensors that the parameters' are views of."""
+        """Flat gradients of weights and of biases; the parameters' own are views of them."""
         return [flat.grad for flat in self._flats if flat.grad is not None]
 
     def step(self, learning_rate: float) -> Tensor:
@@ -72,14 +72,14 @@ class Optimizer:
             self._put(last)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that a checkpoint must hold beside the flow's own weights."""
+        """The state that a checkpoint must hold beside the flow's own weights."""
         stored = {f"{AVERAGE}{n}": average for n, average in enumerate(self._average)}
         for number, flat in enumerate(self._flats):
             stored |= {f"{number}.{k}": v for k, v in self._adamw.state[flat].items()}
         return stored
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go back to what `tensors` gave."""
+        """Go back to the state that `tensors` gave."""
         for number, flat in enumerate(self._flats):
             mine = below(tensors, f"{number}.")
             self._adamw.state[flat] = {

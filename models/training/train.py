@@ -51,7 +51,7 @@ EVALUATION_ROWS = 65_536
 
 
 class NonFiniteLoss(RuntimeError):
-    """A loss or gradient became inf or NaN. The message says what, in which epoch and step.
+    """A loss or gradient became inf or NaN. The message names it, the epoch and the step.
 
     The first such step ends the training: by then the flow has left the region where its
     numbers mean anything, and the best weights before it are in the checkpoint.
@@ -77,7 +77,7 @@ def train(
             value of every condition column.
         checkpoint: A folder. If it holds a checkpoint, training goes on exactly from there; it
             is saved after each evaluation, before `on_epoch`.
-        on_epoch: Called with each new row of history. What it raises passes through.
+        on_epoch: Called with each new row of history; its exceptions pass through.
 
     Returns:
         The flow with its best weights in evaluation mode, and its history, old rows included.
@@ -110,7 +110,7 @@ class _Training:
     ) -> None:
         self.config, self.device = config, _device(config)
         whole = Dataset.read(folder)
-        # Its ranges are what the flow has seen: beyond them, in a held-out cell too, it guesses.
+        # Its ranges are the flow's domain: beyond them, in a held-out cell too, the flow guesses.
         self.dataset = cells.without(whole, hold_out, folder)
         self.hold_out = [cells.name_of(whole, cell) for cell in cells.find(whole, hold_out, folder)]
         read = partial(Stream, folder, memory_mb=config.memory_mb)
@@ -213,9 +213,9 @@ class _Training:
         return float(total.item()) / rows, rows, rate
 
     def _progress(self) -> float:
-        """Share of the training that is behind: of its steps, or of its time if that is more.
+        """Share of the steps that is done, or of the time if that is more.
 
-        Where time does not limit it, a function of the step alone: nothing is to be stored.
+        Without a time limit it depends on the step alone, so a checkpoint need not hold it.
         """
         share = self.step / self.total_steps
         if self.config.max_minutes is None:
@@ -224,10 +224,10 @@ class _Training:
         return min(1.0, max(share, spent))
 
     def _evaluate(self) -> tuple[float, float | None]:
-        """NLL of the validation split without the held-out cells, and of those.
+        """NLL of the validation split without the held-out cells, and of the held-out cells.
 
-        Beyond the cells that it knows a good flow can be at a loss, so there an NLL that is not
-        finite ends nothing, and is None, unless it is what the training is judged by.
+        In cells that it has not seen a good flow can have an NLL that is not finite. Such an NLL is
+        None and does not end the training, unless the training is judged by it.
         """
         val_nll = self._nll(self.validation)
         self._refuse_non_finite("validation", val_nll)
@@ -287,7 +287,7 @@ class _Training:
         """Go back to where the checkpoint was saved.
 
         Raises:
-            CheckpointError: If it is of other options or other data. Names the first difference.
+            CheckpointError: If options or data differ. Names the first difference.
         """
         state, tensors = checkpoint.state, checkpoint.tensors
         self._compare(folder, state)
@@ -306,7 +306,7 @@ class _Training:
 
     def _compare(self, folder: Path, state: dict[str, Any]) -> None:
         ours = _options(self.config, self.flow.config, self.dataset.fingerprint, self.hold_out)
-        # What a checkpoint says nothing of was added after it.
+        # An option that a checkpoint lacks was added after it.
         theirs = _options(
             TrainConfig.from_dict(state["training"]),
             FlowConfig.from_dict(state["flow"]["config"]),
