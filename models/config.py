@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, dataclass_t
 
 import pydantic
 from annotated_types import Interval
+from pydantic_core import ArgsKwargs
 
 from data_prep.errors import InputError, suggestion
 
@@ -57,11 +58,11 @@ def checked(cls: type[T]) -> type[T]:
     rules = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
     made = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, slots=True, config=rules)(cls)
     known = [one.name for one in fields(made)]
-    make = made.__init__
+    check = made.__pydantic_validator__.validate_python
 
-    def __init__(self: T, **options: Any) -> None:
+    def __init__(self: T, /, **options: Any) -> None:
         try:
-            make(self, **options)
+            check(ArgsKwargs((), options), self_instance=self)
         except pydantic.ValidationError as error:
             raise ConfigError(*faults_of(error, known), of=cls.__name__) from None
 

@@ -1,4 +1,4 @@
-"""What a look before the launch finds: one `Check` a thing, told to people by `hpo doctor`."""
+"""`Check`: the result of one check before a launch, shown by `hpo doctor`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Verdict = Literal["ok", "warning", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     what: str
     verdict: Verdict
@@ -24,7 +24,7 @@ class Check:
 
 
 def guarded(what: str, look: Callable[[], list[Check]], url: URL) -> list[Check]:
-    """What the look finds; a warning if it breaks off."""
+    """The checks that `look` makes; a warning if it raises."""
     try:
         return look()
     except Exception as error:

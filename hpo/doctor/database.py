@@ -1,6 +1,6 @@
 """Whether a study's database can be used from here: its place, its tables, its connections.
 
-Looks without making anything: a SQLite file that is not there is not made.
+Nothing is made: a missing SQLite file stays missing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ANSWER_S = 10
 
 
 def lock_checks(url: URL, on: str, force_sqlite: bool) -> list[Check]:
-    """Whether two workers can write at once without harm."""
+    """Whether two workers can safely write at once."""
     if url.get_backend_name() != "sqlite":
         return [Check("storage locks", "ok", "a server keeps the workers apart")]
     if not url.database:
@@ -49,7 +49,7 @@ def lock_checks(url: URL, on: str, force_sqlite: bool) -> list[Check]:
 
 
 def answer_checks(url: URL, workers: int) -> list[Check]:
-    """Whether the database answers, and then what it says of its tables and connections."""
+    """Whether the database answers, has tables of this Optuna, and connections left."""
     file = Path(url.database or "").absolute() if url.get_backend_name() == "sqlite" else None
     new = file is not None and not file.is_file()
     if fault := filesystem.write_fault(file.parent) if file else None:

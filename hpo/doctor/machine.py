@@ -1,8 +1,7 @@
-"""What has to be right before workers start: this machine, the data, the database, the cluster.
+"""All checks before workers start: this machine, the data, the database, the cluster.
 
-`hpo launch` refuses on what failed, `hpo doctor` prints every line. Nothing stays behind: a look
-makes no database, no table and no folder, and submits no job. What cannot be looked at is a
-warning that says why.
+`hpo launch` refuses a study with a failed check, `hpo doctor` prints every line. No check makes a
+database, a table or a folder, or submits a job. A check that cannot be made is a warning.
 """
 
 from __future__ import annotations
@@ -156,7 +155,7 @@ def _runs_folder(runs: Path, on: str) -> list[Check]:
 
 
 def _free_space(runs: Path) -> list[Check]:
-    """What the disk has left, not what a quota has."""
+    """Space left on the disk; a quota is not seen."""
     free_gb = shutil.disk_usage(filesystem.nearest(runs)).free / 1e9
     if free_gb < SPACE_GB:
         found = f"{free_gb:.2f} GB left for {runs}"

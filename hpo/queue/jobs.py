@@ -1,7 +1,7 @@
-"""SLURM's own commands: which jobs there are and in what state, cancel, requeue, what it allows.
+"""SLURM's own commands: states of jobs, cancel, requeue, settings.
 
 `squeue` is asked, not `sacct`: it does not lag, and a cluster without accounting has it, too.
-No answer is not the same as no job: then `job_states` gives None.
+If squeue does not answer, `job_states` gives None: no answer does not mean that there is no job.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ STARTED = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING
 """States in which processes of the job may be there."""
 QUEUED = frozenset({"PENDING", "CONFIGURING", "RESIZING", "REQUEUED", "REQUEUE_FED"})
 _LATER = "BeginTime"
-"""Why a job that was queued again waits: for two minutes, and without a worker."""
+"""The reason for which a requeued job waits two minutes, without a worker."""
 _NEVER = (
     "PartitionConfig",
     "PartitionTimeLimit",
@@ -32,12 +32,12 @@ _NEVER = (
 
 
 class SchedulerError(RuntimeError):
-    """A command of SLURM's failed. The message is what it said."""
+    """A command of SLURM's failed. The message is its output."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """What squeue says of a job, or of one task of an array."""
+    """The state of a job, or of one task of an array, from squeue."""
 
     job: str
     """As users write it: `123`, or `123_4` for a task of an array."""
@@ -75,7 +75,7 @@ def job_of_this_process() -> str | None:
 
 
 def job_states(jobs: Iterable[str]) -> dict[str, JobState] | None:
-    """Those of these jobs that squeue knows, tasks of arrays one by one; None without an answer.
+    """The states of these jobs that squeue knows, by id; None without an answer.
 
     Args:
         jobs: Ids of jobs or of whole arrays (`123`), or of one task (`123_4`).
@@ -124,7 +124,7 @@ def cluster_settings() -> Mapping[str, str]:
 
 
 def ask_slurm(command: str, *words: str) -> str:
-    """What a command of SLURM's prints.
+    """The output of a command of SLURM's.
 
     Raises:
         SchedulerError: If it is not there, fails or does not answer.

@@ -25,7 +25,7 @@ node may be gone and SLURM not know it. Fencing keeps the trial safe if it is no
 
 
 class LeaseLost(RuntimeError):
-    """The trial was taken away, since its worker seemed dead; the worker must not write now."""
+    """The trial was taken away because its worker seemed dead; the worker must not write now."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,10 +36,8 @@ class Owner:
     pid: int
     started: float
     """When the process began, as `began` tells it: a process id alone is used again."""
-
     job: str | None = None
     """The scheduler's job id."""
-
     rank: int = 0
     """Which of the job's workers it is."""
 
@@ -68,12 +66,12 @@ class Owner:
             return False
 
     def is_same(self, other: Owner) -> bool:
-        """Whether that is this very process."""
+        """Whether both are one process."""
         same = (self.host, self.pid, self.rank) == (other.host, other.pid, other.rank)
         return same and abs(self.started - other.started) < 1.0
 
     def succeeds(self, other: Owner) -> bool:
-        """Whether this is another process in the place of that one: its job was started anew."""
+        """Whether this process took the other's place when their job was started anew."""
         in_its_place = self.job is not None and (self.job, self.rank) == (other.job, other.rank)
         return in_its_place and self != other
 
@@ -106,8 +104,8 @@ class Lease(Claim):
         """Whether the owner still runs: looked up on this host, else told by its renewals.
 
         Args:
-            jobs: What the scheduler says of the owner's job, if it was asked and answered. A job
-                that waits again has no process any more.
+            jobs: States of jobs from SLURM, if it was asked and answered. A job that waits again
+                has no process any more.
         """
         if self.owner.here:
             return self.owner.runs()

@@ -16,7 +16,7 @@ from data_prep.errors import InputError
 
 VARIABLE = "HPO_STORAGE"
 FILE_VARIABLE = "HPO_STORAGE_FILE"
-"""Names a file that holds the URL, for those who want no password in the environment."""
+"""Names a file that holds the URL, so that no password is in the environment."""
 
 
 class StorageError(InputError):
@@ -58,7 +58,7 @@ def masked(url: URL) -> str:
 
 
 def hand_down(url: URL) -> None:
-    """Put the URL where the worker processes of this one find it."""
+    """Put the URL into the environment, for worker processes."""
     text = _text_of_file()
     if VARIABLE in os.environ or text is None or url != url_of(text, Path()):
         os.environ[VARIABLE] = url.render_as_string(hide_password=False)

@@ -1,8 +1,7 @@
-"""The kind of file system that a path is on, who else sees it, and whether it takes a file.
+"""The kind of file system that a path is on: shared between machines, private, writable.
 
 SQLite's locks and shared memory hold within one machine, and a job needs a folder that its node
-sees: both depend on what is mounted where. Linux tells that in `/proc/self/mountinfo` (proc(5));
-elsewhere nothing is known, and nothing is claimed.
+sees. Linux lists the mounts in `/proc/self/mountinfo` (proc(5)); elsewhere the kind is not known.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _OF_ONE_MACHINE = frozenset(
     "bindfs ntfs-3g exfat ext2 fuse-overlayfs squashfuse squashfuse_ll encfs gocryptfs cryfs "
     "mergerfs unionfs lxcfs zfs archivemount portal".split()
 )
-"""What FUSE serves from this machine; whatever else it serves is taken for a network's."""
+"""File systems of FUSE on this machine; any other of FUSE is taken for a network's."""
 _PRIVATE = frozenset(
     "tmpfs ramfs rootfs devtmpfs overlay overlayfs aufs fuse.fuse-overlayfs squashfs "
     "fuse.squashfuse fuse.squashfuse_ll proc sysfs".split()
@@ -47,7 +46,7 @@ def kind_of(path: Path) -> str | None:
 
 
 def is_network(kind: str | None) -> bool:
-    """Whether other machines may write to it, so that locks may not hold between all who do."""
+    """Whether other machines may write to it, so that locks may not hold between them."""
     if kind is None:
         return False
     if kind.startswith("fuse."):

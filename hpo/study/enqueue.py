@@ -60,7 +60,7 @@ def best_points(study: optuna.Study, count: int) -> list[Point]:
 def fitting_points(
     points: Sequence[Point], space: Mapping[str, Dimension], source: str
 ) -> list[Point]:
-    """The points as the space takes them: what it does not search is left out if it agrees.
+    """The points restricted to the searched parameters; a fixed one must have the fixed value.
 
     A parameter that a point does not give is chosen by the study's sampler.
 

@@ -32,8 +32,8 @@ def sampler_of(
     Args:
         spec: Of the study.
         number: Of the trial.
-        known: What this process knows of the finished trials' search spaces; it learns of those
-            that ended since. Without it all of them are compared anew.
+        known: The search space of the finished trials that this process has seen, updated by the
+            later ones. Without it all trials are compared anew.
     """
     seed = seed_of(spec.study.seed, number)
     if spec.sampler.kind == "tpe":
@@ -67,14 +67,14 @@ def pruner_of(spec: StudySpec) -> BasePruner:
 
 
 def search_space() -> IntersectionSearchSpace:
-    """What `sampler_of` remembers from one trial of a process to the next; it knows none yet."""
+    """An empty memory of the search space for `sampler_of`, kept from trial to trial."""
     return IntersectionSearchSpace(include_pruned=True)
 
 
 class _Tpe(TPESampler):
-    """Optuna's, of one trial, with a search space that outlives it.
+    """Optuna's sampler for one trial, with a search space that outlives it.
 
-    Its own would compare the parameters of all trials for every new one.
+    Optuna's own space compares the parameters of all trials for every new one.
     """
 
     def __init__(self, known: IntersectionSearchSpace, **options: Any) -> None:
@@ -84,6 +84,6 @@ class _Tpe(TPESampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """What is sampled together, without what has a single value."""
+        """The parameters that are sampled together; those of a single value are left out."""
         found = self._known.calculate(study, use_cache=True)
         return {name: each for name, each in found.items() if not each.single()}

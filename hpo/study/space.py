@@ -1,7 +1,7 @@
-"""The search space: lines of `[space]` -> what Optuna suggests -> what a trial is built from.
+"""The search space: lines of `[space]` -> Optuna's suggestions -> the configs of a trial.
 
-A line names a field of `FlowConfig` or `TrainConfig`. What the space does not name keeps the value
-of `[training]` or the default.
+A line names a field of `FlowConfig` or `TrainConfig`. Other fields keep the value of `[training]`
+or the default.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FLOW = frozenset(one.name for one in dataclasses.fields(FlowConfig))
 TRAINING = frozenset(one.name for one in dataclasses.fields(TrainConfig)) - {
-    # The same for all trials of a study: pruning compares epochs, and seeds follow from the number.
+    # Equal in all trials of a study: pruning compares epochs, and seeds follow from the number.
     "epochs",
     "objective",
     "seed",
@@ -49,13 +49,10 @@ class Range:
 
     low: Number
     """Smallest value."""
-
     high: Number
     """Largest value, which can be chosen too."""
-
     log: bool = False
-    """Whether the logarithm is what is searched evenly."""
-
+    """Whether the logarithm is searched evenly."""
     step: Number | None = None
     """Distance between values, counted from `low`."""
 
@@ -87,12 +84,12 @@ def suggest(
     *,
     seed: int,
 ) -> tuple[FlowConfig, TrainConfig]:
-    """What this trial trains, asked of the study's sampler.
+    """The configs of a trial, its parameters suggested by the study's sampler.
 
     Args:
-        trial: A running trial; what it was given before it is given again.
+        trial: A running trial; a continued one gets its earlier parameters again.
         space: The study's `[space]`.
-        flow: Values of what the space does not name.
+        flow: Values of the fields that the space does not name.
         training: The study's `[training]`.
         seed: Of the weights and the order of rows.
     """
@@ -120,7 +117,7 @@ def grid(space: Mapping[str, Dimension]) -> list[dict[str, Scalar]]:
 
 
 def seed_of(study_seed: int, number: int) -> int:
-    """The seed of one trial: the same for the same study and number, unlike any neighbour's."""
+    """The seed of one trial: follows from study and number, unlike any neighbour's."""
     return int(np.random.SeedSequence([study_seed, number]).generate_state(1)[0])
 
 

@@ -87,19 +87,14 @@ class StudyTable:
 
     name: Annotated[str, AfterValidator(_name)]
     """Name in the database and of the folder of its runs: letters, digits, `.`, `_` and `-`."""
-
     trials: PositiveInt = 30
     """Trials in total, when `--trials` does not say."""
-
     workers: NonNegativeInt = 0
     """Worker processes or jobs. 0: one for each core, at most 8."""
-
     seed: NonNegativeInt = 0
     """With a trial's number, seeds the sampler, the weights and the order of the rows."""
-
     max_restarts: NonNegativeInt = 3
     """How often a trial goes on after its worker died, before it counts as failed."""
-
     stop_after_no_improvement: NonNegativeInt = 0
     """No new trial starts once so many ended in a row without a better one. 0: never."""
 
@@ -110,7 +105,6 @@ class DataTable:
 
     path: str = "sample"
     """Folder that `hpo prepare` wrote, seen from where `hpo` runs; `sample` is the shipped one."""
-
     hold_out_cells: list[dict[str, float]] = field(default_factory=list)
     """Cells that no trial is trained on, a table of every condition's value each. Their NLL is told
     separately: it says how well a flow does between the cells that it knows."""
@@ -123,10 +117,8 @@ class PrunerTable:
     kind: Literal["asha", "hyperband", "median", "none"] = "asha"
     """Asynchronous successive halving (Li et al. 2020, arXiv:1810.05934), Hyperband (Li et al.
     2018, arXiv:1603.06560), the median rule, or no pruning."""
-
     min_epochs: PositiveInt = 5
     """Epochs that every trial may train before it can be pruned; the first rung."""
-
     reduction_factor: Annotated[int, Ge(2)] = 3
     """One trial in so many goes on from each rung to the next."""
 
@@ -137,7 +129,6 @@ class SamplerTable:
 
     kind: Literal["tpe", "random", "grid"] = "tpe"
     """Tree-structured Parzen estimator, independent draws, or every combination once."""
-
     startup_trials: PositiveInt = 10
     """Random trials before the Parzen estimator begins."""
 
@@ -148,34 +139,24 @@ class SlurmTable:
 
     partition: Line | None = None
     """As `sbatch --partition`; the cluster's own default where absent."""
-
     account: Line | None = None
     """As `sbatch --account`."""
-
     qos: Line | None = None
     """As `sbatch --qos`."""
-
     constraint: Line | None = None
     """As `sbatch --constraint`."""
-
     gpus: NonNegativeInt = 1
     """GPUs of each job."""
-
     cpus: PositiveInt = 4
     """CPU cores of each job."""
-
     memory_gb: PositiveInt = 16
     """Memory of each job."""
-
     timeout_min: PositiveInt = 240
     """Time limit of each job. Trials that it cuts off are gone on with."""
-
     setup: list[str] = field(default_factory=list)
     """Shell lines that run before the worker, such as `module load cuda`."""
-
     exclude: Line | None = None
     """Nodes not to be used, as `sbatch --exclude`."""
-
     extra: dict[Option, OptionValue] = field(default_factory=dict)
     """Any other option of `sbatch` by its long name, such as `reservation = "ligo"`."""
 

@@ -1,4 +1,4 @@
-"""One look at a study: how many trials are where, the best so far, who runs what, who is stuck.
+"""The status of a study: counts by state, the best trial, the running ones and the stale ones.
 
 Reads the database and the run JSONs; changes nothing.
 """
@@ -31,18 +31,15 @@ class Running:
     epochs: int
     val_nll: float | None
     """After the last epoch, nats per event."""
-
     samples_per_second: float | None
     eta_s: float | None
-    """Seconds until its last epoch at the rate of the last one, if it is neither pruned nor
-    stopped."""
-
+    """Seconds until its last epoch at the rate of the latest one, without pruning or stopping."""
     host: str
     pid: int
     job: str | None
     restarts: int
     stale: str | None
-    """Why it is not getting on; None when it is."""
+    """Why it makes no progress; None when it does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,37 +50,32 @@ class StudyStatus:
     runs: Path
     total: int
     """Trials of the study."""
-
     waiting: int
     running: tuple[Running, ...]
     complete: int
     """Trials with a usable result, `stopped_early` among them."""
-
     pruned: int
     failed: int
     best_trial: int | None
     best_val_nll: float | None
     """Of the best trial, nats per event in the data's units."""
-
     stopping: str | None
     """Why no new trial starts; None when one may."""
-
     best_held_out_nll: float | None = None
-    """Likewise, in the held-out cells, where that is the study's objective."""
-
+    """Of the best trial in the held-out cells, where this is the study's objective."""
     eta_s: float | None = None
-    """Seconds until the last trial ends, at the pace of those that ended and with as many workers
-    as there are now; None until one ended, and when none runs."""
+    """Seconds until the last trial ends, from the mean time of the ended ones and the number of
+    workers now; None until a trial ended, and when none runs."""
 
     @property
     def best_objective(self) -> float | None:
-        """What makes the best trial the best."""
+        """The NLL by which the best trial is chosen."""
         held_out = self.best_held_out_nll
         return self.best_val_nll if held_out is None else held_out
 
     @property
     def finished(self) -> int:
-        """Trials that ended, in whatever way."""
+        """Trials that ended: complete, pruned or failed."""
         return self.complete + self.pruned + self.failed
 
 
@@ -121,7 +113,7 @@ def _best(summaries: Iterable[TrialSummary]) -> TrialSummary | None:
 
 
 def _val_nll(study: optuna.Study, best: TrialSummary | None) -> float | None:
-    """From the trial's record, where the database knows it by another NLL."""
+    """From the trial's record, since the database has the held-out NLL."""
     record = record_of(study, best.number) if best else None
     return record.best_val_nll if record else None
 

@@ -1,7 +1,7 @@
 """The Optuna study behind a study file: made, opened, continued.
 
-What the study searches is stored in it (`hpo:spec`), so that a worker or a later command needs
-the database and a name alone. A study whose search was changed is another study.
+The resolved study file is stored in the study (`hpo:spec`), so that a worker or a later command
+needs only the database and a name. A study whose search was changed is another study.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def create_study(
 
 
 def load_study(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudySpec]:
-    """The study of that name and what it searches.
+    """The study of that name and its resolved file.
 
     Raises:
         StorageError: If there is none.
@@ -79,7 +79,7 @@ def load_study(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudySpec]
 
 
 def objective_of(attributes: Mapping[str, Any]) -> str:
-    """What the values of a study's trials are, from its user attributes: `val_nll` in most."""
+    """The objective of a study, from its user attributes: `val_nll` in most."""
     stored = json.loads(attributes.get(SPEC_ATTRIBUTE, "{}"))
     return str(stored.get("training", {}).get("objective", "val_nll"))
 
@@ -103,7 +103,7 @@ def record_of(study: optuna.Study, number: int) -> RunRecord | None:
 
 
 def reap_lost_trials(study: optuna.Study, slots: Slots, me: Owner | None = None) -> None:
-    """Take back the trials of dead workers; what was lost too often ends in its record too."""
+    """Take back the trials of dead workers, and end the record of one that was lost too often."""
     for number in reap(slots, me).failed:
         reason = (
             f"its worker died {slots.max_restarts + 1} times: see log.txt, and the folder workers "
@@ -121,7 +121,7 @@ def fail_record(study: optuna.Study, number: int, reason: str) -> None:
 
 
 def blank_record(study: optuna.Study, number: int) -> RunRecord:
-    """The record of a trial of which nothing is known yet but that it was begun."""
+    """The record of a trial that was begun, with nothing else known of it."""
     spec = StudySpec.from_json(study.user_attrs[SPEC_ATTRIBUTE])
     return RunRecord(
         study=study.study_name,
@@ -168,27 +168,18 @@ def _since_best(summaries: Iterable[TrialSummary]) -> int:
 def _differences(
     study: optuna.Study, spec: StudySpec, runs: Path, fingerprint: str
 ) -> Iterator[str]:
-    """What the study in the database searches otherwise, a sentence each."""
+    """A sentence for each difference between the study in the database and this one."""
     text = study.user_attrs.get(SPEC_ATTRIBUTE)
     if text is None:
         yield "a study of that name was made by another program"
         return
     # Both as they are stored: a version that knows more options has filled them in on both sides.
-    stored, given = (json.loads(one.to_json()) for one in (StudySpec.from_json(text), spec))
-    for table in ("space", "flow", "training", "pruner", "sampler"):
-        for key in sorted((stored[table].keys() | given[table].keys()) - {*FREE_TO_CHANGE}):
-            was, now = stored[table].get(key), given[table].get(key)
-            if was != now:
-                yield f"[{table}] {key} is {_shown(was)} there and {_shown(now)} here"
-    # By text, so that neither their order nor that of their conditions is a difference.
-    was, now = (
-        sorted(json.dumps(cell, sort_keys=True) for cell in one["data"]["hold_out_cells"])
-        for one in (stored, given)
-    )
-    if was != now:
-        yield f"[data] hold_out_cells is {_listed(was)} there and {_listed(now)} here"
-    if stored["study"]["seed"] != given["study"]["seed"]:
-        yield f"[study] seed is {stored['study']['seed']} there and {given['study']['seed']} here"
+    stored = StudySpec.from_json(text)
+    there, here = _compared(stored), _compared(spec)
+    for key in sorted(there.keys() | here.keys()):
+        was, now = there.get(key, "absent"), here.get(key, "absent")
+        if was != now:
+            yield f"{key} is {was} there and {now} here"
     if study.user_attrs[RUNS_ATTRIBUTE] != str(runs):
         yield (
             f"its runs are in {study.user_attrs[RUNS_ATTRIBUTE]}: "
@@ -196,18 +187,27 @@ def _differences(
         )
     if study.user_attrs.get(DATA_ATTRIBUTE) != fingerprint:
         yield (
-            f"its trials were trained on other data ({stored['data']['path']}) than "
-            f"{given['data']['path']} holds now"
+            f"its trials were trained on other data ({stored.data.path}) than "
+            f"{spec.data.path} holds now"
         )
+
+
+def _compared(spec: StudySpec) -> dict[str, str]:
+    """What may not change in a study, as JSON, by table and key."""
+    tables = json.loads(spec.to_json())
+    values = {
+        f"[{table}] {key}": value
+        for table in ("space", "flow", "training", "pruner", "sampler")
+        for key, value in tables[table].items()
+        if key not in FREE_TO_CHANGE and value is not None
+    }
+    values["[study] seed"] = spec.study.seed
+    # Neither the order of cells nor that of their conditions is a difference.
+    values["[data] hold_out_cells"] = sorted(
+        spec.data.hold_out_cells, key=lambda c: sorted(c.items())
+    )
+    return {key: json.dumps(value, sort_keys=True) for key, value in values.items()}
 
 
 def trial_name(number: int) -> str:
     return f"trial-{number:05d}"
-
-
-def _listed(cells: list[str]) -> str:
-    return f"[{', '.join(cells)}]"
-
-
-def _shown(value: Any) -> str:
-    return "absent" if value is None else repr(value)

@@ -60,7 +60,7 @@ def test_what_a_study_searches_is_read_back_from_the_database(storage):
         (["training.epochs=12"], "f", r"\[training\] epochs is 9 there and 12 here"),
         (["space.hidden=[16]"], "f", r"\[space\] hidden is \[16, 32\] there and \[16\] here"),
         (["space.depth=[1]"], "f", r"\[space\] depth is absent there and \[1\] here"),
-        (["pruner.kind=none"], "f", r"\[pruner\] kind is 'asha' there and 'none' here"),
+        (["pruner.kind=none"], "f", r'\[pruner\] kind is "asha" there and "none" here'),
         (
             ["data.hold_out_cells=[{Z=0.01}]"],
             "f",
