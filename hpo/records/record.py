@@ -295,7 +295,7 @@ def parse(path: Path, text: bytes, *, last_epoch: bool = False) -> RunRecord:
     try:
         return _adapter().validate_json(_shortened(text) if last_epoch else text, strict=True)
     except ValidationError as error:
-        raise RecordError(_fault(path, text, error)) from error
+        raise RecordError(_fault(path, error)) from error
 
 
 def contents(path: Path, largest: int = LARGEST) -> bytes:
@@ -354,32 +354,23 @@ def _shortened(text: bytes) -> bytes:
     return to_json(values | {"epochs": values["epochs"][-1:]}, inf_nan_mode="constants")
 
 
-def _fault(path: Path, text: bytes, error: ValidationError) -> str:
-    """One sentence for why `text` is no record of this version."""
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as syntax:
-        return f"{path} is not JSON: {syntax}"
-    if not isinstance(values, dict):
-        return f"{path} is not a record: it holds a {type(values).__name__}, not an object"
-
-    schema = values.get("schema")
-    if isinstance(schema, int) and schema > SCHEMA:
+def _fault(path: Path, error: ValidationError) -> str:
+    """One sentence for why a file is no record of this version: the first fault, with its place."""
+    fault = error.errors(include_url=False)[0]
+    kind, place, found = fault["type"], fault["loc"], fault["input"]
+    if kind == "json_invalid":
+        return f"{path} is not JSON: {fault['ctx']['error']}"
+    if place == ("schema",) and isinstance(found, int) and found > SCHEMA:
         return (
-            f"{path} was written by a newer version (schema {schema}, this one reads up to "
+            f"{path} was written by a newer version (schema {found}, this one reads up to "
             f"{SCHEMA}): upgrade hpo-flows to read it"
         )
-    return f"{path} is not a record: {complaint(error)}{_misspelt(error, values)}"
-
-
-def _misspelt(error: ValidationError, values: Mapping[str, Any]) -> str:
-    """The unknown key that seems to be meant for the missing one."""
-    fault = error.errors(include_url=False)[0]
-    if fault["type"] != "missing":
-        return ""
-    unknown = values.keys() - {each.name for each in fields(RunRecord)}
-    near = difflib.get_close_matches(str(fault["loc"][-1]), sorted(unknown), n=1)
-    return f" (is {near[0]!r} a misspelling?)" if near else ""
+    hint = ""
+    if kind == "missing" and isinstance(found, dict):
+        unknown = found.keys() - {each.name for each in fields(RunRecord)}
+        near = difflib.get_close_matches(str(place[-1]), sorted(unknown), n=1)
+        hint = f" (is {near[0]!r} a misspelling?)" if near else ""
+    return f"{path} is not a record: {complaint(error)}{hint}"
 
 
 def _leaves(value: object, place: str = "") -> Iterator[tuple[str, object]]:

@@ -36,18 +36,6 @@ class TwoSample:
     """Events of the data and drawn ones together."""
 
 
-def two_sample(
-    events_NF: NDArray[Any],
-    drawn_NF: NDArray[Any],
-    conditions_NC: NDArray[Any],
-    *,
-    most: int = PAIRS,
-    seed: int = 0,
-) -> TwoSample:
-    """How often a classifier is right: see `right`."""
-    return outcome(right(events_NF, drawn_NF, conditions_NC, most=most, seed=seed))
-
-
 def outcome(right_2N: NDArray[np.bool_]) -> TwoSample:
     """The fraction of answers that are right."""
     # The error of a coin, since the accuracy is compared with a coin's: an accuracy of 1 has no

@@ -222,7 +222,7 @@ def test_a_write_that_fails_leaves_no_draft(tmp_path, monkeypatch):
     [
         pytest.param(lambda text: text[:300], "is not JSON", id="truncated"),
         pytest.param(lambda text: "", "is not JSON", id="empty"),
-        pytest.param(lambda text: "[1, 2]", "holds a list, not an object", id="a list"),
+        pytest.param(lambda text: "[1, 2]", "Input should be an object", id="a list"),
         pytest.param(lambda text: "[" * 100_000, "is not JSON", id="a deep nest"),
         pytest.param(
             lambda text: text.replace('"schema": 1', '"schema": 9'), "newer version", id="newer"
