@@ -15,7 +15,6 @@ from hpo.doctor.machine import PreflightError, check, refuse
 from hpo.queue.jobs import slurm_available
 from hpo.storage import filesystem
 from hpo.storage.address import url_of
-from hpo.storage.open import open_storage
 from hpo.study.spec import parse
 
 REVISION = "v3.0.0.d"
@@ -222,8 +221,7 @@ def test_a_driver_that_is_not_installed_is_named_with_the_extra_that_brings_it(
     assert "hpo-flows[mysql]" in found.remedy
 
 
-def test_a_database_as_it_is_today_passes_and_stays_as_it_is(tmp_path):
-    open_storage(url_of(None, tmp_path)).engine.dispose()
+def test_a_database_as_it_is_today_passes_and_stays_as_it_is(tmp_path, with_database):
     before = (tmp_path / "hpo.db").read_bytes()
 
     checks = checked(tmp_path)
@@ -240,8 +238,9 @@ def test_a_database_as_it_is_today_passes_and_stays_as_it_is(tmp_path):
         pytest.param(None, "warning", "hpo db upgrade", id="none"),
     ],
 )
-def test_tables_of_another_optuna_are_not_taken_for_todays(tmp_path, revision, verdict, remedy):
-    open_storage(url_of(None, tmp_path)).engine.dispose()
+def test_tables_of_another_optuna_are_not_taken_for_todays(
+    tmp_path, with_database, revision, verdict, remedy
+):
     with closing(sqlite3.connect(tmp_path / "hpo.db")) as connection, connection:
         connection.execute("update alembic_version set version_num = ?", (revision or "",))
         if revision is None:

@@ -17,9 +17,8 @@ from hpo.storage.open import open_storage
 
 
 @pytest.fixture
-def runs(tmp_path, monkeypatch):
-    monkeypatch.delenv("HPO_STORAGE", raising=False)
-    return tmp_path
+def runs(with_database):
+    return with_database
 
 
 def slots_of(runs, *, max_restarts=3):
@@ -333,6 +332,7 @@ def launch(runs, start, made):
 
 @pytest.mark.slow
 def test_launches_at_once_in_a_new_folder_make_each_trial_once(runs):
+    runs = runs / "new"
     context = multiprocessing.get_context("spawn")
     start, made = context.Barrier(4), context.Queue()
     launches = [context.Process(target=launch, args=(runs, start, made)) for _ in range(4)]

@@ -55,9 +55,8 @@ def test_a_text_that_is_no_url_is_refused_without_being_shown(tmp_path, text):
     assert "s3cret" not in str(caught.value)
 
 
-def test_a_study_that_is_not_there_names_those_that_are(tmp_path, monkeypatch):
-    monkeypatch.delenv("HPO_STORAGE", raising=False)
-    storage = open_storage(url_of(None, tmp_path))
+def test_a_study_that_is_not_there_names_those_that_are(with_database):
+    storage = open_storage(url_of(None, with_database))
     optuna.create_study(study_name="mine", storage=storage)
 
     with pytest.raises(StorageError, match=r"no study 'yours' in .*hpo\.db: it holds mine"):
@@ -135,10 +134,9 @@ def test_a_sqlite_file_on_a_network_file_system_has_no_memory_shared_by_processe
 
 
 @pytest.fixture
-def written(tmp_path, monkeypatch):
+def written(with_database):
     """URL of a database with one study of two trials."""
-    monkeypatch.delenv("HPO_STORAGE", raising=False)
-    url = url_of(None, tmp_path)
+    url = url_of(None, with_database)
     storage = open_storage(url)
     study = optuna.create_study(study_name="mine", storage=storage)
     for value in (3.0, 2.0):

@@ -22,9 +22,8 @@ from hpo.study.study import RUNS_ATTRIBUTE, blank_record, create_study, trial_fo
 
 
 @pytest.fixture
-def opened(tmp_path, monkeypatch):
+def opened(tmp_path, with_database):
     """A new study of six trials: itself, what it searches, its slots."""
-    monkeypatch.delenv("HPO_STORAGE", raising=False)
     spec = load("quick")
     storage = open_storage(url_of(None, tmp_path))
     study = create_study(storage, spec, runs=tmp_path, fingerprint="f")

@@ -30,9 +30,8 @@ OLD = Path(__file__).parents[2] / "data" / "run-schema-1.json"
 
 
 @pytest.fixture
-def storage(tmp_path, monkeypatch):
-    monkeypatch.delenv("HPO_STORAGE", raising=False)
-    return open_storage(url_of(None, tmp_path))
+def storage(with_database):
+    return open_storage(url_of(None, with_database))
 
 
 def create(storage, *settings, fingerprint="f"):
