@@ -129,7 +129,7 @@ def _train(job: ClaimedTrial, started: str) -> RunRecord:
         job.slots.renew(job.claim)
         rows.append(epoch)
         log.info("%s", _line(epoch))
-        _with_history(record, rows).write(job.folder)
+        _with_history(record, rows).write(job.folder, parents=False)
         value = epoch.objective(train_config)
         trial.report(value, epoch.epoch)
         if epoch.epoch < job.spec.training.epochs and trial.should_prune():
@@ -236,7 +236,8 @@ def _measured(job: ClaimedTrial, record: RunRecord) -> RunRecord:
 def _put(job: ClaimedTrial, record: RunRecord) -> RunRecord:
     """Write the record, if the trial is still this worker's."""
     job.slots.renew(job.claim)
-    record.write(job.folder)
+    # A folder made anew would hide the one that comes back when the disk does.
+    record.write(job.folder, parents=False)
     return record
 
 

@@ -252,8 +252,10 @@ class RunRecord:
         """`best_objective` to sort by: infinite where there is none."""
         return math.inf if self.best_objective is None else self.best_objective
 
-    def write(self, folder: Path) -> Path:
+    def write(self, folder: Path, *, parents: bool = True) -> Path:
         """Put `run.json` in `folder` in one step: a reader sees the whole file, old or new.
+
+        The folder is made, unless `parents` says that it has to be there.
 
         Returns:
             The path of the file.
@@ -264,7 +266,7 @@ class RunRecord:
         """
         path = folder / NAME
         text = self._text(path)
-        with draft_of(path) as draft:
+        with draft_of(path, parents=parents) as draft:
             draft.write_text(text, encoding="utf-8")
         return path
 
