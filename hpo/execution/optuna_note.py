@@ -7,11 +7,10 @@ few and they are small. Only the launcher writes them; workers never do.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -20,7 +19,7 @@ from optuna.exceptions import ExperimentalWarning
 from data_prep.errors import first_line
 from hpo.dashboard.address import ROOT
 from hpo.records.folder import read_all
-from hpo.records.record import EpochRow, RunRecord
+from hpo.records.record import RunRecord
 from hpo.study.study import runs_of, trial_name
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ def _save_charts(study: optuna.Study, records: Sequence[RunRecord]) -> None:
     rows = [{**one, "run": key} for key, one in zip(named, flat, strict=True)]
 
     def learned(most: int) -> Figure:
-        return learning.curves(_thinned(best, most), theme="light")
+        return learning.curves(best, most=most)
 
     def cost(most: int) -> Figure:
         return figures.pareto(rows[: 5 * most], "flops_per_event", theme="light")
@@ -147,24 +146,6 @@ def _small(draw: Callable[[int], Figure]) -> Figure:
         if len(figure.to_json()) <= LARGEST or most <= _FEWEST_POINTS:
             return figure
         most = 2 * most // 3
-
-
-def _thinned(records: dict[str, RunRecord], most: int) -> dict[str, RunRecord]:
-    """The records with so many epochs at most, the best and the last among them."""
-    return {
-        key: dataclasses.replace(one, epochs=tuple(_some(one.epochs, one.best_epoch, most)))
-        for key, one in records.items()
-    }
-
-
-def _some(epochs: Sequence[EpochRow], best: int | None, most: int) -> Iterable[EpochRow]:
-    step = -(-len(epochs) // most)
-    last = len(epochs) - 1
-    return (
-        row
-        for index, row in enumerate(epochs)
-        if index % step == 0 or index == last or row.epoch == best
-    )
 
 
 def _plain(value: Any) -> Any:

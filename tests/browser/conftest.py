@@ -75,6 +75,13 @@ def study(tmp_path_factory, prepared):
     return folder / "runs"
 
 
+@pytest.fixture(scope="session")
+def site(study):
+    """Address of a dashboard over the study, with its token."""
+    with _running(study) as address:
+        yield address
+
+
 @pytest.fixture
 def dashboard():
     """Start `hpo dashboard FOLDER ...`; at the end it is ended as by Ctrl-C, which must be well.

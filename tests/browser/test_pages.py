@@ -26,12 +26,6 @@ SOON_MS = 20_000
 expect.set_options(timeout=SOON_MS)
 
 
-@pytest.fixture
-def site(dashboard, study: Path):
-    """Address of a dashboard over the study, with its token."""
-    return dashboard(study)
-
-
 def rows_of(page: Page) -> list[str]:
     """The runs in the table, in its order."""
     grid = page.locator("#grid")

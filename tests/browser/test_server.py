@@ -7,15 +7,14 @@ import pytest
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
-def served(dashboard, folder):
-    """Start a dashboard: its address with the token, and the part of it before any path."""
-    address = dashboard(folder)
-    return address, address.partition("/runs/")[0]
+@pytest.fixture
+def root(site):
+    """The part of the address before any path."""
+    return site.partition("/runs/")[0]
 
 
-def test_the_token_leaves_the_address_and_the_browser_is_known_from_then_on(study, dashboard, page):
-    address, root = served(dashboard, study)
-    page.goto(address)
+def test_the_token_leaves_the_address_and_the_browser_is_known_from_then_on(site, root, page):
+    page.goto(site)
     assert page.url == f"{root}/runs/"
     [cookie] = page.context.cookies()
     assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
@@ -24,18 +23,17 @@ def test_the_token_leaves_the_address_and_the_browser_is_known_from_then_on(stud
     assert page.url == f"{root}/runs/"
 
 
-def test_without_the_token_the_page_says_where_it_is(study, dashboard, page):
-    page.goto(f"{served(dashboard, study)[1]}/runs/")
+def test_without_the_token_the_page_says_where_it_is(root, page):
+    page.goto(f"{root}/runs/")
 
     assert "Open the address that `hpo dashboard` printed" in page.inner_text("body")
     assert page.faults  # the refusal, and what the browser says of it
     page.faults.clear()
 
 
-def test_an_address_that_a_file_leads_to_opens_the_page(study, dashboard, page, tmp_path):
-    address, root = served(dashboard, study)
+def test_an_address_that_a_file_leads_to_opens_the_page(site, root, page, tmp_path):
     leading = tmp_path / "leading.html"
-    leading.write_text(f'<meta http-equiv="refresh" content="0; url={address}">')
+    leading.write_text(f'<meta http-equiv="refresh" content="0; url={site}">')
 
     page.goto(leading.as_uri())
     page.wait_for_url(f"{root}/runs/")
@@ -44,9 +42,8 @@ def test_an_address_that_a_file_leads_to_opens_the_page(study, dashboard, page, 
     page.faults[:] = [one for one in page.faults if one and "401" not in one]
 
 
-def test_optunas_page_shows_the_study_and_its_link_follows_to_the_trial(study, dashboard, page):
-    address, root = served(dashboard, study)
-    page.goto(address)
+def test_optunas_page_shows_the_study_and_its_link_follows_to_the_trial(site, root, page):
+    page.goto(site)
     page.goto(f"{root}/dashboard")
     link = page.locator("#hpo-runs")
     assert link.inner_text() == "Runs"
@@ -62,9 +59,8 @@ def test_optunas_page_shows_the_study_and_its_link_follows_to_the_trial(study, d
     page.wait_for_url(re.compile(r"/runs/run/tiny/trial-00003"))
 
 
-def test_optunas_pages_show_what_the_launch_wrote(study, dashboard, page):
-    address, root = served(dashboard, study)
-    page.goto(address)
+def test_optunas_pages_show_what_the_launch_wrote(site, root, page):
+    page.goto(site)
     page.goto(f"{root}/dashboard/studies/1")
     page.get_by_text("validation NLL").first.wait_for()
     page.locator('[id="user-defined-plot:hpo-learning"] .main-svg').first.wait_for()

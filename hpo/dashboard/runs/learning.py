@@ -47,6 +47,7 @@ def curves(
     excess: bool = False,
     smoothing: float = 0.0,
     theme: ThemeName = "light",
+    most: int = MOST_POINTS,
 ) -> go.Figure:
     """Training and validation NLL of every run.
 
@@ -59,11 +60,12 @@ def curves(
         smoothing: Weight of the past, in [0, 1); see `history.smoothed`. The best epoch stays where
             it was measured.
         theme: Of the page.
+        most: Points of one curve.
 
     Raises:
         TablesError: If the smoothing is out of its range.
     """
-    drawn = _lines(records, theme)
+    drawn = _lines(records, theme, most)
     if not drawn:
         return style.sentence("No runs are chosen.", theme)
     if not any(np.isfinite(each.curve.val_nll).any() for each in drawn):
@@ -79,7 +81,7 @@ def curves(
     above = [each.curve.val_nll - floor for each in _able(drawn)]
     figure.update_yaxes(range=_log_span(above, 0.05) if excess else _span(drawn))
     thinned = any(len(each.at) < _told(each.curve) for each in drawn)
-    points = f"   (about {MOST_POINTS:,} points a run)" if thinned else ""
+    points = f"   (about {most:,} points a run)" if thinned else ""
     style.note(figure, theme, "— validation   - - training   ● best epoch" + points)
     return figure
 
@@ -94,7 +96,7 @@ def rates(
     """Loss rate of every run where it is positive, and the rates below which runs stop early."""
     if not records:
         return style.sentence("No runs are chosen.", theme)
-    drawn = _lines(records, theme)
+    drawn = _lines(records, theme, MOST_POINTS)
     positive = {each.key: _positive(each.curve.loss_rate) for each in drawn}
     if not any(np.isfinite(each).any() for each in positive.values()):
         return style.sentence("No run has a positive loss rate yet.", theme)
@@ -168,10 +170,10 @@ class _Line:
         return self.trace(along, told, mode="lines", line=line, **point, **more)
 
 
-def _lines(records: Mapping[str, RunRecord], theme: ThemeName) -> list[_Line]:
+def _lines(records: Mapping[str, RunRecord], theme: ThemeName, most: int) -> list[_Line]:
     palette, names = style.THEMES[theme].palette, tables.names(records)
     curves = {key: history.curve(record) for key, record in records.items()}
-    drawn = {key: _thin(curve) for key, curve in curves.items()}
+    drawn = {key: _thin(curve, most) for key, curve in curves.items()}
     many = 2 * sum(map(len, drawn.values())) > MOST_SVG
     return [
         _Line(
@@ -189,13 +191,13 @@ def _lines(records: Mapping[str, RunRecord], theme: ThemeName) -> list[_Line]:
     ]
 
 
-def _thin(curve: Curve) -> NDArray[np.intp]:
-    """The epochs to draw: up to the last that was measured, and `MOST_POINTS` at most."""
+def _thin(curve: Curve, most: int) -> NDArray[np.intp]:
+    """The epochs to draw: up to the last that was measured, and at most so many."""
     told = _told(curve)
-    if told <= MOST_POINTS:
+    if told <= most:
         return np.arange(told, dtype=np.intp)
     kept = {0, told - 1} | ({curve.best} if curve.best is not None else set())
-    for part in np.array_split(np.arange(told), (MOST_POINTS - 3) // 3):
+    for part in np.array_split(np.arange(told), (most - 3) // 3):
         values = curve.val_nll[part]
         lost = np.flatnonzero(np.isnan(values))[:1]
         kept |= set(part[lost].tolist())
