@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from hpo.dashboard.catalog import Catalog
 
+DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -56,8 +58,8 @@ def dashboard(
 ) -> None:
     """Compare runs in a browser, as they go on, with optuna-dashboard beside them.
 
-    DIR holds studies, or is one; it may also hold run JSONs of the thesis. Who opens the page needs
-    the address as it is printed, with its token.
+    DIR holds studies, or is one; it may also hold run JSONs of the thesis. The page opens only at
+    the printed address, with its token.
 
     \b
         hpo dashboard
@@ -76,8 +78,7 @@ def dashboard(
         _tell(address, catalog, url if opened else None, host=host, port=number)
         with _opening(address) if open_it else contextlib.nullcontext():
             serve(wsgi, listening)
-    # At once: torch aborts a process that comes to its end while a density is still computed, of
-    # which nobody waits any more.
+    # At once: torch aborts a process that ends in the usual way while a density is still computed.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
@@ -117,7 +118,7 @@ def _pages(
     allow_edit: bool,
     host: str,
 ) -> tuple[WSGIApplication, str]:
-    """Everything that is served, and the token that opens it."""
+    """The application to serve, and the token that opens it."""
     import secrets
 
     from hpo.dashboard import app, optuna_page, server
@@ -152,22 +153,13 @@ def _tell(address: str, catalog: Catalog, url: URL | None, *, host: str, port: i
             "on the way: prefer --host 127.0.0.1 and ssh -L"
         )
         click.echo(f"Warning: {text}", err=True)
-    elif _is_remote():
-        import socket
-
+    elif "SSH_CONNECTION" in os.environ or not any(map(os.environ.get, DISPLAYS)):
         click.echo(f"from home  ssh -L {port}:localhost:{port} {socket.gethostname()}")
     click.echo("Ctrl-C ends it.")
 
 
-def _is_remote() -> bool:
-    display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    return "SSH_CONNECTION" in os.environ or not display
-
-
 def _named(host: str) -> str:
     """The host as an address has it."""
-    import socket
-
     if host in ("0.0.0.0", "::"):
         return socket.gethostname()
     return f"[{host}]" if ":" in host else host

@@ -41,11 +41,14 @@ class Query:
         )
 
     def __str__(self) -> str:
-        pairs = [("run", key) for key in self.runs]
-        pairs += [("where", self.where)] if self.where else []
-        pairs += [("column", name) for name in self.columns]
-        pairs += [("differing", "1")] if self.differing else []
-        return f"?{urlencode(pairs, safe='/')}" if pairs else ""
+        parts = {
+            "run": self.runs,
+            "where": self.where or (),
+            "column": self.columns,
+            "differing": "1" if self.differing else (),
+        }
+        text = urlencode(parts, doseq=True, safe="/")
+        return f"?{text}" if text else ""
 
 
 def of_run(key: str) -> str:

@@ -50,7 +50,6 @@ _RESULTS = {
 
 _OPTIONS = {
     "training_epochs": ("epochs asked for", ""),
-    "blocks": ("blocks", ""),
     "bound": ("reach of the splines", "standard deviations"),
     "hidden": ("hidden units", ""),
     "depth": ("hidden layers", ""),
