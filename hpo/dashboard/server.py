@@ -286,6 +286,6 @@ def _guarded(optuna: WSGIApplication, *, allow_edit: bool) -> WSGIApplication:
 def _add_link(page: Response) -> None:
     tag = f'<script defer src="{LINK}"></script>'.encode()
     page.data = page.data.replace(b"</body>", tag + b"</body>", 1)
-    # It is another file than the one that these speak of.
+    # These headers describe the page without the link.
     for name in ("Last-Modified", "ETag", "Accept-Ranges"):
         page.headers.pop(name, None)
