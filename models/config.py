@@ -71,17 +71,12 @@ def checked(cls: type[T]) -> type[T]:
 
 
 def faults_of(error: pydantic.ValidationError, known: Iterable[str]) -> list[str]:
-    """A sentence for every fault that pydantic found: the option, the rule, the value.
-
-    Args:
-        error: What pydantic raised.
-        known: The options that there are.
-    """
+    """A sentence for every fault that pydantic found: the option, the rule, the value."""
     return [_sentence(one, known) for one in error.errors(include_url=False)]
 
 
 def _sentence(error: Any, known: Iterable[str]) -> str:
-    place = ".".join(str(part) for part in error["loc"])
+    place = ".".join(str(part) for part in error["loc"] if part != "[key]")
     if error["type"] == "unexpected_keyword_argument":
         return f"has no key {place!r}: {suggestion(place, known, otherwise='it takes')}"
     if error["type"] == "missing":

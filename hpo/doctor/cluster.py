@@ -37,11 +37,7 @@ class _Partition:
 
 
 def cluster_checks(spec: StudySpec | None) -> list[Check]:
-    """Whether SLURM answers, and then what it says of a study's jobs.
-
-    Args:
-        spec: The study; None looks at the default partition.
-    """
+    """Whether SLURM answers, and takes a study's jobs; without a study, the default partition."""
     if not slurm_available():
         found = "sbatch, squeue, scontrol or scancel is not on this machine"
         return [Check("slurm", "failed", found, "go to a login node, or use --on local")]

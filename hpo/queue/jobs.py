@@ -75,10 +75,9 @@ def job_of_this_process() -> str | None:
 
 
 def job_states(jobs: Iterable[str]) -> dict[str, JobState] | None:
-    """The states of these jobs that squeue knows, by id; None without an answer.
+    """The states of jobs that squeue knows, by id (`123`, `123_4`); None without an answer.
 
-    Args:
-        jobs: Ids of jobs or of whole arrays (`123`), or of one task (`123_4`).
+    An id of a whole array (`123`) stands for all of its tasks.
     """
     arrays = sorted({job.partition("_")[0] for job in jobs})
     if not arrays:
@@ -95,30 +94,18 @@ def job_states(jobs: Iterable[str]) -> dict[str, JobState] | None:
 
 
 def cancel_jobs(jobs: Sequence[str]) -> None:
-    """End these jobs.
-
-    Raises:
-        SchedulerError: If the controller does not answer.
-    """
+    """End these jobs; raises SchedulerError if the controller does not answer."""
     if jobs:
         ask_slurm("scancel", *jobs)
 
 
 def requeue_job(job: str) -> None:
-    """Put a running job back into the queue, from which it starts anew.
-
-    Raises:
-        SchedulerError: If it may not be, or the controller does not answer.
-    """
+    """Put a running job back into the queue; raises SchedulerError if that is refused."""
     ask_slurm("scontrol", "requeue", job)
 
 
 def cluster_settings() -> Mapping[str, str]:
-    """The cluster's configuration, such as `MaxArraySize`, by name.
-
-    Raises:
-        SchedulerError: If the controller does not answer.
-    """
+    """The cluster's configuration by name, such as `MaxArraySize`; may raise SchedulerError."""
     pairs = (line.partition("=") for line in ask_slurm("scontrol", "show", "config").splitlines())
     return {name.strip(): value.strip() for name, equals, value in pairs if equals}
 

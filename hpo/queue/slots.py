@@ -45,13 +45,10 @@ class Slots(TrialReader):
 
     @retried
     def top_up(self, total: int, *, points: Sequence[Mapping[str, Any]] | None = None) -> int:
-        """Have the study get `total` trials in all, and say how many more that is.
+        """Raise the study's total of trials to `total`; gives how many more that is.
 
         One transaction that holds the study's row: two launches at once add nothing twice.
-
-        Args:
-            total: Trials that the study shall have in all.
-            points: Parameters of trial 0, 1, ...; without them the sampler decides.
+        `points` are the parameters of trial 0, 1, ...; without them the sampler decides.
         """
         with self.engine.begin() as connection:
             have = self._count(connection)
@@ -63,10 +60,9 @@ class Slots(TrialReader):
 
     @retried
     def enqueue(self, points: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Have these parameters tried next, by trials that count to the total or exceed it.
+        """Make trials of these parameters, the next to be claimed; their numbers.
 
-        Returns:
-            The numbers of the trials.
+        The total grows where they exceed it.
         """
         with self.engine.begin() as connection:
             have = self._count(connection)
@@ -130,14 +126,9 @@ class Slots(TrialReader):
 
     @retried
     def release(self, claim: Claim, *, futile: bool = False) -> bool:
-        """Hand a trial back, to be continued by whichever worker asks next.
+        """Hand a trial back for the next worker; False if the lease has changed hands.
 
-        Args:
-            claim: Of the trial.
-            futile: Whether it got nowhere, which counts as a restart: it might never get anywhere.
-
-        Returns:
-            False, with nothing done, if the lease has changed hands.
+        A futile attempt, without any progress, counts as a restart: the next may be futile, too.
         """
         # A new token fences off the old owner; the row keeps the count of restarts.
         fenced = {"token": uuid.uuid4().hex, "restarts": claim.restarts + futile}

@@ -30,8 +30,8 @@ def sampler_of(
     (optuna#4714).
 
     Args:
-        spec: Of the study.
-        number: Of the trial.
+        spec: The resolved study file.
+        number: The number of the trial.
         known: The search space of the finished trials that this process has seen, updated by the
             later ones. Without it all trials are compared anew.
     """

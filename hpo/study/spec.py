@@ -67,7 +67,13 @@ def _one_line(text: str) -> str:
 def _option(key: str) -> str:
     if not _OPTION.fullmatch(key):
         raise ValueError("is no long name of an option of sbatch")
+    if _plain(key) in _OWN_OPTIONS:
+        raise ValueError("is set otherwise: see the other keys")
     return key
+
+
+def _plain(option: str) -> str:
+    return option.lstrip("-").replace("-", "_")
 
 
 def _option_value(value: object) -> object:
@@ -159,15 +165,9 @@ class SlurmTable:
     """Nodes not to be used, as `sbatch --exclude`."""
     extra: dict[Option, OptionValue] = field(default_factory=dict)
     """Any other option of `sbatch` by its long name, such as `reservation = "ligo"`."""
-
     workers_per_gpu: PositiveInt = 1
     """Workers that share each GPU of a job, and its cores and memory evenly: small flows do not
     fill one. Without GPUs, workers of a job."""
-
-    def __post_init__(self) -> None:
-        for key in self.extra:
-            if _plain(key) in _OWN_OPTIONS:
-                raise ValueError(f"extra has {key!r}, which is set otherwise: see the other keys")
 
     @property
     def tasks(self) -> int:
@@ -196,10 +196,6 @@ class SlurmTable:
     def extra_options(self) -> dict[str, str | int | bool]:
         """The options of `extra`, named as in `options`."""
         return {_plain(key): value for key, value in self.extra.items()}
-
-
-def _plain(option: str) -> str:
-    return option.lstrip("-").replace("-", "_")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

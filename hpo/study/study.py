@@ -147,9 +147,9 @@ def stop_reason(study: optuna.Study, spec: StudySpec, slots: Slots) -> str | Non
     """Why no new trial starts: `hpo stop`, or the study's own rule. None when one may."""
     if study.user_attrs.get(STOP_ATTRIBUTE, False):
         return "stopped by hpo stop"
-    patience = spec.study.stop_after_no_improvement
-    if patience and _since_best(slots.summaries()) >= patience:
-        return f"no better trial among the last {patience} ([study] stop_after_no_improvement)"
+    limit = spec.study.stop_after_no_improvement
+    if limit and _since_best(slots.summaries()) >= limit:
+        return f"no better trial among the last {limit} ([study] stop_after_no_improvement)"
     return None
 
 

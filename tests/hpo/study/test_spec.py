@@ -1,9 +1,12 @@
 import json
+from pathlib import Path
 
 import pytest
 
 from hpo.study.spec import SpecError, StudySpec, is_name, load, shipped
 
+STORED = Path(__file__).parents[2] / "data" / "stored-study-0.1.json"
+"""What the last version stored of a study with ranges, held-out cells and options of sbatch."""
 MINIMAL = '[study]\nname = "s"\n'
 
 
@@ -168,6 +171,16 @@ def test_what_is_set_last_holds_whichever_table_named_it():
 
     assert searched.space["batch_size"] == [64, 128]
     assert "learning_rate" not in fixed.space
+
+
+def test_a_study_stored_by_version_0_1_means_what_it_meant():
+    stored = json.loads(STORED.read_text())
+
+    spec = StudySpec.from_json(json.dumps(stored))
+
+    assert json.loads(spec.to_json()) == stored
+    assert spec.space["clip_norm"].step == 1
+    assert spec.slurm.extra_options == {"reservation": "x", "exclusive": True, "cpu_freq": 3}
 
 
 def test_a_stored_study_keeps_the_defaults_that_it_was_made_with():
