@@ -21,7 +21,10 @@ from hpo.cli.machine import db, doctor
 from hpo.cli.runs import logs, rerun, runs
 from hpo.cli.studies import enqueue, launch, status, stop
 
-_BAD_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR)
+_BAD_PATH = (
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR),
+)
 WIDEST = 2_000
 """Characters of a line of an error; a file can hold names of any length."""
 
@@ -44,16 +47,13 @@ class _Commands(click.Group):
             sys.exit(1)
         except InputError as error:
             _end(ctx, f"Error: {error}", code=2, error=error)
-        except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
-            _end(ctx, f"Error: {error.filename}: {error.strerror}", code=2, error=error)
         except OSError as error:
-            if error.errno in _BAD_PATH:
-                _end(ctx, f"Error: {error.filename}: {error.strerror}", code=2, error=error)
-            if error.errno not in REMEDIES:
+            if error.errno not in (*_BAD_PATH, *REMEDIES):
                 _end_as_failed(ctx, error)
-            where = error.filename or "a file"
-            remedy = f"{REMEDIES[error.errno]}, then run the same command again"
-            _end(ctx, f"Error: {where}: {error.strerror}: {remedy}", code=2, error=error)
+            text = f"Error: {error.filename or 'a file'}: {error.strerror}"
+            if remedy := REMEDIES.get(error.errno or 0):
+                text += f": {remedy}, then run the same command again"
+            _end(ctx, text, code=2, error=error)
         except Exception as error:
             _end_as_failed(ctx, error)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpo.cli.options import existing, listed, placed
+from hpo.cli.options import existing, listed, placed, planned
 
 if TYPE_CHECKING:
     from hpo.records.listing import Format
@@ -17,30 +17,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("study", required=False, metavar="[STUDY.toml]")
-@click.option(
-    "--on",
-    type=click.Choice(["local", "slurm"]),
-    default="local",
-    show_default=True,
-    help="Where workers would be.",
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="How many would be asked for.",
-)
-@click.option(
-    "--force-sqlite", is_flag=True, help="Use a SQLite file where its locks may not hold."
-)
-@click.option("--set", "settings", multiple=True, metavar="TABLE.KEY=VALUE", help="Change a line.")
+@planned
 @placed
 @listed
 def doctor(
     study: str | None,
     on: str,
-    workers: int,
+    workers: int | None,
     force_sqlite: bool,
     settings: tuple[str, ...],
     runs: Path,
@@ -64,7 +47,7 @@ def doctor(
         on=on,
         runs=runs.absolute(),
         url=url_of(storage, runs),
-        workers=workers,
+        workers=workers or machine.default_workers(spec),
         force_sqlite=force_sqlite,
     )
     click.echo(render([dataclasses.asdict(one) for one in checks], style))

@@ -5,14 +5,13 @@ Each fault is told in a sentence.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from data_prep.errors import InputError
+from data_prep.errors import InputError, suggestion
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -44,6 +43,29 @@ def placed(command: Command) -> Command:
         "--runs", type=FOLDER, default=Path("runs"), show_default=True, help="Folder of all runs."
     )
     return runs(storage(command))
+
+
+def planned(command: Command) -> Command:
+    """Give a command `--on`, `--workers`, `--set` and `--force-sqlite`, as a launch has them."""
+    on = click.option(
+        "--on",
+        type=click.Choice(["local", "slurm"]),
+        default="local",
+        show_default=True,
+        help="Where the workers are.",
+    )
+    workers = click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        help="Workers [default: the study's, else one for each core here, at most 8].",
+    )
+    settings = click.option(
+        "--set", "settings", multiple=True, metavar="TABLE.KEY=VALUE", help="Change a line."
+    )
+    sqlite = click.option(
+        "--force-sqlite", is_flag=True, help="Use a SQLite file where its locks may not hold."
+    )
+    return on(workers(settings(sqlite(command))))
 
 
 def study_name(reference: str) -> str:
@@ -122,7 +144,9 @@ def conditions(words: Sequence[str], known: Sequence[str]) -> dict[str, Any]:
         word = rest.pop(0)
         name, equals, text = word.removeprefix("--").partition("=")
         if not word.startswith("--") or name not in known:
-            raise click.UsageError(_unknown(word, name, known))
+            options = [f"--{one}" for one in known]
+            hint = f": {suggestion(f'--{name}', options)}" if known else ""
+            raise click.UsageError(f"no such option {word!r}{hint}")
         if not equals:
             if not rest:
                 raise click.UsageError(f"--{name} needs a value")
@@ -140,14 +164,6 @@ def missing(values: Mapping[str, float], known: Sequence[str]) -> None:
     absent = [f"--{name}" for name in known if name not in values]
     if absent:
         raise click.UsageError(f"give {' and '.join(absent)}: the emulator is conditioned on it")
-
-
-def _unknown(word: str, name: str, known: Sequence[str]) -> str:
-    if not known:
-        return f"no such option {word!r}"
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
-    takes = f"did you mean --{near[0]}?" if near else f"the conditions are {', '.join(known)}"
-    return f"no such option {word!r}: {takes}"
 
 
 def _number(name: str, text: str) -> float:

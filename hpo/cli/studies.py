@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpo.cli.options import FILE, database, existing, listed, placed, study_name
+from hpo.cli.options import FILE, database, existing, listed, placed, planned, study_name
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -24,25 +24,10 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("study", default="bbh", metavar="[STUDY.toml]")
 @click.option("--trials", type=click.IntRange(min=1), help="Trials in total [default: study's].")
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    help="Workers [default: one for each core here, at most 8].",
-)
-@click.option(
-    "--on",
-    type=click.Choice(["local", "slurm"]),
-    default="local",
-    show_default=True,
-    help="Where the workers are.",
-)
 @click.option("--name", help="Name of the study [default: the file's].")
-@click.option("--set", "settings", multiple=True, metavar="TABLE.KEY=VALUE", help="Change a line.")
 @click.option("--detach", is_flag=True, help="Go on in the background and return.")
 @click.option("--dry-run", is_flag=True, help="Show what would be run; touch nothing.")
-@click.option(
-    "--force-sqlite", is_flag=True, help="Use a SQLite file where its locks may not hold."
-)
+@planned
 @placed
 def launch(
     study: str,

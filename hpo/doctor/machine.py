@@ -86,6 +86,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def default_workers(spec: StudySpec | None) -> int:
+    """Workers where no number is given: the study's, else one for each core, at most 8."""
+    return (spec.study.workers if spec else None) or min(8, cores())
+
+
 def _versions() -> list[Check]:
     """The installed packages against what ours requires of them."""
     wanted = [Requirement(line) for line in metadata.requires("hpo-flows") or ()]

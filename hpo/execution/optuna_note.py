@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
+import json
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -30,16 +30,15 @@ if TYPE_CHECKING:
 NOTE = "hpo:note"
 """Of the study: what its note was when we wrote it, as a digest."""
 
-LARGEST = 30_000
-"""Bytes of a picture's JSON."""
-BEST = 10
-"""Runs whose learning curves are drawn."""
+BEST, EPOCHS = 10, 30
+"""Runs whose learning curves are drawn, and points of each."""
+MOST = 150
+"""Runs whose cost is drawn, the best."""
 
 _METRICS = {
     "val_nll": "validation NLL [nats/event]",
     "held_out_nll": "held-out NLL [nats/event]",
 }
-_FEWEST_POINTS = 12
 
 
 def describe(study: optuna.Study, plan: Plan) -> None:
@@ -83,7 +82,7 @@ def _save_note(study: optuna.Study, note: str) -> None:
     study.set_user_attr(NOTE, _digest(note))
 
 
-def _save_charts(study: optuna.Study, records: Sequence[RunRecord]) -> None:
+def _save_charts(study: optuna.Study, records: Iterable[RunRecord]) -> None:
     from optuna_dashboard import save_plotly_graph_object
 
     from hpo.dashboard.runs import figures, learning
@@ -95,16 +94,13 @@ def _save_charts(study: optuna.Study, records: Sequence[RunRecord]) -> None:
     named = {f"{one.study}/{trial_name(one.trial)}": one for one in ordered}
     best = dict(list(named.items())[:BEST])
     flat = aligned([row(record) for record in ordered], ordered)
-    rows = [{**one, "run": key} for key, one in zip(named, flat, strict=True)]
-
-    def learned(most: int) -> Figure:
-        return learning.curves(best, most=most)
-
-    def cost(most: int) -> Figure:
-        return figures.pareto(rows[: 5 * most], "flops_per_event", theme="light")
-
-    for name, draw in {"hpo-learning": learned, "hpo-cost": cost}.items():
-        save_plotly_graph_object(study, _small(draw), graph_object_id=name)
+    rows = [{**one, "run": key} for key, one in zip(named, flat, strict=True)][:MOST]
+    charts = {
+        "hpo-learning": learning.curves(best, most=EPOCHS),
+        "hpo-cost": figures.pareto(rows, "flops_per_event", theme="light"),
+    }
+    for name, figure in charts.items():
+        save_plotly_graph_object(study, _small(figure), graph_object_id=name)
 
 
 def _note(plan: Plan) -> str:
@@ -133,29 +129,15 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _small(draw: Callable[[int], Figure]) -> Figure:
-    """The figure with as much in it as `LARGEST` lets there be."""
+def _small(figure: Figure) -> Figure:
+    """The figure with its numbers to six digits, which is more than a screen shows."""
     from plotly.graph_objects import Figure
 
-    most = 100
-    while True:
-        drawn = draw(most).to_plotly_json()
-        # Of its seven kilobytes a page that has its own look uses none.
-        drawn["layout"].pop("template", None)
-        figure = Figure(_plain(drawn), layout_template="none")
-        if len(figure.to_json()) <= LARGEST or most <= _FEWEST_POINTS:
-            return figure
-        most = 2 * most // 3
-
-
-def _plain(value: Any) -> Any:
-    """A figure's content with its numbers to six digits, which is more than a screen shows."""
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value
+    content = json.loads(
+        json.dumps(figure.to_plotly_json(), default=lambda array: array.tolist()),
+        parse_float=lambda text: float(f"{float(text):.6g}"),
+        parse_constant=lambda _: None,  # not finite
+    )
+    # A page that has its own look uses none of its seven kilobytes.
+    content["layout"].pop("template", None)
+    return Figure(content, layout_template="none")

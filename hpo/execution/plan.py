@@ -10,7 +10,7 @@ from sqlalchemy.engine import URL
 
 from data_prep import cells
 from data_prep.dataset import SAMPLE, Dataset
-from hpo.doctor.machine import cores
+from hpo.doctor.machine import cores, default_workers
 from hpo.storage.address import masked
 from hpo.study.space import grid
 from hpo.study.spec import SpecError, StudySpec
@@ -124,7 +124,7 @@ def make_plan(
         spec=dataclasses.replace(spec, data=data),
         dataset=dataset,
         trials=total,
-        workers=min(workers or spec.study.workers or min(8, cores()), total),
+        workers=min(workers or default_workers(spec), total),
         on=on,
         runs=runs.absolute(),
         url=url,

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,27 +68,6 @@ class HandBack(BaseException):
         self.signal_number = signal_number
 
 
-@dataclass(frozen=True, slots=True)
-class TimeLeft:
-    """Until when the job of this process may run."""
-
-    end_s: float | None
-    """Seconds since 1970; None without a limit."""
-
-    @classmethod
-    def of_this_job(cls, timeout_min: int) -> TimeLeft:
-        """As SLURM says, else from the limit that was asked for."""
-        if job_of_this_process() is None:
-            return cls(None)
-        said = os.environ.get("SLURM_JOB_END_TIME", "")
-        started_s = psutil.Process().create_time()
-        return cls(float(said) if said.isdigit() else started_s + 60 * timeout_min)
-
-    def suffices_for(self, seconds: float) -> bool:
-        """Whether so many seconds are left before the job is told to end."""
-        return self.end_s is None or time.time() + seconds < self.end_s - SIGNAL_S
-
-
 def work(study_name: str, runs: str, threads: int, workers: int) -> int:
     """Run trials of the study until none waits or the time is up; say how many were run.
 
@@ -124,7 +103,7 @@ class _Worker:
         self._slots = slots
         self._owner = owner
         self._runs = runs
-        self._time_left = TimeLeft.of_this_job(spec.slurm.timeout_min)
+        self._end_s = end_of_job(spec.slurm.timeout_min)
         self._known = search_space()
         self._epoch_s = 0.0  # the longest so far
         self._done = 0
@@ -150,7 +129,8 @@ class _Worker:
             return None
         reap_lost_trials(self._study, self._slots, self._owner)
         # The first is begun in any case: a job that began none would do so again and again.
-        if self._done and not self._time_left.suffices_for(WORTHWHILE_EPOCHS * self._epoch_s):
+        needed_s = WORTHWHILE_EPOCHS * self._epoch_s
+        if self._done and time.time() + needed_s > self._end_s - SIGNAL_S:
             if self._slots.counts()[TrialState.WAITING]:
                 log.info("no time for another trial before the limit")
                 self._start_again()
@@ -212,6 +192,14 @@ class _Worker:
             log.info("job %s is queued again", job)
         except SchedulerError as error:  # a launcher that runs starts another one
             log.warning("job %s is not queued again: %s", job, error)
+
+
+def end_of_job(timeout_min: int) -> float:
+    """When this process's job ends, in seconds since 1970: as SLURM says, else as was asked for."""
+    if job_of_this_process() is None:
+        return math.inf
+    said = os.environ.get("SLURM_JOB_END_TIME", "")
+    return float(said) if said.isdigit() else psutil.Process().create_time() + 60 * timeout_min
 
 
 def _epochs(study: optuna.Study, number: int) -> int:

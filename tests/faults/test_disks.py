@@ -174,7 +174,7 @@ kind = "none"
 
 
 @pytest.mark.parametrize("fault", ["full", "gone"])
-def test_a_launch_whose_disk_fails_goes_on_when_it_is_back(disk, data, tmp_path, fault):
+def test_a_launch_whose_disk_fails_goes_on_when_it_is_back(forks, disk, data, tmp_path, fault):
     runs, away = disk.folder / "runs", disk.folder / "away"
     (tmp_path / "s.toml").write_text(STUDY + f'[data]\npath = "{data}"\n')
     command = [sys.executable, "-m", "hpo.cli", "launch", "s.toml", "--runs", str(runs)]
@@ -202,9 +202,10 @@ def test_a_launch_whose_disk_fails_goes_on_when_it_is_back(disk, data, tmp_path,
     assert runs.exists() == (fault == "full")  # or what is written now would hide what comes back
     disk.make_room() if fault == "full" else away.rename(runs)
 
-    done = subprocess.run(command, timeout=200, **options)
-    assert done.returncode == 0, done.stdout
-    assert "2 of 2 trials done (2 complete, 0 pruned, 0 failed)" in done.stdout
+    url = options["env"]["HPO_STORAGE"]
+    done = forks.hpo(*command[3:], cwd=tmp_path, storage=url)
+    assert done.code == 0, done.said
+    assert "2 of 2 trials done (2 complete, 0 pruned, 0 failed)" in done.said
     records = [read(path) for path in sorted(runs.glob("s/trial-*/run.json"))]
     assert [(one.state, len(one.epochs)) for one in records] == [("complete", 40)] * 2
     assert "goes on after epoch" in log.read_text()

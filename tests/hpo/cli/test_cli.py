@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -12,6 +13,10 @@ from click.testing import CliRunner
 
 from data_prep.dataset import Dataset
 from hpo.cli import main
+from hpo.execution.launch import begin
+from hpo.execution.plan import make_plan
+from hpo.storage.address import url_of
+from hpo.study.spec import load
 
 COMMANDS = sorted(main.commands)
 
@@ -117,17 +122,26 @@ def test_a_table_becomes_a_dataset_and_says_how_large(hpo, table, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def studied(tmp_path_factory, prepared):
+def studied(forks, tmp_path_factory, prepared):
     """A working folder with a finished study of two trials on `prepared` and its emulator."""
     folder = tmp_path_factory.mktemp("studied")
-    for words in (
-        ["launch", "quick", "--trials", "2", "--workers", "1", "--set", f"data.path={prepared}"],
-        ["export", "quick", "--out", "emulator"],
-    ):
-        done = subprocess.run(
-            [sys.executable, "-m", "hpo.cli", *words], cwd=folder, capture_output=True, text=True
+    spec, url = load("quick", settings=[f"data.path={prepared}"]), f"sqlite:///{folder}/runs/hpo.db"
+    begin(
+        make_plan(
+            spec,
+            trials=2,
+            workers=1,
+            on="local",
+            runs=folder / "runs",
+            url=url_of(url, folder / "runs"),
         )
-        assert done.returncode == 0, done.stdout + done.stderr
+    )
+    del os.environ["HPO_STORAGE"]  # which `begin` has set
+    for done in (
+        forks.work("quick", folder / "runs", cwd=folder),
+        forks.hpo("export", "quick", "--out", "emulator", cwd=folder),
+    ):
+        assert done.code == 0, done.said
     return folder
 
 
@@ -185,7 +199,7 @@ def test_the_emulator_is_evaluated_sampled_and_drawn(hpo, studied, prepared, tmp
     ("words", "message"),
     [
         pytest.param(["--Z", "0.001"], "give --alpha", id="missing"),
-        pytest.param(["--Z", "0.001", "--alhpa", "1"], "did you mean --alpha", id="typo"),
+        pytest.param(["--Z", "0.001", "--alhpa", "1"], "did you mean '--alpha'", id="typo"),
         pytest.param(["--Z", "low", "--alpha", "1"], "--Z must be a number", id="text"),
         pytest.param(["--alpha"], "--alpha needs a value", id="no-value"),
     ],

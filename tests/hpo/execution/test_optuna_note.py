@@ -134,7 +134,7 @@ def test_the_page_shows_the_pictures_and_they_stay_small(storage, study):
     shown = seen(storage, study._study_id)["plotly_graph_objects"]
     assert sorted(one["id"] for one in shown) == ["hpo-cost", "hpo-learning"]
     for one in shown:
-        assert len(one["graph_object"]) <= optuna_note.LARGEST, one["id"]
+        assert len(one["graph_object"]) <= 30_000, one["id"]
         assert json.loads(one["graph_object"])["data"]
 
 

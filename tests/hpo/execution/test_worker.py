@@ -1,11 +1,14 @@
+import math
 import os
 import signal
 import time
+from pathlib import Path
 
+import psutil
 import pytest
 
 from hpo.execution import worker
-from hpo.execution.worker import HandBack, TimeLeft
+from hpo.execution.worker import HandBack, end_of_job
 from hpo.queue.leases import Owner
 from hpo.queue.slots import Slots
 from hpo.storage.address import url_of
@@ -14,30 +17,41 @@ from hpo.study.spec import load
 from hpo.study.study import create_study
 
 
-def test_a_job_without_a_limit_has_room_for_anything(monkeypatch):
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
-
-    assert TimeLeft.of_this_job(timeout_min=1).suffices_for(1e9)
-
-
-def test_a_trial_is_begun_only_if_it_gets_somewhere_before_slurms_signal(monkeypatch):
-    monkeypatch.setenv("SLURM_JOB_ID", "31")
-    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
-    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 1000))
-    left = TimeLeft.of_this_job(timeout_min=1)
-
-    assert left.suffices_for(1000 - worker.SIGNAL_S - 30)
-    assert not left.suffices_for(1000 - worker.SIGNAL_S + 30)
-
-
-def test_the_limit_that_was_asked_for_stands_in_for_one_that_slurm_does_not_tell(monkeypatch):
+@pytest.fixture
+def job(monkeypatch):
+    """This process is in a job of SLURM that tells no end."""
     monkeypatch.setenv("SLURM_JOB_ID", "31")
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
     monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
 
-    assert not TimeLeft.of_this_job(timeout_min=1).suffices_for(60)
-    assert TimeLeft.of_this_job(timeout_min=60 * 24 * 365).suffices_for(60)
+
+def test_a_process_outside_of_slurm_has_no_limit(monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+
+    assert end_of_job(timeout_min=1) == math.inf
+
+
+def test_a_job_ends_when_slurm_says_else_as_was_asked_for(job, monkeypatch):
+    started = psutil.Process().create_time()
+    assert end_of_job(timeout_min=10) == started + 600
+
+    monkeypatch.setenv("SLURM_JOB_END_TIME", "123456")
+    assert end_of_job(timeout_min=10) == 123456
+
+
+@pytest.mark.parametrize(("spare_s", "begun"), [(-30, False), (30, True)])
+def test_a_trial_is_begun_only_if_it_gets_somewhere_before_slurms_signal(
+    waiting, job, monkeypatch, spare_s, begun
+):
+    needed_s = worker.WORTHWHILE_EPOCHS * 100
+    end = int(time.time()) + worker.SIGNAL_S + needed_s + spare_s
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(end))
+    monkeypatch.setattr(worker, "requeue_job", lambda _: None)
+    taking = worker._Worker(*waiting, Owner.this_process(), Path("runs"))
+    taking._done, taking._epoch_s = 1, 100.0
+
+    assert (taking._next() is not None) == begun
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
@@ -68,12 +82,19 @@ def test_workers_of_a_job_spread_over_its_gpus(monkeypatch, visible, rank, chose
     assert os.environ["CUDA_VISIBLE_DEVICES"] == chosen
 
 
-def test_a_claim_that_a_signal_cut_short_is_handed_back(tmp_path, monkeypatch):
-    monkeypatch.delenv("HPO_STORAGE", raising=False)
+@pytest.fixture
+def waiting(tmp_path):
+    """A study of which two trials wait, what it searches, and its slots."""
     spec = load("quick")
-    study = create_study(open_storage(url_of(None, tmp_path)), spec, runs=tmp_path, fingerprint="f")
+    storage = open_storage(url_of(f"sqlite:///{tmp_path}/hpo.db", tmp_path))
+    study = create_study(storage, spec, runs=tmp_path, fingerprint="f")
     slots = Slots(study, max_restarts=3)
     slots.top_up(2)
+    return study, spec, slots
+
+
+def test_a_claim_that_a_signal_cut_short_is_handed_back(waiting, monkeypatch):
+    slots = waiting[-1]
     elsewhere = slots.claim(Owner(host="elsewhere", pid=1, started=0.0))
     owner = Owner.this_process()
 
@@ -83,7 +104,7 @@ def test_a_claim_that_a_signal_cut_short_is_handed_back(tmp_path, monkeypatch):
 
     claim = Slots.claim
     monkeypatch.setattr(Slots, "claim", cut_short)
-    worker._Worker(study, spec, slots, owner, tmp_path).work()
+    worker._Worker(*waiting, owner, Path("runs")).work()
 
     assert slots.claims_of(owner) == []
     assert [lease.number for lease in slots.leases()] == [elsewhere.number]
