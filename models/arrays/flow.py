@@ -97,11 +97,7 @@ class ArrayFlow:
 
     @cached_property
     def efficiency(self) -> Efficiency:
-        """Mergers per simulated binary or Msun, by numpy: a function of the conditions.
-
-        Raises:
-            EmulatorError: If the bundle holds none. The message says how to add it.
-        """
+        """Mergers per simulated binary or Msun, by numpy, as `Emulator.efficiency`."""
         return Efficiency.from_card(self._card, self._columns)
 
     @classmethod
@@ -115,8 +111,7 @@ class ArrayFlow:
     ) -> Self:
         """The flow of a torch module's `describe()` and its state dict as numpy arrays.
 
-        Raises:
-            KeyError, TypeError, ValueError: If the two do not belong together.
+        Raises KeyError, TypeError or ValueError if the two do not belong together.
         """
         each = members_of(description, state)
         return cls([_member(*one, np.dtype(dtype), xp) for one in each])
@@ -128,17 +123,9 @@ class ArrayFlow:
         on_extrapolation: Extrapolation = "warn",
         **conditions: ArrayLike,
     ) -> Floats:
-        """Natural-log density of events, per unit of each event column, by numpy.
+        """Natural-log density of events by numpy, with the arguments of `Emulator.log_prob`.
 
         For JAX and cupy, and inside `jax.jit`, use `log_density`.
-
-        Args:
-            events: Shape `(N, F)`, in the units of the event columns.
-            on_extrapolation: What to do outside the domain: warn, raise or ignore.
-            **conditions: Every condition, a number or one value per event, in physical units.
-
-        Returns:
-            Array of shape `(N,)`; -inf outside the support.
 
         Raises:
             EmulatorError: If events are of another shape, or a condition is missing, unknown,

@@ -148,9 +148,8 @@ class Separate:
         for f, value in enumerate(before, start=conditions):
             h_HS = h_HS + _outer(xp, weights[0][:, f : f + 1], value)
         for number in range(1, len(weights)):
-            y_HS = _linear(
-                xp, weights[number], _activate(xp, self.activation, h_HS), biases[number]
-            )
+            active_HS = _activate(xp, self.activation, h_HS)
+            y_HS = _linear(xp, weights[number], active_HS, biases[number])
             h_HS = h_HS + y_HS if self.residual and number < len(weights) - 1 else y_HS
         return h_HS
 

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from data_prep.atomic import draft_of
+from data_prep.columns import Column
 from data_prep.errors import InputError
 from models.arrays.flow import ArrayFlow, in_parts
 from models.arrays.layers import Standardise
@@ -120,16 +121,13 @@ class Table:
         Conditions are numbers or one value per event, in physical units.
 
         Raises:
-            EmulatorError: If a condition is missing or unknown, or events are of another shape.
+            EmulatorError: As `ArrayFlow.log_prob`, but for the domain.
         """
         x_NF = np.asarray(events, float)
         domain.check_shape(self.event_columns, x_NF)
-        domain.named(self.condition_columns, conditions)
-        given = [np.asarray(conditions[name], float) for name in self.condition_columns]
-        rows = (1,) if all(value.ndim == 0 for value in given) else (len(x_NF),)
-        c_NC = (
-            np.stack([np.broadcast_to(v, rows) for v in given], -1) if given else np.zeros((1, 0))
-        )
+        logged_C = self.logged_A[len(self.event_columns) :].tolist()
+        columns = list(map(Column, self.condition_columns, itertools.repeat(""), logged_C))
+        c_NC = domain.conditions(columns, self.domain, conditions, len(x_NF), "ignore")
         return in_parts(lambda x, c: self.log_density(x, c, xp=np), x_NF, c_NC)
 
     def log_density(self, x: Array, c: Array, *, xp: Namespace | None = None) -> Array:
@@ -144,11 +142,12 @@ class Table:
             y.append(xp.log(value) if self.logged_A[features + k] else value)
         places, weights = [], []
         for axis, value in enumerate(y):
-            place = self._place(value, axis)
-            reached = (place >= 0) & (place <= self.log_density_A.shape[axis] - 1)
+            low, high = map(float, self.limits_A2[axis])
+            last = self.log_density_A.shape[axis] - 1
+            place = (value - low) * (last / (high - low))
             # Conditions are never off the grid, but for rounding.
-            within = within & (reached if axis < features else True)
-            cell = xp.clip(xp.floor(place), 0, self.log_density_A.shape[axis] - 2)
+            within = within & ((place >= 0) & (place <= last) if axis < features else True)
+            cell = xp.clip(xp.floor(place), 0, last - 1)
             places.append(cell.astype(int))
             weights.append(xp.clip(place - cell, 0, 1))
         return xp.where(within, self._interpolate(xp, places, weights) + log_jacobian, -math.inf)
@@ -210,11 +209,6 @@ class Table:
             captured=float(values["captured"]),
             rms_error=float(values["rms_error"]),
         )
-
-    def _place(self, value: Array, axis: int) -> Array:
-        """In units of the axis' points, from 0."""
-        low, high = (float(limit) for limit in self.limits_A2[axis])
-        return (value - low) * ((self.log_density_A.shape[axis] - 1) / (high - low))
 
     def _interpolate(self, xp: Namespace, cells: list[Array], weights: list[Array]) -> Array:
         flat = xp.asarray(self.log_density_A.reshape(-1))

@@ -24,16 +24,6 @@ class ExtrapolationWarning(UserWarning):
     """A condition lies outside the range that the emulator was trained on."""
 
 
-def named(names: Sequence[str], given: Mapping[str, Any]) -> None:
-    """Raises EmulatorError if these are not the conditions, each of them once."""
-    if set(given) != set(names):
-        missing, unknown = sorted(set(names) - set(given)), sorted(set(given) - set(names))
-        raise EmulatorError(
-            f"conditions are {', '.join(names) or 'none'}: "
-            f"missing {', '.join(missing) or 'none'}, unknown {', '.join(unknown) or 'none'}"
-        )
-
-
 def conditions(
     columns: Sequence[Column],
     domain: Domain,
@@ -49,7 +39,13 @@ def conditions(
         EmulatorError: If one is missing, unknown, not finite, not positive where it has to be, of
             a wrong length, or outside the domain under "raise".
     """
-    named([column.name for column in columns], given)
+    names = [column.name for column in columns]
+    if set(given) != set(names):
+        missing, unknown = sorted(set(names) - set(given)), sorted(set(given) - set(names))
+        raise EmulatorError(
+            f"conditions are {', '.join(names) or 'none'}: "
+            f"missing {', '.join(missing) or 'none'}, unknown {', '.join(unknown) or 'none'}"
+        )
     if on_extrapolation not in ("warn", "raise", "ignore"):
         raise EmulatorError(
             f"on_extrapolation must be warn, raise or ignore, got {on_extrapolation!r}"

@@ -96,11 +96,7 @@ class Efficiency:
 
     @classmethod
     def from_card(cls, card: Mapping[str, Any], columns: Sequence[Column]) -> Self:
-        """What `to_card` made.
-
-        Raises:
-            EmulatorError: If the bundle holds none, or what it holds cannot be read.
-        """
+        """What `to_card` made. Raises EmulatorError if there is none, or none that can be read."""
         if "efficiency" not in card:
             raise EmulatorError(
                 "this emulator knows no merger efficiency: tell what was simulated with `hpo "
@@ -127,8 +123,8 @@ class Efficiency:
     def domain(self) -> dict[str, tuple[float, float]]:
         """Range of each condition in the cells."""
         values = zip(*(cell.conditions for cell in self.cells), strict=True)
-        names = (column.name for column in self.columns)
-        return {name: (min(those), max(those)) for name, those in zip(names, values, strict=True)}
+        pairs = zip(self.columns, values, strict=True)
+        return {column.name: (min(each), max(each)) for column, each in pairs}
 
     @overload
     def __call__(self, *, return_std: Literal[False] = False, **conditions: Any) -> Floats: ...
@@ -163,8 +159,15 @@ class Efficiency:
             EmulatorError: If a condition is missing, unknown, not finite or of a wrong shape, or
                 outside the domain under "raise".
         """
-        domain.named([column.name for column in self.columns], conditions)
-        flat, shape = _flat(conditions)
+        values = {name: domain.numbers(value, name) for name, value in conditions.items()}
+        try:
+            shape = np.broadcast_shapes(*(value.shape for value in values.values()))
+        except ValueError as error:
+            shapes = ", ".join(f"{name} {value.shape}" for name, value in values.items())
+            raise EmulatorError(
+                f"conditions must be numbers or of shapes that broadcast, got {shapes}"
+            ) from error
+        flat = {name: np.broadcast_to(value, shape).ravel() for name, value in values.items()}
         c_NC = domain.conditions(
             self.columns, self.domain, flat, math.prod(shape), on_extrapolation
         )
@@ -179,7 +182,8 @@ class Efficiency:
         Conditions `(*S, C)` in the order of `columns`; the domain is not checked.
         """
         xp = xp or namespace(c)
-        return self._process.mean(xp, self._coordinates(xp, c))
+        cross = self._process.covariance(xp, self._coordinates(xp, c))
+        return self._process.offset + cross @ xp.asarray(self._process.slope_M)
 
     def _coordinates(self, xp: Namespace, c: Array) -> Array:
         """Positive conditions logged, the others as they are."""
@@ -197,19 +201,6 @@ class Efficiency:
             np.array([cell.mergers for cell in self.cells], np.float64),
             np.array([cell.simulated for cell in self.cells], np.float64),
         )
-
-
-def _flat(conditions: Mapping[str, ArrayLike]) -> tuple[dict[str, Floats], tuple[int, ...]]:
-    """Every condition with the common shape, in one axis; and that shape."""
-    values = {name: domain.numbers(value, name) for name, value in conditions.items()}
-    try:
-        shape = np.broadcast_shapes(*(value.shape for value in values.values()))
-    except ValueError as error:
-        shapes = ", ".join(f"{name} {value.shape}" for name, value in values.items())
-        raise EmulatorError(
-            f"conditions must be numbers or of shapes that broadcast, got {shapes}"
-        ) from error
-    return {name: np.broadcast_to(value, shape).ravel() for name, value in values.items()}, shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,19 +306,15 @@ class _Process:
         mean_N, std_N = np.empty(len(x_NC)), np.empty(len(x_NC))
         for start in range(0, len(x_NC), rows):
             part = slice(start, start + rows)
-            cross_NM = self._covariance(np, x_NC[part])
+            cross_NM = self.covariance(np, x_NC[part])
             mean_N[part] = self.offset + cross_NM @ self.slope_M
             seen_MN = self.root_M[:, None] * cross_NM.T
             known_N = (seen_MN * np.linalg.solve(self.inner_MM, seen_MN)).sum(axis=0)
             std_N[part] = np.sqrt(np.maximum(self.amplitude**2 + LEVEL**2 - known_N, 0.0))
         return mean_N, std_N
 
-    def mean(self, xp: Namespace, x: Array) -> Array:
-        """Mean of the log rate, shape `S` of coordinates `(*S, C)`."""
-        return self.offset + self._covariance(xp, x) @ xp.asarray(self.slope_M)
-
-    def _covariance(self, xp: Namespace, x: Array) -> Array:
-        """Prior covariance with the log rates of the cells, `(*S, M)`."""
+    def covariance(self, xp: Namespace, x: Array) -> Array:
+        """Prior covariance of log rates at `(*S, C)` with those of the cells, `(*S, M)`."""
         return _kernel(xp, x / xp.asarray(self.scale_C), xp.asarray(self.x_MC), self.amplitude)
 
 

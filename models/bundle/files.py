@@ -35,9 +35,7 @@ class EmulatorError(InputError):
 def read(folder: Path, *, whole: bool) -> tuple[dict[str, Any], bytes]:
     """The card and the weights: of one export, also while another one replaces it.
 
-    Args:
-        folder: Of the bundle.
-        whole: Whether every other file is compared with the card, too.
+    With `whole`, every other file is compared with the card, too.
 
     Raises:
         EmulatorError: As `read_card`; or if a file is missing, changed or cannot be read.
@@ -72,7 +70,8 @@ def read_card(folder: Path) -> dict[str, Any]:
         card = parse(text)
         version, files = card["format"], card["files"]
         whole = isinstance(version, int) and all(_is_listed(*each) for each in files.items())
-        if not (whole and all(isinstance(card.get(part, {}), dict) for part in _PARTS)):
+        parts = ("architecture", "metrics", "provenance", "efficiency")
+        if not (whole and all(isinstance(card.get(part, {}), dict) for part in parts)):
             raise ValueError("a value is of another type")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EmulatorError(f"{path} cannot be read: export the emulator again") from error
@@ -96,10 +95,6 @@ def misfit(folder: Path, error: Exception) -> EmulatorError:
     return EmulatorError(
         f"{folder / WEIGHTS} does not fit {CARD} ({error}): export the emulator again"
     )
-
-
-_PARTS = ("architecture", "metrics", "provenance", "efficiency")
-"""What else of the card is read: a table each, where it is there."""
 
 
 def _of(folder: Path, name: str, read: Callable[[Path], Read]) -> Read:

@@ -6,7 +6,6 @@ value is escaped, unless a filter has made it Markdown.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import statistics
@@ -41,14 +40,12 @@ def environment(folder: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (code, count, linked, listed, mapping, pairs, score, short, text, with_floor)
+    filters = (code, count, linked, listed, mapping, pairs, score, short, text)
     made.filters |= {each.__name__: each for each in filters}
     made.filters |= {
         "each": items,
         "limits": lambda value: Markup(" | ".join(limits(value))),
         "median": statistics.median,
-        "unit": lambda value: text(value) or "pure number",
-        "yaml": lambda value: Markup(json.dumps(value)),
     }
     return made
 
@@ -104,13 +101,6 @@ def score(value: object, error: object = None) -> str:
         return f"{found:.4f}" if abs(found) < 1e12 else f"{found:.4g}"
     places = decimals(spread, 2)
     return f"{found:.{places}f} ± {spread:.{places}f}"
-
-
-def with_floor(value: object, floor: object) -> str:
-    first, second = number(value), number(floor)
-    if first is None:
-        return "-"
-    return f"{first:.3f}" + ("" if second is None else f" ({second:.3f})")
 
 
 def listed(values: Sequence[object], most: int, last: str = "") -> Markup:

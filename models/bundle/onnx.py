@@ -44,10 +44,9 @@ def write(flow: Density, folder: Path) -> None:
 def _export(
     flow: Density, method: Callable[[Tensor, Tensor], Tensor], path: Path, names: tuple[str, str]
 ) -> None:
-    like = flow.events.mean_K
     width = flow.noise_columns if path.name == SAMPLE else len(flow.event_columns)
-    rows = torch.ones(3, width).to(like)
-    conditions = torch.ones(3, len(flow.condition_columns)).to(like)
+    rows = torch.ones(3, width).to(flow.events.mean_K)
+    conditions = torch.ones(3, len(flow.condition_columns)).to(rows)
     first, out = names
     # Nothing that a user would have to pass for a flow without conditions.
     inputs = {first: rows} | ({"conditions": conditions} if flow.condition_columns else {})

@@ -86,11 +86,10 @@ class CatalogLikelihood:
             raise PopulationError("a catalogue has at least one event, got none")
         tables = [_table(f"event {number}", event) for number, event in enumerate(events)]
         tables.append(_table("the injections", injections))
-        *lengths, self._found = (len(table["prior"]) for table in tables)
-        if self.drawn < self._found:
+        *lengths, found = (len(table["prior"]) for table in tables)
+        if self.drawn < found:
             raise PopulationError(
-                f"drawn must count all injections, at least the {self._found} that were found, "
-                f"got {drawn}"
+                f"drawn must count all injections, at least the {found} found ones, got {drawn}"
             )
         shared = set.intersection(*(set(table) for table in tables))
         data = {name: np.concatenate([table[name] for table in tables]) for name in sorted(shared)}
@@ -122,12 +121,10 @@ class CatalogLikelihood:
         data = {name: xp.asarray(values) for name, values in self._data.items()}
         ln_prob_N = self.model.ln_prob(data, **parameters)
         ln_weights_N = ln_prob_N - xp.asarray(self._ln_prior_N)
-        # Rows that stand in for samples that shorter events do not have weigh nothing.
+        # The last row weighs nothing: it fills up shorter events, and a list of no injections.
         padded_N = xp.concatenate([ln_weights_N, xp.full(1, -math.inf)])
         ln_sum_J, effective_J = _sums(xp, padded_N[xp.asarray(self._rows_JL)], axis=1)
-        ln_found, effective = _sums(
-            xp, ln_weights_N[-self._found :] if self._found else padded_N[-1:]
-        )
+        ln_found, effective = _sums(xp, padded_N[int(self._samples_J.sum()) :])
         count, samples_J = len(self._samples_J), xp.asarray(self._samples_J)
         ln_detected = ln_found - math.log(max(self.drawn, 1))
         possible = xp.isfinite(ln_detected) & xp.isfinite(ln_sum_J).all()

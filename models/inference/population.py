@@ -90,12 +90,11 @@ class PopulationModel:
             emulator if hasattr(emulator, "log_density") else _ByTorch(emulator)
         )
         self._efficiency = efficiency
-        conditions = [column.name for column in efficiency.columns] if efficiency else None
-        if conditions not in (None, list(self._density.condition_columns)):
+        conditions = self._density.condition_columns
+        if efficiency and tuple(column.name for column in efficiency.columns) != conditions:
             raise PopulationError(
-                f"efficiency is of {', '.join(conditions or []) or 'no conditions'}, the emulator "
-                f"of {', '.join(self._density.condition_columns) or 'none'}: give that of the same "
-                "emulator"
+                f"efficiency is of other conditions than the emulator's, {', '.join(conditions)}: "
+                "give that of the same emulator"
             )
         if second not in ("mass_2", "mass_ratio"):
             raise PopulationError(f"second must be mass_2 or mass_ratio, got {second!r}")
@@ -147,11 +146,8 @@ class PopulationModel:
     def efficiency(self, **conditions: Array) -> Array:
         """Mergers per binary, or per Msun, that is formed: the mean over what is summed over.
 
-        Args:
-            **conditions: One for each of `variable_names`: numbers, or arrays of one shape.
-
-        Returns:
-            Of that shape; 0 outside the domain, as the density.
+        `conditions` are numbers, or arrays of one shape, one for each of `variable_names`; the
+        efficiency has their shape and is 0 outside the domain, as the density.
 
         Raises:
             PopulationError: If the model was made without `efficiency`, or a condition is missing
