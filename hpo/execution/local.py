@@ -46,7 +46,7 @@ class LocalWorkers:
 
         A worker has none while it starts and from one trial to the next.
         """
-        # Asked here, so that what has ended is waited for.
+        # `done` also waits for a process that has ended, which would stay a zombie.
         self._jobs = [job for job in self._jobs if not job.done()] or self._jobs[-1:]
         return max(len(_top_processes(self._plan)), running)
 
@@ -60,8 +60,7 @@ class LocalWorkers:
     def hand_back(self) -> None:
         """Have the study's workers here hand their trials back and end, and wait for them.
 
-        Those that this process started, and those whose launch has died; not those of one that
-        runs.
+        Workers of another launch are told only if that launch has died.
         """
         me = psutil.Process()
         # A process that loses its parent gets one of these, which has started this one, too.
@@ -71,7 +70,7 @@ class LocalWorkers:
         for process in orphans:
             with contextlib.suppress(psutil.Error):
                 theirs += process.children(recursive=True)
-        # Another user's cannot be told, and need not be waited for.
+        # A process of another user cannot be told, and need not be waited for.
         told = list(filter(_interrupt, theirs))
         deadline = time.monotonic() + HAND_BACK_S
         while any(map(_runs, told)) and time.monotonic() < deadline:
@@ -79,7 +78,7 @@ class LocalWorkers:
 
 
 def _top_processes(plan: Plan) -> list[psutil.Process]:
-    """Of each of the study's workers here its controller, or itself if that is gone."""
+    """The controllers of the study's workers here, and workers whose controllers are gone."""
     folder = str(plan.worker_folder)
     found = [
         process
@@ -93,7 +92,7 @@ def _top_processes(plan: Plan) -> list[psutil.Process]:
 
 
 def _interrupt(process: psutil.Process) -> bool:
-    """Whether it could be told."""
+    """Whether the process could be told."""
     try:
         process.send_signal(signal.SIGINT)
     except psutil.Error:
@@ -121,8 +120,8 @@ def _executor(plan: Plan, index: int) -> submitit.AutoExecutor:
 def _deaf_to_interrupts() -> Iterator[None]:
     """Processes started in here do not hear Ctrl-C until they say otherwise, as `work` does.
 
-    It reaches the whole process group: submitit's controllers would kill their workers on it. It
-    is blocked, not ignored, so that one that comes meanwhile reaches this process afterwards.
+    Ctrl-C reaches the whole process group, and submitit's controllers would kill their workers on
+    it. The signal is blocked, not ignored: this process receives it afterwards.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -135,8 +134,8 @@ def _deaf_to_interrupts() -> Iterator[None]:
 def _outside_of_jobs() -> Iterator[None]:
     """Processes started in here do not know of the SLURM job that this one may run in.
 
-    Each would take itself for that job's first worker, started anew, and the others' trials for
-    what its job lost.
+    Each would take itself for the first worker of the job, started anew, and would take the trials
+    of the others for its own lost ones.
     """
     of_job = [name for name in os.environ if name.startswith("SLURM_") and name != "SLURM_CONF"]
     hidden = {name: os.environ.pop(name) for name in of_job}

@@ -1,7 +1,7 @@
 """The note and the charts that optuna-dashboard shows of a study.
 
-They are kept in the study itself. The list of studies loads all of them at every look, so there are
-few and they are small. Only the launcher writes them; workers never do.
+Notes and charts are kept in the study itself. The list of studies loads all of them at every look,
+so there are few and they are small. Only the launcher writes them; workers never do.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hpo.execution.plan import Plan
 
 NOTE = "hpo:note"
-"""Of the study: what its note was when we wrote it, as a digest."""
+"""The study's attribute with the digest of the note that we wrote last."""
 
 BEST, EPOCHS = 10, 30
 """Runs whose learning curves are drawn, and points of each."""
@@ -60,7 +60,7 @@ def plot(study: optuna.Study) -> None:
 
 @contextlib.contextmanager
 def _optional(what: str) -> Iterator[None]:
-    """Write what only a page shows: a study is not given up for it."""
+    """The body writes for a page only: its failure is a warning, and the study goes on."""
     try:
         yield
     except Exception as error:

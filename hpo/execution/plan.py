@@ -1,4 +1,4 @@
-"""A launch that was asked for and checked: which study, how many trials, by which workers."""
+"""A checked request for a launch: which study, how many trials, by which workers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Plan:
     spec: StudySpec
     dataset: Dataset
     trials: int
-    """Of the study, in total."""
+    """The study's total."""
 
     workers: int
     on: str
@@ -37,11 +37,11 @@ class Plan:
     """Whether SQLite is used where its locks may not hold."""
 
     command: str = ""
-    """As it was typed, without the storage; kept with the study for people to read."""
+    """The command as it was typed, without the storage; the study's note shows it."""
 
     @property
     def folder(self) -> Path:
-        """Of the study's trials."""
+        """The folder of the study's trials."""
         return self.runs / self.spec.study.name
 
     @property
@@ -68,12 +68,12 @@ class Plan:
 
     @property
     def arguments(self) -> tuple[str, str, int, int]:
-        """Of `hpo.execution.worker.work`."""
+        """Arguments of `hpo.execution.worker.work`."""
         return self.spec.study.name, str(self.runs), self.threads, self.workers
 
     @property
     def data(self) -> str:
-        """What the trials are trained on, for people."""
+        """The size of the dataset, for people."""
         rows, held_out = sum(self.dataset.rows.values()), len(self.spec.data.hold_out_cells)
         text = f"{rows:,} rows in {len(self.dataset.cells)} cells"
         return f"{text}, {held_out} of them held out" if held_out else text

@@ -46,12 +46,12 @@ class SlurmJobs:
 
     @property
     def output(self) -> Path:
-        """Where a worker that cannot start says why: the standard error of a job's first."""
+        """Where a worker that cannot start says why: standard error of the last job's first."""
         folder, jobs = self._plan.worker_folder, self._slots.jobs()
         return folder / f"{jobs[-1]}_0_log.err" if jobs else folder
 
     def count(self, running: int) -> int:
-        """Workers that there are or will be; as many as are wanted while squeue does not answer."""
+        """Workers of jobs that run or wait; the plan's number while squeue does not answer."""
         now_s = time.monotonic()
         if now_s - self._asked_s > SQUEUE_S:
             states = job_states(self._slots.jobs())
@@ -88,7 +88,7 @@ class SlurmJobs:
         )
 
     def hand_back(self) -> None:
-        """Nothing: jobs run on without their launcher."""
+        """Do nothing: jobs run on without their launcher."""
 
     def _submit(self, jobs: int) -> tuple[list[str], str | None]:
         """The ids of the jobs that SLURM took, in arrays as large as it allows, and its refusal."""
@@ -145,10 +145,10 @@ def _submit_array(plan: Plan, count: int) -> list[str]:
 
 
 def _parameters(plan: Plan, jobs: int) -> dict[str, Any]:
-    """Of submitit's executor."""
+    """Parameters of submitit's executor."""
     table = plan.spec.slurm
     if not str(plan.runs).isprintable():
-        # It stands in the script's comments, which a line break would end.
+        # The path stands in the script's comments, which a line break would end.
         raise ClusterError(f"--runs must be a path of printable text, got {str(plan.runs)!r}")
     return table.options | {
         "job_name": plan.spec.study.name,

@@ -1,7 +1,7 @@
-"""One trial: suggest, train, report, prune, record. Where training and Optuna meet.
+"""One trial: suggest, train, report, prune, record. Training and Optuna meet here.
 
-`models.training` has never heard of Optuna; the hook that it is handed here writes the record,
-reports the epoch, and raises to prune.
+`models.training` knows no Optuna; its `on_epoch` is a function of this module that writes the
+record, reports the epoch, and raises to prune.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from models.training.train import train
 log = logging.getLogger("hpo.execution.trial")
 
 SURROUNDINGS = (SQLAlchemyError, StorageInternalError, OSError)
-"""What the database and the disk raise, whatever the trial does."""
+"""Errors of the database and the disk, which no trial causes."""
 
 _TOLD: dict[State, TrialState] = {
     "complete": TrialState.COMPLETE,
@@ -59,7 +59,7 @@ _TOLD: dict[State, TrialState] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClaimedTrial:
-    """What a worker knows of the trial that it runs."""
+    """A trial that a worker holds, with all that it needs to run it."""
 
     study: optuna.Study
     spec: StudySpec
@@ -185,7 +185,7 @@ def _begun(
 
 
 def _line(epoch: Epoch) -> str:
-    """What `log.txt` says of an epoch."""
+    """The line of `log.txt` about an epoch."""
     text = f"epoch {epoch.epoch}: train {epoch.train_nll:.4f}, val {epoch.val_nll:.4f}"
     held_out = epoch.held_out_nll
     return text if held_out is None else f"{text}, held out {held_out:.4f}"

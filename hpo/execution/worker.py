@@ -1,13 +1,13 @@
 """A worker: takes trials from the study until none is left, or its job's time is up.
 
-What submitit pickles and runs. It is handed a name and numbers only; the database's URL comes in
-the environment. Whatever ends it in good time, its trial goes back with all it had:
+submitit pickles `work` and its arguments, which are names and numbers; the database's URL comes in
+the environment. A worker that is told to end hands its trial back with all epochs so far:
 
     SIGUSR2             the time limit is near, or a more important job wants the node: hand back
     SIGTERM, SIGINT     somebody cancelled: hand back
 
-A handler of a signal only raises; the database is told where that is caught. What ends a worker
-without a signal is found by the others, from the lease that it no longer renews.
+A signal's handler only raises; the database is told where the exception is caught. Other workers
+find a worker that died without a signal by the lease that it no longer renews.
 """
 
 from __future__ import annotations
