@@ -94,11 +94,11 @@ class _Stored:
 
     __slots__ = ()
     _added: ClassVar[Mapping[str, Any]] = {}
-    """What a config stored before an option was there had in its place."""
+    """Values of options for configs that were stored before the option was added."""
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
-        """The config that was stored; an option it does not have is as it was before it was added.
+        """The stored config; an option that it lacks gets the value from before it was added.
 
         Raises:
             ConfigError: If an option is unknown or out of its range.
@@ -111,7 +111,7 @@ class FlowConfig(_Stored):
     """The shape of a flow."""
 
     kind: Kind = "spline"
-    """What the autoregressive layers do to a feature: bend it by a spline, or shift and scale."""
+    """The autoregressive layers bend a feature by a spline, or shift and scale it (affine)."""
     coordinates: Coordinates = "log_ratio"
     """Of the first two positive event columns of one unit, such as two masses: log x0 and
     log(x1 / x0), log(x0 + x1) and log(x1 / x0), or the logarithm of each."""

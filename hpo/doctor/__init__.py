@@ -1,1 +1,1 @@
-"""What has to be right before workers start."""
+"""Checks of machine, data, database and cluster before workers start."""

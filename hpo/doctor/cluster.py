@@ -104,7 +104,7 @@ def _minutes(limit: str) -> float:
 
 
 def _request(table: SlurmTable) -> Check:
-    """What sbatch says to an array of the study's jobs."""
+    """Whether sbatch would accept an array of the study's jobs."""
     asked = table.options | table.extra_options
     named = {key.replace("_", "-"): value for key, value in asked.items()}
     words = [f"--{key}" if value is True else f"--{key}={value}" for key, value in named.items()]

@@ -39,7 +39,7 @@ class Owner:
     job: str | None = None
     """The scheduler's job id."""
     rank: int = 0
-    """Which of the job's workers it is."""
+    """Its number among the job's workers."""
 
     @classmethod
     def this_process(cls, *, rank: int = 0) -> Owner:

@@ -22,7 +22,7 @@ AskSlurm = Callable[[Iterable[str]], Mapping[str, JobState] | None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reaped:
-    """What became of the trials of dead owners, by number."""
+    """Numbers of the trials of dead owners that wait again, and that failed."""
 
     released: tuple[int, ...] = ()
     failed: tuple[int, ...] = ()

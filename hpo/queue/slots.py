@@ -225,7 +225,7 @@ class Slots(TrialReader):
         return self._lease(connection, trial_id, number, owner, token)
 
     def _claimed(self, connection: sql.Connection, token: str) -> Claim | None:
-        """What an earlier try won."""
+        """The claim that an earlier try won."""
         row = connection.execute(
             sql.select(LEASES.c.trial_id, LEASES.c.restarts, TRIALS.c.number)
             .join(TRIALS, TRIALS.c.trial_id == LEASES.c.trial_id)

@@ -1,1 +1,1 @@
-"""The SQL database of the studies: its address, its opening, its repair."""
+"""The SQL database of the studies: address, opening, retries, upgrade."""

@@ -1,4 +1,4 @@
-"""A study file, read strictly: what to search, on which data, how to train, prune and sample.
+"""A study file: the search space, the data, training, pruner, sampler and jobs, checked strictly.
 
 The only reader of study TOML. Every fault of a file is listed at once. The resolved study travels
 as JSON inside the Optuna study, so that a worker needs no file.
@@ -158,7 +158,7 @@ class SlurmTable:
     memory_gb: PositiveInt = 16
     """Memory of each job."""
     timeout_min: PositiveInt = 240
-    """Time limit of each job. Trials that it cuts off are gone on with."""
+    """Time limit of each job. Another job continues the trials that it cuts off."""
     setup: list[str] = field(default_factory=list)
     """Shell lines that run before the worker, such as `module load cuda`."""
     exclude: Line | None = None
@@ -176,7 +176,7 @@ class SlurmTable:
 
     @property
     def options(self) -> dict[str, str | int]:
-        """What a job asks of `sbatch`, by the long names of its options."""
+        """The options of `sbatch` for a job, by their long names."""
         asked = {
             "partition": self.partition,
             "account": self.account,
@@ -210,8 +210,8 @@ class StudySpec:
     sampler: SamplerTable = field(default_factory=SamplerTable)
     slurm: SlurmTable = field(default_factory=SlurmTable)
     flow: FlowConfig = field(default_factory=FlowConfig)
-    """Defaults of what `[space]` does not name. No table of the file, but stored with the study, so
-    that a later version with other defaults goes on with these."""
+    """Options that `[space]` does not name. No table of the file, but stored with the study, so that
+    a later version with other defaults keeps these."""
 
     def to_json(self) -> str:
         """The resolved study as one line of JSON, which `from_json` takes back."""
@@ -297,7 +297,7 @@ def _read(reference: str) -> tuple[str, str]:
 
 
 def _toml(text: str) -> dict[str, Any]:
-    """What the text says. Raises ValueError if it is not TOML, whose integers have 64 bits."""
+    """The tables of a TOML text; ValueError if it is none, or has integers above 64 bits."""
     try:
         tables = tomllib.loads(text)
     except RecursionError:
@@ -330,7 +330,7 @@ def _lay_over(tables: dict[str, Any], setting: str) -> None:
 
 
 def _clashes(parts: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """What each table allows but not all of them together; a table that is at fault is left out."""
+    """A sentence for each clash between tables; a table with faults of its own is left out."""
     faults = []
     lines, training = parts.get("space"), parts.get("training")
     if lines is not None and training is not None:

@@ -193,7 +193,7 @@ def _differences(
 
 
 def _compared(spec: StudySpec) -> dict[str, str]:
-    """What may not change in a study, as JSON, by table and key."""
+    """The values that may not change in a study, as JSON, by table and key."""
     tables = json.loads(spec.to_json())
     values = {
         f"[{table}] {key}": value
