@@ -2,9 +2,9 @@
 
 Reads a bundle's `emulator.json` and `weights.safetensors` and works out densities and draws with
 what numpy, cupy and JAX have in common: under JAX it compiles (`jax.jit`) and has gradients in
-events and conditions, at the edges of the support too. The same numbers as `models/flow`, which
-explains them: to 1e-5 in float32, 1e-10 in float64. Neither this module nor what it imports needs
-torch.
+events and conditions, at the edges of the support too. Its numbers are those of
+`models/flow`, which explains them: to 1e-5 in float32, 1e-10 in float64. No import of this module
+needs torch.
 
 `xp` is the array library, `numpy`, `cupy` or `jax.numpy`. Array names end in their axes:
     F event columns    C conditions    P parameters of one feature    H hidden units
@@ -144,8 +144,8 @@ class ArrayFlow:
         Args:
             x: Events, shape `(*S, F)`, in the units of the event columns.
             c: Conditions, shape `(*S, C)` or one that broadcasts to it, in the order of
-                `condition_columns`. What depends on conditions alone is worked out in their own
-                shape: one row for all events is cheaper than one for each.
+                `condition_columns`. Functions of conditions alone are worked out in the shape of
+                `c`: one row for all events is cheaper than one for each.
             xp: The array library; by default that of `x` and `c`.
 
         Returns:

@@ -75,7 +75,7 @@ class Table:
         """Tabulate a flow.
 
         Args:
-            flow: What to tabulate.
+            flow: The flow, or an ensemble.
             points: Of each event column's axis.
             condition_points: Of each condition's axis, evenly over the domain, in the logarithm
                 where the condition is positive.
@@ -126,7 +126,8 @@ class Table:
         x_NF = np.asarray(events, float)
         domain.check_shape(self.event_columns, x_NF)
         logged_C = self.logged_A[len(self.event_columns) :].tolist()
-        columns = list(map(Column, self.condition_columns, itertools.repeat(""), logged_C))
+        names = zip(self.condition_columns, logged_C, strict=True)
+        columns = [Column(name, "", logged) for name, logged in names]
         c_NC = domain.conditions(columns, self.domain, conditions, len(x_NF), "ignore")
         return in_parts(lambda x, c: self.log_density(x, c, xp=np), x_NF, c_NC)
 

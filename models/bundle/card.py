@@ -38,14 +38,14 @@ Card = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Terms:
-    """What whoever exports an emulator says of it to those who use it."""
+    """Licence, authors and references, which the exporter of an emulator gives."""
 
     license: str | None = None
     """Of the emulator: an SPDX identifier, such as CC-BY-4.0."""
     authors: tuple[str, ...] = ()
-    """Who made it."""
+    """Makers of the emulator."""
     citation: tuple[str, ...] = ()
-    """What to cite: the paper of the emulator, the simulation behind the data."""
+    """References to cite: the paper of the emulator, the simulation behind the data."""
 
     def __post_init__(self) -> None:
         if self.license is not None and not _LICENSE.fullmatch(self.license):
@@ -62,7 +62,7 @@ class Terms:
                     )
 
     def to_card(self) -> dict[str, object]:
-        """What is given, as it stands in `emulator.json`."""
+        """The terms that are given, as they stand in `emulator.json`."""
         told = {
             "license": self.license,
             "authors": list(self.authors),

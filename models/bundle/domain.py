@@ -86,7 +86,7 @@ def inside(value: Any, limits: tuple[float, float]) -> Any:
 
 
 def beyond(name: str, value: float, limits: tuple[float, float], what: str = "emulator") -> str:
-    """What is said of a condition outside the range."""
+    """The sentence about a condition outside the range."""
     return (
         f"{name} = {value:g} is outside the range [{limits[0]:g}, {limits[1]:g}] that the {what} "
         "was trained on: what it says there is a guess"
@@ -94,7 +94,7 @@ def beyond(name: str, value: float, limits: tuple[float, float], what: str = "em
 
 
 def common(domains: Sequence[Domain]) -> dict[str, tuple[float, float]]:
-    """What several flows have all seen."""
+    """The ranges of conditions that all of several flows have seen."""
     return {
         name: (max(each[name][0] for each in domains), min(each[name][1] for each in domains))
         for name in domains[0]

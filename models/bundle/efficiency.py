@@ -59,9 +59,9 @@ class Efficiency:
     columns: tuple[Column, ...]
     """The conditions."""
     cells: tuple[Total, ...]
-    """What the simulation counted."""
+    """Counts of the simulation."""
     unit: str
-    """What the mergers are divided by: binaries or Msun."""
+    """Unit of the simulated amount that mergers are divided by: binaries or Msun."""
 
     def __post_init__(self) -> None:
         if not any(cell.mergers for cell in self.cells):
@@ -96,7 +96,7 @@ class Efficiency:
 
     @classmethod
     def from_card(cls, card: Mapping[str, Any], columns: Sequence[Column]) -> Self:
-        """What `to_card` made. Raises EmulatorError if there is none, or none that can be read."""
+        """The efficiency in a card; EmulatorError if there is none, or none that can be read."""
         if "efficiency" not in card:
             raise EmulatorError(
                 "this emulator knows no merger efficiency: tell what was simulated with `hpo "
@@ -145,7 +145,7 @@ class Efficiency:
 
         Args:
             return_std: Also gives the standard deviation.
-            on_extrapolation: What to do outside the domain: warn, raise or ignore.
+            on_extrapolation: Action outside the domain: warn, raise or ignore.
             **conditions: Every condition, in physical units: numbers, or arrays that broadcast.
 
         Returns:

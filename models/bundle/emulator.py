@@ -82,7 +82,7 @@ class Emulator:
             n: Events to draw.
             seed: Makes the draws repeatable on one machine and torch version. The global
                 generators are left alone.
-            on_extrapolation: What to do outside the domain: warn, raise or ignore.
+            on_extrapolation: Action outside the domain: warn, raise or ignore.
             **conditions: Every condition, a number or one value per event, in physical units.
 
         Returns:
@@ -130,7 +130,7 @@ class Emulator:
             events: Shape `(N, F)`, in the units of the event columns.
             return_std: Also gives the standard deviation of the log densities of an ensemble's
                 members: what the data left open, as far as training tells.
-            on_extrapolation: What to do outside the domain: warn, raise or ignore.
+            on_extrapolation: Action outside the domain: warn, raise or ignore.
             **conditions: Every condition, a number or one value per event, in physical units.
 
         Returns:

@@ -59,11 +59,11 @@ class Ensemble(nn.Module):
 
     @property
     def events(self) -> Standardise:
-        """Of the first member: its numbers are like all others'."""
+        """Coordinates of the first member, for their dtype and device."""
         return self.flows[0].events
 
     def forward(self, x_NF: Tensor, c_NC: Tensor) -> Tensor:
-        """The same as `log_prob`."""
+        """An alias of `log_prob`."""
         return self.log_prob(x_NF, c_NC)
 
     def log_prob(self, x_NF: Tensor, c_NC: Tensor, counts: Sequence[int] | None = None) -> Tensor:
@@ -116,7 +116,7 @@ class Ensemble(nn.Module):
 
 
 Density = ConditionalFlow | Ensemble
-"""What an emulator is made of."""
+"""The density inside an emulator."""
 
 
 def from_description(description: Mapping[str, Any], state: Mapping[str, Tensor]) -> Density:

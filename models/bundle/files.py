@@ -91,14 +91,14 @@ def sha256(content: bytes) -> str:
 
 
 def misfit(folder: Path, error: Exception) -> EmulatorError:
-    """What to raise where the weights are not of the flow that the card describes."""
+    """The error for weights that are not of the flow that the card describes."""
     return EmulatorError(
         f"{folder / WEIGHTS} does not fit {CARD} ({error}): export the emulator again"
     )
 
 
 def _of(folder: Path, name: str, read: Callable[[Path], Read]) -> Read:
-    """What `read` makes of a file that lies in the folder itself, not behind a link."""
+    """The result of `read` on a file that lies in the folder itself, not behind a link."""
     path = folder / name
     try:
         if path.resolve().parent != folder.resolve():

@@ -105,7 +105,7 @@ class CatalogLikelihood:
         return float(self.log_likelihood(np.asarray(theta, float)))
 
     def log_likelihood(self, theta: Array) -> Array:
-        """The same as an array operation, for `jax.jit` and `jax.grad`."""
+        """The log-likelihood as an array operation, for `jax.jit` and `jax.grad`."""
         if len(theta) != len(self.names):
             raise PopulationError(
                 f"theta has the parameters {', '.join(self.names)}, got {len(theta)} numbers"

@@ -31,7 +31,7 @@ from models.namespaces import Array, Namespace, log_sum, namespace
 MASSES = ("Mass_0", "Mass_1")
 """Event columns that are the two masses: of the initially heavier star, and of the other one."""
 HARMLESS = 10.0
-"""What stands in for a mass, in solar masses, where there is no density anyway."""
+"""Mass in solar masses that takes the place of an impossible one, whose density is 0 anyway."""
 Over = Mapping[str, tuple[ArrayLike, ArrayLike]]
 """Conditions that are summed over: values and weights of each."""
 
@@ -71,7 +71,7 @@ class PopulationModel:
 
         Args:
             emulator: An `Emulator`, `ArrayFlow` or `Table`.
-            second: What the density is per unit of, beside mass_1; the key that is read.
+            second: The quantity beside mass_1 whose density it is; the key that is read.
             masses: Event columns that are the two masses. Any other event column is read from
                 the data under its own name.
             over: Conditions that are not parameters but summed over, such as the metallicity of

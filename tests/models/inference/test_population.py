@@ -165,15 +165,14 @@ def test_under_jax_the_weights_by_mergers_have_gradients(masses, efficiency):
 
     with jax.enable_x64(True):
         given = {name: jax.numpy.asarray(values) for name, values in data.items()}
-        whole = jax.jit(lambda alpha: model(given, alpha=alpha).sum())
-        rate = jax.jit(lambda alpha: model.efficiency(alpha=alpha))
         for function, by_numpy in (
-            (whole, lambda alpha: model(data, alpha=alpha).sum()),
-            (rate, lambda alpha: model.efficiency(alpha=alpha)),
+            (lambda alpha: model(given, alpha=alpha).sum(), lambda a: model(data, alpha=a).sum()),
+            (lambda alpha: model.efficiency(alpha=alpha), lambda a: model.efficiency(alpha=a)),
         ):
-            np.testing.assert_allclose(function(1.7), by_numpy(1.7), rtol=1e-10)
+            value, gradient = jax.jit(jax.value_and_grad(function))(1.7)
+            np.testing.assert_allclose(value, by_numpy(1.7), rtol=1e-10)
             slope = (by_numpy(1.7 + 1e-6) - by_numpy(1.7 - 1e-6)) / 2e-6
-            np.testing.assert_allclose(jax.grad(function)(1.7), slope, rtol=1e-5)
+            np.testing.assert_allclose(gradient, slope, rtol=1e-5)
 
 
 def test_two_conditions_are_summed_over_at_all_combinations(flow, masses):
