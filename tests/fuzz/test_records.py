@@ -162,7 +162,7 @@ HEADER = "{'descr': '<f8', 'fortran_order': False, 'shape': (%s,), }"
 @example(THESIS, zipped(npy("__import__('os').system('touch broken')")))
 @example(THESIS, zipped(npy("{'descr': '<f8'")))
 @example(THESIS, zipped(npy('"""')))
-@example(THESIS, zipped(npy_of(np.zeros(2**20))))
+@example(THESIS, zipped(npy_of(np.zeros(2**18))))
 @example(THESIS, zipped(npy_of(np.zeros(9 * 2**20))))
 @example(THESIS, zipped(npy_of(np.array([1, 2**63 - 1]))))
 @example({**THESIS, "epoch_time": [1e308, -1e308, 1e308]}, CURVES)
