@@ -14,7 +14,6 @@ from typing import Literal, get_args
 
 import tabulate
 
-from data_prep.errors import InputError
 from data_prep.untrusted import finite
 
 Format = Literal["table", "json", "csv", "latex"]
@@ -31,10 +30,6 @@ Rows = Sequence[Mapping[str, object]]
 _TEX = str.maketrans({**tabulate.LATEX_ESCAPE_RULES, "|": r"\textbar{}"})
 
 
-class ListingError(InputError):
-    """A listing that cannot be made. The message is one sentence."""
-
-
 def render(rows: Rows, format: Format, *, columns: Sequence[str] | None = None) -> str:
     """The rows as text, without a newline at the end.
 
@@ -47,9 +42,6 @@ def render(rows: Rows, format: Format, *, columns: Sequence[str] | None = None) 
         format: `table` is ruled on a terminal and plain aligned text elsewhere; `latex` is a
             `tabular` with the rules of the booktabs package.
         columns: Which to show, in this order; by default all, as they first appear.
-
-    Raises:
-        ListingError: If there is no such format.
     """
     names = list(columns) if columns is not None else columns_of(rows)
     match format:
@@ -65,7 +57,6 @@ def render(rows: Rows, format: Format, *, columns: Sequence[str] | None = None) 
             return buffer.getvalue().removesuffix("\n")
         case "latex":
             return _latex(rows, names)
-    raise ListingError(f"there is no format {format!r}: it is one of {', '.join(FORMATS)}")
 
 
 def columns_of(rows: Iterable[Mapping[str, object]]) -> list[str]:

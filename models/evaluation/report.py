@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.cells import Named
 from data_prep.dataset import Dataset, key
 from data_prep.errors import DataError
 from data_prep.stream import Batch, read_split
@@ -74,17 +73,15 @@ def evaluate(
     split: str = "test",
     *,
     seed: int = 0,
-    held_out: Named | None = None,
 ) -> dict[str, Any]:
     """Everything that is said about a density; a number that is not finite is None.
 
     Args:
-        emulator: Which is asked.
+        emulator: Whose card names the cells that its training was kept from; a name that is no cell
+            of the dataset is passed over.
         folder: A prepared dataset.
         split: train, val or test.
         seed: Of the draws.
-        held_out: Cells that were kept out of its training; by default those that its card names.
-            One that the dataset lacks is passed over.
 
     Returns:
         `{split}_nll` and `cell_averaged_nll`, in which cells count alike: mean and standard error
@@ -99,7 +96,7 @@ def evaluate(
         EmulatorError: If the card's held-out cells are none.
     """
     dataset, test = read(folder, split, emulator)
-    return evaluation(emulator, dataset, test, split, seed=seed, held_out=held_out).found
+    return evaluation(emulator, dataset, test, split, seed=seed).found
 
 
 def evaluation(
@@ -109,12 +106,10 @@ def evaluation(
     split: str,
     *,
     seed: int,
-    held_out: Named | None = None,
 ) -> Evaluation:
     """What `evaluate` tells, of rows that have been read, with the values of single events."""
     flow, cells = density_of(emulator), CellRows.of(test)
-    if held_out is None:
-        held_out = () if isinstance(emulator, Density) else held_out_of(emulator.card)
+    held_out = [] if isinstance(emulator, Density) else held_out_of(emulator.card)
     out = keys(dataset, held_out)
     rng = np.random.default_rng(seed)
     nll_N = nll_of(flow, test)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from data_prep.cells import Named, name_of
 from data_prep.dataset import SPLITS, Cell, Dataset, key
@@ -15,7 +14,7 @@ from data_prep.stream import Stream
 from data_prep.untrusted import finite
 from models.bundle.ensemble import Density
 from models.evaluation.cells import CellRows, keys
-from models.evaluation.distances import CellDistance, cell_distances, unphysical_fraction
+from models.evaluation.distances import cell_distances, unphysical_fraction
 from models.evaluation.nll import check_columns, mean_of, nll_of
 from models.flow import batched
 
@@ -61,8 +60,17 @@ def summary(flow: Density, folder: Path, *, held_out: Named = (), seed: int = 0)
     told = []
     for cell in _largest(dataset.cells, CELLS):
         at = key(cell.conditions)
-        own_N = nll_N[rows[at]] if at in rows else None
-        told.append(_told(dataset, cell, at in out, own_N, far.get(at)))
+        one: dict[str, Any] = {
+            "conditions": name_of(dataset, cell),
+            "rows": {split: getattr(cell, split) for split in SPLITS},
+            "held_out": at in out,
+        }
+        if at in rows:
+            score = mean_of(nll_N[rows[at]])
+            one |= {"nll": score.mean, "nll_error": score.error}
+        if at in far:
+            one |= {"ks": far[at].ks, "ks_floor": far[at].floor}
+        told.append(one)
     drawn_NF = batched.draw(flow, test.conditions, np.random.default_rng(seed))
     found = {
         "cells": told,
@@ -70,25 +78,6 @@ def summary(flow: Density, folder: Path, *, held_out: Named = (), seed: int = 0)
         "unphysical_fraction": unphysical_fraction(flow, drawn_NF),
     }
     return finite(found)  # type: ignore[no-any-return]
-
-
-def _told(
-    dataset: Dataset,
-    cell: Cell,
-    held_out: bool,
-    nll_N: NDArray[np.float64] | None,
-    far: CellDistance | None,
-) -> dict[str, Any]:
-    """What a model card says of a cell."""
-    told: dict[str, Any] = {
-        "conditions": name_of(dataset, cell),
-        "rows": {split: getattr(cell, split) for split in SPLITS},
-        "held_out": held_out,
-    }
-    if nll_N is not None:
-        score = mean_of(nll_N)
-        told |= {"nll": score.mean, "nll_error": score.error}
-    return told | ({"ks": far.ks, "ks_floor": far.floor} if far else {})
 
 
 def _largest(cells: Sequence[Cell], most: int) -> list[Cell]:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from hpo.records.listing import FORMATS, ListingError, render
+from hpo.records.listing import FORMATS, render
 
 ROWS = [
     {"trial": 1, "activation": "relu", "nll": 5.08, "rate": -1.5e-4, "batch_norm": True},
@@ -156,8 +156,3 @@ def test_a_nested_value_is_written_as_json(format):
         .replace('""', '"')
         .count('"a":[1,2.5]')
     )
-
-
-def test_an_unknown_format_is_a_sentence():
-    with pytest.raises(ListingError, match="no format 'yaml': it is one of table, json, csv, l"):
-        render(ROWS, "yaml")
