@@ -253,6 +253,9 @@ class MaskedConditioner(Conditioner):
             for layer, x_HU in zip(self.layers, sources, strict=True)
         ]
         weights = [weight for layer in self.layers for weight in layer.weight]
+        if not torch.is_grad_enabled():
+            # Autograd asks for gradients by weights even where it is off, and arrays would be kept.
+            weights = [weight.detach() for weight in weights]
         later_PN: Tensor = _FusedMasked.apply(
             self.name == "tanh", conditions.counts, x_FN[:-1], len(firsts), *firsts, *weights
         )  # type: ignore[no-untyped-call]

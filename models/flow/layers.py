@@ -138,7 +138,9 @@ class SplineAutoregressive(ConditionedAutoregressive):
             return [], net.parameters_of(conditions, x_FN)
         c_CU, x_IN = conditions.c_CU.detach(), torch.cat([conditions.c_CN, x_FN]).detach()
         inputs = [x_IN[: len(c_CU) + f] if f else c_CU for f in range(self.features)]
-        weights = [w for network in net.networks for w in (*network.weight, *network.bias)]
+        # Autograd asks for gradients by weights even where it is off, and arrays would be kept.
+        trained = net.networks if torch.is_grad_enabled() else []
+        weights = [w for network in trained for w in (*network.weight, *network.bias)]
         return [FusedPass(*pair) for pair in zip(net.networks, inputs, strict=True)], weights
 
     def _elementwise_forward(self, inputs: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:

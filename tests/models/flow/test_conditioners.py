@@ -170,7 +170,7 @@ def test_groups_one_after_another_are_those_worked_out_together():
 
 @every_pair(features=[1, 2, 3], depth=[1, 2, 3], activation=["relu", "tanh", "silu"])
 def test_its_derivative_by_hand_is_that_of_autograd(features, depth, activation):
-    made, counts = masked(features, depth=depth, activation=activation), [90, 60, 50]
+    made, counts = masked(features, depth=depth, activation=activation, hidden=27), [90, 60, 50]
     x_FN, c_CU = numbers(features, 200).requires_grad_(), numbers(2, 3, seed=2).requires_grad_()
     leaves = [x_FN, c_CU, *made.parameters()]
     results = []

@@ -155,7 +155,9 @@ def test_distinct_conditions_are_found(columns):
 
 
 def test_distinct_conditions_are_found_even_where_their_keys_collide():
-    c_NC = torch.tensor([[2.0**0.5, 0.0], [0.0, 1.0], [0.0, 1.0]], dtype=torch.float64)
+    one, other = torch.arange(1, 3, dtype=torch.float64).sqrt()
+    c_NC = torch.tensor([[other, 0.0], [0.0, one], [0.0, one]], dtype=torch.float64)
+    assert (c_NC @ torch.stack([one, other])).unique().numel() == 1
 
     c_UC, index_N = distinct(c_NC)
 

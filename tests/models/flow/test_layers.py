@@ -10,7 +10,7 @@ from nflows.transforms.splines.rational_quadratic import unconstrained_rational_
 from models.config import FlowConfig
 from models.flow import spline
 from models.flow.conditions import Conditions
-from models.flow.fused import ACTIVATIONS
+from models.flow.fused import _SPARE, ACTIVATIONS
 from models.flow.layers import CONDITIONERS, LAYERS
 from tests.pairwise import every_pair
 
@@ -305,11 +305,11 @@ def test_a_derivative_of_affine_layers_by_hand_is_that_of_autograd(
         torch.testing.assert_close(fused, plain, rtol=1e-9, atol=1e-9)
 
 
-@every_pair(features=[1, 2, 3, 5], counts=COUNTS, **kinds)
+@every_pair(features=[1, 2, 3, 5], counts=COUNTS, activation=["relu", "tanh", "silu"], **kinds)
 def test_without_gradients_density_and_draws_by_hand_are_the_plain_ones(
-    features, counts, kind, conditioner
+    features, counts, activation, kind, conditioner
 ):
-    transform = layer(kind, features, 2, conditioner=conditioner)
+    transform = layer(kind, features, 2, activation=activation, conditioner=conditioner)
     count = 13 if counts is None else sum(counts)
     x_NF, c_NC = rows(features, 2, count=count)
     c_CU = c_NC.t() if counts is None else c_NC[: len(counts)].t()
@@ -364,3 +364,17 @@ def test_arrays_made_in_inference_mode_can_be_used_again_outside(conditioner):
     z_NF.sum().backward()
 
     assert all(p.grad.isfinite().all() for p in transform.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize(("conditioner", "units"), [("separate", 13), ("masked", 7)])
+def test_an_evaluation_gives_the_arrays_of_hidden_units_back(conditioner, units):
+    """Masked, the first of two features has 6 of the 13 hidden units to itself."""
+    options = {"conditioner": conditioner, "hidden": 13, "activation": "tanh"}
+    transform = layer("spline", 2, 2, **options)
+    x_NF, c_NC = rows(2, 2, count=203)
+    _SPARE.arrays.clear()
+
+    with torch.no_grad():
+        transform(x_NF, Conditions(c_NC[:1].t(), [203], True))
+
+    assert any(key[:2] == (units, 203) for key in _SPARE.arrays)

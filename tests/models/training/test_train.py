@@ -305,8 +305,10 @@ def test_other_columns_train_as_well(table, tmp_path, features, given):
     assert len(flow.event_columns) == len(features)
 
 
-def test_threads_take_the_same_step_every_time_and_give_the_threads_back(prepared):
+def test_threads_take_the_same_step_every_time_and_give_the_threads_back(prepared, monkeypatch):
     config = replace(QUICK, epochs=2, batch_size=2000)
+    monkeypatch.setattr(loss, "REPLICA_ROWS", 500)
+    monkeypatch.setattr(loss, "CPU_ROWS", 300)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
