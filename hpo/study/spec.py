@@ -210,8 +210,8 @@ class StudySpec:
     sampler: SamplerTable = field(default_factory=SamplerTable)
     slurm: SlurmTable = field(default_factory=SlurmTable)
     flow: FlowConfig = field(default_factory=FlowConfig)
-    """Options that `[space]` does not name. No table of the file, but stored with the study, so that
-    a later version with other defaults keeps these."""
+    """Options that `[space]` does not name. No table of the file, but stored with the study, so
+    that a later version with other defaults keeps these."""
 
     def to_json(self) -> str:
         """The resolved study as one line of JSON, which `from_json` takes back."""
