@@ -36,6 +36,8 @@ LINK = "/runs-link.js"
 """The script that puts a link to the runs on optuna-dashboard's pages."""
 
 _READS = frozenset({"GET", "HEAD"})
+_CONTENT = frozenset({"text/html", "text/csv", "text/plain", "application/json"})
+"""Types of answers that tell of the runs, and are no part of the program."""
 _GRACE_S = 0.5
 """Time for requests under way to end with the server."""
 
@@ -163,7 +165,7 @@ class _Gate:
         answer = self._refused(request) or self._moved(request)
         answer = answer or Response.from_app(self._pages, environ)
         answer.headers.update(self._headers)
-        if _is_content(answer.mimetype or ""):
+        if answer.mimetype in _CONTENT:
             answer.headers["Cache-Control"] = "no-store"
         return answer(environ, start)
 
@@ -205,11 +207,6 @@ def _locked(request: Request) -> Response:
         # A link elsewhere led here, and so the browser kept the cookie back: ask again.
         answer.headers["Refresh"] = "0"
     return answer
-
-
-def _is_content(mimetype: str) -> bool:
-    """Whether the answer tells of the runs, and is no part of the program."""
-    return mimetype in ("text/html", "text/csv", "text/plain", "application/json")
 
 
 def _cookie(request: Request) -> str:

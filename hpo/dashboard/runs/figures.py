@@ -77,21 +77,22 @@ def scatter(
     if x not in known or y not in known:
         return style.sentence("No run has these quantities.", theme)
     shown = [
-        row for row in rows if _drawable(row, known[x], log_x) and _drawable(row, known[y], log_y)
+        row
+        for row in rows
+        if _place(row, known[x], log_x) is not None and _place(row, known[y], log_y) is not None
     ]
     if not shown:
         return style.sentence(f"No run has both {known[x].label} and {known[y].label}.", theme)
 
     figure, colours = style.empty(theme), style.THEMES[theme]
     shade = known.get(colour or "")
-    colour_of, bar, shades = _paint(shown, shade, theme)
-    legend: list[go.Scatter] = []
+    colour_of, bar, legend = _paint(shown, shade, theme)
     told = [each for each in (known[x], known[y], shade) if each is not None]
     for state in dict.fromkeys([*SYMBOLS, *(str(row["state"]) for row in shown)]):
         if group := [row for row in shown if row["state"] == state]:
             figure.add_scatter(
-                x=[_coordinate(row, known[x]) for row in group],
-                y=[_coordinate(row, known[y]) for row in group],
+                x=[_place(row, known[x], log_x) for row in group],
+                y=[_place(row, known[y], log_y) for row in group],
                 mode="markers",
                 marker={
                     "color": [colour_of[tables.key_of(row)] for row in group],
@@ -106,10 +107,8 @@ def scatter(
                 showlegend=False,
                 **_hover(group, told),
             )
-            figure.add_trace(
-                _key(style.plain(state.replace("_", " ")), style.THEMES[theme].soft, state)
-            )
-    figure.add_traces([*legend, *shades])
+            figure.add_trace(_key(style.plain(state.replace("_", " ")), colours.soft, state))
+    figure.add_traces(legend)
     figure.update_layout(coloraxis=bar)
     for side, column, log in (("x", known[x], log_x), ("y", known[y], log_y)):
         large = max(tables.number(row.get(column.name)) or 0 for row in shown) >= LARGE
@@ -157,18 +156,18 @@ def pareto(rows: Sequence[Row], cost: str, theme: ThemeName = "light") -> go.Fig
     log = tables.logarithmic(costs)
     style.axis(figure, "x", _title(column), log=log, keep=cost, large=max(costs) >= LARGE)
     style.axis(figure, "y", capital(tables.objective_label(priced)), keep="objective")
-    style.note(
-        figure, theme, style.left_out(len(rows) - len(priced), "unfinished or of unknown cost")
-    )
+    remark = style.left_out(len(rows) - len(priced), "unfinished or of unknown cost")
+    style.note(figure, theme, remark)
     return figure
 
 
-def _drawable(row: Row, column: Column, log: bool) -> bool:
+def _place(row: Row, column: Column, log: bool) -> float | str | None:
+    """The value on an axis; None where there is none that the axis can show."""
     value = row.get(column.name)
     if column.kind != "number":
-        return value is not None
+        return None if value is None else style.plain(value, 40)
     found = tables.number(value)
-    return found is not None and (found > 0 or not log)
+    return None if found is None or (log and found <= 0) else found
 
 
 def _paint(
@@ -225,11 +224,6 @@ def _key(name: str, colour: str, state: str | None = None) -> go.Scatter:
         name=name,
         legendgroup=None if state is None else style.plain(state),
     )
-
-
-def _coordinate(row: Row, column: Column) -> object:
-    value = row.get(column.name)
-    return tables.number(value) if column.kind == "number" else style.plain(value, 40)
 
 
 def _hover(rows: Sequence[Row], told: Iterable[Column]) -> dict[str, Any]:
