@@ -233,7 +233,8 @@ def _is_here(given: str, host: str) -> bool:
 def _policy(script_hashes: Sequence[str]) -> str:
     """The content security policy of all pages: nothing is loaded from elsewhere.
 
-    Plotly compiles the drawing of parallel coordinates, and it and both pages style in place.
+    Plotly compiles what the graphics card draws (long curves of ours, the parallel coordinates of
+    optuna-dashboard), and it and both pages style in place.
     """
     rules = {
         "default-src": "'self'",

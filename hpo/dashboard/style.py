@@ -7,7 +7,6 @@ through `plain`, since Plotly takes `<a href=...>` in a label for a link.
 from __future__ import annotations
 
 import html
-import math
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -194,16 +193,3 @@ def plain(text: object, most: int = 60) -> str:
 def left_out(count: int, why: str) -> str:
     """A note on runs that a figure does not show; empty if there are none."""
     return f"{count:,} {'run' if count == 1 else 'runs'} not shown: {why}." if count else ""
-
-
-def brief(value: float) -> str:
-    """A number for a tick: a few digits, and no exponent where it can be helped."""
-    return f"{value:,.6g}" if 1e-3 <= abs(value) < 1e6 else f"{value:.3g}"
-
-
-def decades(low: float, high: float) -> list[float]:
-    """Exponents of round numbers between two exponents."""
-    whole = range(math.floor(low), math.ceil(high) + 1)
-    steps = (1, 2, 5) if high - low < 2.5 else (1,)
-    found = [exponent + math.log10(step) for exponent in whole for step in steps]
-    return [each for each in found if low - 1e-9 <= each <= high + 1e-9]

@@ -127,7 +127,7 @@ def test_chosen_runs_are_compared_in_every_picture(page, site):
     page.locator("#compare").click()
 
     expect(page.get_by_role("heading", name="runs compared")).to_be_visible()
-    for name in ("curves", "rates", "pareto", "parallel", "importance", "scatter"):
+    for name in ("curves", "rates", "pareto", "importance", "scatter"):
         drawn(page, name)
     expect(page.locator("#differences table")).to_contain_text("seed")
 

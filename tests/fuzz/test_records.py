@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hpo.dashboard import catalog
-from hpo.dashboard.runs import differences, figures, importance, learning, parallel, tables
+from hpo.dashboard.runs import differences, figures, importance, learning, tables
 from hpo.records import listing, record, table
 from hpo.records.folder import read, read_all
 from tests.fuzz.strategies import answer, broken, damaged, fuzz, memory
@@ -72,7 +72,6 @@ def drawn(folder, records):
     known = tables.columns(every)
     for column in (*known[:8], *tables.axes(every)[:4]):
         figures.scatter(every, "best_val_nll", column.name, colour=column.name).to_json()
-    parallel.coordinates(every, [column.name for column in known]).to_json()
     figures.pareto(every, "seconds").to_json()
     important = answer(importance.importance, every)
     figures.importances(important or []).to_json()

@@ -12,15 +12,12 @@ from data_prep.errors import InputError
 from hpo.dashboard import parts, style
 from hpo.dashboard.address import Query
 from hpo.dashboard.parts import THEME, TICK, Part, Site, drawn_into, theme_of
-from hpo.dashboard.runs import differences, figures, importance, learning, parallel, tables
+from hpo.dashboard.runs import differences, figures, importance, learning, tables
 from hpo.records.record import RunRecord
 from hpo.records.table import Row
 
 COSTS = ("flops_per_event", "parameters", "seconds")
 """Costs that an NLL can be drawn against, if the runs tell of them."""
-
-MOST_LINES = 12
-"""Columns of the parallel coordinates."""
 
 WHICH = {"all": "all runs of these studies", "few": "only those chosen"}
 LOGS = {"x": "log across", "y": "log up"}
@@ -28,7 +25,7 @@ LOGS = {"x": "log across", "y": "log up"}
 Keys = list[str]
 Records = dict[str, RunRecord]
 
-GRAPHS = ("curves", "rates", "parallel", "importance", "scatter", "pareto")
+GRAPHS = ("curves", "rates", "importance", "scatter", "pareto")
 
 SEEN = Input("compared-seen", "data")
 OF = Input("of", "value")
@@ -74,11 +71,6 @@ def layout(site: Site, query: Query) -> list[Part]:
             parts.graph("pareto"),
         ),
         parts.controls(parts.choice("The pictures below show", "of", WHICH, "all"), more="wide"),
-        parts.card(
-            "Parameters, one line a run",
-            html.Div(parts.graph("parallel", height=420), className="scroll broad"),
-            wide=True,
-        ),
         parts.card(
             "Which parameters matter",
             parts.graph("importance"),
@@ -145,17 +137,13 @@ def register(app: dash.Dash, site: Site) -> None:
             notices,
         )
 
-    @app.callback(drawn_into("parallel"), drawn_into("importance"), SEEN, OF, THEME, KEYS)
-    def points(_seen: int, of: str, theme: str, keys: Keys) -> tuple[object, ...]:
-        rows, colours = _rows(site, keys, of), theme_of(theme)
-        differing = tables.differing(rows)
-        parameters = [each.name for each in tables.columns(rows) if each.group == "parameters"]
-        shown = [name for name in parameters if name in differing][:MOST_LINES]
+    @app.callback(drawn_into("importance"), SEEN, OF, THEME, KEYS)
+    def explained(_seen: int, of: str, theme: str, keys: Keys) -> object:
         try:
-            shares = figures.importances(importance.importance(rows), colours)
+            shares = importance.importance(_rows(site, keys, of))
         except InputError as error:
-            shares = style.sentence(str(error), colours)
-        return parallel.coordinates(rows, shown, colours), shares
+            return style.sentence(str(error), theme_of(theme))
+        return figures.importances(shares, theme_of(theme))
 
     chosen = [Input(name, "value") for name in ("x", "y", "colour", "logs")]
 

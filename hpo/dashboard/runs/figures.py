@@ -1,7 +1,7 @@
 """Runs as points and bars, as Plotly figures: importances, any two quantities, the Pareto front.
 
 A figure is complete without the page: every axis has its unit, and a note counts the runs that are
-left out. Parallel coordinates are in `parallel`, learning curves in `learning`.
+left out. Learning curves are in `learning`; optuna-dashboard draws parallel coordinates.
 """
 
 from __future__ import annotations
@@ -205,8 +205,7 @@ def _graded(
         "tickfont": {"color": colours.soft, "size": 11},
     }
     if log:
-        ticks = style.decades(math.log10(min(given)), math.log10(max(given)))
-        bar |= {"tickvals": ticks, "ticktext": [style.brief(10**each) for each in ticks]}
+        bar |= {"tickprefix": "10<sup>", "ticksuffix": "</sup>"}
     shown = {
         key: math.nan if each is None else math.log10(each) if log else each
         for key, each in values.items()

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import pytest
 
 from hpo.dashboard import style
-from hpo.dashboard.runs import figures, learning, parallel, tables
+from hpo.dashboard.runs import figures, learning, tables
 from hpo.records import table
 from hpo.records.folder import read
 from hpo.records.record import Cost, DataUsed, Environment, EpochRow, RunRecord
@@ -88,7 +88,6 @@ def every_figure(records, rows, theme="light"):
         "curves": learning.curves(records, theme=theme),
         "excess": learning.curves(records, excess=True, theme=theme),
         "rates": learning.rates(records, theme=theme),
-        "parallel": parallel.coordinates(rows, names, theme),
         "importances": figures.importances(pairs, theme),
         "scatter": figures.scatter(rows, "best_val_nll", "seconds", "study", theme=theme),
         "states": figures.scatter(rows, "trial", "best_val_nll", theme=theme),
@@ -96,7 +95,7 @@ def every_figure(records, rows, theme="light"):
     }
 
 
-KINDS = ("curves", "excess", "rates", "parallel", "importances", "scatter", "states", "pareto")
+KINDS = ("curves", "excess", "rates", "importances", "scatter", "states", "pareto")
 
 SOME = {f"bbh/trial-{i:05d}": learner(30, seed=i) for i in range(3)}
 
@@ -146,7 +145,7 @@ def test_text_reads_the_same_behind_its_escapes():
     assert style.plain("x" * 100, 10) == "x" * 9 + "…"
 
 
-@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"parallel", "importances"}))
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"importances"}))
 def test_every_axis_has_a_title_and_every_nll_its_unit(kind):
     layout = every_figure(SOME, [row(each) for each in SOME.values()])[kind].layout
 
@@ -168,8 +167,6 @@ def test_a_figure_shows_the_page_behind_it_and_keeps_its_zoom(theme):
     [
         pytest.param(learning.curves({}), id="curves"),
         pytest.param(learning.rates({}), id="rates"),
-        pytest.param(parallel.coordinates([], []), id="parallel"),
-        pytest.param(parallel.coordinates(MANY, []), id="no-parameter"),
         pytest.param(figures.importances([]), id="importances"),
         pytest.param(figures.scatter([], "seconds", "trial"), id="scatter"),
         pytest.param(figures.scatter(MANY, "test_nll", "trial"), id="no-value"),
@@ -342,53 +339,6 @@ def test_runs_that_stop_alike_share_one_line():
     records = {each: run(5.0, 4.0, rates=[None, 0.1], **rule) for each in "abc"}
 
     assert len(learning.rates(records).layout.shapes) == 1
-
-
-def test_parallel_coordinates_end_in_the_objective_with_the_best_on_top():
-    (trace,) = parallel.coordinates(MANY, ["blocks", "learning_rate", "activation"]).data
-
-    labels = [each.label.replace("<br>", " ") for each in trace.dimensions]
-    assert labels == ["Blocks", "Learning rate", "Activation", "Best validation NLL [nats/event]"]
-    nlls = trace.dimensions[-1]["values"]
-    assert list(nlls) == sorted(nlls, reverse=True)
-
-
-def test_a_wide_parameter_is_seen_on_a_logarithm():
-    (trace,) = parallel.coordinates(MANY, ["learning_rate"]).data
-
-    rates = trace.dimensions[0]
-    np.testing.assert_allclose(sorted(rates["values"]), [-i / 3 for i in range(9, 0, -1)])
-    assert "0.01" in rates.ticktext
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        pytest.param([1, 2, None], id="few-numbers"),
-        pytest.param(["a", None, "b"], id="words"),
-        pytest.param([0.1 * i for i in range(9)] + [None], id="numbers"),
-        pytest.param([10.0**i for i in range(9)] + [None], id="log"),
-    ],
-)
-def test_a_missing_setting_stands_below_all_others(values):
-    rows = searched(*(({"it": each}, 5.0 + i) for i, each in enumerate(values)))
-
-    (trace,) = parallel.coordinates(rows, ["it"]).data
-
-    axis = trace.dimensions[0]
-    missing = min(axis["values"])
-    assert axis.ticktext[list(axis.tickvals).index(missing)] == "–"
-    assert list(axis["values"]).count(missing) == 1
-    assert axis.range[0] <= missing
-
-
-def test_runs_without_an_objective_are_counted_below_the_parallel_coordinates():
-    rows = [*MANY, row(run(trial=20, state="failed"))]
-
-    figure = parallel.coordinates(rows, ["blocks"])
-
-    assert len(figure.data[0].dimensions[0]["values"]) == len(MANY)
-    assert figure.layout.annotations[0].text == "1 run not shown: without a validation NLL."
 
 
 def test_bars_stand_highest_first():
