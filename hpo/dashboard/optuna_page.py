@@ -1,6 +1,6 @@
 """Optuna-dashboard's application on a database, and the studies' numbers in its addresses.
 
-It only reads. `hpo.execution.optuna_note` writes the notes and charts that it shows.
+It only reads. `hpo.execution.optuna_note` writes the notes that it shows.
 """
 
 from __future__ import annotations

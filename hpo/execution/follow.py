@@ -9,7 +9,6 @@ import optuna
 
 from data_prep.atomic import naming
 from data_prep.errors import InputError
-from hpo.execution import optuna_note
 from hpo.execution.local import LocalWorkers
 from hpo.execution.plan import Plan
 from hpo.execution.slurm import LaunchError, SlurmJobs
@@ -60,8 +59,7 @@ class _Follower:
         self._plan = plan
         self._study = study
         self._slots = slots
-        self._ended_before = self._finished()
-        self._shown = set(self._ended_before)
+        self._shown = self._finished()
         self._workers: SlurmJobs | LocalWorkers = (
             SlurmJobs(plan, slots, tell) if plan.on == "slurm" else LocalWorkers(plan)
         )
@@ -83,8 +81,6 @@ class _Follower:
         except KeyboardInterrupt:
             self._workers.hand_back()
             raise
-        if self._shown - self._ended_before:
-            optuna_note.plot(self._study)
         return status
 
     def _start_missing(self, status: StudyStatus) -> None:

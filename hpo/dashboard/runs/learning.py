@@ -47,7 +47,6 @@ def curves(
     excess: bool = False,
     smoothing: float = 0.0,
     theme: ThemeName = "light",
-    most: int = MOST_POINTS,
 ) -> go.Figure:
     """Training and validation NLL of every run.
 
@@ -60,12 +59,11 @@ def curves(
         smoothing: Weight of the past, in [0, 1); see `history.smoothed`. The best epoch stays where
             it was measured.
         theme: Of the page.
-        most: Points of one curve.
 
     Raises:
         TablesError: If the smoothing is out of its range.
     """
-    drawn = _lines(records, theme, most)
+    drawn = _lines(records, theme)
     if not drawn:
         return style.sentence("No runs are chosen.", theme)
     if not any(np.isfinite(each.curve.val_nll).any() for each in drawn):
@@ -81,7 +79,7 @@ def curves(
     above = [each.curve.val_nll - floor for each in _able(drawn)]
     figure.update_yaxes(range=_log_span(above, 0.05) if excess else _span(drawn))
     thinned = any(len(each.at) < _told(each.curve) for each in drawn)
-    points = f"   (about {most:,} points a run)" if thinned else ""
+    points = f"   (about {MOST_POINTS:,} points a run)" if thinned else ""
     style.note(figure, theme, "— validation   - - training   ● best epoch" + points)
     return figure
 
@@ -96,7 +94,7 @@ def rates(
     """Loss rate of every run where it is positive, and the rates below which runs stop early."""
     if not records:
         return style.sentence("No runs are chosen.", theme)
-    drawn = _lines(records, theme, MOST_POINTS)
+    drawn = _lines(records, theme)
     positive = {each.key: _positive(each.curve.loss_rate) for each in drawn}
     if not any(np.isfinite(each).any() for each in positive.values()):
         return style.sentence("No run has a positive loss rate yet.", theme)
@@ -170,10 +168,10 @@ class _Line:
         return self.trace(along, told, mode="lines", line=line, **point, **more)
 
 
-def _lines(records: Mapping[str, RunRecord], theme: ThemeName, most: int) -> list[_Line]:
+def _lines(records: Mapping[str, RunRecord], theme: ThemeName) -> list[_Line]:
     palette, names = style.THEMES[theme].palette, tables.names(records)
     curves = {key: history.curve(record) for key, record in records.items()}
-    drawn = {key: _thin(curve, most) for key, curve in curves.items()}
+    drawn = {key: _thin(curve) for key, curve in curves.items()}
     many = 2 * sum(map(len, drawn.values())) > MOST_SVG
     return [
         _Line(
@@ -191,13 +189,13 @@ def _lines(records: Mapping[str, RunRecord], theme: ThemeName, most: int) -> lis
     ]
 
 
-def _thin(curve: Curve, most: int) -> NDArray[np.intp]:
-    """The epochs to draw: up to the last that was measured, and at most so many."""
+def _thin(curve: Curve) -> NDArray[np.intp]:
+    """The epochs to draw: up to the last that was measured, and at most `MOST_POINTS`."""
     told = _told(curve)
-    if told <= most:
+    if told <= MOST_POINTS:
         return np.arange(told, dtype=np.intp)
     kept = {0, told - 1} | ({curve.best} if curve.best is not None else set())
-    for part in np.array_split(np.arange(told), (most - 3) // 3):
+    for part in np.array_split(np.arange(told), (MOST_POINTS - 3) // 3):
         values = curve.val_nll[part]
         lost = np.flatnonzero(np.isnan(values))[:1]
         kept |= set(part[lost].tolist())

@@ -1,23 +1,17 @@
-"""The note and the charts of a study, read back through optuna-dashboard's own application."""
+"""The note of a study, read back with optuna-dashboard's own functions."""
 
-import json
-from dataclasses import replace
 from pathlib import Path
 
 import optuna_dashboard
 import pytest
-from werkzeug.test import Client
 
 from data_prep.dataset import SAMPLE, Dataset
-from hpo.dashboard import optuna_page
-from hpo.dashboard.runs import learning
 from hpo.execution import launch, optuna_note
 from hpo.execution.plan import make_plan
-from hpo.records.record import EpochRow
 from hpo.storage.address import url_of
 from hpo.storage.open import open_storage, open_study
 from hpo.study.spec import load
-from hpo.study.study import blank_record, create_study
+from hpo.study.study import create_study
 
 
 @pytest.fixture
@@ -48,35 +42,6 @@ def plan(command="hpo launch quick", *settings):
         url=url_of(None, Path("/runs")),
         command=command,
     )
-
-
-def runs_of(study, count, epochs):
-    """So many records of that study, each with a curve of its own."""
-    blank = blank_record(study, 0)
-    return [
-        replace(
-            blank,
-            trial=number,
-            state="complete",
-            params={"blocks": number},
-            epochs=tuple(
-                EpochRow(
-                    epoch=epoch,
-                    train_nll=4 + 1 / (epoch + number / 7),
-                    val_nll=4 + number / 100 + 1 / epoch,
-                    learning_rate=1e-3,
-                    seconds=1 / 3,
-                    samples_per_second=1e5 / 3,
-                    loss_rate=1 / 3 / epoch,
-                )
-                for epoch in range(1, epochs + 1)
-            ),
-            best_epoch=epochs,
-            best_val_nll=4 + number / 100 + 1 / epochs,
-            cost=replace(blank.cost, parameters=100, flops_per_event=1000 * (count - number)),
-        )
-        for number in range(count)
-    ]
 
 
 def test_a_study_says_what_it_searches_on_which_data_and_how_it_was_launched(study):
@@ -119,54 +84,6 @@ def test_what_a_person_wrote_is_left(study, before):
     optuna_note.describe(study, plan("hpo launch again"))
 
     assert optuna_dashboard.get_note(study) == "mine"
-
-
-def seen(storage, number):
-    """The study as optuna-dashboard's page is told it."""
-    answer = Client(optuna_page.wsgi(storage)).get(f"/api/studies/{number}")
-    assert answer.status_code == 200
-    return json.loads(answer.text)
-
-
-def test_the_page_shows_the_pictures_and_they_stay_small(storage, study):
-    optuna_note._save_charts(study, runs_of(study, 40, 500))
-
-    shown = seen(storage, study._study_id)["plotly_graph_objects"]
-    assert sorted(one["id"] for one in shown) == ["hpo-cost", "hpo-learning"]
-    for one in shown:
-        assert len(one["graph_object"]) <= 30_000, one["id"]
-        assert json.loads(one["graph_object"])["data"]
-
-
-def test_the_pictures_are_replaced_and_not_added_to(storage, study):
-    optuna_note._save_charts(study, runs_of(study, 10, 300))
-    pieces = len(study._storage.get_study_system_attrs(study._study_id))
-    optuna_note._save_charts(study, runs_of(study, 1, 2))
-
-    assert len(study._storage.get_study_system_attrs(study._study_id)) == pieces
-    [learning] = [
-        one
-        for one in seen(storage, study._study_id)["plotly_graph_objects"]
-        if one["id"] == "hpo-learning"
-    ]
-    drawn = json.loads(learning["graph_object"])["data"]
-    assert max(len(trace["x"]) for trace in drawn) == 2
-
-
-def test_the_curves_keep_their_best_and_their_last_epoch(study):
-    [record] = runs_of(study, 1, 1000)
-    record = replace(record, best_epoch=777)
-
-    kept = learning.curves({"a": record}, most=20).data[1].x
-
-    assert {1, 777, 1000} <= set(kept)
-    assert len(kept) <= 20
-
-
-def test_a_study_without_a_result_has_no_picture(storage, study):
-    optuna_note._save_charts(study, [blank_record(study, 0)])
-
-    assert seen(storage, study._study_id)["plotly_graph_objects"] == []
 
 
 def test_a_study_is_made_though_its_description_cannot_be_kept(tmp_path, monkeypatch):
