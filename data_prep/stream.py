@@ -14,11 +14,11 @@ Array names end in their axes:
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from pathlib import Path
@@ -41,8 +41,8 @@ WINDOW_ROWS = 262_144
 """Rows permuted together, at least. Of two doubles and two floats they are 4 MB."""
 LUMP_ROWS = 65_536
 """Rows handed over at once: a hand-over of every small batch would cost more than the batch."""
-READ_AHEAD = 2
-"""Hand-overs that may wait for the consumer."""
+READ_AHEAD = 3
+"""Hand-overs that are made before the consumer asks for them."""
 
 
 class Batch(NamedTuple):
@@ -123,18 +123,13 @@ class Stream:
         """
         if not 0 <= start <= self.batches:
             raise ValueError(f"start must lie in [0, {self.batches}], got {start}")
-        return self._batches(index, start)
-
-    def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        if start < self.batches:
-            with _read_ahead(self._lumps(epoch, start)) as lumps:
-                yield from itertools.chain.from_iterable(lumps)
+        return _read_ahead(self._lumps(index, start))
 
     def _lumps(self, epoch: int, start: int) -> Iterator[list[Batch]]:
         """The batches from `start` on, in lists of some `LUMP_ROWS` rows."""
         # Without a cache all windows share one store: a window is used up when the next is asked
         # for. Only the places of the rows depend on the cache, never their order.
-        largest = WINDOW_ROWS + max(group.rows for group in self._table.groups)
+        largest = WINDOW_ROWS + max((group.rows for group in self._table.groups), default=0)
         store = self._kept or _Store(self._table, min(largest, self.rows))
         batches = self._cut(store, self._orders(store, epoch, start * self.batch_size), start)
         while lump := list(itertools.islice(batches, max(1, LUMP_ROWS // self.batch_size))):
@@ -142,7 +137,7 @@ class Stream:
 
     def _cut(self, store: _Store, orders: Iterator[_Order], start: int) -> Iterator[Batch]:
         """Batches cut across windows, in new arrays: a consumer may keep or change them."""
-        order = next(orders)
+        order = np.empty(0, np.intp)
         for number in range(start, self.batches):
             size = min(self.batch_size, self.rows - number * self.batch_size)
             batch = self._table.batch(size)
@@ -348,38 +343,16 @@ class _Store:
             return np.arange(self._places[group], self._places[group] + rows)
 
 
-@contextlib.contextmanager
-def _read_ahead(lumps: Iterator[list[Batch]]) -> Iterator[Iterator[list[Batch]]]:
-    """Have a thread make the next lumps while the consumer uses the last ones.
+def _read_ahead(lumps: Iterator[list[Batch]]) -> Iterator[Batch]:
+    """The batches of the lumps; a thread makes the next lumps while the consumer uses the last.
 
-    At the end of the body the thread is ended and waited for; the lump in work is finished first.
+    Closing the iterator ends the thread and waits for it; the lump in work is finished first.
     """
-    ready: queue.Queue[list[Batch] | BaseException] = queue.Queue(READ_AHEAD)
-    closed = threading.Event()
-
-    def run() -> None:
-        try:
-            for lump in lumps:
-                ready.put(lump)
-                if closed.is_set():
-                    return
-            ready.put([])
-        except BaseException as error:  # handed over, raised where the batches are asked for
-            ready.put(error)
-
-    def received() -> Iterator[list[Batch]]:
-        while lump := ready.get():
-            if isinstance(lump, BaseException):
-                raise lump
-            yield lump
-
-    thread = threading.Thread(target=run, name="read-ahead", daemon=True)
-    thread.start()
+    pool = ThreadPoolExecutor(1, "read-ahead")
     try:
-        yield received()
+        ahead = deque(pool.submit(next, lumps, None) for _ in range(READ_AHEAD))
+        while lump := ahead.popleft().result():
+            ahead.append(pool.submit(next, lumps, None))
+            yield from lump
     finally:
-        closed.set()
-        while thread.is_alive():
-            with contextlib.suppress(queue.Empty):  # the thread may be waiting for room
-                ready.get_nowait()
-            thread.join(0.01)
+        pool.shutdown(cancel_futures=True)

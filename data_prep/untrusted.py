@@ -12,9 +12,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from data_prep.errors import InputError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 LARGEST_JSON = 64 * 2**20
 """Bytes of the largest JSON that is read: that of a run of 100,000 epochs has less than half."""
@@ -63,6 +66,27 @@ def parse(text: bytes | str) -> Any:
         return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def fault_of(error: ValidationError, kind: str, schema: int = 1, remedy: str = "") -> str:
+    """Why a JSON file is not of its kind: the first reason, a clause without the file's name.
+
+    Args:
+        error: What pydantic found.
+        kind: Such as "a record".
+        schema: Number of the newest layout that can be read.
+        remedy: Ends the clause, unless the file is of a newer version.
+    """
+    fault = error.errors(include_url=False)[0]
+    place, found = ".".join(map(str, fault["loc"])), fault["input"]
+    if fault["type"] == "json_invalid":
+        return f"is not JSON: {fault['ctx']['error']}{remedy}"
+    if place == "schema" and isinstance(found, int) and found > schema:
+        return (
+            f"was written by a newer version (schema {found}, this one reads up to {schema}): "
+            "upgrade hpo-flows to read it"
+        )
+    return f"is not {kind}: {place}{': ' if place else ''}{fault['msg']}{remedy}"
 
 
 def finite(value: Any) -> Any:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.columns import Column
-from data_prep.dataset import TOTALS, Cell, Total, key, shown
+from data_prep.dataset import TOTALS, Cell, Total, Unit, key, shown
 from data_prep.errors import DataError
 from data_prep.preparation import rows
 from data_prep.tables.source import Source
@@ -30,7 +30,7 @@ class Totals:
     path: Path
     names: tuple[str, ...]
     """Of the conditions."""
-    unit: str
+    unit: Unit
     """binaries or Msun."""
     simulated: dict[tuple[float, ...], tuple[tuple[float, ...], float]]
     """Conditions as written and total, by `key` of the conditions."""

@@ -55,11 +55,11 @@ def test_a_known_name_brings_its_unit_and_sign(name, unit, positive):
     ("text", "message"),
     [
         pytest.param(None, "is not a prepared dataset .* make one with `hpo prepare", id="none"),
-        pytest.param("{", "cannot be read .* prepare the dataset again", id="cut-off"),
-        pytest.param("[]", "is not a dataset.json of schema 1", id="list"),
-        pytest.param("{}", "is not a dataset.json of schema 1", id="empty"),
+        pytest.param("{", "is not JSON: .* prepare the dataset again", id="cut-off"),
+        pytest.param("[]", "is not a dataset.json: .* prepare", id="list"),
+        pytest.param("{}", "is not a dataset.json: .* prepare", id="empty"),
         pytest.param('{"schema": 1, "rows": {}}', "is not a dataset.json", id="incomplete"),
-        pytest.param('{"schema": 99}', "has schema 99, .* upgrade", id="newer"),
+        pytest.param('{"schema": 99}', "newer version .schema 99, .* upgrade", id="newer"),
     ],
 )
 def test_what_is_no_dataset_is_refused_by_name(tmp_path, text, message):

@@ -48,7 +48,7 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_thread_left() -> object:
     """Fails a test that leaves a read-ahead thread running."""
     yield
-    assert not [t.name for t in threading.enumerate() if t.name == "read-ahead"]
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("read-ahead")]
 
 
 def rows(batches: list[Batch]) -> Counter[tuple[float, ...]]:
@@ -208,7 +208,7 @@ def test_closing_early_ends_the_thread(many):
 def test_an_epoch_that_is_never_asked_starts_no_thread(many):
     Stream(many, "train", batch_size=10).epoch(0)
 
-    assert not [t for t in threading.enumerate() if t.name == "read-ahead"]
+    assert not [t for t in threading.enumerate() if t.name.startswith("read-ahead")]
 
 
 def test_reading_goes_on_while_the_consumer_works(many, monkeypatch):

@@ -205,7 +205,7 @@ def test_damaged_totals_are_refused(source, damage):
     damage(stored)
     path.write_text(json.dumps(stored))
 
-    with pytest.raises(DataError, match="is not a dataset.json of schema 1"):
+    with pytest.raises(DataError, match="is not a dataset.json: .* prepare"):
         Dataset.read(path.parent)
 
 
