@@ -15,8 +15,6 @@ from typing import Any, Literal
 import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb
 
-from hpo.dashboard.runs import tables
-
 ThemeName = Literal["light", "dark"]
 
 FONT = "Inter, system-ui, sans-serif"
@@ -132,7 +130,7 @@ def axis(
     *,
     keep: str,
     log: bool = False,
-    kind: tables.Kind = "number",
+    kind: Literal["number", "text", "time"] = "number",
     large: bool = False,
 ) -> None:
     """Title and scale of an axis; a zoom stays as long as `keep` and the scale do.
