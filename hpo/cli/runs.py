@@ -53,20 +53,18 @@ def runs(
         hpo runs --where 'blocks >= 10 and activation == "relu"' --sort best_val_nll
         hpo runs thesis_runs --differing --format latex
     """
-    from data_prep.where import Filter
-    from hpo.records import table as listing
+    from hpo.records import table
     from hpo.records.listing import columns_of, render
 
-    every = listing.rows(folder)
-    chosen = listing.select(
-        every,
-        where=Filter.parse(where, columns_of(every)) if where else None,
-        sort=sort,
-        best=best or False,
-        differing=differing,
-    )
-    shown = listing.usual(chosen) if style in ("table", "latex") and not differing else None
-    click.echo(render(chosen, style, columns=shown))
+    rows = table.rows(folder)
+    chosen = None
+    if where:
+        from data_prep.where import Filter  # Arrow's functions take longer than a short list
+
+        chosen = Filter.parse(where, columns_of(rows))
+    kept = table.select(rows, where=chosen, sort=sort, best=best, differing=differing)
+    shown = table.usual(kept) if style in ("table", "latex") and not differing else None
+    click.echo(render(kept, style, columns=shown))
 
 
 @click.command()

@@ -5,15 +5,13 @@ after every epoch, so that another process may read it at any moment. `hpo/recor
 the files and reads them from the disk.
 
 A key that this version does not know is passed over, so that a record written by a later 0.x still
-reads; what cannot be understood any more gets a new `schema` number. A misspelt key shows all the
-same: the one it should have been is then missing, and the message says which was meant.
+reads; what cannot be understood any more gets a new `schema` number.
 
 `python -m hpo.records.record` prints the JSON Schema that is published as `run.schema.json`.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -26,10 +24,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, dataclass_transfo
 from data_prep import untrusted
 from data_prep.atomic import draft_of
 from data_prep.errors import InputError
-from data_prep.untrusted import finite
+from data_prep.untrusted import fault_of, finite
 
 if TYPE_CHECKING:
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import TypeAdapter
 
 SCHEMA = 1
 """Number of the layout written here; goes up when an older reader could no longer follow."""
@@ -297,7 +295,7 @@ def parse(path: Path, text: bytes, *, last_epoch: bool = False) -> RunRecord:
     try:
         return _adapter().validate_json(_shortened(text) if last_epoch else text, strict=True)
     except ValidationError as error:
-        raise RecordError(_fault(path, error)) from error
+        raise RecordError(f"{path} {fault_of(error, 'a record', SCHEMA)}") from error
 
 
 def contents(path: Path, largest: int = LARGEST) -> bytes:
@@ -312,13 +310,6 @@ def contents(path: Path, largest: int = LARGEST) -> bytes:
         raise RecordError(f"{path} {error}: not a record") from error
     except OSError as error:
         raise RecordError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def complaint(error: ValidationError) -> str:
-    """The first fault that pydantic found, with its place."""
-    fault = error.errors(include_url=False)[0]
-    place = ".".join(map(str, fault["loc"]))
-    return f"{place}: {fault['msg']}" if place else fault["msg"]
 
 
 def now() -> str:
@@ -354,25 +345,6 @@ def _shortened(text: bytes) -> bytes:
         return text
     # NaN stays what it is, for the reader to refuse.
     return to_json(values | {"epochs": values["epochs"][-1:]}, inf_nan_mode="constants")
-
-
-def _fault(path: Path, error: ValidationError) -> str:
-    """One sentence for why a file is no record of this version: the first fault, with its place."""
-    fault = error.errors(include_url=False)[0]
-    kind, place, found = fault["type"], fault["loc"], fault["input"]
-    if kind == "json_invalid":
-        return f"{path} is not JSON: {fault['ctx']['error']}"
-    if place == ("schema",) and isinstance(found, int) and found > SCHEMA:
-        return (
-            f"{path} was written by a newer version (schema {found}, this one reads up to "
-            f"{SCHEMA}): upgrade hpo-flows to read it"
-        )
-    hint = ""
-    if kind == "missing" and isinstance(found, dict):
-        unknown = found.keys() - {each.name for each in fields(RunRecord)}
-        near = difflib.get_close_matches(str(place[-1]), sorted(unknown), n=1)
-        hint = f" (is {near[0]!r} a misspelling?)" if near else ""
-    return f"{path} is not a record: {complaint(error)}{hint}"
 
 
 def _leaves(value: object, place: str = "") -> Iterator[tuple[str, object]]:

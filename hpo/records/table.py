@@ -11,7 +11,7 @@ value. (A run whose objective is the held-out NLL ranks by `best_held_out_nll`, 
 is of the same epoch.) `reported_val_nll` is what the thesis's program called its best, a running
 mean since the first step that lags behind (5.093 for a run that stood at 4.970). It exists only
 where such runs do, as do `reported_epochs` and `label`; the columns of held-out cells exist only
-where there are some. `select` with `columns=TABLE_3_2` is the thesis's table.
+where there are some.
 """
 
 from __future__ import annotations
@@ -36,18 +36,6 @@ UNREADABLE = "unreadable"
 
 IDENTITY = ("study", "trial")
 """Kept whatever else is left out."""
-
-TABLE_3_2 = (
-    "reported_epochs",
-    "activation",
-    "blocks",
-    "hidden",
-    "reported_val_nll",
-    "loss_rate",
-    "seconds",
-)
-"""The columns of the thesis's Table 3.2: epochs, activation, blocks, hidden units, best validation
-loss (as it reported it), loss rate (fall in nats per second), runtime."""
 
 USUAL = (
     "state",
@@ -143,33 +131,30 @@ def select(
     *,
     where: Filter | None = None,
     sort: Sequence[str] = (),
-    best: bool | int = False,
+    best: int | None = None,
     differing: bool = False,
-    columns: Sequence[str] | None = None,
 ) -> list[Row]:
-    """The rows and columns asked for; in this order: where, best, sort, differing, columns.
+    """The rows and columns asked for; in this order: where, best, sort, differing.
 
     Args:
         rows: From `rows`; all of its columns can be filtered and sorted by.
         where: Keeps the rows that match. A value that is missing never does.
         sort: Columns, the first weighing most; `-column` is descending. Missing values come last.
-        best: The run with the lowest `best_val_nll`, or as many as the number says, lowest first;
-            one whose objective is the held-out NLL ranks by `best_held_out_nll`. Only runs that
-            came to their own end are ranked, not pruned or failed ones.
+        best: How many runs to keep, in the order of `ranked`.
         differing: Leaves out columns that are the same in every row kept, but not study and trial.
-        columns: Which to keep, in this order.
 
     Raises:
         RunsError: If there is no such column. Names the nearest.
     """
     kept = [each for each in rows if where is None or where.matches(each)]
     if best:
-        kept = ranked(kept)[: int(best)]
+        kept = ranked(kept)[:best]
     names = columns_of(rows)
     for column in reversed(sort):
-        kept = _sorted(kept, _known(column.removeprefix("-"), names), column.startswith("-"))
-    if columns is not None:
-        names = [_known(column, names) for column in columns]
+        name = column.removeprefix("-")
+        if names and name not in names:
+            raise RunsError(f"the runs have no column {name!r}: {suggestion(name, names)}")
+        kept = _sorted(kept, name, descending=column.startswith("-"))
     if differing:
         names = [name for name in names if name in IDENTITY or _differs(kept, name)]
     return [{name: each.get(name) for name in names} for each in kept]
@@ -246,13 +231,7 @@ def _unreadable(path: Path, fault: RecordError) -> Row:
     }
 
 
-def _known(column: str, names: Sequence[str]) -> str:
-    if names and column not in names:
-        raise RunsError(f"the runs have no column {column!r}: {suggestion(column, names)}")
-    return column
-
-
-def _sorted(rows: Sequence[Row], column: str, descending: bool) -> list[Row]:
+def _sorted(rows: Sequence[Row], column: str, *, descending: bool) -> list[Row]:
     given = [each for each in rows if each[column] is not None]
     missing = [each for each in rows if each[column] is None]
     given.sort(key=lambda each: _order(each[column]), reverse=descending)

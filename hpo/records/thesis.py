@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.untrusted import finite
+from data_prep.untrusted import fault_of, finite
 from hpo.records.record import (
     LARGEST,
     Cost,
@@ -46,7 +46,6 @@ from hpo.records.record import (
     Reported,
     RunRecord,
     Scalar,
-    complaint,
     contents,
 )
 
@@ -103,7 +102,8 @@ def parse(path: Path, text: bytes) -> RunRecord:
     train, running = _curves(source)
     rows = _rows(saved, train, running)
     lost = _first_lost(saved, running)
-    best = min((row for row in rows if row.val_nll is not None), key=_nll, default=None)
+    measured = [(row.val_nll, row.epoch) for row in rows if row.val_nll is not None]
+    best_val_nll, best_epoch = min(measured, default=(None, None))
     params = _given(blocks=saved.blocks, hidden=saved.hidden, activation=saved.A)
     options = ("batch_size", "workers", "dataloader", "early_stop")
     return RunRecord(
@@ -119,8 +119,8 @@ def parse(path: Path, text: bytes) -> RunRecord:
             versions={}, device=saved.device or "unknown", host=None, threads=None
         ),
         epochs=rows,
-        best_epoch=best.epoch if best else None,
-        best_val_nll=best.val_nll if best else None,
+        best_epoch=best_epoch,
+        best_val_nll=best_val_nll,
         cost=Cost(parameters=None, flops_per_event=None, seconds=finite(saved.runtime)),
         started=None,
         updated=None,
@@ -144,7 +144,7 @@ def _saved(path: Path, text: bytes) -> Saved:
     try:
         saved = _adapter().validate_json(text)
     except ValidationError as error:
-        raise RecordError(f"{path} is not a run JSON of the thesis: {complaint(error)}") from error
+        raise RecordError(f"{path} {fault_of(error, 'a run JSON of the thesis')}") from error
     if saved.blocks is None and saved.best_loss is None and not saved.epoch_time:
         raise RecordError(
             f"{path} is neither a run.json nor a run JSON of the thesis: "
@@ -205,11 +205,6 @@ def _rows(saved: Saved, train: Curve, running: Curve) -> tuple[EpochRow, ...]:
         )
         for epoch, (train_nll, val_nll, took, rate) in enumerate(zip_longest(*columns), start=1)
     )
-
-
-def _nll(row: EpochRow) -> float:
-    assert row.val_nll is not None
-    return row.val_nll
 
 
 def _first_lost(saved: Saved, running: Curve) -> int | None:

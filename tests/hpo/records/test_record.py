@@ -228,7 +228,7 @@ def test_a_write_that_fails_leaves_no_draft(tmp_path, monkeypatch):
             lambda text: text.replace('"schema": 1', '"schema": 9'), "newer version", id="newer"
         ),
         pytest.param(
-            lambda text: text.replace('"params"', '"parms"'), "'parms' a misspelling", id="typo"
+            lambda text: text.replace('"params"', '"parms"'), "params: Field required", id="typo"
         ),
         pytest.param(
             lambda text: text.replace('"trial": 17', '"trial": "17"'), "trial: ", id="a text"
@@ -414,7 +414,7 @@ def test_keys_that_the_thesis_left_out_are_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        pytest.param(lambda path, npz: path.write_text("{"), "not a run JSON", id="truncated"),
+        pytest.param(lambda path, npz: path.write_text("{"), "is not JSON", id="truncated"),
         pytest.param(lambda path, npz: path.write_text("{}"), "neither a run.json nor", id="other"),
         pytest.param(
             lambda path, npz: path.write_text('{"blocks": "ten"}'), "blocks: .*integer", id="text"
