@@ -8,14 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-import sqlalchemy as sql
 from optuna.trial import TrialState
 
 from hpo.queue.jobs import JobState, job_states
-from hpo.queue.leases import Lease, LeaseLost, Owner
+from hpo.queue.leases import LeaseLost, Owner
 from hpo.queue.slots import Slots
-from hpo.queue.tables import LEASES, Now
-from hpo.storage.retry import retried
 
 AskSlurm = Callable[[Iterable[str]], Mapping[str, JobState] | None]
 
@@ -39,7 +36,14 @@ def reap(slots: Slots, me: Owner | None = None, *, ask: AskSlurm = job_states) -
     """
     released: list[int] = []
     failed: list[int] = []
-    for lease in _lost(slots, me, ask):
+    leases = slots.leases()
+    if any(lease.silent_s < 0 for lease in leases):
+        slots.date_back()
+    doubtful = [lease.owner.job for lease in leases if lease.doubtful and lease.owner.job]
+    jobs = ask(doubtful) if doubtful else {}  # once at most, and only if need be
+    for lease in leases:
+        if lease.lives(jobs) and not (me is not None and me.succeeds(lease.owner)):
+            continue
         if lease.restarts < slots.max_restarts:
             if slots.release(lease, futile=True):
                 released.append(lease.number)
@@ -50,29 +54,3 @@ def reap(slots: Slots, me: Owner | None = None, *, ask: AskSlurm = job_states) -
             continue
         failed.append(lease.number)
     return Reaped(released=tuple(released), failed=tuple(failed))
-
-
-def _lost(slots: Slots, me: Owner | None, ask: AskSlurm) -> list[Lease]:
-    """The leases of dead owners; SLURM is asked at most once, and only if need be."""
-    leases = slots.leases()
-    if any(lease.silent_s < 0 for lease in leases):
-        _date_back(slots.engine)
-    doubtful = [lease.owner.job for lease in leases if lease.doubtful and lease.owner.job]
-    jobs = ask(doubtful) if doubtful else {}
-    return [
-        lease
-        for lease in leases
-        if not lease.lives(jobs) or (me is not None and me.succeeds(lease.owner))
-    ]
-
-
-@retried
-def _date_back(engine: sql.Engine) -> None:
-    """Date renewals of the future, before the server's clock was set back, to now.
-
-    Else an owner that died since would count as alive until that time has come.
-    """
-    with engine.begin() as connection:
-        connection.execute(
-            sql.update(LEASES).where(LEASES.c.renewed > Now() + 1.0).values(renewed=Now())
-        )

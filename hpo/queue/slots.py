@@ -12,9 +12,10 @@ twice. Times are the server's: nodes' clocks differ.
 
 from __future__ import annotations
 
+import itertools
 import json
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -26,8 +27,7 @@ from optuna.trial import TrialState
 
 from hpo.queue.leases import Claim, LeaseLost, Owner
 from hpo.queue.tables import ATTRIBUTES, JOBS, LEASES, REPORTS, STUDIES, TOTALS, TRIALS, VALUES, Now
-from hpo.queue.trials import TrialReader
-from hpo.storage.retry import retried
+from hpo.queue.trials import TrialReader, transaction
 
 
 class Slots(TrialReader):
@@ -43,41 +43,43 @@ class Slots(TrialReader):
         self._study = study
         self.max_restarts = max_restarts
 
-    @retried
-    def top_up(self, total: int, *, points: Sequence[Mapping[str, Any]] | None = None) -> int:
+    @transaction
+    def top_up(
+        self,
+        connection: sql.Connection,
+        total: int,
+        *,
+        points: Sequence[Mapping[str, Any]] | None = None,
+    ) -> int:
         """Raise the study's total of trials to `total`; gives how many more that is.
 
         One transaction that holds the study's row: two launches at once add nothing twice.
         `points` are the parameters of trial 0, 1, ...; without them the sampler decides.
         """
-        with self.engine.begin() as connection:
-            have = self._count(connection)
-            before = max(have, self._total(connection))
-            self._set_total(connection, max(before, total))
-            for number in range(have, total if points else have):
-                self._fix(connection, self._insert(connection, number), (points or ())[number])
-            return max(0, total - before)
+        have = self._count(connection)
+        before = max(have, self._total(connection))
+        self._set_total(connection, max(before, total))
+        if points:
+            self._fix(connection, {number: points[number] for number in range(have, total)})
+        return max(0, total - before)
 
-    @retried
-    def enqueue(self, points: Sequence[Mapping[str, Any]]) -> list[int]:
+    @transaction
+    def enqueue(self, connection: sql.Connection, points: Sequence[Mapping[str, Any]]) -> list[int]:
         """Make trials of these parameters, the next to be claimed; their numbers.
 
         The total grows where they exceed it.
         """
-        with self.engine.begin() as connection:
-            have = self._count(connection)
-            numbers = list(range(have, have + len(points)))
-            for number, point in zip(numbers, points, strict=True):
-                self._fix(connection, self._insert(connection, number), point)
-            self._set_total(connection, max(self._total(connection), have + len(points)))
-            return numbers
+        have = self._count(connection)
+        numbered = dict(enumerate(points, start=have))
+        self._fix(connection, numbered)
+        self._set_total(connection, max(self._total(connection), have + len(points)))
+        return list(numbered)
 
     def claim(self, owner: Owner) -> Claim | None:
         """The waiting trial with the lowest number, or None when none waits."""
         # One token for all tries: a claim whose answer was lost is found again by it.
         token = uuid.uuid4().hex
-        claim = retried(self._claim)
-        while (won := claim(owner, token)) is False:
+        while (won := self._claim(owner, token)) is False:
             pass  # another worker was quicker
         return won or None
 
@@ -89,18 +91,25 @@ class Slots(TrialReader):
         self._study.get_trials(deepcopy=False)
         return optuna.Trial(self._study, claim.trial_id)
 
-    @retried
-    def renew(self, claim: Claim) -> None:
+    @transaction
+    def renew(self, connection: sql.Connection, claim: Claim) -> None:
         """Say that the owner of the trial lives.
 
         Raises:
             LeaseLost: If the trial was taken away.
         """
-        with self.engine.begin() as connection:
-            renewal = sql.update(LEASES).where(_held_by(claim)).values(renewed=Now())
-            held = connection.execute(renewal).rowcount
-        if not held:
+        renewal = sql.update(LEASES).where(_held_by(claim)).values(renewed=Now())
+        if not connection.execute(renewal).rowcount:
             raise LeaseLost(f"trial {claim.number} was handed to another worker")
+
+    @transaction
+    def date_back(self, connection: sql.Connection) -> None:
+        """Date renewals of the future, before the server's clock was set back, to now.
+
+        Else an owner that died since would count as alive until that time has come.
+        """
+        of_future = LEASES.c.renewed > Now() + 1.0
+        connection.execute(sql.update(LEASES).where(of_future).values(renewed=Now()))
 
     def finish(self, claim: Claim, state: TrialState, value: float | None = None) -> None:
         """Tell the study how a claimed trial ended, and end its lease, in one transaction.
@@ -113,46 +122,30 @@ class Slots(TrialReader):
         Raises:
             LeaseLost: If the trial was taken away; nothing is told then.
         """
-        tries = 0
-
-        @retried
-        def end() -> bool:
-            nonlocal tries
-            tries += 1
-            return self._end(claim, state, value, again=tries > 1)
-
-        if not end():
+        if not self._end(claim, state, value, tries=itertools.count()):
             raise LeaseLost(f"trial {claim.number} was handed to another worker")
 
-    @retried
-    def release(self, claim: Claim, *, futile: bool = False) -> bool:
+    @transaction
+    def release(self, connection: sql.Connection, claim: Claim, *, futile: bool = False) -> bool:
         """Hand a trial back for the next worker; False if the lease has changed hands.
 
         A futile attempt, without any progress, counts as a restart: the next may be futile, too.
         """
         # A new token fences off the old owner; the row keeps the count of restarts.
         fenced = {"token": uuid.uuid4().hex, "restarts": claim.restarts + futile}
-        with self.engine.begin() as connection:
-            held = connection.execute(
-                sql.update(LEASES).where(_held_by(claim)).values(fenced)
-            ).rowcount
-            if held:
-                connection.execute(
-                    sql.update(TRIALS)
-                    .where(TRIALS.c.trial_id == claim.trial_id)
-                    .where(TRIALS.c.state == TrialState.RUNNING)
-                    .values(state=TrialState.WAITING)
-                )
-        return bool(held)
+        fencing = sql.update(LEASES).where(_held_by(claim)).values(fenced)
+        if not connection.execute(fencing).rowcount:
+            return False
+        _move(connection, claim.trial_id, TrialState.RUNNING, state=TrialState.WAITING)
+        return True
 
-    @retried
-    def add_jobs(self, jobs: Iterable[str]) -> None:
+    @transaction
+    def add_jobs(self, connection: sql.Connection, jobs: Iterable[str]) -> None:
         """Remember the scheduler's jobs that work for the study, for a later launcher."""
-        known = self.jobs()
-        with self.engine.begin() as connection:
-            for job in jobs:
-                if job not in known:
-                    connection.execute(sql.insert(JOBS).values(study_id=self._study_id, job=job))
+        study_id = self._study_id
+        known = sql.select(JOBS.c.job).where(JOBS.c.study_id == study_id)
+        for job in {*jobs}.difference(connection.scalars(known)):
+            connection.execute(sql.insert(JOBS).values(study_id=study_id, job=job))
 
     def _count(self, connection: sql.Connection) -> int:
         """Trials of the study, whose row is held until the transaction ends."""
@@ -165,75 +158,53 @@ class Slots(TrialReader):
         connection.execute(sql.delete(TOTALS).where(TOTALS.c.study_id == study_id))
         connection.execute(sql.insert(TOTALS).values(study_id=study_id, total=total))
 
-    def _insert(
-        self,
-        connection: sql.Connection,
-        number: int,
-        state: TrialState = TrialState.WAITING,
-        start: datetime | None = None,
-    ) -> int:
+    def _insert(self, connection: sql.Connection, number: int, **values: Any) -> int:
         """A new trial."""
-        made = connection.execute(
-            sql.insert(TRIALS).values(
-                study_id=self._study_id, number=number, state=state, datetime_start=start
-            )
-        )
-        assert made.inserted_primary_key is not None
-        trial_id: int = made.inserted_primary_key[0]
-        return trial_id
+        row = {"study_id": self._study_id, "number": number, **values}
+        made = connection.execute(sql.insert(TRIALS).values(row)).inserted_primary_key
+        assert made is not None
+        return int(made[0])
 
-    def _fix(self, connection: sql.Connection, trial_id: int, point: Mapping[str, Any]) -> None:
-        """Give a trial its parameters, as Optuna's own `enqueue_trial` does."""
-        connection.execute(
-            sql.insert(ATTRIBUTES).values(
-                trial_id=trial_id, key="fixed_params", value_json=json.dumps(point)
-            )
-        )
+    def _fix(self, connection: sql.Connection, points: Mapping[int, Mapping[str, Any]]) -> None:
+        """Make trials of these parameters, by number, as Optuna's own `enqueue_trial` does."""
+        for number, point in points.items():
+            row = {
+                "trial_id": self._insert(connection, number, state=TrialState.WAITING),
+                "key": "fixed_params",
+                "value_json": json.dumps(point),
+            }
+            connection.execute(sql.insert(ATTRIBUTES).values(row))
 
-    def _claim(self, owner: Owner, token: str) -> Claim | None | Literal[False]:
+    @transaction
+    def _claim(
+        self, connection: sql.Connection, owner: Owner, token: str
+    ) -> Claim | None | Literal[False]:
         """One try: None when no trial waits, False when another worker took it."""
-        with self.engine.begin() as connection:
-            if ours := self._claimed(connection, token):
-                return ours
-            row = connection.execute(
-                sql.select(TRIALS.c.trial_id, TRIALS.c.number, TRIALS.c.datetime_start)
-                .where(self._in_state(TrialState.WAITING))
-                .order_by(TRIALS.c.trial_id)
-                .limit(1)
-                # On a server each worker locks another one instead of waiting for the first.
-                .with_for_update(skip_locked=True)
-            ).first()
-            if row is None:
-                return self._begin(connection, owner, token)
-            won = connection.execute(
-                sql.update(TRIALS)
-                .where(TRIALS.c.trial_id == row.trial_id)
-                .where(TRIALS.c.state == TrialState.WAITING)
-                .values(
-                    state=TrialState.RUNNING,
-                    datetime_start=row.datetime_start or _utc(),
-                )
-            ).rowcount
-            return bool(won) and self._lease(connection, row.trial_id, row.number, owner, token)
-
-    def _begin(self, connection: sql.Connection, owner: Owner, token: str) -> Claim | None:
-        """A new trial in the owner's hands, or None when the study has all of its trials."""
-        number = self._count(connection)
-        if number >= self._total(connection):
-            return None
-        trial_id = self._insert(connection, number, TrialState.RUNNING, _utc())
-        return self._lease(connection, trial_id, number, owner, token)
-
-    def _claimed(self, connection: sql.Connection, token: str) -> Claim | None:
-        """The claim that an earlier try won."""
-        row = connection.execute(
+        ours = connection.execute(  # that an earlier try won
             sql.select(LEASES.c.trial_id, LEASES.c.restarts, TRIALS.c.number)
             .join(TRIALS, TRIALS.c.trial_id == LEASES.c.trial_id)
             .where(LEASES.c.token == token)
         ).first()
+        if ours is not None:
+            return Claim(token=token, **ours._mapping)
+        row = connection.execute(
+            sql.select(TRIALS.c.trial_id, TRIALS.c.number, TRIALS.c.datetime_start)
+            .where(self._of_study, TRIALS.c.state == TrialState.WAITING)
+            .order_by(TRIALS.c.trial_id)
+            .limit(1)
+            # On a server each worker locks another one instead of waiting for the first.
+            .with_for_update(skip_locked=True)
+        ).first()
         if row is None:
-            return None
-        return Claim(number=row.number, trial_id=row.trial_id, token=token, restarts=row.restarts)
+            number = self._count(connection)
+            if number >= self._total(connection):
+                return None
+            begun = {"state": TrialState.RUNNING, "datetime_start": _utc()}
+            trial_id = self._insert(connection, number, **begun)
+            return self._lease(connection, trial_id, number, owner, token)
+        begun = {"state": TrialState.RUNNING, "datetime_start": row.datetime_start or _utc()}
+        won = _move(connection, row.trial_id, TrialState.WAITING, **begun)
+        return won and self._lease(connection, row.trial_id, row.number, owner, token)
 
     def _lease(
         self, connection: sql.Connection, trial_id: int, number: int, owner: Owner, token: str
@@ -242,45 +213,46 @@ class Slots(TrialReader):
         here = LEASES.c.trial_id == trial_id
         restarts = connection.scalar(sql.select(LEASES.c.restarts).where(here)) or 0
         connection.execute(sql.delete(LEASES).where(here))
-        connection.execute(
-            sql.insert(LEASES).values(
-                trial_id=trial_id, token=token, renewed=Now(), restarts=restarts, **asdict(owner)
-            )
-        )
+        row = {"trial_id": trial_id, "token": token, "renewed": Now(), "restarts": restarts}
+        connection.execute(sql.insert(LEASES).values(row | asdict(owner)))
         return Claim(number=number, trial_id=trial_id, token=token, restarts=restarts)
 
-    def _end(self, claim: Claim, state: TrialState, value: float | None, *, again: bool) -> bool:
+    @transaction
+    def _end(
+        self,
+        connection: sql.Connection,
+        claim: Claim,
+        state: TrialState,
+        value: float | None,
+        *,
+        tries: Iterator[int],
+    ) -> bool:
         """End a trial and its lease; False, and nothing done, if the lease has changed hands.
 
-        Args: `again` after a try whose answer was lost: a trial that it ended is not ended twice.
+        Args: `tries` counts: after a try whose answer was lost, a trial that it ended is not ended
+            twice.
         """
-        trial_id, here = claim.trial_id, TRIALS.c.trial_id == claim.trial_id
-        with self.engine.begin() as connection:
-            if not connection.execute(sql.delete(LEASES).where(_held_by(claim))).rowcount:
-                now = connection.scalar(sql.select(TRIALS.c.state).where(here))
-                return again and now == state
-            ended = {"state": state, "datetime_complete": _utc()}
-            connection.execute(sql.update(TRIALS).where(here).values(ended))
-            if state is TrialState.PRUNED:
-                value = self._last_report(connection, trial_id)
-            if value is not None:
-                stored, kind = TrialValueModel.value_to_stored_repr(value)
-                connection.execute(
-                    sql.insert(VALUES).values(
-                        trial_id=trial_id, objective=0, value=stored, value_type=kind
-                    )
-                )
+        again, here = next(tries) > 0, TRIALS.c.trial_id == claim.trial_id
+        if not connection.execute(sql.delete(LEASES).where(_held_by(claim))).rowcount:
+            now = connection.scalar(sql.select(TRIALS.c.state).where(here))
+            return again and now == state
+        ended = {"state": state, "datetime_complete": _utc()}
+        connection.execute(sql.update(TRIALS).where(here).values(ended))
+        if state is TrialState.PRUNED:  # the value that it reported last, if it is a number
+            reported = sql.select(REPORTS.c.intermediate_value).order_by(REPORTS.c.step.desc())
+            of_trial = REPORTS.c.trial_id == claim.trial_id
+            value = connection.scalar(reported.where(of_trial).limit(1))
+        if value is not None:
+            stored, kind = TrialValueModel.value_to_stored_repr(value)
+            row = {"trial_id": claim.trial_id, "objective": 0, "value": stored, "value_type": kind}
+            connection.execute(sql.insert(VALUES).values(row))
         return True
 
-    def _last_report(self, connection: sql.Connection, trial_id: int) -> float | None:
-        """The value that a trial reported last, if it is a number."""
-        value: float | None = connection.scalar(
-            sql.select(REPORTS.c.intermediate_value)
-            .where(REPORTS.c.trial_id == trial_id)
-            .order_by(REPORTS.c.step.desc())
-            .limit(1)
-        )
-        return value
+
+def _move(connection: sql.Connection, trial_id: int, before: TrialState, **values: Any) -> bool:
+    """Change a trial's row if it is in the state `before`; whether it was."""
+    here = sql.and_(TRIALS.c.trial_id == trial_id, TRIALS.c.state == before)
+    return bool(connection.execute(sql.update(TRIALS).where(here).values(values)).rowcount)
 
 
 def _held_by(claim: Claim) -> sql.ColumnElement[bool]:

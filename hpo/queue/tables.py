@@ -58,20 +58,12 @@ class Now(sql.ColumnElement[float]):
     type = sql.Double()
 
 
-@compiles(Now, "sqlite")
-def _now_of_sqlite(*_: Any, **__: Any) -> str:
-    return "((julianday('now') - 2440587.5) * 86400.0)"
-
-
-@compiles(Now, "postgresql")
-def _now_of_postgresql(*_: Any, **__: Any) -> str:
-    return "extract(epoch from clock_timestamp())::double precision"
-
-
-@compiles(Now, "mysql")
-@compiles(Now, "mariadb")
-def _now_of_mysql(*_: Any, **__: Any) -> str:
-    return "(unix_timestamp(sysdate(6)) + 0e0)"
+@compiles(Now)
+def _now(_: Now, compiler: Any, **__: Any) -> str:
+    return {
+        "sqlite": "((julianday('now') - 2440587.5) * 86400.0)",
+        "postgresql": "extract(epoch from clock_timestamp())::double precision",
+    }.get(compiler.dialect.name, "(unix_timestamp(sysdate(6)) + 0e0)")  # MySQL and MariaDB
 
 
 def make_tables(engine: sql.Engine) -> None:

@@ -5,8 +5,11 @@ Optuna reads a trial with all of its parameters and reports, which takes seconds
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Concatenate, ParamSpec, TypeVar
 
 import optuna
 import sqlalchemy as sql
@@ -17,6 +20,10 @@ from optuna.trial import TrialState
 from hpo.queue.leases import Lease, Owner
 from hpo.queue.tables import JOBS, LEASES, REPORTS, TOTALS, TRIALS, VALUES, Now, make_tables
 from hpo.storage.retry import retried
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Reader = TypeVar("Reader", bound="TrialReader")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +44,19 @@ class TrialSummary:
         return (self.ended - self.began).total_seconds()
 
 
+def transaction(
+    method: Callable[Concatenate[Reader, sql.Connection, P], R],
+) -> Callable[Concatenate[Reader, P], R]:
+    """The method in a transaction of its own, which is run again while the database is away."""
+
+    @functools.wraps(method)
+    def run(self: Reader, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self.engine.begin() as connection:
+            return method(self, connection, *args, **kwargs)
+
+    return retried(run)
+
+
 class TrialReader:
     """Reads the trials of one study.
 
@@ -52,16 +72,15 @@ class TrialReader:
         self._study_id = study._study_id
         self._of_study = TRIALS.c.study_id == self._study_id
 
-    @retried
-    def leases(self) -> list[Lease]:
+    @transaction
+    def leases(self, connection: sql.Connection) -> list[Lease]:
         """Every running trial's lease, by number."""
-        with self.engine.begin() as connection:
-            rows = connection.execute(
-                sql.select(LEASES, TRIALS.c.number, (Now() - LEASES.c.renewed).label("silent_s"))
-                .join(TRIALS, TRIALS.c.trial_id == LEASES.c.trial_id)
-                .where(self._in_state(TrialState.RUNNING))
-                .order_by(TRIALS.c.number)
-            ).all()
+        rows = connection.execute(
+            sql.select(LEASES, TRIALS.c.number, (Now() - LEASES.c.renewed).label("silent_s"))
+            .join(TRIALS, TRIALS.c.trial_id == LEASES.c.trial_id)
+            .where(self._of_study, TRIALS.c.state == TrialState.RUNNING)
+            .order_by(TRIALS.c.number)
+        )
         return [
             Lease(
                 number=row.number,
@@ -80,31 +99,25 @@ class TrialReader:
         """The trials in an owner's hands."""
         return [lease for lease in self.leases() if owner.is_same(lease.owner)]
 
-    @retried
-    def counts(self) -> dict[TrialState, int]:
+    @transaction
+    def counts(self, connection: sql.Connection) -> dict[TrialState, int]:
         """How many trials are in each state; those that are not made yet wait."""
-        with self.engine.begin() as connection:
-            total = self._total(connection)
-            rows = connection.execute(
-                sql.select(TRIALS.c.state, sql.func.count())
-                .where(self._of_study)
-                .group_by(TRIALS.c.state)
-            ).all()
-        counts = {state: 0 for state in TrialState} | {row[0]: row[1] for row in rows}
-        counts[TrialState.WAITING] += max(0, total - sum(counts.values()))
+        query = sql.select(TRIALS.c.state, sql.func.count()).group_by(TRIALS.c.state)
+        rows = connection.execute(query.where(self._of_study))
+        counts = dict.fromkeys(TrialState, 0) | {row[0]: row[1] for row in rows}
+        counts[TrialState.WAITING] += max(0, self._total(connection) - sum(counts.values()))
         return counts
 
-    @retried
-    def summaries(self) -> list[TrialSummary]:
+    @transaction
+    def summaries(self, connection: sql.Connection) -> list[TrialSummary]:
         """Every trial in short, by number."""
         first = sql.and_(VALUES.c.trial_id == TRIALS.c.trial_id, VALUES.c.objective == 0)
-        with self.engine.begin() as connection:
-            rows = connection.execute(
-                sql.select(TRIALS, VALUES.c.value, VALUES.c.value_type)
-                .outerjoin(VALUES, first)
-                .where(self._of_study)
-                .order_by(TRIALS.c.number)
-            ).all()
+        rows = connection.execute(
+            sql.select(TRIALS, VALUES.c.value, VALUES.c.value_type)
+            .outerjoin(VALUES, first)
+            .where(self._of_study)
+            .order_by(TRIALS.c.number)
+        )
         return [
             TrialSummary(
                 number=row.number,
@@ -117,26 +130,19 @@ class TrialReader:
             for row in rows
         ]
 
-    @retried
-    def progress(self) -> int:
+    @transaction
+    def progress(self, connection: sql.Connection) -> int:
         """A number that grows whenever a trial reports an epoch or ends."""
-        reports = sql.select(sql.func.count()).select_from(
-            REPORTS.join(TRIALS, REPORTS.c.trial_id == TRIALS.c.trial_id)
-        )
-        with self.engine.begin() as connection:
-            made = connection.scalar(reports.where(self._of_study))
-        ended = sum(count for state, count in self.counts().items() if state.is_finished())
-        return (made or 0) + ended
+        count = sql.select(sql.func.count()).where(self._of_study)
+        reported = count.join_from(REPORTS, TRIALS, REPORTS.c.trial_id == TRIALS.c.trial_id)
+        ended = count.where(TRIALS.c.state.in_([s for s in TrialState if s.is_finished()]))
+        return sum(connection.scalar(query) or 0 for query in (reported, ended))
 
-    @retried
-    def jobs(self) -> list[str]:
+    @transaction
+    def jobs(self, connection: sql.Connection) -> list[str]:
         """The scheduler's jobs that were started for the study, ended ones too."""
-        with self.engine.begin() as connection:
-            here = JOBS.c.study_id == self._study_id
-            return list(connection.scalars(sql.select(JOBS.c.job).where(here)))
-
-    def _in_state(self, state: TrialState) -> sql.ColumnElement[bool]:
-        return sql.and_(self._of_study, TRIALS.c.state == state)
+        here = JOBS.c.study_id == self._study_id
+        return list(connection.scalars(sql.select(JOBS.c.job).where(here)))
 
     def _total(self, connection: sql.Connection) -> int:
         """Trials that the study shall have."""

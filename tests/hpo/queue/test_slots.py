@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import signal
+from contextlib import contextmanager
 from dataclasses import replace
 
 import optuna
@@ -25,6 +26,22 @@ def slots_of(runs, *, max_restarts=3):
     storage = open_storage(url_of(None, runs))
     study = optuna.create_study(study_name="s", storage=storage, load_if_exists=True)
     return Slots(study, max_restarts=max_restarts), study
+
+
+def lose_an_answer(monkeypatch, engine):
+    """Let the next transaction be committed, but its answer not arrive."""
+    begin, lost = engine.begin, []
+
+    @contextmanager
+    def deaf_once():
+        with begin() as connection:
+            yield connection
+        if not lost:
+            lost.append(connection)
+            raise sql.exc.OperationalError("commit", {}, Exception("server closed the connection"))
+
+    monkeypatch.setattr(engine, "begin", deaf_once)
+    return lost
 
 
 def dead_owner():
@@ -192,18 +209,12 @@ def test_a_job_that_was_started_anew_takes_back_what_it_held(runs):
 def test_a_claim_whose_answer_was_lost_is_found_again(runs, monkeypatch):
     slots, study = slots_of(runs)
     slots.top_up(3)
-    claim, lost = slots._claim, []
+    lost = lose_an_answer(monkeypatch, slots.engine)
 
-    def deaf_once(owner, token):
-        found = claim(owner, token)
-        if not lost:
-            lost.append(found)
-            raise sql.exc.OperationalError("commit", {}, Exception("server closed the connection"))
-        return found
+    claim = slots.claim(Owner.this_process())
 
-    monkeypatch.setattr(slots, "_claim", deaf_once)
-
-    assert slots.claim(Owner.this_process()) == lost[0]
+    assert len(lost) == 1
+    assert [claim.token] == [lease.token for lease in slots.leases()]
     assert slots.counts()[TrialState.RUNNING] == 1
 
 
@@ -350,19 +361,11 @@ def test_an_end_whose_answer_was_lost_is_not_told_twice(runs, monkeypatch):
     slots, study = slots_of(runs)
     slots.top_up(1)
     claim = slots.claim(Owner.this_process())
-    end, lost = slots._end, []
+    lost = lose_an_answer(monkeypatch, slots.engine)
 
-    def deaf_once(*arguments, **options):
-        found = end(*arguments, **options)
-        if not lost:
-            lost.append(found)
-            raise sql.exc.OperationalError("commit", {}, Exception("server closed the connection"))
-        return found
-
-    monkeypatch.setattr(slots, "_end", deaf_once)
     slots.finish(claim, TrialState.COMPLETE, 1.5)
 
-    assert lost == [True]
+    assert len(lost) == 1
     assert (study.trials[0].state, study.trials[0].value) == (TrialState.COMPLETE, 1.5)
 
 
