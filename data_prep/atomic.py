@@ -174,8 +174,6 @@ def _is_written(draft: Path, now_s: float) -> bool:
 
 
 def _runs(pid: int) -> bool:
-    if os.name != "posix":  # there signal 0 is no question
-        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

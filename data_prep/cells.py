@@ -46,8 +46,7 @@ def without(dataset: Dataset, named: Named, folder: Path) -> Dataset:
     cells = tuple(cell for cell in dataset.cells if cell.conditions not in out)
     values = zip(*(cell.conditions for cell in cells), strict=True)
     seen = zip(dataset.condition_columns, values, strict=True)
-    ranges = {column.name: (min(found), max(found)) for column, found in seen}
-    ranges = {**dataset.ranges, **ranges}
+    ranges = dataset.ranges | {column.name: (min(found), max(found)) for column, found in seen}
     return replace(dataset, cells=cells, rows=rows_of(cells), ranges=ranges)
 
 

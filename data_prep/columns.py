@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import reprlib
 from collections.abc import Sequence
@@ -57,9 +58,6 @@ class Column:
 
 def pair_of(columns: Sequence[Column]) -> tuple[int, int] | None:
     """The first two positive columns of one unit, such as two masses; None where there are none."""
-    positive = [(k, column.unit) for k, column in enumerate(columns) if column.positive]
-    for number, (k, unit) in enumerate(positive):
-        for other, its_unit in positive[number + 1 :]:
-            if unit and unit == its_unit:
-                return k, other
-    return None
+    positive = [k for k, column in enumerate(columns) if column.positive and column.unit]
+    pairs = itertools.combinations(positive, 2)
+    return next((pair for pair in pairs if len({columns[k].unit for k in pair}) == 1), None)

@@ -60,13 +60,6 @@ class Source:
         """Column names after renaming."""
         return tuple(self.renamed)
 
-    def require(self, wanted: Sequence[str]) -> None:
-        """Refuse a file that lacks a column, with the nearest name and the way to rename."""
-        for name in wanted:
-            if name not in self.renamed:
-                others = [each for each in self.names if each not in wanted]
-                raise DataError(_missing(self.path, name, others))
-
     def chunks(self, numbers: Sequence[str], others: Iterable[str] = ()) -> Iterator[Chunk]:
         """The file from its first row to its last.
 
@@ -77,8 +70,12 @@ class Source:
         Raises:
             DataError: If the file breaks off or cannot be decoded.
         """
-        self.require([*numbers, *others])
-        names = {name: self.renamed[name] for name in (*numbers, *others)}
+        wanted = [*numbers, *others]
+        for name in wanted:
+            if name not in self.renamed:
+                others = [each for each in self.renamed if each not in wanted]
+                raise DataError(_missing(self.path, name, others))
+        names = {name: self.renamed[name] for name in wanted}
         with _reading(self.path):
             if self.layout == "parquet":
                 yield from parquet.chunks(self.path, names, numbers)

@@ -55,7 +55,8 @@ def chunks(
         if not block.strip():
             continue
         if len(names) == len(numbers):
-            block = _utf8(block)  # what is not UTF-8 is no number, or in a column not read
+            # What is not UTF-8 is no number, or in a column not read; Arrow quotes rows to `note`.
+            block = block.decode(errors="replace").encode()
         types = {old: pa.float64() if old in floats else pa.string() for old in names.values()}
         try:
             table, ragged = _parsed(block, layout, header, types)
@@ -128,12 +129,3 @@ def _separated(block: bytes, layout: str) -> bytes:
     if layout != "whitespace":
         return block
     return re.sub(rb"[ \t]+", b" ", re.sub(rb"(?m)^[ \t]+|[ \t\r]+$", b"", block))
-
-
-def _utf8(block: bytes) -> bytes:
-    """The block with a mark in place of what is not UTF-8: Arrow quotes rows of it to `note`."""
-    try:
-        block.decode()
-    except UnicodeDecodeError:
-        return block.decode(errors="replace").encode()
-    return block

@@ -196,6 +196,4 @@ def _same_weights(then: Path, now: Path) -> bool | None:
     if not (then / checkpoint.FILE).exists():
         return None
     first, second = (checkpoint.best_flow(folder).state_dict() for folder in (then, now))
-    return first.keys() == second.keys() and all(
-        torch.equal(value, second[name]) for name, value in first.items()
-    )
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)

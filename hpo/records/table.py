@@ -1,17 +1,14 @@
 """Runs as flat rows, to be filtered, sorted, ranked and compared.
 
-Columns, in this order: what identifies the run, what its sampler chose, how it went, and then every
-resolved option of flow, training and pruner, the data and the environment. An option whose name
-another column has already is prefixed with where it comes from: `training_epochs` is how many were
-asked for, `epochs` how many were trained.
+Columns, in this order: what identifies the run, what its sampler chose, how it went, every resolved
+option of flow, training and pruner, the data and the environment. An option whose name another
+column has already is prefixed with where it comes from: `training_epochs` is how many were asked
+for, `epochs` how many were trained.
 
-Two columns tell of a validation loss. `best_val_nll` is the lowest of any single epoch, whoever
-trained the run, so it is what runs are ranked by; for runs of the thesis that is the un-averaged
-value. (A run whose objective is the held-out NLL ranks by `best_held_out_nll`, and `best_val_nll`
-is of the same epoch.) `reported_val_nll` is what the thesis's program called its best, a running
-mean since the first step that lags behind (5.093 for a run that stood at 4.970). It exists only
-where such runs do, as do `reported_epochs` and `label`; the columns of held-out cells exist only
-where there are some.
+`best_val_nll` is of a single epoch, whoever trained the run, so runs are ranked by it (or by
+`best_held_out_nll`, where that is the objective). `reported_val_nll` exists for runs of the thesis
+alone: what its program called its best, a running mean since the first step that lags behind (5.093
+for a run that stood at 4.970).
 """
 
 from __future__ import annotations
@@ -88,7 +85,7 @@ def aligned(rows: Sequence[Row], found: Iterable[RunRecord | RecordError]) -> li
 
 def row(record: RunRecord) -> Row:
     """The run as one flat row; the module says which columns there are."""
-    test, held_out, reported, cost = record.test, record.held_out, record.reported, record.cost
+    reported, cost = record.reported, record.cost
     last = record.epochs[-1] if record.epochs else None
     holds_out = bool(record.data.hold_out_cells)
     flat: Row = {
@@ -103,16 +100,11 @@ def row(record: RunRecord) -> Row:
     if holds_out:
         flat["best_held_out_nll"] = record.best_held_out_nll
     if reported:
-        flat |= {
-            "reported_epochs": reported.epochs,
-            "reported_val_nll": reported.val_nll,
-            "label": reported.label,
-        }
-    for name, nll in (("test", test), *([("held_out", held_out)] if holds_out else [])):
-        flat |= {
-            f"{name}_nll": nll.nll if nll else None,
-            f"{name}_error": nll.error if nll else None,
-        }
+        flat |= {f"reported_{name}": getattr(reported, name) for name in ("epochs", "val_nll")}
+        flat["label"] = reported.label
+    for name in ("test", "held_out") if holds_out else ("test",):
+        for value in ("nll", "error"):
+            flat[f"{name}_{value}"] = getattr(getattr(record, name), value, None)
     flat |= {
         "loss_rate": last.loss_rate if last else None,
         "seconds": cost.seconds,
