@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import sys
@@ -126,7 +127,7 @@ def _pages(
 
     known = optuna_page.data_folders(storage) if storage else []
     densities = Densities(catalog, data, known)
-    studies = optuna_page.studies(storage) if storage else None
+    studies = functools.partial(optuna_page.studies, storage) if storage else None
     dash = app.create(catalog, densities=densities, studies=studies)
     token = secrets.token_urlsafe(32)
     wsgi = server.application(

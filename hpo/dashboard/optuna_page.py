@@ -6,9 +6,6 @@ It only reads. `hpo.execution.optuna_note` writes the notes that it shows.
 from __future__ import annotations
 
 import json
-import math
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +13,6 @@ from optuna.storages import RDBStorage, get_storage
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
-
-_KEPT_S = 5.0
 
 
 def wsgi(storage: RDBStorage) -> WSGIApplication:
@@ -28,22 +23,9 @@ def wsgi(storage: RDBStorage) -> WSGIApplication:
     return application
 
 
-def studies(storage: RDBStorage) -> Callable[[], dict[str, int]]:
-    """A function that gives the studies' numbers in optuna-dashboard's addresses, by name.
-
-    It asks the database every few seconds at most.
-    """
-    known: dict[str, int] = {}
-    asked_s = -math.inf
-
-    def numbers() -> dict[str, int]:
-        nonlocal known, asked_s
-        if time.monotonic() - asked_s > _KEPT_S:
-            known = {one.study_name: one._study_id for one in storage.get_all_studies()}
-            asked_s = time.monotonic()
-        return dict(known)
-
-    return numbers
+def studies(storage: RDBStorage) -> dict[str, int]:
+    """The studies' numbers in optuna-dashboard's addresses, by name."""
+    return {one.study_name: one._study_id for one in storage.get_all_studies()}
 
 
 def data_folders(storage: RDBStorage) -> list[Path]:

@@ -96,7 +96,7 @@ def _plane(figure: go.Figure, p: DensityPlot, colours: Theme) -> None:
     _axis(figure, "yaxis", _label(p.columns[1]), [0, 0.79], edges[1])
     for k, name, anchor, domain in ((0, "yaxis2", "x", [0.82, 1]), (1, "xaxis2", "y", [0.84, 1])):
         top = _highest(p, k)
-        small = {"tickvals": [0, _round(top[1])], "tickangle": 0, "title_font_size": 12}
+        small = {"nticks": 2, "tickangle": 0, "title_font_size": 12}
         _axis(figure, name, _per(p.columns[k], "<br>"), domain, top, anchor=anchor, **small)
 
 
@@ -114,12 +114,6 @@ def _highest(p: DensityPlot, k: int) -> Array:
     """From nothing to a little above the highest marginal density of that column."""
     samples = [sample for sample in (p.emulator, p.data) if sample is not None]
     return np.array([0, 1.06 * max(float(sample.marginals[k].max()) for sample in samples)])
-
-
-def _round(value: float) -> float:
-    """The value down to its first digit: the one tick there is room for."""
-    step = 10.0 ** math.floor(math.log10(value))
-    return float(f"{step * math.floor(value / step):.1g}")
 
 
 def _rows(figure: go.Figure, data: SampleDensity, edges: density.Edges, colours: Theme) -> None:

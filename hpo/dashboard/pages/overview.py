@@ -18,7 +18,7 @@ from hpo.dashboard.address import MOST, Query
 from hpo.dashboard.parts import Part, Site
 from hpo.dashboard.runs import tables
 from hpo.records.listing import Format, render
-from hpo.records.table import IDENTITY, Row, ranked
+from hpo.records.table import IDENTITY, Row, ranked, usual
 
 BEST = 5
 """Runs that the button takes."""
@@ -181,8 +181,8 @@ def _table(rows: Sequence[Row], query: Query) -> _Table:
 
 def _usual(rows: Sequence[Row]) -> list[str]:
     """The columns that are shown at first: results before parameters."""
-    usual = [name for name in tables.usual(rows) if name not in IDENTITY]
-    return [name for name in FIRST if name in usual] + [name for name in usual if name not in FIRST]
+    names = [name for name in usual(rows) if name not in ("run", *IDENTITY)]
+    return [name for name in FIRST if name in names] + [name for name in names if name not in FIRST]
 
 
 def _controls(rows: Sequence[Row], table: _Table, query: Query) -> list[Part]:

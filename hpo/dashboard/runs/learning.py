@@ -7,7 +7,7 @@ epoch, and of each stretch between them the lowest and the highest validation NL
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -76,8 +76,8 @@ def curves(
     told = f"NLL − {floor:.4f}" if excess else "NLL"
     style.axis(figure, "x", _ALONG[along], log=log_x, keep=along, large=along == "rows")
     style.axis(figure, "y", f"{told} [{tables.NLL}]", log=excess, keep=str(excess))
-    above = [each.curve.val_nll - floor for each in _able(drawn)]
-    figure.update_yaxes(range=_log_span(above, 0.05) if excess else _span(drawn))
+    if not excess:
+        figure.update_yaxes(range=_span(drawn))
     thinned = any(len(each.at) < _told(each.curve) for each in drawn)
     points = f"   (about {MOST_POINTS:,} points a run)" if thinned else ""
     style.note(figure, theme, "— validation   - - training   ● best epoch" + points)
@@ -107,8 +107,7 @@ def rates(
     units = sorted({history.rate_unit(each) for each in records.values()})
     style.axis(figure, "x", _ALONG[along], log=log_x, keep=along, large=along == "rows")
     style.axis(figure, "y", f"Loss rate [{' or '.join(units)}]", log=True, keep="rate")
-    limits = _thresholds(figure, drawn, theme)
-    figure.update_yaxes(range=_log_span(positive.values(), 0.01, limits))
+    _draw_thresholds(figure, drawn, theme)
     rose = any((each.curve.loss_rate <= 0).any() for each in drawn)
     style.note(
         figure, theme, "Gaps are epochs in which the smoothed objective rose." if rose else ""
@@ -278,19 +277,8 @@ def _span(lines: Sequence[_Line]) -> list[float]:
     return [low - air, high + 2 * air]
 
 
-def _log_span(values: Iterable[Array], least: float, limits: Sequence[float] = ()) -> list[float]:
-    """Limits as exponents of ten: all limits and values, but for the smallest part `least`."""
-    every = np.concatenate(list(values))
-    every = every[np.isfinite(every) & (every > 0)]
-    if not len(every):
-        return [-4.0, 0.0]
-    low, high = np.quantile(every, (least, 1.0))
-    low, high = np.log10(min([low, *limits])), np.log10(max([high, *limits]))
-    return [float(low) - 0.15, float(high) + 0.15]
-
-
-def _thresholds(figure: go.Figure, lines: Sequence[_Line], theme: ThemeName) -> list[float]:
-    """A line for each rate below which some run stops early; gives these rates."""
+def _draw_thresholds(figure: go.Figure, lines: Sequence[_Line], theme: ThemeName) -> None:
+    """A line for each rate below which some run stops early."""
     found: dict[tuple[float, str], list[str]] = {}
     for line in lines:
         if line.curve.threshold is not None:
@@ -306,4 +294,3 @@ def _thresholds(figure: go.Figure, lines: Sequence[_Line], theme: ThemeName) -> 
             "font": {"color": soft, "size": 11},
         }
         figure.add_hline(rate, line={"color": soft, "width": 1, "dash": "dot"}, label=label)
-    return [rate for rate, _ in found]

@@ -114,11 +114,6 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     return [_column(name, _group(name, names, searched), rows) for name in names if name != "run"]
 
 
-def usual(rows: Sequence[Row]) -> list[str]:
-    """The columns that `hpo runs` shows unless more is asked for."""
-    return [name for name in table.usual(rows) if name != "run"]
-
-
 def differing(rows: Sequence[Row]) -> list[str]:
     """The columns that differ between the rows; study and trial are always among them."""
     return [name for name in columns_of(table.select(rows, differing=True)) if name != "run"]

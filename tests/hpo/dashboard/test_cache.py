@@ -1,5 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event
+from threading import Barrier
 
 from hpo.dashboard.cache import Cache
 
@@ -16,18 +16,12 @@ def test_a_cache_keeps_those_that_were_asked_for_last():
     assert made == ["a", "b", "c", "b"]
 
 
-def test_a_value_that_is_kept_does_not_wait_for_one_that_is_made():
-    cache, begun, go_on = Cache(2), Event(), Event()
-    cache.get("kept", lambda: 1)
+def test_a_value_that_several_threads_ask_for_is_made_once():
+    cache, made, together = Cache(2), [], Barrier(4)
 
-    def slow():
-        begun.set()
-        assert go_on.wait(10)
-        return 2
+    def ask(_):
+        together.wait(10)
+        return cache.get("a", lambda: made.append("a") or len(made))
 
-    with ThreadPoolExecutor(1) as other:
-        making = other.submit(cache.get, "made", slow)
-        assert begun.wait(10)
-        assert cache.get("kept", lambda: 0) == 1
-        go_on.set()
-        assert making.result() == 2
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(ask, range(4))) == [1] * 4

@@ -107,11 +107,6 @@ def test_the_marginals_share_the_axes_of_the_plane(beside):
     assert figure.layout.xaxis2.anchor == "y"
 
 
-@pytest.mark.parametrize(("value", "tick"), [(0.124, 0.1), (0.35, 0.3), (7.9e-8, 7e-8), (2.0, 2.0)])
-def test_a_marginal_has_one_round_tick_below_its_top(value, tick):
-    assert figures._round(value) == tick
-
-
 def test_a_marginal_that_is_drawn_has_the_area_of_its_density(beside):
     figure = figures.contours(beside)
     above = [trace for trace in figure.data if trace.yaxis == "y2"]

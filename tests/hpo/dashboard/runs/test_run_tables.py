@@ -63,16 +63,15 @@ def test_axes_are_the_numbers_that_some_run_has():
     assert not names & {"study", "state", "test_nll", "started", "version_torch"}
 
 
-def test_usual_and_differing_columns_are_those_of_the_command_line():
+def test_differing_columns_are_those_of_the_command_line():
     rows = searched(({"blocks": 2}, 5.0), ({"blocks": 4}, 4.0))
 
-    assert tables.usual(rows)[:4] == ["study", "trial", "state", "blocks"]
     assert tables.differing(rows) == ["study", "trial", "blocks", "best_val_nll"]
 
 
 def test_no_rows_have_no_columns():
     assert tables.columns([]) == tables.axes([]) == []
-    assert tables.usual([]) == tables.differing([]) == []
+    assert tables.differing([]) == []
 
 
 def test_a_run_is_judged_by_its_own_objective():
