@@ -96,6 +96,14 @@ def rows_of(cells: Sequence[Cell]) -> dict[str, int]:
     return {split: sum(getattr(cell, split) for cell in cells) for split in SPLITS}
 
 
+def rows_by_key(cells: Sequence[Cell]) -> Counter[tuple[float, ...]]:
+    """Rows of the cells in all parts, by the cells' `key`."""
+    rows = Counter[tuple[float, ...]]()
+    for cell in cells:
+        rows[key(cell.conditions)] += cell.rows
+    return rows
+
+
 def shown(names: Iterable[str], conditions: Iterable[float]) -> str:
     """A cell as people read it: `Z = 0.001, alpha = 1`."""
     pairs = zip(names, conditions, strict=True)
@@ -207,9 +215,7 @@ def _contradictions(dataset: Dataset) -> Iterator[str]:
     if bool(dataset.totals) != (dataset.totals_unit is not None):
         yield f"totals in the unit {dataset.totals_unit}"
     counted = {key(one.conditions): one.mergers for one in dataset.totals}
-    rows = Counter[tuple[float, ...]]()
-    for cell in dataset.cells:
-        rows[key(cell.conditions)] += cell.rows
+    rows = rows_by_key(dataset.cells)
     if len(counted) < len(dataset.totals):
         yield "totals that name a cell twice"
     if counted and {where: count for where, count in counted.items() if count} != rows:

@@ -12,6 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 from data_prep.atomic import folder_draft_of
@@ -31,7 +32,7 @@ def prepare(
     *,
     event_columns: Sequence[str] = ("Mass_0", "Mass_1"),
     condition_columns: Sequence[str] = ("Z", "alpha"),
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[str, str] = MappingProxyType({}),
     where: str | None = None,
     split: Sequence[float] = (0.6, 0.2, 0.2),
     seed: int = 0,
@@ -70,14 +71,15 @@ def prepare(
         split=cast(tuple[float, float, float], tuple(map(float, split))),
         drop_invalid=drop_invalid,
     )
-    _check_out(Path(out))
-    opened = [Source.open(Path(path), columns or {}) for path in sources]
+    out = Path(out)
+    _check_out(out)
+    opened = [Source.open(Path(path), columns) for path in sources]
     if not opened:
         raise DataError("there is no source table: name at least one file")
-    _check_renames(opened, columns or {})
-    simulated = totals and Totals.read(Path(totals), request.condition_columns, columns or {})
+    _check_renames(opened, columns)
+    simulated = totals and Totals.read(Path(totals), request.condition_columns, columns)
     dropped: Counter[str] = Counter()
-    with _folder_that_appears(Path(out)) as folder:
+    with _folder_that_appears(out) as folder:
         with tempfile.TemporaryDirectory(dir=folder, prefix="spool-") as temporary:
             spool = parts.Spool(Path(temporary), request)
             told = _read(opened, spool, dropped, on_progress)
@@ -172,13 +174,11 @@ def _check_renames(sources: Sequence[Source], columns: Mapping[str, str]) -> Non
 
 
 def _check_out(out: Path) -> None:
-    if out.is_dir() and not any(out.iterdir()):
-        return
-    if out.is_dir() and (out / "dataset.json").exists():
+    if (out / "dataset.json").exists():
         raise DataError(
             f"{out} already holds a prepared dataset: remove it or choose another --out"
         )
-    if out.exists() or out.is_symlink():
+    if any(out.iterdir()) if out.is_dir() else out.exists() or out.is_symlink():
         raise DataError(f"{out} already exists and holds something else: choose another --out")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeAlias
 
 import numpy as np
@@ -36,7 +37,9 @@ def wanted(source: Source, request: Request, dropped: Counter[str]) -> Iterator[
     alias: dict[str, str] = {}
     if bpp := cosmic.is_bpp(source):
         source, alias = cosmic.named(source, request.names)
-    rule = _rule(source, request, {*source.names, *alias})
+    with _filtering(source):
+        known = {*source.names, *alias}
+        rule = Filter.parse(request.where, known) if request.where is not None else None
     others = sorted(rule.names - set(request.names)) if rule else []
 
     names = {name: alias.get(name, name) for name in (*request.names, *others)}
@@ -47,7 +50,8 @@ def wanted(source: Source, request: Request, dropped: Counter[str]) -> Iterator[
     remedy = unread and f"correct the row, filter it out with --where, or {drop}"
     complete = (whole(chunk, source, unread, dropped) for chunk in read)
     for chunk in cosmic.mergers(complete, names) if bpp else complete:
-        matching = chunk.take(_mask(rule, chunk, source)) if rule else chunk
+        with _filtering(source):
+            matching = chunk.take(rule.mask(chunk.numbers | chunk.texts)) if rule else chunk
         dropped["where"] += len(chunk.rows) - len(matching.rows)
         yield without(matching, _faults(matching, request), source, remedy, dropped)
 
@@ -99,18 +103,10 @@ def without(
     return chunk.take(~bad) if bad.any() else chunk
 
 
-def _rule(source: Source, request: Request, known: set[str]) -> Filter | None:
-    if request.where is None:
-        return None
+@contextmanager
+def _filtering(source: Source) -> Iterator[None]:
     try:
-        return Filter.parse(request.where, known)
-    except FilterError as error:
-        raise FilterError(f"--where for {source.path}: {error}") from None
-
-
-def _mask(rule: Filter, chunk: Chunk, source: Source) -> NDArray[np.bool_]:
-    try:
-        return rule.mask({**chunk.numbers, **chunk.texts})
+        yield
     except FilterError as error:
         raise FilterError(f"--where for {source.path}: {error}") from None
 

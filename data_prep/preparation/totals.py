@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.columns import Column
-from data_prep.dataset import TOTALS, Cell, Total, Unit, key, shown
+from data_prep.dataset import TOTALS, Cell, Total, Unit, key, rows_by_key, shown
 from data_prep.errors import DataError
 from data_prep.preparation import rows
 from data_prep.tables.source import Source
@@ -50,8 +50,13 @@ class Totals:
         """
         source = Source.open(path, columns)
         there = [name for name in TOTALS if name in source.names]
-        if len(there) != 1:
-            raise DataError(_no_total(source, there))
+        if not there:
+            raise DataError(
+                f"{path} has no column {' or '.join(TOTALS)}, it has {', '.join(source.names)}: "
+                "name the right one with --columns OLD=simulated_binaries"
+            )
+        if len(there) > 1:
+            raise DataError(f"{path} has both {' and '.join(there)}: leave one of them out")
         (total,) = there
         names = tuple(column.name for column in conditions)
         simulated: dict[tuple[float, ...], tuple[tuple[float, ...], float]] = {}
@@ -83,9 +88,7 @@ class Totals:
         Raises:
             DataError: If a cell with rows has no total, or more rows than binaries.
         """
-        mergers = Counter[tuple[float, ...]]()
-        for cell in cells:
-            mergers[key(cell.conditions)] += cell.rows
+        mergers = rows_by_key(cells)
         written = {key(cell.conditions): cell.conditions for cell in cells}
         missing = [there for where, there in written.items() if where not in self.simulated]
         if missing:
@@ -105,13 +108,3 @@ class Totals:
                 )
             out.append(Total(written.get(where, conditions), simulated, count))
         return tuple(sorted(out, key=lambda total: total.conditions))
-
-
-def _no_total(source: Source, found: Sequence[str]) -> str:
-    names = " or ".join(TOTALS)
-    if found:
-        return f"{source.path} has both {' and '.join(found)}: leave one of them out"
-    return (
-        f"{source.path} has no column {names}, it has {', '.join(source.names)}: "
-        "name the right one with --columns OLD=simulated_binaries"
-    )

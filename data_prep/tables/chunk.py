@@ -67,12 +67,10 @@ def is_text(kind: pa.DataType) -> bool:
     """Whether a column of this type can hold texts, which may be numbers or not."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    return not (
-        pa.types.is_integer(kind)
-        or pa.types.is_floating(kind)
-        or pa.types.is_decimal(kind)
-        or pa.types.is_boolean(kind)
-    )
+    numeric = (
+        pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean,
+    )  # fmt: skip
+    return not any(test(kind) for test in numeric)
 
 
 def as_floats(array: pa.Array) -> pa.Array | None:
@@ -106,9 +104,7 @@ def _numbers(array: pa.Array) -> tuple[NDArray[np.float64], dict[int, str]]:
     if floats is None:
         return _one_by_one(array.to_pylist())
     values = floats.to_numpy(zero_copy_only=False)
-    if pa.types.is_float32(array.type):
-        return _as_meant(values), {}
-    return values, {}
+    return _as_meant(values) if pa.types.is_float32(array.type) else values, {}
 
 
 def _as_meant(values: NDArray[np.float64]) -> NDArray[np.float64]:

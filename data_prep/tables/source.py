@@ -7,7 +7,6 @@ sees `Chunk`s with the 1-based numbers of their rows, so that a complaint can na
 from __future__ import annotations
 
 import csv
-import gzip
 import hashlib
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -95,19 +94,15 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: check the path") from None
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(
-            f"{path} is damaged or was cut off ({error}): copy or download it again"
-        ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             f"{path} is neither a text table with a line of names nor Parquet ({error}): "
             "name another file"
         ) from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
         raise DataError(
-            f"{path} cannot be read ({first_line(error)}): it may be damaged or cut off, "
-            "or not be a table (CSV, whitespace or Parquet)"
+            f"{path} cannot be read ({first_line(error)}): it may be damaged or cut off, so copy "
+            "or download it again, or not be a table (CSV, whitespace or Parquet)"
         ) from error
 
 

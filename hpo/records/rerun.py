@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,15 +144,16 @@ def _record(then: RunRecord, folder: Path, out: Path, rows: list[Epoch]) -> RunR
 
 
 def _comparisons(then: RunRecord, now: RunRecord) -> Iterator[dict[str, object]]:
-    pairs: dict[str, tuple[float | None, float | None]] = {
-        "epochs": (len(then.epochs), len(now.epochs)),
-        "best epoch": (then.best_epoch, now.best_epoch),
-        "best val NLL": (then.best_val_nll, now.best_val_nll),
-        "last val NLL": (then.epochs[-1].val_nll, now.epochs[-1].val_nll),
-        "test NLL": (then.test.nll if then.test else None, now.test.nll if now.test else None),
-        "seconds": (then.cost.seconds, now.cost.seconds),
+    measures: dict[str, Callable[[RunRecord], float | None]] = {
+        "epochs": lambda run: len(run.epochs),
+        "best epoch": lambda run: run.best_epoch,
+        "best val NLL": lambda run: run.best_val_nll,
+        "last val NLL": lambda run: run.epochs[-1].val_nll,
+        "test NLL": lambda run: run.test.nll if run.test else None,
+        "seconds": lambda run: run.cost.seconds,
     }
-    for name, (was, here) in pairs.items():
+    for name, measure in measures.items():
+        was, here = measure(then), measure(now)
         gap = None if was is None or here is None else here - was
         if name != "test NLL" or gap is not None:
             yield {"measure": name, "then": was, "now": here, "difference": gap}

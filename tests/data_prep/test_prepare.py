@@ -564,10 +564,10 @@ def cut(content: bytes) -> bytes:
         pytest.param(
             "a.csv.gz",
             cut(gzip.compress("\n".join([HEADER, *ROWS * 50]).encode())),
-            "damaged or was cut off",
+            "damaged or cut off",
             id="cut-gzip",
         ),
-        pytest.param("a.csv.gz", b"\x1f\x8b garbage", "damaged|cannot be read", id="no-gzip"),
+        pytest.param("a.csv.gz", b"\x1f\x8b garbage", "cannot be read", id="no-gzip"),
     ],
 )
 def test_an_unreadable_file_is_refused_by_name(tmp_path, name, content, message):
