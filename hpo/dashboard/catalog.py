@@ -43,8 +43,6 @@ class _Run:
     """A value that changes with its files."""
     found: RunRecord | RecordError
     row: Row
-    changed: int
-    """The version that brought it."""
 
 
 class Catalog:
@@ -61,7 +59,7 @@ class Catalog:
         """Goes up whenever a run appeared, changed or vanished."""
         self._root = root_of(folder)
         self._runs: dict[str, _Run] = {}
-        self._gone: dict[str, int] = {}
+        self._changed: dict[str, int] = {}
         self._rows: list[Row] = []
         self._whole: Cache[tuple[str, Stamp], RunRecord] = Cache(KEPT)
         self._looking = Lock()
@@ -83,10 +81,9 @@ class Catalog:
         """A row for each run, as `hpo.records.table.rows` gives it, its key before all as `run`."""
         return self._rows
 
-    def changed_since(self, version: int) -> tuple[list[str], list[str]]:
-        """Keys of the runs that are new or changed since then, and of vanished runs."""
-        changed = [key for key, run in self._runs.items() if run.changed > version]
-        return changed, [key for key, when in self._gone.items() if when > version]
+    def changed_since(self, version: int) -> set[str]:
+        """Keys of the runs that appeared, changed or vanished since then."""
+        return {key for key, when in self._changed.items() if when > version}
 
     def record(self, key: str) -> RunRecord:
         """The whole record of a run, all epochs with it.
@@ -122,34 +119,34 @@ class Catalog:
 
     def _look(self) -> None:
         """Read what changed, and make all rows anew if anything did."""
-        version, known, seen = self.version + 1, self._runs, {}
+        known, seen = self._runs, {}
         paths = candidates(self.folder)
         beside = tuple(path.name for path in paths if path.name != NAME)
         for path in paths:
             key = _key(path, self.folder)
             stamp = _stamp(path, beside)
             run = known.get(key)
-            seen[key] = run if run and run.stamp == stamp else self._read(path, stamp, version)
-        gone = known.keys() - seen.keys()
-        if not gone and all(known.get(key) is run for key, run in seen.items()) and self.version:
+            seen[key] = run if run and run.stamp == stamp else self._read(path, stamp)
+        every = known.keys() | seen.keys()
+        changed = [key for key in every if known.get(key) is not seen.get(key)]
+        if not changed and self.version:
             return
-        self._gone = {key: when for key, when in self._gone.items() if key not in seen}
-        self._gone |= dict.fromkeys(gone, version)
         found = [run.found for run in seen.values()]
         aligned = table.aligned([run.row for run in seen.values()], found)
         # A parameter may be called `run`, in a file that anybody wrote: the key stands.
         keyed = zip(seen, aligned, strict=True)
         self._rows = [{"run": key} | row | {"run": key} for key, row in keyed]
         self._runs = seen
-        self.version = version  # last: a reader of the version finds its rows
+        self._changed = self._changed | dict.fromkeys(changed, self.version + 1)
+        self.version += 1  # last: a reader of the version finds its rows
 
-    def _read(self, path: Path, stamp: Stamp, version: int) -> _Run:
+    def _read(self, path: Path, stamp: Stamp) -> _Run:
         found: RunRecord | RecordError
         try:
             found = read_within(self._root, path, last_epoch=True)
         except RecordError as error:
             found = error
-        return _Run(path, stamp, found, table.flat(path, found), version)
+        return _Run(path, stamp, found, table.flat(path, found))
 
 
 def _key(path: Path, folder: Path) -> str:

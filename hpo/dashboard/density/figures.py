@@ -72,7 +72,11 @@ def cell_map(c: CellMap, theme: ThemeName = "light") -> go.Figure:
     grey = [[0, colours.blank], [1, colours.blank]]
     figure.add_heatmap(z=np.zeros_like(c.ratio_XY.T), colorscale=grey, showscale=False, **shared)
     figure.add_heatmap(**shared, **_ratios(c, colours))
-    _category_axes(figure, c)
+    framed = "<br>framed: the flow was trained without them" if c.held_out_XY.any() else ""
+    titles = [*map(_label, c.axes), ""]
+    shared_axis = {"type": "category", "showgrid": False, "ticks": ""}
+    figure.update_xaxes(title_text=titles[0] + framed, **shared_axis)
+    figure.update_yaxes(title_text=titles[1], showticklabels=len(c.axes) > 1, **shared_axis)
     for i, j in np.argwhere(c.held_out_XY):
         frame = {"x0": i - 0.5, "x1": i + 0.5, "y0": j - 0.5, "y1": j + 0.5}
         figure.add_shape(type="rect", line={"color": colours.emulator, "width": 2.5}, **frame)
@@ -230,16 +234,6 @@ def _of_cell(c: CellMap, i: int, j: int) -> str:
     if c.held_out_XY[i, j]:
         lines.append("the flow was trained without it")
     return "<br>".join(lines)
-
-
-def _category_axes(figure: go.Figure, c: CellMap) -> None:
-    plain_axis = {"type": "category", "showgrid": False, "ticks": ""}
-    framed = "<br>framed: the flow was trained without them" if c.held_out_XY.any() else ""
-    figure.update_xaxes(title_text=_label(c.axes[0]) + framed, **plain_axis)
-    if len(c.axes) > 1:
-        figure.update_yaxes(title_text=_label(c.axes[1]), **plain_axis)
-    else:
-        figure.update_yaxes(showticklabels=False, **plain_axis)
 
 
 def _label(column: Column) -> str:

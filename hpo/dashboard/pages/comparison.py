@@ -106,9 +106,8 @@ def register(app: dash.Dash, site: Site) -> None:
         version = site.catalog.refresh()
         if version == seen:
             raise dash.exceptions.PreventUpdate
-        changed, gone = site.catalog.changed_since(seen)
         # Points of other runs move with every epoch of a study; curves only with their own run.
-        concerned = of == "all" or set(keys) & {*changed, *gone}
+        concerned = of == "all" or site.catalog.changed_since(seen) & set(keys)
         return version if concerned else dash.no_update
 
     @app.callback(

@@ -82,11 +82,11 @@ def register(app: dash.Dash, site: Site) -> None:
     )
     def look(_tick: int, seen: int, key: str) -> tuple[object, ...]:
         version = site.catalog.refresh()
-        if version == seen or key not in site.catalog.changed_since(seen)[0]:
+        if version == seen or key not in site.catalog.changed_since(seen):
             raise dash.exceptions.PreventUpdate
         try:
             record = site.catalog.record(key)
-        except InputError:  # being replaced; the next look finds it whole
+        except (InputError, KeyError):  # being replaced, and found whole by the next look; or gone
             raise dash.exceptions.PreventUpdate from None
         return version, _figures_of(record), site.catalog.log_tail(key)
 

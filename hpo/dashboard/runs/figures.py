@@ -95,7 +95,7 @@ def scatter(
                 y=[_place(row, known[y], log_y) for row in group],
                 mode="markers",
                 marker={
-                    "color": [colour_of[tables.key_of(row)] for row in group],
+                    "color": [colour_of[str(row["run"])] for row in group],
                     "symbol": SYMBOLS.get(state, "square"),
                     "size": 9,
                     "opacity": 0.9,
@@ -124,10 +124,8 @@ def pareto(rows: Sequence[Row], cost: str, theme: ThemeName = "light") -> go.Fig
     if not priced:
         return style.sentence("No run that came to its own end tells of this cost.", theme)
     column = next(each for each in tables.columns(rows) if each.name == cost)
-    best = importance.front(priced, cost)
-    by_key = {tables.key_of(row): row for row in priced}
-    front = [by_key[key] for key in best]
-    rest = [row for key, row in by_key.items() if key not in set(best)]
+    front = importance.front(priced, cost)
+    rest = [row for row in priced if row not in front]
 
     figure, colours = style.empty(theme), style.THEMES[theme]
     steps: dict[str, Any] = {
@@ -137,7 +135,7 @@ def pareto(rows: Sequence[Row], cost: str, theme: ThemeName = "light") -> go.Fig
         "name": "Pareto front",
     }
     if len(front) <= NAMED_POINTS:
-        names = [style.plain(tables.short(key), 24) for key in best]
+        names = [style.plain(tables.short(str(row["run"])), 24) for row in front]
         font = {"color": colours.soft, "size": 11}
         steps |= {"text": names, "textposition": "top right", "textfont": font}
         steps["mode"] += "+text"
@@ -152,7 +150,7 @@ def pareto(rows: Sequence[Row], cost: str, theme: ThemeName = "light") -> go.Fig
             x = [tables.number(row[cost]) for row in group]
             y = [tables.objective(row) for row in group]
             figure.add_scatter(x=x, y=y, cliponaxis=False, **drawn, **_hover(group, told))
-    costs = [each for row in priced if (each := tables.number(row[cost])) is not None]
+    costs = [tables.number(row[cost]) or 0.0 for row in priced]
     log = tables.logarithmic(costs)
     style.axis(figure, "x", _title(column), log=log, keep=cost, large=max(costs) >= LARGE)
     style.axis(figure, "y", capital(tables.objective_label(priced)), keep="objective")
@@ -175,7 +173,7 @@ def _paint(
 ) -> tuple[Mapping[str, Any], dict[str, Any], list[go.Scatter]]:
     """Colours of the runs by key; the axis of a numeric colour; a legend for texts."""
     colours = style.THEMES[theme]
-    keys = [tables.key_of(row) for row in rows]
+    keys = [str(row["run"]) for row in rows]
     if column is None:
         return dict.fromkeys(keys, colours.accent), {}, []
     if column.kind == "number":
@@ -229,14 +227,14 @@ def _hover(rows: Sequence[Row], told: Iterable[Column]) -> dict[str, Any]:
     """Keys for clicks, and texts for the mouse: name, state and these columns of each run."""
     columns = list(dict.fromkeys(told))
     return {
-        "customdata": [tables.key_of(row) for row in rows],
+        "customdata": [row["run"] for row in rows],
         "hovertext": [_told_of(row, columns) for row in rows],
         "hovertemplate": "%{hovertext}<extra></extra>",
     }
 
 
 def _told_of(row: Row, columns: Sequence[Column]) -> str:
-    lines = [f"<b>{style.plain(tables.short(tables.key_of(row)), 40)}</b>"]
+    lines = [f"<b>{style.plain(tables.short(str(row['run'])), 40)}</b>"]
     lines.append(style.plain(str(row["state"]).replace("_", " ")))
     for column in columns:
         shown = style.plain(tables.text_of(row.get(column.name)))

@@ -6,14 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from hpo.dashboard.runs.tables import (
-    TablesError,
-    key_of,
-    logarithmic,
-    number,
-    objective,
-    parameters,
-)
+from hpo.dashboard.runs.tables import TablesError, logarithmic, number, objective, parameters
 from hpo.records import table
 from hpo.records.listing import columns_of
 from hpo.records.table import Row
@@ -62,21 +55,21 @@ def importance(rows: Sequence[Row]) -> list[tuple[str, float]]:
     return _ped_anova(able, varied, better)
 
 
-def front(rows: Sequence[Row], cost: str) -> list[str]:
-    """Keys of the finished runs that no other beats in objective and cost, cheapest first.
+def front(rows: Sequence[Row], cost: str) -> list[Row]:
+    """The finished runs that no other beats in objective and cost, cheapest first.
 
     A run is beaten by one that is no worse in either and better in one; equals both stay.
     """
-    priced = []
-    for row in table.ranked(rows):
-        price, nll = number(row.get(cost)), objective(row)
-        if price is not None and nll is not None:
-            priced.append((price, nll, key_of(row)))
-    kept: list[tuple[float, float, str]] = []
-    for price, nll, key in sorted(priced):
+    kept: list[tuple[float, float, Row]] = []
+    priced = [
+        (price, nll, row)
+        for row in table.ranked(rows)
+        if (price := number(row.get(cost))) is not None and (nll := objective(row)) is not None
+    ]
+    for price, nll, row in sorted(priced, key=lambda each: each[:2]):
         if not kept or nll < kept[-1][1] or (price, nll) == kept[-1][:2]:
-            kept.append((price, nll, key))
-    return [key for _, _, key in kept]
+            kept.append((price, nll, row))
+    return [row for _, _, row in kept]
 
 
 def _ped_anova(rows: Sequence[Row], names: Sequence[str], better: float) -> list[tuple[str, float]]:

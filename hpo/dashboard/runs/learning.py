@@ -64,8 +64,6 @@ def curves(
         TablesError: If the smoothing is out of its range.
     """
     drawn = _lines(records, theme)
-    if not drawn:
-        return style.sentence("No runs are chosen.", theme)
     if not any(np.isfinite(each.curve.val_nll).any() for each in drawn):
         return style.sentence("No run has an epoch with a validation NLL yet.", theme)
 
@@ -92,8 +90,6 @@ def rates(
     theme: ThemeName = "light",
 ) -> go.Figure:
     """Loss rate of every run where it is positive, and the rates below which runs stop early."""
-    if not records:
-        return style.sentence("No runs are chosen.", theme)
     drawn = _lines(records, theme)
     positive = {each.key: _positive(each.curve.loss_rate) for each in drawn}
     if not any(np.isfinite(each).any() for each in positive.values()):

@@ -189,11 +189,6 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def key_of(row: Row) -> str:
-    """The row's key; for rows that did not come from a catalog, study and trial."""
-    return str(row["run"]) if "run" in row else f"{row.get('study')} {row.get('trial')}"
-
-
 def parameters(names: Sequence[str]) -> list[str]:
     """The samplers' choices: `hpo.records.table` puts them between `state` and `epochs`."""
     if "state" not in names or "epochs" not in names:

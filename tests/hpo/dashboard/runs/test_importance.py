@@ -95,7 +95,7 @@ def test_the_front_is_what_no_other_run_beats(pairs):
     def beaten(one):
         return any(other[0] <= one[0] and other[1] <= one[1] and other != one for other in pairs)
 
-    found = importance.front(priced(pairs), "flops_per_event")
+    found = [each["run"] for each in importance.front(priced(pairs), "flops_per_event")]
 
     wanted = {f"bbh/trial-{i:05d}" for i, pair in enumerate(pairs) if not beaten(pair)}
     assert set(found) == wanted
