@@ -44,11 +44,8 @@ def folder_draft_of(folder: Path, *, replace: bool = False) -> Iterator[Path]:
 
     A reader finds what was there or the new folder, whole. On file systems that cannot exchange two
     folders in one step (NFS, Lustre) there is a moment without either: if the process is killed
-    just then, the next draft puts the old folder back. If the body raises, the old one stays.
-
-    Args:
-        folder: Its place. A link is followed.
-        replace: Whether a folder with contents is replaced.
+    just then, the next draft puts the old folder back. If the body raises, the old one stays. A
+    link is followed.
 
     Raises:
         OSError: If the folder cannot be written; names `folder`. FileExistsError if it holds

@@ -32,9 +32,7 @@ def find(dataset: Dataset, named: Named, folder: Path) -> tuple[Cell, ...]:
 
 
 def without(dataset: Dataset, named: Named, folder: Path) -> Dataset:
-    """The dataset without the named cells: its rows, cells and ranges.
-
-    Ranges of events stay, since only their rows could tell.
+    """The dataset without the named cells; ranges of events stay, as only their rows could tell.
 
     Raises:
         DataError: As `faults` has it.

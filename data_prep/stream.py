@@ -191,15 +191,13 @@ def read_split(folder: Path, split: str) -> Batch:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """One row group of one part file."""
+    """One row group of one part file, with `stored` rows, of which `rows` are read."""
 
     path: Path
     metadata: pq.FileMetaData
     index: int
     stored: int
-    """Its rows."""
     rows: int
-    """Those that are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +232,6 @@ class _Table:
         chosen = partial(_chosen, [np.array(cell.conditions, np.float32) for cell in named], inside)
         counted = [replace(group, rows=self._count(group, chosen)) for group in self.groups]
         table = _Table(self.dataset, tuple(group for group in counted if group.rows), chosen)
-
         rows = sum(getattr(cell, split) for cell in named)
         expected = rows if inside else self.rows - rows
         if table.rows != expected:

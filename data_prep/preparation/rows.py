@@ -25,10 +25,7 @@ Fault: TypeAlias = tuple[str, str, NDArray[np.bool_]]
 def wanted(source: Source, request: Request, dropped: Counter[str]) -> Iterator[Chunk]:
     """The source's rows under the names of the request: whole, matching `where`, checked.
 
-    Args:
-        source: The table.
-        request: The columns, the filter, and whether rows with faults are left out.
-        dropped: Counts rows that are left out, by reason.
+    Rows that are left out are counted in `dropped`, by reason.
 
     Raises:
         DataError: For the first row with a fault, unless such rows are to be left out.
@@ -66,11 +63,7 @@ def faults(column: Column, values: NDArray[np.float64]) -> Iterator[Fault]:
 def whole(chunk: Chunk, source: Source, remedy: str | None, dropped: Counter[str]) -> Chunk:
     """Without the rows that could not be read as one value per column, numbers where due.
 
-    Args:
-        chunk: Rows of the source.
-        source: Their table.
-        remedy: Ends the sentence that refuses such a row; None has all of them left out.
-        dropped: Counts the rows left out.
+    `remedy` ends the sentence that refuses such a row; None has all left out and counted.
     """
     if chunk.ragged and remedy:
         row, fault = chunk.ragged[0]

@@ -18,17 +18,10 @@ EVERYWHERE = 5
 
 
 def shares(rows: Counts, split: Sequence[float]) -> Counts:
-    """How many rows of each cell go to each part.
+    """How many of the `rows` of each cell go to train, val and test, shape `(cells, 3)`.
 
     Largest remainders, then one row is moved from the fullest part to each empty one where the
     cell has `EVERYWHERE` rows and the part is wanted at all.
-
-    Args:
-        rows: Rows of each cell, shape `(cells,)`.
-        split: Fractions of train, val, test; they add up to 1.
-
-    Returns:
-        Shape `(cells, 3)`; each row adds up to that cell's rows.
     """
     exact: NDArray[np.float64] = rows[:, None] * np.asarray(split, float)
     # The guard keeps 0.6 * 5 = 3.0000000000000004 and its likes from being taken for a remainder.
@@ -52,7 +45,6 @@ def deal(codes: NDArray[np.integer], left: Counts, rng: np.random.Generator) -> 
     Args:
         codes: Number of each row's cell, shape `(rows,)`.
         left: The shares that no earlier block has used, shape `(cells, parts)`; reduced in place.
-        rng: Of the draws.
     """
     order = np.argsort(codes, kind="stable")
     cells, starts, counts = np.unique(codes[order], return_index=True, return_counts=True)

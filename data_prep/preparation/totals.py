@@ -37,12 +37,7 @@ class Totals:
 
     @classmethod
     def read(cls, path: Path, conditions: Sequence[Column], columns: Mapping[str, str]) -> Totals:
-        """The totals of a file.
-
-        Args:
-            path: CSV, whitespace table or Parquet.
-            conditions: The condition columns, of which every row is one combination.
-            columns: New name by name in the file, as for the sources.
+        """The totals of a file; `columns` renames its columns, as those of the sources.
 
         Raises:
             DataError: If a column is missing, a value cannot be, or a cell is there twice. Names

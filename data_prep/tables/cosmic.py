@@ -54,10 +54,9 @@ def is_bpp(source: Source) -> bool:
 
 
 def named(source: Source, wanted: Iterable[str]) -> tuple[Source, dict[str, str]]:
-    """The table with COSMIC's own names readable beside any that they were renamed to.
+    """The table, and COSMIC's name of each of SEVN's columns that lacks SEVN's name there.
 
-    Returns:
-        The table, and COSMIC's name of each of SEVN's columns that is not there under SEVN's name.
+    COSMIC's own names stay readable beside any that they were renamed to.
 
     Raises:
         DataError: If Z or alpha is wanted and not there: COSMIC has them in `initC`, not in `bpp`.
@@ -80,9 +79,7 @@ def named(source: Source, wanted: Iterable[str]) -> tuple[Source, dict[str, str]
 def mergers(chunks: Iterable[Chunk], names: Mapping[str, str]) -> Iterator[Chunk]:
     """The rows of a `bpp` table that stand for a merging pair of black holes, one a binary.
 
-    Args:
-        chunks: The table's rows in their order, with at least `NUMBERS`.
-        names: Of each wanted column, the name that it has in `chunks`.
+    The chunks hold at least `NUMBERS`, and each wanted column under the name that `names` gives it.
     """
     number, time, found = np.nan, np.inf, False  # of the row before: of its binary, too
     for chunk in chunks:

@@ -35,11 +35,7 @@ class Source:
 
     @classmethod
     def open(cls, path: Path, columns: Mapping[str, str]) -> Source:
-        """Look at a file's head.
-
-        Args:
-            path: The file.
-            columns: New name of a column by its name in the file.
+        """Look at a file's head; `columns` gives new names by those in the file.
 
         Raises:
             DataError: If the file is missing, unreadable, empty or has a doubled column.

@@ -17,12 +17,7 @@ PACKAGES = ("torch", "nflows", "optuna", "pyarrow", "numpy", "submitit", "sqlalc
 
 
 def describe(device: str, job: str | None) -> Environment:
-    """This process's environment.
-
-    Args:
-        device: The training's option: `auto`, `cpu` or `cuda`.
-        job: The scheduler's job id.
-    """
+    """This process's environment: `device` is the training's option, `job` the scheduler's id."""
     return Environment(
         versions=_versions(),
         device=_device(device),

@@ -20,10 +20,8 @@ _ENDLESS = re.compile(rb"[0-9]{101}")
 def read(path: Path, *, last_epoch: bool = False) -> RunRecord:
     """The record in a `run.json`, or in a run JSON of the thesis.
 
-    Args:
-        path: The file.
-        last_epoch: Leaves out all epochs of a `run.json` but the last, which takes a third of the
-            time: for lists of many runs.
+    `last_epoch` leaves out all epochs of a `run.json` but the last, which takes a third of the
+    time: for lists of many runs.
 
     Raises:
         RecordError: If the file cannot be read, is not a record, is larger than `LARGEST` bytes,

@@ -255,9 +255,6 @@ class RunRecord:
 
         The folder is made, unless `parents` says that it has to be there.
 
-        Returns:
-            The path of the file.
-
         Raises:
             RecordError: If a value is NaN, infinite or not JSON. Names the field; the file that
                 was there stays.
@@ -280,12 +277,7 @@ class RunRecord:
 
 
 def parse(path: Path, text: bytes, *, last_epoch: bool = False) -> RunRecord:
-    """The record in the `run.json` at `path`, whose bytes are `text`.
-
-    Args:
-        path: The file, for messages.
-        text: Its contents.
-        last_epoch: Leaves out all epochs but the last, which takes a third of the time.
+    """The record in the `run.json` at `path`, whose bytes are `text`; `last_epoch` as in `read`.
 
     Raises:
         RecordError: If it is no record, or was written by a newer version.

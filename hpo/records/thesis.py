@@ -84,9 +84,7 @@ class Saved:
 
 
 def parse(path: Path, text: bytes) -> RunRecord:
-    """The record of the run in `path`, whose bytes are `text`.
-
-    The trial's number is the place of the file among its neighbours, sorted by label.
+    """The record of the run in `path`; its trial's number is the file's place among its neighbours.
 
     Raises:
         RecordError: If this is no run of the thesis, or its curves are broken. Missing curves are
