@@ -9,6 +9,7 @@ SOAK ?=
 MINUTES ?= 5
 EXAMPLES ?= 10
 PROCESSES ?= 2
+TOGETHER := --numprocesses $(PROCESSES) --dist loadgroup --no-loadscope-reorder
 BIN := $(VENV)/bin
 
 .PHONY: demo test stress lint types docs check soak fuzz audit clean
@@ -25,10 +26,10 @@ demo: $(VENV)/installed
 	@echo "picture    $(CURDIR)/$(DEMO)/contours.png"
 
 test: $(VENV)/installed-dev
-	$(BIN)/pytest --numprocesses $(PROCESSES) --dist loadgroup
+	$(BIN)/pytest $(TOGETHER)
 
 stress: $(VENV)/installed-dev
-	$(BIN)/pytest --numprocesses $(PROCESSES) --dist loadgroup tests/stress
+	$(BIN)/pytest $(TOGETHER) tests/stress
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

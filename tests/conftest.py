@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -165,9 +166,14 @@ SERVERS = ("slurm", "postgres")
 """Fixtures whose tests run in one process."""
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test the group that pytest-xdist keeps together: its server's, else its file's."""
+    """Keep a file's tests, and all tests of servers, in one process; begin with the slow groups."""
+    slow: Counter[str] = Counter()
+    groups = {}
     for item in items:
         used = [name for name in SERVERS if name in getattr(item, "fixturenames", ())]
-        group = "servers" if used else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+        groups[item] = "servers" if used else item.nodeid.partition("::")[0]
+        slow[groups[item]] += item.get_closest_marker("slow") is not None
+        item.add_marker(pytest.mark.xdist_group(groups[item]))
+    items.sort(key=lambda item: (-slow[groups[item]], groups[item]))
