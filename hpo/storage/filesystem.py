@@ -67,16 +67,12 @@ def _kind_in(mountinfo: str, path: str) -> str | None:
         fields = place.split(" ")
         if not separator or len(fields) < 5:
             continue
-        point = PurePosixPath(_decoded(fields[4]))
+        # Blanks and backslashes stand there as \040 and \134.
+        point = PurePosixPath(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields[4]))
         # Of two on the same point the later one lies on top: nfs over autofs.
         if len(point.parts) >= deepest and PurePosixPath(path).is_relative_to(point):
             deepest, found = len(point.parts), device.split(" ")[0]
     return found
-
-
-def _decoded(field: str) -> str:
-    r"""A mount point as it is: blanks and backslashes stand in mountinfo as `\040` and `\134`."""
-    return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), field)
 
 
 def write_fault(folder: Path) -> str | None:

@@ -65,8 +65,7 @@ def open_storage(url: URL, *, reading: bool = False, retrying: bool = True) -> R
     except RuntimeError as error:  # Optuna's, of its own tables
         raise StorageError(f"{masked(url)}: {error}: run hpo db upgrade") from None
     if of_file:
-        sqlite.serialise(storage.engine, shared=sqlite.is_shared(url))
-        sqlite.guard(storage.engine, url)
+        sqlite.serialise(storage.engine, url)
     return storage
 
 
@@ -146,8 +145,8 @@ def _opened_for_reading(kind: type[RDBStorage], url: URL) -> RDBStorage:
     finally:
         engine.dispose()
     storage = _checked(kind, template(url), engine_kwargs=options, skip_table_creation=True)
-    if of_file:
-        event.listen(storage.engine, "begin", sqlite.begin_to_read)
+    if of_file:  # a transaction reads one moment; SQLite's lock for it stops no writer
+        event.listen(storage.engine, "begin", lambda one: one.exec_driver_sql("BEGIN"))
     return storage
 
 

@@ -38,8 +38,8 @@ log = logging.getLogger("hpo.storage.retry")
 
 def transient(error: BaseException) -> bool:
     """Whether the database was away or busy, so that a later try may succeed."""
-    if isinstance(error, StorageInternalError):
-        return error.__cause__ is not None and transient(error.__cause__)
+    if isinstance(error, StorageInternalError) and error.__cause__:
+        error = error.__cause__
     # The pool's; and Optuna's of a lost connection, when it asks another time on it.
     if isinstance(error, (TimeoutError, PendingRollbackError)):
         return True
@@ -52,8 +52,8 @@ def transient(error: BaseException) -> bool:
 
 def of_disk(error: BaseException) -> bool:
     """Whether a disk is full or cannot be written: a disk of the runs, or of a SQLite file."""
-    if isinstance(error, StorageInternalError):
-        return error.__cause__ is not None and of_disk(error.__cause__)
+    if isinstance(error, StorageInternalError) and error.__cause__:
+        error = error.__cause__
     if isinstance(error, DBAPIError) and "sqlite" in type(error.orig).__module__:
         return any(words in str(error.orig) for words in _DISK_FAULTS)
     return isinstance(error, OSError) and error.errno in REMEDIES

@@ -17,16 +17,29 @@ from hpo.storage import filesystem
 from hpo.storage.address import StorageError, masked
 
 
-def serialise(engine: Engine, *, shared: bool) -> None:
-    """Make every SQLite transaction take the write lock as it begins.
+def serialise(engine: Engine, url: URL) -> None:
+    """Make every SQLite transaction take the write lock as it begins, and guard the file.
 
     Optuna reads before it writes. With SQLite's own, late, lock two workers read the same row and
-    the second one fails or overwrites (optuna#4002).
+    the second one fails or overwrites (optuna#4002). A file that was taken away is refused: writes
+    to a file without a name are lost.
 
-    Args:
-        engine: Of the file.
-        shared: Whether other machines see the file.
+    Raises:
+        FileNotFoundError: In each transaction, if the file is gone or is another one.
     """
+    path = url.database or ":memory:"
+    shared = filesystem.is_network(filesystem.kind_of(Path(path)))
+    file = _identity(path)
+
+    def _refuse_other(*_: Any) -> None:
+        if _identity(path) != file:
+            told = (
+                "the database is gone, or another one was put in its place: bring it back (is its "
+                "disk mounted?), then run the same command again"
+            )
+            raise FileNotFoundError(errno.ENOENT, told, path)
+
+    event.listen(engine, "do_connect", _refuse_other)
 
     @event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:
@@ -38,27 +51,9 @@ def serialise(engine: Engine, *, shared: bool) -> None:
     @event.listens_for(engine, "begin")
     def _begin(connection: Any) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+        _refuse_other()
 
     engine.dispose()  # RDBStorage has opened connections before the listeners were there
-
-
-def guard(engine: Engine, url: URL) -> None:
-    """Refuse a SQLite file that was taken away: writes to a file without a name are lost.
-
-    Raises:
-        FileNotFoundError: In each transaction, if the file is gone or is another one.
-    """
-    if not url.database or url.database == ":memory:":
-        return
-    file = _identity(url.database)
-
-    @event.listens_for(engine, "do_connect")
-    def _connect(*_: Any) -> None:
-        _refuse_other(url, file)
-
-    @event.listens_for(engine, "begin")
-    def _begin(_: Any) -> None:
-        _refuse_other(url, file)
 
 
 def reader_options(url: URL) -> dict[str, Any]:
@@ -70,32 +65,22 @@ def reader_options(url: URL) -> dict[str, Any]:
     path = Path(url.database or "")
     if not path.is_file():
         raise StorageError(f"there is no study database {path}: run hpo launch first")
-    # A folder in which nothing can be written has no place for the index of the write-ahead log
-    # either, without which SQLite only reads a file that it may take for unchanging.
-    for mode in ("mode=rw", "immutable=1"):
-        connect = functools.partial(_connected_to_read, f"{path.absolute().as_uri()}?{mode}")
+    connect = functools.partial(_connected_to_read, f"{path.absolute().as_uri()}?mode=rw")
+    try:
         try:
             connect().close()
         except sqlite3.Error as error:
-            unwritable = "readonly" in str(error) or "unable to open" in str(error)
-            if mode == "mode=rw" and unwritable:
-                continue
-            raise StorageError(f"{masked(url)} cannot be read: {error}") from None
-        if mode == "immutable=1":
+            if "readonly" not in str(error) and "unable to open" not in str(error):
+                raise
+            # A folder in which nothing can be written has no place for the index of the write-ahead
+            # log either, without which SQLite only reads a file that it may take for unchanging.
+            address = f"{path.absolute().as_uri()}?immutable=1"
+            connect = functools.partial(_connected_to_read, address)
+            connect().close()
             _warn_of_snapshot(path)
-        break
+    except sqlite3.Error as error:
+        raise StorageError(f"{masked(url)} cannot be read: {error}") from None
     return {"creator": connect}
-
-
-def begin_to_read(connection: Any) -> None:
-    """Begin a transaction that reads one moment; SQLite's lock for it stops no writer."""
-    connection.exec_driver_sql("BEGIN")
-
-
-def is_shared(url: URL) -> bool:
-    """Whether a SQLite file is on a file system of several machines."""
-    kind = filesystem.kind_of(Path(url.database)) if url.database else None
-    return filesystem.is_network(kind)
 
 
 def _connected_to_read(address: str) -> sqlite3.Connection:
@@ -127,12 +112,3 @@ def _identity(path: str) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
-
-
-def _refuse_other(url: URL, file: tuple[int, int] | None) -> None:
-    if url.database and _identity(url.database) != file:
-        told = (
-            "the database is gone, or another one was put in its place: bring it back (is its disk "
-            "mounted?), then run the same command again"
-        )
-        raise FileNotFoundError(errno.ENOENT, told, url.database)

@@ -32,18 +32,12 @@ def upgrade_tables(url: URL) -> tuple[str, str, Path | None]:
         )
         before, head = storage.get_current_version(), storage.get_head_version()
         if before != head:
-            copy = _copied(url)
+            if url.get_backend_name() == "sqlite" and url.database:
+                copy = Path(f"{url.database}.before-upgrade")
+                with closing(sqlite3.connect(url.database)) as file:  # while others may write
+                    with closing(sqlite3.connect(copy)) as target:
+                        file.backup(target)
             storage.upgrade()
     except (SQLAlchemyError, RuntimeError) as error:
         raise StorageError(f"{masked(url)} was not upgraded: {cause(error)}") from None
     return before, storage.get_current_version(), copy
-
-
-def _copied(url: URL) -> Path | None:
-    """A copy of a SQLite file, taken while others may write."""
-    if url.get_backend_name() != "sqlite" or not url.database:
-        return None
-    copy = Path(f"{url.database}.before-upgrade")
-    with closing(sqlite3.connect(url.database)) as source, closing(sqlite3.connect(copy)) as target:
-        source.backup(target)
-    return copy
