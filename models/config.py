@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, dataclass_transform, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, dataclass_transform
 
 import pydantic
 from annotated_types import Interval
@@ -21,11 +21,6 @@ Coordinates = Literal["log_ratio", "log_total", "log"]
 Conditioner = Literal["separate", "masked"]
 ActivationName = Literal["relu", "tanh", "silu", "gelu"]
 Objective = Literal["val_nll", "held_out_nll"]
-KINDS: tuple[str, ...] = get_args(Kind)
-"""Autoregressive layers that a flow can be made of."""
-COORDINATES: tuple[str, ...] = get_args(Coordinates)
-CONDITIONERS: tuple[str, ...] = get_args(Conditioner)
-ACTIVATIONS: tuple[str, ...] = get_args(ActivationName)
 OBJECTIVES: Mapping[str, str] = {"val_nll": "validation NLL", "held_out_nll": "held-out NLL"}
 """The NLLs that can decide between epochs and between trials, as a sentence calls them."""
 FREE_TO_CHANGE = ("device", "memory_mb", "max_minutes")

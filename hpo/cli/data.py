@@ -63,14 +63,11 @@ def prepare(
         hpo prepare run1.parquet run2.parquet --out prepared --columns m1=Mass_0 --columns m2=Mass_1
         hpo prepare mergers.csv --out prepared --totals simulated.csv
     """
-    from rich.console import Console
-
     from data_prep.preparation.prepare import prepare as prepare_dataset
     from hpo.cli import progress
     from hpo.records.listing import render
 
-    console = Console(stderr=True)
-    with progress.of_count("rows read", console) as on_progress:
+    with progress.of_steps("rows read") as on_progress:
         dataset = prepare_dataset(
             list(sources),
             out,

@@ -151,7 +151,10 @@ def conditions(words: Sequence[str], known: Sequence[str]) -> dict[str, Any]:
             if not rest:
                 raise click.UsageError(f"--{name} needs a value")
             text = rest.pop(0)
-        values[name] = _number(name, text)
+        try:
+            values[name] = float(text)
+        except ValueError:
+            raise click.UsageError(f"--{name} must be a number, got {text!r}") from None
     return values
 
 
@@ -164,10 +167,3 @@ def missing(values: Mapping[str, float], known: Sequence[str]) -> None:
     absent = [f"--{name}" for name in known if name not in values]
     if absent:
         raise click.UsageError(f"give {' and '.join(absent)}: the emulator is conditioned on it")
-
-
-def _number(name: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise click.UsageError(f"--{name} must be a number, got {text!r}") from None

@@ -46,32 +46,18 @@ def of_study(console: Console) -> Iterator[Callable[[StudyStatus, list[RunRecord
 
 
 @contextlib.contextmanager
-def of_steps(what: str, console: Console | None = None) -> Iterator[Callable[[int, int], None]]:
-    """A function of the steps done and of all steps; `what` names them, in the plural."""
-    console = console or Console(stderr=True)
+def of_steps(what: str, console: Console | None = None) -> Iterator[Callable[..., None]]:
+    """A function of the steps done, and of all steps where that is known; `what` names them."""
+    console, told = console or Console(stderr=True), 0
     with _bar(console, what) as update:
 
-        def show(done: int, total: int) -> None:
-            update(completed=done, total=total)
-            full = done * LINES // total > (done - 1) * LINES // total
-            if full and not console.is_terminal:
-                say(console, f"{done} of {total} {what}")
-
-        yield show
-
-
-@contextlib.contextmanager
-def of_count(what: str, console: Console) -> Iterator[Callable[[int], None]]:
-    """A function of how many there are so far; `what` names them, in the plural."""
-    told = 0
-    with _bar(console, what) as update:
-
-        def show(count: int) -> None:
+        def show(done: int, total: int | None = None) -> None:
             nonlocal told
-            update(completed=count)
-            if count // COUNT > told and not console.is_terminal:
-                told = count // COUNT
-                say(console, f"{count:,} {what}")
+            update(completed=done, total=total)
+            reached = done * LINES // total if total else done // COUNT
+            if reached > told and not console.is_terminal:
+                say(console, f"{done:,}{f' of {total:,}' if total else ''} {what}")
+            told = reached
 
         yield show
 

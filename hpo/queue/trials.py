@@ -36,13 +36,6 @@ class TrialSummary:
     ended: datetime | None
     value: float | None
 
-    @property
-    def took_s(self) -> float | None:
-        """Seconds from its beginning to its end."""
-        if self.began is None or self.ended is None:
-            return None
-        return (self.ended - self.began).total_seconds()
-
 
 def transaction(
     method: Callable[Concatenate[Reader, sql.Connection, P], R],

@@ -140,38 +140,23 @@ def lines_of(table: Mapping[str, Any]) -> dict[str, Dimension]:
     return lines
 
 
-def ranges_in(space: Mapping[str, Dimension]) -> list[str]:
-    """A sentence for every line that a grid cannot enumerate."""
-    return [
-        f"[space] {key} is a range: a grid needs a list of choices"
-        for key, line in space.items()
-        if isinstance(line, Range)
-    ]
-
-
 def _faults(key: str, line: Dimension) -> list[str]:
     """The sentences for a line: of its key, its form, and the configurations that it leads to."""
     if key not in FLOW | TRAINING:
         return [f"has no key {key!r}: {suggestion(key, FLOW | TRAINING, otherwise='it takes')}"]
-    if isinstance(line, list):
-        if not line:
-            return [f"{key} lists no choice"]
-        if len({repr(choice) for choice in line}) < len(line):
-            return [f"{key} lists a choice twice: {line}"]
+    values = [line.low, line.high] if isinstance(line, Range) else line
+    values = values if isinstance(values, list) else [values]
+    if not values:
+        return [f"{key} lists no choice"]
+    if len({repr(choice) for choice in values}) < len(values):
+        return [f"{key} lists a choice twice: {line}"]
     faults: dict[str, None] = {}
-    for value in _values(line):
+    for value in values:
         try:
             resolve({key: value}, FlowConfig(), TrainConfig())
         except ConfigError as error:
             faults |= dict.fromkeys(error.faults)
     return list(faults)
-
-
-def _values(line: Dimension) -> list[Scalar]:
-    """The values that a line names."""
-    if isinstance(line, Range):
-        return [line.low, line.high]
-    return line if isinstance(line, list) else [line]
 
 
 def _suggest_one(trial: Trial, key: str, line: Dimension) -> Scalar:

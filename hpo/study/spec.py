@@ -44,14 +44,9 @@ class SpecError(InputError):
         super().__init__("\n  - ".join([f"{source} cannot be run:", *faults]))
 
 
-def is_name(text: str) -> bool:
-    """Whether `text` can name a study: it becomes a folder and part of a job's name."""
-    plain = text.replace(".", "").replace("_", "").replace("-", "")
-    return text[:1].isalnum() and plain.isalnum() and text.isascii() and len(text) <= 80
-
-
 def _name(text: str) -> str:
-    if not is_name(text):
+    """A name of a study becomes a folder and part of a job's name."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", text):
         rule = "must be letters, digits, '.', '_' or '-' and start with a letter or digit"
         raise ValueError(f"{rule}, got {text!r}")
     return text
@@ -339,7 +334,11 @@ def _clashes(parts: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
             for key in sorted(set(lines) & set(given))
         ]
     if lines is not None and "sampler" in parts and parts["sampler"].kind == "grid":
-        faults += space.ranges_in(lines)
+        faults += [
+            f"[space] {key} is a range: a grid needs a list of choices"
+            for key, line in lines.items()
+            if isinstance(line, space.Range)
+        ]
     if training is not None and "pruner" in parts:
         least, epochs = parts["pruner"].min_epochs, training.epochs
         if parts["pruner"].kind != "none" and least > epochs:

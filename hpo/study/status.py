@@ -6,7 +6,7 @@ Reads the database and the run JSONs; changes nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -82,9 +82,13 @@ class StudyStatus:
 def read_status(study: optuna.Study, spec: StudySpec, slots: Slots) -> StudyStatus:
     """The study as it is now."""
     counts, summaries = slots.counts(), slots.summaries()
-    best = _best(summaries)
-    value = best.value if best else None
+    able = (one for one in summaries if one.state is TrialState.COMPLETE)
+    best = min(able, key=lambda one: math.inf if one.value is None else one.value, default=None)
+    value = val_nll = best.value if best else None
     by_held_out = spec.training.objective == "held_out_nll"
+    if best and by_held_out:  # the database has the held-out NLL alone
+        record = record_of(study, best.number)
+        val_nll = record.best_val_nll if record else None
     return StudyStatus(
         study=study.study_name,
         runs=runs_of(study),
@@ -95,7 +99,7 @@ def read_status(study: optuna.Study, spec: StudySpec, slots: Slots) -> StudyStat
         pruned=counts[TrialState.PRUNED],
         failed=counts[TrialState.FAIL],
         best_trial=best.number if best else None,
-        best_val_nll=_val_nll(study, best) if by_held_out else value,
+        best_val_nll=val_nll,
         stopping=stop_reason(study, spec, slots),
         best_held_out_nll=value if by_held_out else None,
         eta_s=_eta_s(summaries, counts[TrialState.WAITING]),
@@ -105,17 +109,6 @@ def read_status(study: optuna.Study, spec: StudySpec, slots: Slots) -> StudyStat
 def usable(record: RunRecord) -> bool:
     """Whether the trial ended with a result that can be ranked and exported."""
     return record.state in FINISHED and record.best_val_nll is not None
-
-
-def _best(summaries: Iterable[TrialSummary]) -> TrialSummary | None:
-    able = (one for one in summaries if one.state is TrialState.COMPLETE)
-    return min(able, key=lambda one: math.inf if one.value is None else one.value, default=None)
-
-
-def _val_nll(study: optuna.Study, best: TrialSummary | None) -> float | None:
-    """From the trial's record, since the database has the held-out NLL."""
-    record = record_of(study, best.number) if best else None
-    return record.best_val_nll if record else None
 
 
 def _running(study: optuna.Study, lease: Lease, spec: StudySpec) -> Running:
@@ -133,22 +126,20 @@ def _running(study: optuna.Study, lease: Lease, spec: StudySpec) -> Running:
         pid=lease.owner.pid,
         job=lease.owner.job,
         restarts=lease.restarts,
-        stale=None if lease.lives() else _why_stale(lease),
+        stale=None
+        if lease.lives()
+        else f"its worker (process {lease.owner.pid} on {lease.owner.host}) is gone, last heard of "
+        f"{lease.silent_s:.0f} s ago: `hpo launch` goes on with it",
     )
 
 
 def _eta_s(summaries: Sequence[TrialSummary], waiting: int) -> float | None:
-    took_s = [one.took_s for one in summaries if one.took_s is not None]
+    took_s = [
+        (one.ended - one.began).total_seconds() for one in summaries if one.began and one.ended
+    ]
     begun = [one.began for one in summaries if one.began and one.state is TrialState.RUNNING]
     if not took_s or not begun:
         return None
     mean_s, now = sum(took_s) / len(took_s), datetime.now(UTC)
     left_s = [max(mean_s - (now - start).total_seconds(), 0.0) for start in begun]
     return (sum(left_s) + waiting * mean_s) / len(begun)
-
-
-def _why_stale(lease: Lease) -> str:
-    return (
-        f"its worker (process {lease.owner.pid} on {lease.owner.host}) is gone, last heard of "
-        f"{lease.silent_s:.0f} s ago: `hpo launch` goes on with it"
-    )

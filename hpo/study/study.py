@@ -180,16 +180,11 @@ def _differences(
         was, now = there.get(key, "absent"), here.get(key, "absent")
         if was != now:
             yield f"{key} is {was} there and {now} here"
-    if study.user_attrs[RUNS_ATTRIBUTE] != str(runs):
-        yield (
-            f"its runs are in {study.user_attrs[RUNS_ATTRIBUTE]}: "
-            "launch it with --runs of that folder"
-        )
+    if (known := study.user_attrs[RUNS_ATTRIBUTE]) != str(runs):
+        yield f"its runs are in {known}: launch it with --runs of that folder"
     if study.user_attrs.get(DATA_ATTRIBUTE) != fingerprint:
-        yield (
-            f"its trials were trained on other data ({stored.data.path}) than "
-            f"{spec.data.path} holds now"
-        )
+        other = f"its trials were trained on other data ({stored.data.path})"
+        yield f"{other} than {spec.data.path} holds now"
 
 
 def _compared(spec: StudySpec) -> dict[str, str]:

@@ -4,6 +4,7 @@ import importlib
 import subprocess
 import sys
 from dataclasses import asdict
+from typing import get_args
 
 import pytest
 
@@ -107,9 +108,9 @@ def test_every_choice_of_a_config_is_one_that_is_built():
         importlib.import_module(f"models.flow.{name}") for name in ("fused", "layers")
     )
 
-    assert set(config.ACTIVATIONS) == set(activations.ACTIVATIONS)
-    assert set(config.KINDS) == set(autoregressive.LAYERS)
-    assert set(config.CONDITIONERS) == set(autoregressive.CONDITIONERS)
+    assert set(get_args(config.ActivationName)) == set(activations.ACTIVATIONS)
+    assert set(get_args(config.Kind)) == set(autoregressive.LAYERS)
+    assert set(get_args(config.Conditioner)) == set(autoregressive.CONDITIONERS)
 
 
 def test_reading_the_configs_does_not_load_torch():

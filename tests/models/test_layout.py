@@ -1,19 +1,21 @@
 """What a description says of a flow's weights, before the flow is made."""
 
+from typing import get_args
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.config import ACTIVATIONS, CONDITIONERS, COORDINATES, KINDS
+from models.config import ActivationName, Conditioner, Coordinates, Kind
 from models.layout import Layout
 from tests.random_flows import a_flow
 
 configs = st.fixed_dictionaries(
     {
-        "kind": st.sampled_from(KINDS),
-        "coordinates": st.sampled_from(COORDINATES),
-        "conditioner": st.sampled_from(CONDITIONERS),
-        "activation": st.sampled_from(ACTIVATIONS),
+        "kind": st.sampled_from(get_args(Kind)),
+        "coordinates": st.sampled_from(get_args(Coordinates)),
+        "conditioner": st.sampled_from(get_args(Conditioner)),
+        "activation": st.sampled_from(get_args(ActivationName)),
         "blocks": st.integers(1, 3),
         "bins": st.integers(1, 5),
         "hidden": st.integers(3, 9),

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 from itertools import cycle
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 
 from models.bundle import onnx
-from models.config import ACTIVATIONS, COORDINATES
+from models.config import ActivationName, Coordinates
 from tests.random_flows import GRID, MASSES, every_layer, flow
 
 
@@ -50,7 +51,8 @@ def test_the_graphs_agree_with_the_flow_for_any_number_of_rows(tmp_path, layers)
 
 
 @pytest.mark.parametrize(
-    ("activation", "coordinates"), list(zip(ACTIVATIONS, cycle(COORDINATES), strict=False))
+    ("activation", "coordinates"),
+    list(zip(get_args(ActivationName), cycle(get_args(Coordinates)), strict=False)),
 )
 def test_the_graphs_agree_with_the_flow_for_all_activations_and_coordinates(
     tmp_path, activation, coordinates

@@ -1,5 +1,7 @@
 """Standardising: its constants, its inverse, its Jacobian, its edges."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from data_prep.columns import Column
 from data_prep.dataset import Dataset
 from data_prep.stream import Batch
-from models.config import COORDINATES
+from models import config
 from models.flow.coordinates import Coordinates, Moments, Standardise, constants
 
 COLUMNS = (Column("Mass_0", "Msun", True), Column("chi", "", False))
@@ -31,7 +33,7 @@ UNPAIRED = {
     "not-positive": (MASS, Column("m1", "Msun", False)),
 }
 
-every_kind = pytest.mark.parametrize("kind", COORDINATES)
+every_kind = pytest.mark.parametrize("kind", get_args(config.Coordinates))
 
 tables = arrays(np.float64, (24, 3), elements=st.floats(-1e6, 1e6))
 

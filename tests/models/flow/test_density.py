@@ -3,6 +3,7 @@
 import json
 import warnings
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from data_prep.columns import Column
 from data_prep.dataset import Dataset
 from models.bundle.emulator import Emulator
-from models.config import COORDINATES, FlowConfig
+from models.config import Coordinates, FlowConfig
 from models.flow.conditions import distinct
 from models.flow.coordinates import Constants, Moments
 from models.flow.density import build_flow, from_description
@@ -19,7 +20,7 @@ from tests.pairwise import every_pair
 from tests.random_flows import GRID, LAYERS, MASSES, every_layer, flow
 
 DATA = Path(__file__).parents[2] / "data"
-every_coordinates = pytest.mark.parametrize("coordinates", COORDINATES)
+every_coordinates = pytest.mark.parametrize("coordinates", get_args(Coordinates))
 
 
 def conditions(Z, alpha, rows):
@@ -35,7 +36,7 @@ def grid(points=400):
 
 @every_pair(
     layers=LAYERS,
-    coordinates=COORDINATES,
+    coordinates=get_args(Coordinates),
     activation=["relu", "tanh"],
     where={"low": (0.5, 0.5), "middle": (1.0, 1.0), "high": (2.0, 0.7)},
 )
