@@ -131,18 +131,14 @@ def axis(
     keep: str,
     log: bool = False,
     kind: Literal["number", "text", "time"] = "number",
-    large: bool = False,
 ) -> None:
-    """Title and scale of an axis; a zoom stays as long as `keep` and the scale do.
-
-    Large numbers have their thousands and millions as letters.
-    """
+    """Title and scale of an axis; a zoom stays as long as `keep` and the scale do."""
     scale = {"number": "log" if log else "linear", "text": "category", "time": "date"}[kind]
     figure.layout[f"{side}axis"].update(
         title_text=title,
         type=scale,
         uirevision=plain(f"{keep} {scale}"),
-        exponentformat="SI" if large else "power",
+        exponentformat="power",
         separatethousands=True,
     )
 

@@ -13,6 +13,7 @@ from hpo.dashboard import parts, style
 from hpo.dashboard.address import Query
 from hpo.dashboard.parts import THEME, TICK, Part, Site, drawn_into, theme_of
 from hpo.dashboard.runs import differences, figures, importance, learning, tables
+from hpo.records.listing import columns_of
 from hpo.records.record import RunRecord
 from hpo.records.table import Row
 
@@ -38,12 +39,11 @@ def layout(site: Site, query: Query) -> list[Part]:
     if not query.runs:
         return [parts.notice("No runs are chosen: choose some in the table."), back]
     rows = site.catalog.rows()
-    columns = tables.columns(rows)
     axes = {each.name: each.label for each in tables.axes(rows)}
     costs = {name: axes[name] for name in COSTS if name in axes}
-    parameters = [each.name for each in columns if each.group == "parameters"]
-    across = next((name for name in parameters if name in axes), "best_epoch")
-    colours = {each.name: each.label for each in columns}
+    searched = tables.parameters(columns_of(rows))
+    across = next((name for name in searched if name in axes), "best_epoch")
+    colours = {each.name: each.label for each in tables.columns(rows)}
     return [
         dcc.Store(id="compared", data=list(query.runs)),
         dcc.Store(id="compared-seen", data=site.catalog.version),

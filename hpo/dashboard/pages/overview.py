@@ -295,10 +295,7 @@ def _head(column: tables.Column) -> dict[str, Any]:
 
 
 def _options(known: Sequence[tables.Column]) -> list[dict[str, str]]:
-    return [
-        {"label": each.name, "value": each.name, "title": f"{each.group}: {each.label}"}
-        for each in known
-    ]
+    return [{"label": each.name, "value": each.name, "title": each.label} for each in known]
 
 
 def _summary(table: _Table) -> list[Part]:

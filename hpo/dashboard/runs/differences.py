@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from hpo.dashboard.runs.history import rate_unit
-from hpo.dashboard.runs.tables import ENVIRONMENT
 from hpo.records.record import RunRecord
 from models.config import OBJECTIVES
 
+ENVIRONMENT = ("device", "host", "threads", "slurm_job_id", "git_commit")
 GROUPS = ("configuration", "data", "environment")
 
 

@@ -30,9 +30,6 @@ SYMBOLS = {
 NAMED_POINTS = 8
 """Runs of a Pareto front up to which each has its name beside it."""
 
-LARGE = 1e5
-"""From here on an axis counts in thousands and millions."""
-
 
 def importances(pairs: Sequence[tuple[str, float]], theme: ThemeName = "light") -> go.Figure:
     """The importance of each parameter, as bars."""
@@ -111,9 +108,7 @@ def scatter(
     figure.add_traces(legend)
     figure.update_layout(coloraxis=bar)
     for side, column, log in (("x", known[x], log_x), ("y", known[y], log_y)):
-        large = max(tables.number(row.get(column.name)) or 0 for row in shown) >= LARGE
-        kind = column.kind
-        style.axis(figure, side, _title(column), log=log, keep=column.name, kind=kind, large=large)
+        style.axis(figure, side, _title(column), log=log, keep=column.name, kind=column.kind)
     style.note(figure, theme, style.left_out(len(rows) - len(shown), "without these values"))
     return figure
 
@@ -150,9 +145,8 @@ def pareto(rows: Sequence[Row], cost: str, theme: ThemeName = "light") -> go.Fig
             x = [tables.number(row[cost]) for row in group]
             y = [tables.objective(row) for row in group]
             figure.add_scatter(x=x, y=y, cliponaxis=False, **drawn, **_hover(group, told))
-    costs = [tables.number(row[cost]) or 0.0 for row in priced]
-    log = tables.logarithmic(costs)
-    style.axis(figure, "x", _title(column), log=log, keep=cost, large=max(costs) >= LARGE)
+    log = tables.logarithmic(tables.number(row[cost]) or 0.0 for row in priced)
+    style.axis(figure, "x", _title(column), log=log, keep=cost)
     style.axis(figure, "y", capital(tables.objective_label(priced)), keep="objective")
     remark = style.left_out(len(rows) - len(priced), "unfinished or of unknown cost")
     style.note(figure, theme, remark)

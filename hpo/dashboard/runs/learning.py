@@ -72,7 +72,7 @@ def curves(
     for line in drawn:
         figure.add_traces(_learning(line, along, smoothing, floor, excess))
     told = f"NLL − {floor:.4f}" if excess else "NLL"
-    style.axis(figure, "x", _ALONG[along], log=log_x, keep=along, large=along == "rows")
+    style.axis(figure, "x", _ALONG[along], log=log_x, keep=along)
     style.axis(figure, "y", f"{told} [{tables.NLL}]", log=excess, keep=str(excess))
     if not excess:
         figure.update_yaxes(range=_span(drawn))
@@ -101,7 +101,7 @@ def rates(
         name = line.name if np.isfinite(rate[line.at]).any() else f"{line.name}: no positive rate"
         figure.add_trace(line.curve_of(rate, along, told, name=name, width=1.6))
     units = sorted({history.rate_unit(each) for each in records.values()})
-    style.axis(figure, "x", _ALONG[along], log=log_x, keep=along, large=along == "rows")
+    style.axis(figure, "x", _ALONG[along], log=log_x, keep=along)
     style.axis(figure, "y", f"Loss rate [{' or '.join(units)}]", log=True, keep="rate")
     _draw_thresholds(figure, drawn, theme)
     rose = any((each.curve.loss_rate <= 0).any() for each in drawn)

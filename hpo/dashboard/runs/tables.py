@@ -19,7 +19,6 @@ from hpo.records.listing import columns_of
 from hpo.records.record import NAME
 from hpo.records.table import Row
 
-Group = Literal["run", "parameters", "results", "options", "data", "environment"]
 Kind = Literal["number", "text", "time"]
 
 NLL = "nats/event"
@@ -27,8 +26,6 @@ NLL = "nats/event"
 
 WIDE = 50
 """Numbers whose largest is more than so many times the smallest are seen on a logarithmic axis."""
-
-_RUN = ("study", "trial", "state", "label", "reason", "restarts", "started", "updated")
 
 _RESULTS = {
     "epochs": ("epochs trained", ""),
@@ -75,8 +72,6 @@ _PREFIXES = {
 """Labels of the columns that `hpo.records.table` prefixes."""
 
 _SPLIT_ROWS = re.compile(r"(train|val|test)_rows")
-_DATA = ("data", "fingerprint", "hold_out_cells")
-ENVIRONMENT = ("device", "host", "threads", "slurm_job_id", "git_commit")
 _TIMES = ("started", "updated")
 
 _TRIAL = re.compile(r"trial-0*(\d+)")
@@ -97,7 +92,6 @@ class Column:
     """Its name for people."""
     unit: str
     """Empty where it has none."""
-    group: Group
     kind: Kind
     """Decides how it is sorted and drawn."""
 
@@ -110,8 +104,9 @@ class Column:
 def columns(rows: Sequence[Row]) -> list[Column]:
     """The rows' columns in their order, without `run`."""
     names = columns_of(rows)
-    searched = set(parameters(names))
-    return [_column(name, _group(name, names, searched), rows) for name in names if name != "run"]
+    chosen = parameters(names)
+    results = [name for name in _RESULTS if name not in chosen]
+    return [_column(name, name in results, rows) for name in names if name != "run"]
 
 
 def differing(rows: Sequence[Row]) -> list[str]:
@@ -200,36 +195,22 @@ def per(unit: object) -> str:
     return "epoch" if unit == "epoch" else "s"
 
 
-def _column(name: str, group: Group, rows: Sequence[Row]) -> Column:
-    label, unit = _described(name, group, rows)
+def _column(name: str, result: bool, rows: Sequence[Row]) -> Column:
+    label, unit = _described(name, result, rows)
     given = [row[name] for row in rows if row.get(name) is not None]
     numbers = bool(given) and all(number(each) is not None for each in given)
     # A result is a number while no run has a value yet, too.
-    kind: Kind = "number" if numbers or group == "results" else "text"
+    kind: Kind = "number" if numbers or result else "text"
     kind = "time" if name in _TIMES else kind
-    return Column(name=name, label=label, unit=unit, group=group, kind=kind)
+    return Column(name=name, label=label, unit=unit, kind=kind)
 
 
-def _group(name: str, names: Sequence[str], searched: set[str]) -> Group:
-    if name in searched:
-        return "parameters"
-    if name in _RUN:
-        return "run"
-    if name in _RESULTS:
-        return "results"
-    if name in _DATA or name.startswith("data_") or _SPLIT_ROWS.fullmatch(name):
-        return "data"
-    # The training has an option of that name; the device it ran on is then `environment_device`.
-    own = name in ENVIRONMENT and f"environment_{name}" not in names
-    return "environment" if own or name.startswith(("environment_", "version_")) else "options"
-
-
-def _described(name: str, group: Group, rows: Sequence[Row]) -> tuple[str, str]:
+def _described(name: str, result: bool, rows: Sequence[Row]) -> tuple[str, str]:
     """Label and unit."""
     if name in ("loss_rate", "min_rate"):
         units = {per(row.get("rate_per")) for row in rows if row.get(name) is not None}
         return _LABELS[name][0], " or ".join(f"nats/{each}" for each in sorted(units or {"epoch"}))
-    if name in _LABELS and (group == "results" or name not in _RESULTS):
+    if name in _LABELS and (result or name not in _RESULTS):
         return _LABELS[name]
     if found := _SPLIT_ROWS.fullmatch(name):
         return f"{found[1]} split", "rows"

@@ -9,7 +9,7 @@ import pytest
 
 from hpo.dashboard import style
 from hpo.dashboard.runs import figures, learning, tables
-from hpo.records import table
+from hpo.records import listing, table
 from hpo.records.folder import read
 from hpo.records.record import Cost, DataUsed, Environment, EpochRow, RunRecord
 
@@ -82,7 +82,7 @@ MANY = searched(
 
 def every_figure(records, rows, theme="light"):
     """One of each kind, by name."""
-    names = [each.name for each in tables.columns(rows) if each.group == "parameters"]
+    names = tables.parameters(listing.columns_of(rows))
     pairs = [(name, 0.5) for name in names]
     return {
         "curves": learning.curves(records, theme=theme),

@@ -10,10 +10,7 @@ def test_every_column_but_the_key_is_described_in_the_rows_own_order():
     found = tables.columns(rows)
 
     assert ["run", *(each.name for each in found)] == list(rows[0])
-    groups = {each.name: each.group for each in found}
-    assert (groups["study"], groups["blocks"], groups["hidden"]) == ("run", "parameters", "options")
-    assert (groups["best_val_nll"], groups["fingerprint"]) == ("results", "data")
-    assert (groups["version_torch"], groups["device"]) == ("environment", "environment")
+    assert tables.parameters(list(rows[0])) == ["blocks", "learning_rate"]
 
 
 @pytest.mark.parametrize(
@@ -46,14 +43,6 @@ def test_the_unit_of_loss_rates_is_that_of_the_runs():
     ]
 
     assert units == ["nats/epoch or nats/s", "nats/epoch", "nats/s"]
-
-
-def test_an_option_of_the_training_is_not_taken_for_the_device_it_ran_on():
-    record = run(training={"device": "auto"})
-
-    groups = {each.name: each.group for each in tables.columns([row("a", record)])}
-
-    assert (groups["device"], groups["environment_device"]) == ("options", "environment")
 
 
 def test_axes_are_the_numbers_that_some_run_has():
