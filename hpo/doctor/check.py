@@ -23,7 +23,7 @@ class Check:
     remedy: str | None = None
 
 
-def guarded(what: str, look: Callable[[], list[Check]], url: URL) -> list[Check]:
+def guarded(what: str, look: Callable[[], list[Check]], url: URL | None = None) -> list[Check]:
     """The checks that `look` makes; a warning if it raises."""
     try:
         return look()
@@ -32,9 +32,9 @@ def guarded(what: str, look: Callable[[], list[Check]], url: URL) -> list[Check]
         return [Check(what, "warning", found)]
 
 
-def said(error: Exception, url: URL) -> str:
+def said(error: Exception, url: URL | None) -> str:
     """The first line of an error, of a driver's own where it has one, without the password."""
     line = first_line(error)
-    for secret in (url.password, url.query.get("password")):
+    for secret in (url.password, url.query.get("password")) if url else ():
         line = line.replace(str(secret), "***") if secret else line
     return line

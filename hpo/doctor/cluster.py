@@ -7,10 +7,9 @@ has one sentence for nodes that are too small and for nodes that are drained tod
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from hpo.doctor.check import Check, Verdict
+from hpo.doctor.check import Check, Verdict, guarded
 from hpo.queue.jobs import SchedulerError, ask_slurm, slurm_available
 from hpo.study.spec import SlurmTable, StudySpec
 
@@ -50,16 +49,9 @@ def cluster_checks(spec: StudySpec | None) -> list[Check]:
     table = spec.slurm if spec else None
     return [
         Check("slurm", "ok", _in_a_line(controllers)),
-        _answered("slurm partition", lambda: _partition(table)),
-        *([_answered("slurm request", lambda: _request(table))] if table else []),
+        *guarded("slurm partition", lambda: [_partition(table)]),
+        *(guarded("slurm request", lambda: [_request(table)]) if table else []),
     ]
-
-
-def _answered(what: str, look: Callable[[], Check]) -> Check:
-    try:
-        return look()
-    except (SchedulerError, ValueError) as error:  # no answer, or of another shape
-        return Check(what, "warning", f"could not be checked: {_in_a_line(str(error))}")
 
 
 def _partitions(wanted: str | None) -> list[_Partition]:

@@ -100,16 +100,15 @@ def _tables(url: URL) -> Check:
 
 def _connections(url: URL, workers: int) -> list[Check]:
     """Whether the server has a connection left for each worker."""
-    counts = {"postgresql": _of_postgresql, "mysql": _of_mysql, "mariadb": _of_mysql}
-    count = counts.get(url.get_backend_name())
-    if count is None:
+    backend = url.get_backend_name()
+    if backend not in ("postgresql", "mysql", "mariadb"):
         return []
     with _connected(url) as connection:
-        limit, used = count(connection)
-    return [_room(workers, limit=limit, used=used)]
+        count = _of_postgresql if backend == "postgresql" else _of_mysql
+        return [_room(workers, *count(connection))]
 
 
-def _room(workers: int, *, limit: int, used: int) -> Check:
+def _room(workers: int, limit: int, used: int) -> Check:
     found = f"{limit - used} of the server's {limit} are free, {workers} workers take one each"
     if workers + SPARE > limit - used:
         remedy = f"fewer --workers, or max_connections = {workers + SPARE + used} or more"
@@ -132,9 +131,9 @@ def _of_postgresql(connection: Connection) -> tuple[int, int]:
 
 
 def _of_mysql(connection: Connection) -> tuple[int, int]:
-    limit = connection.exec_driver_sql("show variables like 'max_connections'").one()
-    used = connection.exec_driver_sql("show status like 'Threads_connected'").one()
-    return int(limit[1]), int(used[1])
+    asked = ("show variables like 'max_connections'", "show status like 'Threads_connected'")
+    limit, used = (int(connection.exec_driver_sql(query).one()[1]) for query in asked)
+    return limit, used
 
 
 @contextlib.contextmanager

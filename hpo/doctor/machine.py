@@ -31,12 +31,6 @@ SPACE_GB = 1
 class PreflightError(InputError):
     """A study that would not run here. The message lists every failed check."""
 
-    def __init__(self, failed: Iterable[Check]) -> None:
-        lines = (
-            f"{one.what}: {one.found}" + (f": {one.remedy}" if one.remedy else "") for one in failed
-        )
-        super().__init__("\n  - ".join(["the study cannot run here:", *lines]))
-
 
 def refuse(checks: Iterable[Check]) -> None:
     """Let the study go on only if no check failed.
@@ -44,8 +38,10 @@ def refuse(checks: Iterable[Check]) -> None:
     Raises:
         PreflightError: With every one that did.
     """
-    if failed := [one for one in checks if one.verdict == "failed"]:
-        raise PreflightError(failed)
+    failed = [one for one in checks if one.verdict == "failed"]
+    lines = (": ".join(filter(None, (one.what, one.found, one.remedy))) for one in failed)
+    if failed:
+        raise PreflightError("\n  - ".join(["the study cannot run here:", *lines]))
 
 
 def check(
@@ -57,14 +53,12 @@ def check(
     workers: int,
     force_sqlite: bool = False,
 ) -> list[Check]:
-    """Everything that can be checked before workers start.
+    """Everything that can be checked before workers start, `on` this machine or `slurm`.
 
     Args:
         spec: The study; None checks what every study needs, on the shipped data.
-        on: `local` or `slurm`: where the workers would run.
-        runs: Folder of all runs. It need not be there yet.
-        url: Of the study's database, which need not be there yet.
-        workers: How many would run at once.
+        runs: Folder of all runs. Neither it nor the database need be there yet.
+        url: Of the study's database.
         force_sqlite: SQLite where its locks may not hold is a warning, and no failure.
     """
     looks: list[tuple[str, Callable[[], list[Check]]]] = [
@@ -95,7 +89,8 @@ def _versions() -> list[Check]:
     """The installed packages against what ours requires of them."""
     wanted = [Requirement(line) for line in metadata.requires("hpo-flows") or ()]
     needed = [one for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
-    unmet = [one for one in needed if not _is_met(one)]
+    has = [(one, _installed(one.name)) for one in needed]
+    unmet = [one for one, version in has if not (version and one.specifier.contains(version, True))]
     if unmet:
         found = ", ".join(f"{one.name} is {_installed(one.name) or 'missing'}" for one in unmet)
         remedy = "pip install " + " ".join(f"'{one.name}{one.specifier}'" for one in unmet)
@@ -103,11 +98,6 @@ def _versions() -> list[Check]:
     shown = ("hpo-flows", "torch", "optuna", "submitit", "sqlalchemy", "nflows")
     versions = [f"{name} {_installed(name)}" for name in shown]
     return [Check("versions", "ok", ", ".join([f"python {platform.python_version()}", *versions]))]
-
-
-def _is_met(requirement: Requirement) -> bool:
-    version = _installed(requirement.name)
-    return version is not None and requirement.specifier.contains(version, prereleases=True)
 
 
 def _installed(name: str) -> str | None:
@@ -147,16 +137,15 @@ def _data(spec: StudySpec | None) -> list[Check]:
 
 
 def _runs_folder(runs: Path, on: str) -> list[Check]:
-    kind = filesystem.kind_of(runs)
+    what, kind = "runs folder", filesystem.kind_of(runs)
     found = f"{runs} ({kind or 'file system not known'})"
     if fault := filesystem.write_fault(runs):
-        remedy = "give another folder with --runs"
-        return [Check("runs folder", "failed", f"{runs} cannot be written: {fault}", remedy)]
+        found = f"{runs} cannot be written: {fault}"
+        return [Check(what, "failed", found, "give another folder with --runs")]
     if on == "slurm" and filesystem.is_private(kind):
-        remedy = "give a folder that all nodes share with --runs"
         found += ": jobs on other nodes will not see it"
-        return [Check("runs folder", "warning", found, remedy)]
-    return [Check("runs folder", "ok", found)]
+        return [Check(what, "warning", found, "give a folder that all nodes share with --runs")]
+    return [Check(what, "ok", found)]
 
 
 def _free_space(runs: Path) -> list[Check]:

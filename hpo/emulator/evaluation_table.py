@@ -62,7 +62,10 @@ def scores(
     told = [_score(one, evaluations) for one in _measures(first, split, some_held_out)]
     for index, cell in enumerate(first["cells"]):
         here = {title: each["cells"][index] for title, each in evaluations.items()}
-        held_out = _who(here, names) if names else cell["held_out"]
+        held_out = cell["held_out"]
+        if names:  # those of the two that did not see the cell in training
+            without = [name for name in names if here[name]["held_out"]]
+            held_out = "both" if len(without) == 2 else (without or ["none"])[0]
         for one in _measures_of_cell(cell, units):
             told.append(_score(one, here, cell["conditions"], held_out))
     return told
@@ -170,12 +173,6 @@ def _at(found: Found, keys: Sequence[str]) -> float | None:
     for key in keys:
         value = value.get(key) if isinstance(value, Mapping) else None
     return value if isinstance(value, int | float) else None
-
-
-def _who(here: Mapping[str, Found], names: tuple[str, str]) -> str:
-    """Which of the two did not see the cell in training."""
-    without = [name for name in names if here[name]["held_out"]]
-    return "both" if len(without) == 2 else (without or ["none"])[0]
 
 
 def _held_out(one: Score) -> str:

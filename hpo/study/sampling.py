@@ -5,14 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import optuna
+from optuna import pruners
 from optuna.distributions import BaseDistribution
-from optuna.pruners import (
-    BasePruner,
-    HyperbandPruner,
-    MedianPruner,
-    NopPruner,
-    SuccessiveHalvingPruner,
-)
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial
@@ -27,13 +21,8 @@ def sampler_of(
     """The sampler that chooses the parameters of trial `number`.
 
     Seeded by the number: workers that shared one seed would all try the same configuration first
-    (optuna#4714).
-
-    Args:
-        spec: The resolved study file.
-        number: The number of the trial.
-        known: The search space of the finished trials that this process has seen, updated by the
-            later ones. Without it all trials are compared anew.
+    (optuna#4714). `known` is the search space of the finished trials that this process has seen,
+    updated by the later ones; without it all trials are compared anew.
     """
     seed = seed_of(spec.study.seed, number)
     if spec.sampler.kind == "tpe":
@@ -48,22 +37,16 @@ def sampler_of(
     return RandomSampler(seed=seed)  # a grid's points are given with the trials
 
 
-def pruner_of(spec: StudySpec) -> BasePruner:
+def pruner_of(spec: StudySpec) -> pruners.BasePruner:
     """The pruner, its resources explicit: Optuna's "auto" waits for the first trial to end."""
-    table = spec.pruner
+    table, first = spec.pruner, spec.pruner.min_epochs
     if table.kind == "asha":
-        return SuccessiveHalvingPruner(
-            min_resource=table.min_epochs, reduction_factor=table.reduction_factor
-        )
+        return pruners.SuccessiveHalvingPruner(first, table.reduction_factor)
     if table.kind == "hyperband":
-        return HyperbandPruner(
-            min_resource=table.min_epochs,
-            max_resource=spec.training.epochs,
-            reduction_factor=table.reduction_factor,
-        )
+        return pruners.HyperbandPruner(first, spec.training.epochs, table.reduction_factor)
     if table.kind == "median":
-        return MedianPruner(n_warmup_steps=table.min_epochs)
-    return NopPruner()
+        return pruners.MedianPruner(n_warmup_steps=first)
+    return pruners.NopPruner()
 
 
 def search_space() -> IntersectionSearchSpace:

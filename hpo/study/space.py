@@ -86,12 +86,8 @@ def suggest(
 ) -> tuple[FlowConfig, TrainConfig]:
     """The configs of a trial, its parameters suggested by the study's sampler.
 
-    Args:
-        trial: A running trial; a continued one gets its earlier parameters again.
-        space: The study's `[space]`.
-        flow: Values of the fields that the space does not name.
-        training: The study's `[training]`.
-        seed: Of the weights and the order of rows.
+    Fields that the space does not name keep the values of `flow` and `training`. A continued trial
+    gets its earlier parameters again.
     """
     chosen = {key: _suggest_one(trial, key, line) for key, line in space.items()}
     return resolve(chosen, flow, dataclasses.replace(training, seed=seed))

@@ -115,6 +115,10 @@ def _running(study: optuna.Study, lease: Lease, spec: StudySpec) -> Running:
     record = record_of(study, lease.number)
     last = record.epochs[-1] if record and record.epochs else None
     left = spec.training.epochs - (last.epoch if last else 0)
+    gone = (
+        f"its worker (process {lease.owner.pid} on {lease.owner.host}) is gone, last heard of "
+        f"{lease.silent_s:.0f} s ago: `hpo launch` goes on with it"
+    )
     return Running(
         trial=lease.number,
         epoch=last.epoch if last else 0,
@@ -126,10 +130,7 @@ def _running(study: optuna.Study, lease: Lease, spec: StudySpec) -> Running:
         pid=lease.owner.pid,
         job=lease.owner.job,
         restarts=lease.restarts,
-        stale=None
-        if lease.lives()
-        else f"its worker (process {lease.owner.pid} on {lease.owner.host}) is gone, last heard of "
-        f"{lease.silent_s:.0f} s ago: `hpo launch` goes on with it",
+        stale=None if lease.lives() else gone,
     )
 
 

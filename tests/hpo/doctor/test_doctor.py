@@ -278,8 +278,8 @@ def test_a_database_whose_folder_cannot_be_made_fails(tmp_path):
 
 
 def test_workers_beyond_the_servers_free_connections_are_a_warning():
-    assert database._room(85, limit=100, used=10).verdict == "ok"
-    found = database._room(86, limit=100, used=10)
+    assert database._room(85, 100, 10).verdict == "ok"
+    found = database._room(86, 100, 10)
 
     assert (found.verdict, found.remedy) == (
         "warning",
