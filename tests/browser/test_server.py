@@ -63,7 +63,6 @@ def test_optunas_pages_show_what_the_launch_wrote(site, root, page):
     page.goto(site)
     page.goto(f"{root}/dashboard/studies/1")
     page.get_by_text("validation NLL").first.wait_for()
-    page.locator('[id="user-defined-plot:hpo-learning"] .main-svg').first.wait_for()
 
     page.goto(f"{root}/dashboard/studies/1/note")
     page.get_by_text("hpo launch tiny.toml --workers 2").wait_for()

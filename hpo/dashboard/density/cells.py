@@ -125,7 +125,7 @@ def _worst(
     distances: Sequence[CellDistance], dataset: Dataset, places: Mapping[_Key, tuple[int, int]]
 ) -> tuple[Array, Array]:
     """At each place the largest distance over its floor, and that distance."""
-    shape = [1 + max(place[axis] for place in places.values()) for axis in (0, 1)]
+    shape = np.max(list(places.values()), axis=0) + 1
     ratio_XY, ks_XY = np.full(shape, math.nan), np.full(shape, math.nan)
     names = [column.name for column in dataset.condition_columns]
     for each in distances:

@@ -55,7 +55,10 @@ def layout(site: Site, query: Query) -> list[Part]:
                 parts.choice("Along", "along", parts.ALONG, "epoch"),
                 parts.choice("Show", "excess", {"": "NLL", "yes": "above the best"}, ""),
                 parts.choice("Axis", "log-x", {"": "linear", "yes": "logarithmic"}, ""),
-                parts.field("Smoothing", _smoothing()),
+                parts.field(
+                    "Smoothing",
+                    html.Div(dcc.Slider(0, 0.98, 0.02, value=0, id="smoothing"), className="slide"),
+                ),
             ),
             parts.graph("curves", height=440),
             wide=True,
@@ -195,10 +198,3 @@ def _differences(records: Mapping[str, RunRecord]) -> object:
         return parts.notice(few)
     names = {key: tables.short(key) for key in records}
     return parts.listing(rows, heads={"group": "", "setting": "setting", **names})
-
-
-def _smoothing() -> html.Div:
-    marks = {each: f"{each:g}" for each in (0, 0.5, 0.9)}
-    return html.Div(
-        dcc.Slider(0, 0.98, 0.02, value=0, marks=marks, id="smoothing"), className="slide"
-    )

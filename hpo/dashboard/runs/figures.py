@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from hpo.dashboard import style
 from hpo.dashboard.runs import importance, tables
 from hpo.dashboard.runs.tables import Column, capital
-from hpo.dashboard.style import Theme, ThemeName
+from hpo.dashboard.style import ThemeName
 from hpo.records.table import Row, ranked
 
 SYMBOLS = {
@@ -165,14 +165,28 @@ def _place(row: Row, column: Column, log: bool) -> float | str | None:
 def _paint(
     rows: Sequence[Row], column: Column | None, theme: ThemeName
 ) -> tuple[Mapping[str, Any], dict[str, Any], list[go.Scatter]]:
-    """Colours of the runs by key; the axis of a numeric colour; a legend for texts."""
+    """Colours of the runs by key; the axis of a numeric colour; a legend for texts.
+
+    Numbers are coloured by their logarithm where that looks right.
+    """
     colours = style.THEMES[theme]
     keys = [str(row["run"]) for row in rows]
     if column is None:
         return dict.fromkeys(keys, colours.accent), {}, []
     if column.kind == "number":
         values = [tables.number(row.get(column.name)) for row in rows]
-        return _graded(dict(zip(keys, values, strict=True)), column, colours)
+        log = tables.logarithmic(each for each in values if each is not None)
+        scale = math.log10 if log else float
+        shown = [math.nan if each is None else scale(each) for each in values]
+        bar = {
+            "title": {"text": _title(column).replace(" [", "<br>["), "side": "top"},
+            "thickness": 10,
+            "outlinewidth": 0,
+            "tickfont": {"color": colours.soft, "size": 11},
+            **({"tickprefix": "10<sup>", "ticksuffix": "</sup>"} if log else {}),
+        }
+        axis = {"colorscale": list(colours.ramp), "colorbar": bar}
+        return dict(zip(keys, shown, strict=True)), axis, []
     texts = {key: str(row.get(column.name)) for key, row in zip(keys, rows, strict=True)}
     levels = sorted(set(texts.values()))
     # Values beyond the last colour share the faded one.
@@ -181,28 +195,6 @@ def _paint(
     if len(levels) > len(by_level):
         legend.append(_key(f"{len(levels) - len(by_level)} more", colours.faded))
     return {key: by_level.get(text, colours.faded) for key, text in texts.items()}, {}, legend
-
-
-def _graded(
-    values: Mapping[str, float | None], column: Column, colours: Theme
-) -> tuple[Mapping[str, Any], dict[str, Any], list[go.Scatter]]:
-    """Colours for numbers, on a bar beside the plot; by their logarithm where that looks right."""
-    given = [each for each in values.values() if each is not None]
-    log = tables.logarithmic(given)
-    bar: dict[str, Any] = {
-        "title": {"text": _title(column).replace(" [", "<br>["), "side": "top"},
-        "thickness": 10,
-        "outlinewidth": 0,
-        "len": 0.9,
-        "tickfont": {"color": colours.soft, "size": 11},
-    }
-    if log:
-        bar |= {"tickprefix": "10<sup>", "ticksuffix": "</sup>"}
-    shown = {
-        key: math.nan if each is None else math.log10(each) if log else each
-        for key, each in values.items()
-    }
-    return shown, {"colorscale": list(colours.ramp), "colorbar": bar}, []
 
 
 def _key(name: str, colour: str, state: str | None = None) -> go.Scatter:
