@@ -78,12 +78,13 @@ class Total:
     """Rows of the cell in all parts, after the filter; 0 where the simulation gave none."""
 
     def __post_init__(self) -> None:
-        if not all(map(is_finite, (*self.conditions, self.simulated, self.mergers))):
-            raise ValueError("a cell's conditions, total and mergers must be finite numbers")
-        if self.simulated <= 0:
-            raise ValueError(f"what was simulated must be above 0, got {self.simulated}")
-        if not (isinstance(self.mergers, int) and 0 <= self.mergers <= MOST_ROWS):
-            raise ValueError(f"mergers must be a count, got {self.mergers}")
+        if not (
+            all(map(is_finite, (*self.conditions, self.simulated)))
+            and self.simulated > 0
+            and type(self.mergers) is int
+            and 0 <= self.mergers <= MOST_ROWS
+        ):
+            raise ValueError("a cell has finite conditions, a total above 0, a count of mergers")
 
 
 def key(conditions: Sequence[float]) -> tuple[float, ...]:

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from data_prep.atomic import folder_draft_of
 from data_prep.dataset import Dataset, rows_of
-from data_prep.errors import REMEDIES, DataError
+from data_prep.errors import DataError
 from data_prep.preparation import parts
 from data_prep.preparation.request import Request
 from data_prep.preparation.rows import wanted
@@ -62,6 +62,7 @@ def prepare(
 
     Raises:
         DataError: If a source, an option or `out` cannot be used. Names file, column, row, remedy.
+        OSError: If `out` cannot be written.
         FilterError: If `where` is no filter.
     """
     request = Request(
@@ -103,7 +104,7 @@ def prepare(
             seed=seed,
             split=request.split,
             where=where,
-            dropped={reason: count for reason, count in dropped.items() if count},
+            dropped=dict(+dropped),
             bytes_before=sum(source["bytes"] for source in told),
             bytes_after=sum(path.stat().st_size for path in folder.glob("*/part-*.parquet")),
             totals=simulated.of(cells) if simulated else (),
@@ -154,8 +155,7 @@ def _read(
 
 def _nothing_left(sources: Sequence[Source], dropped: Counter[str]) -> str:
     files = ", ".join(str(source.path) for source in sources)
-    out = {reason: count for reason, count in dropped.items() if count}
-    if out:
+    if out := +dropped:
         why = ", ".join(f"{count} left out: {reason}" for reason, count in out.items())
         remedy = "loosen --where" if "where" in out else "check the table"
         return f"no row of {files} is left ({why}): {remedy}"
@@ -195,10 +195,4 @@ def _folder_that_appears(out: Path) -> Iterator[Path]:
                 parent.rmdir()
         if isinstance(error, FileExistsError):
             _check_out(out)
-        if isinstance(error, OSError):
-            remedy = REMEDIES.get(error.errno or 0, "correct that")
-            raise DataError(
-                f"{out} cannot be written ({error.strerror or error}): {remedy} or choose another "
-                "--out"
-            ) from error
         raise

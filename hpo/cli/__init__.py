@@ -23,7 +23,7 @@ from hpo.cli.studies import enqueue, launch, status, stop
 
 _BAD_PATH = (
     *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR),
-    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.EEXIST),
 )
 WIDEST = 2_000
 """Characters of a line of an error; a file can hold names of any length."""

@@ -59,7 +59,7 @@ def test_a_dataset_that_finds_no_room_is_made_later(forks, disk, source, data, f
 
     with broken(disk, fault) as how:
         done = forks.hpo(*words, cwd=disk.folder.parent, **how)
-        assert one_sentence(done, fault, disk.folder / "new" / "out")
+        assert one_sentence(done, fault, disk.folder / "new")
         assert [path.name for path in disk.folder.iterdir() if path.name != "filler"] == []
 
     assert forks.hpo(*words, cwd=disk.folder.parent).code == 0
