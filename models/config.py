@@ -59,18 +59,15 @@ def checked(cls: type[T]) -> type[T]:
         try:
             check(ArgsKwargs((), options), self_instance=self)
         except pydantic.ValidationError as error:
-            raise ConfigError(*faults_of(error, known), of=cls.__name__) from None
+            faults = (_sentence(one, known) for one in error.errors(include_url=False))
+            raise ConfigError(*faults, of=cls.__name__) from None
 
     made.__init__ = __init__  # type: ignore[assignment, method-assign]
     return made  # type: ignore[return-value]
 
 
-def faults_of(error: pydantic.ValidationError, known: Iterable[str]) -> list[str]:
-    """A sentence for every fault that pydantic found: the option, the rule, the value."""
-    return [_sentence(one, known) for one in error.errors(include_url=False)]
-
-
 def _sentence(error: Any, known: Iterable[str]) -> str:
+    """A fault that pydantic found: the option, the rule, the value."""
     place = ".".join(str(part) for part in error["loc"] if part != "[key]")
     if error["type"] == "unexpected_keyword_argument":
         return f"has no key {place!r}: {suggestion(place, known, otherwise='it takes')}"

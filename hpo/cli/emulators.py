@@ -15,7 +15,6 @@ from hpo.cli.options import FILE, FOLDER, KEYED, database, listed, placed, prepa
 
 if TYPE_CHECKING:
     from hpo.records.listing import Format
-    from hpo.records.record import RunRecord
     from models import Emulator
 
 
@@ -68,12 +67,7 @@ def export(
         raise click.UsageError("give either --trial or --ensemble: an ensemble is of the best")
     found, _ = load_study(database(storage, runs), study_name(study))
     records = exporting.export(
-        runs_of(found),
-        out,
-        trial=trial,
-        max_cost=max_cost,
-        ensemble=ensemble or 1,
-        terms=terms,
+        runs_of(found), out, trial=trial, max_cost=max_cost, ensemble=ensemble or 1, terms=terms
     )
     if len(records) > 1:
         numbers = ", ".join(str(record.trial) for record in records)
@@ -140,10 +134,8 @@ def evaluate(emulator: Path, data: str, split: str, against: Path | None, style:
     other = Emulator.load(against) if against else None
     for each in (loaded, other) if other else (loaded,):
         _say_if_other_data(each, folder)
-    if other:
-        found = compare(loaded, other, folder, split)
-    else:
-        found = evaluated(loaded, folder, split)
+    # Of one emulator, or of two with their differences.
+    found = compare(loaded, other, folder, split) if other else evaluated(loaded, folder, split)
     if style == "json":
         click.echo(json.dumps(found, indent=2))
         return
@@ -239,9 +231,14 @@ def plot(
         raise click.UsageError(f"--columns says nothing to {kind}")
     if kind == "losses":
         from hpo.pictures.losses import losses
+        from hpo.records.folder import read_all
+        from hpo.records.record import RunRecord
+        from hpo.study.study import load_study, runs_of
 
         options.conditions(ctx.args, ())
-        losses(_records(source, runs, storage), out)
+        found, _ = load_study(database(storage, runs), study_name(source))
+        every = [record for _, record in read_all(runs_of(found))]
+        losses([one for one in every if isinstance(one, RunRecord)], out)
         click.echo(str(out))
         return
     from models import Emulator
@@ -288,16 +285,6 @@ def _plot(
         else:
             draw = corner.corner if kind == "corner" else contours.contours
             draw(emulator, folder, conditions=at, columns=columns, out=out)
-
-
-def _records(study: str, runs: Path, storage: str | None) -> list[RunRecord]:
-    from hpo.records.folder import read_all
-    from hpo.records.record import RunRecord
-    from hpo.study.study import load_study, runs_of
-
-    found, _ = load_study(database(storage, runs), study_name(study))
-    records = [record for _, record in read_all(runs_of(found))]
-    return [record for record in records if isinstance(record, RunRecord)]
 
 
 def _data_of(data: str | None, emulator: Path) -> Path:

@@ -159,11 +159,7 @@ def conditions(words: Sequence[str], known: Sequence[str]) -> dict[str, Any]:
 
 
 def missing(values: Mapping[str, float], known: Sequence[str]) -> None:
-    """Refuse a call that leaves a condition open.
-
-    Raises:
-        click.UsageError: Naming those that are missing.
-    """
+    """Refuse a call that leaves a condition open, by a click.UsageError."""
     absent = [f"--{name}" for name in known if name not in values]
     if absent:
         raise click.UsageError(f"give {' and '.join(absent)}: the emulator is conditioned on it")

@@ -51,11 +51,8 @@ def export(
         out: Folder to be made.
         trial: Takes this one, whether it is the best or not.
         max_cost: Takes the best of those with at most so many FLOPs per event.
-        ensemble: How many of the best, with equal weights.
+        ensemble: How many of the best, with equal weights; their records are returned.
         terms: Licence, authors and references, for the model card.
-
-    Returns:
-        The records of the trials exported, the best first.
 
     Raises:
         ExportError: If there is no such trial, or too few have a result.
@@ -87,7 +84,13 @@ def _chosen(
             state = found[0][0].state
             raise ExportError(f"trial {trial} is {state}: only one that ended well can be exported")
         return found
-    able = [(one, path) for one, path in found if usable(one) and _cheap(one, max_cost)]
+    able = [(one, path) for one, path in found if usable(one)]
+    if max_cost is not None:
+        able = [
+            (one, path)
+            for one, path in able
+            if (flops := one.cost.flops_per_event) is not None and flops <= max_cost
+        ]
     limit = f" with at most {max_cost} FLOPs per event" if max_cost else ""
     if not able:
         raise ExportError(f"{folder} has no trial{limit} that ended well, of {len(found)} there")
@@ -97,11 +100,6 @@ def _chosen(
             f"{ensemble}"
         )
     return sorted(able, key=lambda pair: pair[0].standing)[:ensemble]
-
-
-def _cheap(record: RunRecord, max_cost: int | None) -> bool:
-    flops = record.cost.flops_per_event
-    return max_cost is None or (flops is not None and flops <= max_cost)
 
 
 def _card(records: Sequence[RunRecord], density: Density) -> dict[str, object]:

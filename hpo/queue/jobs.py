@@ -19,15 +19,9 @@ STARTED = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING
 QUEUED = frozenset({"PENDING", "CONFIGURING", "RESIZING", "REQUEUED", "REQUEUE_FED"})
 _LATER = "BeginTime"
 """The reason for which a requeued job waits two minutes, without a worker."""
-_NEVER = (
-    "PartitionConfig",
-    "PartitionTimeLimit",
-    "PartitionNodeLimit",
-    "BadConstraints",
-    "InvalidAccount",
-    "InvalidQOS",
-    "JobHeldUser",
-    "JobHeldAdmin",
+_NEVER = tuple(
+    "PartitionConfig PartitionTimeLimit PartitionNodeLimit BadConstraints InvalidAccount "
+    "InvalidQOS JobHeldUser JobHeldAdmin".split()
 )
 
 

@@ -5,6 +5,7 @@ A trial can also be RUNNING without any lease, when another tool claimed it; it 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -28,14 +29,10 @@ class Reaped:
 def reap(slots: Slots, me: Owner | None = None, *, ask: AskSlurm = job_states) -> Reaped:
     """Take the trials of dead owners back; those restarted too often fail.
 
-    Args:
-        slots: The trials.
-        me: The process that calls, if it is a worker: what its job held before it was started anew
-            is lost.
-        ask: Says which jobs there are; None for "no answer".
+    Of `me`, a worker, what its job held before it was started anew counts as lost. `ask` says which
+    jobs there are; None for "no answer".
     """
-    released: list[int] = []
-    failed: list[int] = []
+    released, failed = [], []
     leases = slots.leases()
     if any(lease.silent_s < 0 for lease in leases):
         slots.date_back()
@@ -48,9 +45,7 @@ def reap(slots: Slots, me: Owner | None = None, *, ask: AskSlurm = job_states) -
             if slots.release(lease, futile=True):
                 released.append(lease.number)
             continue
-        try:
+        with contextlib.suppress(LeaseLost):  # another process was quicker
             slots.finish(lease, TrialState.FAIL)
-        except LeaseLost:  # another process was quicker
-            continue
-        failed.append(lease.number)
+            failed.append(lease.number)
     return Reaped(released=tuple(released), failed=tuple(failed))

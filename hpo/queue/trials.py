@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -74,18 +74,14 @@ class TrialReader:
             .where(self._of_study, TRIALS.c.state == TrialState.RUNNING)
             .order_by(TRIALS.c.number)
         )
+        of_owner = {one.name for one in fields(Owner)}
+        of_lease = {one.name for one in fields(Lease)} - {"owner"}
         return [
             Lease(
-                number=row.number,
-                trial_id=row.trial_id,
-                token=row.token,
-                owner=Owner(
-                    host=row.host, pid=row.pid, started=row.started, job=row.job, rank=row.rank
-                ),
-                silent_s=row.silent_s,
-                restarts=row.restarts,
+                owner=Owner(**{name: row[name] for name in of_owner}),
+                **{name: row[name] for name in of_lease},
             )
-            for row in rows
+            for row in rows.mappings()
         ]
 
     def claims_of(self, owner: Owner) -> list[Lease]:

@@ -137,7 +137,7 @@ def _checked(kind: type[RDBStorage], text: str, **options: Any) -> RDBStorage:
 def _opened_for_reading(kind: type[RDBStorage], url: URL) -> RDBStorage:
     """Optuna's storage for reading only, on a database that has its tables."""
     of_file = url.get_backend_name() == "sqlite"
-    options = sqlite.reader_options(url) if of_file else _server_reader_options(url)
+    options = sqlite.reader_options(url) if of_file else engine_options(url, reading=True)
     engine = create_engine(url, **options)
     try:
         if not inspect_database(engine).has_table("studies"):
@@ -150,8 +150,8 @@ def _opened_for_reading(kind: type[RDBStorage], url: URL) -> RDBStorage:
     return storage
 
 
-def engine_options(url: URL) -> dict[str, Any]:
-    """Settings of SQLAlchemy's engine for a worker."""
+def engine_options(url: URL, *, reading: bool = False) -> dict[str, Any]:
+    """Settings of SQLAlchemy's engine for a worker, or for a reader of a server."""
     if url.get_backend_name() == "sqlite":
         return {"connect_args": {"timeout": 60}}
     # One connection a process, which its heartbeat shares: servers allow about a hundred in all. A
@@ -159,6 +159,8 @@ def engine_options(url: URL) -> dict[str, Any]:
     # tables. Tried before it is used: the server may have been restarted meanwhile.
     options: dict[str, Any] = {"pool_size": 1, "max_overflow": 1, "pool_timeout": 30}
     options["pool_pre_ping"] = True
+    if reading:  # a connection for each of a few threads, none of which the server lets write
+        options |= {"pool_size": 4, "max_overflow": 4}
     if url.drivername == "postgresql+psycopg":
         # A pooler such as PgBouncer gives each transaction another connection of the server, which
         # does not have what the driver prepared on the last one.
@@ -166,15 +168,9 @@ def engine_options(url: URL) -> dict[str, Any]:
     if url.get_backend_name() in ("mysql", "mariadb"):
         # After a wait for a lock its holder's changes are seen, as on PostgreSQL.
         options["isolation_level"] = "READ COMMITTED"
-    return options
-
-
-def _server_reader_options(url: URL) -> dict[str, Any]:
-    """A connection for each of a few threads, none of which the server lets write."""
-    options = engine_options(url) | {"pool_size": 4, "max_overflow": 4}
-    if url.get_backend_name() == "postgresql":
+        if reading:
+            options["connect_args"] = {"init_command": "SET SESSION TRANSACTION READ ONLY"}
+    elif reading and url.get_backend_name() == "postgresql":
         # Set as each transaction begins: a pooler refuses settings made on connecting.
         options["execution_options"] = {"postgresql_readonly": True}
-    elif url.get_backend_name() in ("mysql", "mariadb"):
-        options["connect_args"] = {"init_command": "SET SESSION TRANSACTION READ ONLY"}
     return options

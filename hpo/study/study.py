@@ -39,11 +39,8 @@ def create_study(
 ) -> optuna.Study:
     """The study that `spec` describes: a new one, or the one of that name to be continued.
 
-    Args:
-        storage: Where it is or shall be.
-        spec: With the data's path absolute.
-        runs: Folder of all studies' runs.
-        fingerprint: Of the dataset, since a folder's content can change under its name.
+    The data's path in `spec` is absolute; the dataset's fingerprint is stored with it, since a
+    folder's content can change under its name.
 
     Raises:
         SpecError: If a study of that name searches something else. Lists what differs.
