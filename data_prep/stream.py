@@ -247,7 +247,7 @@ class _Table:
 
     @property
     def decoded_bytes(self) -> int:
-        return self.rows * sum(part.itemsize * int(part.shape[1]) for part in self.batch(0))
+        return sum(part.nbytes for part in self.batch(1)) * self.rows
 
     def batch(self, rows: int) -> Batch:
         """Room for so many rows, not filled."""

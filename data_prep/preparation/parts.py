@@ -92,8 +92,7 @@ class Spool:
                 f"{source.path} has over {MAX_CELLS:,} combinations of {', '.join(conditions)}: "
                 "conditions must be a grid of few values, so name other condition columns"
             )
-        coded: NDArray[np.int64] = np.array(numbers)[place.reshape(-1)]
-        return coded
+        return np.array(numbers, np.int64)[place.reshape(-1)]
 
 
 def write(spool: Spool, folder: Path, seed: int) -> tuple[tuple[Cell, ...], str]:

@@ -41,12 +41,9 @@ class Chunk:
         ragged: tuple[tuple[int, str], ...] = (),
     ) -> Chunk:
         """The chunk of these Arrow columns; `kinds` says of each whether it holds numbers."""
-        numbers: dict[str, NDArray[np.float64]] = {}
-        wrong: dict[str, dict[int, str]] = {}
-        for name in (name for name in found if kinds[name]):
-            numbers[name], texts = _numbers(found[name])
-            if texts:
-                wrong[name] = texts
+        read = {name: _numbers(array) for name, array in found.items() if kinds[name]}
+        numbers = {name: values for name, (values, _) in read.items()}
+        wrong = {name: texts for name, (_, texts) in read.items() if texts}
         others = {name: _texts(array) for name, array in found.items() if not kinds[name]}
         return cls(rows, end, numbers, others, wrong, ragged)
 

@@ -15,6 +15,12 @@ from hpo.cli.options import FILE, FOLDER, listed
 if TYPE_CHECKING:
     from hpo.records.listing import Format
 
+SEEDS = "Seeds the split and the shuffle."
+TOTALS = (
+    "Table of the condition columns and simulated_binaries or simulated_mass [Msun] of each cell, "
+    "with which emulators tell merger rates."
+)
+
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=FILE)
@@ -24,20 +30,8 @@ if TYPE_CHECKING:
 @click.option("--conditions", default="Z,alpha", show_default=True, help="Condition columns.")
 @click.option("--where", metavar="EXPRESSION", help="Keep rows such as 'Mass_0 > 3 and Z != 0.03'.")
 @click.option("--split", default="0.6,0.2,0.2", show_default=True, help="train,val,test.")
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Seeds the split and the shuffle.",
-)
-@click.option(
-    "--totals",
-    type=FILE,
-    metavar="FILE",
-    help="Table of the condition columns and simulated_binaries or simulated_mass [Msun] of each "
-    "cell, with which emulators tell merger rates.",
-)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help=SEEDS)
+@click.option("--totals", type=FILE, metavar="FILE", help=TOTALS)
 @click.option("--drop-invalid", is_flag=True, help="Drop and count bad rows instead of refusing.")
 @listed
 def prepare(

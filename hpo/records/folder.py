@@ -24,7 +24,7 @@ def read(path: Path, *, last_epoch: bool = False) -> RunRecord:
     time: for lists of many runs.
 
     Raises:
-        RecordError: If the file cannot be read, is not a record, is larger than `LARGEST` bytes,
+        RecordError: If the file cannot be read, is not a record, is larger than `LARGEST_JSON`,
             or was written by a newer version. One sentence, naming file and key.
     """
     text = contents(path)

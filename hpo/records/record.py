@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, dataclass_transfo
 from data_prep import untrusted
 from data_prep.atomic import draft_of
 from data_prep.errors import InputError
-from data_prep.untrusted import fault_of, finite
+from data_prep.untrusted import LARGEST_JSON, fault_of, finite
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -34,9 +34,6 @@ SCHEMA = 1
 
 NAME = "run.json"
 """What the file is called inside the trial's folder."""
-
-LARGEST = untrusted.LARGEST_JSON
-"""Bytes of the largest file that is read: a run of 100,000 epochs has less than half of it."""
 
 State = Literal["running", "complete", "pruned", "stopped_early", "failed"]
 
@@ -290,7 +287,7 @@ def parse(path: Path, text: bytes, *, last_epoch: bool = False) -> RunRecord:
         raise RecordError(f"{path} {fault_of(error, 'a record', SCHEMA)}") from error
 
 
-def contents(path: Path, largest: int = LARGEST) -> bytes:
+def contents(path: Path, largest: int = LARGEST_JSON) -> bytes:
     """The bytes of a regular file.
 
     Raises:

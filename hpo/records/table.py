@@ -226,8 +226,7 @@ def _unreadable(path: Path, fault: RecordError) -> Row:
 def _sorted(rows: Sequence[Row], column: str, *, descending: bool) -> list[Row]:
     given = [each for each in rows if each[column] is not None]
     missing = [each for each in rows if each[column] is None]
-    given.sort(key=lambda each: _order(each[column]), reverse=descending)
-    return given + missing
+    return sorted(given, key=lambda each: _order(each[column]), reverse=descending) + missing
 
 
 def _order(value: object) -> tuple[bool, float, str]:

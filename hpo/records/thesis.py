@@ -33,9 +33,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.untrusted import fault_of, finite
+from data_prep.untrusted import LARGEST_JSON, fault_of, finite
 from hpo.records.record import (
-    LARGEST,
     Cost,
     DataUsed,
     Environment,
@@ -171,8 +170,8 @@ def _curves(path: Path) -> tuple[Curve, Curve]:
 def _curve(archive: zipfile.ZipFile, name: str) -> Curve:
     # Not numpy.load: the size is known here before anything is unpacked.
     entry = archive.getinfo(f"{name}.npy")
-    if entry.file_size > LARGEST:
-        raise ValueError(f"{name} unpacks to {entry.file_size} bytes, over the limit of {LARGEST}")
+    if entry.file_size > LARGEST_JSON:
+        raise ValueError(f"{name} unpacks to {entry.file_size} bytes, over {LARGEST_JSON}")
     with archive.open(entry) as file:
         values = np.lib.format.read_array(file, allow_pickle=False)
     if values.ndim != 1 or values.dtype.kind not in "fiu":

@@ -452,7 +452,7 @@ def test_curves_that_unpack_to_too_much_are_not_unpacked(tmp_path, monkeypatch):
         train_loss=np.zeros(10**6),
         valid_loss=np.zeros(10**6),
     )
-    monkeypatch.setattr(thesis, "LARGEST", 10**6)
+    monkeypatch.setattr(thesis, "LARGEST_JSON", 10**6)
 
     with pytest.raises(RecordError, match="train_loss unpacks to 8000128 bytes"):
         read(path)
