@@ -41,7 +41,7 @@ _UNITS = {
 def contours(p: DensityPlot, theme: ThemeName = "light") -> go.Figure:
     """Contours of the flow's density over the data, with both marginals; or the one density."""
     colours = THEMES[theme]
-    figure = _empty(theme)
+    figure = style.empty(theme).update_layout(margin_t=60)
     (_alone if len(p.columns) == 1 else _plane)(figure, p, colours)
     note(
         figure,
@@ -58,7 +58,7 @@ def contours(p: DensityPlot, theme: ThemeName = "light") -> go.Figure:
 def cell_map(c: CellMap, theme: ThemeName = "light") -> go.Figure:
     """The distance between draws and data in every cell, over the distance by chance."""
     colours = THEMES[theme]
-    figure = _empty(theme)
+    figure = style.empty(theme).update_layout(margin_t=78)
     names = [[f"{value:g}" for value in values] for values in c.values]
     told = [[_of_cell(c, i, j) for i in range(len(names[0]))] for j in range(len(names[1]))]
     shared = {
@@ -80,12 +80,7 @@ def cell_map(c: CellMap, theme: ThemeName = "light") -> go.Figure:
     for i, j in np.argwhere(c.held_out_XY):
         frame = {"x0": i - 0.5, "x1": i + 0.5, "y0": j - 0.5, "y1": j + 0.5}
         figure.add_shape(type="rect", line={"color": colours.emulator, "width": 2.5}, **frame)
-    return figure.update_layout(margin={"t": 78})
-
-
-def _empty(theme: ThemeName) -> go.Figure:
-    """An empty figure with room above it."""
-    return style.empty(theme).update_layout(margin={"l": 60, "r": 16, "t": 60, "b": 48})
+    return figure
 
 
 def _plane(figure: go.Figure, p: DensityPlot, colours: Theme) -> None:
@@ -99,9 +94,8 @@ def _plane(figure: go.Figure, p: DensityPlot, colours: Theme) -> None:
     _axis(figure, "xaxis", _label(p.columns[0]), [0, 0.81], edges[0])
     _axis(figure, "yaxis", _label(p.columns[1]), [0, 0.79], edges[1])
     for k, name, anchor, domain in ((0, "yaxis2", "x", [0.82, 1]), (1, "xaxis2", "y", [0.84, 1])):
-        top = _highest(p, k)
-        small = {"nticks": 2, "tickangle": 0, "title_font_size": 12}
-        _axis(figure, name, _per(p.columns[k], "<br>"), domain, top, anchor=anchor, **small)
+        small: Any = {"nticks": 3, "tickangle": 0, "title_font_size": 12}
+        _axis(figure, name, _per(p.columns[k], "<br>"), domain, anchor=anchor, **small)
 
 
 def _alone(figure: go.Figure, p: DensityPlot, colours: Theme) -> None:
@@ -111,13 +105,7 @@ def _alone(figure: go.Figure, p: DensityPlot, colours: Theme) -> None:
             name = f"{kind}, n = {sample.rows:,}"
             _steps(figure, p.joined[0], sample.marginals[0], kind, colours, name=name)
     _axis(figure, "xaxis", _label(p.columns[0]), [0, 1], p.edges[0])
-    _axis(figure, "yaxis", _per(p.columns[0]), [0, 1], _highest(p, 0))
-
-
-def _highest(p: DensityPlot, k: int) -> Array:
-    """From nothing to a little above the highest marginal density of that column."""
-    samples = [sample for sample in (p.emulator, p.data) if sample is not None]
-    return np.array([0, 1.06 * max(float(sample.marginals[k].max()) for sample in samples)])
+    _axis(figure, "yaxis", _per(p.columns[0]), [0, 1])
 
 
 def _rows(figure: go.Figure, data: SampleDensity, edges: density.Edges, colours: Theme) -> None:
@@ -250,9 +238,14 @@ def _unit(unit: str) -> str:
 
 
 def _axis(
-    figure: go.Figure, name: str, title: str, domain: Sequence[float], edges: Array, **more: Any
+    figure: go.Figure,
+    name: str,
+    title: str,
+    domain: Sequence[float],
+    edges: Array | None = None,
+    **more: Any,
 ) -> None:
-    """An axis over the edges; a zoom stays while its column does."""
-    span = [float(edges[0]), float(edges[-1])]
-    more |= {"title_text": title, "domain": list(domain), "range": span, "uirevision": title}
+    """An axis over the edges, or upwards from nothing; a zoom stays while its column does."""
+    span = {"rangemode": "tozero"} if edges is None else {"range": [*edges[[0, -1]].tolist()]}
+    more |= {"title_text": title, "domain": list(domain), "uirevision": title, **span}
     figure.update_layout({name: more})
