@@ -69,13 +69,10 @@ def parse(text: bytes | str) -> Any:
 
 
 def fault_of(error: ValidationError, kind: str, schema: int = 1, remedy: str = "") -> str:
-    """Why a JSON file is not of its kind: the first reason, a clause without the file's name.
+    """Why a JSON file is not of its kind, such as "a record": a clause without the file's name.
 
-    Args:
-        error: What pydantic found.
-        kind: Such as "a record".
-        schema: Number of the newest layout that can be read.
-        remedy: Ends the clause, unless the file is of a newer version.
+    It tells the first fault that pydantic found. `remedy` ends it, unless the file is of a layout
+    newer than `schema`, whose remedy is another.
     """
     fault = error.errors(include_url=False)[0]
     place, found = ".".join(map(str, fault["loc"])), fault["input"]

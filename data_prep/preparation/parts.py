@@ -96,10 +96,9 @@ class Spool:
 
 
 def write(spool: Spool, folder: Path, seed: int) -> tuple[tuple[Cell, ...], str]:
-    """Write the folders of the parts into `folder`; the spooled rows are deleted.
+    """Write the parts into `folder`: the cells in ascending order, and the fingerprint.
 
-    Returns:
-        The cells in ascending order, and the fingerprint.
+    The spooled rows are deleted.
     """
     for_split, for_order = np.random.SeedSequence(seed).spawn(2)
     request = spool.request

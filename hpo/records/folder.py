@@ -52,11 +52,7 @@ def read_all(folder: Path) -> list[tuple[Path, RunRecord | RecordError]]:
 
 
 def root_of(folder: Path) -> Path:
-    """The folder with its links resolved: nothing outside of it is read.
-
-    Raises:
-        RecordError: If it is not a folder.
-    """
+    """The folder with its links resolved: nothing outside is read. RecordError if it is none."""
     if not folder.is_dir():
         raise RecordError(f"{folder} is not a folder: give the one that holds the studies' folders")
     return folder.resolve()
@@ -77,11 +73,7 @@ def candidates(folder: Path) -> list[Path]:
 
 
 def read_within(root: Path, path: Path, *, last_epoch: bool = False) -> RunRecord:
-    """As `read`, for a file that has to lie inside of `root`, whatever links lead to it.
-
-    Raises:
-        RecordError: As `read`, and if it lies outside.
-    """
+    """As `read`, for a file that has to lie inside of `root`, whatever links lead to it."""
     try:
         if not path.resolve().is_relative_to(root):
             raise RecordError(f"{path} is a link that leads out of {root}: not followed")

@@ -60,10 +60,7 @@ class RunsError(InputError):
 def rows(folder: Path) -> list[Row]:
     """One row for each run below `folder`, all with the same columns.
 
-    A file that cannot be read has a row too, of state `unreadable`.
-
-    Raises:
-        RecordError: If `folder` is not a folder.
+    A file that cannot be read has a row too, of state `unreadable`. RecordError if it is no folder.
     """
     found = read_all(folder)
     return aligned([flat(path, each) for path, each in found], [each for _, each in found])
