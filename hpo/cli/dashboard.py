@@ -17,7 +17,6 @@ import click
 from hpo.cli.options import FOLDER, existing
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIApplication
     from optuna.storages import RDBStorage
     from sqlalchemy.engine import URL
 
@@ -66,15 +65,30 @@ def dashboard(
         hpo dashboard
         hpo dashboard runs/bbh --port 9000 --open
     """
+    import secrets
+
+    from hpo.dashboard import app, optuna_page
     from hpo.dashboard.catalog import Catalog
-    from hpo.dashboard.server import listen, serve, until_ended
+    from hpo.dashboard.density.draws import Densities
+    from hpo.dashboard.server import application, listen, serve, until_ended
 
     catalog = Catalog(folder)
     url = _database(storage, folder)
     opened = _opened(url, allow_edit, needed=storage is not None) if url else None
     with until_ended(), listen(host, port) as listening:
         number = listening.getsockname()[1]
-        wsgi, token = _pages(catalog, opened, data=data, allow_edit=allow_edit, host=host)
+        densities = Densities(catalog, data, optuna_page.data_folders(opened) if opened else [])
+        studies = functools.partial(optuna_page.studies, opened) if opened else None
+        dash = app.create(catalog, densities=densities, studies=studies)
+        token = secrets.token_urlsafe(32)
+        wsgi = application(
+            dash.server,
+            optuna_page.wsgi(opened) if opened else None,
+            token=token,
+            allow_edit=allow_edit,
+            host=host,
+            script_hashes=dash.csp_hashes(),
+        )
         address = f"http://{_named(host)}:{number}/runs/?token={token}"
         _tell(address, catalog, url if opened else None, host=host, port=number)
         with _opening(address) if open_it else contextlib.nullcontext():
@@ -109,36 +123,6 @@ def _opened(url: URL, allow_edit: bool, *, needed: bool) -> RDBStorage | None:
             raise
         click.echo(f"Warning: {error}. The runs are shown without Optuna's pages.", err=True)
         return None
-
-
-def _pages(
-    catalog: Catalog,
-    storage: RDBStorage | None,
-    *,
-    data: tuple[Path, ...],
-    allow_edit: bool,
-    host: str,
-) -> tuple[WSGIApplication, str]:
-    """The application to serve, and the token that opens it."""
-    import secrets
-
-    from hpo.dashboard import app, optuna_page, server
-    from hpo.dashboard.density.draws import Densities
-
-    known = optuna_page.data_folders(storage) if storage else []
-    densities = Densities(catalog, data, known)
-    studies = functools.partial(optuna_page.studies, storage) if storage else None
-    dash = app.create(catalog, densities=densities, studies=studies)
-    token = secrets.token_urlsafe(32)
-    wsgi = server.application(
-        dash.server,
-        optuna_page.wsgi(storage) if storage else None,
-        token=token,
-        allow_edit=allow_edit,
-        host=host,
-        script_hashes=dash.csp_hashes(),
-    )
-    return wsgi, token
 
 
 def _tell(address: str, catalog: Catalog, url: URL | None, *, host: str, port: int) -> None:

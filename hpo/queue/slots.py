@@ -114,10 +114,7 @@ class Slots(TrialReader):
     def finish(self, claim: Claim, state: TrialState, value: float | None = None) -> None:
         """Tell the study how a claimed trial ended, and end its lease, in one transaction.
 
-        Args:
-            claim: Of the trial.
-            state: COMPLETE, PRUNED or FAIL.
-            value: Of a complete trial; that of a pruned one is the last that it reported.
+        The value is that of a complete trial; a pruned one has the last that it reported.
 
         Raises:
             LeaseLost: If the trial was taken away; nothing is told then.

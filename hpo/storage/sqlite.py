@@ -77,7 +77,13 @@ def reader_options(url: URL) -> dict[str, Any]:
             address = f"{path.absolute().as_uri()}?immutable=1"
             connect = functools.partial(_connected_to_read, address)
             connect().close()
-            _warn_of_snapshot(path)
+            log = Path(f"{path}-wal")
+            recent = " without its latest changes" if log.exists() and log.stat().st_size else ""
+            warnings.warn(
+                f"{path} is in a folder that cannot be written, so it is shown as it is now"
+                f"{recent}: to follow it, look as a user who may write there",
+                stacklevel=2,
+            )
     except sqlite3.Error as error:
         raise StorageError(f"{masked(url)} cannot be read: {error}") from None
     return {"creator": connect}
@@ -94,16 +100,6 @@ def _connected_to_read(address: str) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
-
-
-def _warn_of_snapshot(path: Path) -> None:
-    log = Path(f"{path}-wal")
-    recent = " without its latest changes" if log.exists() and log.stat().st_size else ""
-    warnings.warn(
-        f"{path} is in a folder that cannot be written, so it is shown as it is now{recent}: to "
-        "follow it, look as a user who may write there",
-        stacklevel=2,
-    )
 
 
 def _identity(path: str) -> tuple[int, int] | None:

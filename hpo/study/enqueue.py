@@ -84,7 +84,8 @@ def _faults(point: Point, space: Mapping[str, Dimension]) -> Iterator[str]:
         if line is None:
             yield f"{key} is not searched: it has {', '.join(sorted(space))}"
         elif not _fits(value, line):
-            yield f"{key} = {value!r} is outside of {_shown(line)}"
+            shown = f"{line.low} to {line.high}" if isinstance(line, Range) else line
+            yield f"{key} = {value!r} is outside of {shown}"
 
 
 def _fits(value: Scalar, line: Dimension) -> bool:
@@ -99,7 +100,3 @@ def _fits(value: Scalar, line: Dimension) -> bool:
         steps = (value - line.low) / (line.step or 1)
         return abs(steps - round(steps)) < 1e-9
     return True
-
-
-def _shown(line: Dimension) -> str:
-    return f"{line.low} to {line.high}" if isinstance(line, Range) else str(line)

@@ -327,7 +327,7 @@ def _lay_over(tables: dict[str, Any], setting: str) -> None:
 def _clashes(parts: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """A sentence for each clash between tables; a table with faults of its own is left out."""
     faults = []
-    lines, training = parts.get("space"), parts.get("training")
+    lines, training, pruner = (parts.get(name) for name in ("space", "training", "pruner"))
     if lines is not None and training is not None:
         faults += [
             f"{key} stands in both [space] and [training]: keep one"
@@ -339,19 +339,17 @@ def _clashes(parts: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
             for key, line in lines.items()
             if isinstance(line, space.Range)
         ]
-    if training is not None and "pruner" in parts:
-        least, epochs = parts["pruner"].min_epochs, training.epochs
-        if parts["pruner"].kind != "none" and least > epochs:
-            faults.append(
-                f"[pruner] min_epochs ({least}) is above [training] epochs ({epochs}), so nothing "
-                "could ever be pruned"
-            )
-    if training is not None and training.eval_every:
+    if training and pruner and pruner.kind != "none" and pruner.min_epochs > training.epochs:
+        faults.append(
+            f"[pruner] min_epochs ({pruner.min_epochs}) is above [training] epochs "
+            f"({training.epochs}), so nothing could ever be pruned"
+        )
+    if training and training.eval_every:
         faults.append(
             "[training] eval_every must be 0 in a study: pruning compares trials epoch by epoch"
         )
-    if training is not None and "data" in parts:
-        if training.objective == "held_out_nll" and not parts["data"].hold_out_cells:
+    if training and training.objective == "held_out_nll" and "data" in parts:
+        if not parts["data"].hold_out_cells:
             faults.append(
                 "[training] objective = 'held_out_nll' needs cells that are held out: name some in "
                 "[data] hold_out_cells, or choose 'val_nll'"
