@@ -9,7 +9,7 @@ import errno
 import os
 import sys
 import warnings
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
@@ -41,33 +41,29 @@ class _Commands(click.Group):
         except (click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
-            _end(ctx, "Interrupted.", code=130)
+            click.echo("Interrupted.", err=True)
+            sys.exit(130)
         except BrokenPipeError:
             sys.stderr.close()
             sys.exit(1)
-        except InputError as error:
-            _end(ctx, f"Error: {error}", code=2, error=error)
-        except OSError as error:
-            if error.errno not in (*_BAD_PATH, *REMEDIES):
-                _end_as_failed(ctx, error)
-            text = f"Error: {error.filename or 'a file'}: {error.strerror}"
-            if remedy := REMEDIES.get(error.errno or 0):
-                text += f": {remedy}, then run the same command again"
-            _end(ctx, text, code=2, error=error)
         except Exception as error:
-            _end_as_failed(ctx, error)
+            if ctx.params.get("debug"):
+                raise
+            text, code = _told(error)
+            click.echo(_printable(text), err=True)
+            sys.exit(code)
 
 
-def _end_as_failed(ctx: click.Context, error: Exception) -> NoReturn:
-    text = str(error) or type(error).__name__
-    _end(ctx, f"Failed: {text} (hpo --debug shows where)", code=1, error=error)
-
-
-def _end(ctx: click.Context, text: str, *, code: int, error: Exception | None = None) -> NoReturn:
-    if error is not None and ctx.params.get("debug"):
-        raise error
-    click.echo(_printable(text), err=True)
-    sys.exit(code)
+def _told(error: Exception) -> tuple[str, int]:
+    """The sentence about an error and the exit code."""
+    if isinstance(error, InputError):
+        return f"Error: {error}", 2
+    if isinstance(error, OSError) and error.errno in (*_BAD_PATH, *REMEDIES):
+        text = f"Error: {error.filename or 'a file'}: {error.strerror}"
+        if remedy := REMEDIES.get(error.errno or 0):
+            text += f": {remedy}, then run the same command again"
+        return text, 2
+    return f"Failed: {str(error) or type(error).__name__} (hpo --debug shows where)", 1
 
 
 def _printable(text: str) -> str:
@@ -103,7 +99,8 @@ def _show_warning(message: Warning | str, *_where: object, **_more: object) -> N
     click.echo(_printable(f"Warning: {message}"), err=True)
 
 
-for _command in (prepare, launch, enqueue, status, stop, logs, runs, rerun, dashboard):
-    main.add_command(_command)
-for _command in (export, evaluate, sample, plot, doctor, db):
+for _command in (
+    *(prepare, launch, enqueue, status, stop, logs, runs, rerun, dashboard),
+    *(export, evaluate, sample, plot, doctor, db),
+):
     main.add_command(_command)

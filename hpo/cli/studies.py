@@ -7,16 +7,13 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hpo.cli.options import FILE, database, existing, listed, placed, planned, study_name
 
 if TYPE_CHECKING:
-    from optuna.storages import RDBStorage
-    from rich.console import Console
-
     from hpo.execution.plan import Plan
     from hpo.records.listing import Format
 
@@ -31,16 +28,13 @@ if TYPE_CHECKING:
 @placed
 def launch(
     study: str,
-    trials: int | None,
-    workers: int | None,
-    on: str,
     name: str | None,
     settings: tuple[str, ...],
     detach: bool,
     dry_run: bool,
-    force_sqlite: bool,
     runs: Path,
     storage: str | None,
+    **asked: Any,
 ) -> None:
     """Run a study until it has --trials trials in total.
 
@@ -51,35 +45,27 @@ def launch(
         hpo launch --trials 6
         hpo launch studies/bbh.toml --trials 200 --set data.path=prepared --set training.epochs=50
     """
-    from rich.console import Console
-
     from hpo.execution import launch as launching
     from hpo.execution.plan import make_plan
+    from hpo.execution.slurm import sbatch_text
     from hpo.storage.address import url_of
     from hpo.study.spec import load
 
+    words, url = _in_background(sys.argv[1:]), url_of(storage, runs)
     spec = load(study, settings=settings, name=name)
-    url = url_of(storage, runs)
-    plan = make_plan(
-        spec,
-        trials=trials,
-        workers=workers,
-        on=on,
-        runs=runs,
-        url=url,
-        force_sqlite=force_sqlite,
-        command=shlex.join(["hpo", *_in_background(sys.argv[1:])]),
-    )
-    console = Console(stderr=True)
+    plan = make_plan(spec, runs=runs, url=url, command=shlex.join(["hpo", *words]), **asked)
     click.echo(plan.describe())
     if dry_run:
-        _show_dry_run(plan)
+        resolved = json.dumps(json.loads(plan.spec.to_json()), indent=2)
+        click.echo(f"\nstudy, resolved:\n{resolved}")
+        if plan.on == "slurm":
+            click.echo(f"\nsbatch script:\n{sbatch_text(plan)}")
     elif detach:
         launching.begin(plan)
-        output = launching.detach(_in_background(sys.argv[1:]), plan)
+        output = launching.detach(words, plan)
         click.echo(f"running in the background: hpo status {spec.study.name}, or see {output}")
     else:
-        _follow(plan, console)
+        _follow(plan)
 
 
 def _in_background(arguments: list[str]) -> list[str]:
@@ -92,22 +78,15 @@ def _in_background(arguments: list[str]) -> list[str]:
     return kept
 
 
-def _show_dry_run(plan: Plan) -> None:
-    from hpo.execution.slurm import sbatch_text
+def _follow(plan: Plan) -> None:
+    from rich.console import Console
 
-    resolved = json.dumps(json.loads(plan.spec.to_json()), indent=2)
-    click.echo(f"\nstudy, resolved:\n{resolved}")
-    if plan.on == "slurm":
-        click.echo(f"\nsbatch script:\n{sbatch_text(plan)}")
-
-
-def _follow(plan: Plan, console: Console) -> None:
     from hpo.cli import progress
     from hpo.execution.follow import follow
     from hpo.execution.launch import begin
     from hpo.storage.open import explaining_disk_errors
 
-    name = plan.spec.study.name
+    name, console = plan.spec.study.name, Console(stderr=True)
     try:
         with explaining_disk_errors(plan.url):
             made = begin(plan)
@@ -139,45 +118,34 @@ def status(study: str | None, watch: bool, runs: Path, storage: str | None, styl
     \b
         hpo status bbh --watch
     """
-    opened = database(storage, runs)
-    if study is None:
-        _list_studies(opened, style)
-    else:
-        _show_status(opened, study_name(study), watch=watch, style=style)
-
-
-def _list_studies(storage: RDBStorage, style: Format) -> None:
-    import optuna
-
-    from hpo.records.listing import render
-    from hpo.study.study import objective_of
-
-    rows = [
-        {
-            "study": one.study_name,
-            "trials": one.n_trials,
-            f"best_{objective_of(one.user_attrs)}": one.best_trial and one.best_trial.value,
-        }
-        for one in optuna.get_all_study_summaries(storage)
-    ]
-    click.echo(render(rows, style))
-
-
-def _show_status(storage: RDBStorage, name: str, *, watch: bool, style: Format) -> None:
     import dataclasses
     import time
+
+    import optuna
 
     from hpo.cli import progress
     from hpo.queue.slots import Slots
     from hpo.records.listing import render
     from hpo.study.status import read_status
-    from hpo.study.study import load_study
+    from hpo.study.study import load_study, objective_of
 
-    study, spec = load_study(storage, name)
-    slots = Slots(study, max_restarts=spec.study.max_restarts)
+    opened = database(storage, runs)
+    if study is None:
+        rows = [
+            {
+                "study": one.study_name,
+                "trials": one.n_trials,
+                f"best_{objective_of(one.user_attrs)}": one.best_trial and one.best_trial.value,
+            }
+            for one in optuna.get_all_study_summaries(opened)
+        ]
+        click.echo(render(rows, style))
+        return
+    found, spec = load_study(opened, study_name(study))
+    slots = Slots(found, max_restarts=spec.study.max_restarts)
     with progress.in_place(watch and style == "table") as show:
         while True:
-            status = read_status(study, spec, slots)
+            status = read_status(found, spec, slots)
             told = dataclasses.asdict(status)
             if style == "json":
                 show(json.dumps(told, indent=2, default=str))
@@ -255,8 +223,7 @@ def enqueue(
     if source is not None:
         earlier = open_study(open_storage(existing(url), reading=True), study_name(source))
         given = best_points(earlier, best)
-    else:
-        assert file is not None
+    elif file is not None:
         given = read_points(file)
     spec, slots = open_or_make(study, runs=runs, url=url)
     fitting = fitting_points(given, spec.space, source=str(file or source))

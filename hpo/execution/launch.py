@@ -35,15 +35,16 @@ def begin(plan: Plan) -> tuple[optuna.Study, Slots]:
         StorageError: If the database does not answer.
     """
     spec = plan.spec
-    checks = machine.check(
-        spec,
-        on=plan.on,
-        runs=plan.runs,
-        url=plan.url,
-        workers=plan.workers,
-        force_sqlite=plan.force_sqlite,
+    machine.refuse(
+        machine.check(
+            spec,
+            on=plan.on,
+            runs=plan.runs,
+            url=plan.url,
+            workers=plan.workers,
+            force_sqlite=plan.force_sqlite,
+        )
     )
-    machine.refuse(checks)
     study, slots = _make(plan)
     slots.top_up(plan.trials, points=grid(spec.space) if spec.sampler.kind == "grid" else None)
     hand_down(plan.url)
@@ -89,22 +90,14 @@ def _make(plan: Plan) -> tuple[optuna.Study, Slots]:
     """The study, with the trials that it has."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_storage(plan.url)
-    _refuse_leftovers(storage, plan)
+    name = plan.spec.study.name
+    if name not in optuna.get_all_study_names(storage) and any(plan.folder.glob("trial-*")):
+        hint = " (is HPO_STORAGE set to another one?)" if os.environ.get(VARIABLE) else ""
+        fault = (
+            f"{plan.folder} holds trials of an earlier study of that name, which the database does "
+            f"not know{hint}: move the folder away, or give this study another --name"
+        )
+        raise SpecError(f"the study {name!r}", [fault])
     study = create_study(storage, plan.spec, runs=plan.runs, fingerprint=plan.dataset.fingerprint)
     optuna_note.describe(study, plan)
     return study, Slots(study, max_restarts=plan.spec.study.max_restarts)
-
-
-def _refuse_leftovers(storage: optuna.storages.RDBStorage, plan: Plan) -> None:
-    """A new study must not take the records of a forgotten one of its name for its own."""
-    name = plan.spec.study.name
-    if name in optuna.get_all_study_names(storage) or not any(plan.folder.glob("trial-*")):
-        return
-    hint = " (is HPO_STORAGE set to another one?)" if os.environ.get(VARIABLE) else ""
-    raise SpecError(
-        f"the study {name!r}",
-        [
-            f"{plan.folder} holds trials of an earlier study of that name, which the database does "
-            f"not know{hint}: move the folder away, or give this study another --name"
-        ],
-    )

@@ -11,12 +11,12 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import submitit
+from submitit.helpers import clean_env
 
 from hpo.execution.plan import Plan
 from hpo.execution.worker import work
@@ -25,8 +25,8 @@ HAND_BACK_S = 15.0
 """Longest wait for workers that were told to end."""
 YEAR_MIN = 365 * 24 * 60
 """Time limit of a local worker: submitit's own default would end it after five minutes."""
-_CONTROLLER, _WORKER = "submitit.local._local", "submitit.core._submit"
-"""Modules that submitit runs for each local worker: the one starts the other and waits for it."""
+_MODULES = frozenset({"submitit.local._local", "submitit.core._submit"})
+"""Controller and worker: submitit's local one starts the other and waits for it."""
 
 
 class LocalWorkers:
@@ -52,7 +52,9 @@ class LocalWorkers:
 
     def add(self, workers: int) -> None:
         """Start so many more."""
-        with _deaf_to_interrupts(), _outside_of_jobs():
+        # A worker that knew of the SLURM job in which this launch may run would take itself for the
+        # job's first worker, started anew, and the trials of the others for its own lost ones.
+        with _deaf_to_interrupts(), clean_env():
             for index in range(workers):
                 executor = _executor(self._plan, index)
                 self._jobs.append(executor.submit(work, *self._plan.arguments))
@@ -65,46 +67,27 @@ class LocalWorkers:
         me = psutil.Process()
         # A process that loses its parent gets one of these, which has started this one, too.
         above = {1, *(process.pid for process in me.parents())}
-        orphans = [top for top in _top_processes(self._plan) if top.info["ppid"] in above]
-        theirs = [*me.children(recursive=True), *orphans]
-        for process in orphans:
+        theirs, told = me.children(recursive=True), []
+        for top in _top_processes(self._plan):
             with contextlib.suppress(psutil.Error):
-                theirs += process.children(recursive=True)
-        # A process of another user cannot be told, and need not be waited for.
-        told = list(filter(_interrupt, theirs))
-        deadline = time.monotonic() + HAND_BACK_S
-        while any(map(_runs, told)) and time.monotonic() < deadline:
-            time.sleep(0.1)
+                if top.info["ppid"] in above:
+                    theirs += [top, *top.children(recursive=True)]
+        for process in theirs:
+            # A process of another user cannot be told, and need not be waited for.
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(signal.SIGINT)
+                told.append(process)
+        psutil.wait_procs(told, timeout=HAND_BACK_S)
 
 
 def _top_processes(plan: Plan) -> list[psutil.Process]:
     """The controllers of the study's workers here, and workers whose controllers are gone."""
-    folder = str(plan.worker_folder)
-    found = [
-        process
-        for process in psutil.process_iter(["cmdline", "ppid"])
-        if process.info["cmdline"] and process.info["cmdline"][-1] == folder
-    ]
-    controllers = [one for one in found if _CONTROLLER in one.info["cmdline"]]
-    below = {one.pid for one in controllers}
-    workers = [one for one in found if _WORKER in one.info["cmdline"]]
-    return [*controllers, *(one for one in workers if one.info["ppid"] not in below)]
-
-
-def _interrupt(process: psutil.Process) -> bool:
-    """Whether the process could be told."""
-    try:
-        process.send_signal(signal.SIGINT)
-    except psutil.Error:
-        return False
-    return True
-
-
-def _runs(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    folder, found = str(plan.worker_folder), {}
+    for process in psutil.process_iter(["cmdline", "ppid"]):
+        words = process.info["cmdline"]
+        if words and words[-1] == folder and _MODULES.intersection(words):
+            found[process.pid] = process
+    return [one for one in found.values() if one.info["ppid"] not in found]
 
 
 def _executor(plan: Plan, index: int) -> submitit.AutoExecutor:
@@ -128,21 +111,6 @@ def _deaf_to_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def _outside_of_jobs() -> Iterator[None]:
-    """Processes started in here do not know of the SLURM job that this one may run in.
-
-    Each would take itself for the first worker of the job, started anew, and would take the trials
-    of the others for its own lost ones.
-    """
-    of_job = [name for name in os.environ if name.startswith("SLURM_") and name != "SLURM_CONF"]
-    hidden = {name: os.environ.pop(name) for name in of_job}
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)
 
 
 def _gpus() -> list[int]:

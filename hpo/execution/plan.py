@@ -62,11 +62,6 @@ class Plan:
         return max(1, cores() // self.workers)
 
     @property
-    def jobs(self) -> int:
-        """Jobs that hold all workers."""
-        return -(-self.workers // self.tasks)
-
-    @property
     def arguments(self) -> tuple[str, str, int, int]:
         """Arguments of `hpo.execution.worker.work`."""
         return self.spec.study.name, str(self.runs), self.threads, self.workers
@@ -113,9 +108,13 @@ def make_plan(
     """
     folder = SAMPLE if spec.data.path == "sample" else Path(spec.data.path).absolute()
     dataset = Dataset.read(folder)
-    data = dataclasses.replace(
-        spec.data, path=str(folder), hold_out_cells=_held_out(spec, dataset, folder)
-    )
+    if faults := cells.faults(dataset, spec.data.hold_out_cells):
+        told = [f"[data] hold_out_cells: {fault}" for fault in faults]
+        raise SpecError(f"the study {spec.study.name!r} on {folder}", told)
+    # As the dataset writes them, in its order.
+    held_out = cells.find(dataset, spec.data.hold_out_cells, folder)
+    held_out_names = [cells.name_of(dataset, cell) for cell in held_out]
+    data = dataclasses.replace(spec.data, path=str(folder), hold_out_cells=held_out_names)
     total = trials or spec.study.trials
     if spec.sampler.kind == "grid" and total > (points := len(grid(spec.space))):
         fault = f"its grid has {points} points, so --trials can be {points} at most, not {total}"
@@ -131,12 +130,3 @@ def make_plan(
         force_sqlite=force_sqlite,
         command=command,
     )
-
-
-def _held_out(spec: StudySpec, dataset: Dataset, folder: Path) -> list[dict[str, float]]:
-    """The cells to be held out, as the dataset writes them and in its order."""
-    named = spec.data.hold_out_cells
-    if faults := cells.faults(dataset, named):
-        told = [f"[data] hold_out_cells: {fault}" for fault in faults]
-        raise SpecError(f"the study {spec.study.name!r} on {folder}", told)
-    return [cells.name_of(dataset, cell) for cell in cells.find(dataset, named, folder)]

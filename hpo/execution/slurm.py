@@ -23,10 +23,6 @@ RETRY_S, REFUSALS = 30.0, 5
 """Pause before SLURM is asked again for jobs that it refused; how often, if it takes none."""
 
 
-class ClusterError(InputError):
-    """Workers that cannot be asked for. The message is one sentence."""
-
-
 class LaunchError(RuntimeError):
     """The workers could not do their work. The message names the file that says why."""
 
@@ -58,7 +54,12 @@ class SlurmJobs:
             if states is None:
                 return self._plan.workers
             self._states, self._asked_s = states, now_s
-            self._tell_stuck()
+            for job in {job for job, state in states.items() if state.stuck} - self._stuck:
+                self._stuck.add(job)
+                self._tell(
+                    f"job {job} will not start as it was asked for ({states[job].reason}): see "
+                    f"[slurm], then scancel {job}"
+                )
         if now_s < self._not_before_s:
             return self._plan.workers
         return max(self._plan.tasks * self._alive(), running)
@@ -69,7 +70,7 @@ class SlurmJobs:
         Raises:
             LaunchError: If SLURM refuses again and again while no job is left.
         """
-        jobs = -(-workers // self._plan.tasks)
+        jobs = math.ceil(workers / self._plan.tasks)
         sent, refusal = self._submit(jobs)
         self._asked_s = -math.inf
         if sent:
@@ -107,22 +108,13 @@ class SlurmJobs:
     def _alive(self) -> int:
         return sum(one.alive for one in self._states.values())
 
-    def _tell_stuck(self) -> None:
-        for job, state in self._states.items():
-            if state.stuck and job not in self._stuck:
-                self._stuck.add(job)
-                self._tell(
-                    f"job {job} will not start as it was asked for ({state.reason}): see [slurm], "
-                    f"then scancel {job}"
-                )
-
 
 def sbatch_text(plan: Plan) -> str:
     """The script that `sbatch` would get, for `--dry-run`. Nothing is written."""
-    executor = _Unsent(folder=plan.worker_folder)
-    executor.update_parameters(**_parameters(plan, plan.jobs))
-    if plan.jobs > 1:
-        executor.parameters["map_count"] = plan.jobs
+    executor, jobs = _Unsent(folder=plan.worker_folder), math.ceil(plan.workers / plan.tasks)
+    executor.update_parameters(**_parameters(plan, jobs))
+    if jobs > 1:
+        executor.parameters["map_count"] = jobs
     text: str = executor._make_submission_file_text(executor._submitit_command_str, "0")
     return text
 
@@ -149,7 +141,7 @@ def _parameters(plan: Plan, jobs: int) -> dict[str, Any]:
     table = plan.spec.slurm
     if not str(plan.runs).isprintable():
         # The path stands in the script's comments, which a line break would end.
-        raise ClusterError(f"--runs must be a path of printable text, got {str(plan.runs)!r}")
+        raise InputError(f"--runs must be a path of printable text, got {str(plan.runs)!r}")
     return table.options | {
         "job_name": plan.spec.study.name,
         "wckey": None,  # submitit's own is refused where such keys are checked

@@ -59,19 +59,14 @@ def end_workers(storage: RDBStorage, name: str) -> Ended:
     for lease in here:
         with contextlib.suppress(ProcessLookupError):
             os.kill(lease.owner.pid, signal.SIGTERM)
+    deadline = time.monotonic() + WAIT_S
+    while (running := sum(lease.lives() for lease in slots.leases())) and (
+        time.monotonic() < deadline
+    ):
+        time.sleep(0.2)
     return Ended(
         jobs=len(jobs),
         processes=len(here),
-        running=_still_running(slots),
+        running=running,
         elsewhere=tuple(sorted({lease.owner.host for lease in leases if not lease.owner.here})),
     )
-
-
-def _still_running(slots: Slots) -> int:
-    """Trials whose workers live after the wait for them."""
-    deadline = time.monotonic() + WAIT_S
-    while True:
-        left = sum(lease.lives() for lease in slots.leases())
-        if not left or time.monotonic() > deadline:
-            return left
-        time.sleep(0.2)

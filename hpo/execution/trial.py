@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.exceptions import StorageInternalError
@@ -20,26 +21,17 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from data_prep.dataset import Dataset
+from hpo.queue.jobs import job_of_this_process
 from hpo.queue.leases import Claim, LeaseLost
 from hpo.queue.slots import Slots
 from hpo.records import environment
 from hpo.records.folder import read
-from hpo.records.record import (
-    NAME,
-    Cost,
-    DataUsed,
-    EpochRow,
-    RecordError,
-    RunRecord,
-    State,
-    now,
-)
-from hpo.records.scores import score, score_held_out
+from hpo.records.record import NAME, RecordError, RunRecord, State, now
+from hpo.records.scores import score, score_held_out, with_cost, with_history
 from hpo.study import space
 from hpo.study.spec import StudySpec
 from hpo.study.study import blank_record, record_of
 from models.config import FlowConfig, TrainConfig
-from models.flow import batched
 from models.training import checkpoint
 from models.training.history import Epoch, stored_history
 from models.training.train import train
@@ -67,9 +59,6 @@ class ClaimedTrial:
     slots: Slots
     folder: Path
     """The trial's own folder."""
-
-    job_id: str | None = None
-    """The scheduler's job id."""
 
 
 def run(job: ClaimedTrial) -> RunRecord:
@@ -112,24 +101,31 @@ def _attempt(job: ClaimedTrial, started: str) -> RunRecord:
 
 
 def _train(job: ClaimedTrial, started: str) -> RunRecord:
+    data, hold_out = Path(job.spec.data.path), job.spec.data.hold_out_cells
     trial = job.slots.trial_of(job.claim)
     seed = space.seed_of(job.spec.study.seed, job.claim.number)
     flow_config, train_config = space.suggest(
         trial, job.spec.space, job.spec.flow, job.spec.training, seed=seed
     )
     rows = stored_history(job.folder)
-    record = _begun(job, trial, flow_config, train_config, started)
+    record = _begun(job, trial.params, flow_config, train_config, started)
     log.info("on %s with %s", record.environment.device, record.params)
-    _put(job, _with_history(record, rows))
+    _put(job, with_history(record, rows))
     if rows:
         log.info("goes on after epoch %d", rows[-1].epoch)
-    _report(trial, rows, train_config)
+    # The last worker may have saved epochs that it had not reported when it died.
+    reported = job.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+    for epoch in rows:
+        if epoch.epoch not in reported:
+            trial.report(epoch.objective(train_config), epoch.epoch)
 
     def on_epoch(epoch: Epoch) -> None:
-        job.slots.renew(job.claim)
         rows.append(epoch)
-        log.info("%s", _line(epoch))
-        _with_history(record, rows).write(job.folder, parents=False)
+        _put(job, with_history(record, rows))
+        held_out = "" if epoch.held_out_nll is None else f", held out {epoch.held_out_nll:.4f}"
+        log.info(
+            f"epoch {epoch.epoch}: train {epoch.train_nll:.4f}, val {epoch.val_nll:.4f}{held_out}"
+        )
         value = epoch.objective(train_config)
         trial.report(value, epoch.epoch)
         if epoch.epoch < job.spec.training.epochs and trial.should_prune():
@@ -138,98 +134,44 @@ def _train(job: ClaimedTrial, started: str) -> RunRecord:
     state: State
     try:
         _, fit = train(
-            Path(job.spec.data.path),
+            data,
             flow_config,
             train_config,
-            hold_out=job.spec.data.hold_out_cells,
+            hold_out=hold_out,
             checkpoint=job.folder,
             on_epoch=on_epoch,
         )
         state, reason = "stopped_early" if fit.stopped else "complete", fit.stopped
     except optuna.TrialPruned as pruned:
         state, reason = "pruned", str(pruned)
-    ended = dataclasses.replace(_with_history(record, rows), state=state, reason=reason)
-    return _put(job, _measured(job, ended))
+    ended = dataclasses.replace(with_history(record, rows), state=state, reason=reason)
+    flow = checkpoint.best_flow(job.folder)
+    ended = with_cost(ended, flow)
+    if state != "pruned":
+        test, held_out = score(flow, data, hold_out), score_held_out(flow, data, hold_out)
+        ended = dataclasses.replace(ended, test=test, held_out=held_out)
+    return _put(job, ended)
 
 
 def _begun(
-    job: ClaimedTrial,
-    trial: optuna.Trial,
-    flow_config: FlowConfig,
-    train_config: TrainConfig,
-    started: str,
+    job: ClaimedTrial, params: dict[str, Any], flow: FlowConfig, training: TrainConfig, started: str
 ) -> RunRecord:
     """The record as the trial begins, or begins again."""
+    record = blank_record(job.study, job.claim.number)
     dataset = Dataset.read(Path(job.spec.data.path))
-    return RunRecord(
-        study=job.spec.study.name,
-        trial=job.claim.number,
-        state="running",
-        params=dict(trial.params),
-        flow=dataclasses.asdict(flow_config),
-        training=dataclasses.asdict(train_config),
+    # The dataset is read anew: its files may have changed since the launch.
+    data = dataclasses.replace(record.data, fingerprint=dataset.fingerprint, rows={**dataset.rows})
+    return dataclasses.replace(
+        record,
+        params=params,
+        flow=dataclasses.asdict(flow),
+        training=dataclasses.asdict(training),
         pruner=dataclasses.asdict(job.spec.pruner),
-        data=DataUsed(
-            path=job.spec.data.path,
-            fingerprint=dataset.fingerprint,
-            rows=dict(dataset.rows),
-            hold_out_cells=tuple(job.spec.data.hold_out_cells),
-        ),
-        seeds={"study": job.spec.study.seed, "trial": train_config.seed},
-        environment=environment.describe(train_config.device, job.job_id),
+        data=data,
+        seeds={"study": job.spec.study.seed, "trial": training.seed},
+        environment=environment.describe(training.device, job_of_this_process()),
         restarts=job.claim.restarts,
-        cost=Cost(parameters=None, flops_per_event=None, seconds=None),
         started=started,
-        updated=now(),
-    )
-
-
-def _line(epoch: Epoch) -> str:
-    """The line of `log.txt` about an epoch."""
-    text = f"epoch {epoch.epoch}: train {epoch.train_nll:.4f}, val {epoch.val_nll:.4f}"
-    held_out = epoch.held_out_nll
-    return text if held_out is None else f"{text}, held out {held_out:.4f}"
-
-
-def _report(trial: optuna.Trial, rows: list[Epoch], config: TrainConfig) -> None:
-    """Report what the last worker had saved but not yet reported when it died."""
-    reported = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
-    for epoch in rows:
-        if epoch.epoch not in reported:
-            trial.report(epoch.objective(config), epoch.epoch)
-
-
-def _with_history(record: RunRecord, rows: list[Epoch]) -> RunRecord:
-    config = TrainConfig.from_dict(record.training)
-    best = min(rows, key=lambda epoch: epoch.objective(config), default=None)
-    return dataclasses.replace(
-        record,
-        epochs=tuple(EpochRow.of(epoch) for epoch in rows),
-        best_epoch=best.epoch if best else None,
-        best_val_nll=best.val_nll if best else None,
-        best_held_out_nll=best.held_out_nll if best else None,
-        cost=dataclasses.replace(record.cost, seconds=sum(epoch.seconds for epoch in rows)),
-        updated=now(),
-    )
-
-
-def _measured(job: ClaimedTrial, record: RunRecord) -> RunRecord:
-    """The record with the cost of the best weights and, if it ended well, their test NLLs."""
-    flow = checkpoint.best_flow(job.folder)
-    cost = batched.cost(flow)
-    record = dataclasses.replace(
-        record,
-        cost=dataclasses.replace(
-            record.cost, parameters=cost.parameters, flops_per_event=cost.flops_per_event
-        ),
-    )
-    if record.state == "pruned":
-        return record
-    folder, hold_out = Path(job.spec.data.path), job.spec.data.hold_out_cells
-    return dataclasses.replace(
-        record,
-        test=score(flow, folder, hold_out),
-        held_out=score_held_out(flow, folder, hold_out),
     )
 
 

@@ -20,10 +20,12 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import optuna
 import psutil
+from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -35,6 +37,7 @@ from hpo.storage.address import url_of
 from hpo.storage.open import open_storage
 from hpo.storage.retry import of_disk
 from hpo.study.sampling import pruner_of, sampler_of, search_space
+from hpo.study.spec import StudySpec
 from hpo.study.study import (
     fail_record,
     load_study,
@@ -43,11 +46,6 @@ from hpo.study.study import (
     stop_reason,
     trial_folder,
 )
-
-if TYPE_CHECKING:
-    import optuna
-
-    from hpo.study.spec import StudySpec
 
 HEARTBEAT_S = 20.0
 """Seconds between renewals of a lease; well under `leases.LEASE_S`, so that some may be missed."""
@@ -85,28 +83,30 @@ def work(study_name: str, runs: str, threads: int, workers: int) -> int:
     study.pruner = pruner_of(spec)
     slots = Slots(study, max_restarts=spec.study.max_restarts)
     owner = Owner.this_process(rank=rank)
-    if _is_surplus(slots, owner, workers):
-        log.info("others took this worker's place while its job waited to start again")
-        return 0
+    if int(os.environ.get("SLURM_RESTART_COUNT", "0") or 0):
+        others = [lease for lease in slots.leases() if not owner.succeeds(lease.owner)]
+        if sum(lease.lives() for lease in others) >= workers:
+            log.info("others took this worker's place while its job waited to start again")
+            return 0
     with _handing_back():
-        return _Worker(study, spec, slots, owner, Path(runs)).work()
+        return _Worker(study=study, spec=spec, slots=slots, owner=owner, runs=Path(runs)).work()
 
 
+@dataclass(kw_only=True)
 class _Worker:
     """Takes one trial after another."""
 
-    def __init__(
-        self, study: optuna.Study, spec: StudySpec, slots: Slots, owner: Owner, runs: Path
-    ) -> None:
-        self._study = study
-        self._spec = spec
-        self._slots = slots
-        self._owner = owner
-        self._runs = runs
-        self._end_s = end_of_job(spec.slurm.timeout_min)
-        self._known = search_space()
-        self._epoch_s = 0.0  # the longest so far
-        self._done = 0
+    study: optuna.Study
+    spec: StudySpec
+    slots: Slots
+    owner: Owner
+    runs: Path
+    """Folder of all studies' runs."""
+
+    known: IntersectionSearchSpace = field(default_factory=search_space)
+    done: int = 0
+    epoch_s: float = 0.0
+    """The longest epoch so far."""
 
     def work(self) -> int:
         try:
@@ -115,77 +115,80 @@ class _Worker:
         except HandBack as told:
             log.info("%s", told)
             # A claim that the signal cut short: the database knows of it, this process not yet.
-            for claim in self._slots.claims_of(self._owner):
-                self._hand_back(claim, futile=False)
+            for claim in self.slots.claims_of(self.owner):
+                self._hand_back(claim)
             if told.signal_number == signal.SIGUSR2:
                 self._start_again()
-        log.info("%d trials of %s run here", self._done, self._study.study_name)
-        return self._done
+        log.info("%d trials of %s run here", self.done, self.study.study_name)
+        return self.done
 
     def _next(self) -> Claim | None:
         """The next trial; None when there is none, or no time for it."""
-        if reason := stop_reason(self._study, self._spec, self._slots):
+        if reason := stop_reason(self.study, self.spec, self.slots):
             log.info("no new trial starts: %s", reason)
             return None
-        reap_lost_trials(self._study, self._slots, self._owner)
+        reap_lost_trials(self.study, self.slots, self.owner)
         # The first is begun in any case: a job that began none would do so again and again.
-        needed_s = WORTHWHILE_EPOCHS * self._epoch_s
-        if self._done and time.time() + needed_s > self._end_s - SIGNAL_S:
-            if self._slots.counts()[TrialState.WAITING]:
+        needed_s = WORTHWHILE_EPOCHS * self.epoch_s
+        end_s = end_of_job(self.spec.slurm.timeout_min)
+        if self.done and time.time() + needed_s > end_s - SIGNAL_S:
+            if self.slots.counts()[TrialState.WAITING]:
                 log.info("no time for another trial before the limit")
                 self._start_again()
             return None
-        return self._slots.claim(self._owner)
+        return self.slots.claim(self.owner)
 
     def _run(self, claim: Claim) -> None:
         """Run one trial under a heartbeat; hand it back if this process is told to end."""
         from hpo.execution import trial
 
-        self._study.sampler = sampler_of(self._spec, claim.number, self._known)
+        self.study.sampler = sampler_of(self.spec, claim.number, self.known)
         claimed = trial.ClaimedTrial(
-            study=self._study,
-            spec=self._spec,
+            study=self.study,
+            spec=self.spec,
             claim=claim,
-            slots=self._slots,
-            folder=trial_folder(self._runs, self._study.study_name, claim.number),
-            job_id=self._owner.job,
+            slots=self.slots,
+            folder=trial_folder(self.runs, self.study.study_name, claim.number),
         )
-        before = _epochs(self._study, claim.number)
+        before = self._epochs(claim)
         try:
-            with _heartbeat(self._slots, claim):
+            with _heartbeat(self.slots, claim):
                 record = trial.run(claimed)
-            self._epoch_s = max([self._epoch_s, *(row.seconds or 0.0 for row in record.epochs)])
-            self._done += 1
+            self.epoch_s = max([self.epoch_s, *(row.seconds or 0.0 for row in record.epochs)])
+            self.done += 1
         except LeaseLost as lost:
             log.warning("%s", lost)
         except trial.SURROUNDINGS as error:
             # No configuration's fault, so it counts as no restart.
-            if of_disk(error) or not self._runs.is_dir():
-                self._hand_back(claim, futile=False)
+            if of_disk(error) or not self.runs.is_dir():
+                self._hand_back(claim)
             raise
         except HandBack as told:
             timed_out = told.signal_number == signal.SIGUSR2
-            futile = timed_out and _epochs(self._study, claim.number) == before
-            self._hand_back(claim, futile=futile)
+            self._hand_back(claim, futile=timed_out and self._epochs(claim) == before)
             raise
 
-    def _hand_back(self, claim: Claim, *, futile: bool) -> None:
+    def _epochs(self, claim: Claim) -> int:
+        record = record_of(self.study, claim.number)
+        return len(record.epochs) if record else 0
+
+    def _hand_back(self, claim: Claim, *, futile: bool = False) -> None:
         """Let others go on with the trial, unless not one of its epochs fits into a job."""
-        if futile and claim.restarts >= self._spec.study.max_restarts:
+        if futile and claim.restarts >= self.spec.study.max_restarts:
             reason = (
                 f"{claim.restarts + 1} jobs reached their time limit before an epoch ended: "
                 "raise [slurm] timeout_min"
             )
-            fail_record(self._study, claim.number, reason)
-            self._slots.finish(claim, TrialState.FAIL)
+            fail_record(self.study, claim.number, reason)
+            self.slots.finish(claim, TrialState.FAIL)
             return
-        self._slots.release(claim, futile=futile)
+        self.slots.release(claim, futile=futile)
         log.info("trial %d handed back", claim.number)
 
     def _start_again(self) -> None:
         """Have SLURM start this job anew, with all of its time, since trials are left."""
-        job = self._owner.job
-        if job is None or self._owner.rank:
+        job = self.owner.job
+        if job is None or self.owner.rank:
             return
         try:
             requeue_job(job)
@@ -200,12 +203,6 @@ def end_of_job(timeout_min: int) -> float:
         return math.inf
     said = os.environ.get("SLURM_JOB_END_TIME", "")
     return float(said) if said.isdigit() else psutil.Process().create_time() + 60 * timeout_min
-
-
-def _epochs(study: optuna.Study, number: int) -> int:
-    """Epochs that a trial's record has."""
-    record = record_of(study, number)
-    return len(record.epochs) if record else 0
 
 
 def _choose_gpu(rank: int) -> None:
@@ -224,14 +221,6 @@ def _choose_threads(threads: int) -> None:
         log.warning("%d threads were asked for, this job may use %d cores", threads, cores())
     torch.set_num_threads(max(1, min(threads, cores())))
     log.info("%d threads, %d GPUs", torch.get_num_threads(), torch.cuda.device_count())
-
-
-def _is_surplus(slots: Slots, owner: Owner, workers: int) -> bool:
-    """Whether the study has its workers without this one, whose job was started again."""
-    if not int(os.environ.get("SLURM_RESTART_COUNT", "0") or 0):
-        return False
-    others = [lease for lease in slots.leases() if not owner.succeeds(lease.owner)]
-    return sum(lease.lives() for lease in others) >= workers
 
 
 @contextlib.contextmanager

@@ -20,10 +20,9 @@ from data_prep.dataset import Dataset
 from data_prep.errors import InputError
 from hpo.records import environment
 from hpo.records.folder import read
-from hpo.records.record import Cost, EpochRow, RunRecord, now
-from hpo.records.scores import score
+from hpo.records.record import EpochRow, RunRecord, now
+from hpo.records.scores import score, with_cost, with_history
 from models.config import FlowConfig, TrainConfig
-from models.flow import batched
 from models.training import checkpoint
 from models.training.history import Epoch
 from models.training.train import train
@@ -118,29 +117,17 @@ def _data(path: Path, record: RunRecord, data: Path | None) -> Path:
 
 
 def _record(then: RunRecord, folder: Path, out: Path, rows: list[Epoch]) -> RunRecord:
-    config = TrainConfig.from_dict(then.training)
-    best = min(rows, key=lambda epoch: epoch.objective(config))
     flow = checkpoint.best_flow(out)
-    cost = batched.cost(flow)
-    return dataclasses.replace(
+    record = dataclasses.replace(
         then,
         data=dataclasses.replace(then.data, path=str(folder)),
-        environment=environment.describe(config.device, None),
-        epochs=tuple(EpochRow.of(epoch) for epoch in rows),
-        best_epoch=best.epoch,
-        best_val_nll=best.val_nll,
-        best_held_out_nll=best.held_out_nll,
+        environment=environment.describe(TrainConfig.from_dict(then.training).device, None),
         test=score(flow, folder, then.data.hold_out_cells) if then.test else None,
         held_out=None,
         restarts=0,
-        cost=Cost(
-            parameters=cost.parameters,
-            flops_per_event=cost.flops_per_event,
-            seconds=sum(epoch.seconds for epoch in rows),
-        ),
         started=now(),
-        updated=now(),
     )
+    return with_cost(with_history(record, rows), flow)
 
 
 def _comparisons(then: RunRecord, now: RunRecord) -> Iterator[dict[str, object]]:

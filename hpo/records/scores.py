@@ -1,14 +1,40 @@
-"""The NLLs by which a record tells the quality of finished weights: on the test split, nats."""
+"""What a record tells of a training: its epochs, its cost and the NLLs on the test split, nats."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from data_prep.cells import Named
 from data_prep.untrusted import finite
-from hpo.records.record import CellNll, HeldOutNll, TestNll
+from hpo.records.record import CellNll, EpochRow, HeldOutNll, RunRecord, TestNll, now
 from models.bundle.ensemble import Density
+from models.config import TrainConfig
 from models.evaluation.nll import cell_nlls, nll
+from models.flow import batched
+from models.training.history import Epoch
+
+
+def with_history(record: RunRecord, rows: Sequence[Epoch]) -> RunRecord:
+    """The record with these epochs, their time and the best of them by the objective."""
+    config = TrainConfig.from_dict(record.training)
+    best = min(rows, key=lambda epoch: epoch.objective(config), default=None)
+    return dataclasses.replace(
+        record,
+        epochs=tuple(EpochRow.of(epoch) for epoch in rows),
+        best_epoch=best.epoch if best else None,
+        best_val_nll=best.val_nll if best else None,
+        best_held_out_nll=best.held_out_nll if best else None,
+        cost=dataclasses.replace(record.cost, seconds=sum(epoch.seconds for epoch in rows)),
+        updated=now(),
+    )
+
+
+def with_cost(record: RunRecord, flow: Density) -> RunRecord:
+    """The record with the parameters and the operations of a flow."""
+    cost = dataclasses.asdict(batched.cost(flow))
+    return dataclasses.replace(record, cost=dataclasses.replace(record.cost, **cost))
 
 
 def score(flow: Density, folder: Path, hold_out: Named) -> TestNll:

@@ -40,6 +40,13 @@ def test_a_job_ends_when_slurm_says_else_as_was_asked_for(job, monkeypatch):
     assert end_of_job(timeout_min=10) == 123456
 
 
+def a_worker(waiting):
+    study, spec, slots = waiting
+    return worker._Worker(
+        study=study, spec=spec, slots=slots, owner=Owner.this_process(), runs=Path("runs")
+    )
+
+
 @pytest.mark.parametrize(("spare_s", "begun"), [(-30, False), (30, True)])
 def test_a_trial_is_begun_only_if_it_gets_somewhere_before_slurms_signal(
     waiting, job, monkeypatch, spare_s, begun
@@ -48,8 +55,8 @@ def test_a_trial_is_begun_only_if_it_gets_somewhere_before_slurms_signal(
     end = int(time.time()) + worker.SIGNAL_S + needed_s + spare_s
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(end))
     monkeypatch.setattr(worker, "requeue_job", lambda _: None)
-    taking = worker._Worker(*waiting, Owner.this_process(), Path("runs"))
-    taking._done, taking._epoch_s = 1, 100.0
+    taking = a_worker(waiting)
+    taking.done, taking.epoch_s = 1, 100.0
 
     assert (taking._next() is not None) == begun
 
@@ -104,7 +111,7 @@ def test_a_claim_that_a_signal_cut_short_is_handed_back(waiting, monkeypatch):
 
     claim = Slots.claim
     monkeypatch.setattr(Slots, "claim", cut_short)
-    worker._Worker(*waiting, owner, Path("runs")).work()
+    a_worker(waiting).work()
 
     assert slots.claims_of(owner) == []
     assert [lease.number for lease in slots.leases()] == [elsewhere.number]
