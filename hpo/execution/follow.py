@@ -37,9 +37,7 @@ def follow(
     """Keep workers going until the study is done, and give back its last status.
 
     Args:
-        plan: Whose workers they are.
-        study: As `begin` made it.
-        slots: Its trials.
+        plan, study, slots: As `begin` took and made them.
         show: Takes the study's status and the records of the trials that ended since the last call.
         tell: Takes a sentence for the user.
 

@@ -55,8 +55,13 @@ class LocalWorkers:
         # A worker that knew of the SLURM job in which this launch may run would take itself for the
         # job's first worker, started anew, and the trials of the others for its own lost ones.
         with _deaf_to_interrupts(), clean_env():
+            gpus = _gpus()
             for index in range(workers):
-                executor = _executor(self._plan, index)
+                executor = submitit.AutoExecutor(folder=self._plan.worker_folder, cluster="local")
+                executor.update_parameters(timeout_min=YEAR_MIN, name=self._plan.spec.study.name)
+                if gpus:
+                    executor.update_parameters(gpus_per_node=1)
+                    executor._executor.update_parameters(visible_gpus=[gpus[index % len(gpus)]])
                 self._jobs.append(executor.submit(work, *self._plan.arguments))
 
     def hand_back(self) -> None:
@@ -88,15 +93,6 @@ def _top_processes(plan: Plan) -> list[psutil.Process]:
         if words and words[-1] == folder and _MODULES.intersection(words):
             found[process.pid] = process
     return [one for one in found.values() if one.info["ppid"] not in found]
-
-
-def _executor(plan: Plan, index: int) -> submitit.AutoExecutor:
-    executor = submitit.AutoExecutor(folder=plan.worker_folder, cluster="local")
-    executor.update_parameters(timeout_min=YEAR_MIN, name=plan.spec.study.name)
-    if gpus := _gpus():
-        executor.update_parameters(gpus_per_node=1)
-        executor._executor.update_parameters(visible_gpus=[gpus[index % len(gpus)]])
-    return executor
 
 
 @contextlib.contextmanager

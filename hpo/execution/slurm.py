@@ -97,7 +97,12 @@ class SlurmJobs:
         try:
             largest = max(1, int(cluster_settings().get("MaxArraySize", "1001")))
             while left := jobs - len(sent):
-                ids = _submit_array(self._plan, min(left, largest))
+                count = min(left, largest)
+                executor = submitit.SlurmExecutor(folder=self._plan.worker_folder)
+                executor.update_parameters(**_parameters(self._plan, count))
+                with executor.batch():
+                    array = [executor.submit(work, *self._plan.arguments) for _ in range(count)]
+                ids = [job.job_id for job in array]
                 # At once: a job that is not known any more cannot be cancelled.
                 self._slots.add_jobs(ids)
                 sent += ids
@@ -126,14 +131,6 @@ class _Unsent(submitit.SlurmExecutor):
     def affinity(cls) -> int:
         """Says that SLURM is there, which submitit asks for before it writes anything."""
         return 1
-
-
-def _submit_array(plan: Plan, count: int) -> list[str]:
-    executor = submitit.SlurmExecutor(folder=plan.worker_folder)
-    executor.update_parameters(**_parameters(plan, count))
-    with executor.batch():
-        sent = [executor.submit(work, *plan.arguments) for _ in range(count)]
-    return [job.job_id for job in sent]
 
 
 def _parameters(plan: Plan, jobs: int) -> dict[str, Any]:

@@ -49,7 +49,7 @@ _TOLD: dict[State, TrialState] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class ClaimedTrial:
     """A trial that a worker holds, with all that it needs to run it."""
 
@@ -95,8 +95,8 @@ def _attempt(job: ClaimedTrial, started: str) -> RunRecord:
     except Exception as error:  # whatever a configuration does wrong is that trial's end alone
         log.error("trial %d failed\n%s", job.claim.number, traceback.format_exc())
         reason = traceback.format_exception_only(error)[-1].strip().splitlines()[0]
-        known = record_of(job.study, job.claim.number)
-        record = known or blank_record(job.study, job.claim.number)
+        study, number = job.study, job.claim.number
+        record = record_of(study, number) or blank_record(study, number)
         return _put(job, dataclasses.replace(record, state="failed", reason=reason))
 
 

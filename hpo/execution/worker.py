@@ -143,13 +143,8 @@ class _Worker:
         from hpo.execution import trial
 
         self.study.sampler = sampler_of(self.spec, claim.number, self.known)
-        claimed = trial.ClaimedTrial(
-            study=self.study,
-            spec=self.spec,
-            claim=claim,
-            slots=self.slots,
-            folder=trial_folder(self.runs, self.study.study_name, claim.number),
-        )
+        folder = trial_folder(self.runs, self.study.study_name, claim.number)
+        claimed = trial.ClaimedTrial(self.study, self.spec, claim, self.slots, folder)
         before = self._epochs(claim)
         try:
             with _heartbeat(self.slots, claim):
