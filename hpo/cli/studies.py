@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpo.cli.options import FILE, database, existing, listed, placed, planned, study_name
+from hpo.cli.options import FILE, database, listed, placed, planned, study_name
 
 if TYPE_CHECKING:
     from hpo.execution.plan import Plan
@@ -214,18 +214,16 @@ def enqueue(
     """
     from hpo.execution.launch import open_or_make
     from hpo.storage.address import url_of
-    from hpo.storage.open import open_storage, open_study
+    from hpo.storage.open import open_study
     from hpo.study.enqueue import best_points, fitting_points, read_points
 
     if (file is None) == (source is None):
         raise click.UsageError("give either FILE or --from STUDY")
-    url = url_of(storage, runs)
     if source is not None:
-        earlier = open_study(open_storage(existing(url), reading=True), study_name(source))
-        given = best_points(earlier, best)
+        given = best_points(open_study(database(storage, runs), study_name(source)), best)
     elif file is not None:
         given = read_points(file)
-    spec, slots = open_or_make(study, runs=runs, url=url)
+    spec, slots = open_or_make(study, runs=runs, url=url_of(storage, runs))
     fitting = fitting_points(given, spec.space, source=str(file or source))
     numbers = slots.enqueue(fitting)
     click.echo(f"{spec.study.name}: tried next, as trials {', '.join(map(str, numbers))}")
