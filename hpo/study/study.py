@@ -180,8 +180,10 @@ def _differences(
     if (known := study.user_attrs[RUNS_ATTRIBUTE]) != str(runs):
         yield f"its runs are in {known}: launch it with --runs of that folder"
     if study.user_attrs.get(DATA_ATTRIBUTE) != fingerprint:
-        other = f"its trials were trained on other data ({stored.data.path})"
-        yield f"{other} than {spec.data.path} holds now"
+        yield (
+            f"its trials were trained on other data ({stored.data.path}) than "
+            f"{spec.data.path} holds now"
+        )
 
 
 def _compared(spec: StudySpec) -> dict[str, str]:
