@@ -30,9 +30,9 @@ from numpy.typing import NDArray
 from data_prep.dataset import Dataset
 from data_prep.stream import Batch, read_split
 from models import Emulator
+from models.bundle import batched
 from models.config import FlowConfig, TrainConfig
 from models.evaluation import distances
-from models.flow import batched
 from models.training.train import train
 
 Floats = NDArray[np.floating]

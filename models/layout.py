@@ -99,10 +99,7 @@ class Layout:
         )
 
     def check(self, state: Mapping[str, Any]) -> None:
-        """Refuse weights of another flow.
-
-        Args:
-            state: The state dict: arrays of any library.
+        """Refuse weights of another flow; the state dict holds arrays of any library.
 
         Raises:
             ValueError: If one is missing, too many, or of another shape. Names it.
@@ -193,7 +190,10 @@ def _domain(
         raise ValueError("its domain is not that of its conditions")
     domain = {}
     for column in conditions:
-        low, high = limits = tuple(map(_finite, stored[column.name]))
+        for value in stored[column.name]:
+            if not is_finite(value):
+                raise ValueError(f"a domain is made of finite numbers, got {reprlib.repr(value)}")
+        low, high = limits = tuple(map(float, stored[column.name]))
         if not low <= high or (column.positive and low <= 0):
             raise ValueError(f"the range of {column.name} cannot be {limits}")
         domain[column.name] = (low, high)
@@ -209,9 +209,3 @@ def check_values(state: Mapping[str, NDArray[Any]]) -> None:
             raise ValueError(f"{name} holds numbers that are not finite")
         if name.endswith(".spread_K") and not (values > 0).all():
             raise ValueError(f"{name} holds a spread that is not above 0")
-
-
-def _finite(value: Any) -> float:
-    if not is_finite(value):
-        raise ValueError(f"a domain is made of finite numbers, got {reprlib.repr(value)}")
-    return float(value)

@@ -11,44 +11,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from numpy.typing import NDArray
 
+from data_prep.columns import Column
 from data_prep.dataset import Dataset
 from data_prep.errors import suggestion
 from hpo.pictures import style
 from hpo.pictures.density import Array
 from hpo.pictures.style import PlotError
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.cm import ScalarMappable
-
-    from data_prep.columns import Column
-    from models import Emulator
+from models import Emulator
+from models.evaluation.nll import check_columns
 
 At = Mapping[str, float]
 """A value of every condition, or of some."""
-
 EVENLY = 6
 """Values of each condition where there are no data to name cells."""
-
-
-def check_columns(emulator: Emulator, dataset: Dataset) -> None:
-    """Raises PlotError if the data have other columns than the emulator."""
-    own, theirs = (
-        f"{', '.join(events)} given {', '.join(conditions) or 'nothing'}"
-        for events, conditions in (
-            (emulator.event_columns, emulator.condition_columns),
-            ([c.name for c in dataset.event_columns], [c.name for c in dataset.condition_columns]),
-        )
-    )
-    if own != theirs:
-        raise PlotError(
-            f"the emulator draws {own}, the data hold {theirs}: give the data it was trained on"
-        )
 
 
 def at_conditions(
@@ -80,20 +62,23 @@ def cells_of(emulator: Emulator, folder: Path | None, fixed: At) -> list[At]:
     """Cells with the fixed values: of a prepared dataset, or evenly over the emulator's domain."""
     names = emulator.condition_columns
     if folder is None:
-        steps = [[fixed[name]] if name in fixed else _evenly(emulator, name) for name in names]
+        steps = [
+            [fixed[name]] if name in fixed else sorted(set(evenly(emulator.domain[name], EVENLY)))
+            for name in names
+        ]
         return [dict(zip(names, values, strict=True)) for values in product(*steps)]
     dataset = Dataset.read(folder)
-    check_columns(emulator, dataset)
+    check_columns(emulator.module, dataset, folder)
     cells = [cell.conditions for cell in dataset.cells]
     cells_KC = np.array(cells, dtype=np.float64).reshape(-1, len(names))
     kept = at_conditions(cells_KC, names, fixed, f"cells of {folder}")
     return [dict(zip(names, cells[k], strict=True)) for k in np.flatnonzero(kept)]
 
 
-def _evenly(emulator: Emulator, name: str) -> list[float]:
-    low, high = emulator.domain[name]
-    steps = np.geomspace(low, high, EVENLY) if low > 0 else np.linspace(low, high, EVENLY)
-    return sorted({float(each) for each in steps})
+def evenly(limits: tuple[float, float], count: int) -> list[float]:
+    """So many values over a range, in its logarithm where it is positive."""
+    space = np.geomspace if limits[0] > 0 else np.linspace
+    return space(*limits, count).tolist()  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,26 +12,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from data_prep.dataset import Dataset
 from data_prep.stream import read_split
 from hpo.pictures import density, style
-from hpo.pictures.cells import At, at_conditions, check_columns, check_names
+from hpo.pictures.cells import At, at_conditions, check_names
 from hpo.pictures.density import Array, Edges
 from hpo.pictures.style import PlotError
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from models import Emulator
+from models import Emulator
+from models.evaluation.nll import check_columns
 
 DRAWS = 100_000
 """Events drawn, about: enough that the contours show the emulator and not the draw."""
-
 FEW = 3000
 """Up to so many rows are drawn as points; of more, a histogram says more."""
 
@@ -57,7 +56,8 @@ def contours(
     """
     style.suffix_of(out)
     dataset = Dataset.read(folder)
-    wanted = event_columns(emulator, dataset, columns)
+    check_columns(emulator.module, dataset, folder)
+    wanted = event_columns(emulator, columns)
     if len(wanted) != 2:
         raise PlotError(
             f"contours show two event columns, not {len(wanted)}: "
@@ -75,9 +75,9 @@ def contours(
         draw_marginal(above, data[:, 0], drawn[:, 0], edges[0], "vertical")
         draw_marginal(right, data[:, 1], drawn[:, 1], edges[1], "horizontal")
         main.set(xlabel=style.label_of(across), ylabel=style.label_of(up))
-        above.set(ylabel=style.density_label_of(across))
-        right.set(xlabel=style.density_label_of(up))
+        above.set_ylabel(style.density_label_of(across))
         above.tick_params(labelbottom=False)
+        right.set_xlabel(style.density_label_of(up))
         right.tick_params(labelleft=False)
         title += f"\noutside the picture: {_outside(data, edges):.2%} of the data, "
         title += f"{_outside(drawn, edges):.2%} of the emulator"
@@ -86,9 +86,8 @@ def contours(
     return out
 
 
-def event_columns(emulator: Emulator, dataset: Dataset, wanted: Sequence[str] | None) -> list[int]:
+def event_columns(emulator: Emulator, wanted: Sequence[str] | None) -> list[int]:
     """Positions of the wanted event columns, by default of all; raises PlotError for a bad name."""
-    check_columns(emulator, dataset)
     names = list(emulator.event_columns)
     wanted = names if wanted is None else wanted
     check_names(wanted, names, "event column")
@@ -145,11 +144,7 @@ def draw_plane(
 
 
 def draw_marginal(
-    axes: Axes,
-    data_N: Array,
-    drawn_N: Array,
-    edges: Array,
-    side: Literal["vertical", "horizontal"],
+    axes: Axes, data_N: Array, drawn_N: Array, edges: Array, side: Literal["vertical", "horizontal"]
 ) -> None:
     """The densities of both sides along one column."""
     joined = density.joined(edges, len(data_N))
@@ -160,9 +155,6 @@ def draw_marginal(
 
 def draw_legend(figure: Figure, title: str, data: int, drawn: int, plane: Axes | None) -> None:
     """Above all axes: a title, the numbers of events, and the meaning of the plane's lines."""
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
     lines = plane.get_legend_handles_labels()[0] if plane else []
     figure.legend(
         handles=[

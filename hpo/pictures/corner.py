@@ -12,30 +12,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
+from data_prep.columns import Column
 from data_prep.dataset import Dataset
 from hpo.pictures import density, style
 from hpo.pictures.cells import At
 from hpo.pictures.contours import compare, draw_legend, draw_marginal, draw_plane, event_columns
 from hpo.pictures.density import Array
 from hpo.pictures.style import PlotError
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from data_prep.columns import Column
-    from models import Emulator
+from models import Emulator
+from models.evaluation.nll import check_columns
 
 FRACTIONS = (0.5, 0.9)
 """Of all events, that the contours of a corner enclose."""
-
 WIDE = 100.0
 """From the 1 % to the 99 % quantile of the data: beyond it a column is shown by its logarithm."""
-
 MOST = 10
 """Columns that a corner can show."""
 
@@ -45,8 +41,7 @@ class _Shown:
     """One column as it is drawn."""
 
     label: str
-    density: str
-    """The label of a density in it."""
+    density_label: str
     data_N: Array
     drawn_N: Array
     edges: Array
@@ -73,7 +68,8 @@ def corner(
     """
     style.suffix_of(out)
     dataset = Dataset.read(folder)
-    wanted = event_columns(emulator, dataset, columns)
+    check_columns(emulator.module, dataset, folder)
+    wanted = event_columns(emulator, columns)
     if len(wanted) > MOST:
         raise PlotError(
             f"a corner shows up to {MOST} event columns, there are {len(wanted)}: "
@@ -105,8 +101,6 @@ def _shown(column: Column, data_N: Array, drawn_N: Array) -> _Shown:
 
 def _draw(figure: Figure, shown: Sequence[_Shown]) -> Axes | None:
     """All panels; gives the first plane, if there is one."""
-    from matplotlib.ticker import MaxNLocator
-
     first, last = None, len(shown) - 1
     grid = figure.add_gridspec(len(shown), len(shown))
     for row, up in enumerate(shown):
@@ -126,7 +120,7 @@ def _draw(figure: Figure, shown: Sequence[_Shown]) -> Axes | None:
             draw_marginal(axes, up.data_N, up.drawn_N, up.edges, "vertical")
             axes.set(xlim=up.edges[[0, -1]])
             if last == 0:
-                axes.set_ylabel(up.density)
+                axes.set_ylabel(up.density_label)
             else:  # densities of several units, of which only the shape is shown
                 axes.set_yticks([])
                 axes.spines["left"].set_visible(False)

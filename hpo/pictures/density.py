@@ -14,17 +14,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from contourpy import contour_generator
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Edges = tuple[Array, Array]
-
 LEVELS = (0.5, 0.9, 0.99)
 """Fractions of all events that the contours enclose, highest density first."""
-
 BINS = 90
 """Bins along each axis of the plane; the marginals of few rows join two or three of them."""
-
 SURE = 20
 """Rows that must lie outside a contour of the data for it to be drawn: else it circles single
 rows."""
@@ -85,8 +83,6 @@ def enclosing(density_XY: Array, fractions: Sequence[float], whole: float) -> li
 
 def outline(density_XY: Array, edges: Edges, height: float) -> Array:
     """The line along which the density has this height, shape `(P, 2)`; NaN between its pieces."""
-    from contourpy import contour_generator
-
     across, up = ((each[1:] + each[:-1]) / 2 for each in edges)
     pieces = contour_generator(across, up, density_XY.T).lines(height)
     gap = np.full((1, 2), math.nan)

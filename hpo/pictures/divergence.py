@@ -20,18 +20,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.patches import Rectangle
 
+from data_prep.columns import Column
 from hpo.pictures import cells, style
 from hpo.pictures.cells import At
 from hpo.pictures.density import Array
 from hpo.pictures.style import PlotError
-
-if TYPE_CHECKING:
-    from data_prep.columns import Column
-    from models import Emulator
+from models import Emulator
 
 DRAWS = 5000
 """Events drawn in each cell."""
@@ -68,15 +67,11 @@ def divergence(
     grid = cells.Grid.of(them, plane)
     values_K, errors_K = from_reference(emulator, conditions, them, step=step)
     values_YX = grid.filled(them, values_K)
-    from matplotlib.patches import Rectangle
-
-    width, height = grid.size
-    with style.figure_of(max(6.0, width), 1.6 + height) as figure:
+    with style.figure_of(max(6.0, grid.size[0]), 1.6 + grid.size[1]) as figure:
         axes = figure.add_subplot()
         fields = cells.draw(axes, grid, values_YX, (0.0, float(values_K.max()) or math.log(2)))
         place = grid.place(conditions)
-        framed = place is not None and not math.isnan(values_YX[place])
-        if place is not None and framed:
+        if framed := place is not None and not math.isnan(values_YX[place]):
             frame: Any = {"edgecolor": style.EMULATOR, "linewidth": 2.5, "clip_on": False}
             axes.add_patch(Rectangle(place[::-1], 1, 1, facecolor="none", zorder=3, **frame))
         style.colour_bar(figure, fields, "Jensen-Shannon divergence [nats]", [axes])
@@ -118,9 +113,8 @@ def from_reference(
 def jensen_shannon(log_p_N: Array, log_q_N: Array) -> tuple[float, float]:
     """The divergence of two densities and its standard error, in nats.
 
-    Args:
-        log_p_N: Log density p of events drawn from p and q in equal parts, in any order.
-        log_q_N: Log density q of the same events; -inf outside the support.
+    Both log densities are of the events that were drawn from p and q in equal parts, in any order;
+    -inf outside the support.
 
     Raises:
         PlotError: If no event has a density under either.
@@ -143,13 +137,13 @@ def _plane(emulator: Emulator, names: Sequence[str] | None) -> list[Column]:
     known = list(emulator.module.condition_columns)
     if not known:
         raise PlotError("the emulator has no conditions: there are no cells to compare")
-    if names is None and len(known) > 2:
+    if names is None:
+        if len(known) <= 2:
+            return known
         raise PlotError(
             f"a map shows two conditions, the emulator has {len(known)} "
             f"({', '.join(emulator.condition_columns)}): name two by --columns"
         )
-    if names is None:
-        return known
     if len(set(names)) != 2 or len(names) != 2:
         raise PlotError(f"a map shows two different conditions, not {', '.join(names)}")
     return [known[emulator.condition_columns.index(name)] for name in names]

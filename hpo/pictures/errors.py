@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,9 +10,8 @@ from data_prep.stream import Batch, read_split
 from hpo.pictures import cells, style
 from hpo.pictures.cells import At
 from hpo.pictures.style import PlotError
-
-if TYPE_CHECKING:
-    from models import Emulator
+from models import Emulator
+from models.evaluation.distances import CELL_ROWS, cell_distances
 
 
 def errors(emulator: Emulator, folder: Path, *, conditions: At | None = None, out: Path) -> Path:
@@ -30,8 +28,6 @@ def errors(emulator: Emulator, folder: Path, *, conditions: At | None = None, ou
         PlotError: If not one or two conditions are left open, or no cell has enough rows.
         DataError: If `folder` holds no prepared dataset.
     """
-    from models.evaluation.distances import CELL_ROWS, cell_distances
-
     style.suffix_of(out)
     given, names = dict(conditions or {}), emulator.condition_columns
     cells.check_names(given, names)
@@ -52,7 +48,10 @@ def errors(emulator: Emulator, folder: Path, *, conditions: At | None = None, ou
         )
     ratios = {c: [each.ks[c] / each.floor[c] for each in measured] for c in emulator.event_columns}
     span = (min(1.0, *map(min, ratios.values())), max(2.0, *map(max, ratios.values())))
-    notes = {place: f"{n:,} row{'' if n == 1 else 's'}" for place, n in _counts(here, names, grid)}
+    values_KC, rows_K = np.unique(here.conditions, axis=0, return_counts=True)
+    at = [dict(zip(names, map(float, values_C), strict=True)) for values_C in values_KC]
+    rows_YX = np.nan_to_num(grid.filled(at, rows_K)).astype(int)
+    notes = {place: f"{n:,} row{'' if n == 1 else 's'}" for place, n in np.ndenumerate(rows_YX)}
     width, height = grid.size
     with style.figure_of(max(6.0, width), 1.6 + len(ratios) * height) as figure:
         stacked = figure.subplots(len(ratios), 1, sharex=True, squeeze=False)[:, 0]
@@ -70,13 +69,3 @@ def errors(emulator: Emulator, folder: Path, *, conditions: At | None = None, ou
         )
         style.write(figure, out)
     return out
-
-
-def _counts(
-    rows: Batch, names: tuple[str, ...], grid: cells.Grid
-) -> list[tuple[tuple[int, int], int]]:
-    """Rows in each field of the grid, empty fields with 0."""
-    values_KC, rows_K = np.unique(rows.conditions, axis=0, return_counts=True)
-    at = [dict(zip(names, map(float, values_C), strict=True)) for values_C in values_KC]
-    rows_YX = np.nan_to_num(grid.filled(at, rows_K))
-    return [(place, int(n)) for place, n in np.ndenumerate(rows_YX)]

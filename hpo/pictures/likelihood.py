@@ -11,36 +11,30 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.animation import FFMpegWriter, FuncAnimation, HTMLWriter, PillowWriter
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
 
 from data_prep.atomic import draft_of
 from hpo.pictures import style
-from hpo.pictures.cells import At
+from hpo.pictures.cells import At, evenly
 from hpo.pictures.density import Array
 from hpo.pictures.style import PlotError
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.collections import QuadMesh
-    from matplotlib.figure import Figure
-
-    from models import Emulator
+from models import Emulator
 
 MOVING = (".gif", ".html", ".mp4")
-
 PIXELS = 240
 """Along each axis."""
-
 DECADES = 4.0
 """Below the highest density by more than that, nothing is drawn."""
-
 FRAMES = 48
 """Of an animation, there and not back."""
-
 PER_SECOND = 12
-
 DRAWS = 20_000
 """Events that tell where the density is."""
 
@@ -60,11 +54,7 @@ def likelihood(emulator: Emulator, *, conditions: At, out: Path) -> Path:
 
 
 def animation(
-    emulator: Emulator,
-    *,
-    conditions: At,
-    step: Callable[[int, int], None] | None = None,
-    out: Path,
+    emulator: Emulator, *, conditions: At, step: Callable[[int, int], None] | None = None, out: Path
 ) -> Path:
     """The map while one condition runs through its domain, evenly in its logarithm if positive.
 
@@ -77,9 +67,6 @@ def animation(
         PlotError: If not exactly one condition is left open, if there are not two event columns,
             or ffmpeg is missing for .mp4.
     """
-    from matplotlib.animation import FFMpegWriter, FuncAnimation, HTMLWriter, PillowWriter
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     suffix = style.suffix_of(out, MOVING, "an animation")
     if suffix == ".mp4" and shutil.which("ffmpeg") is None:
         raise PlotError(f"{out} needs ffmpeg, which is not installed: write a .gif or .html file")
@@ -90,9 +77,8 @@ def animation(
             f"{', '.join(emulator.condition_columns)} "
             f"(given: {', '.join(f'--{name}' for name in conditions) or 'none'})"
         )
-    low, high = emulator.domain[left[0]]
-    values = np.geomspace(low, high, FRAMES) if low > 0 else np.linspace(low, high, FRAMES)
-    frames = [{**conditions, left[0]: float(value)} for value in values]
+    values = evenly(emulator.domain[left[0]], FRAMES)
+    frames = [{**conditions, left[0]: value} for value in values]
     edges = _edges(emulator, frames[:: max(1, len(frames) // 6)])
     with style.figure_of(6.6, 5.6) as figure:
         mesh, axes = _draw(figure, emulator, edges, frames[len(frames) // 2])

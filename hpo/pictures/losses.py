@@ -9,22 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from hpo.pictures import style
 from hpo.pictures.density import Array
 from hpo.pictures.style import PlotError
 from hpo.records.record import FINISHED, RunRecord
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 TRAINING: Any = {"linewidth": 0.8, "linestyle": (0, (3, 1.5))}
 """The line of a training loss."""
-
 LIGHTER = ("pruned", "failed")
 
 
@@ -102,8 +100,6 @@ def _limits(records: Sequence[RunRecord]) -> tuple[float, float]:
 
 def _legend(figure: Figure, axes: Axes, runs: int) -> None:
     """The coloured runs, best first, and the meaning of the lines."""
-    from matplotlib.lines import Line2D
-
     kinds = [
         Line2D([], [], color="0.3", linewidth=1.6, label="validation"),
         Line2D([], [], color="0.3", label="training", **TRAINING),

@@ -10,27 +10,23 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
 
 from data_prep.atomic import draft_of
+from data_prep.columns import Column
 from data_prep.errors import InputError
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.figure import Figure
-
-    from data_prep.columns import Column
-
 SUFFIXES = (".png", ".pdf", ".svg")
-
 PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe & Ito (2008): distinct with any colour vision. Their yellow is left out, lost on white."""
 EMULATOR, DATA, *_ = PALETTE
-
 MAP = "cividis"
 """Made for all colour vision: Nunez, Anderton & Renslow (2018), PLoS ONE 13, e0199239."""
-
 _STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -41,7 +37,6 @@ _STYLE: Any = {
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
 }
-
 _UNITS = {"Msun": r"$M_\odot$", "Rsun": r"$R_\odot$", "Lsun": r"$L_\odot$", "": "dimensionless"}
 
 
@@ -62,9 +57,7 @@ def suffix_of(out: Path, known: Sequence[str] = SUFFIXES, kind: str = "a picture
 @contextmanager
 def figure_of(width: float, height: float) -> Iterator[Figure]:
     """An empty figure of that size in inches, in the style of this module."""
-    import matplotlib
-    from matplotlib.figure import Figure  # not pyplot: that would choose a screen and keep it
-
+    # A figure without pyplot, which would choose a screen and keep it.
     with matplotlib.rc_context(_STYLE):
         yield Figure(figsize=(width, height), layout="constrained")
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from data_prep.cells import Named
 from data_prep.untrusted import finite
 from hpo.records.record import CellNll, EpochRow, HeldOutNll, RunRecord, TestNll, now
+from models.bundle import batched
 from models.bundle.ensemble import Density
 from models.config import TrainConfig
 from models.evaluation.nll import cell_nlls, nll
-from models.flow import batched
 from models.training.history import Epoch
 
 

@@ -83,7 +83,7 @@ class Standardise:
         if self.pair is None or not self.turned:
             return y
         first, ratio = (y[k] for k in self.pair)
-        first = first - _softplus(xp, ratio) if self.total else first
+        first = first - xp.logaddexp(ratio, 0.0) if self.total else first
         y[self.pair[0]], y[self.pair[1]] = first, first + ratio
         return y
 
@@ -209,10 +209,6 @@ def _activate(xp: Namespace, name: str, x: Array) -> Array:
     return 0.5 * x * (1 + gate)
 
 
-def _softplus(xp: Namespace, x: Array) -> Array:
-    return xp.logaddexp(x, xp.zeros_like(x))
-
-
 def _erf(xp: Namespace, x: Array) -> Array:
     """The error function to 1e-13, since numpy has none: an odd polynomial, by Clenshaw's rule."""
     x = xp.clip(x, -ERF_REACH, ERF_REACH)
@@ -300,7 +296,7 @@ def _bins(xp: Namespace, at: Array, parameters: Array, *, by_height: bool) -> tu
     end = xp.full_like(parameters[:1], UNIT_SLOPE)
     raw = xp.concatenate([end, parameters[2 * count :], end])
     slope_0, slope_1 = (
-        _softplus(xp, xp.take_along_axis(raw, number + side, axis=0)[0]) + SMALLEST_SLOPE
+        xp.logaddexp(xp.take_along_axis(raw, number + side, axis=0)[0], 0.0) + SMALLEST_SLOPE
         for side in (0, 1)
     )
     return left, width, bottom, height, slope_0, slope_1

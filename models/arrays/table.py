@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -185,30 +185,26 @@ class Table:
             with np.load(path, allow_pickle=False) as stored:
                 values = {name: stored[name] for name in stored.files}
             if (schema := int(values["schema"])) <= SCHEMA:
-                return cls._from(values)
+                conditions = tuple(map(str, values["condition_columns"]))
+                limits = ((float(low), float(high)) for low, high in values["domain"])
+                pair = values["pair"].tolist()
+                return cls(
+                    event_columns=tuple(map(str, values["event_columns"])),
+                    condition_columns=conditions,
+                    domain=dict(zip(conditions, limits, strict=True)),
+                    logged_A=values["logged"],
+                    pair=(pair[0], pair[1]) if pair else None,
+                    limits_A2=values["limits"],
+                    log_density_A=values["log_density"],
+                    captured=float(values["captured"]),
+                    rms_error=float(values["rms_error"]),
+                )
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             raise TableError(
                 f"{path} is not a table of an emulator ({error}): make one with `Table.of`"
             ) from error
         raise TableError(
             f"{path} has schema {schema}, this version reads up to {SCHEMA}: upgrade hpo-flows"
-        )
-
-    @classmethod
-    def _from(cls, values: dict[str, Any]) -> Self:
-        conditions = tuple(str(name) for name in values["condition_columns"])
-        limits = ((float(low), float(high)) for low, high in values["domain"])
-        pair = values["pair"].tolist()
-        return cls(
-            event_columns=tuple(str(name) for name in values["event_columns"]),
-            condition_columns=conditions,
-            domain=dict(zip(conditions, limits, strict=True)),
-            logged_A=values["logged"],
-            pair=(pair[0], pair[1]) if pair else None,
-            limits_A2=values["limits"],
-            log_density_A=values["log_density"],
-            captured=float(values["captured"]),
-            rms_error=float(values["rms_error"]),
         )
 
     def _interpolate(self, xp: Namespace, cells: list[Array], weights: list[Array]) -> Array:

@@ -15,7 +15,7 @@ import json
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from keyword import iskeyword
 from pathlib import Path
@@ -63,12 +63,8 @@ class Terms:
 
     def to_card(self) -> dict[str, object]:
         """The terms that are given, as they stand in `emulator.json`."""
-        told = {
-            "license": self.license,
-            "authors": list(self.authors),
-            "citation": list(self.citation),
-        }
-        return {name: value for name, value in told.items() if value}
+        texts = {"authors": list(self.authors), "citation": list(self.citation)}
+        return {k: value for k, value in {"license": self.license, **texts}.items() if value}
 
 
 def text(card: Card) -> str:
@@ -77,11 +73,15 @@ def text(card: Card) -> str:
     members, origins = _members(card), _mappings(origin.get("members"))
     best = (origins or [{}])[0] if members else origin
     cells = _mappings(metrics.get("cells"))
+    rows = [md.number(md.mapping(cell.get("rows")).get("train")) or 0 for cell in cells]
+    most_populated = sorted(range(len(cells)), key=lambda k: -rows[k])[:MOST_CELLS]
     columns = [
         (name, unit, role)
         for role in ("event", "condition")
         for name, unit in md.pairs(card.get(f"{role}_columns"))
     ]
+    # How many event columns have a unit: the density is per all of them.
+    units = Counter(map(md.text, md.mapping(card.get("event_columns")).values()))
     rendered = _TEMPLATES.get_template("card.md.jinja").render(
         card=card,
         **_licence(md.plain(md.text(card.get("license")))[:100]),
@@ -89,7 +89,7 @@ def text(card: Card) -> str:
         columns=columns,
         events=[name for name, _, role in columns if role == "event"],
         conditions=[name for name, _, role in columns if role == "condition"],
-        units=_units(card),
+        units=[(unit, times) for unit, times in units.items() if unit][:12],
         origin=origin,
         data=md.mapping(origin.get("data")),
         best=best,
@@ -100,7 +100,7 @@ def text(card: Card) -> str:
         versions=[f"{name} {value}" for name, value in md.pairs(best.get("versions"))],
         metrics=metrics,
         cells=cells,
-        largest=_most_populated(cells),
+        largest=[cells[k] for k in sorted(most_populated)],
         ratios=_ratios(cells),
     )
     # The template's statements leave empty lines.
@@ -118,25 +118,19 @@ def _licence(given: str) -> dict[str, str]:
 def _call(card: Card) -> dict[str, object]:
     """The lowest value of each condition as arguments in Python and as options; the ONNX inputs."""
     at = {md.plain(name): md.limits(value)[0] for name, value in md.pairs(card.get("domain"))}
+    arguments = [
+        f"{name}={value}"
+        if name.isidentifier() and not iskeyword(name)
+        else f"**{{{json.dumps(name, ensure_ascii=False)}: {value}}}"
+        for name, value in at.items()
+    ]
     words = " ".join(f"{shlex.quote('--' + name)} {value}" for name, value in at.items())
     return {
-        "call": Markup("".join(f", {_argument(name, value)}" for name, value in at.items())),
+        "call": Markup("".join(f", {each}" for each in arguments)),
         "words": Markup(words),
         "order": list(at),
         "noise": len(md.mapping(card.get("event_columns"))) + bool(_members(card)),
     }
-
-
-def _argument(name: str, value: str) -> str:
-    if name.isidentifier() and not iskeyword(name):
-        return f"{name}={value}"
-    return f"**{{{json.dumps(name, ensure_ascii=False)}: {value}}}"
-
-
-def _units(card: Card) -> list[tuple[str, int]]:
-    """The units of a density, each with the number of event columns that have it."""
-    units = Counter(map(md.text, md.mapping(card.get("event_columns")).values()))
-    return [(unit, times) for unit, times in units.items() if unit][:12]
 
 
 def _ratios(cells: Iterable[Card]) -> list[float]:
@@ -147,13 +141,6 @@ def _ratios(cells: Iterable[Card]) -> list[float]:
         for name, value in md.pairs(cell.get("ks"))
     ]
     return [value / floor for value, floor in pairs if value is not None and floor]
-
-
-def _most_populated(cells: Sequence[Card]) -> list[Card]:
-    """The cells that are shown, in their order."""
-    rows = [md.number(md.mapping(cell.get("rows")).get("train")) or 0 for cell in cells]
-    kept = sorted(range(len(cells)), key=lambda k: -rows[k])[:MOST_CELLS]
-    return [cells[k] for k in sorted(kept)]
 
 
 def _members(card: Card) -> list[Card]:

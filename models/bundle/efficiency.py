@@ -75,10 +75,9 @@ class Efficiency:
             raise EmulatorError(f"unit must be {' or '.join(TOTALS.values())}, got {self.unit!r}")
         if len({key(cell.conditions) for cell in self.cells}) < len(self.cells):
             raise EmulatorError("a cell is there twice: name each cell once")
-        count = len(self.columns)
         for cell in self.cells:
-            if len(cell.conditions) != count:
-                raise EmulatorError(f"a cell has {len(cell.conditions)} conditions, not {count}")
+            if (count := len(cell.conditions)) != len(self.columns):
+                raise EmulatorError(f"a cell has {count} conditions, not {len(self.columns)}")
             for column, value in zip(self.columns, cell.conditions, strict=True):
                 if column.positive and value <= 0:
                     raise EmulatorError(f"{column.name} must be above 0, got {value:g}")
@@ -235,18 +234,16 @@ class _Process:
             scale_C = unit_C * lengths
             return cls._mode(x_MC[where], scale_C, counts_M[where], simulated_M[where], amplitude)
 
-        def evidence(settings: Sequence[float]) -> float:
-            return at(settings).evidence
-
         # Isotropic lengths first, then one number after the other until none of them moves.
         grids = [AMPLITUDES, *[LENGTHS] * len(unit_C)]
         isotropic = itertools.product(AMPLITUDES[::2], LENGTHS[::2])
-        best = max(([a, *[length] * len(unit_C)] for a, length in isotropic), key=evidence)
+        starts = ([a, *[length] * len(unit_C)] for a, length in isotropic)
+        best = max(starts, key=lambda settings: at(settings).evidence)
         for _ in range(10):
             before = best
             for k, grid in enumerate(grids):
                 tried = ([*best[:k], value, *best[k + 1 :]] for value in grid)
-                best = max([best, *tried], key=evidence)
+                best = max([best, *tried], key=lambda settings: at(settings).evidence)
             if best == before:
                 break
         return at(best, slice(None))

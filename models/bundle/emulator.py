@@ -26,13 +26,12 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
 from data_prep.atomic import folder_draft_of
+from models.bundle import batched, domain, files, onnx
 from models.bundle import card as model_card
-from models.bundle import domain, files, onnx
 from models.bundle.domain import Extrapolation, ExtrapolationWarning, Floats
 from models.bundle.efficiency import Efficiency
 from models.bundle.ensemble import Density, Ensemble, from_description
 from models.bundle.files import CARD, FORMAT, FORMAT_OF_SEVERAL, WEIGHTS, EmulatorError
-from models.flow import batched
 from models.layout import check_values
 
 __all__ = ["Emulator", "EmulatorError", "ExtrapolationWarning"]
@@ -171,7 +170,18 @@ class Emulator:
         folder = Path(folder)
         _refuse_other(folder)
         with folder_draft_of(folder, replace=True) as draft:
-            self._write(draft, extra or {})
+            for name, given in (extra or {}).items():
+                content = given if isinstance(given, bytes) else Path(given).read_bytes()
+                (draft / name).write_bytes(content)
+            state = {k: _without_tiny(v).contiguous() for k, v in self.module.state_dict().items()}
+            (draft / WEIGHTS).write_bytes(to_bytes(state))
+            onnx.write(self.module, draft)
+            (draft / README).write_text(model_card.text(self.card), encoding="utf-8")
+            self.card["files"] = {
+                path.name: files.sha256(path.read_bytes()) for path in sorted(draft.iterdir())
+            }
+            text = json.dumps(self.card, indent=1, allow_nan=False) + "\n"
+            (draft / CARD).write_text(text, encoding="utf-8")
             _refuse_other(folder)
         return folder
 
@@ -192,20 +202,6 @@ class Emulator:
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise files.misfit(folder, error) from error
         return cls(flow, card)
-
-    def _write(self, draft: Path, extra: Mapping[str, Path | bytes]) -> None:
-        for name, given in extra.items():
-            content = given if isinstance(given, bytes) else Path(given).read_bytes()
-            (draft / name).write_bytes(content)
-        state = {k: _without_tiny(v).contiguous() for k, v in self.module.state_dict().items()}
-        (draft / WEIGHTS).write_bytes(to_bytes(state))
-        onnx.write(self.module, draft)
-        (draft / README).write_text(model_card.text(self.card), encoding="utf-8")
-        self.card["files"] = {
-            path.name: files.sha256(path.read_bytes()) for path in sorted(draft.iterdir())
-        }
-        text = json.dumps(self.card, indent=1, allow_nan=False) + "\n"
-        (draft / CARD).write_text(text, encoding="utf-8")
 
 
 def _card(flow: Density) -> dict[str, Any]:

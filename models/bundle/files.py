@@ -69,7 +69,14 @@ def read_card(folder: Path) -> dict[str, Any]:
     try:
         card = parse(text)
         version, files = card["format"], card["files"]
-        whole = isinstance(version, int) and all(_is_listed(*each) for each in files.items())
+        # A file of the bundle has a name without a path, and a digest.
+        whole = isinstance(version, int) and all(
+            isinstance(digest, str)
+            and Path(name).name == name
+            and len(name) <= LONGEST_FILE_NAME
+            and name.isprintable()
+            for name, digest in files.items()
+        )
         parts = ("architecture", "metrics", "provenance", "efficiency")
         if not (whole and all(isinstance(card.get(part, {}), dict) for part in parts)):
             raise ValueError("a value is of another type")
@@ -125,10 +132,3 @@ def _compare(folder: Path, name: str, card: dict[str, Any], found: str) -> None:
             f"{folder / name} is not the file that was exported (its sha256 differs from {CARD}): "
             "export or copy the emulator again"
         )
-
-
-def _is_listed(name: object, digest: object) -> bool:
-    """Whether this can be a file of the bundle: a name without a path, and a text."""
-    if not (isinstance(digest, str) and isinstance(name, str) and Path(name).name == name):
-        return False
-    return len(name) <= LONGEST_FILE_NAME and name.isprintable()

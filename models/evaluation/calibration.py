@@ -5,8 +5,8 @@ of its draws; a level is the content of the smallest such region that holds the 
 the fraction of events in a region, so below a level. The level is the probability integral
 transform of log p(x), for any number of event columns.
 
-The transform of one event column is its rank among draws at the conditions of the event. It tells
-which column errs and to which side, where a level only tells that the density does.
+The transform of one event column is its rank among draws at the conditions of the event: it tells
+which column errs and to which side.
 
 Axes:
     N events    M draws
@@ -74,12 +74,9 @@ class Calibration:
 def levels(
     log_prob_N: NDArray[Any], drawn_log_prob_M: NDArray[Any], rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """The level of each event of one cell, in [0, 1].
+    """The level of each event of one cell, in [0, 1], by its log density and that of draws there.
 
-    Args:
-        log_prob_N: Log density of the events; -inf outside the support is level 1.
-        drawn_log_prob_M: Log density of draws at the conditions of the cell.
-        rng: See `ranks`.
+    An event outside the support, of log density -inf, has level 1; `rng` as in `ranks`.
     """
     level_N = ranks(-log_prob_N, -drawn_log_prob_M, rng)
     return np.where(np.isneginf(log_prob_N), 1.0, level_N)
@@ -90,11 +87,8 @@ def ranks(
 ) -> NDArray[np.float64]:
     """The fraction of draws below each value, in [0, 1]: uniform if both are of one distribution.
 
-    Args:
-        values_N: One column of a cell's events, of any order.
-        drawn_M: That column of draws at the conditions of the cell.
-        rng: Places a value between its two neighbours, which makes ranks uniform exactly, however
-            few draws there are.
+    Both are one column at the conditions of one cell. `rng` places a value between its two
+    neighbours, which makes ranks uniform exactly, however few draws there are.
     """
     drawn_M = np.sort(drawn_M)
     below_N = np.searchsorted(drawn_M, values_N, "left")
@@ -109,15 +103,12 @@ def calibration(
 ) -> Calibration:
     """Coverage, and how far from uniform the levels and the ranks of each column are.
 
-    Args:
-        levels_of_cells: The levels of each cell's events, all of one set of draws.
-        draws: How many draws, of each cell.
-        ranks_of_columns: By event column, the ranks of these events.
+    The levels of a cell's events are all of one set of `draws` draws.
     """
     level_N = np.concatenate(levels_of_cells)
-    rows, counts_K = len(level_N), np.array([len(each) for each in levels_of_cells], np.float64)
+    rows = len(level_N)
     # How many events with draws of their own would tell as much as these.
-    events = rows / (1 + _pairs_that_agree(counts_K, draws) / rows)
+    events = rows / (1 + _pairs_that_agree(levels_of_cells, draws) / rows)
     # Mean of Kolmogorov's distribution.
     floor = math.sqrt(math.pi / 2) * math.log(2) / math.sqrt(events)
     coverage = {
@@ -139,27 +130,22 @@ def gap_error(
 ) -> float:
     """Standard error of the difference of two densities' coverages at one content.
 
-    Taken event by event: an event inside both regions, or outside both, adds nothing.
-
-    Args:
-        levels_of_cells: By the first density, as in `calibration`.
-        others_of_cells: Levels of these events by the second density.
-        draws: How many draws, of each cell and of each density.
-        content: Of the regions.
+    Taken event by event: an event inside both regions, or outside both, adds nothing. The levels of
+    the two densities are of as many draws in each cell.
     """
     both = zip(levels_of_cells, others_of_cells, strict=True)
     gap_N = np.concatenate([(a <= content) * 1.0 - (b <= content) for a, b in both])
-    counts_K = np.array([len(each) for each in levels_of_cells], np.float64)
-    of_draws = 2 * content * (1 - content) * _pairs_that_agree(counts_K, draws)
+    of_draws = 2 * content * (1 - content) * _pairs_that_agree(levels_of_cells, draws)
     return math.sqrt((gap_N.var() + of_draws / len(gap_N)) / len(gap_N))
 
 
-def _pairs_that_agree(counts_K: NDArray[np.float64], draws: Sequence[int]) -> float:
+def _pairs_that_agree(cells: Sequence[NDArray[Any]], draws: Sequence[int]) -> float:
     """Ordered pairs of events, each by the correlation that their common draws give the two.
 
     The content of a region that M draws bound has a Beta distribution, of variance
     p (1 - p) / (M + 2), and all events of a cell are held against the same one.
     """
+    counts_K = np.array([len(each) for each in cells], np.float64)
     return float((counts_K * (counts_K - 1) / (np.array(draws) + 2)).sum())
 
 

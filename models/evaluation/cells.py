@@ -60,19 +60,16 @@ def held_out_of(card: Mapping[str, Any]) -> list[dict[str, float]]:
     metrics = card.get("metrics", {})
     members = metrics.get("members", ())  # an older ensemble names them in its members alone
     for told in (metrics, *(members if isinstance(members, list) else ())):
-        if isinstance(told, Mapping) and "held_out_cells" in told:
-            return _named(told["held_out_cells"])
+        if not (isinstance(told, Mapping) and "held_out_cells" in told):
+            continue
+        listed, cells = told["held_out_cells"], []
+        for each in listed if isinstance(listed, list) else [None]:
+            cell = each.get("conditions") if isinstance(each, Mapping) else None
+            if not (isinstance(cell, Mapping) and all(map(is_finite, cell.values()))):
+                raise EmulatorError(
+                    "the emulator's card names held-out cells that are none (held_out_cells of "
+                    f"its metrics holds {reprlib.repr(cell)}): export the emulator again"
+                )
+            cells.append(dict(cell))
+        return cells
     return []
-
-
-def _named(told: object) -> list[dict[str, float]]:
-    cells = []
-    for each in told if isinstance(told, list) else [None]:
-        cell = each.get("conditions") if isinstance(each, Mapping) else None
-        if not (isinstance(cell, Mapping) and all(map(is_finite, cell.values()))):
-            raise EmulatorError(
-                "the emulator's card names held-out cells that are none (held_out_cells of its "
-                f"metrics holds {reprlib.repr(cell)}): export the emulator again"
-            )
-        cells.append(dict(cell))
-    return cells

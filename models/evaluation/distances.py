@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.stream import Batch
+from models.bundle import batched
 from models.bundle.ensemble import Density
 from models.evaluation.cells import CellRows
-from models.flow import batched
 
 BINS = 10
 """Bins along one column: 100 in the plane of two, so that half a cell's events still fill them."""
@@ -31,8 +31,6 @@ LEAST_DRAWS_OF_CELL = 20_000
 """Draws in a cell at least, and five for each row: they add little to a distance."""
 CELL_ROWS = 200
 """Cells with fewer test rows are left out of the distances: their floor hides everything."""
-
-Pairs = Sequence[Sequence[NDArray[Any]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +81,12 @@ class Bins:
 
 
 def cell_distances(
-    flow: Density,
-    test: Batch,
-    *,
-    least: int = CELL_ROWS,
-    seed: int = 0,
-    most: int | None = None,
+    flow: Density, test: Batch, *, least: int = CELL_ROWS, seed: int = 0, most: int | None = None
 ) -> list[CellDistance]:
-    """Kolmogorov-Smirnov distances in each cell, most populated first.
+    """Kolmogorov-Smirnov distances in each cell of at least `least` rows, most populated first.
 
-    Args:
-        flow: Draws the events.
-        test: The data.
-        least: Rows that a cell must have.
-        seed: Of the draws. The halves have numbers of their own, so that two flows have one floor.
-        most: Draws over all cells at most, but for one in each.
+    At most `most` events are drawn over all cells, but for one in each. The halves of the data have
+    random numbers of their own, so that two flows have one floor.
     """
     rng, split_rng = np.random.default_rng(seed), np.random.default_rng((seed, 1))
     cells = CellRows.of(test)
@@ -129,12 +118,8 @@ def distances(
 ) -> Distances:
     """Wasserstein and Jensen-Shannon distances of one cell's events and those drawn there.
 
-    Args:
-        events_NF: At least two, each column in its own unit.
-        drawn_MF: At least one, in the same units; one with a value that is not finite is left out.
-        names: Of the F columns.
-        bins: For the Jensen-Shannon divergence.
-        rng: Splits the data and the draws.
+    At least two events and one drawn, each column in its own unit; drawn ones with a value that is
+    not finite are left out. `bins` are those of the divergence.
 
     Source:
         Vallender (1974), Theory of Probability and its Applications 18, 784: Wasserstein-1.
@@ -148,11 +133,11 @@ def distances(
         nowhere = dict.fromkeys(names, math.inf)
         return Distances(nowhere, dict.fromkeys(names, 0.0), math.log(2), 0.0)
     half = min(len(events_NF) // 2, len(drawn_MF))
-    pairs = _halves(events_NF, half, rng)
-    drawn = [rng.permutation(drawn_MF)[:half] for _ in pairs]
+    mixed = [rng.permutation(events_NF) for _ in range(HALVINGS)]
+    pairs = [(mixed_NF[:half], mixed_NF[-half:]) for mixed_NF in mixed]
+    against_draws = [(a, rng.permutation(drawn_MF)[:half]) for a, _ in pairs]
     wasserstein, floor = _of_columns(wasserstein_distance, events_NF, drawn_MF, pairs, names)
     # Half against half both times: the bias by empty bins scales with nothing simple.
-    against_draws = [(a, d) for (a, _), d in zip(pairs, drawn, strict=True)]
     divergence, floor_of_it = (
         # SciPy gives the root of the divergence.
         float(np.mean([jensenshannon(bins.counts(a), bins.counts(b)) ** 2 for a, b in each]))
@@ -184,7 +169,7 @@ def _of_columns(
     distance: Callable[[NDArray[Any], NDArray[Any]], float],
     events_NF: NDArray[Any],
     drawn_MF: NDArray[Any],
-    pairs: Pairs,
+    pairs: Sequence[Sequence[NDArray[Any]]],
     names: Sequence[str],
 ) -> tuple[dict[str, float], dict[str, float]]:
     """A distance of each column, and its floor from pairs of halves of the events."""
@@ -196,8 +181,3 @@ def _of_columns(
         found[name] = float(distance(drawn_MF[:, f], events_NF[:, f]))
         floor[name] = scale * float(np.mean([distance(a[:, f], b[:, f]) for a, b in pairs]))
     return found, floor
-
-
-def _halves(events_NF: NDArray[Any], half: int, rng: np.random.Generator) -> Pairs:
-    mixed = [rng.permutation(events_NF) for _ in range(HALVINGS)]
-    return [(mixed_NF[:half], mixed_NF[-half:]) for mixed_NF in mixed]

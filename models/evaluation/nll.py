@@ -20,8 +20,8 @@ from data_prep.cells import Named
 from data_prep.dataset import Dataset
 from data_prep.errors import DataError
 from data_prep.stream import Batch, Stream
+from models.bundle.batched import log_prob
 from models.bundle.ensemble import Density
-from models.flow.batched import log_prob
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +44,11 @@ class CellNll:
 
 
 def nll(
-    flow: Density,
-    folder: Path,
-    split: str,
-    *,
-    without: Named = (),
-    only: Named | None = None,
+    flow: Density, folder: Path, split: str, *, without: Named = (), only: Named | None = None
 ) -> Nll:
     """Mean NLL of a whole split, in evaluation mode.
 
     Args:
-        flow: Of which it is.
         folder: A prepared dataset.
         split: train, val or test.
         without: Cells whose rows are left out, each as a value of every condition column.
@@ -64,11 +58,7 @@ def nll(
         DataError: If the dataset has other columns than the flow or lacks a cell, or there are no
             rows.
     """
-    stream = _in_file_order(flow, folder, split, without=without, only=only)
-    tally = Tally()
-    for batch in stream.epoch(0):
-        tally.add(nll_of(flow, batch))
-    score = tally.nll()
+    score = _score(_read(flow, folder, split, without, only)[2])
     if score is None:
         where = "in these cells" if without or only is not None else ""
         raise DataError(f"the {split} part of {folder} has no rows {where}".rstrip())
@@ -76,22 +66,18 @@ def nll(
 
 
 def cell_nlls(flow: Density, folder: Path, split: str, cells: Named) -> list[CellNll]:
-    """The NLL of each of these cells on its own, in the dataset's order, read in one pass.
+    """The NLL of each of these cells on its own, in the dataset's order.
 
     Raises:
         DataError: If the dataset has other columns than the flow, or lacks a cell.
     """
-    stream = _in_file_order(flow, folder, split, only=cells)
-    found = naming.find(stream.dataset, cells, Path(folder))
-    tallies = [Tally() for _ in found]
-    values_KC = np.array([cell.conditions for cell in found], np.float32)
-    for batch in stream.epoch(0):
-        nll_N = nll_of(flow, batch)
-        for values_C, tally in zip(values_KC, tallies, strict=True):
-            tally.add(nll_N[(batch.conditions == values_C).all(axis=1)])
+    dataset, c_NC, nll_N = _read(flow, folder, split, (), cells)
     return [
-        CellNll(naming.name_of(stream.dataset, cell), tally.nll())
-        for cell, tally in zip(found, tallies, strict=True)
+        CellNll(
+            naming.name_of(dataset, cell),
+            _score(nll_N[(c_NC == np.array(cell.conditions, np.float32)).all(axis=1)]),
+        )
+        for cell in naming.find(dataset, cells, Path(folder))
     ]
 
 
@@ -117,37 +103,17 @@ def check_columns(flow: Density, dataset: Dataset, folder: Path) -> None:
             )
 
 
-@dataclass(slots=True)
-class Tally:
-    """Number, mean and summed squared deviation of values that come in parts."""
-
-    rows: int = 0
-    mean: float = 0.0
-    m2: float = 0.0
-
-    def add(self, values_N: NDArray[np.float64]) -> None:
-        if not len(values_N):
-            return
-        gap, total = float(values_N.mean()) - self.mean, self.rows + len(values_N)
-        within = float(values_N.var()) * len(values_N)
-        self.m2 += within + gap**2 * self.rows * len(values_N) / total
-        self.mean, self.rows = self.mean + gap * len(values_N) / total, total
-
-    def nll(self) -> Nll | None:
-        if not self.rows:
-            return None
-        return Nll(self.mean, math.sqrt(self.m2 / self.rows / self.rows), self.rows)
+def _score(nll_N: NDArray[np.float64]) -> Nll | None:
+    """The mean of some rows' NLLs, one row without an error; None of no rows."""
+    if not len(nll_N):
+        return None
+    return Nll(float(nll_N.mean()), float(nll_N.std()) / math.sqrt(len(nll_N)), len(nll_N))
 
 
-def _in_file_order(
-    flow: Density,
-    folder: Path,
-    split: str,
-    *,
-    without: Named = (),
-    only: Named | None = None,
-) -> Stream:
-    """The rows of a split, which has the flow's columns."""
+def _read(
+    flow: Density, folder: Path, split: str, without: Named, only: Named | None
+) -> tuple[Dataset, NDArray[np.float32], NDArray[np.float64]]:
+    """The dataset, and the conditions and NLL of each row of a split."""
     stream = Stream(
         Path(folder),
         split,
@@ -158,4 +124,9 @@ def _in_file_order(
         only=only,
     )
     check_columns(flow, stream.dataset, folder)
-    return stream
+    c_NC = np.empty((stream.rows, len(flow.condition_columns)), np.float32)
+    nll_N, start = np.empty(stream.rows), 0
+    for batch in stream.epoch(0):
+        rows = slice(start, start := start + len(batch.events))
+        c_NC[rows], nll_N[rows] = batch.conditions, nll_of(flow, batch)
+    return stream.dataset, c_NC, nll_N

@@ -24,6 +24,7 @@ from data_prep.dataset import Dataset, key
 from data_prep.errors import DataError
 from data_prep.stream import Batch, read_split
 from data_prep.untrusted import finite
+from models.bundle import batched
 from models.bundle.ensemble import Density
 from models.evaluation.calibration import calibration, levels, ranks
 from models.evaluation.cells import CellRows, Key, held_out_of, keys
@@ -37,7 +38,6 @@ from models.evaluation.distances import (
 )
 from models.evaluation.nll import check_columns, mean_of, nll_of
 from models.evaluation.two_sample import outcome, right
-from models.flow import batched
 
 if TYPE_CHECKING:
     from models.bundle.emulator import Emulator
@@ -68,11 +68,7 @@ class Evaluation:
 
 @np.errstate(invalid="ignore")  # an NLL may be infinite, and so its spread not a number
 def evaluate(
-    emulator: Emulator | Density,
-    folder: Path,
-    split: str = "test",
-    *,
-    seed: int = 0,
+    emulator: Emulator | Density, folder: Path, split: str = "test", *, seed: int = 0
 ) -> dict[str, Any]:
     """Everything that is said about a density; a number that is not finite is None.
 
@@ -100,12 +96,7 @@ def evaluate(
 
 
 def evaluation(
-    emulator: Emulator | Density,
-    dataset: Dataset,
-    test: Batch,
-    split: str,
-    *,
-    seed: int,
+    emulator: Emulator | Density, dataset: Dataset, test: Batch, split: str, *, seed: int
 ) -> Evaluation:
     """What `evaluate` tells, of rows that have been read, with the values of single events."""
     flow, cells = density_of(emulator), CellRows.of(test)
@@ -157,11 +148,7 @@ def scores(
 ) -> dict[str, dict[str, Any] | None]:
     """The mean NLL over events, over the means of cells, and over either kind of cells.
 
-    Args:
-        nll_N: Of each event, or differences of two.
-        cells: Whose events they are.
-        split: Names the first of the means.
-        out: Cells that were held out; None if neither kind is told of.
+    `nll_N` may be differences of two; `out` are the held-out cells, None to tell of neither kind.
     """
     of_cells = [nll_N[rows] for rows in cells.rows]
     within = sum(float(((each - each.mean()) ** 2).sum()) for each in of_cells)

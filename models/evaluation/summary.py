@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_prep.cells import Named, name_of
-from data_prep.dataset import SPLITS, Cell, Dataset, key
+from data_prep.dataset import SPLITS, Dataset, key
 from data_prep.stream import Stream
 from data_prep.untrusted import finite
+from models.bundle import batched
 from models.bundle.ensemble import Density
 from models.evaluation.cells import CellRows, keys
 from models.evaluation.distances import cell_distances, unphysical_fraction
 from models.evaluation.nll import check_columns, mean_of, nll_of
-from models.flow import batched
 
 ROWS = 200_000
 """Rows at most that the numbers of a model card are of: seconds, however large the data."""
@@ -30,11 +29,7 @@ CELLS = 5_000
 def summary(flow: Density, folder: Path, *, held_out: Named = (), seed: int = 0) -> dict[str, Any]:
     """What a model card says of the quality in each cell; a number that is not finite is None.
 
-    Args:
-        flow: Which is measured.
-        folder: A prepared dataset.
-        held_out: Cells that were kept out of its training.
-        seed: Of the draws.
+    `held_out` are cells that were kept out of its training.
 
     Returns:
         `cells`, in the dataset's order: conditions, rows of each part, whether it was held out,
@@ -58,7 +53,9 @@ def summary(flow: Density, folder: Path, *, held_out: Named = (), seed: int = 0)
         for each in cell_distances(flow, test, seed=seed, most=DRAWS)
     }
     told = []
-    for cell in _largest(dataset.cells, CELLS):
+    all_cells = dataset.cells
+    by_rows = sorted(range(len(all_cells)), key=lambda k: -(all_cells[k].train + all_cells[k].test))
+    for cell in (all_cells[k] for k in sorted(by_rows[:CELLS])):
         at = key(cell.conditions)
         one: dict[str, Any] = {
             "conditions": name_of(dataset, cell),
@@ -78,9 +75,3 @@ def summary(flow: Density, folder: Path, *, held_out: Named = (), seed: int = 0)
         "unphysical_fraction": unphysical_fraction(flow, drawn_NF),
     }
     return finite(found)  # type: ignore[no-any-return]
-
-
-def _largest(cells: Sequence[Cell], most: int) -> list[Cell]:
-    """At most so many, in their order: those with the most rows."""
-    by_rows = sorted(range(len(cells)), key=lambda k: -(cells[k].train + cells[k].test))
-    return [cells[k] for k in sorted(by_rows[:most])]

@@ -57,12 +57,8 @@ def right(
     An event and the one drawn at its conditions are in one fold: else a classifier that knows the
     conditions of one by heart would be wrong about the other.
 
-    Args:
-        events_NF: Events of the data, each column in its own unit; at least two rows.
-        drawn_NF: One for each, at the same conditions.
-        conditions_NC: Conditions of both.
-        most: Events at most, chosen at random.
-        seed: Of choice and training. The training is repeatable: it uses one thread of the CPU.
+    There are at least two events of the data, each column in its own unit, and one drawn event for
+    each; `most` events are chosen at random. The training is repeatable: it uses one thread.
 
     Returns:
         Whether each answer is right, `(2, N)`: about the chosen events of the data and about those
@@ -80,13 +76,10 @@ def right(
     with threadpool_limits(1):
         for fold in np.array_split(np.arange(len(chosen)), min(FOLDS, len(chosen))):
             classifier = HistGradientBoostingClassifier(early_stopping=False, random_state=seed)
-            classifier.fit(*_labelled(np.delete(inputs_2NI, fold, axis=1)))
-            x_NI, label_N = _labelled(inputs_2NI[:, fold])
-            right_2N[:, fold] = (classifier.predict(x_NI) == label_N).reshape(2, -1)
+            others_2NI, inputs = np.delete(inputs_2NI, fold, axis=1), inputs_2NI.shape[-1]
+            # Rows of both kinds one below the other, and 1 for the drawn ones.
+            label_N = np.repeat([0, 1], others_2NI.shape[1])
+            classifier.fit(others_2NI.reshape(-1, inputs), label_N)
+            answer_N = classifier.predict(inputs_2NI[:, fold].reshape(-1, inputs))
+            right_2N[:, fold] = answer_N.reshape(2, -1) == [[0], [1]]
     return right_2N
-
-
-def _labelled(inputs_2NI: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Rows of both kinds one below the other, and 1 for the drawn ones."""
-    _, rows, columns = inputs_2NI.shape
-    return inputs_2NI.reshape(-1, columns), np.repeat([0, 1], rows)

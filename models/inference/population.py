@@ -105,10 +105,9 @@ class PopulationModel:
                 f"got {', '.join(masses)}"
             )
         self.second, self.masses, self.extrapolate = second, tuple(masses), extrapolate
+        self._others = [name for name in columns if name not in masses]
         self._nodes, self._ln_weights_K = self._sum(over or {})
-        self.variable_names = [
-            name for name in self._density.condition_columns if name not in self._nodes
-        ]
+        self.variable_names = [name for name in conditions if name not in self._nodes]
         """Names of the parameters: the conditions that are not summed over."""
 
     def __call__(self, dataset: Mapping[str, Array], **conditions: Array) -> Array:
@@ -132,8 +131,14 @@ class PopulationModel:
 
     def ln_prob(self, dataset: Mapping[str, Array], **conditions: Array) -> Array:
         """The natural logarithm of the density, which gwpopulation prefers; -inf where it is 0."""
-        self._check(dataset, conditions)
-        read = [dataset[name] for name in ("mass_1", self.second, *self._others)]
+        wanted = ("mass_1", self.second, *self._others)
+        if missing := [name for name in wanted if name not in dataset]:
+            raise PopulationError(
+                f"the data has no {', '.join(missing)}, only {', '.join(map(str, dataset))}: "
+                "give it, or choose another `second`"
+            )
+        self._check_conditions(conditions)
+        read = [dataset[name] for name in wanted]
         parameters = [conditions[name] for name in self.variable_names]
         xp = namespace(*read, *parameters)
         given = [xp.asarray(value) for value in (*read, *parameters)]
@@ -166,10 +171,6 @@ class PopulationModel:
         ln_N = log_sum(xp, self._ln_mergers_KN(xp, c_KNC), axis=0)
         rate_N = xp.where(known_N, xp.exp(ln_N), 0.0)
         return rate_N.reshape(given[0].shape if given else ())
-
-    @property
-    def _others(self) -> list[str]:
-        return [name for name in self._density.event_columns if name not in self.masses]
 
     def _ln_prob_in_parts(self, xp: Namespace, given_N: list[Array]) -> Array:
         rows, size = len(given_N[0]), max(256, PARTS // (2 * len(self._ln_weights_K)))
@@ -256,14 +257,6 @@ class PopulationModel:
         values, logs = (np.meshgrid(*part, indexing="ij") for part in zip(*terms, strict=True))
         nodes = {name: grid.ravel() for name, grid in zip(over, values, strict=True)}
         return nodes, sum(grid.ravel() for grid in logs)
-
-    def _check(self, dataset: Mapping[str, Array], conditions: Mapping[str, Array]) -> None:
-        if missing := [n for n in ("mass_1", self.second, *self._others) if n not in dataset]:
-            raise PopulationError(
-                f"the data has no {', '.join(missing)}, only {', '.join(map(str, dataset))}: "
-                "give it, or choose another `second`"
-            )
-        self._check_conditions(conditions)
 
     def _check_conditions(self, conditions: Mapping[str, Array]) -> None:
         if set(conditions) != set(self.variable_names):

@@ -47,9 +47,8 @@ class Checkpoint:
 def save(folder: Path, checkpoint: Checkpoint) -> None:
     """Put the checkpoint into `folder` in one step: a reader finds the old one or the new one.
 
-    Raises:
-        FileNotFoundError: If the folder is not there. A new one in the place of one that was taken
-            away would lack what that holds.
+    Raises FileNotFoundError without the folder: a new one in the place of one that was taken away
+    would lack the rest of its contents.
     """
     text = json.dumps({"schema": SCHEMA, **checkpoint.state}, allow_nan=False, indent=1)
     tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}

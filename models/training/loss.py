@@ -76,10 +76,7 @@ class BatchLoss:
     ) -> Tensor:
         """Set the gradients to those of the batch's mean NLL; returns that NLL.
 
-        Args:
-            x_NF: Events.
-            c_NC: Their conditions.
-            move: Applied to the distinct ones among them.
+        `move` is applied to the distinct ones among the conditions.
         """
         c_UC, index_N = distinct(c_NC)
         parts = self._parts(x_NF, move(c_UC), index_N)

@@ -26,18 +26,12 @@ class Stopping:
     """Fall of the smoothed NLL in nats per unit; None before the second evaluation."""
 
     def add(self, nll: float, *, units: float, smoothing: float) -> bool:
-        """Take in one evaluation, `units` (epochs or seconds) after the last.
-
-        Returns:
-            Whether it is the best so far.
-        """
+        """Take in one evaluation, `units` (epochs or seconds) after the last: is it the best?"""
         self.evaluations += 1
-        if self.smoothed is None:
-            self.smoothed = nll
-        else:
-            smoothed = smoothing * self.smoothed + (1 - smoothing) * nll
-            self.rate = (self.smoothed - smoothed) / max(units, 1e-9)
-            self.smoothed = smoothed
+        last, self.smoothed = self.smoothed, nll
+        if last is not None:
+            self.smoothed = smoothing * last + (1 - smoothing) * nll
+            self.rate = (last - self.smoothed) / max(units, 1e-9)
         if self.best is not None and nll >= self.best:
             return False
         self.best, self.best_evaluation = nll, self.evaluations

@@ -31,15 +31,7 @@ from data_prep.stream import Batch, Stream
 from models.config import FREE_TO_CHANGE, ConfigError, FlowConfig, TrainConfig
 from models.flow.coordinates import constants
 from models.flow.density import ConditionalFlow, build_flow
-from models.training.checkpoint import (
-    BEST,
-    Checkpoint,
-    CheckpointError,
-    below,
-    flow_of,
-    load,
-    save,
-)
+from models.training.checkpoint import BEST, Checkpoint, CheckpointError, below, flow_of, load, save
 from models.training.history import Epoch, Fit
 from models.training.interpolation import ConditionJitter
 from models.training.loss import BatchLoss
@@ -131,16 +123,13 @@ class _Training:
         self.optimizer = Optimizer(self.flow, config)
         self.loss = BatchLoss(self.flow, self.optimizer.gradients, batch_size=config.batch_size)
         self.jitter = ConditionJitter(self.dataset, jitter=config.jitter, seed=config.seed)
+        self.total_steps = config.epochs * self.stream.batches
         self.stopping = Stopping()
         self.history: list[Epoch] = []
         self.best = _copy(self.flow)
         self.step, self.elapsed_s = 0, 0.0
         self.start_s = time.perf_counter()
         self.stopped: str | None = None
-
-    @property
-    def total_steps(self) -> int:
-        return self.config.epochs * self.stream.batches
 
     def run(self, checkpoint: Path | None, on_epoch: Callable[[Epoch], None] | None) -> None:
         """Train from where we are to the end."""
@@ -305,27 +294,18 @@ class _Training:
             torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
 
     def _compare(self, folder: Path, state: dict[str, Any]) -> None:
-        ours = _options(self.config, self.flow.config, self.dataset.fingerprint, self.hold_out)
+        ours = {**asdict(self.config), **asdict(self.flow.config)}
+        ours |= {"data": self.dataset.fingerprint, "hold_out": self.hold_out}
         # An option that a checkpoint lacks was added after it.
-        theirs = _options(
-            TrainConfig.from_dict(state["training"]),
-            FlowConfig.from_dict(state["flow"]["config"]),
-            state["dataset"],
-            state.get("hold_out", []),
-        )
+        theirs = asdict(TrainConfig.from_dict(state["training"]))
+        theirs |= asdict(FlowConfig.from_dict(state["flow"]["config"]))
+        theirs |= {"data": state["dataset"], "hold_out": state.get("hold_out", [])}
         for name in sorted(ours):
             if name not in FREE_TO_CHANGE and ours[name] != theirs[name]:
                 raise CheckpointError(
                     f"the checkpoint in {folder} is of another training: it has {name} = "
                     f"{theirs[name]!r}, this one {ours[name]!r}: use another folder"
                 )
-
-
-def _options(
-    training: TrainConfig, flow: FlowConfig, data: str, hold_out: list[dict[str, float]]
-) -> dict[str, Any]:
-    """Everything in which two trainings can differ."""
-    return {**asdict(training), **asdict(flow), "data": data, "hold_out": hold_out}
 
 
 def _endless(stream: Stream, step: int) -> Generator[Batch, None, None]:

@@ -63,8 +63,8 @@ def cell_map(
     flow: ConditionalFlow, dataset: Dataset, test: TestRows, held_out: frozenset[Cell]
 ) -> CellMap:
     """The map of a flow, in evaluation mode, over a dataset with its columns; takes seconds."""
+    from models.bundle import batched
     from models.evaluation import distances
-    from models.flow import batched
 
     rows = _some(test.rows, distances.CELL_ROWS)
     noise_NF = np.random.default_rng(0).standard_normal(rows.events.shape, "f4")

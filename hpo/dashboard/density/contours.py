@@ -98,8 +98,8 @@ def density_plot(
     Raises:
         DensityError: If nothing that the flow draws is finite.
     """
+    from models.bundle import batched
     from models.evaluation import distances
-    from models.flow import batched
 
     c_1C = np.array([list(conditions.values())], np.float64)
     noise_NF = np.random.default_rng(0).standard_normal((DRAWS, len(flow.event_columns)), "f4")

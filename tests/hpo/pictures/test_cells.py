@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from data_prep.columns import Column
 from data_prep.dataset import Dataset
+from data_prep.errors import DataError
 from data_prep.preparation.prepare import prepare
 from data_prep.stream import read_split
 from hpo.cli import main
@@ -199,7 +200,7 @@ def test_an_emulator_without_conditions_has_no_cells(tmp_path):
 
 
 def test_other_data_than_the_emulator_s_is_a_sentence(emulator, prepared_of_three, tmp_path):
-    with pytest.raises(PlotError, match="given Z, alpha, the data hold .* given Z, alpha, kick"):
+    with pytest.raises(DataError, match="condition columns Z, alpha, kick.*, the flow Z, alpha: "):
         errors(emulator, prepared_of_three, out=tmp_path / "e.png")
 
 

@@ -1,11 +1,13 @@
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from data_prep.columns import Column
 from data_prep.dataset import Dataset
+from data_prep.errors import DataError
 from data_prep.stream import read_split
 from hpo.pictures.contours import contours
 from hpo.pictures.style import PlotError
@@ -17,6 +19,13 @@ class Truth:
 
     event_columns: tuple = ("Mass_0", "Mass_1")
     condition_columns = ("Z", "alpha")
+
+    @property
+    def module(self):
+        return SimpleNamespace(
+            event_columns=[Column.named(name) for name in self.event_columns],
+            condition_columns=[Column.named(name) for name in self.condition_columns],
+        )
 
     def __init__(self):
         self.asked = None
@@ -126,9 +135,7 @@ def test_other_data_than_the_emulator_s_is_a_sentence(tmp_path, prepared):
     emulator = Truth()
     emulator.event_columns = ("Mass_0",)
 
-    with pytest.raises(
-        PlotError, match="draws Mass_0 given Z, alpha, the data hold Mass_0, Mass_1 given"
-    ):
+    with pytest.raises(DataError, match="event columns Mass_0, Mass_1, the flow Mass_0: "):
         contours(emulator, prepared, out=tmp_path / "masses.png")
 
 

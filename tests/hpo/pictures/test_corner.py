@@ -1,11 +1,15 @@
 """The corner plot: a panel for each column and pair, with data and emulator in it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_prep.columns import Column
 from data_prep.dataset import Dataset
+from data_prep.errors import DataError
 from data_prep.preparation.prepare import prepare
 from hpo.pictures.corner import corner
 from hpo.pictures.style import PlotError
@@ -28,6 +32,13 @@ class Truth:
 
     def __init__(self, columns):
         self.event_columns = NAMES[:columns]
+
+    @property
+    def module(self):
+        return SimpleNamespace(
+            event_columns=[Column.named(name) for name in self.event_columns],
+            condition_columns=[Column.named(name) for name in self.condition_columns],
+        )
 
     def sample(self, n, *, seed=None, **_):
         return draw(n, np.random.default_rng(seed))[:, : len(self.event_columns)]
@@ -116,7 +127,7 @@ def test_a_cell_shows_that_cell_s_rows(folders, tmp_path, seen):
 def test_what_cannot_be_drawn_is_a_sentence(folders, tmp_path, asked, message):
     with pytest.raises(PlotError, match=message):
         corner(Truth(4), folders / "4", **asked, out=tmp_path / "c.png")
-    with pytest.raises(PlotError, match="give the data it was trained on"):
+    with pytest.raises(DataError, match="prepare the data with those columns"):
         corner(Truth(3), folders / "4", out=tmp_path / "c.png")
 
     assert not list(tmp_path.iterdir())

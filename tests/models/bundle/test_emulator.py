@@ -14,9 +14,9 @@ import torch
 from data_prep.dataset import Dataset
 from data_prep.stream import Stream
 from models import Emulator
+from models.bundle.batched import ROWS
 from models.bundle.emulator import EmulatorError, ExtrapolationWarning
 from models.config import FlowConfig
-from models.flow.batched import ROWS
 from models.flow.coordinates import constants
 from models.flow.density import build_flow
 

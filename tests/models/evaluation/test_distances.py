@@ -7,6 +7,7 @@ import pytest
 
 from data_prep.dataset import Dataset
 from data_prep.stream import Stream, read_split
+from models.bundle import batched
 from models.config import FlowConfig
 from models.evaluation.distances import (
     CELL_ROWS,
@@ -16,7 +17,6 @@ from models.evaluation.distances import (
     ks_distance,
     unphysical_fraction,
 )
-from models.flow import batched
 from models.flow.coordinates import constants
 from models.flow.density import build_flow
 

@@ -10,11 +10,11 @@ from data_prep.dataset import Dataset
 from data_prep.stream import Stream, read_split
 from hpo.emulator import evaluation_table as tables
 from models import Emulator
+from models.bundle import batched
 from models.bundle.emulator import EmulatorError
 from models.bundle.ensemble import Ensemble
 from models.config import FlowConfig
 from models.evaluation import cells, comparison, distances, nll, report, summary
-from models.flow import batched
 from models.flow.coordinates import constants
 from models.flow.density import build_flow
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.flow import batched
+from models.bundle import batched
 from tests.random_flows import GRID, flow
 
 

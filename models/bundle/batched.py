@@ -6,44 +6,24 @@ Tensor names end in their axes:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
+from models.bundle.ensemble import Density
 from models.flow.conditioners import Network, TriangularLinear
 from models.flow.conditions import Rows, distinct, micro_batches
-from models.flow.coordinates import Standardise
 
 ROWS = 16_384
 """Rows that go through a flow together: their activations stay in the cache of a CPU core."""
 MicroBatch = tuple[Rows, Tensor, list[int]]
 """Which rows, their distinct conditions, and rows of each."""
-
-
-class DensityLike(Protocol):
-    """The methods that a flow and an ensemble share."""
-
-    @property
-    def events(self) -> Standardise: ...
-    @property
-    def noise_columns(self) -> int: ...
-    def log_prob(self, x_NF: Tensor, c_NC: Tensor, counts: Sequence[int] | None = None) -> Tensor:
-        """Natural-log density of each event."""
-
-    def from_noise(
-        self, noise_NF: Tensor, c_NC: Tensor, counts: Sequence[int] | None = None
-    ) -> Tensor:
-        """The events made of standard normal noise."""
-
-    def eval(self) -> Any: ...
-    def parameters(self) -> Iterator[nn.Parameter]: ...
-    def modules(self) -> Iterator[nn.Module]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,28 +36,28 @@ class Cost:
 
 
 def log_prob(
-    flow: DensityLike, events_NF: NDArray[Any], conditions_NC: NDArray[Any]
+    flow: Density, events_NF: NDArray[Any], conditions_NC: NDArray[Any]
 ) -> NDArray[np.float64]:
     """Log density of each event; conditions: one row for each event, or one for all."""
     return _in_parts(flow, flow.log_prob, events_NF, conditions_NC)
 
 
 def from_noise(
-    flow: DensityLike, noise_NF: NDArray[Any], conditions_NC: NDArray[Any]
+    flow: Density, noise_NF: NDArray[Any], conditions_NC: NDArray[Any]
 ) -> NDArray[np.float64]:
     """The events made of noise; conditions: one row for each event, or one for all."""
     return _in_parts(flow, flow.from_noise, noise_NF, conditions_NC)
 
 
 def draw(
-    flow: DensityLike, conditions_NC: NDArray[Any], rng: np.random.Generator
+    flow: Density, conditions_NC: NDArray[Any], rng: np.random.Generator
 ) -> NDArray[np.float64]:
     """One event for each row of conditions, `(N, F)` in the columns' units."""
     noise_NF = rng.standard_normal((len(conditions_NC), flow.noise_columns), np.float32)
     return from_noise(flow, noise_NF, conditions_NC)
 
 
-def cost(flow: DensityLike) -> Cost:
+def cost(flow: Density) -> Cost:
     """Parameters and operations; what a mask switches off is neither stored nor counted."""
     parameters = sum(p.numel() for p in flow.parameters())
     weights = sum(m.weights for m in flow.modules() if isinstance(m, (TriangularLinear, Network)))
@@ -85,7 +65,7 @@ def cost(flow: DensityLike) -> Cost:
 
 
 def _in_parts(
-    flow: DensityLike,
+    flow: Density,
     function: Callable[[Tensor, Tensor, list[int]], Tensor],
     first_NF: NDArray[Any],
     conditions_NC: NDArray[Any],
