@@ -55,9 +55,7 @@ def contours(
         DataError: If `folder` holds no prepared dataset.
     """
     style.suffix_of(out)
-    dataset = Dataset.read(folder)
-    check_columns(emulator.module, dataset, folder)
-    wanted = event_columns(emulator, columns)
+    dataset, wanted = event_columns(emulator, folder, columns)
     if len(wanted) != 2:
         raise PlotError(
             f"contours show two event columns, not {len(wanted)}: "
@@ -86,14 +84,21 @@ def contours(
     return out
 
 
-def event_columns(emulator: Emulator, wanted: Sequence[str] | None) -> list[int]:
-    """Positions of the wanted event columns, by default of all; raises PlotError for a bad name."""
+def event_columns(
+    emulator: Emulator, folder: Path, wanted: Sequence[str] | None
+) -> tuple[Dataset, list[int]]:
+    """The dataset, and the positions of the wanted event columns, by default of all.
+
+    Raises PlotError for a bad name, DataError if the data have other columns than the emulator.
+    """
+    dataset = Dataset.read(folder)
+    check_columns(emulator.module, dataset, folder)
     names = list(emulator.event_columns)
     wanted = names if wanted is None else wanted
     check_names(wanted, names, "event column")
     if len(set(wanted)) != len(wanted):
         raise PlotError(f"a picture shows each event column once, not {', '.join(wanted)}")
-    return [names.index(name) for name in wanted]
+    return dataset, [names.index(name) for name in wanted]
 
 
 def compare(

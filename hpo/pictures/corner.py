@@ -19,14 +19,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from data_prep.columns import Column
-from data_prep.dataset import Dataset
 from hpo.pictures import density, style
 from hpo.pictures.cells import At
 from hpo.pictures.contours import compare, draw_legend, draw_marginal, draw_plane, event_columns
 from hpo.pictures.density import Array
 from hpo.pictures.style import PlotError
 from models import Emulator
-from models.evaluation.nll import check_columns
 
 FRACTIONS = (0.5, 0.9)
 """Of all events, that the contours of a corner enclose."""
@@ -67,9 +65,7 @@ def corner(
         DataError: If `folder` holds no prepared dataset.
     """
     style.suffix_of(out)
-    dataset = Dataset.read(folder)
-    check_columns(emulator.module, dataset, folder)
-    wanted = event_columns(emulator, columns)
+    dataset, wanted = event_columns(emulator, folder, columns)
     if len(wanted) > MOST:
         raise PlotError(
             f"a corner shows up to {MOST} event columns, there are {len(wanted)}: "

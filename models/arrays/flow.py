@@ -267,14 +267,13 @@ def _member(
         )
 
     def standardise(what: str, columns: Sequence[Column], kind: str) -> Standardise:
-        mean, spread = (state[f"{what}.{name}_K"] for name in ("mean", "spread"))
         return Standardise(
             positive=tuple(column.positive for column in columns),
             pair=pair_of(columns),
             total=kind == "log_total",
             turned=kind != "log",
-            mean=tuple(map(float, mean)),
-            spread=tuple(map(float, spread)),
+            mean=tuple(map(float, state[f"{what}.mean_K"])),
+            spread=tuple(map(float, state[f"{what}.spread_K"])),
         )
 
     layers, place = [], 0

@@ -80,11 +80,15 @@ def text(card: Card) -> str:
         for role in ("event", "condition")
         for name, unit in md.pairs(card.get(f"{role}_columns"))
     ]
+    licence = md.plain(md.text(card.get("license")))[:100] or "unknown"
+    # Where it is no single identifier, the hub has a field of its own for the name.
+    known = re.fullmatch(r"(?!LicenseRef)[A-Za-z0-9.+-]+", licence)
     # How many event columns have a unit: the density is per all of them.
     units = Counter(map(md.text, md.mapping(card.get("event_columns")).values()))
     rendered = _TEMPLATES.get_template("card.md.jinja").render(
         card=card,
-        **_licence(md.plain(md.text(card.get("license")))[:100]),
+        license=licence.lower() if known else "other",
+        license_name="" if known else licence,
         **_call(card),
         columns=columns,
         events=[name for name, _, role in columns if role == "event"],
@@ -105,14 +109,6 @@ def text(card: Card) -> str:
     )
     # The template's statements leave empty lines.
     return re.sub(r"\n{3,}", "\n\n", rendered).strip() + "\n"
-
-
-def _licence(given: str) -> dict[str, str]:
-    """The licence for the front matter."""
-    # Where it is no single identifier, the hub has a field of its own for the name.
-    if given and not re.fullmatch(r"(?!LicenseRef)[A-Za-z0-9.+-]+", given):
-        return {"license": "other", "license_name": given}
-    return {"license": given.lower() or "unknown"}
 
 
 def _call(card: Card) -> dict[str, object]:

@@ -111,9 +111,8 @@ def evaluation(
         at = key(tuple(ks.conditions.values()))
         nll = {"held_out": at in out, "nll": asdict(mean_of(nll_N[rows[at]]))}
         told.append({**asdict(ks), **nll, **asdict(near[at])})
-    right_2N = None
-    if len(test.events) > 1:
-        right_2N = right(test.events, drawn_NF, test.conditions, seed=seed)
+    enough = len(test.events) > 1
+    right_2N = right(test.events, drawn_NF, test.conditions, seed=seed) if enough else None
     found = {
         "split": split,
         **scores(nll_N, cells, split, out),
