@@ -1,7 +1,6 @@
 """Maps of an emulator's density over the plane of two event columns, still or moving.
 
-The thesis's likelihood map, at any conditions, and its change while one condition runs through its
-domain. The density is evaluated in every pixel: nothing depends on a draw but the limits.
+The density is evaluated in every pixel: nothing depends on a draw but the limits.
 """
 
 from __future__ import annotations

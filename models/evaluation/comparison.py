@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from data_prep.dataset import key
 from data_prep.stream import Batch
 from data_prep.untrusted import finite
+from models.bundle.emulator import Emulator
 from models.bundle.ensemble import Density
 from models.evaluation.calibration import gap_error
 from models.evaluation.cells import CellRows
 from models.evaluation.nll import mean_of
 from models.evaluation.report import Evaluation, evaluation, read, scores
-
-if TYPE_CHECKING:
-    from models.bundle.emulator import Emulator
 
 LEFT_OUT = ("rows", "error", "nominal", "conditions", "held_out", "cells")
 """Of the numbers of an evaluation, those whose difference would mean nothing."""

@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from data_prep.errors import DataError
 from data_prep.stream import Batch, read_split
 from data_prep.untrusted import finite
 from models.bundle import batched
+from models.bundle.emulator import Emulator
 from models.bundle.ensemble import Density
 from models.evaluation.calibration import calibration, levels, ranks
 from models.evaluation.cells import CellRows, Key, held_out_of, keys
@@ -38,9 +39,6 @@ from models.evaluation.distances import (
 )
 from models.evaluation.nll import check_columns, mean_of, nll_of
 from models.evaluation.two_sample import outcome, right
-
-if TYPE_CHECKING:
-    from models.bundle.emulator import Emulator
 
 DRAWS = 200_000
 """Draws at most for levels and distances: where more are needed, fewer events get a level."""

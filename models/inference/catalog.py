@@ -1,7 +1,6 @@
 """ln L = sum_j ln <p(theta | c) / prior(theta)>_j - J ln P_det(c): the likelihood of a catalogue.
 
-The prior of the rate is flat in its logarithm, and the rate is marginalised over: Mandel, Farr &
-Gair (2019). `CatalogLikelihood` is what emcee and dynesty call a log-likelihood.
+The rate, of a prior flat in its logarithm, is marginalised over: Mandel, Farr & Gair (2019).
 
 Array names end in their axes:
     N rows    J events of a catalogue    L posterior samples of one of them
