@@ -35,7 +35,7 @@ class ConfigError(InputError):
 
     Args:
         faults: A sentence each, which opens with the option.
-        of: What the options belong to; opens the message.
+        of: The owner of the options; it opens the message.
     """
 
     def __init__(self, *faults: str, of: str = "") -> None:

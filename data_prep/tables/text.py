@@ -46,7 +46,7 @@ def chunks(
 ) -> Iterator[Chunk]:
     """The columns `names`, name in the file by name in the chunk.
 
-    Those in `numbers` must hold numbers; of the others the first rows decide.
+    The columns in `numbers` must hold numbers; the first rows decide of the others.
     """
     start = 0
     kinds = dict.fromkeys(numbers, True)
@@ -55,7 +55,7 @@ def chunks(
         if not block.strip():
             continue
         if len(names) == len(numbers):
-            # What is not UTF-8 is no number, or in a column not read; Arrow quotes rows to `note`.
+            # Text that is not UTF-8 is no number, or not read; Arrow quotes it to `note`.
             block = block.decode(errors="replace").encode()
         types = {old: pa.float64() if old in floats else pa.string() for old in names.values()}
         try:

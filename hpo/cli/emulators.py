@@ -82,7 +82,7 @@ def export(
 
 
 def _scored(bundle: Path) -> str:
-    """What the card of an ensemble says of its NLL."""
+    """The NLL of an ensemble, from its card."""
     metrics = json.loads((bundle / "emulator.json").read_text(encoding="utf-8"))["metrics"]
     if "test_nll" not in metrics:
         return "; its data is not there to score it"

@@ -28,7 +28,7 @@ class Score(NamedTuple):
     values: Mapping[str, tuple[float | None, float | None]]
     """Number and standard error by title: `value`, or names of two emulators and `difference`."""
     ideal: float | None
-    """What a perfect emulator has, on average."""
+    """The value of a perfect emulator, on average."""
     unit: str
 
 
@@ -38,7 +38,7 @@ class _Measure(NamedTuple):
     """Where its number is in an evaluation, or in one of its cells."""
     unit: str = ""
     ideal: float | tuple[str, ...] | None = None
-    """What a perfect emulator has, or where its floor is."""
+    """The value of a perfect emulator, or the place of its floor."""
 
 
 def scores(
@@ -207,7 +207,7 @@ def _with_error(value: float | None, error: float | None, *, sign: str = "") -> 
 
 
 def _short(value: float | None, digits: int = 3, *, sign: str = "") -> str | None:
-    """That many digits at least, without an exponent; a count in full."""
+    """The number with so many digits at least, without an exponent; a count in full."""
     if value is None:
         return None
     if isinstance(value, int) or not value:

@@ -103,7 +103,7 @@ def _chosen(
 
 
 def _card(records: Sequence[RunRecord], density: Density) -> dict[str, object]:
-    """What the bundle tells: how good it is, where it comes from, how many mergers there are."""
+    """The bundle's card: its quality, its origin, how many mergers there are."""
     best, alone = records[0], len(records) == 1
     folder, hold_out = Path(best.data.path), best.data.hold_out_cells
     dataset = _dataset(best)
@@ -134,7 +134,7 @@ def _card(records: Sequence[RunRecord], density: Density) -> dict[str, object]:
 
 
 def _dataset(record: RunRecord) -> Dataset | None:
-    """What the trial was trained on, if that is still there."""
+    """The dataset of the trial's training, if it is still there."""
     try:
         dataset = Dataset.read(Path(record.data.path))
     except DataError:
@@ -159,7 +159,7 @@ def _metrics(val_nll: float | None, test: TestNll | None, held_out: HeldOutNll |
 
 
 def _data(dataset: Dataset) -> dict[str, object]:
-    """What of the dataset a reader of the model card asks for."""
+    """The dataset as a model card describes it."""
     values = zip(*(cell.conditions for cell in dataset.cells), strict=True)
     grid = {c.name: sorted(set(v)) for c, v in zip(dataset.condition_columns, values, strict=True)}
     known = ("file", "rows", "bytes", "sha256")

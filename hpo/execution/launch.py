@@ -71,7 +71,7 @@ def detach(arguments: Sequence[str], plan: Plan) -> Path:
     Args:
         arguments: Of `hpo`, without the storage: everyone can read a command line. `begin` has put
             it into the environment.
-        plan: What they mean.
+        plan: The plan that they mean.
     """
     plan.folder.mkdir(parents=True, exist_ok=True)
     output = plan.folder / "launch.log"

@@ -88,7 +88,7 @@ class Grid:
     columns: Sequence[Column]
     """Conditions across and up, or across alone: a map of one row."""
     values: list[NDArray[np.float32]]
-    """Those of each condition that a cell has, rising."""
+    """The values of each condition that some cell has, rising."""
 
     @classmethod
     def of(cls, cells: Sequence[At], columns: Sequence[Column]) -> Grid:

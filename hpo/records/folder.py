@@ -61,8 +61,8 @@ def root_of(folder: Path) -> Path:
 def candidates(folder: Path) -> list[Path]:
     """Files below `folder` that may be records, in the order of their paths.
 
-    Those are `run.json`, `trial-*/run.json` and `<study>/trial-*/run.json`, and in `folder` itself
-    run JSONs of the thesis.
+    These are `run.json`, `trial-*/run.json` and `<study>/trial-*/run.json`, and run JSONs of the
+    thesis in `folder` itself.
     """
     inside = _inside(folder)
     return [
@@ -83,7 +83,7 @@ def read_within(root: Path, path: Path, *, last_epoch: bool = False) -> RunRecor
 
 
 def _inside(folder: Path) -> list[Path]:
-    """What is in a folder, by name; nothing where it is none, is closed to us or has just gone."""
+    """A folder's contents by name; nothing where it is none, is closed to us or has just gone."""
     # Not Path.glob: a folder that is deleted meanwhile would break off the search of all others.
     try:
         return sorted(folder.iterdir())

@@ -33,7 +33,7 @@ SCHEMA = 1
 """Number of the layout written here; goes up when an older reader could no longer follow."""
 
 NAME = "run.json"
-"""What the file is called inside the trial's folder."""
+"""The file's name inside the trial's folder."""
 
 State = Literal["running", "complete", "pruned", "stopped_early", "failed"]
 
@@ -106,7 +106,7 @@ class Environment:
     versions: dict[str, str]
     """Of python, torch, optuna, hpo and the like."""
     device: str
-    """What the flow was trained on: `cpu`, `cuda (NVIDIA A100)`."""
+    """The device of the training: `cpu`, `cuda (NVIDIA A100)`."""
     host: str | None
     """The machine's name."""
     threads: int | None
@@ -161,7 +161,7 @@ class HeldOutNll:
 
 @_stored
 class Cost:
-    """What the flow takes to run and what it took to make. Null where it was not measured."""
+    """The cost of running the flow and of making it. Null where it was not measured."""
 
     parameters: int | None
     """Numbers that training adjusts."""
@@ -173,7 +173,7 @@ class Cost:
 
 @_stored
 class Reported:
-    """What another program said of its own run, kept as it said it."""
+    """The words of another program about its own run, as they were."""
 
     label: str
     """Its name for the run."""
@@ -198,7 +198,7 @@ class RunRecord:
     reason: str | None = None
     """Why it was stopped, pruned or failed: a sentence, or the last line of a traceback."""
     params: dict[str, Scalar]
-    """What the sampler chose."""
+    """The parameters that the sampler chose."""
     flow: dict[str, Any]
     """Every option of the flow, resolved."""
     training: dict[str, Any]
@@ -206,7 +206,7 @@ class RunRecord:
     pruner: dict[str, Any] = field(default_factory=dict)
     """The pruner and its options."""
     data: DataUsed
-    """What it was trained on."""
+    """The data of the training."""
     seeds: dict[str, int] = field(default_factory=dict)
     """Seeds by what they seeded."""
     environment: Environment
@@ -223,11 +223,11 @@ class RunRecord:
     test: TestNll | None = None
     """The best weights on the test split, once the run has ended well."""
     held_out: HeldOutNll | None = None
-    """The same in the held-out cells; null where there are none."""
+    """The best weights in the held-out cells; null where there are none."""
     restarts: int = 0
     """How often a worker took the trial up again."""
     cost: Cost
-    """What it took."""
+    """The cost of the flow."""
     started: str | None
     """When the trial first began, ISO 8601 with the offset from UTC."""
     updated: str | None
@@ -237,7 +237,7 @@ class RunRecord:
 
     @property
     def best_objective(self) -> float | None:
-        """What the study ranks the run by, lowest first: see `training.objective`."""
+        """The NLL by which the study ranks the run, lowest first: see `training.objective`."""
         if self.training.get("objective") == "held_out_nll":
             return self.best_held_out_nll
         return self.best_val_nll

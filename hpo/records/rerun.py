@@ -34,7 +34,7 @@ class RerunError(InputError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rerun:
-    """What came of a repetition."""
+    """The result of a repetition."""
 
     record: RunRecord
     """Of the new run."""

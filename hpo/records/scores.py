@@ -1,4 +1,4 @@
-"""What a record tells of a training: its epochs, its cost and the NLLs on the test split, nats."""
+"""A training as its record tells it: epochs, cost, and NLLs on the test split in nats."""
 
 from __future__ import annotations
 

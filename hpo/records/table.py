@@ -50,7 +50,7 @@ USUAL = (
     "restarts",
     "reason",
 )
-"""What is shown of every run beside its parameters, unless more is asked for."""
+"""The columns that are shown of every run beside its parameters, unless more are asked for."""
 
 
 class RunsError(InputError):
@@ -170,7 +170,7 @@ def usual(rows: Sequence[Row]) -> list[str]:
 
 
 def objective(each: Row) -> object:
-    """What the run was judged by, lowest first."""
+    """The NLL by which the run was judged, lowest first."""
     by_held_out = each.get("objective") == "held_out_nll"
     return each.get("best_held_out_nll" if by_held_out else "best_val_nll")
 
@@ -194,7 +194,7 @@ def _with_options(flat: Row, record: RunRecord) -> Row:
         "version": versions,
     }
     for group, values in options.items():
-        # What the sampler chose is among the resolved options once more.
+        # The sampler's choices are among the resolved options once more.
         fresh = {name: each for name, each in values.items() if name not in record.params}
         always = group in {"pruner", "seed", "version"}
         for name, each in fresh.items():

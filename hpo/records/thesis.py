@@ -57,7 +57,7 @@ Curve = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Saved:
-    """What is read of its JSON; any key may be missing."""
+    """The keys that are read of its JSON; any may be missing."""
 
     label: str | None = None
     A: str | None = None

@@ -27,7 +27,7 @@ class RetryingStorage(RDBStorage):
 
 
 for _name, _method in inspect.getmembers(RDBStorage, inspect.isfunction):
-    # Those with an underscore are called by Optuna's cache; they are whole transactions, too.
+    # The methods with an underscore are called by Optuna's cache; they are whole transactions, too.
     if _name in ("_create_new_trial", "_get_trials", "_set_trial_param", "_get_best_trial_id") or (
         _name[0] != "_" and _name not in ("remove_session", "upgrade")
     ):

@@ -33,7 +33,7 @@ def environment(folder: Path) -> Environment:
     """The templates of a folder, with the functions of this module as filters."""
     made = Environment(
         loader=FileSystemLoader(folder),
-        # What `finalize` gives is marked as safe, so jinja's own escaping, of HTML, never acts.
+        # `finalize` marks its texts as safe, so jinja's own escaping, of HTML, never acts.
         autoescape=True,
         finalize=shown,
         undefined=ChainableUndefined,

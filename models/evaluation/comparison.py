@@ -36,10 +36,10 @@ def compare(
 
     Returns:
         `emulator` and `against`: each as from `evaluate`. `difference`: of every number in both.
-        Those of NLLs, of coverages and of the two-sample test are taken event by event: what both
-        find hard cancels, and the standard error is far below those of the two. NLLs of trained
-        and of held-out cells are subtracted where both held out the same. Of an NLL, negative
-        means that the first is better.
+        NLLs, coverages and the two-sample test are subtracted event by event: the events that both
+        find hard cancel, and the standard error is far below those of the two. NLLs of trained
+        and of held-out cells are subtracted where both held out equal cells. A negative
+        difference of NLLs means that the first is better.
 
     Raises:
         DataError: If the dataset has other columns than one of the two, or the split has no rows.

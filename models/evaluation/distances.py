@@ -42,7 +42,7 @@ class CellDistance:
     ks: dict[str, float]
     """By event column."""
     floor: dict[str, float]
-    """What a perfect flow would reach on average."""
+    """The distance that a perfect flow would have on average."""
 
 
 @dataclass(frozen=True, slots=True)

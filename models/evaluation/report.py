@@ -96,7 +96,7 @@ def evaluate(
 def evaluation(
     emulator: Emulator | Density, dataset: Dataset, test: Batch, split: str, *, seed: int
 ) -> Evaluation:
-    """What `evaluate` tells, of rows that have been read, with the values of single events."""
+    """The evaluation of rows that have been read, with the values of single events."""
     flow, cells = density_of(emulator), CellRows.of(test)
     held_out = [] if isinstance(emulator, Density) else held_out_of(emulator.card)
     out = keys(dataset, held_out)
@@ -175,7 +175,7 @@ def scores(
 
 
 def density_of(emulator: Emulator | Density) -> Density:
-    """What an emulator is made of."""
+    """The flows of the emulator."""
     return emulator if isinstance(emulator, Density) else emulator.module
 
 

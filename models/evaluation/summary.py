@@ -1,4 +1,4 @@
-"""What a model card says of the quality in each cell: cheaper than a whole evaluation."""
+"""The quality in each cell, as a model card says it: cheaper than a whole evaluation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CELLS = 5_000
 
 @np.errstate(invalid="ignore")
 def summary(flow: Density, folder: Path, *, held_out: Named = (), seed: int = 0) -> dict[str, Any]:
-    """What a model card says of the quality in each cell; a number that is not finite is None.
+    """The quality in each cell for a model card; a number that is not finite is None.
 
     `held_out` are cells that were kept out of its training.
 

@@ -304,7 +304,7 @@ class _LookUp:
         at_2KM = zeros.index_add(1, self.place_N, d_edge_2N).view_as(out_2KM)
         own_2KM = zeros.index_add_(1, self.place_N, d_size_2N).view_as(out_2KM)
         all_2M = out_2KM.new_zeros(2, self.curves).index_add_(1, self.index_N, d_all_2N)
-        # What comes after a bin: the sum over all bins less that up to it.
+        # The sum after a bin is the sum over all bins less the sum up to it.
         after_2M = (at_2KM.sum(1) + all_2M)[:, None]
         torch.sub(after_2M, at_2KM.cumsum(1), out=out_2KM).add_(own_2KM)
 

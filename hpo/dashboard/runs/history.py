@@ -70,7 +70,7 @@ def rate_unit(record: RunRecord) -> str:
 def smoothed(values_E: Array, weight: float) -> Array:
     """Exponential moving average that is not drawn towards zero at its beginning.
 
-    What is not finite stays a gap, and the average goes on behind it as if it were not there.
+    A value that is not finite stays a gap, and the average goes on behind it as if it were absent.
 
     Args:
         values_E: Any unit, shape `(E,)`.
