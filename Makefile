@@ -9,7 +9,7 @@ SOAK ?=
 MINUTES ?= 5
 EXAMPLES ?= 10
 PROCESSES ?= 2
-TOGETHER := --numprocesses $(PROCESSES) --dist loadgroup --no-loadscope-reorder
+TOGETHER := --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 BIN := $(VENV)/bin
 
 .PHONY: demo test stress lint types docs check soak fuzz audit clean

@@ -1,13 +1,14 @@
 """Fixtures shared by the tests: data of known density, forked commands, servers; who runs where.
 
-`make test` runs two processes (pytest-xdist). The tests of a file stay together, and so do all
-tests of one server, so that its start is paid for once.
+`make test` runs two processes (pytest-xdist), each a file at a time, so that what its tests share
+is made once.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import random
 import shutil
 import signal
 import tempfile
@@ -136,6 +137,15 @@ def postgres() -> Iterator[Postgres]:
     yield from running(Postgres, "hpo-postgres-")
 
 
+@pytest.fixture
+def database(postgres: Postgres) -> Iterator[str]:
+    """URL of an empty database of the server."""
+    from tests import claimers
+
+    yield postgres.create(f"t{random.SystemRandom().randrange(10**12)}")
+    claimers.close()
+
+
 def running(kind: Callable[[Path], Server], prefix: str) -> Iterator[Server]:
     """The server while it runs, in a folder that other users may enter: pytest's are closed to
     them, and have names too long for sockets."""
@@ -162,18 +172,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if collection_path == STRESS and not asked else None
 
 
-SERVERS = ("slurm", "postgres")
-"""Fixtures whose tests run in one process."""
-
-
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests, and all tests of servers, in one process; begin with the slow groups."""
+    """Begin with the files of many slow tests: the last ones to run decide when all is done."""
     slow: Counter[str] = Counter()
-    groups = {}
     for item in items:
-        used = [name for name in SERVERS if name in getattr(item, "fixturenames", ())]
-        groups[item] = "servers" if used else item.nodeid.partition("::")[0]
-        slow[groups[item]] += item.get_closest_marker("slow") is not None
-        item.add_marker(pytest.mark.xdist_group(groups[item]))
-    items.sort(key=lambda item: (-slow[groups[item]], groups[item]))
+        slow[str(item.path)] += item.get_closest_marker("slow") is not None
+    items.sort(key=lambda item: (-slow[str(item.path)], str(item.path)))

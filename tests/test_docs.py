@@ -45,6 +45,8 @@ from tests.random_flows import a_flow
 
 ROOT = Path(__file__).resolve().parents[1]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
+INFERENCE = ROOT / "docs" / "inference.md"
+"""Takes minutes: tests/stress runs it."""
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 BLOCK = re.compile(
     r"(?:<!-- (only parsed|run by|tests add):? ([^>]*?) -->\n)?"
@@ -263,7 +265,8 @@ def typed(words):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "page", [one for one in pages_with("console", "python") if one.values[0] != TUTORIAL]
+    "page",
+    [one for one in pages_with("console", "python") if one.values[0] not in (TUTORIAL, INFERENCE)],
 )
 def test_what_a_page_shows_runs(page, desk, tmp_path, monkeypatch):
     place = shutil.copytree(desk, tmp_path / "desk")

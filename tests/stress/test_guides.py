@@ -19,10 +19,9 @@ import pytest
 
 from data_prep.dataset import SAMPLE
 from hpo.records.folder import read
-
-from .daemons import PATH, free_ports
-from .postgres import USER, binaries, need_postgres
-from .slurm import wait_for
+from tests.cluster.daemons import PATH, free_ports
+from tests.cluster.postgres import USER, binaries, need_postgres
+from tests.cluster.slurm import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
