@@ -19,7 +19,7 @@ from hpo.cli.progress import line
 from hpo.execution.follow import follow
 from hpo.execution.launch import begin, open_or_make
 from hpo.execution.plan import make_plan
-from hpo.records.folder import read, read_all
+from hpo.records.folder import read_all
 from hpo.records.record import RunRecord
 from hpo.storage.address import url_of
 from hpo.storage.open import open_storage
