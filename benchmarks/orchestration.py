@@ -118,6 +118,7 @@ class Loop:
 
     def __init__(self, place: Place, spec: StudySpec) -> None:
         self.study, _ = load_study(place.ours(), place.name)
+        self.folder = Path(place.name)
         self.spec = spec
         self.study.pruner = pruner_of(self.spec)
         self.slots = Slots(self.study, max_restarts=self.spec.study.max_restarts)
@@ -131,7 +132,7 @@ class Loop:
         if stop_reason(self.study, self.spec, self.slots):
             return None
         self._lap("stopping")
-        reap_lost_trials(self.study, self.slots, self.owner)
+        reap_lost_trials(self.study, self.slots, self.folder, self.owner)
         self._lap("reap")
         claim = self.slots.claim(self.owner)
         self._lap("claim")

@@ -127,7 +127,7 @@ def status(study: str | None, watch: bool, runs: Path, storage: str | None, styl
     from hpo.queue.slots import Slots
     from hpo.records.listing import render
     from hpo.study.status import read_status
-    from hpo.study.study import load_study, objective_of
+    from hpo.study.study import load_study, objective_of, runs_of
 
     opened = database(storage, runs)
     if study is None:
@@ -142,10 +142,10 @@ def status(study: str | None, watch: bool, runs: Path, storage: str | None, styl
         click.echo(render(rows, style))
         return
     found, spec = load_study(opened, study_name(study))
-    slots = Slots(found, max_restarts=spec.study.max_restarts)
+    slots, folder = Slots(found, max_restarts=spec.study.max_restarts), runs_of(found)
     with progress.in_place(watch and style == "table") as show:
         while True:
-            status = read_status(found, spec, slots)
+            status = read_status(found, spec, slots, folder)
             told = dataclasses.asdict(status)
             if style == "json":
                 show(json.dumps(told, indent=2, default=str))

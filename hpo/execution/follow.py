@@ -57,9 +57,9 @@ def follow(
                     f"{plan.folder} is gone: bring it back (is its disk mounted?), then "
                     "run the same command again"
                 )
-            reap_lost_trials(study, slots)
-            status = read_status(study, plan.spec, slots)
-            new = [record_of(study, number) for number in sorted(_finished(slots) - shown)]
+            reap_lost_trials(study, slots, plan.folder)
+            status = read_status(study, plan.spec, slots, plan.folder)
+            new = [record_of(plan.folder, number) for number in sorted(_finished(slots) - shown)]
             ended = [record for record in new if record]
             shown.update(record.trial for record in ended)
             show(status, ended)

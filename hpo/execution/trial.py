@@ -96,7 +96,7 @@ def _attempt(job: ClaimedTrial, started: str) -> RunRecord:
         log.error("trial %d failed\n%s", job.claim.number, traceback.format_exc())
         reason = traceback.format_exception_only(error)[-1].strip().splitlines()[0]
         study, number = job.study, job.claim.number
-        record = record_of(study, number) or blank_record(study, number)
+        record = record_of(job.folder.parent, number) or blank_record(study, number)
         return _put(job, dataclasses.replace(record, state="failed", reason=reason))
 
 

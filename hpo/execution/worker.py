@@ -44,7 +44,7 @@ from hpo.study.study import (
     reap_lost_trials,
     record_of,
     stop_reason,
-    trial_folder,
+    trial_name,
 )
 
 HEARTBEAT_S = 20.0
@@ -108,6 +108,11 @@ class _Worker:
     epoch_s: float = 0.0
     """The longest epoch so far."""
 
+    @property
+    def folder(self) -> Path:
+        """The folder of the study's trials."""
+        return self.runs / self.study.study_name
+
     def work(self) -> int:
         try:
             while claim := self._next():
@@ -127,7 +132,7 @@ class _Worker:
         if reason := stop_reason(self.study, self.spec, self.slots):
             log.info("no new trial starts: %s", reason)
             return None
-        reap_lost_trials(self.study, self.slots, self.owner)
+        reap_lost_trials(self.study, self.slots, self.folder, self.owner)
         # The first is begun in any case: a job that began none would do so again and again.
         needed_s = WORTHWHILE_EPOCHS * self.epoch_s
         end_s = end_of_job(self.spec.slurm.timeout_min)
@@ -143,7 +148,7 @@ class _Worker:
         from hpo.execution import trial
 
         self.study.sampler = sampler_of(self.spec, claim.number, self.known)
-        folder = trial_folder(self.runs, self.study.study_name, claim.number)
+        folder = self.folder / trial_name(claim.number)
         claimed = trial.ClaimedTrial(self.study, self.spec, claim, self.slots, folder)
         before = self._epochs(claim)
         try:
@@ -164,7 +169,7 @@ class _Worker:
             raise
 
     def _epochs(self, claim: Claim) -> int:
-        record = record_of(self.study, claim.number)
+        record = record_of(self.folder, claim.number)
         return len(record.epochs) if record else 0
 
     def _hand_back(self, claim: Claim, *, futile: bool = False) -> None:
@@ -174,7 +179,7 @@ class _Worker:
                 f"{claim.restarts + 1} jobs reached their time limit before an epoch ended: "
                 "raise [slurm] timeout_min"
             )
-            fail_record(self.study, claim.number, reason)
+            fail_record(self.study, self.folder, claim.number, reason)
             self.slots.finish(claim, TrialState.FAIL)
             return
         self.slots.release(claim, futile=futile)

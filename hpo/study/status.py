@@ -19,7 +19,7 @@ from hpo.queue.slots import Slots
 from hpo.queue.trials import TrialSummary
 from hpo.records.record import FINISHED, RunRecord
 from hpo.study.spec import StudySpec
-from hpo.study.study import record_of, runs_of, stop_reason
+from hpo.study.study import record_of, stop_reason
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,22 +79,22 @@ class StudyStatus:
         return self.complete + self.pruned + self.failed
 
 
-def read_status(study: optuna.Study, spec: StudySpec, slots: Slots) -> StudyStatus:
-    """The study as it is now."""
+def read_status(study: optuna.Study, spec: StudySpec, slots: Slots, folder: Path) -> StudyStatus:
+    """The study as it is now; `folder` is that of its trials."""
     counts, summaries = slots.counts(), slots.summaries()
     able = (one for one in summaries if one.state is TrialState.COMPLETE)
     best = min(able, key=lambda one: math.inf if one.value is None else one.value, default=None)
     value = val_nll = best.value if best else None
     by_held_out = spec.training.objective == "held_out_nll"
     if best and by_held_out:  # the database has the held-out NLL alone
-        record = record_of(study, best.number)
+        record = record_of(folder, best.number)
         val_nll = record.best_val_nll if record else None
     return StudyStatus(
         study=study.study_name,
-        runs=runs_of(study),
+        runs=folder,
         total=sum(counts.values()),
         waiting=counts[TrialState.WAITING],
-        running=tuple(_running(study, lease, spec) for lease in slots.leases()),
+        running=tuple(_running(folder, lease, spec) for lease in slots.leases()),
         complete=counts[TrialState.COMPLETE],
         pruned=counts[TrialState.PRUNED],
         failed=counts[TrialState.FAIL],
@@ -111,8 +111,8 @@ def usable(record: RunRecord) -> bool:
     return record.state in FINISHED and record.best_val_nll is not None
 
 
-def _running(study: optuna.Study, lease: Lease, spec: StudySpec) -> Running:
-    record = record_of(study, lease.number)
+def _running(folder: Path, lease: Lease, spec: StudySpec) -> Running:
+    record = record_of(folder, lease.number)
     last = record.epochs[-1] if record and record.epochs else None
     left = spec.training.epochs - (last.epoch if last else 0)
     gone = (

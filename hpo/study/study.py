@@ -91,30 +91,32 @@ def trial_folder(runs: Path, study: str, number: int) -> Path:
     return runs / study / trial_name(number)
 
 
-def record_of(study: optuna.Study, number: int) -> RunRecord | None:
-    """The record of a trial, or None while there is none that can be read."""
+def record_of(folder: Path, number: int) -> RunRecord | None:
+    """The record of a trial in its study's folder; None while there is none that can be read."""
     try:
-        return read(runs_of(study) / trial_name(number) / NAME)
+        return read(folder / trial_name(number) / NAME)
     except RecordError:
         return None
 
 
-def reap_lost_trials(study: optuna.Study, slots: Slots, me: Owner | None = None) -> None:
+def reap_lost_trials(
+    study: optuna.Study, slots: Slots, folder: Path, me: Owner | None = None
+) -> None:
     """Take back the trials of dead workers, and end the record of one that was lost too often."""
     for number in reap(slots, me).failed:
         reason = (
             f"its worker died {slots.max_restarts + 1} times: see log.txt, and the folder workers "
             "for what the workers said"
         )
-        fail_record(study, number, reason)
+        fail_record(study, folder, number, reason)
 
 
-def fail_record(study: optuna.Study, number: int, reason: str) -> None:
-    """End the record of a trial that no worker will go on with."""
-    record = record_of(study, number) or blank_record(study, number)
+def fail_record(study: optuna.Study, folder: Path, number: int, reason: str) -> None:
+    """End the record of a trial that no worker will go on with, in its study's folder."""
+    record = record_of(folder, number) or blank_record(study, number)
     if record.state == "running":
         ended = dataclasses.replace(record, state="failed", reason=reason)
-        ended.write(runs_of(study) / trial_name(number))
+        ended.write(folder / trial_name(number))
 
 
 def blank_record(study: optuna.Study, number: int) -> RunRecord:

@@ -324,7 +324,7 @@ def test_the_objective_is_what_optuna_is_told_and_what_ranks(setting, objective)
     assert getattr(best, objective) == told.value
     assert (record.best_val_nll, record.best_held_out_nll) == (best.val_nll, best.held_out_nll)
 
-    seen = read_status(setting.optuna, setting.spec, setting.slots)
+    seen = read_status(setting.optuna, setting.spec, setting.slots, setting.runs / "s")
     assert seen.best_objective == told.value
     assert seen.best_val_nll == record.best_val_nll
 

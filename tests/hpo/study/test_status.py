@@ -1,7 +1,6 @@
 """What `hpo status` sees, told on a real database."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState, create_trial
@@ -18,22 +17,22 @@ from hpo.storage.address import url_of
 from hpo.storage.open import open_storage
 from hpo.study.spec import load
 from hpo.study.status import read_status
-from hpo.study.study import RUNS_ATTRIBUTE, blank_record, create_study, trial_folder
+from hpo.study.study import blank_record, create_study, trial_folder
 
 
 @pytest.fixture
 def opened(tmp_path, with_database):
-    """A new study of six trials: itself, what it searches, its slots."""
+    """A new study of six trials: itself, what it searches, its slots, its folder."""
     spec = load("quick")
     storage = open_storage(url_of(None, tmp_path))
     study = create_study(storage, spec, runs=tmp_path, fingerprint="f")
     slots = Slots(study, max_restarts=3)
     slots.top_up(6)
-    return study, spec, slots
+    return study, spec, slots, tmp_path / "quick"
 
 
 def test_every_trial_is_counted_once_where_it_is(opened):
-    _, _, slots = opened
+    _, _, slots, _ = opened
     us = Owner.this_process()
     slots.finish(slots.claim(us), TrialState.COMPLETE, 4.5)
     slots.finish(slots.claim(us), TrialState.FAIL)
@@ -47,7 +46,7 @@ def test_every_trial_is_counted_once_where_it_is(opened):
 
 
 def test_a_running_trial_tells_who_holds_it_and_how_far_it_is(opened, tmp_path):
-    study, _, slots = opened
+    study, _, slots, _ = opened
     claim = slots.claim(Owner.this_process())
     record = blank_record(study, claim.number)
     row = {"train_nll": 4.6, "learning_rate": 1e-3, "samples_per_second": 1e4, "loss_rate": None}
@@ -64,7 +63,7 @@ def test_a_running_trial_tells_who_holds_it_and_how_far_it_is(opened, tmp_path):
 
 
 def test_a_trial_whose_worker_is_gone_is_stale_and_says_why(opened):
-    _, _, slots = opened
+    _, _, slots, _ = opened
     us = Owner.this_process()
     slots.claim(replace(us, started=us.started - 100))
 
@@ -79,11 +78,11 @@ def test_looking_changes_nothing(opened):
     read_status(*opened)
 
     assert opened[0].trials == before
-    assert not list(Path(opened[0].user_attrs[RUNS_ATTRIBUTE]).glob("quick"))
+    assert not opened[-1].exists()
 
 
 def test_the_time_left_follows_from_the_trials_that_ended(opened):
-    study, _, slots = opened
+    study, _, slots, _ = opened
     us = Owner.this_process()
     assert read_status(*opened).eta_s is None  # nothing ended yet
 
@@ -98,7 +97,7 @@ def test_the_time_left_follows_from_the_trials_that_ended(opened):
 
 
 def test_a_look_asks_the_database_no_more_for_many_trials_than_for_few(opened):
-    study, _, slots = opened
+    study, _, slots, _ = opened
     asked = []
     event.listen(slots.engine, "before_cursor_execute", lambda *call: asked.append(call[2]))
     reports = {epoch: 4.5 for epoch in range(3)}

@@ -129,9 +129,9 @@ def test_a_trial_that_its_workers_died_of_ends_in_its_record_too(storage, tmp_pa
     shutil.copy(OLD, folder / NAME)
     replace(read(folder / NAME), trial=7, state="running", restarts=3).write(folder)
 
-    reap_lost_trials(study, Slots(study, max_restarts=3))
+    reap_lost_trials(study, Slots(study, max_restarts=3), folder.parent)
 
-    found = record_of(study, 7)
+    found = record_of(folder.parent, 7)
     assert found.state == "failed"
     assert found.reason.startswith("its worker died 4 times: see log.txt")
 
@@ -142,9 +142,9 @@ def test_a_trial_that_killed_its_workers_before_its_first_record_has_one_at_last
     monkeypatch.setattr("hpo.study.study.reap", lambda slots, me: Reaped(failed=(3,)))
     study = create_study(storage, load("quick"), runs=tmp_path, fingerprint="f")
 
-    reap_lost_trials(study, Slots(study, max_restarts=0))
+    reap_lost_trials(study, Slots(study, max_restarts=0), tmp_path / "quick")
 
-    assert record_of(study, 3).state == "failed"
+    assert record_of(tmp_path / "quick", 3).state == "failed"
 
 
 def test_no_two_trials_begin_with_the_same_draw(storage):
