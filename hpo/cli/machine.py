@@ -68,8 +68,8 @@ def upgrade(runs: Path, storage: str | None) -> None:
     A SQLite file is copied first; of a server make a copy yourself (pg_dump, mysqldump). No worker
     may run meanwhile.
     """
+    from hpo.queue.upgrade import upgrade_tables
     from hpo.storage.address import masked, url_of
-    from hpo.storage.upgrade import upgrade_tables
 
     url = existing(url_of(storage, runs))
     before, now, copy = upgrade_tables(url)

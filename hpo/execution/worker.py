@@ -42,7 +42,6 @@ from hpo.study.study import (
     fail_record,
     load_study,
     reap_lost_trials,
-    record_of,
     stop_reason,
     trial_name,
 )
@@ -150,7 +149,6 @@ class _Worker:
         self.study.sampler = sampler_of(self.spec, claim.number, self.known)
         folder = self.folder / trial_name(claim.number)
         claimed = trial.ClaimedTrial(self.study, self.spec, claim, self.slots, folder)
-        before = self._epochs(claim)
         try:
             with _heartbeat(self.slots, claim):
                 record = trial.run(claimed)
@@ -164,25 +162,21 @@ class _Worker:
                 self._hand_back(claim)
             raise
         except HandBack as told:
-            timed_out = told.signal_number == signal.SIGUSR2
-            self._hand_back(claim, futile=timed_out and self._epochs(claim) == before)
+            self._hand_back(claim, timed_out=told.signal_number == signal.SIGUSR2)
             raise
 
-    def _epochs(self, claim: Claim) -> int:
-        record = record_of(self.folder, claim.number)
-        return len(record.epochs) if record else 0
-
-    def _hand_back(self, claim: Claim, *, futile: bool = False) -> None:
+    def _hand_back(self, claim: Claim, *, timed_out: bool = False) -> None:
         """Let others go on with the trial, unless not one of its epochs fits into a job."""
-        if futile and claim.restarts >= self.spec.study.max_restarts:
+        futile = self.slots.futile(claim) if timed_out else 0
+        if futile > self.slots.max_restarts:
             reason = (
-                f"{claim.restarts + 1} jobs reached their time limit before an epoch ended: "
+                f"{futile} jobs reached their time limit before an epoch ended: "
                 "raise [slurm] timeout_min"
             )
             fail_record(self.study, self.folder, claim.number, reason)
             self.slots.finish(claim, TrialState.FAIL)
             return
-        self.slots.release(claim, futile=futile)
+        self.slots.release(claim, lost=futile > 0)
         log.info("trial %d handed back", claim.number)
 
     def _start_again(self) -> None:

@@ -7,6 +7,7 @@ differ.
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 from collections.abc import Mapping
@@ -36,6 +37,8 @@ class Owner:
     pid: int
     started: float
     """When the process began, as `began` tells it: a process id alone is used again."""
+    machine: str | None = None
+    """Where the process id counts, as `this_machine` tells it; None where nobody knows."""
     job: str | None = None
     """The scheduler's job id."""
     rank: int = 0
@@ -48,17 +51,18 @@ class Owner:
             host=socket.gethostname(),
             pid=os.getpid(),
             started=began(os.getpid()),
+            machine=this_machine(),
             job=job_of_this_process(),
             rank=rank,
         )
 
     @property
     def here(self) -> bool:
-        """Whether it is, or was, a process of this host."""
-        return self.host == socket.gethostname()
+        """Whether it is, or was, a process that this one would see."""
+        return self.machine == this_machine()
 
     def runs(self) -> bool:
-        """Whether the process runs, on this host."""
+        """Whether the process runs, on this machine."""
         try:
             same = abs(began(self.pid) - self.started) < 1.0
             return same and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
@@ -67,7 +71,7 @@ class Owner:
 
     def is_same(self, other: Owner) -> bool:
         """Whether both are one process."""
-        same = (self.host, self.pid, self.rank) == (other.host, other.pid, other.rank)
+        same = (self.machine, self.pid, self.rank) == (other.machine, other.pid, other.rank)
         return same and abs(self.started - other.started) < 1.0
 
     def succeeds(self, other: Owner) -> bool:
@@ -85,6 +89,10 @@ class Claim:
     token: str
     restarts: int
     """How many owners lost it before."""
+    futile: int
+    """How many of them in a row, the last ones, brought it no value."""
+    reported: int
+    """How many values it had when it was claimed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,8 +123,22 @@ class Lease(Claim):
         return self.silent_s < LEASE_S
 
 
+@functools.cache
+def this_machine() -> str:
+    """Where a process id means one process: the host since its boot, within a PID namespace.
+
+    Host names do not tell: containers and cloned machines share them.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        namespace = str(os.stat("/proc/self/ns/pid").st_ino)
+    except OSError:  # no Linux
+        boot, namespace = f"{psutil.boot_time():.0f}", ""
+    return f"{boot}:{namespace}:{socket.gethostname()}"[:255]
+
+
 def began(pid: int) -> float:
-    """When a process of this host began, by a clock that is never set.
+    """When a process of this machine began, by a clock that is never set.
 
     Returns:
         Seconds since the boot where /proc tells them (proc(5)), else since 1970. There the time of

@@ -27,7 +27,7 @@ class Reaped:
 
 
 def reap(slots: Slots, me: Owner | None = None, *, ask: AskSlurm = job_states) -> Reaped:
-    """Take the trials of dead owners back; those restarted too often fail.
+    """Take the trials of dead owners back; those whose attempts were futile too often fail.
 
     Of `me`, a worker, what its job held before it was started anew counts as lost. `ask` says which
     jobs there are; None for "no answer".
@@ -41,8 +41,8 @@ def reap(slots: Slots, me: Owner | None = None, *, ask: AskSlurm = job_states) -
     for lease in leases:
         if lease.lives(jobs) and not (me is not None and me.succeeds(lease.owner)):
             continue
-        if lease.restarts < slots.max_restarts:
-            if slots.release(lease, futile=True):
+        if slots.futile(lease) <= slots.max_restarts:
+            if slots.release(lease, lost=True):
                 released.append(lease.number)
             continue
         with contextlib.suppress(LeaseLost):  # another process was quicker

@@ -35,7 +35,7 @@ class Slots(TrialReader):
 
     Args:
         study: Of an `RDBStorage`; its database also holds the leases.
-        max_restarts: How often a trial is handed on after its owner's death.
+        max_restarts: After how many futile attempts in a row a trial is still handed on.
     """
 
     def __init__(self, study: optuna.Study, *, max_restarts: int) -> None:
@@ -123,13 +123,24 @@ class Slots(TrialReader):
             raise LeaseLost(f"trial {claim.number} was handed to another worker")
 
     @transaction
-    def release(self, connection: sql.Connection, claim: Claim, *, futile: bool = False) -> bool:
+    def futile(self, connection: sql.Connection, claim: Claim) -> int:
+        """How many attempts in a row brought the trial no value, counting this one."""
+        return self._futile(connection, claim)
+
+    @transaction
+    def release(self, connection: sql.Connection, claim: Claim, *, lost: bool = False) -> bool:
         """Hand a trial back for the next worker; False if the lease has changed hands.
 
-        A futile attempt, without any progress, counts as a restart: the next may be futile, too.
+        A lost attempt, ended by its owner's death or its time limit, counts as a restart. It is
+        futile unless it brought a value: the next may be, too.
         """
-        # A new token fences off the old owner; the row keeps the count of restarts.
-        fenced = {"token": uuid.uuid4().hex, "restarts": claim.restarts + futile}
+        futile = self._futile(connection, claim)
+        # A new token fences off the old owner; the row keeps the counts.
+        fenced = {
+            "token": uuid.uuid4().hex,
+            "restarts": claim.restarts + lost,
+            "futile": futile if lost else min(futile, claim.futile),
+        }
         fencing = sql.update(LEASES).where(_held_by(claim)).values(fenced)
         if not connection.execute(fencing).rowcount:
             return False
@@ -178,7 +189,11 @@ class Slots(TrialReader):
     ) -> Claim | None | Literal[False]:
         """One try: None when no trial waits, False when another worker took it."""
         ours = connection.execute(  # that an earlier try won
-            sql.select(LEASES.c.trial_id, LEASES.c.restarts, TRIALS.c.number)
+            sql.select(
+                *(LEASES.c[name] for name in ("restarts", "futile", "reported")),
+                LEASES.c.trial_id,
+                TRIALS.c.number,
+            )
             .join(TRIALS, TRIALS.c.trial_id == LEASES.c.trial_id)
             .where(LEASES.c.token == token)
         ).first()
@@ -206,13 +221,21 @@ class Slots(TrialReader):
     def _lease(
         self, connection: sql.Connection, trial_id: int, number: int, owner: Owner, token: str
     ) -> Claim:
-        """Write the lease of a trial just won; a row left by its last owner tells the restarts."""
+        """Write the lease of a trial just won; a row left by its last owner tells the counts."""
         here = LEASES.c.trial_id == trial_id
-        restarts = connection.scalar(sql.select(LEASES.c.restarts).where(here)) or 0
+        left = connection.execute(
+            sql.select(LEASES.c.restarts, LEASES.c.futile).where(here)
+        ).one_or_none()
+        counts = dict(left._mapping) if left else {"restarts": 0, "futile": 0}
+        counts["reported"] = _reports(connection, trial_id)
         connection.execute(sql.delete(LEASES).where(here))
-        row = {"trial_id": trial_id, "token": token, "renewed": Now(), "restarts": restarts}
-        connection.execute(sql.insert(LEASES).values(row | asdict(owner)))
-        return Claim(number=number, trial_id=trial_id, token=token, restarts=restarts)
+        row = {"trial_id": trial_id, "token": token, "renewed": Now()}
+        connection.execute(sql.insert(LEASES).values(row | counts | asdict(owner)))
+        return Claim(number=number, trial_id=trial_id, token=token, **counts)
+
+    def _futile(self, connection: sql.Connection, claim: Claim) -> int:
+        progress = _reports(connection, claim.trial_id) > claim.reported
+        return 0 if progress else claim.futile + 1
 
     @transaction
     def _end(
@@ -250,6 +273,12 @@ def _move(connection: sql.Connection, trial_id: int, before: TrialState, **value
     """Change a trial's row if it is in the state `before`; whether it was."""
     here = sql.and_(TRIALS.c.trial_id == trial_id, TRIALS.c.state == before)
     return bool(connection.execute(sql.update(TRIALS).where(here).values(values)).rowcount)
+
+
+def _reports(connection: sql.Connection, trial_id: int) -> int:
+    """How many values a trial has reported."""
+    query = sql.select(sql.func.count()).where(REPORTS.c.trial_id == trial_id)
+    return connection.scalar(query) or 0
 
 
 def _held_by(claim: Claim) -> sql.ColumnElement[bool]:

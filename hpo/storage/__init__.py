@@ -1,1 +1,1 @@
-"""The SQL database of the studies: address, opening, retries, upgrade."""
+"""The SQL database of the studies: address, opening, retries, version."""

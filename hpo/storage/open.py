@@ -20,6 +20,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, S
 from hpo.storage import sqlite
 from hpo.storage.address import StorageError, masked
 from hpo.storage.retry import cause, of_disk, retried
+from hpo.storage.version import refuse_other_version
 
 
 class RetryingStorage(RDBStorage):
@@ -53,8 +54,10 @@ def open_storage(url: URL, *, reading: bool = False, retrying: bool = True) -> R
     kind = RetryingStorage if retrying else RDBStorage
     try:
         if reading:
-            return _opened_for_reading(kind, url)
-        storage = _connected(kind, template(url), engine_options(url))
+            storage = _opened_for_reading(kind, url)
+        else:
+            storage = _connected(kind, template(url), engine_options(url))
+        refuse_other_version(storage.engine)
     except ImportError as error:
         raise StorageError(
             f"{masked(url)} needs a driver that is not installed: pip install "
@@ -64,7 +67,7 @@ def open_storage(url: URL, *, reading: bool = False, retrying: bool = True) -> R
         raise StorageError(f"{masked(url)} does not answer: {cause(error)}") from None
     except RuntimeError as error:  # Optuna's, of its own tables
         raise StorageError(f"{masked(url)}: {error}: run hpo db upgrade") from None
-    if of_file:
+    if of_file and not reading:
         sqlite.serialise(storage.engine, url)
     return storage
 

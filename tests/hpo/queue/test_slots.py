@@ -48,11 +48,7 @@ def dead_owner():
     """A process that has just ended."""
     process = multiprocessing.get_context("spawn").Process(target=int)
     process.start()
-    owner = Owner(
-        host=Owner.this_process().host,
-        pid=process.pid,
-        started=began(process.pid),
-    )
+    owner = replace(Owner.this_process(), pid=process.pid, started=began(process.pid))
     process.join()
     return owner
 
@@ -134,7 +130,8 @@ def test_a_live_owners_trial_is_left_alone(runs):
 
 
 def lease_of(owner, silent_s):
-    return Lease(number=0, trial_id=1, token="t", owner=owner, silent_s=silent_s, restarts=0)
+    counts = dict.fromkeys(("restarts", "futile", "reported"), 0)
+    return Lease(number=0, trial_id=1, token="t", owner=owner, silent_s=silent_s, **counts)
 
 
 ELSEWHERE = Owner(host="elsewhere", pid=1, started=0.0, job="12_3")
@@ -268,7 +265,7 @@ def test_what_was_handed_back_in_vain_counts_as_a_restart(runs):
     slots.release(slots.claim(Owner.this_process()))
     assert (again := slots.claim(Owner.this_process())).restarts == 0
 
-    slots.release(again, futile=True)
+    slots.release(again, lost=True)
     assert slots.claim(Owner.this_process()).restarts == 1
 
 

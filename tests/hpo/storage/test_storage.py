@@ -11,10 +11,10 @@ import pytest
 import sqlalchemy as sql
 from sqlalchemy.engine import make_url
 
+from hpo.queue.upgrade import upgrade_tables
 from hpo.storage import filesystem
 from hpo.storage.address import StorageError, hand_down, masked, url_of
 from hpo.storage.open import open_storage, open_study
-from hpo.storage.upgrade import upgrade_tables
 
 
 def test_the_option_weighs_more_than_the_environment_and_that_more_than_the_default(
@@ -117,7 +117,7 @@ def test_a_database_of_an_older_optuna_is_upgraded_after_it_was_copied(tmp_path,
         open_storage(url)
     before, now, copy = upgrade_tables(url)
 
-    assert (before, now) == ("v3.0.0.d", "v3.2.0.a")
+    assert (before, now) == ("Optuna's v3.0.0.d, ours 2", "Optuna's v3.2.0.a, ours 2")
     assert copy.is_file()
     open_storage(url)
     assert upgrade_tables(url) == (now, now, None)

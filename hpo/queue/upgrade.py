@@ -1,0 +1,83 @@
+"""Optuna's tables and ours brought up to the installed versions."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import sqlalchemy as sql
+from optuna.storages import RDBStorage
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
+
+from hpo.queue.tables import LEASES, PARENTS, make_tables, remove_orphans
+from hpo.storage import version
+from hpo.storage.address import StorageError, masked
+from hpo.storage.open import engine_options, template
+from hpo.storage.retry import cause
+
+
+def upgrade_tables(url: URL) -> tuple[str, str, Path | None]:
+    """Bring Optuna's tables and ours up to the installed versions.
+
+    It can be killed anywhere and called again.
+
+    Returns:
+        The versions before, those now, and the path of the copy of a SQLite file. A server is not
+        copied: its owner uses `pg_dump` or `mysqldump`.
+
+    Raises:
+        StorageError: If the database does not answer or cannot be brought up to date.
+    """
+    copy = None
+    try:
+        storage = RDBStorage(
+            template(url), engine_kwargs=engine_options(url), skip_compatibility_check=True
+        )
+        before, head = _versions(storage), (storage.get_head_version(), version.VERSION)
+        if before[1] > version.VERSION:
+            version.refuse_other_version(storage.engine)
+        if before != head:
+            if url.get_backend_name() == "sqlite" and url.database:
+                copy = Path(f"{url.database}.before-upgrade")
+                with closing(sqlite3.connect(url.database)) as file:  # while others may write
+                    with closing(sqlite3.connect(copy)) as target:
+                        file.backup(target)
+            storage.upgrade()
+            if sql.inspect(storage.engine).has_table(LEASES.name):
+                _upgrade_ours(storage.engine)
+        after = _versions(storage)
+        storage.engine.dispose()
+    except (SQLAlchemyError, RuntimeError) as error:
+        raise StorageError(f"{masked(url)} was not upgraded: {cause(error)}") from None
+    return _text(before), _text(after), copy
+
+
+def _versions(storage: RDBStorage) -> tuple[str, int]:
+    with storage.engine.connect() as connection:
+        return storage.get_current_version(), version.version_of(connection)
+
+
+def _text(versions: tuple[str, int]) -> str:
+    return f"Optuna's {versions[0]}, ours {versions[1]}"
+
+
+def _upgrade_ours(engine: sql.Engine) -> None:
+    """Bring our tables from version 1 to 2. The version is written when all else is there."""
+    with engine.begin() as connection:
+        found = sql.inspect(connection)
+        old = {column["name"] for column in found.get_columns(LEASES.name)}
+        for column in LEASES.c:
+            if column.name not in old:
+                text = sql.schema.CreateColumn(column).compile(connection)
+                connection.exec_driver_sql(f"ALTER TABLE {LEASES.name} ADD COLUMN {text}")
+        if "futile" not in old:
+            connection.execute(sql.update(LEASES).values(futile=LEASES.c.restarts))
+        there = [table for table in PARENTS if found.has_table(table.name)]
+        for table in there if engine.dialect.name != "sqlite" else []:
+            remove_orphans(connection, table)
+            if not found.get_foreign_keys(table.name):
+                for key in table.foreign_key_constraints:
+                    connection.execute(sql.schema.AddConstraint(key))
+    make_tables(engine)
