@@ -1,7 +1,7 @@
 """What the bookkeeping around trials costs, beside plain Optuna, and how busy it keeps workers.
 
     pip install '.[postgres]'
-    python benchmarks/orchestration.py [--postgres URL] [--parts overhead,statements,workers]
+    python benchmarks/orchestration.py [--postgres URL] [--parts overhead,statements,poll,workers]
                                        [--samplers random,tpe] [--processes 4] [--trials 400]
 
 No trial trains here. On SQLite, and on PostgreSQL where `--postgres` (or HPO_STORAGE) names one:
@@ -13,6 +13,8 @@ No trial trains here. On SQLite, and on PostgreSQL where `--postgres` (or HPO_ST
                 on a storage as Optuna makes it of the URL. Rounds alternate.
     statements  SQL statements, transactions and connections of one trial in a study that has 100
                 or 5,000 finished ones, and, for ours, while 1,000 are waiting, as after a launch.
+    poll        SQL statements, transactions and processor time of one look of a launcher, as it
+                takes every second, at a study with 64 running trials of 50 epochs and 100 finished.
     workers     the share of their time for which eight workers are busy with trials that take
                 lognormal times (sigma 1: the longest of 200 takes ten times the mean), asleep:
                 ours, against a launcher that starts eight trials and waits for all of them. Both
@@ -40,7 +42,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,17 +55,30 @@ from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
 from hpo.queue.leases import Claim, Owner
+from hpo.execution.follow import _finished
 from hpo.queue.slots import Slots
+from hpo.records.record import EpochRow
+from hpo.study.status import read_status
 from hpo.storage.address import VARIABLE, url_of
 from hpo.storage.open import open_storage
 from hpo.study.sampling import pruner_of, sampler_of, search_space
 from hpo.study.spec import StudySpec, parse
-from hpo.study.study import create_study, load_study, reap_lost_trials, stop_reason
+from hpo.study.study import (
+    blank_record,
+    create_study,
+    load_study,
+    reap_lost_trials,
+    record_of,
+    stop_reason,
+    trial_folder,
+)
 
-PARTS = ("overhead", "statements", "workers")
+PARTS = ("overhead", "statements", "poll", "workers")
 SAMPLERS = ("random", "tpe")
 COUNTED = 3
 """Trials whose statements are counted, after one that is not."""
+POLLS = 10
+EPOCHS = 50
 WAITING = 1000
 SIGMA = 1.0
 ORDERS = 1000
@@ -199,9 +214,9 @@ def main() -> None:
         print(f"Optuna {optuna.__version__}, {os.cpu_count()} cores")
         for part in options.parts:
             for base in bases:
-                {"overhead": overhead, "statements": statements, "workers": workers}[part](
-                    base, options
-                )
+                {"overhead": overhead, "statements": statements, "poll": poll, "workers": workers}[
+                    part
+                ](base, options)
 
 
 def parsed() -> argparse.Namespace:
@@ -215,6 +230,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=400, help="overhead: of all processes")
     parser.add_argument("--rounds", type=int, default=5, help="overhead")
     parser.add_argument("--finished", default="100,5000", help="statements: trials in the study")
+    parser.add_argument("--running", type=int, default=64, help="poll: running trials")
     parser.add_argument("--workers", type=int, default=8, help="workers: how many")
     parser.add_argument("--queue", type=int, default=200, help="workers: trials")
     parser.add_argument("--mean", type=float, default=1.0, help="workers: seconds of a trial")
@@ -432,6 +448,62 @@ def listening(engine: Any) -> Iterator[Counter[str]]:
             event.remove(engine, name, hook)
 
 
+# ---- poll
+
+
+def poll(base: Base, options: argparse.Namespace) -> None:
+    """What a launcher's look costs while many trials run."""
+    place, running = base.place(), options.running
+    runs = base.folder / place.name
+    spec = spec_of(place, "random", pruner="asha")
+    slots = made(place, spec, finished=100, runs=runs)
+    study, spec = load_study(place.ours(), place.name)
+    slots.top_up(100 + running + 10)
+    for rank in range(running):
+        owner = replace(Owner.this_process(rank=rank), host="elsewhere")
+        begun(study, slots.claim(owner), runs)
+    slots = Slots(study, max_restarts=3)
+    shown = _finished(slots)
+
+    def one() -> None:
+        reap_lost_trials(study, slots)
+        read_status(study, spec, slots)
+        [record_of(study, number) for number in sorted(_finished(slots) - shown)]
+
+    seconds = []
+    one()
+    with listening(slots.engine) as heard:
+        for _ in range(POLLS):
+            start_s = time.process_time()
+            one()
+            seconds.append(time.process_time() - start_s)
+    place.delete()
+    print(
+        f"\n{base.name}: a launcher's look at {running} running and 100 finished trials: "
+        f"{heard['statement'] / POLLS:.1f} statements, {heard['transaction'] / POLLS:.1f} "
+        f"transactions, {1e3 * statistics.median(seconds):.1f} ms of the processor"
+    )
+
+
+def begun(study: optuna.Study, claim: Claim | None, runs: Path) -> None:
+    """Give a claimed trial the record of one that has run for `EPOCHS` epochs."""
+    assert claim is not None
+    rows = tuple(
+        EpochRow(
+            epoch=epoch + 1,
+            train_nll=4.5,
+            val_nll=4.5,
+            learning_rate=1e-3,
+            seconds=2.0,
+            samples_per_second=1e5,
+            loss_rate=None,
+        )
+        for epoch in range(EPOCHS)
+    )
+    record = replace(blank_record(study, claim.number), epochs=rows)
+    record.write(trial_folder(runs, study.study_name, claim.number))
+
+
 # ---- workers
 
 
@@ -616,14 +688,14 @@ def spec_of(place: Place, sampler: str, *, pruner: str) -> StudySpec:
     )
 
 
-def made(place: Place, spec: StudySpec, *, finished: int = 0) -> Slots:
+def made(place: Place, spec: StudySpec, *, finished: int = 0, runs: Path = Path()) -> Slots:
     """The study with so many finished trials."""
     if not place.url.startswith("sqlite"):
         storage = place.ours()
     else:
         # As Optuna makes the file: one that our storage has opened keeps its faster journal.
         storage = RDBStorage(place.url)
-    study = create_study(storage, spec, runs=Path(), fingerprint="")
+    study = create_study(storage, spec, runs=runs, fingerprint="")
     filled(study, finished)
     return Slots(study, max_restarts=spec.study.max_restarts)
 
