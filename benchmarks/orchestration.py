@@ -54,15 +54,15 @@ from optuna.trial import TrialState
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
-from hpo.queue.leases import Claim, Owner
 from hpo.execution.follow import _finished
+from hpo.queue.leases import Claim, Owner
 from hpo.queue.slots import Slots
 from hpo.records.record import EpochRow
-from hpo.study.status import read_status
 from hpo.storage.address import VARIABLE, url_of
 from hpo.storage.open import open_storage
 from hpo.study.sampling import pruner_of, sampler_of, search_space
 from hpo.study.spec import StudySpec, parse
+from hpo.study.status import read_status
 from hpo.study.study import (
     blank_record,
     create_study,
@@ -455,6 +455,7 @@ def poll(base: Base, options: argparse.Namespace) -> None:
     """What a launcher's look costs while many trials run."""
     place, running = base.place(), options.running
     runs = base.folder / place.name
+    folder = runs / place.name
     spec = spec_of(place, "random", pruner="asha")
     slots = made(place, spec, finished=100, runs=runs)
     study, spec = load_study(place.ours(), place.name)
@@ -466,9 +467,9 @@ def poll(base: Base, options: argparse.Namespace) -> None:
     shown = _finished(slots)
 
     def one() -> None:
-        reap_lost_trials(study, slots)
-        read_status(study, spec, slots)
-        [record_of(study, number) for number in sorted(_finished(slots) - shown)]
+        reap_lost_trials(study, slots, folder)
+        read_status(study, spec, slots, folder)
+        [record_of(folder, number) for number in sorted(_finished(slots) - shown)]
 
     seconds = []
     one()

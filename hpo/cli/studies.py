@@ -124,10 +124,9 @@ def status(study: str | None, watch: bool, runs: Path, storage: str | None, styl
     import optuna
 
     from hpo.cli import progress
-    from hpo.queue.slots import Slots
     from hpo.records.listing import render
     from hpo.study.status import read_status
-    from hpo.study.study import load_study, objective_of, runs_of
+    from hpo.study.study import load_study, objective_of, runs_of, slots_of
 
     opened = database(storage, runs)
     if study is None:
@@ -142,7 +141,7 @@ def status(study: str | None, watch: bool, runs: Path, storage: str | None, styl
         click.echo(render(rows, style))
         return
     found, spec = load_study(opened, study_name(study))
-    slots, folder = Slots(found, max_restarts=spec.study.max_restarts), runs_of(found)
+    slots, folder = slots_of(found, spec), runs_of(found)
     with progress.in_place(watch and style == "table") as show:
         while True:
             status = read_status(found, spec, slots, folder)

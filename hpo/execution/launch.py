@@ -23,7 +23,7 @@ from hpo.storage.address import VARIABLE, hand_down
 from hpo.storage.open import open_storage
 from hpo.study.space import grid
 from hpo.study.spec import SpecError, StudySpec, load
-from hpo.study.study import create_study, load_study
+from hpo.study.study import STOP_ATTRIBUTE, create_study, load_study, slots_of
 
 
 def begin(plan: Plan) -> tuple[optuna.Study, Slots]:
@@ -47,6 +47,7 @@ def begin(plan: Plan) -> tuple[optuna.Study, Slots]:
     )
     study, slots = _make(plan)
     slots.top_up(plan.trials, points=grid(spec.space) if spec.sampler.kind == "grid" else None)
+    study.set_user_attr(STOP_ATTRIBUTE, False)
     hand_down(plan.url)
     return study, slots
 
@@ -60,7 +61,7 @@ def open_or_make(reference: str, *, runs: Path, url: URL) -> tuple[StudySpec, Sl
     """
     if Path(reference).suffix != ".toml":
         study, spec = load_study(open_storage(url), reference)
-        return spec, Slots(study, max_restarts=spec.study.max_restarts)
+        return spec, slots_of(study, spec)
     plan = make_plan(load(reference), trials=None, workers=1, on="local", runs=runs, url=url)
     return plan.spec, _make(plan)[1]
 
@@ -100,4 +101,4 @@ def _make(plan: Plan) -> tuple[optuna.Study, Slots]:
         raise SpecError(f"the study {name!r}", [fault])
     study = create_study(storage, plan.spec, runs=plan.runs, fingerprint=plan.dataset.fingerprint)
     optuna_note.describe(study, plan)
-    return study, Slots(study, max_restarts=plan.spec.study.max_restarts)
+    return study, slots_of(study, plan.spec)

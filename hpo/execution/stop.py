@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from optuna.storages import RDBStorage
 
 from hpo.queue.jobs import SchedulerError, cancel_jobs, job_states
-from hpo.queue.slots import Slots
 from hpo.storage.open import open_study
-from hpo.study.study import STOP_ATTRIBUTE, load_study
+from hpo.study.study import STOP_ATTRIBUTE, load_study, slots_of
 
 WAIT_S = 30.0
 """Longest wait for the workers to hand their trials back."""
@@ -49,7 +48,7 @@ def end_workers(storage: RDBStorage, name: str) -> Ended:
         SchedulerError: If SLURM does not answer.
     """
     study, spec = load_study(storage, name)
-    slots = Slots(study, max_restarts=spec.study.max_restarts)
+    slots = slots_of(study, spec)
     jobs = job_states(slots.jobs())  # those that wait, too
     if jobs is None:
         raise SchedulerError("squeue does not answer: nothing was cancelled")

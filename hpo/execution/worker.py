@@ -42,6 +42,7 @@ from hpo.study.study import (
     fail_record,
     load_study,
     reap_lost_trials,
+    slots_of,
     stop_reason,
     trial_name,
 )
@@ -80,7 +81,7 @@ def work(study_name: str, runs: str, threads: int, workers: int) -> int:
     _choose_threads(threads)
     study, spec = load_study(open_storage(url_of(None, Path(runs))), study_name)
     study.pruner = pruner_of(spec)
-    slots = Slots(study, max_restarts=spec.study.max_restarts)
+    slots = slots_of(study, spec)
     owner = Owner.this_process(rank=rank)
     if int(os.environ.get("SLURM_RESTART_COUNT", "0") or 0):
         others = [lease for lease in slots.leases() if not owner.succeeds(lease.owner)]

@@ -57,7 +57,6 @@ def create_study(
     study.set_user_attr(RUNS_ATTRIBUTE, str(runs))
     study.set_user_attr(DATA_ATTRIBUTE, fingerprint)
     study.set_user_attr(SPEC_ATTRIBUTE, spec.to_json())  # last: a study that has it is whole
-    study.set_user_attr(STOP_ATTRIBUTE, False)
     return study
 
 
@@ -73,6 +72,11 @@ def load_study(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudySpec]
     if text is None:
         raise SpecError(f"the study {name!r}", ["it was not made by `hpo launch`"])
     return study, StudySpec.from_json(text)
+
+
+def slots_of(study: optuna.Study, spec: StudySpec) -> Slots:
+    """The trials of a study, to be claimed."""
+    return Slots(study, max_restarts=spec.study.max_restarts)
 
 
 def objective_of(attributes: Mapping[str, Any]) -> str:

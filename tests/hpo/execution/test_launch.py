@@ -253,6 +253,17 @@ def test_a_stopped_study_starts_no_trial_until_it_is_launched_again(forks, place
     assert all(one.state.is_finished() for one in trials_of(place))
 
 
+def test_points_for_a_stopped_study_wait_for_its_launch(place):
+    plan, study, slots = made(place, trials=2)
+    hpo("stop", "tiny")
+    (place / "points.json").write_text('{"blocks": 1}')
+
+    hpo("enqueue", "tiny.toml", "points.json")
+
+    status = follow(plan, study, slots, show=lambda *_: None, tell=print)
+    assert (status.waiting, status.stopping) == (2, "stopped by hpo stop")
+
+
 def test_a_study_with_other_options_is_not_continued(place):
     open_or_make("tiny.toml", runs=place / "runs", url=url_in(place))
 

@@ -113,12 +113,11 @@ def test_resources_may_change_between_launches(storage):
     assert load_study(storage, "quick")[1].study.workers == 7
 
 
-def test_a_launch_lifts_the_stop(storage):
+def test_a_stopped_study_stays_so_when_its_file_is_opened_again(storage):
     create(storage).set_user_attr(STOP_ATTRIBUTE, True)
-    assert stopping(storage) == "stopped by hpo stop"
 
     create(storage)
-    assert stopping(storage) is None
+    assert stopping(storage) == "stopped by hpo stop"
 
 
 def test_a_trial_that_its_workers_died_of_ends_in_its_record_too(storage, tmp_path, monkeypatch):
