@@ -26,7 +26,7 @@ STUDY = "many"
 
 # Forked from a process that has loaded what they need: 64 that load Optuna take half a minute.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["hpo.queue.slots", "hpo.storage.open", "psycopg"])
+PROCESSES.set_forkserver_preload(["hpo.queue.slots", "hpo.storage.open", "psycopg", "pymysql"])
 
 
 ENGINES = []

@@ -24,6 +24,7 @@ import pytest
 from numpy.typing import NDArray
 
 from data_prep.preparation.prepare import prepare
+from tests.cluster.mariadb import MariaDB, need_mariadb
 from tests.cluster.postgres import Postgres, need_postgres
 from tests.cluster.slurm import Slurm, need_slurm
 from tests.forks import Forks
@@ -137,12 +138,26 @@ def postgres() -> Iterator[Postgres]:
     yield from running(Postgres, "hpo-postgres-")
 
 
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDB]:
+    """A MariaDB server."""
+    need_mariadb()
+    yield from running(MariaDB, "hpo-mariadb-")
+
+
+@pytest.fixture(params=["postgres", "mariadb"])
+def server(request: pytest.FixtureRequest) -> Postgres | MariaDB:
+    """A server of each kind."""
+    found: Postgres | MariaDB = request.getfixturevalue(request.param)
+    return found
+
+
 @pytest.fixture
-def database(postgres: Postgres) -> Iterator[str]:
+def database(server: Postgres | MariaDB) -> Iterator[str]:
     """URL of an empty database of the server."""
     from tests import claimers
 
-    yield postgres.create(f"t{random.SystemRandom().randrange(10**12)}")
+    yield server.create(f"t{random.SystemRandom().randrange(10**12)}")
     claimers.close()
 
 

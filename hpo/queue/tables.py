@@ -18,6 +18,7 @@ from optuna.storages._rdb.models import (
 from sqlalchemy.ext.compiler import compiles
 
 from hpo.storage import version
+from hpo.storage.retry import clashed
 
 TRIALS = TrialModel.__table__
 STUDIES = StudyModel.__table__
@@ -137,5 +138,5 @@ def _unless_made(engine: sql.Engine, statement: sql.Executable) -> None:
         with engine.begin() as connection:
             connection.execute(statement)
     except sql.exc.DBAPIError as error:
-        if not any(word in str(error.orig).lower() for word in ("exist", "unique", "duplicate")):
+        if not clashed(error):
             raise

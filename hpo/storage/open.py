@@ -15,11 +15,11 @@ from optuna.storages import RDBStorage
 from sqlalchemy import create_engine, event
 from sqlalchemy import inspect as inspect_database
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from hpo.storage import sqlite
 from hpo.storage.address import StorageError, masked
-from hpo.storage.retry import cause, of_disk, retried
+from hpo.storage.retry import cause, clashed, of_disk, retried
 from hpo.storage.version import refuse_other_version
 
 
@@ -112,13 +112,13 @@ def template(url: URL) -> str:
 def _connected(kind: type[RDBStorage], text: str, options: dict[str, Any]) -> RDBStorage:
     """Optuna's storage, its tables made if they are not there.
 
-    Two processes that make them at once clash (optuna#4621): the loser finds them on its next try.
+    Two processes that make them at once clash: the loser finds them on its next try.
     """
     for pause_s in (0.2, 0.5, 1.0, 2.0):
         try:
             return _checked(kind, text, engine_kwargs=options)
-        except (IntegrityError, OperationalError, ProgrammingError) as error:
-            if "exist" not in str(error.orig) and "UNIQUE" not in str(error.orig):
+        except DBAPIError as error:
+            if not clashed(error):
                 raise
             time.sleep(pause_s)
     return _checked(kind, text, engine_kwargs=options)

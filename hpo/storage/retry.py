@@ -50,6 +50,11 @@ def transient(error: BaseException) -> bool:
     return error.connection_invalidated or isinstance(error, (OperationalError, InterfaceError))
 
 
+def clashed(error: DBAPIError) -> bool:
+    """Whether another process made the same table or row at the same moment (optuna#4621)."""
+    return any(word in str(error.orig).lower() for word in ("exist", "unique", "duplicate"))
+
+
 def of_disk(error: BaseException) -> bool:
     """Whether a disk is full or cannot be written: a disk of the runs, or of a SQLite file."""
     if isinstance(error, StorageInternalError) and error.__cause__:
