@@ -194,6 +194,25 @@ class Dataset:
         return path
 
 
+def located(recorded: Path, fingerprint: str | None, near: Path) -> Path:
+    """The folder of a dataset that runs were trained on: as recorded, or where it is by now.
+
+    A project that was moved has its data as far from its runs as before, so the ends of the
+    recorded path are looked for in `near` and the folders above it.
+    """
+    ends = [Path(*recorded.parts[first:]) for first in range(1, len(recorded.parts))]
+    moved = (above / end for above in (near, *near.parents) for end in ends)
+    places = (recorded, SAMPLE, *moved)
+    return next((one for one in places if _fingerprint(one) == fingerprint), recorded)
+
+
+def _fingerprint(folder: Path) -> str:
+    try:
+        return Dataset.read(folder).fingerprint
+    except DataError:
+        return ""
+
+
 @cache
 def _adapter() -> TypeAdapter[Dataset]:
     from pydantic import TypeAdapter  # here: reading the module's names must stay cheap

@@ -77,7 +77,8 @@ def dashboard(
     opened = _opened(url, allow_edit, needed=storage is not None) if url else None
     with until_ended(), listen(host, port) as listening:
         number = listening.getsockname()[1]
-        densities = Densities(catalog, data, optuna_page.data_folders(opened) if opened else [])
+        known = optuna_page.data_folders(opened, folder) if opened else []
+        densities = Densities(catalog, data, known)
         studies = functools.partial(optuna_page.studies, opened) if opened else None
         dash = app.create(catalog, densities=densities, studies=studies)
         token = secrets.token_urlsafe(32)

@@ -11,7 +11,7 @@ import click
 
 from data_prep.errors import InputError
 from hpo.cli import options
-from hpo.cli.options import FILE, FOLDER, KEYED, database, listed, placed, prepared, study_name
+from hpo.cli.options import FILE, FOLDER, KEYED, listed, opened, placed, prepared
 
 if TYPE_CHECKING:
     from hpo.records.listing import Format
@@ -44,7 +44,7 @@ def export(
     license: str | None,
     authors: tuple[str, ...],
     cite: tuple[str, ...],
-    runs: Path,
+    runs: Path | None,
     storage: str | None,
 ) -> None:
     """Write the best trial's emulator: what downstream analysis loads.
@@ -59,15 +59,14 @@ def export(
         python -c 'from models import Emulator; print(Emulator.load("emulator").card)'
     """
     from hpo.emulator import export as exporting
-    from hpo.study.study import load_study, runs_of
     from models.bundle.card import Terms
 
     terms = Terms(license=license, authors=authors, citation=cite)
     if trial is not None and ensemble:
         raise click.UsageError("give either --trial or --ensemble: an ensemble is of the best")
-    found, _ = load_study(database(storage, runs), study_name(study))
+    _, folder = opened(study, storage, runs)
     records = exporting.export(
-        runs_of(found), out, trial=trial, max_cost=max_cost, ensemble=ensemble or 1, terms=terms
+        folder, out, trial=trial, max_cost=max_cost, ensemble=ensemble or 1, terms=terms
     )
     if len(records) > 1:
         numbers = ", ".join(str(record.trial) for record in records)
@@ -206,7 +205,7 @@ def plot(
     out: Path,
     data: str | None,
     columns: str | None,
-    runs: Path,
+    runs: Path | None,
     storage: str | None,
 ) -> None:
     """Draw a picture: of an emulator against data its `contours`, a `corner` of all event columns,
@@ -233,11 +232,10 @@ def plot(
         from hpo.pictures.losses import losses
         from hpo.records.folder import read_all
         from hpo.records.record import RunRecord
-        from hpo.study.study import load_study, runs_of
 
         options.conditions(ctx.args, ())
-        found, _ = load_study(database(storage, runs), study_name(source))
-        every = [record for _, record in read_all(runs_of(found))]
+        _, folder = opened(source, storage, runs)
+        every = [record for _, record in read_all(folder)]
         losses([one for one in every if isinstance(one, RunRecord)], out)
         click.echo(str(out))
         return
@@ -289,12 +287,12 @@ def _plot(
 
 def _data_of(data: str | None, emulator: Path) -> Path:
     """The named dataset, else the one that the bundle's own record names."""
-    from hpo.records.folder import read
+    from hpo.records.folder import data_found, read
     from hpo.records.record import NAME
 
     if data:
         return prepared(data)
-    folder = Path(read(emulator / NAME).data.path)
+    folder = Path(data_found(read(emulator / NAME), emulator).data.path)
     if not folder.is_dir():
         raise InputError(f"{folder}, on which {emulator} was trained, is not here: give --data")
     return folder

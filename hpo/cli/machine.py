@@ -26,7 +26,7 @@ def doctor(
     workers: int | None,
     force_sqlite: bool,
     settings: tuple[str, ...],
-    runs: Path,
+    runs: Path | None,
     storage: str | None,
     style: Format,
 ) -> None:
@@ -38,15 +38,17 @@ def doctor(
     """
     from hpo.doctor import machine
     from hpo.records.listing import render
-    from hpo.storage.address import url_of
+    from hpo.storage.address import RUNS, url_of
+    from hpo.study.place import runs_of_launch
     from hpo.study.spec import load
 
-    spec = load(study, settings=settings) if study else None
+    spec, url = load(study, settings=settings) if study else None, url_of(storage, runs)
+    place = runs_of_launch(url, spec.study.name, runs) if spec else (runs or RUNS).absolute()
     checks = machine.check(
         spec,
         on=on,
-        runs=runs.absolute(),
-        url=url_of(storage, runs),
+        runs=place,
+        url=url,
         workers=workers or machine.default_workers(spec),
         force_sqlite=force_sqlite,
     )
@@ -62,7 +64,7 @@ def db() -> None:
 
 @db.command()
 @placed
-def upgrade(runs: Path, storage: str | None) -> None:
+def upgrade(runs: Path | None, storage: str | None) -> None:
     """Bring the database up to the installed version of Optuna.
 
     A SQLite file is copied first; of a server make a copy yourself (pg_dump, mysqldump). No worker

@@ -14,6 +14,7 @@ import click
 from data_prep.errors import InputError, suggestion
 
 if TYPE_CHECKING:
+    import optuna
     from optuna.storages import RDBStorage
     from sqlalchemy.engine import URL
 
@@ -40,7 +41,9 @@ def placed(command: Command) -> Command:
         help="The study's database [default: HPO_STORAGE, else hpo.db in --runs].",
     )
     runs = click.option(
-        "--runs", type=FOLDER, default=Path("runs"), show_default=True, help="Folder of all runs."
+        "--runs",
+        type=FOLDER,
+        help="Folder of all runs [default: where those of the study are, else runs].",
     )
     return runs(storage(command))
 
@@ -87,12 +90,22 @@ def existing(url: URL) -> URL:
     return url
 
 
-def database(storage: str | None, runs: Path, *, reading: bool = True) -> RDBStorage:
+def database(storage: str | None, runs: Path | None, *, reading: bool = True) -> RDBStorage:
     """The database that `--storage` and `--runs` mean, which has to be there."""
     from hpo.storage.address import url_of
     from hpo.storage.open import open_storage
 
     return open_storage(existing(url_of(storage, runs)), reading=reading)
+
+
+def opened(reference: str, storage: str | None, runs: Path | None) -> tuple[optuna.Study, Path]:
+    """A study to be looked at, and the folder of its trials."""
+    from hpo.study.place import folder_of
+    from hpo.study.study import load_study
+
+    there = database(storage, runs)
+    study, _ = load_study(there, study_name(reference))
+    return study, folder_of(there, study, runs)
 
 
 def prepared(reference: str) -> Path:

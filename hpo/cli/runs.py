@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from data_prep.errors import InputError
-from hpo.cli.options import FILE, FOLDER, database, listed, placed, prepared, study_name
+from hpo.cli.options import FILE, FOLDER, listed, opened, placed, prepared
 
 if TYPE_CHECKING:
     from hpo.records.listing import Format
@@ -18,15 +18,18 @@ if TYPE_CHECKING:
 @click.argument("study", metavar="STUDY")
 @click.argument("trial", type=click.IntRange(min=0))
 @placed
-def logs(study: str, trial: int, runs: Path, storage: str | None) -> None:
+def logs(study: str, trial: int, runs: Path | None, storage: str | None) -> None:
     """Print a trial's log."""
-    from hpo.storage.open import open_study
-    from hpo.study.study import runs_of, trial_folder
+    from hpo.queue.trials import TrialReader
+    from hpo.study.study import trial_name
 
-    found = open_study(database(storage, runs), study_name(study))
-    path = trial_folder(runs_of(found).parent, found.study_name, trial) / "log.txt"
+    found, folder = opened(study, storage, runs)
+    path = folder / trial_name(trial) / "log.txt"
     if not path.is_file():
-        raise InputError(f"{path} is not there: trial {trial} has not begun")
+        begun = {one.number for one in TrialReader(found).summaries() if one.began}
+        if trial in begun:
+            raise InputError(f"trial {trial} has begun, but {path} is not there: was it deleted?")
+        raise InputError(f"trial {trial} has not begun: {len(begun)} of {found.study_name} have")
     click.echo(path.read_text(encoding="utf-8", errors="replace"), nl=False)
 
 

@@ -32,7 +32,7 @@ def launch(
     settings: tuple[str, ...],
     detach: bool,
     dry_run: bool,
-    runs: Path,
+    runs: Path | None,
     storage: str | None,
     **asked: Any,
 ) -> None:
@@ -49,11 +49,13 @@ def launch(
     from hpo.execution.plan import make_plan
     from hpo.execution.slurm import sbatch_text
     from hpo.storage.address import url_of
+    from hpo.study.place import runs_of_launch
     from hpo.study.spec import load
 
     words, url = _in_background(sys.argv[1:]), url_of(storage, runs)
     spec = load(study, settings=settings, name=name)
-    plan = make_plan(spec, runs=runs, url=url, command=shlex.join(["hpo", *words]), **asked)
+    place = runs_of_launch(url, spec.study.name, runs)
+    plan = make_plan(spec, runs=place, url=url, command=shlex.join(["hpo", *words]), **asked)
     click.echo(plan.describe())
     if dry_run:
         resolved = json.dumps(json.loads(plan.spec.to_json()), indent=2)
@@ -112,7 +114,9 @@ def _follow(plan: Plan) -> None:
 @click.option("--watch", is_flag=True, help="Keep looking until it is done.")
 @placed
 @listed
-def status(study: str | None, watch: bool, runs: Path, storage: str | None, style: Format) -> None:
+def status(
+    study: str | None, watch: bool, runs: Path | None, storage: str | None, style: Format
+) -> None:
     """Show what a study does: counts, the best so far, running trials, stale ones and why.
 
     \b
@@ -125,8 +129,9 @@ def status(study: str | None, watch: bool, runs: Path, storage: str | None, styl
 
     from hpo.cli import progress
     from hpo.records.listing import render
+    from hpo.study.place import PlaceError, folder_of
     from hpo.study.status import read_status
-    from hpo.study.study import load_study, objective_of, runs_of, slots_of
+    from hpo.study.study import load_study, objective_of, slots_of
 
     opened = database(storage, runs)
     if study is None:
@@ -141,7 +146,12 @@ def status(study: str | None, watch: bool, runs: Path, storage: str | None, styl
         click.echo(render(rows, style))
         return
     found, spec = load_study(opened, study_name(study))
-    slots, folder = slots_of(found, spec), runs_of(found)
+    slots = slots_of(found, spec)
+    try:
+        folder = folder_of(opened, found, runs)
+    except PlaceError as error:  # the database tells the most of it
+        folder = error.folder
+        click.echo(f"Note: {error}", err=True)
     with progress.in_place(watch and style == "table") as show:
         while True:
             status = read_status(found, spec, slots, folder)
@@ -162,7 +172,7 @@ def status(study: str | None, watch: bool, runs: Path, storage: str | None, styl
 @click.argument("study", metavar="STUDY")
 @click.option("--now", is_flag=True, help="End the running trials, too: they go back as they are.")
 @placed
-def stop(study: str, now: bool, runs: Path, storage: str | None) -> None:
+def stop(study: str, now: bool, runs: Path | None, storage: str | None) -> None:
     """Let the running trials end and start no new one. hpo launch goes on with the study.
 
     \b
@@ -199,7 +209,12 @@ def stop(study: str, now: bool, runs: Path, storage: str | None) -> None:
 )
 @placed
 def enqueue(
-    study: str, file: Path | None, source: str | None, best: int, runs: Path, storage: str | None
+    study: str,
+    file: Path | None,
+    source: str | None,
+    best: int,
+    runs: Path | None,
+    storage: str | None,
 ) -> None:
     """Have a study try given parameters next: those in FILE, or the best of another study.
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from optuna.storages import RDBStorage, get_storage
 
+from data_prep.dataset import located
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
@@ -28,10 +30,18 @@ def studies(storage: RDBStorage) -> dict[str, int]:
     return {one.study_name: one._study_id for one in storage.get_all_studies()}
 
 
-def data_folders(storage: RDBStorage) -> list[Path]:
-    """Folders of the data that the database's studies were launched on; some may be gone."""
-    from hpo.study.study import SPEC_ATTRIBUTE
+def data_folders(storage: RDBStorage, runs: Path) -> list[Path]:
+    """Folders of the data that the database's studies were launched on; some may be gone.
 
-    stored = [one.user_attrs.get(SPEC_ATTRIBUTE) for one in storage.get_all_studies()]
-    paths = [Path(json.loads(text)["data"]["path"]) for text in stored if text]
-    return [path for path in dict.fromkeys(paths) if path.is_absolute()]
+    `runs` is the folder of the runs, which may have been moved together with the data.
+    """
+    from hpo.study.study import DATA_ATTRIBUTE, SPEC_ATTRIBUTE
+
+    stored = [one.user_attrs for one in storage.get_all_studies()]
+    known = [
+        (Path(json.loads(each[SPEC_ATTRIBUTE])["data"]["path"]), each[DATA_ATTRIBUTE])
+        for each in stored
+        if SPEC_ATTRIBUTE in each
+    ]
+    near = runs.absolute()
+    return list(dict.fromkeys(located(*one, near) for one in known if one[0].is_absolute()))

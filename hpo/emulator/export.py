@@ -13,7 +13,7 @@ import numpy as np
 from data_prep.dataset import Dataset
 from data_prep.errors import DataError, InputError
 from data_prep.untrusted import finite
-from hpo.records.folder import read_all
+from hpo.records.folder import data_found, read_all
 from hpo.records.record import NAME, HeldOutNll, RunRecord, TestNll
 from hpo.records.scores import score, score_held_out
 from hpo.study.status import usable
@@ -61,7 +61,7 @@ def export(
     """
     chosen = _chosen(folder, trial, max_cost, ensemble)
     flows = [checkpoint.best_flow(source) for _, source in chosen]
-    records = [record for record, _ in chosen]
+    records = [data_found(record, source) for record, source in chosen]
     density = flows[0] if len(flows) == 1 else Ensemble(flows)
     trained = Emulator(density, _card(records, density) | (terms or Terms()).to_card())
     extra = {NAME: chosen[0][1] / NAME}

@@ -21,6 +21,7 @@ from hpo.execution.plan import Plan, make_plan
 from hpo.queue.slots import Slots
 from hpo.storage.address import VARIABLE, hand_down
 from hpo.storage.open import open_storage
+from hpo.study.place import runs_of_launch
 from hpo.study.space import grid
 from hpo.study.spec import SpecError, StudySpec, load
 from hpo.study.study import STOP_ATTRIBUTE, create_study, load_study, slots_of
@@ -52,7 +53,7 @@ def begin(plan: Plan) -> tuple[optuna.Study, Slots]:
     return study, slots
 
 
-def open_or_make(reference: str, *, runs: Path, url: URL) -> tuple[StudySpec, Slots]:
+def open_or_make(reference: str, *, runs: Path | None, url: URL) -> tuple[StudySpec, Slots]:
     """A study by its name, or by its file, which makes it if it is new, without any trial yet.
 
     Raises:
@@ -62,7 +63,9 @@ def open_or_make(reference: str, *, runs: Path, url: URL) -> tuple[StudySpec, Sl
     if Path(reference).suffix != ".toml":
         study, spec = load_study(open_storage(url), reference)
         return spec, slots_of(study, spec)
-    plan = make_plan(load(reference), trials=None, workers=1, on="local", runs=runs, url=url)
+    spec = load(reference)
+    place = runs_of_launch(url, spec.study.name, runs)
+    plan = make_plan(spec, trials=None, workers=1, on="local", runs=place, url=url)
     return plan.spec, _make(plan)[1]
 
 

@@ -12,6 +12,7 @@ from data_prep import cells
 from data_prep.dataset import SAMPLE, Dataset
 from hpo.doctor.machine import cores, default_workers
 from hpo.storage.address import masked
+from hpo.study.place import WORKERS
 from hpo.study.space import grid
 from hpo.study.spec import SpecError, StudySpec
 
@@ -47,7 +48,7 @@ class Plan:
     @property
     def worker_folder(self) -> Path:
         """Where submitit keeps the workers' pickles and output."""
-        return self.folder / "workers"
+        return self.folder / WORKERS
 
     @property
     def tasks(self) -> int:

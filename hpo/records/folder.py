@@ -6,10 +6,12 @@ Decides by a file's name who reads it: `run.json` is ours (`record`), any other 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from pathlib import Path
 
+from data_prep.dataset import located
 from hpo.records import record, thesis
 from hpo.records.record import NAME, RecordError, RunRecord, contents
 
@@ -33,6 +35,13 @@ def read(path: Path, *, last_epoch: bool = False) -> RunRecord:
     if path.name == NAME:
         return record.parse(path, text, last_epoch=last_epoch)
     return thesis.parse(path, text)
+
+
+def data_found(record: RunRecord, near: Path) -> RunRecord:
+    """The record with the folder of its data as it is now; `near` is a folder moved with it."""
+    recorded, fingerprint = Path(record.data.path), record.data.fingerprint
+    path = located(recorded, fingerprint, near.absolute()) if fingerprint else recorded
+    return dataclasses.replace(record, data=dataclasses.replace(record.data, path=str(path)))
 
 
 def read_all(folder: Path) -> list[tuple[Path, RunRecord | RecordError]]:

@@ -19,7 +19,7 @@ import torch
 from data_prep.dataset import Dataset
 from data_prep.errors import InputError
 from hpo.records import environment
-from hpo.records.folder import read
+from hpo.records.folder import data_found, read
 from hpo.records.record import EpochRow, RunRecord, now
 from hpo.records.scores import score, with_cost, with_history
 from models.config import FlowConfig, TrainConfig
@@ -105,7 +105,7 @@ def _data(path: Path, record: RunRecord, data: Path | None) -> Path:
         raise RerunError(f"{path} is a run of another program: only runs of hpo can be repeated")
     if not record.epochs:
         raise RerunError(f"{path} has no epoch (it is {record.state}): there is nothing to repeat")
-    folder = data or Path(record.data.path)
+    folder = data or Path(data_found(record, path.parent).data.path)
     if data is None and not folder.is_dir():
         raise RerunError(f"{folder}, on which {path} was trained, is not here: give --data")
     if Dataset.read(folder).fingerprint != record.data.fingerprint:

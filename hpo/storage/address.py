@@ -17,16 +17,18 @@ from data_prep.errors import InputError
 VARIABLE = "HPO_STORAGE"
 FILE_VARIABLE = "HPO_STORAGE_FILE"
 """Names a file that holds the URL, so that no password is in the environment."""
+RUNS = Path("runs")
+"""The folder of all runs, unless `--runs` says another one."""
 
 
 class StorageError(InputError):
     """A database that cannot be used. The message shows its URL without the password."""
 
 
-def url_of(option: str | None, runs: Path) -> URL:
+def url_of(option: str | None, runs: Path | None) -> URL:
     """The database that the option, `HPO_STORAGE` or the file of `HPO_STORAGE_FILE` names.
 
-    Else `hpo.db` in the runs folder.
+    Else `hpo.db` in the runs folder, which is `RUNS` where none was told.
 
     Raises:
         StorageError: If it is not a URL of a database that SQLAlchemy knows, or others can read
@@ -34,7 +36,7 @@ def url_of(option: str | None, runs: Path) -> URL:
     """
     text = option or os.environ.get(VARIABLE) or _text_of_file()
     if not text:
-        return URL.create("sqlite", database=str(runs.absolute() / "hpo.db"))
+        return URL.create("sqlite", database=str((runs or RUNS).absolute() / "hpo.db"))
     try:
         url = make_url(text)
         wrong = "@" in (url.host or "")  # then it would be part of a password

@@ -25,11 +25,11 @@ from hpo.queue.trials import TrialSummary
 from hpo.records.folder import read
 from hpo.records.record import NAME, Cost, DataUsed, Environment, RecordError, RunRecord, now
 from hpo.storage.open import open_study
+from hpo.study.place import store_place
 from hpo.study.spec import SpecError, StudySpec
 from models.config import FREE_TO_CHANGE
 
 SPEC_ATTRIBUTE = "hpo:spec"
-RUNS_ATTRIBUTE = "hpo:runs"
 DATA_ATTRIBUTE = "hpo:data"
 STOP_ATTRIBUTE = "hpo:stop"
 
@@ -50,11 +50,11 @@ def create_study(
     )
     # One without trials may be left by a launch that died as it made it.
     if SPEC_ATTRIBUTE in study.user_attrs or study.get_trials(deepcopy=False):
-        faults = list(_differences(study, spec, runs, fingerprint))
+        faults = list(_differences(study, spec, fingerprint))
         if faults:
             hint = "give this one another name (--name), or take these changes back"
             raise SpecError(f"the study {spec.study.name!r}", [*faults, hint])
-    study.set_user_attr(RUNS_ATTRIBUTE, str(runs))
+    store_place(storage, study, runs)
     study.set_user_attr(DATA_ATTRIBUTE, fingerprint)
     study.set_user_attr(SPEC_ATTRIBUTE, spec.to_json())  # last: a study that has it is whole
     return study
@@ -83,11 +83,6 @@ def objective_of(attributes: Mapping[str, Any]) -> str:
     """The objective of a study, from its user attributes: `val_nll` in most."""
     stored = json.loads(attributes.get(SPEC_ATTRIBUTE, "{}"))
     return str(stored.get("training", {}).get("objective", "val_nll"))
-
-
-def runs_of(study: optuna.Study) -> Path:
-    """Folder of the study's trials."""
-    return Path(study.user_attrs[RUNS_ATTRIBUTE]) / study.study_name
 
 
 def trial_folder(runs: Path, study: str, number: int) -> Path:
@@ -168,9 +163,7 @@ def _since_best(summaries: Iterable[TrialSummary]) -> int:
     return len(values) if best == math.inf else len(values) - 1 - values.index(best)
 
 
-def _differences(
-    study: optuna.Study, spec: StudySpec, runs: Path, fingerprint: str
-) -> Iterator[str]:
+def _differences(study: optuna.Study, spec: StudySpec, fingerprint: str) -> Iterator[str]:
     """A sentence for each difference between the study in the database and this one."""
     text = study.user_attrs.get(SPEC_ATTRIBUTE)
     if text is None:
@@ -183,8 +176,6 @@ def _differences(
         was, now = there.get(key, "absent"), here.get(key, "absent")
         if was != now:
             yield f"{key} is {was} there and {now} here"
-    if (known := study.user_attrs[RUNS_ATTRIBUTE]) != str(runs):
-        yield f"its runs are in {known}: launch it with --runs of that folder"
     if study.user_attrs.get(DATA_ATTRIBUTE) != fingerprint:
         yield (
             f"its trials were trained on other data ({stored.data.path}) than "

@@ -67,7 +67,7 @@ def test_the_data_that_studies_were_launched_on_is_known(storage, study, tmp_pat
     gone = load("quick", settings=[f"data.path={tmp_path}/gone"], name="gone")
     create_study(storage, gone, runs=tmp_path, fingerprint="f")
 
-    assert optuna_page.data_folders(storage) == [SAMPLE, tmp_path / "gone"]
+    assert optuna_page.data_folders(storage, tmp_path) == [SAMPLE, tmp_path / "gone"]
 
 
 def test_trials_that_ended_are_not_read_again(storage, study):
