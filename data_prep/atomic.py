@@ -25,14 +25,18 @@ DRAFT, ASIDE = ".draft", ".old"
 
 
 @contextmanager
-def draft_of(path: Path, *, parents: bool = True) -> Iterator[Path]:
+def draft_of(path: Path, *, parents: bool = True, within: Path | None = None) -> Iterator[Path]:
     """A path beside `path` to be written to; it takes the place of `path` when the body ends well.
 
     A reader finds the old file or the new one, after a crash of the machine too. Folders above are
     made, unless `parents` says that they have to be there. If the body raises, the old file stays
     and nothing is left of the draft. An `OSError` names `path`.
+
+    With `within`, a folder of this writer alone on the same file system, the draft lies there: once
+    another process has removed that folder, the draft cannot take its place any more.
     """
-    with naming(path, _hidden(path, DRAFT)), _draft(path, Path.touch, parents=parents) as draft:
+    draft = _hidden(path, DRAFT) if within is None else within / path.name
+    with naming(path, draft), _draft(path, draft, Path.touch, parents=parents):
         yield draft
         _sync(draft)
         os.replace(draft, path)
@@ -52,7 +56,8 @@ def folder_draft_of(folder: Path, *, replace: bool = False) -> Iterator[Path]:
             something and is not to be replaced.
     """
     place = Path(os.path.realpath(folder))
-    with naming(folder, _hidden(place, DRAFT)), _draft(place, _empty, parents=True) as draft:
+    draft = _hidden(place, DRAFT)
+    with naming(folder, draft), _draft(place, draft, _empty, parents=True):
         yield draft
         for path in draft.rglob("*"):
             _sync(path)
@@ -72,14 +77,15 @@ def naming(path: Path, draft: Path | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def _draft(place: Path, make: Callable[[Path], None], *, parents: bool) -> Iterator[Path]:
-    draft = _hidden(place, DRAFT)
+def _draft(
+    place: Path, draft: Path, make: Callable[[Path], None], *, parents: bool
+) -> Iterator[None]:
     if parents:
         place.parent.mkdir(parents=True, exist_ok=True)
     try:
         make(draft)
         _clear(place, draft)
-        yield draft
+        yield
     finally:
         _remove(draft)
 

@@ -13,6 +13,7 @@ import numpy as np
 from data_prep.dataset import Dataset
 from data_prep.errors import DataError, InputError
 from data_prep.untrusted import finite
+from hpo.records import weights
 from hpo.records.folder import data_found, read_all
 from hpo.records.record import NAME, HeldOutNll, RunRecord, TestNll
 from hpo.records.scores import score, score_held_out
@@ -23,7 +24,6 @@ from models.bundle.emulator import Emulator
 from models.bundle.ensemble import Density, Ensemble
 from models.evaluation.nll import nll
 from models.evaluation.summary import summary
-from models.training import checkpoint
 
 MOST_VALUES, MOST_SOURCES = 1_000, 1_000
 """Values of a condition, and source files, at most that the bundle lists."""
@@ -60,7 +60,7 @@ def export(
         DataError: If the data are those of the training, and their test part is damaged.
     """
     chosen = _chosen(folder, trial, max_cost, ensemble)
-    flows = [checkpoint.best_flow(source) for _, source in chosen]
+    flows = [weights.flow_of(*each) for each in chosen]
     records = [data_found(record, source) for record, source in chosen]
     density = flows[0] if len(flows) == 1 else Ensemble(flows)
     trained = Emulator(density, _card(records, density) | (terms or Terms()).to_card())

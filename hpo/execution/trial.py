@@ -12,6 +12,7 @@ import logging
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from data_prep.dataset import Dataset
+from hpo.queue.fence import Fence, fenced
 from hpo.queue.jobs import job_of_this_process
 from hpo.queue.leases import Claim, LeaseLost
 from hpo.queue.slots import Slots
@@ -33,7 +35,8 @@ from hpo.study.spec import StudySpec
 from hpo.study.study import blank_record, record_of
 from models.config import FlowConfig, TrainConfig
 from models.training import checkpoint
-from models.training.history import Epoch, stored_history
+from models.training.checkpoint import Checkpoint
+from models.training.history import Epoch
 from models.training.train import train
 
 log = logging.getLogger("hpo.execution.trial")
@@ -71,24 +74,25 @@ def run(job: ClaimedTrial) -> RunRecord:
         SQLAlchemyError, StorageInternalError, OSError: If the database or the disk fails, which
             is not the configuration's fault: the trial is there to be gone on with.
     """
-    with _log_file(job.folder):
+    # The claim leaves nothing in the folder when the study is told: nobody comes back to a trial
+    # that has ended.
+    with fenced(job.slots, job.claim, job.folder) as fence, _log_file(job.folder):
         record = _known(job.folder)
         # One that ended was recorded by a worker that died before it told the study.
         if record is None or record.state == "running":
-            record = _attempt(job, (record and record.started) or now())
-        value = record.best_objective if _TOLD[record.state] is TrialState.COMPLETE else None
-        # Before the study is told: nobody comes back to a trial that has ended.
+            record = _attempt(job, fence, (record and record.started) or now())
         if record.state != "failed":  # else kept as it is, to be looked into
-            checkpoint.trim(job.folder)
-        job.slots.finish(job.claim, _TOLD[record.state], value)
+            checkpoint.trim(job.folder, save=partial(_save, fence))
         log.info("trial %d %s: %s", record.trial, record.state, record.reason or "all epochs ran")
-        return record
+    value = record.best_objective if _TOLD[record.state] is TrialState.COMPLETE else None
+    job.slots.finish(job.claim, _TOLD[record.state], value)
+    return record
 
 
-def _attempt(job: ClaimedTrial, started: str) -> RunRecord:
+def _attempt(job: ClaimedTrial, fence: Fence, started: str) -> RunRecord:
     """The record of the trial as it ended, failed if anything went wrong but the surroundings."""
     try:
-        return _train(job, started)
+        return _train(job, fence, started)
     except (LeaseLost, *SURROUNDINGS) as error:
         log.error("trial %d was broken off: %s", job.claim.number, error)
         raise
@@ -97,20 +101,22 @@ def _attempt(job: ClaimedTrial, started: str) -> RunRecord:
         reason = traceback.format_exception_only(error)[-1].strip().splitlines()[0]
         study, number = job.study, job.claim.number
         record = record_of(job.folder.parent, number) or blank_record(study, number)
-        return _put(job, dataclasses.replace(record, state="failed", reason=reason))
+        return _put(fence, dataclasses.replace(record, state="failed", reason=reason))
 
 
-def _train(job: ClaimedTrial, started: str) -> RunRecord:
+def _train(job: ClaimedTrial, fence: Fence, started: str) -> RunRecord:
     data, hold_out = Path(job.spec.data.path), job.spec.data.hold_out_cells
     trial = job.slots.trial_of(job.claim)
     seed = space.seed_of(job.spec.study.seed, job.claim.number)
     flow_config, train_config = space.suggest(
         trial, job.spec.space, job.spec.flow, job.spec.training, seed=seed
     )
-    rows = stored_history(job.folder)
+    stored = checkpoint.load(job.folder)
+    rows = [Epoch(**row) for row in stored.state["history"]] if stored else []
     record = _begun(job, trial.params, flow_config, train_config, started)
+    record = dataclasses.replace(record, weights=checkpoint.digest(stored) if stored else None)
     log.info("on %s with %s", record.environment.device, record.params)
-    _put(job, with_history(record, rows))
+    _put(fence, with_history(record, rows))
     if rows:
         log.info("goes on after epoch %d", rows[-1].epoch)
     # The last worker may have saved epochs that it had not reported when it died.
@@ -119,9 +125,14 @@ def _train(job: ClaimedTrial, started: str) -> RunRecord:
         if epoch.epoch not in reported:
             trial.report(epoch.objective(train_config), epoch.epoch)
 
+    def save(folder: Path, reached: Checkpoint) -> None:
+        nonlocal record
+        record = dataclasses.replace(record, weights=checkpoint.digest(reached))
+        _save(fence, folder, reached)
+
     def on_epoch(epoch: Epoch) -> None:
         rows.append(epoch)
-        _put(job, with_history(record, rows))
+        _put(fence, with_history(record, rows))
         held_out = "" if epoch.held_out_nll is None else f", held out {epoch.held_out_nll:.4f}"
         log.info(
             f"epoch {epoch.epoch}: train {epoch.train_nll:.4f}, val {epoch.val_nll:.4f}{held_out}"
@@ -139,6 +150,7 @@ def _train(job: ClaimedTrial, started: str) -> RunRecord:
             train_config,
             hold_out=hold_out,
             checkpoint=job.folder,
+            save=save,
             on_epoch=on_epoch,
         )
         state, reason = "stopped_early" if fit.stopped else "complete", fit.stopped
@@ -150,7 +162,7 @@ def _train(job: ClaimedTrial, started: str) -> RunRecord:
     if state != "pruned":
         test, held_out = score(flow, data, hold_out), score_held_out(flow, data, hold_out)
         ended = dataclasses.replace(ended, test=test, held_out=held_out)
-    return _put(job, ended)
+    return _put(fence, ended)
 
 
 def _begun(
@@ -175,12 +187,18 @@ def _begun(
     )
 
 
-def _put(job: ClaimedTrial, record: RunRecord) -> RunRecord:
+def _put(fence: Fence, record: RunRecord) -> RunRecord:
     """Write the record, if the trial is still this worker's."""
-    job.slots.renew(job.claim)
-    # A folder made anew would hide the one that comes back when the disk does.
-    record.write(job.folder, parents=False)
+    with fence.writing() as drafts:
+        # A folder made anew would hide the one that comes back when the disk does.
+        record.write(fence.folder, parents=False, within=drafts)
     return record
+
+
+def _save(fence: Fence, folder: Path, reached: Checkpoint) -> None:
+    """Save the checkpoint, if the trial is still this worker's."""
+    with fence.writing() as drafts:
+        checkpoint.save(folder, reached, within=drafts)
 
 
 def _known(folder: Path) -> RunRecord | None:
@@ -196,8 +214,6 @@ def _known(folder: Path) -> RunRecord | None:
 @contextlib.contextmanager
 def _log_file(folder: Path) -> Iterator[None]:
     """Send what the packages log to the trial's `log.txt` while it runs."""
-    for each in (folder.parent, folder):  # that of all runs has to be there, mounted
-        each.mkdir(exist_ok=True)
     handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()

@@ -220,6 +220,9 @@ class RunRecord:
     `training.objective` is `held_out_nll`."""
     best_held_out_nll: float | None = None
     """`held_out_nll` of that epoch; null where no cells are held out."""
+    weights: str | None = None
+    """sha256 of that epoch's weights and the flow's description, by which the checkpoint that
+    belongs to this record is known; null before the first epoch, and in older records."""
     test: TestNll | None = None
     """The best weights on the test split, once the run has ended well."""
     held_out: HeldOutNll | None = None
@@ -247,10 +250,11 @@ class RunRecord:
         """`best_objective` to sort by: infinite where there is none."""
         return math.inf if self.best_objective is None else self.best_objective
 
-    def write(self, folder: Path, *, parents: bool = True) -> Path:
+    def write(self, folder: Path, *, parents: bool = True, within: Path | None = None) -> Path:
         """Put `run.json` in `folder` in one step: a reader sees the whole file, old or new.
 
-        The folder is made, unless `parents` says that it has to be there.
+        The folder is made, unless `parents` says that it has to be there. The draft lies `within`
+        another folder, if one is given: see `draft_of`.
 
         Raises:
             RecordError: If a value is NaN, infinite or not JSON. Names the field; the file that
@@ -258,7 +262,7 @@ class RunRecord:
         """
         path = folder / NAME
         text = self._text(path)
-        with draft_of(path, parents=parents) as draft:
+        with draft_of(path, parents=parents, within=within) as draft:
             draft.write_text(text, encoding="utf-8")
         return path
 

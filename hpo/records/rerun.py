@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ import torch
 
 from data_prep.dataset import Dataset
 from data_prep.errors import InputError
-from hpo.records import environment
+from hpo.records import environment, weights
 from hpo.records.folder import data_found, read
 from hpo.records.record import EpochRow, RunRecord, now
 from hpo.records.scores import score, with_cost, with_history
@@ -26,6 +26,8 @@ from models.config import FlowConfig, TrainConfig
 from models.training import checkpoint
 from models.training.history import Epoch
 from models.training.train import train
+
+Weights = Mapping[str, torch.Tensor]
 
 
 class RerunError(InputError):
@@ -60,9 +62,11 @@ def rerun(path: Path, out: Path, *, data: Path | None = None) -> Rerun:
         RecordError: If `path` is no record.
         RerunError: If the record is of another program or has no epochs, its data is not there or
             is not the same any more, or `out` holds something.
+        WeightsError: If the checkpoint beside it is of another run.
         DataError: If there is no prepared dataset.
     """
     then = read(path)
+    first = _weights(then, path.parent)
     folder = _data(path, then, data)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RerunError(f"{out} holds something: choose a new folder for --out")
@@ -96,7 +100,7 @@ def rerun(path: Path, out: Path, *, data: Path | None = None) -> Rerun:
     return Rerun(
         record=now,
         comparisons=tuple(_comparisons(then, now)),
-        verdict=_verdict(then, now, _same_weights(path.parent, out)),
+        verdict=_verdict(then, now, _same(first, _weights(now, out))),
     )
 
 
@@ -117,9 +121,12 @@ def _data(path: Path, record: RunRecord, data: Path | None) -> Path:
 
 
 def _record(then: RunRecord, folder: Path, out: Path, rows: list[Epoch]) -> RunRecord:
-    flow = checkpoint.best_flow(out)
+    stored = checkpoint.load(out)
+    assert stored is not None  # it has just been saved
+    flow = checkpoint.flow_of(out, stored)
     record = dataclasses.replace(
         then,
+        weights=checkpoint.digest(stored),
         data=dataclasses.replace(then.data, path=str(folder)),
         environment=environment.describe(TrainConfig.from_dict(then.training).device, None),
         test=score(flow, folder, then.data.hold_out_cells) if then.test else None,
@@ -160,7 +167,7 @@ def _verdict(then: RunRecord, now: RunRecord, same_weights: bool | None) -> str:
         return "the same: the NLLs of every epoch, bit for bit (no checkpoint to compare weights)"
     if same_weights:
         return "the same: every NLL and every weight, bit for bit"
-    return "every NLL is the same, yet the weights are not: the checkpoint is of another run"
+    return "every NLL is the same, bit for bit, and the weights are not"
 
 
 def _gap(then: EpochRow, now: EpochRow) -> float:
@@ -179,9 +186,16 @@ def _changed(then: RunRecord, now: RunRecord) -> Iterator[str]:
             yield f"{name} {json.dumps(was.get(name))} -> {json.dumps(here.get(name))}"
 
 
-def _same_weights(then: Path, now: Path) -> bool | None:
-    """Whether the best weights are equal; None where the first are not there any more."""
-    if not (then / checkpoint.FILE).exists():
+def _weights(record: RunRecord, folder: Path) -> Weights | None:
+    """The best weights that lie beside the record; None where none do, or later ones."""
+    stored = checkpoint.load(folder)
+    if stored is None:
         return None
-    first, second = (checkpoint.best_flow(folder).state_dict() for folder in (then, now))
+    flow = weights.flow_of(record, folder)
+    return flow.state_dict() if weights.belongs(record, stored) else None
+
+
+def _same(first: Weights | None, second: Weights | None) -> bool | None:
+    if first is None or second is None:
+        return None
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)

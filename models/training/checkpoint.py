@@ -8,8 +8,9 @@ it for people and tools, and is never read back. No pickle anywhere.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,14 @@ class Checkpoint:
     """JSON-ready: flow description, training options, dataset, step, history, stopping."""
 
 
-def save(folder: Path, checkpoint: Checkpoint) -> None:
+Save = Callable[[Path, Checkpoint], None]
+"""How a checkpoint is put into a folder: `save`, or what does more beside it."""
+
+
+def save(folder: Path, checkpoint: Checkpoint, *, within: Path | None = None) -> None:
     """Put the checkpoint into `folder` in one step: a reader finds the old one or the new one.
+
+    The drafts lie `within` another folder, if one is given: see `draft_of`.
 
     Raises FileNotFoundError without the folder: a new one in the place of one that was taken away
     would lack the rest of its contents.
@@ -54,7 +61,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
     content = to_bytes(tensors, metadata={"checkpoint": text})
     for name, written in ((FILE, content), (NOTE, (text + "\n").encode())):
-        with draft_of(folder / name, parents=False) as draft:
+        with draft_of(folder / name, parents=False, within=within) as draft:
             draft.write_bytes(written)
 
 
@@ -107,11 +114,24 @@ def flow_of(folder: Path, checkpoint: Checkpoint) -> ConditionalFlow:
         ) from error
 
 
-def trim(folder: Path) -> None:
+def trim(folder: Path, *, save: Save = save) -> None:
     """After the end of a run: keep only what `best_flow` and the history need."""
     if checkpoint := load(folder):
         best = {k: v for k, v in checkpoint.tensors.items() if k.startswith(BEST)}
         save(folder, Checkpoint(tensors=best, state={**checkpoint.state, "trimmed": True}))
+
+
+def digest(checkpoint: Checkpoint) -> str:
+    """sha256 of the flow that the best weights make, as hexadecimal digits.
+
+    It is of the best weights and the flow's description alone, so that it stays the same when the
+    checkpoint is trimmed, and while the training goes on without a better epoch.
+    """
+    found = sha256(json.dumps(checkpoint.state["flow"], sort_keys=True).encode())
+    for name, tensor in sorted(below(checkpoint.tensors, BEST).items()):
+        found.update(f"\n{name} {tensor.dtype} {[*tensor.shape]}\n".encode())
+        found.update(tensor.contiguous().cpu().numpy().tobytes())
+    return found.hexdigest()
 
 
 def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

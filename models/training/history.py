@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from models.config import TrainConfig
-from models.training.checkpoint import load
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,13 +45,3 @@ class Fit:
     """The row with the lowest objective, whose weights the flow has."""
     stopped: str | None
     """Why it ended early, as a sentence; None when all epochs ran."""
-
-
-def stored_history(folder: Path) -> list[Epoch]:
-    """The rows that the checkpoint in `folder` holds; none where there is none.
-
-    Raises:
-        CheckpointError: If the checkpoint is damaged.
-    """
-    stored = load(folder)
-    return [] if stored is None else [Epoch(**row) for row in stored.state["history"]]

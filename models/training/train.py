@@ -31,7 +31,16 @@ from data_prep.stream import Batch, Stream
 from models.config import FREE_TO_CHANGE, ConfigError, FlowConfig, TrainConfig
 from models.flow.coordinates import constants
 from models.flow.density import ConditionalFlow, build_flow
-from models.training.checkpoint import BEST, Checkpoint, CheckpointError, below, flow_of, load, save
+from models.training.checkpoint import (
+    BEST,
+    Checkpoint,
+    CheckpointError,
+    Save,
+    below,
+    flow_of,
+    load,
+    save,
+)
 from models.training.history import Epoch, Fit
 from models.training.interpolation import ConditionJitter
 from models.training.loss import BatchLoss
@@ -57,6 +66,7 @@ def train(
     *,
     hold_out: Named = (),
     checkpoint: Path | None = None,
+    save: Save = save,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> tuple[ConditionalFlow, Fit]:
     """Fit a flow to the dataset prepared in `folder`.
@@ -69,6 +79,7 @@ def train(
             value of every condition column.
         checkpoint: A folder. If it holds a checkpoint, training goes on exactly from there; it
             is saved after each evaluation, before `on_epoch`.
+        save: Puts a checkpoint into that folder; its exceptions pass through.
         on_epoch: Called with each new row of history; its exceptions pass through.
 
     Returns:
@@ -90,7 +101,7 @@ def train(
         training = _Training(Path(folder), flow_config, train_config, hold_out)
         if checkpoint is not None and stored is not None:
             training.restore(checkpoint, stored)
-        training.run(checkpoint, on_epoch)
+        training.run(checkpoint, save, on_epoch)
         return training.result()
 
 
@@ -131,7 +142,9 @@ class _Training:
         self.start_s = time.perf_counter()
         self.stopped: str | None = None
 
-    def run(self, checkpoint: Path | None, on_epoch: Callable[[Epoch], None] | None) -> None:
+    def run(
+        self, checkpoint: Path | None, save: Save, on_epoch: Callable[[Epoch], None] | None
+    ) -> None:
         """Train from where we are to the end."""
         self.start_s = time.perf_counter() - self.elapsed_s
         if checkpoint is not None:

@@ -93,7 +93,7 @@ class Densities:
         """
         self._catalog = catalog
         self._datasets = Datasets(data, of_studies)
-        self._flows: Cache[Stamp, ConditionalFlow] = Cache(4)
+        self._flows: Cache[object, ConditionalFlow] = Cache(4)
         # Each makes one at a time: at most one plot and one map are in work at once.
         self._plots: Cache[object, DensityPlot] = Cache(64)
         self._maps: Cache[tuple[Stamp, str], CellMap] = Cache(64)
@@ -155,14 +155,16 @@ class Densities:
                 "no flow is kept with this run: it is of another program, or its folder is a link "
                 "out of the runs that are shown"
             )
+        # Before the checkpoint, which is complete when the record is.
+        record = self._catalog.record(key)
         stamp = stamp_of(folder)
+        from hpo.records.weights import flow_of  # here: torch takes seconds to load
         from models.evaluation.nll import check_columns
-        from models.training.checkpoint import best_flow  # here: torch takes seconds to load
 
         # If the checkpoint was replaced meanwhile, the newer one is read, and this stamp is never
         # asked for again.
-        flow = self._flows.get(stamp, lambda: best_flow(stamp[0].parent))
-        record = self._catalog.record(key)
+        which = (stamp, record.state, record.weights, record.best_epoch, record.best_val_nll)
+        flow = self._flows.get(which, lambda: flow_of(record, stamp[0].parent))
         found = self._datasets.find(record.data.fingerprint)
         if found is None:
             return _Source(flow, stamp, record, None, frozenset())

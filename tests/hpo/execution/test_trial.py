@@ -30,6 +30,7 @@ from models.bundle.emulator import Emulator
 from models.evaluation import nll
 from models.evaluation.cells import held_out_of
 from models.training import checkpoint
+from models.training.train import _Training
 
 pytestmark = pytest.mark.slow
 
@@ -191,6 +192,37 @@ def test_a_worker_that_lost_its_trial_writes_neither_its_record_nor_the_study(se
     told = setting.optuna.trials[0]
     assert (told.state, told.value) == (TrialState.COMPLETE, record.best_val_nll)
     assert told.intermediate_values == {row.epoch: row.val_nll for row in record.epochs}
+
+
+def test_weights_that_come_too_late_take_no_place(setting, monkeypatch):
+    """A worker is suspended within its second epoch, and another one completes the trial."""
+    setting.study()
+    old, ended = setting.claim(), []
+    evaluate = _Training._evaluate
+
+    def overtaken(training):
+        if training.history:
+            monkeypatch.setattr(_Training, "_evaluate", evaluate)
+            setting.lose(old)
+            ended.append(trial.run(setting.claim()))
+        return evaluate(training)
+
+    monkeypatch.setattr(_Training, "_evaluate", overtaken)
+    with pytest.raises(LeaseLost):
+        trial.run(old)
+
+    (record,) = ended
+    assert record.best_epoch > 2
+    assert read(old.folder / NAME) == record
+    assert setting.optuna.trials[0].value == record.best_val_nll
+    flow = checkpoint.best_flow(old.folder)
+    assert nll.nll(flow, setting.data, "val").mean == pytest.approx(record.best_val_nll, rel=1e-6)
+    assert {path.name for path in old.folder.iterdir()} == {
+        "run.json",
+        "checkpoint.safetensors",
+        "checkpoint.json",
+        "log.txt",
+    }
 
 
 def test_a_pruned_trial_says_when_and_keeps_its_last_value(setting, monkeypatch):

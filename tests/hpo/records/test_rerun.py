@@ -1,6 +1,8 @@
 """A run repeated from its record: the same bit for bit, and what is said where it is not."""
 
+import dataclasses
 import json
+import re
 import shutil
 
 import pytest
@@ -11,12 +13,14 @@ from hpo.execution import trial
 from hpo.queue.leases import Owner
 from hpo.queue.slots import Slots
 from hpo.records import rerun as again
+from hpo.records import weights
 from hpo.records.folder import read
 from hpo.records.record import NAME
 from hpo.storage.address import url_of
 from hpo.storage.open import open_storage
 from hpo.study.spec import parse
 from hpo.study.study import create_study, trial_folder
+from models.training import checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -94,16 +98,38 @@ def test_a_run_of_another_seed_is_told_apart(finished, tmp_path):
     assert done.verdict.startswith("differs from epoch 1 on, by up to ")
 
 
-def test_weights_of_another_run_are_told_apart(finished, tmp_path, prepared):
-    other = run_trial(tmp_path / "others", prepared)
-    changed(other, lambda stored: stored["training"].update(seed=12345))
-    again.rerun(other / NAME, tmp_path / "foreign")
-    shutil.copy(tmp_path / "foreign" / "checkpoint.safetensors", finished)
-    shutil.copy(tmp_path / "foreign" / "checkpoint.json", finished)
+@pytest.mark.parametrize("digest", [True, False], ids=["digest", "older"])
+def test_weights_of_another_run_are_refused_before_any_training(finished, tmp_path, digest):
+    path = finished / checkpoint.FILE
+    stored = checkpoint.load(finished)
+    if not digest:
+        changed(finished, lambda stored: stored.pop("weights"))
+        assert weights.flow_of(read(finished / NAME), finished)
+        stored.state["history"] = stored.state["history"][:2]
+    moved = {name: tensor + 1 for name, tensor in stored.tensors.items()}
+    checkpoint.save(finished, dataclasses.replace(stored, tensors=moved))
+
+    with pytest.raises(weights.WeightsError) as refused:
+        again.rerun(finished / NAME, tmp_path / "again")
+
+    assert not (tmp_path / "again").exists()
+    remedy = re.search(r"`hpo (rerun .*) --out FOLDER`", str(refused.value))[1].split()
+    path.rename(tmp_path / "away")
+    found = CliRunner().invoke(main, [*remedy, "--out", str(tmp_path / "again")])
+    assert (found.exit_code, "the same: the NLLs" in found.output) == (0, True)
+
+
+@pytest.mark.parametrize("state", ["running", "failed"])
+def test_a_checkpoint_may_be_ahead_of_a_record_that_a_worker_left(finished, tmp_path, state):
+    def edit(stored):
+        stored.update(state=state, epochs=stored["epochs"][:2], weights="0" * 64)
+
+    changed(finished, edit)
 
     done = again.rerun(finished / NAME, tmp_path / "again")
 
-    assert "the weights are not" in done.verdict
+    assert "no checkpoint to compare weights" in done.verdict
+    assert done.record.weights == checkpoint.digest(checkpoint.load(tmp_path / "again"))
 
 
 def test_what_differs_of_the_surroundings_is_named(finished, tmp_path):

@@ -16,6 +16,7 @@ from hpo.dashboard.catalog import Catalog
 from hpo.dashboard.density import cells, contours, draws, sources
 from hpo.dashboard.density.draws import Densities, DensityError
 from hpo.records.record import Cost, DataUsed, Environment, RunRecord
+from hpo.records.weights import WeightsError
 from models.bundle.emulator import Emulator
 from models.config import FlowConfig, TrainConfig
 from models.evaluation import distances
@@ -47,6 +48,12 @@ def record_of(dataset, path, **changes):
     return dataclasses.replace(record, **changes)
 
 
+def put(record, folder):
+    """Write the record of the checkpoint in a folder."""
+    stored = checkpoint.load(folder)
+    dataclasses.replace(record, weights=checkpoint.digest(stored)).write(folder)
+
+
 def catalog_of(folder):
     catalog = Catalog(folder)
     catalog.refresh()
@@ -58,7 +65,7 @@ def trained(prepared, tmp_path_factory):
     """A folder of runs with one in it. Do not write into it."""
     folder = tmp_path_factory.mktemp("runs")
     train(prepared, SMALL, TrainConfig(epochs=3), checkpoint=folder / KEY)
-    record_of(Dataset.read(prepared), prepared).write(folder / KEY)
+    put(record_of(Dataset.read(prepared), prepared), folder / KEY)
     return folder
 
 
@@ -313,13 +320,26 @@ def test_a_new_checkpoint_gives_a_new_plot(runs, prepared):
     moved = {k: v * 1.05 if k == "best.events.mean_K" else v for k, v in stored.tensors.items()}
     time.sleep(0.01)
     checkpoint.save(runs / KEY, dataclasses.replace(stored, tensors=moved))
+    put(record_of(Dataset.read(prepared), prepared), runs / KEY)
+    densities._catalog._looked_s = -math.inf
+    densities._catalog.refresh()
 
     assert densities.plot(KEY, LARGEST).nll > before.nll
 
 
+def test_weights_of_another_run_are_not_shown(runs, prepared):
+    """A plot was made of the right ones before."""
+    densities = Densities(catalog_of(runs), [prepared])
+    densities.plot(KEY, LARGEST)
+    untrained(Dataset.read(prepared), runs / KEY)
+
+    with pytest.raises(WeightsError, match="the weights of another run than"):
+        densities.plot(KEY, LARGEST)
+
+
 def test_a_run_that_goes_on_says_so(runs, prepared):
     dataset = Dataset.read(prepared)
-    record_of(dataset, prepared, state="running").write(runs / KEY)
+    put(record_of(dataset, prepared, state="running"), runs / KEY)
 
     p = Densities(catalog_of(runs), [prepared]).plot(KEY, LARGEST)
 
@@ -331,7 +351,7 @@ def test_a_held_out_cell_is_told_from_the_others(runs, prepared):
     used = DataUsed(
         path="", fingerprint=dataset.fingerprint, rows=dataset.rows, hold_out_cells=(LARGEST,)
     )
-    record_of(dataset, prepared, data=used).write(runs / KEY)
+    put(record_of(dataset, prepared, data=used), runs / KEY)
     densities = Densities(catalog_of(runs), [prepared])
 
     note = "The flow was trained without this cell (Z = 0.01, alpha = 5)."
@@ -410,7 +430,7 @@ def test_a_flow_of_one_event_column_has_its_marginal_alone(runs, prepared):
         dataset, event_columns=(Column.named("Mass_0"),), fingerprint="unknown"
     )
     untrained(one, runs / KEY)
-    record_of(one, prepared).write(runs / KEY)
+    put(record_of(one, prepared), runs / KEY)
 
     p = Densities(catalog_of(runs), [prepared]).plot(KEY, LARGEST, ("Mass_0", "Mass_1"))
 
@@ -423,6 +443,7 @@ def test_a_flow_of_one_event_column_has_its_marginal_alone(runs, prepared):
 def test_a_record_that_names_other_data_than_the_flow_s_is_a_sentence(runs, prepared):
     dataset = Dataset.read(prepared)
     untrained(dataclasses.replace(dataset, event_columns=(Column.named("Mass_0"),)), runs / KEY)
+    put(record_of(dataset, prepared), runs / KEY)
 
     with pytest.raises(DataError, match="prepare the data with those columns"):
         Densities(catalog_of(runs), [prepared]).conditions(KEY)

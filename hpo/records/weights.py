@@ -1,0 +1,58 @@
+"""The weights of a run: those of the checkpoint beside its record, if the two belong together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data_prep.errors import InputError
+from hpo.records.record import NAME, RunRecord, State
+from models.config import TrainConfig
+from models.flow.density import ConditionalFlow
+from models.training import checkpoint
+from models.training.checkpoint import Checkpoint, CheckpointError
+from models.training.history import Epoch
+
+WHOLE: frozenset[State] = frozenset({"complete", "stopped_early", "pruned"})
+"""States in which a record is the last word. Before that, and where a worker died, the checkpoint
+may be an epoch ahead of it."""
+
+
+class WeightsError(InputError):
+    """A checkpoint beside a record to which it does not belong. The message names the remedy."""
+
+
+def flow_of(record: RunRecord, folder: Path) -> ConditionalFlow:
+    """The flow of a record: the best weights of the checkpoint that lies in `folder` beside it.
+
+    Raises:
+        WeightsError: If the checkpoint is of another run.
+        CheckpointError: If there is none, or it is damaged.
+    """
+    stored = checkpoint.load(folder)
+    if stored is None:
+        raise CheckpointError(
+            f"{folder} holds no {checkpoint.FILE}: bring it back, or train again with `hpo rerun "
+            f"{folder / NAME} --out FOLDER`"
+        )
+    if record.state in WHOLE and not belongs(record, stored):
+        raise WeightsError(
+            f"{folder / checkpoint.FILE} holds the weights of another run than "
+            f"{folder / NAME} tells of: bring the right one back, or move this one away and train "
+            f"again with `hpo rerun {folder / NAME} --out FOLDER`"
+        )
+    return checkpoint.flow_of(folder, stored)
+
+
+def belongs(record: RunRecord, stored: Checkpoint) -> bool:
+    """Whether the checkpoint's best weights are those whose NLLs the record tells."""
+    try:
+        if record.weights is not None:
+            return checkpoint.digest(stored) == record.weights
+        # Of a version without digests: the checkpoint's own history tells what it holds.
+        config = TrainConfig.from_dict(record.training)
+        rows = [Epoch(**row) for row in stored.state["history"]]
+        best = min(rows, key=lambda epoch: epoch.objective(config), default=None)
+    except (AssertionError, KeyError, TypeError, ValueError):
+        return False
+    told = (record.best_epoch, record.best_val_nll, record.best_held_out_nll)
+    return best is not None and told == (best.epoch, best.val_nll, best.held_out_nll)
