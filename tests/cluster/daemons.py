@@ -77,6 +77,10 @@ class Daemon:
         self._record.write_text(f"{self._process.pid} {started}\n")
 
     @property
+    def pid(self):
+        return self._process.pid
+
+    @property
     def runs(self):
         return self._process.poll() is None
 

@@ -117,10 +117,23 @@ class Postgres:
         time.sleep(away_s)
         self.start()
 
-    def ask(self, statement):
+    def ask(self, statement, *, database="postgres"):
         """What `psql` prints for a statement, as the server's superuser."""
-        words = ["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "-v", "ON_ERROR_STOP=1"]
-        return self._run("psql", *words, *self._here, "--dbname=postgres", "-c", statement).strip()
+        return self._psql(f"--dbname={database}", "-c", statement).strip()
+
+    def backup(self, database, file):
+        """Write what is in a database now."""
+        file.write_text(self._run("pg_dump", *self._here, database))
+
+    def restore(self, database, file):
+        """Put a backup in the place of a database, whoever is connected to it."""
+        self.ask(f"drop database {database} with (force)")
+        self.create(database)
+        self._psql(f"--dbname={database}", said=file.read_text())
+
+    def _psql(self, *words, said=""):
+        fixed = ["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "-v", "ON_ERROR_STOP=1"]
+        return self._run("psql", *fixed, *self._here, *words, said=said)
 
     def _ready(self):
         command = [binaries() / "pg_isready", "--quiet", *self._here]
@@ -131,12 +144,13 @@ class Postgres:
         socket = self._folder / "socket"
         return [f"--host={socket}", f"--port={self._port}", f"--username={USER}"]
 
-    def _run(self, program, *words):
+    def _run(self, program, *words, said=""):
         other = {"user": USER, "group": USER, "extra_groups": []} if self._user else {}
         done = subprocess.run(
             [binaries() / program, *words],
             cwd="/",
             env={"PATH": PATH, "HOME": "/tmp", "LC_ALL": "C.UTF-8"},
+            input=said,
             capture_output=True,
             text=True,
             check=False,

@@ -2,11 +2,13 @@
 
 Each node is a `slurmd` of its own name and port. They claim four processors each, whatever there
 is; no cgroups, no accounting. Partition `low` can be preempted, and its jobs are queued again;
-`high` preempts.
+`high` preempts. A node can be a machine of its own to those who look at process ids: see `apart`.
 """
 
+import contextlib
 import os
 import secrets
+import signal
 import socket
 import stat
 import subprocess
@@ -96,10 +98,14 @@ class Slurm:
 
     Args:
         folder: Empty; of a short name, since there are sockets in it.
+        cpus: That each node claims.
+        apart: Nodes with process ids of their own, as on another machine, and their host names.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, *, cpus=CPUS, apart=None):
         self._folder = folder
+        self._cpus = cpus
+        self._apart = apart or {}
         self._daemons = []
 
     @property
@@ -127,7 +133,8 @@ class Slurm:
             controller = self._daemon("slurmctld", "slurmctld", "-D")
             controller.wait_until(lambda: "is UP" in self.ask("scontrol", "ping", check=False))
             for name in names:
-                self._daemon(f"slurmd-{name}", "slurmd", "-D", "-N", name)
+                around = machine(self._apart[name]) if name in self._apart else ()
+                self._daemon(f"slurmd-{name}", *around, "slurmd", "-D", "-N", name)
             controller.wait_until(lambda: self._idle() == NODES)
         except BaseException:
             self.stop()
@@ -141,7 +148,9 @@ class Slurm:
             while self.ask("squeue", "--noheader", check=False) and time.monotonic() < deadline:
                 time.sleep(0.2)
         for daemon in reversed(self._daemons):
-            daemon.stop()
+            # What makes a machine does not hear SIGTERM; with it all of the machine ends.
+            apart = daemon.name.removeprefix("slurmd-") in self._apart
+            daemon.stop(signal.SIGKILL if apart else signal.SIGTERM)
         self._daemons.clear()
         for process in self._left_over():
             process.kill()
@@ -170,6 +179,17 @@ class Slurm:
             for job, state, reason, partition, node in rows
         }
 
+    def processes_of(self, node):
+        """All processes of a node that is apart, its `slurmd` too."""
+        (daemon,) = (one for one in self._daemons if one.name == f"slurmd-{node}")
+        (first,) = psutil.Process(daemon.pid).children()
+        there = os.readlink(f"/proc/{first.pid}/ns/pid")
+        for process in psutil.process_iter():
+            # One that has just ended is nowhere.
+            with contextlib.suppress(OSError):
+                if os.readlink(f"/proc/{process.pid}/ns/pid") == there:
+                    yield process
+
     def _daemon(self, name, *command):
         environment = {"SLURM_CONF": self.environment["SLURM_CONF"]}
         daemon = Daemon(name, command, folder=self._folder, environment=environment)
@@ -190,8 +210,8 @@ class Slurm:
 
         port, *ports = free_ports(NODES + 1)
         nodes = "\n".join(
-            f"NodeName=n{node} NodeAddr=127.0.0.1 Port={ports[node]} CPUs={CPUS} RealMemory=64000 "
-            f"Gres=gpu:{GPUS} State=UNKNOWN"
+            f"NodeName=n{node} NodeAddr=127.0.0.1 Port={ports[node]} CPUs={self._cpus} "
+            f"RealMemory=64000 Gres=gpu:{GPUS} State=UNKNOWN"
             for node in range(NODES)
         )
         host = socket.gethostname().partition(".")[0]
@@ -225,6 +245,12 @@ class Slurm:
                 continue
             if environment.get("SLURM_CONF") == ours and step and process.pid != os.getpid():
                 yield process
+
+
+def machine(host):
+    """Words before a command that run it with process ids and a host name of its own."""
+    words = ["unshare", "--pid", "--uts", "--fork", "--mount-proc", "--kill-child"]
+    return [*words, "sh", "-c", 'hostname "$0" && exec "$@"', host]
 
 
 def wait_for(happened, *, timeout_s, why):

@@ -5,28 +5,29 @@ worker is killed, one job is cancelled, and the database is restarted. All trial
 fault costs the trials it hit one epoch at most.
 """
 
-import contextlib
-import datetime
 import itertools
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import optuna
-import psutil
 import pytest
 from optuna.trial import TrialState
-from sqlalchemy.engine import make_url
 
-from hpo.queue.slots import Slots
 from hpo.records.folder import read
-from hpo.storage.open import open_storage
-from tests.cluster.slurm import CPUS, wait_for
+from tests.cluster.launches import (
+    HPO,
+    Watch,
+    epochs_of,
+    files_with,
+    launched,
+    slots_of,
+    storage_of,
+    trial_folder,
+)
+from tests.cluster.slurm import CPUS
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -57,8 +58,6 @@ memory_gb = 2
 timeout_min = 30
 """
 
-EPOCH = re.compile(r"^(\S+ \S+) INFO \S+: epoch (\d+): train ")
-
 
 @dataclass
 class Fault:
@@ -74,40 +73,6 @@ class Fault:
     """Trial and epoch, for each epoch that was run again."""
 
 
-class Watch:
-    """Who holds which trial, looked up whenever something is waited for."""
-
-    def __init__(self, slots, slurm, launcher):
-        self.slots = slots
-        self.slurm = slurm
-        self._launcher = launcher
-        self._history = []
-
-    def look(self):
-        """The leases of now, by job."""
-        leases = {lease.owner.job: lease for lease in self.slots.leases()}
-        self._history += [(time.time(), job, lease.number) for job, lease in leases.items()]
-        return leases
-
-    def until(self, happened, timeout_s, why):
-        """What `happened` gives of the leases and the jobs, once it gives something."""
-
-        def look():
-            assert self._launcher.poll() is None, f"the launch ended before this: {why}"
-            return happened(self.look(), self.slurm.jobs())
-
-        return wait_for(look, timeout_s=timeout_s, why=why)
-
-    def held(self, jobs, begun, over):
-        """Trials that the jobs held in that time, or last before it."""
-        found = set()
-        for job in jobs:
-            mine = [(at, trial) for at, owner, trial in self._history if owner == job]
-            found |= {trial for at, trial in mine if begun - 0.5 <= at <= over + 0.5}
-            found |= {trial for at, trial in [one for one in mine if one[0] < begun][-1:]}
-        return found
-
-
 @pytest.fixture(scope="module")
 def ended(slurm, postgres, prepared, tmp_path_factory):
     """The study as it ended, and the faults on the way."""
@@ -115,48 +80,25 @@ def ended(slurm, postgres, prepared, tmp_path_factory):
     (place / "faults.toml").write_text(STUDY + f'\n[data]\npath = "{prepared}"\n')
     url = postgres.create("faults")
     environment = {**os.environ, **slurm.environment, "HPO_STORAGE": url}
-    command = [sys.executable, "-m", "hpo.cli", "launch", "faults.toml"]
-    command += ["--on", "slurm", "--workers", str(WORKERS)]
+    command = [*HPO, "launch", "faults.toml", "--on", "slurm", "--workers", str(WORKERS)]
 
     began = time.monotonic()
-    with (place / "said.txt").open("w") as said:
-        launcher = subprocess.Popen(
-            command, cwd=place, env=environment, stdout=said, stderr=said, start_new_session=True
-        )
-        try:
-            storage = open_storage(make_url(url).set(drivername="postgresql+psycopg"))
-            watch = Watch(opened(storage, launcher), slurm, launcher)
+    with storage_of(url) as storage:
+        with launched(command, place, environment, place / "said.txt") as launcher:
+            watch = Watch(slots_of(storage, "faults", launcher), slurm, launcher)
             faults = list(bring_about(watch, postgres))
             code = launcher.wait(timeout=400)
-        finally:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                for process in psutil.Process(launcher.pid).children(recursive=True):
-                    process.kill()
-            launcher.kill()
-            launcher.wait()
-            print((place / "said.txt").read_text()[-6000:])
-    seconds = time.monotonic() - began
-    study = optuna.load_study(study_name="faults", storage=storage)
-    attribute(place / "runs" / "faults", faults)
-    yield {
-        "place": place,
-        "code": code,
-        "faults": faults,
-        "seconds": seconds,
-        "study": study,
-        "slots": watch.slots,
-    }
-    storage.engine.dispose()
-
-
-def opened(storage, launcher):
-    def study():
-        assert launcher.poll() is None, "the launch ended at once"
-        with contextlib.suppress(KeyError):
-            found = optuna.load_study(study_name="faults", storage=storage)
-            return found if found.trials else None
-
-    return Slots(wait_for(study, timeout_s=60, why="the launch makes the study"), max_restarts=3)
+        seconds = time.monotonic() - began
+        study = optuna.load_study(study_name="faults", storage=storage)
+        attribute(place, faults)
+        yield {
+            "place": place,
+            "code": code,
+            "faults": faults,
+            "seconds": seconds,
+            "study": study,
+            "slots": watch.slots,
+        }
 
 
 def bring_about(watch, postgres):
@@ -261,22 +203,11 @@ def one(jobs):
     return job
 
 
-def epochs_of(folder):
-    """Time and number of each epoch that a trial's log tells of."""
-    lines = (folder / "log.txt").read_text().splitlines()
-    found = [EPOCH.match(line) for line in lines]
-    return [(told(match[1]), int(match[2])) for match in found if match]
-
-
-def told(text):
-    return datetime.datetime.strptime(text, "%Y-%m-%d %H:%M:%S,%f").timestamp()
-
-
-def attribute(runs, faults):
+def attribute(place, faults):
     """Lay each repeated epoch to the last fault before it that hit its trial."""
     for number in range(TRIALS):
         seen = set()
-        for at, epoch in epochs_of(runs / f"trial-{number:05d}"):
+        for at, epoch in epochs_of(trial_folder(place, "faults", number)):
             if epoch in seen:
                 guilty = [fault for fault in faults if number in fault.trials and fault.begun <= at]
                 assert guilty, f"trial {number} ran epoch {epoch} again though nothing hit it"
@@ -331,12 +262,9 @@ def test_every_epoch_that_was_not_run_again_follows_the_one_before(ended):
 
 
 def test_the_password_is_in_no_file_of_the_study(ended, postgres):
-    secret = postgres.secret.encode()
-    files = [path for path in ended["place"].rglob("*") if path.is_file()]
-
-    assert len(files) > TRIALS
-    assert [path for path in files if secret in Path(path).read_bytes()] == []
+    assert len(list(ended["place"].rglob("run.json"))) == TRIALS
+    assert files_with(postgres.secret.encode(), ended["place"]) == []
 
 
 def folder_of(ended, number):
-    return ended["place"] / "runs" / "faults" / f"trial-{number:05d}"
+    return trial_folder(ended["place"], "faults", number)
