@@ -54,7 +54,7 @@ from optuna.trial import TrialState
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
-from hpo.execution.follow import _finished
+from hpo.execution.follow import look
 from hpo.queue.leases import Claim, Owner
 from hpo.queue.slots import Slots
 from hpo.records.record import EpochRow
@@ -62,13 +62,12 @@ from hpo.storage.address import VARIABLE, url_of
 from hpo.storage.open import open_storage
 from hpo.study.sampling import pruner_of, sampler_of, search_space
 from hpo.study.spec import StudySpec, parse
-from hpo.study.status import read_status
+from hpo.study.status import Records
 from hpo.study.study import (
     blank_record,
     create_study,
     load_study,
     reap_lost_trials,
-    record_of,
     stop_reason,
     trial_folder,
 )
@@ -144,7 +143,7 @@ class Loop:
     def step(self, objective: Objective) -> Claim | None:
         """One trial; None when none waits. As in `worker.work` and `trial.run`."""
         self._last = time.perf_counter()
-        if stop_reason(self.study, self.spec, self.slots):
+        if stop_reason(self.spec, self.study.user_attrs, lambda: self.slots.look().trials):
             return None
         self._lap("stopping")
         reap_lost_trials(self.study, self.slots, self.folder, self.owner)
@@ -302,7 +301,7 @@ def rate_of(
     if side is run_ours:
         slots.top_up(processes * (share + 1))
     spans = together(side, processes, place, spec, share)
-    finished = sum(n for state, n in slots.counts().items() if state.is_finished()) - processes
+    finished = len(slots.look().finished) - processes
     place.delete()
     took_s = max(span.ended for span in spans) - min(span.began for span in spans)
     return finished / took_s, spans
@@ -360,7 +359,7 @@ def statements(base: Base, options: argparse.Namespace) -> None:
         for side, waiting in (("plain", 0), ("ours", 0), ("ours", WAITING)):
             for sampler in options.samplers:
                 if side == "ours":
-                    have = sum(slots.counts().values()) - slots.counts()[TrialState.WAITING]
+                    have = len(slots.look().trials)
                     slots.top_up(have + COUNTED + 1 + waiting)
                 spec = spec_of(place, sampler, pruner="asha")
                 one = talk_of_ours if side == "ours" else talk_of_plain
@@ -455,21 +454,18 @@ def poll(base: Base, options: argparse.Namespace) -> None:
     """What a launcher's look costs while many trials run."""
     place, running = base.place(), options.running
     runs = base.folder / place.name
-    folder = runs / place.name
     spec = spec_of(place, "random", pruner="asha")
     slots = made(place, spec, finished=100, runs=runs)
     study, spec = load_study(place.ours(), place.name)
     slots.top_up(100 + running + 10)
     for rank in range(running):
-        owner = replace(Owner.this_process(rank=rank), host="elsewhere")
+        owner = replace(Owner.this_process(rank=rank), host="elsewhere", machine="elsewhere")
         begun(study, slots.claim(owner), runs)
     slots = Slots(study, max_restarts=3)
-    shown = _finished(slots)
+    records = Records(runs / place.name)
 
     def one() -> None:
-        reap_lost_trials(study, slots, folder)
-        read_status(study, spec, slots, folder)
-        [record_of(folder, number) for number in sorted(_finished(slots) - shown)]
+        look(study, spec, slots, records)
 
     seconds = []
     one()

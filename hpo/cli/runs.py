@@ -26,7 +26,7 @@ def logs(study: str, trial: int, runs: Path | None, storage: str | None) -> None
     found, folder = opened(study, storage, runs)
     path = folder / trial_name(trial) / "log.txt"
     if not path.is_file():
-        begun = {one.number for one in TrialReader(found).summaries() if one.began}
+        begun = {one.number for one in TrialReader(found).look().trials if one.began}
         if trial in begun:
             raise InputError(f"trial {trial} has begun, but {path} is not there: was it deleted?")
         raise InputError(f"trial {trial} has not begun: {len(begun)} of {found.study_name} have")

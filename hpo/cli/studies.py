@@ -130,7 +130,7 @@ def status(
     from hpo.cli import progress
     from hpo.records.listing import render
     from hpo.study.place import PlaceError, folder_of
-    from hpo.study.status import read_status
+    from hpo.study.status import Records, status_of
     from hpo.study.study import load_study, objective_of, slots_of
 
     opened = database(storage, runs)
@@ -152,9 +152,10 @@ def status(
     except PlaceError as error:  # the database tells the most of it
         folder = error.folder
         click.echo(f"Note: {error}", err=True)
+    records = Records(folder)
     with progress.in_place(watch and style == "table") as show:
         while True:
-            status = read_status(found, spec, slots, folder)
+            status = status_of(found, spec, slots.look(), records)
             told = dataclasses.asdict(status)
             if style == "json":
                 show(json.dumps(told, indent=2, default=str))

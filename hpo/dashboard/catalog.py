@@ -18,7 +18,7 @@ from threading import Lock
 
 from hpo.dashboard.cache import Cache
 from hpo.records import table
-from hpo.records.folder import candidates, read_within, root_of
+from hpo.records.folder import candidates, read_within, root_of, stamp
 from hpo.records.record import NAME, RecordError, RunRecord
 from hpo.records.table import Row
 
@@ -163,14 +163,7 @@ def _stamp(path: Path, beside: tuple[str, ...]) -> Stamp:
     """
     of_thesis = path.name != NAME
     paths = [path, path.with_name(f"{path.stem}_loss.npz")] if of_thesis else [path]
-    stamp: list[object] = [beside] if of_thesis else []
-    for each in paths:
-        try:
-            status = os.stat(each)
-            stamp += [status.st_mtime_ns, status.st_size, status.st_ino, status.st_mode]
-        except OSError as error:
-            stamp.append(error.errno)
-    return tuple(stamp)
+    return beside if of_thesis else (), *map(stamp, paths)
 
 
 def _tail(path: Path) -> str:

@@ -13,9 +13,11 @@ from hpo.execution.local import LocalWorkers
 from hpo.execution.plan import Plan
 from hpo.execution.slurm import LaunchError, SlurmJobs
 from hpo.queue.slots import Slots
+from hpo.queue.trials import Snapshot
 from hpo.records.record import RunRecord
 from hpo.storage import filesystem
-from hpo.study.status import StudyStatus, read_status
+from hpo.study.spec import StudySpec
+from hpo.study.status import Records, StudyStatus, status_of
 from hpo.study.study import reap_lost_trials, record_of
 
 POLL_S = 1.0
@@ -45,7 +47,7 @@ def follow(
         LaunchError: If workers keep ending without having finished a trial.
         KeyboardInterrupt: On Ctrl-C, after the local workers have handed their trials back.
     """
-    shown = _finished(slots)
+    records, shown = Records(plan.folder), slots.look().finished
     workers = SlurmJobs(plan, slots, tell) if plan.on == "slurm" else LocalWorkers(plan)
     plan.worker_folder.mkdir(parents=True, exist_ok=True)
     futile, progress = 0, -1
@@ -57,9 +59,8 @@ def follow(
                     f"{plan.folder} is gone: bring it back (is its disk mounted?), then "
                     "run the same command again"
                 )
-            reap_lost_trials(study, slots, plan.folder)
-            status = read_status(study, plan.spec, slots, plan.folder)
-            new = [record_of(plan.folder, number) for number in sorted(_finished(slots) - shown)]
+            seen, status = look(study, plan.spec, slots, records)
+            new = [record_of(plan.folder, number) for number in sorted(seen.finished - shown)]
             ended = [record for record in new if record]
             shown.update(record.trial for record in ended)
             show(status, ended)
@@ -81,6 +82,15 @@ def follow(
         raise
 
 
+def look(
+    study: optuna.Study, spec: StudySpec, slots: Slots, records: Records
+) -> tuple[Snapshot, StudyStatus]:
+    """Take lost trials back, and see the study as it is then."""
+    reap_lost_trials(study, slots, records.folder)
+    seen = slots.look()
+    return seen, status_of(study, spec, seen, records)
+
+
 def _refuse_futile(plan: Plan, futile: int, workers: SlurmJobs | LocalWorkers) -> None:
     """Start no more workers if all of them ended so often without having finished a trial."""
     if futile and (fault := filesystem.write_fault(plan.worker_folder)):
@@ -94,7 +104,3 @@ def _refuse_futile(plan: Plan, futile: int, workers: SlurmJobs | LocalWorkers) -
             f"all workers ended {futile} times without having finished a trial: "
             f"read {workers.output} for the reason, then launch again"
         )
-
-
-def _finished(slots: Slots) -> set[int]:
-    return {one.number for one in slots.summaries() if one.state.is_finished()}

@@ -129,7 +129,7 @@ class _Worker:
 
     def _next(self) -> Claim | None:
         """The next trial; None when there is none, or no time for it."""
-        if reason := stop_reason(self.study, self.spec, self.slots):
+        if reason := self._stop_reason():
             log.info("no new trial starts: %s", reason)
             return None
         reap_lost_trials(self.study, self.slots, self.folder, self.owner)
@@ -137,11 +137,14 @@ class _Worker:
         needed_s = WORTHWHILE_EPOCHS * self.epoch_s
         end_s = end_of_job(self.spec.slurm.timeout_min)
         if self.done and time.time() + needed_s > end_s - SIGNAL_S:
-            if self.slots.counts()[TrialState.WAITING]:
+            if self.slots.look().counts[TrialState.WAITING]:
                 log.info("no time for another trial before the limit")
                 self._start_again()
             return None
         return self.slots.claim(self.owner)
+
+    def _stop_reason(self) -> str | None:
+        return stop_reason(self.spec, self.study.user_attrs, lambda: self.slots.look().trials)
 
     def _run(self, claim: Claim) -> None:
         """Run one trial under a heartbeat; hand it back if this process is told to end."""

@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sql
 from optuna.storages._rdb.models import (
     StudyModel,
+    StudyUserAttributeModel,
     TrialIntermediateValueModel,
     TrialModel,
     TrialSystemAttributeModel,
@@ -22,6 +23,7 @@ from hpo.storage.retry import clashed
 
 TRIALS = TrialModel.__table__
 STUDIES = StudyModel.__table__
+STUDY_ATTRIBUTES = StudyUserAttributeModel.__table__
 ATTRIBUTES = TrialSystemAttributeModel.__table__
 REPORTS = TrialIntermediateValueModel.__table__
 VALUES = TrialValueModel.__table__

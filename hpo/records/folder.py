@@ -44,6 +44,18 @@ def data_found(record: RunRecord, near: Path) -> RunRecord:
     return dataclasses.replace(record, data=dataclasses.replace(record.data, path=str(path)))
 
 
+Stamp = tuple[int | None, ...]
+
+
+def stamp(path: Path) -> Stamp:
+    """A value that changes when the file does, or comes or goes."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        return (error.errno,)
+    return status.st_mtime_ns, status.st_size, status.st_ino, status.st_mode
+
+
 def read_all(folder: Path) -> list[tuple[Path, RunRecord | RecordError]]:
     """Every record below `folder`, in the order of their paths; for a broken one, its fault.
 

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy import create_engine, event
+from sqlalchemy import Engine, create_engine, event
 from sqlalchemy import inspect as inspect_database
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -151,6 +151,13 @@ def _opened_for_reading(kind: type[RDBStorage], url: URL) -> RDBStorage:
     if of_file:  # a transaction reads one moment; SQLite's lock for it stops no writer
         event.listen(storage.engine, "begin", lambda one: one.exec_driver_sql("BEGIN"))
     return storage
+
+
+def reading_at_one_moment(engine: Engine) -> Engine:
+    """The engine with transactions that only read, and see the database as of one moment."""
+    if engine.dialect.name == "sqlite":
+        return engine.execution_options(**{sqlite.READING: True})
+    return engine.execution_options(isolation_level="REPEATABLE READ")
 
 
 def engine_options(url: URL, *, reading: bool = False) -> dict[str, Any]:

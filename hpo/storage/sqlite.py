@@ -16,9 +16,12 @@ from sqlalchemy.engine import URL
 from hpo.storage import filesystem
 from hpo.storage.address import StorageError, masked
 
+READING = "hpo_reading"
+"""Execution option of a connection whose transactions take no write lock."""
+
 
 def serialise(engine: Engine, url: URL) -> None:
-    """Make every SQLite transaction take the write lock as it begins, and guard the file.
+    """Make every SQLite transaction that may write take its lock as it begins; guard the file.
 
     Optuna reads before it writes. With SQLite's own, late, lock two workers read the same row and
     the second one fails or overwrites (optuna#4002). A file that was taken away is refused: writes
@@ -50,7 +53,8 @@ def serialise(engine: Engine, url: URL) -> None:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        reading = connection.get_execution_options().get(READING)
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
         _refuse_other()
 
     engine.dispose()  # RDBStorage has opened connections before the listeners were there

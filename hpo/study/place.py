@@ -60,7 +60,7 @@ def folder_of(storage: RDBStorage, study: optuna.Study, told: Path | None) -> Pa
             "or move the folder there",
             there / name,
         )
-    if not any(one.began for one in TrialReader(study).summaries()):
+    if not any(one.began for one in TrialReader(study).look().trials):
         return (runs or next((one for one in stored if one.is_dir()), RUNS.absolute())) / name
     looked = list(dict.fromkeys([*([runs] if runs else []), *known]))
     raise PlaceError(

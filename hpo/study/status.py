@@ -1,10 +1,11 @@
 """The status of a study: counts by state, the best trial, the running ones and the stale ones.
 
-Reads the database and the run JSONs; changes nothing.
+Made of one look at the database and of the run JSONs; changes nothing.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +16,14 @@ import optuna
 from optuna.trial import TrialState
 
 from hpo.queue.leases import Lease
-from hpo.queue.slots import Slots
-from hpo.queue.trials import TrialSummary
-from hpo.records.record import FINISHED, RunRecord
+from hpo.queue.trials import Snapshot, TrialSummary
+from hpo.records.folder import Stamp, read, stamp
+from hpo.records.record import FINISHED, NAME, RecordError, RunRecord
 from hpo.study.spec import StudySpec
-from hpo.study.study import record_of, stop_reason
+from hpo.study.study import stop_reason, trial_name
+
+KEPT = 1024
+"""Records that are kept in memory: of all trials that run at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,30 +83,49 @@ class StudyStatus:
         return self.complete + self.pruned + self.failed
 
 
-def read_status(study: optuna.Study, spec: StudySpec, slots: Slots, folder: Path) -> StudyStatus:
-    """The study as it is now; `folder` is that of its trials."""
-    counts, summaries = slots.counts(), slots.summaries()
-    able = (one for one in summaries if one.state is TrialState.COMPLETE)
+class Records:
+    """Records of a study's trials with their last epochs alone, read anew only if they changed.
+
+    Args:
+        folder: That of the study's trials.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._read = functools.lru_cache(KEPT)(_last_epoch)
+
+    def of(self, number: int) -> RunRecord | None:
+        """The record of a trial; None while there is none that can be read."""
+        path = self.folder / trial_name(number) / NAME
+        return self._read(path, stamp(path))
+
+
+def status_of(
+    study: optuna.Study, spec: StudySpec, seen: Snapshot, records: Records
+) -> StudyStatus:
+    """The study as it was when it was seen, its running trials as their records tell now."""
+    counts = seen.counts
+    able = (one for one in seen.trials if one.state is TrialState.COMPLETE)
     best = min(able, key=lambda one: math.inf if one.value is None else one.value, default=None)
     value = val_nll = best.value if best else None
     by_held_out = spec.training.objective == "held_out_nll"
     if best and by_held_out:  # the database has the held-out NLL alone
-        record = record_of(folder, best.number)
+        record = records.of(best.number)
         val_nll = record.best_val_nll if record else None
     return StudyStatus(
         study=study.study_name,
-        runs=folder,
-        total=sum(counts.values()),
+        runs=records.folder,
+        total=seen.total,
         waiting=counts[TrialState.WAITING],
-        running=tuple(_running(folder, lease, spec) for lease in slots.leases()),
+        running=tuple(_running(records.of(one.number), one, spec) for one in seen.leases),
         complete=counts[TrialState.COMPLETE],
         pruned=counts[TrialState.PRUNED],
         failed=counts[TrialState.FAIL],
         best_trial=best.number if best else None,
         best_val_nll=val_nll,
-        stopping=stop_reason(study, spec, slots),
+        stopping=stop_reason(spec, seen.attributes, lambda: seen.trials),
         best_held_out_nll=value if by_held_out else None,
-        eta_s=_eta_s(summaries, counts[TrialState.WAITING]),
+        eta_s=_eta_s(seen.trials, counts[TrialState.WAITING]),
     )
 
 
@@ -111,8 +134,14 @@ def usable(record: RunRecord) -> bool:
     return record.state in FINISHED and record.best_val_nll is not None
 
 
-def _running(folder: Path, lease: Lease, spec: StudySpec) -> Running:
-    record = record_of(folder, lease.number)
+def _last_epoch(path: Path, _stamp: Stamp) -> RunRecord | None:
+    try:
+        return read(path, last_epoch=True)
+    except RecordError:
+        return None
+
+
+def _running(record: RunRecord | None, lease: Lease, spec: StudySpec) -> Running:
     last = record.epochs[-1] if record and record.epochs else None
     left = spec.training.epochs - (last.epoch if last else 0)
     gone = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -141,12 +141,20 @@ def blank_record(study: optuna.Study, number: int) -> RunRecord:
     )
 
 
-def stop_reason(study: optuna.Study, spec: StudySpec, slots: Slots) -> str | None:
-    """Why no new trial starts: `hpo stop`, or the study's own rule. None when one may."""
-    if study.user_attrs.get(STOP_ATTRIBUTE, False):
+def stop_reason(
+    spec: StudySpec, attributes: Mapping[str, Any], trials: Callable[[], Iterable[TrialSummary]]
+) -> str | None:
+    """Why no new trial starts: `hpo stop`, or the study's own rule. None when one may.
+
+    Args:
+        spec: The study's file.
+        attributes: Its user attributes.
+        trials: Gives its trials; called only where the study has such a rule.
+    """
+    if attributes.get(STOP_ATTRIBUTE, False):
         return "stopped by hpo stop"
     limit = spec.study.stop_after_no_improvement
-    if limit and _since_best(slots.summaries()) >= limit:
+    if limit and _since_best(trials()) >= limit:
         return f"no better trial among the last {limit} ([study] stop_after_no_improvement)"
     return None
 

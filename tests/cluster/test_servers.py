@@ -30,7 +30,7 @@ def test_racing_launches_make_no_row_twice(database, tmp_path):
     slots, _ = claimers.slots_of(database)
     made = [int(path.read_text()) for path in tmp_path.glob("made-*")]
     assert sorted(made) == [0, 0, 0, 100]
-    assert slots.counts()[TrialState.WAITING] == 100
+    assert slots.look().counts[TrialState.WAITING] == 100
 
 
 def test_who_only_looks_can_neither_write_nor_make_tables(database):
@@ -60,7 +60,7 @@ def test_a_connection_keeps_nothing_from_one_transaction_to_the_next(database, r
     seen = Slots(open_study(storage, claimers.STUDY), max_restarts=0)
 
     for _ in range(10):  # the driver would prepare what it has seen five times
-        assert seen.counts()[TrialState.WAITING] == 1
+        assert seen.look().counts[TrialState.WAITING] == 1
 
     with storage.engine.connect() as connection:
         kept = "select count(*) from pg_prepared_statements"

@@ -83,7 +83,7 @@ def test_stop_now_ends_the_workers_and_their_trials_go_back(place):
     finally:
         launch.kill()
     slots, study = slots_of(place)
-    assert slots.counts()[TrialState.WAITING] == 3
+    assert slots.look().counts[TrialState.WAITING] == 3
     assert study.trials[0].intermediate_values
     assert slots.claim(Owner.this_process()).restarts == 0
 

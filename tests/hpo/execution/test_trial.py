@@ -23,7 +23,7 @@ from hpo.records.record import NAME, json_schema
 from hpo.storage.address import url_of
 from hpo.storage.open import open_storage
 from hpo.study.spec import parse
-from hpo.study.status import read_status
+from hpo.study.status import Records, status_of
 from hpo.study.study import create_study, trial_folder
 from models.bundle.card import Terms
 from models.bundle.emulator import Emulator
@@ -92,7 +92,7 @@ class Setting:
     def run(self):
         """Run all trials, and keep what is known of them."""
         self.records = []
-        while self.slots.counts()[TrialState.WAITING]:
+        while self.slots.look().counts[TrialState.WAITING]:
             self.job = self.claim()
             self.records.append(trial.run(self.job))
         self.record = self.records[-1]
@@ -356,7 +356,8 @@ def test_the_objective_is_what_optuna_is_told_and_what_ranks(setting, objective)
     assert getattr(best, objective) == told.value
     assert (record.best_val_nll, record.best_held_out_nll) == (best.val_nll, best.held_out_nll)
 
-    seen = read_status(setting.optuna, setting.spec, setting.slots, setting.runs / "s")
+    records = Records(setting.runs / "s")
+    seen = status_of(setting.optuna, setting.spec, setting.slots.look(), records)
     assert seen.best_objective == told.value
     assert seen.best_val_nll == record.best_val_nll
 

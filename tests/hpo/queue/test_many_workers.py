@@ -27,7 +27,7 @@ def test_two_hundred_trials_end_once_each_though_workers_are_killed(tmp_path, mo
     killed = []
     deadline = time.monotonic() + 300
     with claimers.ended(claimers.start(WORKERS, url, tmp_path, pause_s=0.02)) as workers:
-        while slots.counts()[TrialState.COMPLETE] < TRIALS:
+        while slots.look().counts[TrialState.COMPLETE] < TRIALS:
             assert time.monotonic() < deadline
             alive = [worker for worker in workers if worker.is_alive()]
             if due and alive and len(claimers.journal(tmp_path, "claimed")) >= due[0]:

@@ -60,7 +60,7 @@ def test_topping_up_makes_what_is_missing_and_no_more(runs):
     assert slots.top_up(3) == 0
     assert slots.top_up(2) == 0
     assert slots.top_up(5) == 2
-    assert slots.counts()[TrialState.WAITING] == 5
+    assert slots.look().counts[TrialState.WAITING] == 5
     claims = [slots.claim(Owner.this_process()) for _ in range(6)]
     assert [claim and claim.number for claim in claims] == [0, 1, 2, 3, 4, None]
     assert [trial.number for trial in study.trials] == [0, 1, 2, 3, 4]
@@ -126,7 +126,7 @@ def test_a_live_owners_trial_is_left_alone(runs):
     slots.claim(Owner.this_process())
 
     assert reap(slots) == type(reap(slots))()
-    assert slots.counts()[TrialState.RUNNING] == 1
+    assert slots.look().counts[TrialState.RUNNING] == 1
 
 
 def lease_of(owner, silent_s):
@@ -212,7 +212,7 @@ def test_a_claim_whose_answer_was_lost_is_found_again(runs, monkeypatch):
 
     assert len(lost) == 1
     assert [claim.token] == [lease.token for lease in slots.leases()]
-    assert slots.counts()[TrialState.RUNNING] == 1
+    assert slots.look().counts[TrialState.RUNNING] == 1
 
 
 def test_points_are_tried_before_new_trials_and_count_to_the_total(runs):
@@ -236,7 +236,7 @@ def test_points_beyond_the_total_raise_it(runs):
 
     slots.enqueue([{"hidden": 10}, {"hidden": 20}])
 
-    assert slots.counts()[TrialState.WAITING] == 2
+    assert slots.look().counts[TrialState.WAITING] == 2
 
 
 def test_jobs_are_remembered_once_each(runs):
@@ -351,7 +351,7 @@ def test_launches_at_once_in_a_new_folder_make_each_trial_once(runs):
     for one in launches:
         one.join()
     slots, _ = slots_of(runs)
-    assert slots.counts()[TrialState.WAITING] == 50
+    assert slots.look().counts[TrialState.WAITING] == 50
 
 
 def test_an_end_whose_answer_was_lost_is_not_told_twice(runs, monkeypatch):

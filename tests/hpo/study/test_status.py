@@ -1,5 +1,7 @@
 """What `hpo status` sees, told on a real database."""
 
+import itertools
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -11,24 +13,27 @@ from hpo.execution.follow import follow
 from hpo.execution.launch import begin
 from hpo.execution.plan import make_plan
 from hpo.queue.leases import Owner
-from hpo.queue.slots import Slots
 from hpo.records.record import EpochRow
 from hpo.storage.address import url_of
-from hpo.storage.open import open_storage
+from hpo.storage.open import open_storage, open_study
 from hpo.study.spec import load
-from hpo.study.status import read_status
-from hpo.study.study import blank_record, create_study, trial_folder
+from hpo.study.status import Records, status_of
+from hpo.study.study import STOP_ATTRIBUTE, blank_record, create_study, slots_of, trial_folder
 
 
 @pytest.fixture
 def opened(tmp_path, with_database):
-    """A new study of six trials: itself, what it searches, its slots, its folder."""
+    """A new study of six trials: itself, what it searches, its slots, its records."""
     spec = load("quick")
     storage = open_storage(url_of(None, tmp_path))
     study = create_study(storage, spec, runs=tmp_path, fingerprint="f")
-    slots = Slots(study, max_restarts=3)
+    slots = slots_of(study, spec)
     slots.top_up(6)
-    return study, spec, slots, tmp_path / "quick"
+    return study, spec, slots, Records(tmp_path / "quick")
+
+
+def read_status(study, spec, slots, records):
+    return status_of(study, spec, slots.look(), records)
 
 
 def test_every_trial_is_counted_once_where_it_is(opened):
@@ -78,7 +83,40 @@ def test_looking_changes_nothing(opened):
     read_status(*opened)
 
     assert opened[0].trials == before
-    assert not opened[-1].exists()
+    assert not opened[-1].folder.exists()
+
+
+@contextmanager
+def after_statement(slots, number, act):
+    """Lets `act` happen once, after so many statements of whatever these slots do next."""
+    statements = itertools.count(1)
+
+    def acting(*_):
+        if next(statements) == number:
+            act()
+
+    event.listen(slots.engine, "after_cursor_execute", acting)
+    yield
+    event.remove(slots.engine, "after_cursor_execute", acting)
+
+
+@pytest.mark.parametrize("statement", range(1, 5))
+def test_a_look_is_of_one_moment_whatever_happens_meanwhile(opened, statement, with_database):
+    study, spec, slots, records = opened
+    claim = slots.claim(Owner.this_process())
+    other = open_study(open_storage(url_of(None, with_database)), "quick")
+
+    def end_and_stop():
+        slots_of(other, spec).finish(claim, TrialState.COMPLETE, 4.5)
+        other.set_user_attr(STOP_ATTRIBUTE, True)
+
+    with after_statement(slots, statement, end_and_stop):
+        seen = read_status(study, spec, slots, records)
+
+    assert seen.finished + len(seen.running) + seen.waiting == seen.total
+    before = (0, 1, None, None)
+    after = (1, 0, 0, "stopped by hpo stop")
+    assert (seen.complete, len(seen.running), seen.best_trial, seen.stopping) in (before, after)
 
 
 def test_the_time_left_follows_from_the_trials_that_ended(opened):
@@ -125,8 +163,8 @@ def test_a_launch_reads_no_record_of_a_trial_that_ended_before_it(tmp_path, monk
     us, read = Owner.this_process(), []
     while claim := slots.claim(us):
         slots.finish(claim, TrialState.COMPLETE, 4.5)
-    for module in ("hpo.execution.follow", "hpo.study.status"):
-        monkeypatch.setattr(f"{module}.record_of", lambda _, number: read.append(number))
+    monkeypatch.setattr("hpo.execution.follow.record_of", lambda _, number: read.append(number))
+    monkeypatch.setattr("hpo.study.status.read", lambda path, **_: read.append(path))
 
     seen = follow(plan, study, slots, show=lambda *_: None, tell=print)
 

@@ -21,6 +21,7 @@ from hpo.study.study import (
     load_study,
     reap_lost_trials,
     record_of,
+    slots_of,
     stop_reason,
     trial_folder,
 )
@@ -40,7 +41,7 @@ def create(storage, *settings, fingerprint="f"):
 
 def stopping(storage):
     study, spec = load_study(storage, "quick")
-    return stop_reason(study, spec, Slots(study, max_restarts=0))
+    return stop_reason(spec, study.user_attrs, lambda: slots_of(study, spec).look().trials)
 
 
 def test_what_a_study_searches_is_read_back_from_the_database(storage):

@@ -174,7 +174,7 @@ class Soak:
         return self.study is not None
 
     def _ended(self):
-        return sum(n for state, n in self.slots.counts().items() if state.is_finished())
+        return len(self.slots.look().finished)
 
     def _harm(self, kind):
         {"worker": self._harm_worker, "launch": self._harm_launch, "database": self._harm_database}[
