@@ -37,20 +37,23 @@ def doctor(
         hpo doctor studies/bbh.toml --on slurm --workers 50
     """
     from hpo.doctor import machine
+    from hpo.execution.slurm import sbatch_text
     from hpo.records.listing import render
     from hpo.storage.address import RUNS, url_of
     from hpo.study.place import runs_of_launch
     from hpo.study.spec import load
 
     spec, url = load(study, settings=settings) if study else None, url_of(storage, runs)
+    workers = workers or machine.default_workers(spec)
     place = runs_of_launch(url, spec.study.name, runs) if spec else (runs or RUNS).absolute()
     checks = machine.check(
         spec,
         on=on,
         runs=place,
         url=url,
-        workers=workers or machine.default_workers(spec),
+        workers=workers,
         force_sqlite=force_sqlite,
+        script=sbatch_text(spec, place, workers) if spec and on == "slurm" else None,
     )
     click.echo(render([dataclasses.asdict(one) for one in checks], style))
     if any(one.verdict == "failed" for one in checks):

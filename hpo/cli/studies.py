@@ -61,7 +61,7 @@ def launch(
         resolved = json.dumps(json.loads(plan.spec.to_json()), indent=2)
         click.echo(f"\nstudy, resolved:\n{resolved}")
         if plan.on == "slurm":
-            click.echo(f"\nsbatch script:\n{sbatch_text(plan)}")
+            click.echo(f"\nsbatch script:\n{sbatch_text(plan.spec, plan.runs, plan.workers)}")
     elif detach:
         launching.begin(plan)
         output = launching.detach(words, plan)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from hpo.doctor.check import Check, Verdict, guarded
 from hpo.queue.jobs import SchedulerError, ask_slurm, slurm_available
-from hpo.study.spec import SlurmTable, StudySpec
+from hpo.study.spec import SlurmTable
 
 _USABLE = ("idle", "mixed", "allocated", "completing", "reserved")
 """States of nodes that take jobs, now or later."""
@@ -35,8 +35,13 @@ class _Partition:
         return self.state.rstrip("*~#!%$@^+-").startswith(_USABLE)
 
 
-def cluster_checks(spec: StudySpec | None) -> list[Check]:
-    """Whether SLURM answers, and takes a study's jobs; without a study, the default partition."""
+def cluster_checks(table: SlurmTable | None, script: str | None) -> list[Check]:
+    """Whether SLURM answers, and takes a study's jobs; without a study, the default partition.
+
+    Args:
+        table: `[slurm]` of the study.
+        script: What its launch would give to sbatch.
+    """
     if not slurm_available():
         found = "sbatch, squeue, scontrol or scancel is not on this machine"
         return [Check("slurm", "failed", found, "go to a login node, or use --on local")]
@@ -46,11 +51,11 @@ def cluster_checks(spec: StudySpec | None) -> list[Check]:
         controllers = str(error)
     if " is UP" not in controllers:
         return [Check("slurm", "failed", _in_a_line(controllers), "try again when it answers")]
-    table = spec.slurm if spec else None
+    partition = table.partition if table else None
     return [
         Check("slurm", "ok", _in_a_line(controllers)),
         *guarded("slurm partition", lambda: [_partition(table)]),
-        *(guarded("slurm request", lambda: [_request(table)]) if table else []),
+        *(guarded("slurm request", lambda: [_request(partition, script)]) if script else []),
     ]
 
 
@@ -95,21 +100,19 @@ def _minutes(limit: str) -> float:
     return int(days or 0) * 1440 + hours * 60 + minutes + seconds / 60
 
 
-def _request(table: SlurmTable) -> Check:
-    """Whether sbatch would accept an array of the study's jobs."""
-    asked = table.options | table.extra_options
-    named = {key.replace("_", "-"): value for key, value in asked.items()}
-    words = [f"--{key}" if value is True else f"--{key}={value}" for key, value in named.items()]
+def _request(partition: str | None, script: str) -> Check:
+    """Whether sbatch would accept the jobs: it is given the very script of a launch."""
     try:
-        ask_slurm("sbatch", "--test-only", "--array=0", *words, "--wrap=true")
+        ask_slurm("sbatch", "--test-only", told=script)
     except SchedulerError as error:
         said = _in_a_line(str(error))
         waits = any(text in said for text in _MAY_COME)
         if _NO_SUCH_NODE in said:
-            waits = not any(one.usable for one in _partitions(table.partition))
+            waits = not any(one.usable for one in _partitions(partition))
         verdict: Verdict = "warning" if waits else "failed"
         return Check("slurm request", verdict, said, "change [slurm] of the study file")
-    return Check("slurm request", "ok", f"sbatch accepts {' '.join(words)}")
+    lines = (line.partition("#SBATCH ")[2] for line in script.splitlines())
+    return Check("slurm request", "ok", f"sbatch accepts {' '.join(filter(None, lines))}")
 
 
 def _in_a_line(text: str) -> str:

@@ -52,6 +52,7 @@ def check(
     url: URL,
     workers: int,
     force_sqlite: bool = False,
+    script: str | None = None,
 ) -> list[Check]:
     """Everything that can be checked before workers start, `on` this machine or `slurm`.
 
@@ -60,6 +61,7 @@ def check(
         runs: Folder of all runs. Neither it nor the database need be there yet.
         url: Of the study's database.
         force_sqlite: SQLite where its locks may not hold is a warning, and no failure.
+        script: What a launch of the study would give to sbatch.
     """
     looks: list[tuple[str, Callable[[], list[Check]]]] = [
         ("versions", _versions),
@@ -71,7 +73,7 @@ def check(
         ("storage", lambda: answer_checks(url, workers)),
     ]
     if on == "slurm":
-        looks.append(("slurm", lambda: cluster_checks(spec)))
+        looks.append(("slurm", lambda: cluster_checks(spec.slurm if spec else None, script)))
     return [one for what, look in looks for one in guarded(what, look, url)]
 
 

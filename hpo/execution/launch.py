@@ -18,6 +18,7 @@ from sqlalchemy.engine import URL
 from hpo.doctor import machine
 from hpo.execution import optuna_note
 from hpo.execution.plan import Plan, make_plan
+from hpo.execution.slurm import sbatch_text
 from hpo.queue.slots import Slots
 from hpo.storage.address import VARIABLE, hand_down
 from hpo.storage.open import open_storage
@@ -33,6 +34,7 @@ def begin(plan: Plan) -> tuple[optuna.Study, Slots]:
     Raises:
         PreflightError: If this machine, the database or the cluster is not fit. Lists all faults.
         SpecError: If a study of that name searches something else, or its folder is another's.
+        InputError: If SLURM could not write to a folder of that name.
         StorageError: If the database does not answer.
     """
     spec = plan.spec
@@ -44,6 +46,7 @@ def begin(plan: Plan) -> tuple[optuna.Study, Slots]:
             url=plan.url,
             workers=plan.workers,
             force_sqlite=plan.force_sqlite,
+            script=sbatch_text(spec, plan.runs, plan.workers) if plan.on == "slurm" else None,
         )
     )
     study, slots = _make(plan)

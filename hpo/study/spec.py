@@ -28,13 +28,17 @@ from models.config import ConfigError, FlowConfig, TrainConfig, checked
 TABLES = ("study", "data", "space", "training", "pruner", "sampler", "slurm")
 LARGEST = 2**20
 """Bytes of the largest study file that is read."""
-_OWN_OPTIONS = frozenset(
-    "partition account qos constraint exclude time mem cpus_per_task gpus_per_node ntasks_per_node "
-    "nodes array job_name output error open_mode signal wckey requeue".split()
+_SUBMITS = frozenset(
+    "array job_name output error open_mode signal wckey requeue clusters parsable quiet wait wrap "
+    "test_only help usage version".split()
 )
-"""Options of `sbatch` that other keys of `[slurm]`, or submitit, set."""
+"""Options of `sbatch` that submitit sets, or that would hide from it what was submitted."""
+_MEMORY = frozenset({"mem_per_cpu", "mem_per_gpu"})
+"""Options of `sbatch` that exclude `mem`."""
 _OPTION = re.compile(r"-{0,2}[A-Za-z][A-Za-z0-9_-]*")
 """Long name of an option of `sbatch`."""
+_TYPED_GPUS = re.compile(r"[A-Za-z0-9_.-]+:[1-9][0-9]*")
+"""Type and number of GPUs, as sbatch writes them."""
 
 
 class SpecError(InputError):
@@ -62,7 +66,7 @@ def _one_line(text: str) -> str:
 def _option(key: str) -> str:
     if not _OPTION.fullmatch(key):
         raise ValueError("is no long name of an option of sbatch")
-    if _plain(key) in _OWN_OPTIONS:
+    if _plain(key) in {*SlurmTable()._asked, *_SUBMITS}:
         raise ValueError("is set otherwise: see the other keys")
     return key
 
@@ -77,9 +81,17 @@ def _option_value(value: object) -> object:
     return _one_line(value) if isinstance(value, str) else value
 
 
+def _gpus(value: object) -> object:
+    number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if not (number or (isinstance(value, str) and _TYPED_GPUS.fullmatch(value))):
+        raise ValueError(f'must be a number, or a type and a number as "a100:1", got {value!r}')
+    return value
+
+
 Line = Annotated[str, AfterValidator(_one_line)]
 Option = Annotated[str, AfterValidator(_option)]
 OptionValue = Annotated[str | int | bool, PlainValidator(_option_value)]
+Gpus = Annotated[int | str, PlainValidator(_gpus)]
 
 
 @checked
@@ -146,12 +158,13 @@ class SlurmTable:
     """As `sbatch --qos`."""
     constraint: Line | None = None
     """As `sbatch --constraint`."""
-    gpus: NonNegativeInt = 1
-    """GPUs of each job."""
+    gpus: Gpus = 1
+    """GPUs of each job: a number, or a type of the cluster's and a number, as `"a100:1"`."""
     cpus: PositiveInt = 4
     """CPU cores of each job."""
-    memory_gb: PositiveInt = 16
-    """Memory of each job."""
+    memory_gb: NonNegativeInt = 16
+    """Memory of each job. 0 leaves `--mem` out, for clusters that refuse it or have
+    `extra = { mem-per-cpu = "4G" }` in its place."""
     timeout_min: PositiveInt = 240
     """Time limit of each job. Another job continues the trials that it cuts off."""
     setup: list[str] = field(default_factory=list)
@@ -159,7 +172,8 @@ class SlurmTable:
     exclude: Line | None = None
     """Nodes not to be used, as `sbatch --exclude`."""
     extra: dict[Option, OptionValue] = field(default_factory=dict)
-    """Any other option of `sbatch` by its long name, such as `reservation = "ligo"`."""
+    """Any other option of `sbatch` by its long name, such as `reservation = "ligo"`. With
+    `export = "NONE"` the workers have your login environment and still find their database."""
     workers_per_gpu: PositiveInt = 1
     """Workers that share each GPU of a job, and its cores and memory evenly: small flows do not
     fill one. Without GPUs, workers of a job."""
@@ -167,12 +181,22 @@ class SlurmTable:
     @property
     def tasks(self) -> int:
         """Workers of each job."""
-        return max(1, self.gpus) * self.workers_per_gpu
+        return max(1, self.gpu_count) * self.workers_per_gpu
+
+    @property
+    def gpu_count(self) -> int:
+        """GPUs of each job, of whatever type."""
+        return int(str(self.gpus).rpartition(":")[2])
 
     @property
     def options(self) -> dict[str, str | int]:
         """The options of `sbatch` for a job, by their long names."""
-        asked = {
+        return {key: value for key, value in self._asked.items() if value is not None}
+
+    @property
+    def _asked(self) -> dict[str, str | int | None]:
+        """All options of `sbatch` that keys of this table set; None for those left out."""
+        return {
             "partition": self.partition,
             "account": self.account,
             "qos": self.qos,
@@ -182,10 +206,9 @@ class SlurmTable:
             "ntasks_per_node": self.tasks,
             "cpus_per_task": max(1, self.cpus // self.tasks),
             "gpus_per_node": self.gpus or None,
-            "mem": f"{self.memory_gb}GB",
+            "mem": f"{self.memory_gb}GB" if self.memory_gb else None,
             "time": self.timeout_min,
         }
-        return {key: value for key, value in asked.items() if value is not None}
 
     @property
     def extra_options(self) -> dict[str, str | int | bool]:
@@ -219,7 +242,11 @@ class StudySpec:
     @staticmethod
     def from_json(text: str) -> StudySpec:
         """The study that `to_json` wrote."""
-        return parse(json.loads(text), source="the stored study", known=(*TABLES, "flow"))
+        tables = json.loads(text)
+        slurm = tables.get("slurm", {})
+        if _MEMORY & {*map(_plain, slurm.get("extra", {}))}:  # in 0.1 it outranked memory_gb
+            slurm["memory_gb"] = 0
+        return parse(tables, source="the stored study", known=(*TABLES, "flow"))
 
 
 def shipped() -> list[str]:
@@ -344,6 +371,12 @@ def _clashes(parts: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
             f"[pruner] min_epochs ({pruner.min_epochs}) is above [training] epochs "
             f"({training.epochs}), so nothing could ever be pruned"
         )
+    if "slurm" in parts and parts["slurm"].memory_gb:
+        faults += [
+            f"[slurm] memory_gb and extra {key.replace('_', '-')} exclude each other: "
+            "memory_gb = 0 leaves the first out"
+            for key in sorted(_MEMORY & {*parts["slurm"].extra_options})
+        ]
     if training and training.eval_every:
         faults.append(
             "[training] eval_every must be 0 in a study: pruning compares trials epoch by epoch"

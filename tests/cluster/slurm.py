@@ -211,7 +211,7 @@ class Slurm:
         port, *ports = free_ports(NODES + 1)
         nodes = "\n".join(
             f"NodeName=n{node} NodeAddr=127.0.0.1 Port={ports[node]} CPUs={self._cpus} "
-            f"RealMemory=64000 Gres=gpu:{GPUS} State=UNKNOWN"
+            f"RealMemory=64000 Gres=gpu:a100:{GPUS} State=UNKNOWN"
             for node in range(NODES)
         )
         host = socket.gethostname().partition(".")[0]
@@ -220,7 +220,7 @@ class Slurm:
         (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
         lines = ["AutoDetect=off"]
         for gpu in range(GPUS):
-            lines.append(f"Name=gpu File={self._device(gpu)} Flags=nvidia_gpu_env")
+            lines.append(f"Name=gpu Type=a100 File={self._device(gpu)} Flags=nvidia_gpu_env")
         (folder / "gres.conf").write_text("\n".join(lines) + "\n")
         (folder / "bin" / "sacct").write_text(SACCT)
         (folder / "bin" / "sacct").chmod(0o755)

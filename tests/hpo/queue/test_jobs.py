@@ -6,6 +6,7 @@ import stat
 import pytest
 
 from hpo.queue.jobs import (
+    SQUEUE_S,
     JobState,
     SchedulerError,
     ask_slurm,
@@ -13,6 +14,8 @@ from hpo.queue.jobs import (
     cluster_settings,
     job_of_this_process,
     job_states,
+    outside_of_jobs,
+    queue_has_changed,
     requeue_job,
     slurm_available,
 )
@@ -22,6 +25,7 @@ from hpo.queue.jobs import (
 def command(tmp_path, monkeypatch):
     """Makes a command that prints a text, notes its arguments and ends with a code."""
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    queue_has_changed()
 
     def make(name, prints="", code=0):
         (tmp_path / f"{name}.out").write_text(prints)
@@ -49,6 +53,51 @@ def test_no_answer_is_not_no_job(command):
 
     assert job_states(["12"]) is None
     assert job_states([]) == {}
+
+
+def test_squeue_is_asked_once_for_all_until_the_queue_has_changed(command, monkeypatch):
+    asked = command("squeue", "12_0|12|RUNNING|None\n15|15|RUNNING|None\n")
+    command("scancel")
+    now_s = [1000.0]
+    monkeypatch.setattr("hpo.queue.jobs.time.monotonic", lambda: now_s[0])
+
+    def times():
+        job_states(["12_0"])
+        assert [*job_states(["15"])] == ["15"]
+        return len(asked.read_text().splitlines())
+
+    assert times() == 1
+    now_s[0] += SQUEUE_S
+    assert times() == 1
+    now_s[0] += 1
+    assert times() == 2
+    cancel_jobs(["12_0"])
+    assert times() == 3
+
+
+def test_no_answer_of_squeue_is_not_asked_for_again_at_once(command):
+    asked = command("squeue", "slurm_load_jobs error", code=1)
+
+    assert [job_states(["12"]) for _ in range(3)] == [None] * 3
+    assert len(asked.read_text().splitlines()) == 1
+
+
+def test_commands_get_an_environment_without_jobs_and_presets(monkeypatch):
+    clean = {"SLURM_CONF": "/etc/slurm.conf", "SLURM_CLUSTERS": "big", "HPO_STORAGE": "sqlite://"}
+    for name, value in clean.items():
+        monkeypatch.setenv(name, value)
+    for name in ("SLURM_JOB_ID", "SBATCH_EXPORT", "SQUEUE_FORMAT", "SUBMITIT_EXECUTOR"):
+        monkeypatch.setenv(name, "x")
+    before = {**os.environ}
+
+    with outside_of_jobs():
+        inside = {**os.environ}
+
+    assert {**os.environ} == before
+    assert before.keys() - inside.keys() >= {"SLURM_JOB_ID", "SBATCH_EXPORT", "SQUEUE_FORMAT"}
+    assert clean.items() <= inside.items()
+    assert ask_slurm("env").split().count("SLURM_CLUSTERS=big") == 1
+    assert "SLURM_JOB_ID" not in ask_slurm("env")
 
 
 @pytest.mark.parametrize(

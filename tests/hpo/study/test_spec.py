@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from hpo.study.spec import SpecError, StudySpec, StudyTable, load, shipped
+from hpo.study.spec import SlurmTable, SpecError, StudySpec, StudyTable, load, shipped
 from models.config import ConfigError
 
 STORED = Path(__file__).parents[2] / "data" / "stored-study-0.1.json"
@@ -106,6 +106,21 @@ def write(folder, text):
             "eval_every must be 0 in a study",
             id="eval-every",
         ),
+        pytest.param(
+            MINIMAL + '[slurm]\ngpus = "a100"',
+            r'gpus must be a number, or a type and a number as "a100:1", got \'a100\'',
+            id="gpus",
+        ),
+        pytest.param(
+            MINIMAL + '[slurm.extra]\nmem-per-cpu = "4G"',
+            "memory_gb and extra mem-per-cpu exclude each other: memory_gb = 0 leaves",
+            id="memory",
+        ),
+        pytest.param(
+            MINIMAL + '[slurm.extra]\n"--cpus-per-task" = 4',
+            r"\[slurm\] extra.--cpus-per-task is set otherwise",
+            id="own-option",
+        ),
     ],
 )
 def test_a_bad_study_names_the_file_and_the_fault(tmp_path, text, message):
@@ -182,6 +197,20 @@ def test_a_study_stored_by_version_0_1_means_what_it_meant():
     assert json.loads(spec.to_json()) == stored
     assert spec.space["clip_norm"].step == 1
     assert spec.slurm.extra_options == {"reservation": "x", "exclusive": True, "cpu_freq": 3}
+
+
+def test_a_stored_study_whose_jobs_ask_for_memory_by_the_core_goes_on():
+    stored = json.loads(load("quick").to_json())
+    stored["slurm"] |= {"memory_gb": 16, "extra": {"--mem-per-cpu": "4G"}}
+
+    assert "mem" not in StudySpec.from_json(json.dumps(stored)).slurm.options
+
+
+@pytest.mark.parametrize(("gpus", "tasks"), [(0, 2), (3, 6), ("a100:3", 6), ("1g.5gb:1", 2)])
+def test_gpus_may_have_a_type(gpus, tasks):
+    table = SlurmTable(gpus=gpus, workers_per_gpu=2)
+
+    assert (table.tasks, table.options.get("gpus_per_node")) == (tasks, gpus or None)
 
 
 def test_a_stored_study_keeps_the_defaults_that_it_was_made_with():
