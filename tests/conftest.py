@@ -6,6 +6,7 @@ is made once.
 
 from __future__ import annotations
 
+import atexit
 import math
 import os
 import random
@@ -31,6 +32,10 @@ from tests.forks import Forks
 
 # Small tensors on a busy machine: two threads that wait for each other take ten times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# No test finds the database that `hpo db start` runs for whoever runs the tests.
+os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="hpo-config-")
+atexit.register(shutil.rmtree, os.environ["XDG_CONFIG_HOME"], ignore_errors=True)
 
 # A shell starts what it puts in the background deaf to Ctrl-C, and tests send just that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

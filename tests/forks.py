@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import json
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -62,6 +63,8 @@ class Forks:
         *,
         cwd,
         storage=None,
+        user=None,
+        environment=None,
         watch=None,
         kill_before=None,
         fail_from=None,
@@ -73,6 +76,8 @@ class Forks:
         Args:
             cwd: Their folder.
             storage: URL of the database, if another one than that in the runs.
+            user: Whom they run as, if this process may choose.
+            environment: Variables beside or in place of those of the tests.
             watch: The folder whose file events count, if another one.
             kill_before: The number of the event before which the process kills itself.
             fail_from: The number of the event from which on each raises the `fault`, as `EDQUOT`.
@@ -83,6 +88,8 @@ class Forks:
             "cwd": str(cwd),
             "clock": list(clock),
             "storage": storage,
+            "user": user if os.geteuid() == 0 else None,
+            "environment": {name: str(value) for name, value in (environment or {}).items()},
             "events": {
                 "watched": str(watch or cwd),
                 "kill_before": kill_before,
@@ -136,6 +143,8 @@ def _serve():
 
 def _start(command, asked, answer):
     answer.mkdir()
+    answer.parent.chmod(0o711)
+    answer.chmod(0o777)
     pid = os.fork()
     if not pid:
         _be(command, asked, answer)
@@ -158,6 +167,8 @@ def _import():
     modules += " torch._dynamo torch.onnx"
     modules += " hpo.cli hpo.pictures.corner hpo.emulator.draws hpo.emulator.export"
     modules += " hpo.execution.launch hpo.execution.trial data_prep.preparation.prepare"
+    modules += " hpo.server.server hpo.server.backup encodings.idna encodings.ascii"
+    modules += " sqlalchemy.dialects.postgresql.psycopg psycopg"
     for name in modules.split():
         importlib.import_module(name)
     from hpo.records import record
@@ -173,9 +184,15 @@ def _be(command, asked, answer):
     os.environ.pop("HPO_STORAGE", None)
     if asked["storage"]:
         os.environ["HPO_STORAGE"] = asked["storage"]
+    os.environ.update(asked["environment"])
     said = os.open(answer / "said", os.O_WRONLY | os.O_CREAT)
     for stream in (1, 2):
         os.dup2(said, stream)
+    if asked["user"]:
+        other = pwd.getpwnam(asked["user"])
+        os.setgroups([])
+        os.setgid(other.pw_gid)
+        os.setuid(other.pw_uid)
     if asked["clock"]:
         _jump(asked["clock"])
     events = _Events(**asked["events"])

@@ -102,9 +102,9 @@ def dashboard(
 
 def _database(storage: str | None, folder: Path) -> URL | None:
     """The database that was named, or that of the runs; None where they have none."""
-    from hpo.storage.address import FILE_VARIABLE, VARIABLE, url_of
+    from hpo.storage.address import named, url_of
 
-    if storage or os.environ.get(VARIABLE) or os.environ.get(FILE_VARIABLE):
+    if named(storage):
         return existing(url_of(storage, folder))
     of_study = any(folder.glob("trial-*/"))
     places = [folder, folder.absolute().parent] if of_study else [folder]

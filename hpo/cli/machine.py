@@ -1,4 +1,4 @@
-"""The commands of this machine and of the database: doctor, db upgrade."""
+"""The command that checks this machine: doctor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpo.cli.options import existing, listed, placed, planned
+from hpo.cli.options import listed, placed, planned
 
 if TYPE_CHECKING:
     from hpo.records.listing import Format
@@ -58,28 +58,3 @@ def doctor(
     click.echo(render([dataclasses.asdict(one) for one in checks], style))
     if any(one.verdict == "failed" for one in checks):
         sys.exit(1)
-
-
-@click.group()
-def db() -> None:
-    """Look after the database of the studies."""
-
-
-@db.command()
-@placed
-def upgrade(runs: Path | None, storage: str | None) -> None:
-    """Bring the database up to the installed version of Optuna.
-
-    A SQLite file is copied first; of a server make a copy yourself (pg_dump, mysqldump). No worker
-    may run meanwhile.
-    """
-    from hpo.queue.upgrade import upgrade_tables
-    from hpo.storage.address import masked, url_of
-
-    url = existing(url_of(storage, runs))
-    before, now, copy = upgrade_tables(url)
-    if before == now:
-        click.echo(f"{masked(url)} is up to date ({now})")
-    else:
-        kept = f"; the old one is kept as {copy}" if copy else ""
-        click.echo(f"{masked(url)} was {before} and is {now}{kept}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import sqlalchemy as sql
@@ -12,7 +10,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from hpo.queue.tables import LEASES, PARENTS, make_tables, remove_orphans
-from hpo.storage import version
+from hpo.storage import sqlite, version
 from hpo.storage.address import StorageError, masked
 from hpo.storage.open import engine_options, template
 from hpo.storage.retry import cause
@@ -25,7 +23,7 @@ def upgrade_tables(url: URL) -> tuple[str, str, Path | None]:
 
     Returns:
         The versions before, those now, and the path of the copy of a SQLite file. A server is not
-        copied: its owner uses `pg_dump` or `mysqldump`.
+        copied: `hpo db backup` does that.
 
     Raises:
         StorageError: If the database does not answer or cannot be brought up to date.
@@ -41,9 +39,7 @@ def upgrade_tables(url: URL) -> tuple[str, str, Path | None]:
         if before != head:
             if url.get_backend_name() == "sqlite" and url.database:
                 copy = Path(f"{url.database}.before-upgrade")
-                with closing(sqlite3.connect(url.database)) as file:  # while others may write
-                    with closing(sqlite3.connect(copy)) as target:
-                        file.backup(target)
+                sqlite.copy(Path(url.database), copy)
             storage.upgrade()
             if sql.inspect(storage.engine).has_table(LEASES.name):
                 _upgrade_ours(storage.engine)

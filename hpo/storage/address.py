@@ -13,6 +13,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from data_prep.errors import InputError
+from hpo.storage import filesystem
 
 VARIABLE = "HPO_STORAGE"
 FILE_VARIABLE = "HPO_STORAGE_FILE"
@@ -25,16 +26,32 @@ class StorageError(InputError):
     """A database that cannot be used. The message shows its URL without the password."""
 
 
-def url_of(option: str | None, runs: Path | None) -> URL:
-    """The database that the option, `HPO_STORAGE` or the file of `HPO_STORAGE_FILE` names.
+def default_file() -> Path:
+    """The file that is read where `HPO_STORAGE_FILE` names none.
 
-    Else `hpo.db` in the runs folder, which is `RUNS` where none was told.
+    `hpo db start` makes it, and `hpo db stop` removes it.
+    """
+    above = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return Path(above, "hpo", "storage")
+
+
+def named(option: str | None) -> str | None:
+    """The URL that the option, `HPO_STORAGE` or the file of `HPO_STORAGE_FILE` gives, if one does.
+
+    Raises:
+        StorageError: If others can read the file, or it is named and not there.
+    """
+    return option or os.environ.get(VARIABLE) or _text_of_file()
+
+
+def url_of(option: str | None, runs: Path | None) -> URL:
+    """The database that is `named`, else `hpo.db` in the runs folder, `RUNS` where none was told.
 
     Raises:
         StorageError: If it is not a URL of a database that SQLAlchemy knows, or others can read
             the file.
     """
-    text = option or os.environ.get(VARIABLE) or _text_of_file()
+    text = named(option)
     if not text:
         return URL.create("sqlite", database=str((runs or RUNS).absolute() / "hpo.db"))
     try:
@@ -60,10 +77,23 @@ def masked(url: URL) -> str:
 
 
 def hand_down(url: URL) -> None:
-    """Put the URL into the environment, for worker processes."""
+    """Put the URL into the environment, for worker processes, or the file that has it."""
     text = _text_of_file()
     if VARIABLE in os.environ or text is None or url != url_of(text, Path()):
         os.environ[VARIABLE] = url.render_as_string(hide_password=False)
+    elif not os.environ.get(FILE_VARIABLE):
+        if filesystem.is_network(filesystem.kind_of(default_file())):  # nodes see it, too
+            os.environ[FILE_VARIABLE] = str(default_file())
+        else:
+            os.environ[VARIABLE] = url.render_as_string(hide_password=False)
+
+
+def remedy(url: URL) -> str:
+    """The way out where a database does not answer that is a server of `hpo db start`; else ''."""
+    file = default_file()
+    if not os.path.isfile(file) or url != url_of(_text_of(file), Path()):
+        return ""
+    return f": run hpo db start on {url.host}"
 
 
 _DRIVERS = {
@@ -76,14 +106,18 @@ _DRIVERS = {
 
 
 def _text_of_file() -> str | None:
-    if not os.environ.get(FILE_VARIABLE):
-        return None
-    path = Path(os.environ[FILE_VARIABLE])
+    if file := os.environ.get(FILE_VARIABLE):
+        return _text_of(Path(file))
+    return _text_of(default_file()) if os.path.isfile(default_file()) else None
+
+
+def _text_of(path: Path) -> str:
     try:
         mode = path.stat().st_mode
         text = path.read_text(encoding="utf-8").strip()
     except OSError as error:
-        raise StorageError(f"{FILE_VARIABLE}: {path}: {error.strerror}") from None
+        stopped = ": run hpo db start" if path == default_file() else ""
+        raise StorageError(f"{FILE_VARIABLE}: {path}: {error.strerror}{stopped}") from None
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise StorageError(f"{FILE_VARIABLE}: others can read {path}: run chmod 600 {path}")
     return text

@@ -7,6 +7,7 @@ import functools
 import os
 import sqlite3
 import warnings
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,20 @@ def reader_options(url: URL) -> dict[str, Any]:
     except sqlite3.Error as error:
         raise StorageError(f"{masked(url)} cannot be read: {error}") from None
     return {"creator": connect}
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a database, while others may write to it, over what the target holds.
+
+    Raises:
+        StorageError: If the source cannot be read, or the target cannot be written.
+    """
+    try:
+        with closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=rw", uri=True)) as file:
+            with closing(sqlite3.connect(target, timeout=60)) as other:
+                file.backup(other)
+    except sqlite3.Error as error:
+        raise StorageError(f"{source} was not copied to {target}: {error}") from None
 
 
 def _connected_to_read(address: str) -> sqlite3.Connection:
