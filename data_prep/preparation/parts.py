@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from data_prep.columns import Column
 from data_prep.dataset import SPLITS, Cell
 from data_prep.errors import DataError
 from data_prep.preparation import split
@@ -108,8 +109,7 @@ def write(spool: Spool, folder: Path, seed: int) -> tuple[tuple[Cell, ...], str]
     buckets = _deal(spool, np.argsort(order), shares, np.random.default_rng(for_split))
     spool.path.unlink()
 
-    meaning = (request.event_columns, request.condition_columns, values.tolist())
-    digest = hashlib.sha256(repr(meaning).encode())
+    digest = hashlib.sha256(_meaning(request, values).encode())
     rng = np.random.default_rng(for_order)
     for name in SPLITS:
         digest.update(name.encode())
@@ -120,6 +120,23 @@ def write(spool: Spool, folder: Path, seed: int) -> tuple[tuple[Cell, ...], str]
         for value, share in zip(values.tolist(), shares.tolist(), strict=True)
     )
     return cells, digest.hexdigest()
+
+
+def _meaning(request: Request, values: NDArray[np.float64]) -> str:
+    """What the rows mean, as the fingerprint has it.
+
+    Spelled out, since the same data must keep their fingerprint when a column's class changes: it
+    is the text that Python showed for columns and cells when there were no other fields.
+    """
+    events, conditions = map(_columns, (request.event_columns, request.condition_columns))
+    return f"({events}, {conditions}, {values.tolist()})"
+
+
+def _columns(columns: Iterable[Column]) -> str:
+    each = [
+        f"Column(name={one.name!r}, unit={one.unit!r}, positive={one.positive})" for one in columns
+    ]
+    return f"({each[0]},)" if len(each) == 1 else f"({', '.join(each)})"
 
 
 def _deal(
