@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 from hpo.queue.leases import Owner
 from hpo.queue.reaper import reap
 from hpo.queue.slots import Slots
+from hpo.queue.tables import make_tables
 from hpo.storage.address import url_of
 from hpo.storage.open import open_storage
 
@@ -42,6 +43,7 @@ def close():
 def slots_of(url, *, max_restarts=3):
     storage = open_storage(url_of(url, Path()))
     ENGINES.append(storage.engine)
+    make_tables(storage.engine)
     study = optuna.create_study(study_name=STUDY, storage=storage, load_if_exists=True)
     return Slots(study, max_restarts=max_restarts), study
 

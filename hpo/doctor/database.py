@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from hpo.doctor.check import Check, guarded, said
-from hpo.storage import filesystem
+from hpo.storage import filesystem, version
 from hpo.storage.address import masked
 
 SPARE = 5
@@ -76,7 +76,7 @@ def answer_checks(url: URL, workers: int) -> list[Check]:
 
 
 def _tables(url: URL) -> Check:
-    """Optuna's tables against the installed Optuna. RDBStorage itself would make missing ones."""
+    """Optuna's tables and ours against those installed. RDBStorage would make missing ones."""
     with _connected(url) as connection:
         if not inspect(connection).has_table("version_info"):
             return Check("storage tables", "ok", "hpo launch will make Optuna's tables")
@@ -84,6 +84,7 @@ def _tables(url: URL) -> Check:
         if inspect(connection).has_table("alembic_version"):
             query = "select version_num from alembic_version"
             revision = connection.exec_driver_sql(query).scalar()
+        ours = version.version_of(connection)
     if revision is None:
         found = "Optuna's tables have no revision: they are being made, or very old"
         return Check("storage tables", "warning", found, "hpo db upgrade")
@@ -91,6 +92,11 @@ def _tables(url: URL) -> Check:
     head, known = installed.get_head_version(), installed.get_all_versions()
     installed.engine.dispose()
     optuna = metadata.version("optuna")
+    if revision == head and ours != version.VERSION:
+        found = f"hpo-flows' tables are of version {ours}, this one works on {version.VERSION}"
+        older = ours < version.VERSION
+        remedy = "hpo db upgrade" if older else "pip install --upgrade hpo-flows"
+        return Check("storage tables", "failed", found, remedy)
     if revision == head:
         return Check("storage tables", "ok", f"of Optuna {optuna} ({revision})")
     found = f"Optuna's tables are of {revision}, the installed Optuna {optuna} has {head}"

@@ -28,31 +28,36 @@ def upgrade_tables(url: URL) -> tuple[str, str, Path | None]:
     Raises:
         StorageError: If the database does not answer or cannot be brought up to date.
     """
-    copy = None
     try:
         storage = RDBStorage(
             template(url), engine_kwargs=engine_options(url), skip_compatibility_check=True
         )
-        before, head = _versions(storage), (storage.get_head_version(), version.VERSION)
-        if before[1] > version.VERSION:
-            version.refuse_other_version(storage.engine)
-        if before != head:
-            if url.get_backend_name() == "sqlite" and url.database:
-                copy = Path(f"{url.database}.before-upgrade")
-                sqlite.copy(Path(url.database), copy)
-            storage.upgrade()
-            if sql.inspect(storage.engine).has_table(LEASES.name):
-                _upgrade_ours(storage.engine)
-        after = _versions(storage)
-        storage.engine.dispose()
+        try:
+            return _upgrade(storage, url)
+        finally:
+            storage.engine.dispose()
     except (SQLAlchemyError, RuntimeError) as error:
         raise StorageError(f"{masked(url)} was not upgraded: {cause(error)}") from None
-    return _text(before), _text(after), copy
+
+
+def _upgrade(storage: RDBStorage, url: URL) -> tuple[str, str, Path | None]:
+    copy, before = None, _versions(storage)
+    if before[1] > version.VERSION:
+        version.refuse_other_version(storage.engine)
+    if before != (storage.get_head_version(), version.VERSION):
+        if url.get_backend_name() == "sqlite" and url.database:
+            copy = Path(f"{url.database}.before-upgrade")
+            sqlite.copy(Path(url.database), copy)
+        storage.upgrade()
+        if sql.inspect(storage.engine).has_table(LEASES.name):
+            _upgrade_ours(storage.engine)
+    return _text(before), _text(_versions(storage)), copy
 
 
 def _versions(storage: RDBStorage) -> tuple[str, int]:
     with storage.engine.connect() as connection:
-        return storage.get_current_version(), version.version_of(connection)
+        ours = version.version_of(connection)
+    return storage.get_current_version(), ours
 
 
 def _text(versions: tuple[str, int]) -> str:
@@ -63,13 +68,8 @@ def _upgrade_ours(engine: sql.Engine) -> None:
     """Bring our tables from version 1 to 2. The version is written when all else is there."""
     with engine.begin() as connection:
         found = sql.inspect(connection)
-        old = {column["name"] for column in found.get_columns(LEASES.name)}
-        for column in LEASES.c:
-            if column.name not in old:
-                text = sql.schema.CreateColumn(column).compile(connection)
-                connection.exec_driver_sql(f"ALTER TABLE {LEASES.name} ADD COLUMN {text}")
-        if "futile" not in old:
-            connection.execute(sql.update(LEASES).values(futile=LEASES.c.restarts))
+        if not found.has_table(version.TABLE.name):
+            _add_columns(connection, {one["name"] for one in found.get_columns(LEASES.name)})
         there = [table for table in PARENTS if found.has_table(table.name)]
         for table in there if engine.dialect.name != "sqlite" else []:
             remove_orphans(connection, table)
@@ -77,3 +77,12 @@ def _upgrade_ours(engine: sql.Engine) -> None:
                 for key in table.foreign_key_constraints:
                     connection.execute(sql.schema.AddConstraint(key))
     make_tables(engine)
+
+
+def _add_columns(connection: sql.Connection, there: set[str]) -> None:
+    """The columns of leases that version 1 did not have: every restart was one without progress."""
+    for column in LEASES.c:
+        if column.name not in there:
+            text = sql.schema.CreateColumn(column).compile(connection)
+            connection.exec_driver_sql(f"ALTER TABLE {LEASES.name} ADD COLUMN {text}")
+    connection.execute(sql.update(LEASES).values(futile=LEASES.c.restarts))

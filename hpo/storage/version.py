@@ -36,7 +36,9 @@ def refuse_other_version(engine: sql.Engine) -> None:
         found = version_of(connection)
     if found == VERSION:
         return
-    place = f"{masked(engine.url)} has tables of hpo-flows of version {found}"
-    if found < VERSION:
-        raise StorageError(f"{place}, this version needs {VERSION}: run hpo db upgrade")
-    raise StorageError(f"{place}, this version reads up to {VERSION}: upgrade hpo-flows")
+    engine.dispose()
+    remedy = "run hpo db upgrade" if found < VERSION else "upgrade hpo-flows"
+    raise StorageError(
+        f"{masked(engine.url)} has hpo-flows' tables of version {found}, this one works on "
+        f"{VERSION}: {remedy}"
+    )

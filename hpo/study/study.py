@@ -21,6 +21,7 @@ from optuna.trial import TrialState
 from hpo.queue.leases import Owner
 from hpo.queue.reaper import reap
 from hpo.queue.slots import Slots
+from hpo.queue.tables import make_tables
 from hpo.queue.trials import TrialSummary
 from hpo.records.folder import read
 from hpo.records.record import NAME, Cost, DataUsed, Environment, RecordError, RunRecord, now
@@ -45,6 +46,7 @@ def create_study(
     Raises:
         SpecError: If a study of that name searches something else. Lists what differs.
     """
+    make_tables(storage.engine)  # which lets nothing of a deleted study be taken for the new one's
     study = optuna.create_study(
         study_name=spec.study.name, storage=storage, load_if_exists=True, direction="minimize"
     )

@@ -254,6 +254,27 @@ def test_tables_of_another_optuna_are_not_taken_for_todays(
     assert (found.verdict, found.remedy) == (verdict, remedy)
 
 
+@pytest.mark.parametrize(
+    ("version", "remedy"),
+    [
+        pytest.param(None, "hpo db upgrade", id="older"),
+        pytest.param(99, "pip install --upgrade hpo-flows", id="newer"),
+    ],
+)
+def test_our_tables_of_another_version_are_not_taken_for_todays(
+    tmp_path, with_database, version, remedy
+):
+    with closing(sqlite3.connect(tmp_path / "hpo.db")) as connection, connection:
+        connection.execute("create table hpo_leases (trial_id integer)")
+        if version:
+            connection.execute("create table hpo_version (version integer)")
+            connection.execute("insert into hpo_version values (?)", (version,))
+
+    found = checked(tmp_path)["storage tables"]
+
+    assert (found.verdict, found.remedy) == ("failed", remedy)
+
+
 def test_looking_at_an_empty_database_makes_no_tables(tmp_path):
     sqlite3.connect(tmp_path / "hpo.db").close()
     (tmp_path / "hpo.db").touch()

@@ -1,4 +1,4 @@
-"""Many workers on one SQLite file, some of them killed: every trial ends, and ends once."""
+"""Many workers on one database, some of them killed: every trial ends, and ends once."""
 
 import collections
 import random
@@ -7,7 +7,6 @@ import time
 import pytest
 from optuna.trial import TrialState
 
-from hpo.storage.address import url_of
 from tests import claimers
 
 pytestmark = pytest.mark.slow
@@ -15,9 +14,7 @@ pytestmark = pytest.mark.slow
 TRIALS, WORKERS, KILLS = 200, 8, 3
 
 
-def test_two_hundred_trials_end_once_each_though_workers_are_killed(tmp_path, monkeypatch):
-    monkeypatch.delenv("HPO_STORAGE", raising=False)
-    url = str(url_of(None, tmp_path))
+def test_two_hundred_trials_end_once_each_though_workers_are_killed(url, tmp_path):
     slots, study = claimers.slots_of(url)
     slots.top_up(TRIALS)
     chance = random.Random(1)

@@ -1,4 +1,3 @@
-import multiprocessing
 import os
 import signal
 from contextlib import contextmanager
@@ -12,20 +11,8 @@ from optuna.trial import TrialState
 from hpo.queue.jobs import JobState
 from hpo.queue.leases import Lease, LeaseLost, Owner, began
 from hpo.queue.reaper import reap
-from hpo.queue.slots import Slots
-from hpo.storage.address import url_of
-from hpo.storage.open import open_storage
-
-
-@pytest.fixture
-def runs(with_database):
-    return with_database
-
-
-def slots_of(runs, *, max_restarts=3):
-    storage = open_storage(url_of(None, runs))
-    study = optuna.create_study(study_name="s", storage=storage, load_if_exists=True)
-    return Slots(study, max_restarts=max_restarts), study
+from tests import claimers
+from tests.claimers import slots_of
 
 
 def lose_an_answer(monkeypatch, engine):
@@ -46,15 +33,15 @@ def lose_an_answer(monkeypatch, engine):
 
 def dead_owner():
     """A process that has just ended."""
-    process = multiprocessing.get_context("spawn").Process(target=int)
+    process = claimers.PROCESSES.Process(target=int)
     process.start()
     owner = replace(Owner.this_process(), pid=process.pid, started=began(process.pid))
     process.join()
     return owner
 
 
-def test_topping_up_makes_what_is_missing_and_no_more(runs):
-    slots, study = slots_of(runs)
+def test_topping_up_makes_what_is_missing_and_no_more(url):
+    slots, study = slots_of(url)
 
     assert slots.top_up(3) == 3
     assert slots.top_up(3) == 0
@@ -66,8 +53,8 @@ def test_topping_up_makes_what_is_missing_and_no_more(runs):
     assert [trial.number for trial in study.trials] == [0, 1, 2, 3, 4]
 
 
-def test_a_grid_point_reaches_the_trial_of_its_number(runs):
-    slots, study = slots_of(runs)
+def test_a_grid_point_reaches_the_trial_of_its_number(url):
+    slots, study = slots_of(url)
     points = [{"hidden": 128}, {"hidden": 200}]
     slots.top_up(2, points=points)
 
@@ -76,9 +63,9 @@ def test_a_grid_point_reaches_the_trial_of_its_number(runs):
         assert trial.suggest_categorical("hidden", [128, 200]) == point["hidden"]
 
 
-def drain(runs, journal):
+def drain(url, journal):
     """A worker that claims and finishes until nothing waits, and says what it claimed."""
-    slots, _ = slots_of(runs)
+    slots, _ = slots_of(url)
     owner = Owner.this_process()
     while claim := slots.claim(owner):
         journal.put(claim.number)
@@ -86,13 +73,12 @@ def drain(runs, journal):
 
 
 @pytest.mark.slow
-def test_four_processes_claim_each_of_forty_trials_once(runs):
-    slots, study = slots_of(runs)
+def test_four_processes_claim_each_of_forty_trials_once(url):
+    slots, study = slots_of(url)
     slots.top_up(40)
-    context = multiprocessing.get_context("spawn")
-    journal = context.Queue()
+    journal = claimers.PROCESSES.Queue()
 
-    workers = [context.Process(target=drain, args=(runs, journal)) for _ in range(4)]
+    workers = [claimers.PROCESSES.Process(target=drain, args=(url, journal)) for _ in range(4)]
     for worker in workers:
         worker.start()
     claimed = sorted(journal.get(timeout=120) for _ in range(40))
@@ -104,8 +90,8 @@ def test_four_processes_claim_each_of_forty_trials_once(runs):
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 40
 
 
-def test_a_dead_owners_trial_is_the_next_one_claimed_with_all_it_had(runs):
-    slots, study = slots_of(runs)
+def test_a_dead_owners_trial_is_the_next_one_claimed_with_all_it_had(url):
+    slots, study = slots_of(url)
     slots.top_up(2)
     lost = slots.trial_of(slots.claim(dead_owner()))
     value = lost.suggest_float("learning_rate", 1e-5, 1e-2, log=True)
@@ -120,8 +106,8 @@ def test_a_dead_owners_trial_is_the_next_one_claimed_with_all_it_had(runs):
     assert study.trials[0].intermediate_values == {1: 4.5}
 
 
-def test_a_live_owners_trial_is_left_alone(runs):
-    slots, _ = slots_of(runs)
+def test_a_live_owners_trial_is_left_alone(url):
+    slots, _ = slots_of(url)
     slots.top_up(1)
     slots.claim(Owner.this_process())
 
@@ -168,9 +154,9 @@ def test_a_reused_process_id_is_not_the_owner():
     assert not replace(us, started=us.started - 100).runs()
 
 
-def test_slurm_is_asked_only_about_silent_owners_elsewhere(runs):
+def test_slurm_is_asked_only_about_silent_owners_elsewhere(url):
     asked = []
-    slots, _ = slots_of(runs)
+    slots, _ = slots_of(url)
 
     def ask(jobs):
         asked.append(list(jobs))
@@ -192,8 +178,8 @@ def age(slots, seconds):
         connection.execute(sql.text(f"UPDATE hpo_leases SET renewed = renewed - {seconds}"))
 
 
-def test_a_job_that_was_started_anew_takes_back_what_it_held(runs):
-    slots, _ = slots_of(runs)
+def test_a_job_that_was_started_anew_takes_back_what_it_held(url):
+    slots, _ = slots_of(url)
     slots.top_up(2)
     slots.claim(ELSEWHERE)
     slots.claim(replace(ELSEWHERE, rank=1))
@@ -203,8 +189,8 @@ def test_a_job_that_was_started_anew_takes_back_what_it_held(runs):
     assert reap(slots, again).released == (0,)
 
 
-def test_a_claim_whose_answer_was_lost_is_found_again(runs, monkeypatch):
-    slots, study = slots_of(runs)
+def test_a_claim_whose_answer_was_lost_is_found_again(url, monkeypatch):
+    slots, study = slots_of(url)
     slots.top_up(3)
     lost = lose_an_answer(monkeypatch, slots.engine)
 
@@ -215,8 +201,8 @@ def test_a_claim_whose_answer_was_lost_is_found_again(runs, monkeypatch):
     assert slots.look().counts[TrialState.RUNNING] == 1
 
 
-def test_points_are_tried_before_new_trials_and_count_to_the_total(runs):
-    slots, study = slots_of(runs)
+def test_points_are_tried_before_new_trials_and_count_to_the_total(url):
+    slots, study = slots_of(url)
     slots.top_up(4)
     begun = slots.claim(Owner.this_process())
 
@@ -230,8 +216,8 @@ def test_points_are_tried_before_new_trials_and_count_to_the_total(runs):
     assert fixed == [None, {"hidden": 10}, {"hidden": 20}, None]
 
 
-def test_points_beyond_the_total_raise_it(runs):
-    slots, _ = slots_of(runs)
+def test_points_beyond_the_total_raise_it(url):
+    slots, _ = slots_of(url)
     slots.top_up(1)
 
     slots.enqueue([{"hidden": 10}, {"hidden": 20}])
@@ -239,16 +225,16 @@ def test_points_beyond_the_total_raise_it(runs):
     assert slots.look().counts[TrialState.WAITING] == 2
 
 
-def test_jobs_are_remembered_once_each(runs):
-    slots, _ = slots_of(runs)
+def test_jobs_are_remembered_once_each(url):
+    slots, _ = slots_of(url)
     slots.add_jobs(["12_0", "12_1"])
     slots.add_jobs(["12_1", "13"])
 
-    assert sorted(slots_of(runs)[0].jobs()) == ["12_0", "12_1", "13"]
+    assert sorted(slots_of(url)[0].jobs()) == ["12_0", "12_1", "13"]
 
 
-def test_a_report_and_an_end_are_progress_and_a_claim_is_none(runs):
-    slots, _ = slots_of(runs)
+def test_a_report_and_an_end_are_progress_and_a_claim_is_none(url):
+    slots, _ = slots_of(url)
     slots.top_up(1)
     claim = slots.claim(Owner.this_process())
     assert slots.progress() == 0
@@ -259,8 +245,8 @@ def test_a_report_and_an_end_are_progress_and_a_claim_is_none(runs):
     assert slots.progress() == 2
 
 
-def test_what_was_handed_back_in_vain_counts_as_a_restart(runs):
-    slots, _ = slots_of(runs)
+def test_what_was_handed_back_in_vain_counts_as_a_restart(url):
+    slots, _ = slots_of(url)
     slots.top_up(1)
     slots.release(slots.claim(Owner.this_process()))
     assert (again := slots.claim(Owner.this_process())).restarts == 0
@@ -269,8 +255,8 @@ def test_what_was_handed_back_in_vain_counts_as_a_restart(runs):
     assert slots.claim(Owner.this_process()).restarts == 1
 
 
-def test_a_worker_that_lost_its_trial_can_tell_nothing(runs):
-    slots, study = slots_of(runs)
+def test_a_worker_that_lost_its_trial_can_tell_nothing(url):
+    slots, study = slots_of(url)
     slots.top_up(1)
     old = slots.claim(dead_owner())
     reap(slots)
@@ -286,8 +272,8 @@ def test_a_worker_that_lost_its_trial_can_tell_nothing(runs):
     assert slots.leases() == []
 
 
-def test_a_trial_that_keeps_killing_its_workers_fails_at_last(runs):
-    slots, study = slots_of(runs, max_restarts=2)
+def test_a_trial_that_keeps_killing_its_workers_fails_at_last(url):
+    slots, study = slots_of(url, max_restarts=2)
     slots.top_up(1)
     outcomes = []
     for _ in range(3):
@@ -300,27 +286,26 @@ def test_a_trial_that_keeps_killing_its_workers_fails_at_last(runs):
     assert slots.claim(Owner.this_process()) is None
 
 
-def test_a_released_trial_does_not_count_as_restarted(runs):
-    slots, _ = slots_of(runs)
+def test_a_released_trial_does_not_count_as_restarted(url):
+    slots, _ = slots_of(url)
     slots.top_up(1)
     slots.release(slots.claim(Owner.this_process()))
 
     assert slots.claim(Owner.this_process()).restarts == 0
 
 
-def claim_and_hang(runs, claimed):
-    slots, _ = slots_of(runs)
+def claim_and_hang(url, claimed):
+    slots, _ = slots_of(url)
     claimed.put(slots.claim(Owner.this_process()).number)
     signal.pause()
 
 
 @pytest.mark.slow
-def test_a_killed_process_is_seen_as_dead_at_once(runs):
-    slots, _ = slots_of(runs)
+def test_a_killed_process_is_seen_as_dead_at_once(url):
+    slots, _ = slots_of(url)
     slots.top_up(1)
-    context = multiprocessing.get_context("spawn")
-    claimed = context.Queue()
-    worker = context.Process(target=claim_and_hang, args=(runs, claimed))
+    claimed = claimers.PROCESSES.Queue()
+    worker = claimers.PROCESSES.Process(target=claim_and_hang, args=(url, claimed))
     worker.start()
     assert claimed.get(timeout=60) == 0
     assert reap(slots).released == ()
@@ -331,31 +316,32 @@ def test_a_killed_process_is_seen_as_dead_at_once(runs):
     assert reap(slots).released == (0,)
 
 
-def launch(runs, start, made):
+def launch(url, start, made):
     """What a launch does first, begun at the same moment as another one."""
     start.wait()
-    slots, _ = slots_of(runs)
+    slots, _ = slots_of(url)
     made.put(slots.top_up(50))
 
 
 @pytest.mark.slow
-def test_launches_at_once_in_a_new_folder_make_each_trial_once(runs):
-    runs = runs / "new"
-    context = multiprocessing.get_context("spawn")
-    start, made = context.Barrier(4), context.Queue()
-    launches = [context.Process(target=launch, args=(runs, start, made)) for _ in range(4)]
+def test_launches_at_once_in_a_new_folder_make_each_trial_once(tmp_path):
+    url = f"sqlite:///{tmp_path}/new/hpo.db"
+    start, made = claimers.PROCESSES.Barrier(4), claimers.PROCESSES.Queue()
+    launches = [
+        claimers.PROCESSES.Process(target=launch, args=(url, start, made)) for _ in range(4)
+    ]
     for one in launches:
         one.start()
 
     assert sum(made.get(timeout=120) for _ in launches) == 50
     for one in launches:
         one.join()
-    slots, _ = slots_of(runs)
+    slots, _ = slots_of(url)
     assert slots.look().counts[TrialState.WAITING] == 50
 
 
-def test_an_end_whose_answer_was_lost_is_not_told_twice(runs, monkeypatch):
-    slots, study = slots_of(runs)
+def test_an_end_whose_answer_was_lost_is_not_told_twice(url, monkeypatch):
+    slots, study = slots_of(url)
     slots.top_up(1)
     claim = slots.claim(Owner.this_process())
     lost = lose_an_answer(monkeypatch, slots.engine)
@@ -366,8 +352,8 @@ def test_an_end_whose_answer_was_lost_is_not_told_twice(runs, monkeypatch):
     assert (study.trials[0].state, study.trials[0].value) == (TrialState.COMPLETE, 1.5)
 
 
-def test_a_pruned_trial_has_the_value_that_it_reported_last(runs):
-    slots, study = slots_of(runs)
+def test_a_pruned_trial_has_the_value_that_it_reported_last(url):
+    slots, study = slots_of(url)
     slots.top_up(2)
     first, second = (slots.claim(Owner.this_process()) for _ in range(2))
     trial = slots.trial_of(first)
@@ -381,8 +367,8 @@ def test_a_pruned_trial_has_the_value_that_it_reported_last(runs):
     assert study.trials[0].datetime_complete >= study.trials[0].datetime_start
 
 
-def test_the_sampler_learns_of_the_trials_that_ended_meanwhile(runs):
-    slots, study = slots_of(runs)
+def test_the_sampler_learns_of_the_trials_that_ended_meanwhile(url):
+    slots, study = slots_of(url)
     slots.top_up(3)
     known = []
 
