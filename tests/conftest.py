@@ -44,11 +44,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(autouse=True)
 def own_storage():
     """No test leaves to the next the database that a launch in this process told its workers."""
-    before = os.environ.get("HPO_STORAGE")
+    names = ("HPO_STORAGE", "HPO_STORAGE_FILE")
+    before = {name: os.environ[name] for name in names if name in os.environ}
     yield
-    os.environ.pop("HPO_STORAGE", None)
-    if before is not None:
-        os.environ["HPO_STORAGE"] = before
+    for name in names:
+        os.environ.pop(name, None)
+    os.environ.update(before)
 
 
 GRID = [(Z, alpha) for Z in (0.0001, 0.001, 0.01) for alpha in (0.5, 1.0, 5.0)]

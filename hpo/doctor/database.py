@@ -19,7 +19,7 @@ from sqlalchemy.pool import NullPool
 
 from hpo.doctor.check import Check, guarded, said
 from hpo.storage import filesystem, version
-from hpo.storage.address import masked
+from hpo.storage.address import is_own, masked, way_out
 
 SPARE = 5
 """Connections to the database beside the workers': launch, status, dashboard, other users."""
@@ -42,7 +42,7 @@ def lock_checks(url: URL, on: str, force_sqlite: bool) -> list[Check]:
         found += f", but lies on {kind}, where SQLite's locks may not hold"
     else:
         return [Check("storage locks", "ok", f"{found}, as the workers are ({kind or 'unknown'})")]
-    remedy = "give a server with --storage postgresql+psycopg://user@host/database"
+    remedy = "run hpo db start, or give a server with --storage postgresql://user@host/database"
     if on != "slurm":
         remedy += ", or a file on this machine's own disk"
     return [Check("storage locks", "warning" if force_sqlite else "failed", found, remedy)]
@@ -67,7 +67,8 @@ def answer_checks(url: URL, workers: int) -> list[Check]:
         return [Check("storage", "failed", found, remedy)]
     except SQLAlchemyError as error:
         found = f"{masked(url)} does not answer: {said(error, url)}"
-        return [Check("storage", "failed", found, "check the URL, and that the database is there")]
+        remedy = way_out(url).removeprefix(": ") or "check the URL, and that the database is there"
+        return [Check("storage", "failed", found, remedy)]
     return [
         Check("storage", "ok", f"{masked(url)} answers"),
         *guarded("storage tables", lambda: [_tables(url)], url),
@@ -111,13 +112,16 @@ def _connections(url: URL, workers: int) -> list[Check]:
         return []
     with _connected(url) as connection:
         count = _of_postgresql if backend == "postgresql" else _of_mysql
-        return [_room(workers, *count(connection))]
+        return [_room(workers, *count(connection), own=is_own(url))]
 
 
-def _room(workers: int, limit: int, used: int) -> Check:
+def _room(workers: int, limit: int, used: int, *, own: bool = False) -> Check:
     found = f"{limit - used} of the server's {limit} are free, {workers} workers take one each"
     if workers + SPARE > limit - used:
-        remedy = f"fewer --workers, or max_connections = {workers + SPARE + used} or more"
+        needed = workers + SPARE + used
+        remedy = f"fewer --workers, or max_connections = {needed} or more"
+        if own:
+            remedy = f"fewer --workers, or hpo db stop and hpo db start --connections {needed}"
         return Check("storage connections", "warning", found, remedy)
     return Check("storage connections", "ok", found)
 

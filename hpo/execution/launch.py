@@ -21,7 +21,7 @@ from hpo.execution.plan import Plan, make_plan
 from hpo.execution.slurm import sbatch_text
 from hpo.queue.slots import Slots
 from hpo.storage.address import VARIABLE, hand_down
-from hpo.storage.open import open_storage
+from hpo.storage.open import kept_in_file, open_storage
 from hpo.study.place import runs_of_launch
 from hpo.study.space import grid
 from hpo.study.spec import SpecError, StudySpec, load
@@ -99,7 +99,9 @@ def _make(plan: Plan) -> tuple[optuna.Study, Slots]:
     storage = open_storage(plan.url)
     name = plan.spec.study.name
     if name not in optuna.get_all_study_names(storage) and any(plan.folder.glob("trial-*")):
-        hint = " (is HPO_STORAGE set to another one?)" if os.environ.get(VARIABLE) else ""
+        hint = kept_in_file(storage, name, plan.runs)
+        if not hint and os.environ.get(VARIABLE):
+            hint = " (is HPO_STORAGE set to another one?)"
         fault = (
             f"{plan.folder} holds trials of an earlier study of that name, which the database does "
             f"not know{hint}: move the folder away, or give this study another --name"

@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool
 from data_prep.atomic import draft_of
 from data_prep.errors import InputError
 from hpo.server.programs import find_client
-from hpo.storage.address import StorageError, masked, remedy
+from hpo.storage.address import StorageError, masked, way_out
 from hpo.storage.retry import cause
 from hpo.storage.sqlite import copy
 
@@ -128,7 +128,7 @@ def _connected(url: URL) -> Iterator[Connection]:
         with create_engine(url, poolclass=NullPool).connect() as connection:
             yield connection
     except SQLAlchemyError as error:
-        raise StorageError(f"{masked(url)} does not answer: {cause(error)}{remedy(url)}") from None
+        raise StorageError(f"{masked(url)} does not answer: {cause(error)}{way_out(url)}") from None
 
 
 def _login(url: URL) -> dict[str, str]:

@@ -124,9 +124,9 @@ def _installed(*needed: str) -> Iterator[Programs]:
 
 
 def _folders(program: str) -> Iterator[Path]:
-    # Debian's pg_dump on the PATH is a script that chooses a version; the real ones follow.
-    if (found := shutil.which(program)) and b"perl" not in Path(found).open("rb").read(40):
-        yield Path(found).resolve().parent
+    found = Path(os.path.realpath(shutil.which(program) or ""))
+    if found.name == program:  # what Debian has on the PATH leads to a script of another name
+        yield found.parent
     places = [*SYSTEM]
     wheel = importlib.util.find_spec(WHEEL)
     if wheel is not None and wheel.submodule_search_locations:

@@ -88,12 +88,15 @@ def hand_down(url: URL) -> None:
             os.environ[VARIABLE] = url.render_as_string(hide_password=False)
 
 
-def remedy(url: URL) -> str:
-    """The way out where a database does not answer that is a server of `hpo db start`; else ''."""
+def is_own(url: URL) -> bool:
+    """Whether it is of the server that `hpo db start` runs."""
     file = default_file()
-    if not os.path.isfile(file) or url != url_of(_text_of(file), Path()):
-        return ""
-    return f": run hpo db start on {url.host}"
+    return os.path.isfile(file) and url == url_of(_text_of(file), None)
+
+
+def way_out(url: URL) -> str:
+    """The end of a sentence about a database that does not answer, if one knows the way out."""
+    return f": run hpo db start on {url.host}" if is_own(url) else ""
 
 
 _DRIVERS = {

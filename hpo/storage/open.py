@@ -19,7 +19,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from hpo.storage import sqlite
-from hpo.storage.address import RUNS, StorageError, masked, remedy
+from hpo.storage.address import RUNS, StorageError, masked, way_out
 from hpo.storage.retry import cause, clashed, of_disk, retried
 from hpo.storage.version import refuse_other_version
 
@@ -65,7 +65,7 @@ def open_storage(url: URL, *, reading: bool = False, retrying: bool = True) -> R
             "'hpo-flows[postgres]' for PostgreSQL, 'hpo-flows[mysql]' for MySQL and MariaDB"
         ) from error
     except (SQLAlchemyError, StorageInternalError) as error:
-        raise StorageError(f"{masked(url)} does not answer: {cause(error)}{remedy(url)}") from None
+        raise StorageError(f"{masked(url)} does not answer: {cause(error)}{way_out(url)}") from None
     except RuntimeError as error:  # Optuna's, of its own tables
         raise StorageError(f"{masked(url)}: {error}: run hpo db upgrade") from None
     if of_file and not reading:
@@ -108,19 +108,18 @@ def open_study(storage: RDBStorage, name: str) -> optuna.Study:
         ) from None
 
 
-def kept_in_file(storage: RDBStorage, name: str) -> str:
-    """The way out where a study is not on the server, but in the database of `runs`; else ''."""
-    file = RUNS / "hpo.db"
+def kept_in_file(storage: RDBStorage, name: str, runs: Path = RUNS) -> str:
+    """The end of a sentence about a study that is not on the server, but in the runs' own file."""
+    file = runs / "hpo.db"
     if storage.engine.url.get_backend_name() == "sqlite" or not file.is_file():
         return ""
     with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True)) as database:
         try:
             found = database.execute("select 1 from studies where study_name = ?", [name])
-            if found.fetchone() is None:
-                return ""
+            known = found.fetchone() is not None
         except sqlite3.Error:  # no database of studies
             return ""
-    return f"; {file} has one of that name: --storage sqlite:///{file}"
+    return f"; {file} has one of that name: give --storage sqlite:///{file}" if known else ""
 
 
 def template(url: URL) -> str:

@@ -106,6 +106,88 @@ def test_a_url_that_stands_in_a_file_is_not_put_into_the_environment(tmp_path, m
     assert os.environ["HPO_STORAGE"] == "sqlite:////x.db"
 
 
+@pytest.fixture
+def default(tmp_path, monkeypatch):
+    """The file that `hpo db start` makes, with the address of a server that does not run."""
+    for name in ("HPO_STORAGE", "HPO_STORAGE_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    file = tmp_path / "config" / "hpo" / "storage"
+    file.parent.mkdir(parents=True)
+    file.touch(0o600)
+    file.write_text("postgresql://hpo:s3cret@login1:9/hpo?hostaddr=127.0.0.1\n")
+    return file
+
+
+def test_the_server_of_ones_own_is_found_where_nothing_else_is_named(
+    default, tmp_path, monkeypatch
+):
+    assert url_of(None, tmp_path).host == "login1"
+    assert url_of("sqlite:////x.db", tmp_path).database == "/x.db"
+
+    named = tmp_path / "named"
+    named.touch(0o600)
+    named.write_text("sqlite:////y.db")
+    monkeypatch.setenv("HPO_STORAGE_FILE", str(named))
+    assert url_of(None, tmp_path).database == "/y.db"
+    monkeypatch.setenv("HPO_STORAGE", "sqlite:////z.db")
+    assert url_of(None, tmp_path).database == "/z.db"
+
+
+def test_a_file_of_the_server_that_others_can_read_is_refused(default, tmp_path):
+    default.chmod(0o640)
+
+    with pytest.raises(StorageError, match=f"run chmod 600 {default}"):
+        url_of(None, tmp_path)
+
+
+def test_a_server_of_ones_own_that_does_not_answer_is_to_be_started(default, tmp_path):
+    with pytest.raises(
+        StorageError, match="does not answer: .*: run hpo db start on login1$"
+    ) as told:
+        open_storage(url_of(None, tmp_path))
+    assert "s3cret" not in str(told.value)
+
+    with pytest.raises(StorageError, match="does not answer") as told:
+        open_storage(url_of("postgresql://me@127.0.0.1:9/other", tmp_path))
+    assert "hpo db start" not in str(told.value)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_workers_find_the_server_of_ones_own(default, tmp_path, monkeypatch, shared):
+    monkeypatch.setattr(filesystem, "kind_of", lambda _: "nfs4" if shared else "ext4")
+    url = url_of(None, tmp_path)
+
+    hand_down(url)
+
+    # A file that all nodes see keeps the password out of the environment of jobs.
+    assert ("HPO_STORAGE" in os.environ) != shared
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "of-the-node"))
+    assert url_of(None, tmp_path) == url
+    if shared:
+        default.unlink()
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+        with pytest.raises(StorageError, match="run hpo db start$"):
+            url_of(None, tmp_path)
+
+
+@pytest.mark.cluster
+def test_a_study_that_is_in_the_file_of_the_runs_is_told_of(database, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    here = open_storage(url_of("sqlite:///runs/hpo.db", tmp_path))
+    optuna.create_study(storage=here, study_name="mine")
+    here.engine.dispose()
+    storage = open_storage(url_of(database, tmp_path))
+
+    with pytest.raises(
+        StorageError, match="runs/hpo.db has one of that name: give --storage sqlite:"
+    ):
+        open_study(storage, "mine")
+    with pytest.raises(StorageError, match="it holds none$"):
+        open_study(storage, "other")
+    storage.engine.dispose()
+
+
 def test_a_database_of_an_older_optuna_is_upgraded_after_it_was_copied(tmp_path, monkeypatch):
     monkeypatch.delenv("HPO_STORAGE", raising=False)
     url = url_of(None, tmp_path)
