@@ -119,8 +119,11 @@ def _text_of(path: Path) -> str:
         mode = path.stat().st_mode
         text = path.read_text(encoding="utf-8").strip()
     except OSError as error:
-        stopped = ": run hpo db start" if path == default_file() else ""
-        raise StorageError(f"{FILE_VARIABLE}: {path}: {error.strerror}{stopped}") from None
+        if isinstance(error, FileNotFoundError) and path == default_file():
+            raise StorageError(
+                f"the server that {path} named is stopped: run hpo db start"
+            ) from None
+        raise StorageError(f"{FILE_VARIABLE}: {path}: {error.strerror}") from None
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise StorageError(f"{FILE_VARIABLE}: others can read {path}: run chmod 600 {path}")
     return text
