@@ -66,6 +66,7 @@ class Forks:
         user=None,
         environment=None,
         watch=None,
+        commits=False,
         kill_before=None,
         fail_from=None,
         fault="",
@@ -79,6 +80,7 @@ class Forks:
             user: Whom they run as, if this process may choose.
             environment: Variables beside or in place of those of the tests.
             watch: The folder whose file events count, if another one.
+            commits: Whether each transaction of a database that ends counts, too.
             kill_before: The number of the event before which the process kills itself.
             fail_from: The number of the event from which on each raises the `fault`, as `EDQUOT`.
             clock: By how many seconds the time of day is off, each for a twentieth of a second.
@@ -92,6 +94,7 @@ class Forks:
             "environment": {name: str(value) for name, value in (environment or {}).items()},
             "events": {
                 "watched": str(watch or cwd),
+                "commits": commits,
                 "kill_before": kill_before,
                 "fail_from": fail_from,
                 "fault": fault,
@@ -252,7 +255,7 @@ def _put(place, text, how):
 class _Events:
     """What is done to the files of a folder, and what happens to the process on the way."""
 
-    def __init__(self, watched, kill_before, fail_from, fault):
+    def __init__(self, watched, commits, kill_before, fail_from, fault):
         self.watched = os.path.realpath(watched)
         self.seen = []
         self._kill_before = kill_before
@@ -272,6 +275,11 @@ class _Events:
 
         atomic._exchange = counted_exchange
         sys.addaudithook(self._audit)
+        if commits:
+            from sqlalchemy import Engine, event
+
+            database = f"{self.watched}/database"
+            event.listen(Engine, "commit", lambda _: self._add("commit", database))
 
     def _audit(self, event, arguments):
         if event == "open":

@@ -20,7 +20,7 @@ from hpo.cli.database import db
 from hpo.cli.emulators import evaluate, export, plot, sample
 from hpo.cli.machine import doctor
 from hpo.cli.runs import logs, rerun, runs
-from hpo.cli.studies import enqueue, launch, status, stop
+from hpo.cli.studies import delete, enqueue, launch, rename, status, stop, studies
 
 _BAD_PATH = (
     *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR),
@@ -102,6 +102,6 @@ def _show_warning(message: Warning | str, *_where: object, **_more: object) -> N
 
 for _command in (
     *(prepare, launch, enqueue, status, stop, logs, runs, rerun, dashboard),
-    *(export, evaluate, sample, plot, doctor, db),
+    *(studies, rename, delete, export, evaluate, sample, plot, doctor, db),
 ):
     main.add_command(_command)

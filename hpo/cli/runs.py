@@ -61,12 +61,18 @@ def runs(
 
     rows = table.rows(folder)
     chosen = None
-    if where:
+    if where and rows:
         from data_prep.where import Filter  # Arrow's functions take longer than a short list
 
         chosen = Filter.parse(where, columns_of(rows))
     kept = table.select(rows, where=chosen, sort=sort, best=best, differing=differing)
     shown = table.usual(kept) if style in ("table", "latex") and not differing else None
+    if not kept:
+        told = f"none of its {len(rows)} runs is as asked" if rows else "it holds no runs"
+        click.echo(f"{folder}: {told}", err=True)
+        if style == "table":
+            return
+        shown = columns_of(rows) or [*table.IDENTITY, *table.USUAL]  # the heads, for a program
     click.echo(render(kept, style, columns=shown))
 
 

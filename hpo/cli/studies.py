@@ -1,4 +1,4 @@
-"""The commands of a study: launch, status, stop, enqueue."""
+"""The commands of studies: launch, status, stop, enqueue; studies, rename, delete."""
 
 from __future__ import annotations
 
@@ -119,31 +119,24 @@ def status(
 ) -> None:
     """Show what a study does: counts, the best so far, running trials, stale ones and why.
 
+    Without STUDY it lists them all, as hpo studies does.
+
     \b
         hpo status bbh --watch
     """
     import dataclasses
     import time
 
-    import optuna
-
     from hpo.cli import progress
     from hpo.records.listing import render
     from hpo.study.place import PlaceError, folder_of
+    from hpo.study.register import listing
     from hpo.study.status import Records, status_of
-    from hpo.study.study import load_study, objective_of, slots_of
+    from hpo.study.study import load_study, slots_of
 
     opened = database(storage, runs)
     if study is None:
-        rows = [
-            {
-                "study": one.study_name,
-                "trials": one.n_trials,
-                f"best_{objective_of(one.user_attrs)}": one.best_trial and one.best_trial.value,
-            }
-            for one in optuna.get_all_study_summaries(opened)
-        ]
-        click.echo(render(rows, style))
+        click.echo(render(listing(opened, runs), style))
         return
     found, spec = load_study(opened, study_name(study))
     slots = slots_of(found, spec)
@@ -167,6 +160,73 @@ def status(
             if not watch or not (status.running or status.waiting):
                 return
             time.sleep(2)
+
+
+@click.command()
+@placed
+@listed
+def studies(runs: Path | None, storage: str | None, style: Format) -> None:
+    """List the studies: trials that ended and in all, the best, the folder, when last active.
+
+    \b
+        hpo studies
+        hpo studies --format json
+    """
+    from hpo.records.listing import render
+    from hpo.study.register import listing
+
+    click.echo(render(listing(database(storage, runs), runs), style))
+
+
+@click.command()
+@click.argument("old", metavar="OLD")
+@click.argument("new", metavar="NEW")
+@placed
+def rename(old: str, new: str, runs: Path | None, storage: str | None) -> None:
+    """Rename a study: in the database, in its records, and the folder of its runs.
+
+    No worker may be at it. Where it was broken off, the same command finishes. To go on with the
+    study, give its new name: in its file, or by --name.
+
+    \b
+        hpo rename bbh bbh-coarse
+        hpo launch bbh --name bbh-coarse --trials 200
+    """
+    from hpo.study import register
+
+    name = study_name(old)
+    folder = register.rename(database(storage, runs, reading=False), name, new, runs)
+    click.echo(f"{name} is {new} now, its runs are in {folder}")
+
+
+@click.command()
+@click.argument("study", metavar="STUDY")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@placed
+def delete(study: str, yes: bool, runs: Path | None, storage: str | None) -> None:
+    """Delete a study: its rows in the database, its runs, checkpoints and logs.
+
+    It asks first. No worker may be at it. Where it was broken off, the same command finishes.
+
+    \b
+        hpo delete bbh
+    """
+    from hpo.study import register
+
+    opened, name = database(storage, runs, reading=False), study_name(study)
+    found = register.belongings(opened, name, runs)
+    text = (
+        f"{found.trials} trials of {name} in the database, and {found.folder} with {found.files:,} "
+        f"files ({found.size / 1e6:,.1f} MB)"
+        if found.folder
+        else f"{found.trials} trials of {name} in the database; a folder of its runs is not there"
+    )
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError(f"this would delete {text}: give --yes")
+        click.confirm(f"Delete {text}?", abort=True)
+    register.delete(opened, name, runs)
+    click.echo(f"deleted: {text}")
 
 
 @click.command()

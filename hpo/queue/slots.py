@@ -148,6 +148,12 @@ class Slots(TrialReader):
         return True
 
     @transaction
+    def rename(self, connection: sql.Connection, name: str) -> None:
+        """Give the study another name, which no other may have."""
+        here = STUDIES.c.study_id == self._study_id
+        connection.execute(sql.update(STUDIES).where(here).values(study_name=name))
+
+    @transaction
     def add_jobs(self, connection: sql.Connection, jobs: Iterable[str]) -> None:
         """Remember the scheduler's jobs that work for the study, for a later launcher."""
         study_id = self._study_id

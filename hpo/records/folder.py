@@ -89,7 +89,8 @@ def candidates(folder: Path) -> list[Path]:
     return [
         *(each for each in inside if each.suffix == ".json" and not each.name.startswith(".")),
         *_of_trials(inside),
-        *(path for study in inside for path in _of_trials(_inside(study))),
+        # A hidden one is being deleted.
+        *(path for study in inside if study.name[0] != "." for path in _of_trials(_inside(study))),
     ]
 
 

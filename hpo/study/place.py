@@ -30,10 +30,11 @@ WORKERS = "workers"
 class PlaceError(InputError):
     """A study whose folder is not where it should be. The message says where it was looked for."""
 
-    def __init__(self, message: str, folder: Path) -> None:
+    def __init__(self, message: str, folder: Path, *, lost: bool) -> None:
         super().__init__(message)
         self.folder = folder
-        """The study's, as it should be."""
+        """The study's: where it is, or should be if it is lost."""
+        self.lost = lost
 
 
 def folder_of(storage: RDBStorage, study: optuna.Study, told: Path | None) -> Path:
@@ -47,28 +48,37 @@ def folder_of(storage: RDBStorage, study: optuna.Study, told: Path | None) -> Pa
     Raises:
         PlaceError: If trials have begun and their folder is nowhere, or not in the one told.
     """
-    name, stored = study.study_name, _stored(storage.engine.url, study.user_attrs)
-    beside = _folder_of_file(storage.engine.url)
-    known = list(dict.fromkeys([*([beside] if beside else []), *stored]))
-    there = next((one for one in known if _holds(one / name)), None)
-    runs = told.absolute() if told else there
-    if runs and (runs == there or _holds(runs / name)):
-        return runs / name
-    if runs and there:
+    name = study.study_name
+    looked = places(storage, study, told)
+    folder = next((one / name for one in looked if holds(one / name)), None)
+    if folder and told and folder.parent != looked[0]:
         raise PlaceError(
-            f"{runs} has no folder of the study {name!r}, which is in {there}: leave --runs out, "
-            "or move the folder there",
-            there / name,
+            f"{looked[0]} has no folder of the study {name!r}, which is in {folder.parent}: leave "
+            "--runs out, or move the folder there",
+            folder,
+            lost=False,
         )
+    if folder:
+        return folder
     if not any(one.began for one in TrialReader(study).look().trials):
-        return (runs or next((one for one in stored if one.is_dir()), RUNS.absolute())) / name
-    looked = list(dict.fromkeys([*([runs] if runs else []), *known]))
+        stored = _stored(storage.engine.url, study.user_attrs)
+        there = next((one for one in stored if one.is_dir()), RUNS.absolute())
+        return (looked[0] if told else there) / name
     raise PlaceError(
         f"the folder of the study {name!r} is not in {' or '.join(map(str, looked))}: bring it "
         "back (is its disk mounted?), or name the folder that it is in now by --runs; if it is "
         f"lost, mkdir -p {looked[-1] / name / WORKERS} goes on without what it held",
         looked[-1] / name,
+        lost=True,
     )
+
+
+def places(storage: RDBStorage, study: optuna.Study, told: Path | None) -> list[Path]:
+    """The folders of all runs in which that of the study is looked for, in this order."""
+    url = storage.engine.url
+    first = (told and told.absolute(), _folder_of_file(url))
+    every = [*first, *_stored(url, study.user_attrs)]
+    return list(dict.fromkeys(one for one in every if one))
 
 
 def runs_of_launch(url: URL, name: str, told: Path | None) -> Path:
@@ -84,6 +94,11 @@ def runs_of_launch(url: URL, name: str, told: Path | None) -> Path:
         return (told or RUNS).absolute()
     finally:
         storage.engine.dispose()
+
+
+def holds(folder: Path) -> bool:
+    """Whether it is the folder of a study; it may be anything that has the name of one."""
+    return (folder / WORKERS).is_dir() or any(folder.glob("trial-*"))
 
 
 def store_place(storage: RDBStorage, study: optuna.Study, runs: Path) -> None:
@@ -109,8 +124,3 @@ def _folder_of_file(url: URL) -> Path | None:
     if url.get_backend_name() != "sqlite" or not url.database:
         return None
     return Path(url.database).absolute().parent
-
-
-def _holds(folder: Path) -> bool:
-    """Whether it is the folder of a study; it may be anything that has the name of one."""
-    return (folder / WORKERS).is_dir() or any(folder.glob("trial-*"))

@@ -33,6 +33,7 @@ from models.config import FREE_TO_CHANGE
 SPEC_ATTRIBUTE = "hpo:spec"
 DATA_ATTRIBUTE = "hpo:data"
 STOP_ATTRIBUTE = "hpo:stop"
+RENAMING_ATTRIBUTE = "hpo:renaming"
 
 
 def create_study(
@@ -50,6 +51,9 @@ def create_study(
     study = optuna.create_study(
         study_name=spec.study.name, storage=storage, load_if_exists=True, direction="minimize"
     )
+    if new := new_name(study):
+        fault = f"it is half renamed: run hpo rename {study.study_name} {new} first"
+        raise SpecError(f"the study {study.study_name!r}", [fault])
     # One without trials may be left by a launch that died as it made it.
     if SPEC_ATTRIBUTE in study.user_attrs or study.get_trials(deepcopy=False):
         faults = list(_differences(study, spec, fingerprint))
@@ -81,10 +85,10 @@ def slots_of(study: optuna.Study, spec: StudySpec) -> Slots:
     return Slots(study, max_restarts=spec.study.max_restarts)
 
 
-def objective_of(attributes: Mapping[str, Any]) -> str:
-    """The objective of a study, from its user attributes: `val_nll` in most."""
-    stored = json.loads(attributes.get(SPEC_ATTRIBUTE, "{}"))
-    return str(stored.get("training", {}).get("objective", "val_nll"))
+def new_name(study: optuna.Study) -> str | None:
+    """The name that the study gets, where a rename was broken off; else None."""
+    new = study.user_attrs.get(RENAMING_ATTRIBUTE)
+    return None if new == study.study_name else new
 
 
 def trial_folder(runs: Path, study: str, number: int) -> Path:
