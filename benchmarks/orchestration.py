@@ -299,7 +299,7 @@ def rate_of(
     spec = spec_of(place, sampler, pruner="asha")
     slots = made(place, spec)
     if side is run_ours:
-        slots.top_up(processes * (share + 1))
+        slots.set_total(processes * (share + 1))
     spans = together(side, processes, place, spec, share)
     finished = len(slots.look().finished) - processes
     place.delete()
@@ -360,7 +360,7 @@ def statements(base: Base, options: argparse.Namespace) -> None:
             for sampler in options.samplers:
                 if side == "ours":
                     have = len(slots.look().trials)
-                    slots.top_up(have + COUNTED + 1 + waiting)
+                    slots.set_total(have + COUNTED + 1 + waiting)
                 spec = spec_of(place, sampler, pruner="asha")
                 one = talk_of_ours if side == "ours" else talk_of_plain
                 found[sampler, side, finished, waiting] = together(one, 1, place, spec)[0]
@@ -457,7 +457,7 @@ def poll(base: Base, options: argparse.Namespace) -> None:
     spec = spec_of(place, "random", pruner="asha")
     slots = made(place, spec, finished=100, runs=runs)
     study, spec = load_study(place.ours(), place.name)
-    slots.top_up(100 + running + 10)
+    slots.set_total(100 + running + 10)
     for rank in range(running):
         owner = replace(Owner.this_process(rank=rank), host="elsewhere", machine="elsewhere")
         begun(study, slots.claim(owner), runs)
@@ -530,7 +530,7 @@ def workers(base: Base, options: argparse.Namespace) -> None:
         spec = spec_of(place, "random", pruner="none")
         slots = made(place, spec)
         if side is shift_of_ours:
-            slots.top_up(many + len(times_s))
+            slots.set_total(many + len(times_s))
         shifts = together(side, many, place, spec, tuple(map(float, times_s)))
         place.delete()
         found[name] = busy(name, shifts, total_s, many)

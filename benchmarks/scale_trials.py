@@ -244,7 +244,7 @@ def _subject(
     put(storage.engine, study._study_id, [one.frozen for one in trials])
     size = _bytes(storage.engine)
     slots = Slots(study, max_restarts=spec.study.max_restarts)
-    slots.top_up(len(trials) + 10_000)
+    slots.set_total(len(trials) + 10_000)
     me = Owner.this_process()
     for _ in range(BESIDE):
         slots.claim(me)

@@ -108,7 +108,7 @@ def _round(route: Route, workers: int, mean_s: float, stint_s: float) -> Figures
     spec = spec_of(place, "random", pruner="none")
     storage = place.ours()
     study = create_study(storage, spec, runs=Path(), fingerprint="")
-    Slots(study, max_restarts=3).top_up(MANY_TRIALS)
+    Slots(study, max_restarts=3).set_total(MANY_TRIALS)
     storage.engine.dispose()
     function = functools.partial(_ours if route.way == "ours" else _plain, mean_s, stint_s)
     with _counted(route.server) as seen, _port(route) as port:

@@ -63,7 +63,7 @@ def launch(
         if plan.on == "slurm":
             click.echo(f"\nsbatch script:\n{sbatch_text(plan.spec, plan.runs, plan.workers)}")
     elif detach:
-        launching.begin(plan)
+        launching.begin(plan, tell=click.echo)
         output = launching.detach(words, plan)
         click.echo(f"running in the background: hpo status {spec.study.name}, or see {output}")
     else:
@@ -91,7 +91,7 @@ def _follow(plan: Plan) -> None:
     name, console = plan.spec.study.name, Console(stderr=True)
     try:
         with explaining_disk_errors(plan.url):
-            made = begin(plan)
+            made = begin(plan, tell=click.echo)
             with progress.of_study(console) as show:
                 tell = functools.partial(progress.say, console)
                 status = follow(plan, *made, show=show, tell=tell)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import optuna
@@ -20,6 +20,7 @@ from hpo.execution import optuna_note
 from hpo.execution.plan import Plan, make_plan
 from hpo.execution.slurm import sbatch_text
 from hpo.queue.slots import Slots
+from hpo.queue.total import NewTotal
 from hpo.storage.address import VARIABLE, hand_down
 from hpo.storage.open import kept_in_file, open_storage
 from hpo.study.place import runs_of_launch
@@ -28,8 +29,12 @@ from hpo.study.spec import SpecError, StudySpec, load
 from hpo.study.study import STOP_ATTRIBUTE, create_study, load_study, slots_of
 
 
-def begin(plan: Plan) -> tuple[optuna.Study, Slots]:
+def begin(
+    plan: Plan, *, tell: Callable[[str], None] = lambda _: None
+) -> tuple[optuna.Study, Slots]:
     """Make the study, or continue it, with all its trials waiting.
+
+    `tell` takes a sentence where it comes to another number of trials than `plan` has.
 
     Raises:
         PreflightError: If this machine, the database or the cluster is not fit. Lists all faults.
@@ -50,7 +55,10 @@ def begin(plan: Plan) -> tuple[optuna.Study, Slots]:
         )
     )
     study, slots = _make(plan)
-    slots.top_up(plan.trials, points=grid(spec.space) if spec.sampler.kind == "grid" else None)
+    points = grid(spec.space) if spec.sampler.kind == "grid" else ()
+    made = slots.set_total(plan.trials, lower=plan.lowers, points=points)
+    if told := _told(plan, made):
+        tell(told)
     study.set_user_attr(STOP_ATTRIBUTE, False)
     hand_down(plan.url)
     return study, slots
@@ -91,6 +99,24 @@ def detach(arguments: Sequence[str], plan: Plan) -> Path:
             start_new_session=True,
         )
     return output
+
+
+def _told(plan: Plan, made: NewTotal) -> str | None:
+    """What a user has to know about the number of trials; None if all is as the plan has it."""
+    name, asked = plan.spec.study.name, plan.trials
+    if asked == made.now >= made.before:
+        return None
+    if not plan.lowers:
+        return f"{name}: goes on to {made.now} trials, as before: --trials sets another number"
+    change = f"{made.before} -> {made.now}" if made.now < made.before else f"{made.now}"
+    more = made.now - max(asked, made.begun)
+    points = "waiting point" if made.removed == 1 else "waiting points"
+    reasons = [
+        *([f"{made.begun} have begun"] if made.begun > asked else []),
+        *([f"{more} {'was' if more == 1 else 'were'} enqueued beyond {asked}"] if more else []),
+        *([f"{made.removed} {points} removed"] if made.removed else []),
+    ]
+    return f"{name}: {change} trials" + (f": {', '.join(reasons)}" if reasons else "")
 
 
 def _make(plan: Plan) -> tuple[optuna.Study, Slots]:

@@ -24,7 +24,7 @@ class Plan:
     spec: StudySpec
     dataset: Dataset
     trials: int
-    """The study's total."""
+    """The study's total, unless it was launched with more and `lowers` is not set."""
 
     workers: int
     on: str
@@ -34,6 +34,9 @@ class Plan:
     """Folder of all studies' runs, seen by the workers under the same path."""
 
     url: URL
+    lowers: bool = False
+    """Whether the number of trials was asked for, so that it also makes them fewer."""
+
     force_sqlite: bool = False
     """Whether SQLite is used where its locks may not hold."""
 
@@ -128,6 +131,7 @@ def make_plan(
         on=on,
         runs=runs.absolute(),
         url=url,
+        lowers=trials is not None,
         force_sqlite=force_sqlite,
         command=command,
     )

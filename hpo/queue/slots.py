@@ -2,9 +2,8 @@
 
 Optuna alone counts trials per process, so N workers overshoot. Here the launcher writes down N; a
 worker claims a trial that waits, or makes the next one while there are fewer than N, in the
-transaction that writes its lease. Rows are made late because Optuna reads all unfinished ones again
-and again: hundreds that wait would cost more than the search. A released trial goes back to WAITING
-under its own number, with its parameters and values, so that it can go on from its checkpoint.
+transaction that writes its lease. A released trial goes back to WAITING under its own number, with
+its parameters and values, so that it can go on from its checkpoint.
 
 If the server is unreachable the transaction is retried; every transaction here can safely run
 twice. Times are the server's: nodes' clocks differ.
@@ -13,9 +12,8 @@ twice. Times are the server's: nodes' clocks differ.
 from __future__ import annotations
 
 import itertools
-import json
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -26,11 +24,12 @@ from optuna.storages._rdb.models import TrialValueModel
 from optuna.trial import TrialState
 
 from hpo.queue.leases import Claim, LeaseLost, Owner
-from hpo.queue.tables import ATTRIBUTES, JOBS, LEASES, REPORTS, STUDIES, TOTALS, TRIALS, VALUES, Now
-from hpo.queue.trials import TrialReader, transaction
+from hpo.queue.tables import JOBS, LEASES, REPORTS, STUDIES, TRIALS, VALUES, Now
+from hpo.queue.total import TrialMaker
+from hpo.queue.trials import transaction
 
 
-class Slots(TrialReader):
+class Slots(TrialMaker):
     """The trials of one study as slots to be claimed.
 
     Args:
@@ -42,38 +41,6 @@ class Slots(TrialReader):
         super().__init__(study)
         self._study = study
         self.max_restarts = max_restarts
-
-    @transaction
-    def top_up(
-        self,
-        connection: sql.Connection,
-        total: int,
-        *,
-        points: Sequence[Mapping[str, Any]] | None = None,
-    ) -> int:
-        """Raise the study's total of trials to `total`; gives how many more that is.
-
-        One transaction that holds the study's row: two launches at once add nothing twice.
-        `points` are the parameters of trial 0, 1, ...; without them the sampler decides.
-        """
-        have = self._count(connection)
-        before = max(have, self._total(connection))
-        self._set_total(connection, max(before, total))
-        if points:
-            self._fix(connection, {number: points[number] for number in range(have, total)})
-        return max(0, total - before)
-
-    @transaction
-    def enqueue(self, connection: sql.Connection, points: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Make trials of these parameters, the next to be claimed; their numbers.
-
-        The total grows where they exceed it.
-        """
-        have = self._count(connection)
-        numbered = dict(enumerate(points, start=have))
-        self._fix(connection, numbered)
-        self._set_total(connection, max(self._total(connection), have + len(points)))
-        return list(numbered)
 
     def claim(self, owner: Owner) -> Claim | None:
         """The waiting trial with the lowest number, or None when none waits."""
@@ -160,34 +127,6 @@ class Slots(TrialReader):
         known = sql.select(JOBS.c.job).where(JOBS.c.study_id == study_id)
         for job in {*jobs}.difference(connection.scalars(known)):
             connection.execute(sql.insert(JOBS).values(study_id=study_id, job=job))
-
-    def _count(self, connection: sql.Connection) -> int:
-        """Trials of the study, whose row is held until the transaction ends."""
-        row = STUDIES.c.study_id == self._study_id
-        connection.execute(sql.select(STUDIES.c.study_id).where(row).with_for_update())
-        return connection.scalar(sql.select(sql.func.count()).where(self._of_study)) or 0
-
-    def _set_total(self, connection: sql.Connection, total: int) -> None:
-        study_id = self._study_id
-        connection.execute(sql.delete(TOTALS).where(TOTALS.c.study_id == study_id))
-        connection.execute(sql.insert(TOTALS).values(study_id=study_id, total=total))
-
-    def _insert(self, connection: sql.Connection, number: int, **values: Any) -> int:
-        """A new trial."""
-        row = {"study_id": self._study_id, "number": number, **values}
-        made = connection.execute(sql.insert(TRIALS).values(row)).inserted_primary_key
-        assert made is not None
-        return int(made[0])
-
-    def _fix(self, connection: sql.Connection, points: Mapping[int, Mapping[str, Any]]) -> None:
-        """Make trials of these parameters, by number, as Optuna's own `enqueue_trial` does."""
-        for number, point in points.items():
-            row = {
-                "trial_id": self._insert(connection, number, state=TrialState.WAITING),
-                "key": "fixed_params",
-                "value_json": json.dumps(point),
-            }
-            connection.execute(sql.insert(ATTRIBUTES).values(row))
 
     @transaction
     def _claim(

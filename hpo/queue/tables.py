@@ -13,6 +13,7 @@ from optuna.storages._rdb.models import (
     StudyUserAttributeModel,
     TrialIntermediateValueModel,
     TrialModel,
+    TrialParamModel,
     TrialSystemAttributeModel,
     TrialValueModel,
 )
@@ -25,8 +26,15 @@ TRIALS = TrialModel.__table__
 STUDIES = StudyModel.__table__
 STUDY_ATTRIBUTES = StudyUserAttributeModel.__table__
 ATTRIBUTES = TrialSystemAttributeModel.__table__
+PARAMETERS = TrialParamModel.__table__
 REPORTS = TrialIntermediateValueModel.__table__
 VALUES = TrialValueModel.__table__
+OF_TRIALS = tuple(
+    table
+    for table in TRIALS.metadata.tables.values()
+    if any(key.column.table is TRIALS for key in table.foreign_keys)
+)
+"""Every table of Optuna's whose rows belong to trials."""
 
 _OURS = sql.MetaData()
 

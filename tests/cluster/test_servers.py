@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 def test_racing_launches_make_no_row_twice(database, tmp_path):
     context = claimers.PROCESSES
     arguments = (database, tmp_path, 100)
-    launches = [context.Process(target=top_up, args=arguments) for _ in range(4)]
+    launches = [context.Process(target=launch, args=arguments) for _ in range(4)]
     with claimers.ended(launches):
         for launch in launches:
             launch.start()
@@ -55,7 +55,7 @@ def test_who_only_looks_can_neither_write_nor_make_tables(database):
 def test_a_connection_keeps_nothing_from_one_transaction_to_the_next(database, reading):
     # As a pooler needs it: the next transaction may get another connection of the server.
     slots, _ = claimers.slots_of(database)
-    slots.top_up(1)
+    slots.set_total(1)
     storage = open_storage(url_of(database, Path()), reading=reading)
     seen = Slots(open_study(storage, claimers.STUDY), max_restarts=0)
 
@@ -70,8 +70,8 @@ def test_a_connection_keeps_nothing_from_one_transaction_to_the_next(database, r
     storage.engine.dispose()
 
 
-def top_up(url, place, total):
+def launch(url, place, total):
     claimers.meet(place, 4)  # here, so that all make the tables and the study at once, too
     slots, _ = claimers.slots_of(url)
     claimers.meet(place, 4, "ready")
-    (place / f"made-{os.getpid()}").write_text(str(slots.top_up(total)))
+    (place / f"made-{os.getpid()}").write_text(str(slots.set_total(total).added))

@@ -225,7 +225,7 @@ def test_an_exported_emulator_tells_the_rates_of_its_data(tmp_path, table, monke
     prepare([tmp_path / "mergers.parquet"], tmp_path / "plain")
     prepare([tmp_path / "mergers.parquet"], tmp_path / "told", totals=totals)
     setting = Setting(tmp_path / "runs", tmp_path / "plain")
-    setting.study().slots.top_up(2)
+    setting.study().slots.set_total(2)
     for _ in range(2):
         run(setting.claim())
 

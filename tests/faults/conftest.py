@@ -59,7 +59,7 @@ def make(data):
         spec = parse(tables, source="test")
         study = create_study(storage, spec, runs=runs, fingerprint="f")
         slots = Slots(study, max_restarts=max_restarts)
-        slots.top_up(trials)
+        slots.set_total(trials)
         return Made(runs / "s", slots, study)
 
     yield made

@@ -136,7 +136,7 @@ def test_a_quota_that_ends_in_the_middle_costs_an_epoch_at_most(forks, make, tmp
     first, second = (made.folder / name for name in ("trial-00000", "trial-00001"))
     whole = forks.work("s", runs, cwd=tmp_path, watch=first)
     assert whole.code == 0
-    made.slots.top_up(2)
+    made.slots.set_total(2)
     spent = {"watch": second, "fail_from": len(whole.events) // 2, "fault": "EDQUOT"}
 
     done = forks.work("s", runs, cwd=tmp_path, **spent)
@@ -158,8 +158,8 @@ def test_a_database_that_was_taken_away_is_not_written_on(make, tmp_path, change
         path.write_bytes(b"")
 
     with pytest.raises(FileNotFoundError, match="the database is gone, or another one"):
-        made.slots.top_up(2)
+        made.slots.set_total(2)
     path.unlink(missing_ok=True)
     (tmp_path / "away.db").rename(path)
 
-    assert made.slots.top_up(2) == 1
+    assert made.slots.set_total(2).added == 1

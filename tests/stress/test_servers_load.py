@@ -32,7 +32,7 @@ def check(url, place, workers, trials):
 
 def test_sixty_four_workers_share_a_server_of_a_hundred_connections(database, tmp_path):
     slots, _ = claimers.slots_of(database)
-    slots.top_up(192)
+    slots.set_total(192)
 
     with claimers.ended(claimers.start(64, database, tmp_path, together=64)) as workers:
         check(database, tmp_path, workers, 192)
@@ -41,7 +41,7 @@ def test_sixty_four_workers_share_a_server_of_a_hundred_connections(database, tm
 
 def test_a_restart_of_the_server_loses_nothing(server, database, tmp_path):
     slots, _ = claimers.slots_of(database)
-    slots.top_up(192)
+    slots.set_total(192)
 
     workers = claimers.start(64, database, tmp_path, together=64, pause_s=0.1)
     with claimers.ended(workers):

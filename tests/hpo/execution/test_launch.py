@@ -19,6 +19,7 @@ from hpo.cli.progress import line
 from hpo.execution.follow import follow
 from hpo.execution.launch import begin, open_or_make
 from hpo.execution.plan import make_plan
+from hpo.queue.leases import Owner
 from hpo.records.folder import read_all
 from hpo.records.record import RunRecord
 from hpo.storage.address import url_of
@@ -295,6 +296,47 @@ def test_a_grid_is_run_point_by_point_and_a_point_that_cannot_be_fails_alone(for
     assert (other.params["hidden"], other.state) == (4, TrialState.COMPLETE)
     why = "hidden must be at least the number of event columns (2)"
     assert why in line(records_of(place)[0])
+
+
+def test_a_launch_says_how_many_trials_there_will_be_where_it_is_not_what_was_typed(place):
+    told = []
+
+    def launched(*settings, **options):
+        told.clear()
+        spec = load(str(place / "tiny.toml"), settings=settings)
+        wanted = {"trials": None, "workers": 1, "on": "local"} | options
+        plan = make_plan(spec, runs=place / "runs", url=url_in(place), **wanted)
+        _, slots = begin(plan, tell=told.append)
+        return slots
+
+    assert launched(trials=200).look().total == 200
+    assert told == []
+    slots = launched()  # three in the file
+    assert told == ["tiny: goes on to 200 trials, as before: --trials sets another number"]
+    for _ in range(4):
+        slots.claim(Owner.this_process())
+    launched(trials=50)
+    assert told == ["tiny: 200 -> 50 trials"]
+    slots.enqueue([{"hidden": 4}])
+    assert launched(trials=2).look().total == 4
+    assert told == ["tiny: 50 -> 4 trials: 4 have begun, 1 waiting point removed"]
+    slots.enqueue([{"hidden": 4}])
+    assert launched(trials=2).look().total == 5
+    assert told == ["tiny: 5 trials: 4 have begun, 1 was enqueued beyond 2"]
+
+
+def test_a_grid_has_all_its_points_whatever_was_enqueued_before_its_launch(place):
+    text = (place / "tiny.toml").read_text().replace("{ low = 1, high = 2 }", "[1, 2]")
+    (place / "tiny.toml").write_text(f'{text}\n[sampler]\nkind = "grid"\n')
+    (place / "points.json").write_text('{"blocks": 2, "hidden": 4}')
+
+    hpo("enqueue", "tiny.toml", "points.json")
+    made(place, trials=4)
+
+    points = [one.system_attrs["fixed_params"] for one in trials_of(place)]
+    assert points[0] == {"blocks": 2, "hidden": 4}
+    assert {(one["blocks"], one["hidden"]) for one in points} == {(1, 4), (1, 8), (2, 4), (2, 8)}
+    assert len(points) == 4
 
 
 def test_two_launches_of_a_study_at_once_share_it(forks, place):

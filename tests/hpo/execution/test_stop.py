@@ -95,7 +95,7 @@ def test_points_are_given_to_a_study_that_is_made_for_them(place):
     hpo("enqueue", "long", "points.json", "--from", "long", code=2)
 
     slots, study = slots_of(place)
-    slots.top_up(3)
+    slots.set_total(3)
     trials = [slots.trial_of(slots.claim(Owner.this_process())) for _ in range(3)]
     assert [trial.suggest_categorical("hidden", [4, 8]) for trial in trials[:2]] == [8, 4]
 

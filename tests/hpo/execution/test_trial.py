@@ -58,7 +58,7 @@ def finished(prepared, tmp_path_factory):
 def held_out(prepared, tmp_path_factory):
     """A study of two trials with cells held out, both ended. Do not write into it."""
     setting = Setting(tmp_path_factory.mktemp("held-out"), prepared).study(HELD_OUT)
-    setting.slots.top_up(2)
+    setting.slots.set_total(2)
     return setting.run()
 
 
@@ -79,7 +79,7 @@ class Setting:
         self.optuna = create_study(storage, self.spec, runs=self.runs, fingerprint="f")
         self.optuna.pruner = optuna.pruners.NopPruner()
         self.slots = Slots(self.optuna, max_restarts=3)
-        self.slots.top_up(1)
+        self.slots.set_total(1)
         return self
 
     def claim(self):

@@ -96,7 +96,7 @@ def waiting(tmp_path):
     storage = open_storage(url_of(f"sqlite:///{tmp_path}/hpo.db", tmp_path))
     study = create_study(storage, spec, runs=tmp_path, fingerprint="f")
     slots = Slots(study, max_restarts=3)
-    slots.top_up(2)
+    slots.set_total(2)
     return study, spec, slots
 
 

@@ -16,7 +16,7 @@ TRIALS, WORKERS, KILLS = 200, 8, 3
 
 def test_two_hundred_trials_end_once_each_though_workers_are_killed(url, tmp_path):
     slots, study = claimers.slots_of(url)
-    slots.top_up(TRIALS)
+    slots.set_total(TRIALS)
     chance = random.Random(1)
     # Once so many trials were claimed, a worker is killed wherever it is.
     due = sorted(chance.sample(range(10, TRIALS - 50), KILLS))

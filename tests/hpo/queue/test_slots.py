@@ -40,29 +40,6 @@ def dead_owner():
     return owner
 
 
-def test_topping_up_makes_what_is_missing_and_no_more(url):
-    slots, study = slots_of(url)
-
-    assert slots.top_up(3) == 3
-    assert slots.top_up(3) == 0
-    assert slots.top_up(2) == 0
-    assert slots.top_up(5) == 2
-    assert slots.look().counts[TrialState.WAITING] == 5
-    claims = [slots.claim(Owner.this_process()) for _ in range(6)]
-    assert [claim and claim.number for claim in claims] == [0, 1, 2, 3, 4, None]
-    assert [trial.number for trial in study.trials] == [0, 1, 2, 3, 4]
-
-
-def test_a_grid_point_reaches_the_trial_of_its_number(url):
-    slots, study = slots_of(url)
-    points = [{"hidden": 128}, {"hidden": 200}]
-    slots.top_up(2, points=points)
-
-    for point in points:
-        trial = slots.trial_of(slots.claim(Owner.this_process()))
-        assert trial.suggest_categorical("hidden", [128, 200]) == point["hidden"]
-
-
 def drain(url, journal):
     """A worker that claims and finishes until nothing waits, and says what it claimed."""
     slots, _ = slots_of(url)
@@ -75,7 +52,7 @@ def drain(url, journal):
 @pytest.mark.slow
 def test_four_processes_claim_each_of_forty_trials_once(url):
     slots, study = slots_of(url)
-    slots.top_up(40)
+    slots.set_total(40)
     journal = claimers.PROCESSES.Queue()
 
     workers = [claimers.PROCESSES.Process(target=drain, args=(url, journal)) for _ in range(4)]
@@ -92,7 +69,7 @@ def test_four_processes_claim_each_of_forty_trials_once(url):
 
 def test_a_dead_owners_trial_is_the_next_one_claimed_with_all_it_had(url):
     slots, study = slots_of(url)
-    slots.top_up(2)
+    slots.set_total(2)
     lost = slots.trial_of(slots.claim(dead_owner()))
     value = lost.suggest_float("learning_rate", 1e-5, 1e-2, log=True)
     lost.report(4.5, 1)
@@ -108,7 +85,7 @@ def test_a_dead_owners_trial_is_the_next_one_claimed_with_all_it_had(url):
 
 def test_a_live_owners_trial_is_left_alone(url):
     slots, _ = slots_of(url)
-    slots.top_up(1)
+    slots.set_total(1)
     slots.claim(Owner.this_process())
 
     assert reap(slots) == type(reap(slots))()
@@ -162,7 +139,7 @@ def test_slurm_is_asked_only_about_silent_owners_elsewhere(url):
         asked.append(list(jobs))
         return {}
 
-    slots.top_up(1)
+    slots.set_total(1)
     slots.claim(ELSEWHERE)
 
     assert reap(slots, ask=ask).released == ()
@@ -180,7 +157,7 @@ def age(slots, seconds):
 
 def test_a_job_that_was_started_anew_takes_back_what_it_held(url):
     slots, _ = slots_of(url)
-    slots.top_up(2)
+    slots.set_total(2)
     slots.claim(ELSEWHERE)
     slots.claim(replace(ELSEWHERE, rank=1))
 
@@ -191,7 +168,7 @@ def test_a_job_that_was_started_anew_takes_back_what_it_held(url):
 
 def test_a_claim_whose_answer_was_lost_is_found_again(url, monkeypatch):
     slots, study = slots_of(url)
-    slots.top_up(3)
+    slots.set_total(3)
     lost = lose_an_answer(monkeypatch, slots.engine)
 
     claim = slots.claim(Owner.this_process())
@@ -203,7 +180,7 @@ def test_a_claim_whose_answer_was_lost_is_found_again(url, monkeypatch):
 
 def test_points_are_tried_before_new_trials_and_count_to_the_total(url):
     slots, study = slots_of(url)
-    slots.top_up(4)
+    slots.set_total(4)
     begun = slots.claim(Owner.this_process())
 
     assert slots.enqueue([{"hidden": 10}, {"hidden": 20}]) == [1, 2]
@@ -218,7 +195,7 @@ def test_points_are_tried_before_new_trials_and_count_to_the_total(url):
 
 def test_points_beyond_the_total_raise_it(url):
     slots, _ = slots_of(url)
-    slots.top_up(1)
+    slots.set_total(1)
 
     slots.enqueue([{"hidden": 10}, {"hidden": 20}])
 
@@ -235,7 +212,7 @@ def test_jobs_are_remembered_once_each(url):
 
 def test_a_report_and_an_end_are_progress_and_a_claim_is_none(url):
     slots, _ = slots_of(url)
-    slots.top_up(1)
+    slots.set_total(1)
     claim = slots.claim(Owner.this_process())
     assert slots.progress() == 0
 
@@ -247,7 +224,7 @@ def test_a_report_and_an_end_are_progress_and_a_claim_is_none(url):
 
 def test_what_was_handed_back_in_vain_counts_as_a_restart(url):
     slots, _ = slots_of(url)
-    slots.top_up(1)
+    slots.set_total(1)
     slots.release(slots.claim(Owner.this_process()))
     assert (again := slots.claim(Owner.this_process())).restarts == 0
 
@@ -257,7 +234,7 @@ def test_what_was_handed_back_in_vain_counts_as_a_restart(url):
 
 def test_a_worker_that_lost_its_trial_can_tell_nothing(url):
     slots, study = slots_of(url)
-    slots.top_up(1)
+    slots.set_total(1)
     old = slots.claim(dead_owner())
     reap(slots)
     new = slots.claim(Owner.this_process())
@@ -274,7 +251,7 @@ def test_a_worker_that_lost_its_trial_can_tell_nothing(url):
 
 def test_a_trial_that_keeps_killing_its_workers_fails_at_last(url):
     slots, study = slots_of(url, max_restarts=2)
-    slots.top_up(1)
+    slots.set_total(1)
     outcomes = []
     for _ in range(3):
         slots.claim(dead_owner())
@@ -288,7 +265,7 @@ def test_a_trial_that_keeps_killing_its_workers_fails_at_last(url):
 
 def test_a_released_trial_does_not_count_as_restarted(url):
     slots, _ = slots_of(url)
-    slots.top_up(1)
+    slots.set_total(1)
     slots.release(slots.claim(Owner.this_process()))
 
     assert slots.claim(Owner.this_process()).restarts == 0
@@ -303,7 +280,7 @@ def claim_and_hang(url, claimed):
 @pytest.mark.slow
 def test_a_killed_process_is_seen_as_dead_at_once(url):
     slots, _ = slots_of(url)
-    slots.top_up(1)
+    slots.set_total(1)
     claimed = claimers.PROCESSES.Queue()
     worker = claimers.PROCESSES.Process(target=claim_and_hang, args=(url, claimed))
     worker.start()
@@ -320,7 +297,7 @@ def launch(url, start, made):
     """What a launch does first, begun at the same moment as another one."""
     start.wait()
     slots, _ = slots_of(url)
-    made.put(slots.top_up(50))
+    made.put(slots.set_total(50).added)
 
 
 @pytest.mark.slow
@@ -342,7 +319,7 @@ def test_launches_at_once_in_a_new_folder_make_each_trial_once(tmp_path):
 
 def test_an_end_whose_answer_was_lost_is_not_told_twice(url, monkeypatch):
     slots, study = slots_of(url)
-    slots.top_up(1)
+    slots.set_total(1)
     claim = slots.claim(Owner.this_process())
     lost = lose_an_answer(monkeypatch, slots.engine)
 
@@ -354,7 +331,7 @@ def test_an_end_whose_answer_was_lost_is_not_told_twice(url, monkeypatch):
 
 def test_a_pruned_trial_has_the_value_that_it_reported_last(url):
     slots, study = slots_of(url)
-    slots.top_up(2)
+    slots.set_total(2)
     first, second = (slots.claim(Owner.this_process()) for _ in range(2))
     trial = slots.trial_of(first)
     for step, value in enumerate([3.0, 2.5]):
@@ -369,7 +346,7 @@ def test_a_pruned_trial_has_the_value_that_it_reported_last(url):
 
 def test_the_sampler_learns_of_the_trials_that_ended_meanwhile(url):
     slots, study = slots_of(url)
-    slots.top_up(3)
+    slots.set_total(3)
     known = []
 
     class Watching(optuna.samplers.TPESampler):

@@ -56,7 +56,7 @@ def delete_by_stock_optuna(url, name=STUDY):
 
 def test_the_next_study_inherits_nothing_of_a_deleted_one(url):
     slots, _ = slots_of(url)
-    slots.top_up(200)
+    slots.set_total(200)
     for _ in range(2):
         slots.release(slots.claim(Owner.this_process()), lost=True)
     slots.add_jobs(["12_0"])
@@ -66,20 +66,20 @@ def test_the_next_study_inherits_nothing_of_a_deleted_one(url):
 
     assert rows_of(url) == [0, 0, 0]
     slots, _ = slots_of(url)
-    assert slots.top_up(10) == 10
+    assert slots.set_total(10).added == 10
     assert slots.claim(Owner.this_process()).restarts == 0
     assert slots.jobs() == []
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_triggers_that_an_upgrade_of_optuna_dropped_are_made_again(url):
-    slots_of(url)[0].top_up(1)
+    slots_of(url)[0].set_total(1)
     with connected(url) as connection:
         connection.exec_driver_sql("DROP TRIGGER hpo_totals_follow")
     delete_by_stock_optuna(url)
     assert rows_of(url)[1] == 1
 
-    assert slots_of(url)[0].top_up(10) == 10
+    assert slots_of(url)[0].set_total(10).added == 10
 
     delete_by_stock_optuna(url)
     assert rows_of(url) == [0, 0, 0]
@@ -89,7 +89,7 @@ def test_triggers_that_an_upgrade_of_optuna_dropped_are_made_again(url):
 def first(url):
     """URL of a database of version 1: a study of three trials, with what a deleted one left."""
     slots, study = slots_of(url)
-    slots.top_up(3)
+    slots.set_total(3)
     slots.add_jobs(["12_0"])
     slots.release(slots.claim(Owner.this_process()), lost=True)
     study_id, trial_id = study._study_id, study.trials[0]._trial_id
@@ -130,7 +130,7 @@ def check_upgraded(url):
     slots, study = slots_of(url)
     assert rows_of(url) == [1, 1, 1], "what a deleted study left is gone"
     assert slots.jobs() == ["12_0"]
-    assert slots.top_up(3) == 0
+    assert slots.set_total(3).added == 0
     claim = slots.claim(Owner.this_process())
     assert (claim.number, claim.restarts, claim.futile, claim.reported) == (0, 2, 2, 0)
     claimers.close()

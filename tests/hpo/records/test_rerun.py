@@ -56,7 +56,7 @@ def run_trial(runs, data, prune_at=None):
     study = create_study(open_storage(url_of(None, runs)), spec, runs=runs, fingerprint="f")
     study.pruner = PruneAt(prune_at)
     slots = Slots(study, max_restarts=3)
-    slots.top_up(1)
+    slots.set_total(1)
     claim = slots.claim(Owner.this_process())
     folder = trial_folder(runs, "s", claim.number)
     trial.run(trial.ClaimedTrial(study=study, spec=spec, claim=claim, slots=slots, folder=folder))

@@ -30,7 +30,7 @@ def hpo(*words):
 def fill(url):
     """Two trials, one of them claimed, the other one done."""
     slots, study = claimers.slots_of(url)
-    slots.top_up(3)
+    slots.set_total(3)
     claim = slots.claim(claimers.Owner.this_process())
     slots.finish(claim, TrialState.COMPLETE, 4.5)
     slots.claim(claimers.Owner.this_process())

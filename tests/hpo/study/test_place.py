@@ -40,7 +40,7 @@ def filled(runs, url, trials):
     storage = open_storage(url)
     study = create_study(storage, load("quick"), runs=runs, fingerprint="f")
     slots = Slots(study, max_restarts=3)
-    slots.top_up(2)
+    slots.set_total(2)
     for _ in range(trials):
         claim = slots.claim(Owner.this_process())
         (runs / "quick" / trial_name(claim.number)).mkdir(parents=True)

@@ -36,7 +36,7 @@ def fill(storage, runs, name, *, trials=3):
     study = create_study(storage, spec, runs=runs, fingerprint="f")
     study.set_user_attr("note of a user", "mine")
     slots, us = slots_of(study, spec), Owner.this_process()
-    slots.top_up(5)
+    slots.set_total(5)
     slots.add_jobs(["17"])
     (runs / name / WORKERS).mkdir(parents=True)
     (runs / name / WORKERS / "17_log.out").write_text("said")

@@ -28,7 +28,7 @@ def opened(tmp_path, with_database):
     storage = open_storage(url_of(None, tmp_path))
     study = create_study(storage, spec, runs=tmp_path, fingerprint="f")
     slots = slots_of(study, spec)
-    slots.top_up(6)
+    slots.set_total(6)
     return study, spec, slots, Records(tmp_path / "quick")
 
 
