@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from optuna.storages import RDBStorage
 
 from hpo.queue.jobs import SchedulerError, cancel_jobs, job_states
+from hpo.queue.leases import alive
 from hpo.storage.open import open_study
 from hpo.study.study import STOP_ATTRIBUTE, load_study, slots_of
 
@@ -53,15 +54,13 @@ def end_workers(storage: RDBStorage, name: str) -> Ended:
     if jobs is None:
         raise SchedulerError("squeue does not answer: nothing was cancelled")
     cancel_jobs(sorted(jobs))
-    leases = [lease for lease in slots.leases() if lease.owner.job is None and lease.lives()]
+    leases = [one for one in slots.leases() if one.owner.job is None and one.lives({})]
     here = [lease for lease in leases if lease.owner.here]
     for lease in here:
         with contextlib.suppress(ProcessLookupError):
             os.kill(lease.owner.pid, signal.SIGTERM)
     deadline = time.monotonic() + WAIT_S
-    while (running := sum(lease.lives() for lease in slots.leases())) and (
-        time.monotonic() < deadline
-    ):
+    while (running := alive(slots.leases())) and time.monotonic() < deadline:
         time.sleep(0.2)
     return Ended(
         jobs=len(jobs),

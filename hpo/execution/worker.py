@@ -31,7 +31,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hpo.doctor.machine import cores
 from hpo.queue.jobs import SchedulerError, job_of_this_process, requeue_job
-from hpo.queue.leases import Claim, LeaseLost, Owner
+from hpo.queue.leases import Claim, LeaseLost, Owner, alive
 from hpo.queue.slots import Slots
 from hpo.storage.address import url_of
 from hpo.storage.open import open_storage
@@ -85,7 +85,7 @@ def work(study_name: str, runs: str, threads: int, workers: int) -> int:
     owner = Owner.this_process(rank=rank)
     if int(os.environ.get("SLURM_RESTART_COUNT", "0") or 0):
         others = [lease for lease in slots.leases() if not owner.succeeds(lease.owner)]
-        if sum(lease.lives() for lease in others) >= workers:
+        if alive(others) >= workers:
             log.info("others took this worker's place while its job waited to start again")
             return 0
     with _handing_back():

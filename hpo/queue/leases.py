@@ -1,6 +1,6 @@
 """Leases: which process holds a running trial, and whether it still lives.
 
-A lease is renewed while its owner lives. On the owner's host the process is looked up; elsewhere
+A lease is renewed while its owner lives. On the owner's machine the process is looked up; elsewhere
 the renewals tell, and SLURM is asked where they fall silent. Times are the server's: nodes' clocks
 differ.
 """
@@ -10,19 +10,19 @@ from __future__ import annotations
 import functools
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from hpo.queue.jobs import JobState, job_of_this_process
+from hpo.queue.jobs import JobState, job_of_this_process, job_states
 
 LEASE_S = 180.0
 """Seconds without a renewal after which SLURM is asked about an owner on another host."""
 GIVE_UP_S = 1800.0
-"""Seconds without a renewal after which an owner counts as dead though its job seems to run: its
-node may be gone and SLURM not know it. Fencing keeps the trial safe if it is not."""
+"""Seconds without a renewal after which an owner elsewhere counts as dead where SLURM does not
+answer. While it does it is believed, since a job can be suspended for days."""
 
 
 class LeaseLost(RuntimeError):
@@ -105,22 +105,42 @@ class Lease(Claim):
     @property
     def doubtful(self) -> bool:
         """Whether only the scheduler can tell if the owner lives."""
-        quiet = LEASE_S <= self.silent_s < GIVE_UP_S
-        return not self.owner.here and self.owner.job is not None and quiet
+        return not self.owner.here and self.owner.job is not None and self.silent_s >= LEASE_S
 
-    def lives(self, jobs: Mapping[str, JobState] | None = None) -> bool:
-        """Whether the owner still runs: looked up on this host, else told by its renewals.
+    def lives(self, jobs: Mapping[str, JobState] | None) -> bool:
+        """Whether the owner still runs: looked up on this machine, else told by its renewals.
 
         Args:
-            jobs: States of jobs from SLURM, if it was asked and answered. A job that waits again
-                has no process any more.
+            jobs: What `jobs_of` told, None without an answer. A suspended job has its processes;
+                one that waits again has none any more.
         """
         if self.owner.here:
             return self.owner.runs()
-        if self.doubtful and self.owner.job is not None:
-            state = (jobs or {}).get(self.owner.job)
-            return jobs is None or (state is not None and state.started)
-        return self.silent_s < LEASE_S
+        if not self.doubtful or self.owner.job is None:
+            return self.silent_s < LEASE_S
+        if jobs is None:
+            return self.silent_s < GIVE_UP_S
+        return self.owner.job in jobs and jobs[self.owner.job].started
+
+
+AskSlurm = Callable[[Iterable[str]], Mapping[str, JobState] | None]
+
+
+def jobs_of(
+    leases: Iterable[Lease], *, ask: AskSlurm = job_states
+) -> Mapping[str, JobState] | None:
+    """What SLURM says of the jobs whose owners are in doubt; None without an answer.
+
+    It is asked only if need be, and once for all.
+    """
+    doubtful = [one.owner.job for one in leases if one.doubtful and one.owner.job]
+    return ask(doubtful) if doubtful else {}
+
+
+def alive(leases: Collection[Lease]) -> int:
+    """How many of the owners live."""
+    jobs = jobs_of(leases)
+    return sum(one.lives(jobs) for one in leases)
 
 
 @functools.cache

@@ -6,16 +6,13 @@ A trial can also be RUNNING without any lease, when another tool claimed it; it 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from optuna.trial import TrialState
 
-from hpo.queue.jobs import JobState, job_states
-from hpo.queue.leases import LeaseLost, Owner
+from hpo.queue.jobs import job_states
+from hpo.queue.leases import AskSlurm, LeaseLost, Owner, jobs_of
 from hpo.queue.slots import Slots
-
-AskSlurm = Callable[[Iterable[str]], Mapping[str, JobState] | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,8 +33,7 @@ def reap(slots: Slots, me: Owner | None = None, *, ask: AskSlurm = job_states) -
     leases = slots.leases()
     if any(lease.silent_s < 0 for lease in leases):
         slots.date_back()
-    doubtful = [lease.owner.job for lease in leases if lease.doubtful and lease.owner.job]
-    jobs = ask(doubtful) if doubtful else {}  # once at most, and only if need be
+    jobs = jobs_of(leases, ask=ask)
     for lease in leases:
         if lease.lives(jobs) and not (me is not None and me.succeeds(lease.owner)):
             continue

@@ -107,7 +107,8 @@ class StudyTable:
     seed: NonNegativeInt = 0
     """With a trial's number, seeds the sampler, the weights and the order of the rows."""
     max_restarts: NonNegativeInt = 3
-    """How often a trial goes on after its worker died, before it counts as failed."""
+    """How often in a row a trial goes on after its worker died, or its job's time ended, without a
+    further epoch, before it counts as failed. With each new epoch the count begins anew."""
     stop_after_no_improvement: NonNegativeInt = 0
     """No new trial starts once so many ended in a row without a better one. 0: never."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,8 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
-from hpo.queue.leases import Lease
+from hpo.queue.jobs import JobState
+from hpo.queue.leases import Lease, jobs_of
 from hpo.queue.trials import Snapshot, TrialSummary
 from hpo.records.folder import Stamp, read, stamp
 from hpo.records.record import FINISHED, NAME, RecordError, RunRecord
@@ -104,7 +105,7 @@ def status_of(
     study: optuna.Study, spec: StudySpec, seen: Snapshot, records: Records
 ) -> StudyStatus:
     """The study as it was when it was seen, its running trials as their records tell now."""
-    counts = seen.counts
+    counts, jobs = seen.counts, jobs_of(seen.leases)
     able = (one for one in seen.trials if one.state is TrialState.COMPLETE)
     best = min(able, key=lambda one: math.inf if one.value is None else one.value, default=None)
     value = val_nll = best.value if best else None
@@ -117,7 +118,7 @@ def status_of(
         runs=records.folder,
         total=seen.total,
         waiting=counts[TrialState.WAITING],
-        running=tuple(_running(records.of(one.number), one, spec) for one in seen.leases),
+        running=tuple(_running(records.of(one.number), one, spec, jobs) for one in seen.leases),
         complete=counts[TrialState.COMPLETE],
         pruned=counts[TrialState.PRUNED],
         failed=counts[TrialState.FAIL],
@@ -141,13 +142,11 @@ def _last_epoch(path: Path, _stamp: Stamp) -> RunRecord | None:
         return None
 
 
-def _running(record: RunRecord | None, lease: Lease, spec: StudySpec) -> Running:
+def _running(
+    record: RunRecord | None, lease: Lease, spec: StudySpec, jobs: Mapping[str, JobState] | None
+) -> Running:
     last = record.epochs[-1] if record and record.epochs else None
     left = spec.training.epochs - (last.epoch if last else 0)
-    gone = (
-        f"its worker (process {lease.owner.pid} on {lease.owner.host}) is gone, last heard of "
-        f"{lease.silent_s:.0f} s ago: `hpo launch` goes on with it"
-    )
     return Running(
         trial=lease.number,
         epoch=last.epoch if last else 0,
@@ -159,7 +158,22 @@ def _running(record: RunRecord | None, lease: Lease, spec: StudySpec) -> Running
         pid=lease.owner.pid,
         job=lease.owner.job,
         restarts=lease.restarts,
-        stale=None if lease.lives() else gone,
+        stale=_stale(lease, jobs),
+    )
+
+
+def _stale(lease: Lease, jobs: Mapping[str, JobState] | None) -> str | None:
+    if lease.lives(jobs):
+        return None
+    owner = lease.owner
+    if lease.doubtful and jobs is None:
+        return (
+            f"its worker (process {owner.pid} on {owner.host}) was last heard of "
+            f"{lease.silent_s:.0f} s ago, and squeue does not answer: `hpo launch` goes on with it"
+        )
+    return (
+        f"its worker (process {owner.pid} on {owner.host}) is gone, last heard of "
+        f"{lease.silent_s:.0f} s ago: `hpo launch` goes on with it"
     )
 
 

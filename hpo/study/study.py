@@ -110,8 +110,8 @@ def reap_lost_trials(
     """Take back the trials of dead workers, and end the record of one that was lost too often."""
     for number in reap(slots, me).failed:
         reason = (
-            f"its worker died {slots.max_restarts + 1} times: see log.txt, and the folder workers "
-            "for what the workers said"
+            f"its worker died {slots.max_restarts + 1} times before an epoch ended: see log.txt, "
+            "and the folder workers for what the workers said"
         )
         fail_record(study, folder, number, reason)
 

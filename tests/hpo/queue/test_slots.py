@@ -1,6 +1,8 @@
+import contextlib
 import os
 import signal
-from contextlib import contextmanager
+import subprocess
+import sys
 from dataclasses import replace
 
 import optuna
@@ -19,7 +21,7 @@ def lose_an_answer(monkeypatch, engine):
     """Let the next transaction be committed, but its answer not arrive."""
     begin, lost = engine.begin, []
 
-    @contextmanager
+    @contextlib.contextmanager
     def deaf_once():
         with begin() as connection:
             yield connection
@@ -109,6 +111,9 @@ ELSEWHERE = Owner(host="elsewhere", pid=1, started=0.0, job="12_3")
         pytest.param(
             300, {"12_3": JobState("12_3", "PENDING", "BeginTime")}, False, id="job waits again"
         ),
+        pytest.param(90_000, {"12_3": JobState("12_3", "SUSPENDED", "None")}, True, id="suspended"),
+        pytest.param(90_000, {"12_3": JobState("12_3", "RUNNING", "None")}, True, id="hung"),
+        pytest.param(90_000, {}, False, id="silent for long, and its job is gone"),
         pytest.param(300, None, True, id="SLURM does not answer"),
         pytest.param(2000, None, False, id="silent for too long to wait for an answer"),
     ],
@@ -122,6 +127,47 @@ def test_a_silent_owner_elsewhere_without_a_job_is_dead():
 
     assert lease_of(owner, 10).lives({})
     assert not lease_of(owner, 300).lives({})
+
+
+def test_the_process_table_of_another_machine_is_not_asked():
+    us = Owner.this_process()
+    namesake = replace(us, machine=f"another boot:1:{us.host}", pid=2**22 + 1)
+
+    assert not namesake.here
+    assert lease_of(namesake, 0.1).lives({})
+    assert not lease_of(replace(namesake, machine=us.machine), 0.1).lives({})
+    assert not replace(us, machine=None).here  # of a row that an older version wrote
+
+
+CLAIM = """
+import signal, sys
+from hpo.queue.leases import Owner
+from tests.claimers import slots_of
+print(slots_of(sys.argv[1])[0].claim(Owner.this_process()).number, flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_worker_in_a_container_of_this_host_is_not_taken_for_dead(url):
+    contained = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if subprocess.run([*contained, "true"], capture_output=True).returncode:
+        pytest.skip("to run this: be allowed to make a PID namespace")
+    slots, _ = slots_of(url)
+    slots.top_up(1)
+
+    command = [*contained, sys.executable, "-c", CLAIM, url]
+    with contextlib.ExitStack() as stack:
+        worker = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        stack.callback(worker.kill)
+        assert worker.stdout.readline() == "0\n"
+        [lease] = slots.leases()
+        assert (lease.owner.host, lease.owner.here) == (Owner.this_process().host, False)
+        assert not lease.owner.runs(), "by its number it is another process here"
+        assert reap(slots).released == ()
+    age(slots, 300)
+
+    assert reap(slots).released == (0,)
 
 
 def test_a_reused_process_id_is_not_the_owner():
@@ -261,6 +307,44 @@ def test_a_trial_that_keeps_killing_its_workers_fails_at_last(url):
     assert outcomes[-1].failed == (0,)
     assert study.trials[0].state == TrialState.FAIL
     assert slots.claim(Owner.this_process()) is None
+
+
+def report(slots, claim, step):
+    slots.trial_of(claim).report(1.0, step)
+
+
+def test_a_healthy_trial_may_lose_its_worker_as_often_as_you_like(url):
+    slots, study = slots_of(url, max_restarts=1)
+    slots.top_up(1)
+    for epoch in range(4):
+        report(slots, slots.claim(dead_owner()), epoch)
+        assert reap(slots).released == (0,)
+
+    claim = slots.claim(Owner.this_process())
+    assert (claim.restarts, claim.futile, claim.reported) == (4, 0, 4)
+
+
+def test_progress_resets_the_count_of_futile_attempts(url):
+    slots, study = slots_of(url, max_restarts=1)
+    slots.top_up(1)
+    outcomes = []
+    for epochs in (1, 0, 1, 0, 0):
+        claim = slots.claim(dead_owner())
+        for _ in range(epochs):
+            report(slots, claim, claim.reported + 1)
+        outcomes.append(reap(slots))
+
+    assert [one.released for one in outcomes] == [(0,), (0,), (0,), (0,), ()]
+    assert outcomes[-1].failed == (0,)
+
+
+@pytest.mark.filterwarnings("ignore:The reported value is ignored")
+def test_an_epoch_that_is_run_again_is_no_progress(url):
+    slots, study = slots_of(url, max_restarts=0)
+    slots.top_up(1)
+    for released in ((0,), ()):
+        report(slots, slots.claim(dead_owner()), 1)
+        assert reap(slots).released == released
 
 
 def test_a_released_trial_does_not_count_as_restarted(url):

@@ -124,7 +124,7 @@ def test_a_trial_that_its_workers_died_of_ends_in_its_record_too(storage, tmp_pa
 
     found = record_of(folder.parent, 7)
     assert found.state == "failed"
-    assert found.reason.startswith("its worker died 4 times: see log.txt")
+    assert found.reason.startswith("its worker died 4 times before an epoch ended: see log.txt")
 
 
 def test_a_trial_that_killed_its_workers_before_its_first_record_has_one_at_last(
