@@ -6,9 +6,12 @@ database, a table or a folder, or submits a job. A check that cannot be made is 
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
+import re
 import shutil
+import subprocess
 from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
@@ -82,6 +85,20 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def gpus() -> list[str]:
+    """GPUs that this process may use, or parts of them, as `CUDA_VISIBLE_DEVICES` names them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [one.strip() for one in visible.split(",") if one.strip()]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    found = re.findall(r"^\s*(GPU|MIG) .*\(UUID: (\S+)\)", done.stdout, flags=re.MULTILINE)
+    # The parts of a GPU follow it; one that has parts cannot be used whole.
+    each = itertools.pairwise([*found, ("", "")])
+    return [name for (kind, name), (after, _) in each if (kind, after) != ("GPU", "MIG")]
+
+
 def default_workers(spec: StudySpec | None) -> int:
     """Workers where no number is given: the study's, else one for each core, at most 8."""
     return (spec.study.workers if spec else None) or min(8, cores())
@@ -116,7 +133,11 @@ def _device(spec: StudySpec | None, on: str) -> list[Check]:
     device = f"cuda ({torch.cuda.get_device_name()})" if cuda else "cpu"
     found = f"{device}, {cores()} CPU cores"
     if on == "slurm":
-        return [Check("device", "ok", f"{found} on this machine; jobs have what [slurm] asks for")]
+        found += " on this machine; jobs have what [slurm] asks for"
+        if spec is not None and spec.training.device == "cuda" and not spec.slurm.gpu_count:
+            found += ", which is no GPU, but [training] device is 'cuda'"
+            return [Check("device", "warning", found, "raise [slurm] gpus if nodes hide theirs")]
+        return [Check("device", "ok", found)]
     if spec is not None and spec.training.device == "cuda" and not cuda:
         remedy = "--set training.device=auto, or install torch for the GPU's driver"
         return [Check("device", "failed", f"{found}, but [training] device is 'cuda'", remedy)]

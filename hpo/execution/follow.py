@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from data_prep.errors import InputError
 from hpo.execution.local import LocalWorkers
 from hpo.execution.plan import Plan
 from hpo.execution.slurm import LaunchError, SlurmJobs
+from hpo.execution.worker import REFUSED, HandBack, handing_back
 from hpo.queue.slots import Slots
 from hpo.queue.trials import Snapshot
 from hpo.records.record import RunRecord
@@ -28,6 +30,7 @@ class DiskError(InputError):
     """The folder of the runs cannot be written any more. The message says why and the way out."""
 
 
+@handing_back(signal.SIGHUP, signal.SIGTERM)
 def follow(
     plan: Plan,
     study: optuna.Study,
@@ -44,13 +47,16 @@ def follow(
         tell: Takes a sentence for the user.
 
     Raises:
-        LaunchError: If workers keep ending without having finished a trial.
-        KeyboardInterrupt: On Ctrl-C, after the local workers have handed their trials back.
+        LaunchError: If workers can begin no trial, or keep ending without having finished one.
+        KeyboardInterrupt: On Ctrl-C, a hang-up or a signal to end, after the local workers have
+            handed their trials back.
     """
     records, shown = Records(plan.folder), slots.look().finished
     workers = SlurmJobs(plan, slots, tell) if plan.on == "slurm" else LocalWorkers(plan)
     plan.worker_folder.mkdir(parents=True, exist_ok=True)
     futile, progress = 0, -1
+    refused = plan.worker_folder / REFUSED
+    refused.unlink(missing_ok=True)
     try:
         while True:
             # A new folder in the place of one that was taken away would lack what that holds.
@@ -74,12 +80,19 @@ def follow(
                     before, progress = progress, slots.progress()
                     futile = futile + 1 if progress == before else 0
                     _refuse_futile(plan, futile, workers)
+                elif refused.exists():
+                    tell(refused.read_text("utf-8"))
+                    refused.unlink()
                 with naming(plan.worker_folder):
                     workers.add(min(plan.workers, status.waiting + running) - there)
             time.sleep(POLL_S)
     except KeyboardInterrupt:
         workers.hand_back()
         raise
+    except HandBack as told:
+        told.heard = True
+        workers.hand_back()
+        raise KeyboardInterrupt from told
 
 
 def look(
@@ -98,6 +111,8 @@ def _refuse_futile(plan: Plan, futile: int, workers: SlurmJobs | LocalWorkers) -
             f"the workers can write nothing to {fault}: no trial is lost, make room or have it "
             "mounted for writing, then run the same command again"
         )
+    if futile and (refused := plan.worker_folder / REFUSED).exists():
+        raise LaunchError(refused.read_text("utf-8"))
     # A trial that kills its workers has failed by then, which is progress.
     if futile > plan.spec.study.max_restarts + 1:
         raise LaunchError(

@@ -7,19 +7,18 @@ found again by the command lines of both.
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import signal
-import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import submitit
-from submitit.helpers import clean_env
 
+from hpo.doctor.machine import gpus
 from hpo.execution.plan import Plan
-from hpo.execution.worker import work
+from hpo.execution.worker import TERMINAL, work
+from hpo.queue.jobs import outside_of_jobs
 
 HAND_BACK_S = 15.0
 """Longest wait for workers that were told to end."""
@@ -51,17 +50,19 @@ class LocalWorkers:
         return max(len(_top_processes(self._plan)), running)
 
     def add(self, workers: int) -> None:
-        """Start so many more."""
+        """Start so many more, each on the GPU that the fewest workers have."""
+        visible = gpus()
+        used = Counter(_gpu_of(process) for process in _top_processes(self._plan))
         # A worker that knew of the SLURM job in which this launch may run would take itself for the
         # job's first worker, started anew, and the trials of the others for its own lost ones.
-        with _deaf_to_interrupts(), clean_env():
-            gpus = _gpus()
-            for index in range(workers):
-                executor = submitit.AutoExecutor(folder=self._plan.worker_folder, cluster="local")
-                executor.update_parameters(timeout_min=YEAR_MIN, name=self._plan.spec.study.name)
-                if gpus:
-                    executor.update_parameters(gpus_per_node=1)
-                    executor._executor.update_parameters(visible_gpus=[gpus[index % len(gpus)]])
+        with _deaf_to_interrupts(), outside_of_jobs():
+            for _ in range(workers):
+                executor = submitit.LocalExecutor(folder=self._plan.worker_folder)
+                executor.update_parameters(timeout_min=YEAR_MIN)
+                if visible:  # submitit hides all others, and its own check lets only numbers pass
+                    least = min(visible, key=lambda gpu: used[gpu])
+                    used[least] += 1
+                    executor.parameters |= {"gpus_per_node": 1, "visible_gpus": [least]}
                 self._jobs.append(executor.submit(work, *self._plan.arguments))
 
     def hand_back(self) -> None:
@@ -97,24 +98,20 @@ def _top_processes(plan: Plan) -> list[psutil.Process]:
 
 @contextlib.contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
-    """Processes started in here do not hear Ctrl-C until they say otherwise, as `work` does.
+    """Processes started in here hear no Ctrl-C or hang-up until they say otherwise, as `work` does.
 
-    Ctrl-C reaches the whole process group, and submitit's controllers would kill their workers on
-    it. The signal is blocked, not ignored: this process receives it afterwards.
+    Both reach the whole process group, and submitit's controllers would kill their workers on
+    Ctrl-C. The signals are blocked, not ignored: this process receives them afterwards.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _gpus() -> list[int]:
-    """Numbers of this machine's GPUs. submitit hides them all from a job that asks for none."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [int(one) for one in visible.split(",") if one.strip().isdigit()]
-    if shutil.which("nvidia-smi") is None:
-        return []
-    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return list(range(sum(line.startswith("GPU ") for line in listing.stdout.splitlines())))
+def _gpu_of(process: psutil.Process) -> str | None:
+    """The GPU that a worker was started on."""
+    with contextlib.suppress(psutil.Error):
+        return process.environ().get("CUDA_VISIBLE_DEVICES")
+    return None

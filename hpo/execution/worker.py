@@ -3,8 +3,8 @@
 submitit pickles `work` and its arguments, which are names and numbers; the database's URL comes in
 the environment. A worker that is told to end hands its trial back with all epochs so far:
 
-    SIGUSR2             the time limit is near, or a more important job wants the node: hand back
-    SIGTERM, SIGINT     somebody cancelled: hand back
+    SIGUSR2                     the time limit is near, or another job wants the node: hand back
+    SIGTERM, SIGINT, SIGHUP     somebody cancelled, or a terminal was closed: hand back
 
 A signal's handler only raises; the database is told where the exception is caught. Other workers
 find a worker that died without a signal by the lease that it no longer renews.
@@ -17,6 +17,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -29,13 +30,15 @@ from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from hpo.doctor.machine import cores
+from data_prep.atomic import draft_of
+from hpo.doctor.machine import cores, gpus
 from hpo.queue.jobs import SchedulerError, job_of_this_process, requeue_job
 from hpo.queue.leases import Claim, LeaseLost, Owner, alive
 from hpo.queue.slots import Slots
 from hpo.storage.address import url_of
 from hpo.storage.open import open_storage
 from hpo.storage.retry import of_disk
+from hpo.study.place import WORKERS
 from hpo.study.sampling import pruner_of, sampler_of, search_space
 from hpo.study.spec import StudySpec
 from hpo.study.study import (
@@ -53,7 +56,12 @@ SIGNAL_S = 90
 """Seconds before its time limit at which SLURM sends SIGUSR2."""
 WORTHWHILE_EPOCHS = 3
 """A trial is begun only if there is time for so many of its epochs."""
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+INSIST_S = 1.0
+"""Seconds after which an exception that nobody heard is raised again."""
+TERMINAL = frozenset({signal.SIGINT, signal.SIGHUP})
+"""Signals that a terminal sends to all processes of a command."""
+REFUSED = "refused.txt"
+"""In the folder of the workers' files: why one that has ended could begin no trial."""
 
 log = logging.getLogger("hpo.execution.worker")
 
@@ -61,9 +69,16 @@ log = logging.getLogger("hpo.execution.worker")
 class HandBack(BaseException):
     """This process has to end. Not an Exception: nothing may take it for a trial's failure."""
 
+    heard = False
+    """Set where it is caught: until then it is raised again and again."""
+
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"told by {signal.Signals(signal_number).name}")
         self.signal_number = signal_number
+
+
+class NoGpuError(RuntimeError):
+    """The study wants a GPU and torch sees none here. The message says where, and the way out."""
 
 
 def work(study_name: str, runs: str, threads: int, workers: int) -> int:
@@ -74,12 +89,16 @@ def work(study_name: str, runs: str, threads: int, workers: int) -> int:
         runs: Folder of all studies' runs.
         threads: CPU threads for torch.
         workers: Of the study, in all.
+
+    Raises:
+        NoGpuError: If the study would be trained on a processor although it wants a GPU.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     rank = int(os.environ.get("SLURM_LOCALID", "0")) if job_of_this_process() else 0
     _choose_gpu(rank)
     _choose_threads(threads)
     study, spec = load_study(open_storage(url_of(None, Path(runs))), study_name)
+    _choose_device(spec, Path(runs, study_name, WORKERS, REFUSED))
     study.pruner = pruner_of(spec)
     slots = slots_of(study, spec)
     owner = Owner.this_process(rank=rank)
@@ -88,7 +107,7 @@ def work(study_name: str, runs: str, threads: int, workers: int) -> int:
         if alive(others) >= workers:
             log.info("others took this worker's place while its job waited to start again")
             return 0
-    with _handing_back():
+    with handing_back(*TERMINAL, signal.SIGTERM, signal.SIGUSR2):
         return _Worker(study=study, spec=spec, slots=slots, owner=owner, runs=Path(runs)).work()
 
 
@@ -118,6 +137,7 @@ class _Worker:
             while claim := self._next():
                 self._run(claim)
         except HandBack as told:
+            told.heard = True
             log.info("%s", told)
             # A claim that the signal cut short: the database knows of it, this process not yet.
             for claim in self.slots.claims_of(self.owner):
@@ -166,6 +186,7 @@ class _Worker:
                 self._hand_back(claim)
             raise
         except HandBack as told:
+            told.heard = True
             self._hand_back(claim, timed_out=told.signal_number == signal.SIGUSR2)
             raise
 
@@ -205,8 +226,7 @@ def end_of_job(timeout_min: int) -> float:
 
 def _choose_gpu(rank: int) -> None:
     """Give each of several workers of one job a GPU of its own, or share them evenly."""
-    visible = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
-    if visible:
+    if visible := gpus():
         os.environ["CUDA_VISIBLE_DEVICES"] = visible[rank % len(visible)]
 
 
@@ -218,28 +238,66 @@ def _choose_threads(threads: int) -> None:
     if cores() < threads:
         log.warning("%d threads were asked for, this job may use %d cores", threads, cores())
     torch.set_num_threads(max(1, min(threads, cores())))
-    log.info("%d threads, %d GPUs", torch.get_num_threads(), torch.cuda.device_count())
+
+
+def _choose_device(spec: StudySpec, refused: Path) -> None:
+    """Tell on which device this worker trains; refuse a processor where a GPU was asked for."""
+    import torch
+
+    from hpo.records.environment import device_of
+
+    option, in_job = spec.training.device, job_of_this_process() is not None
+    device = device_of(option)
+    log.info("trains on %s, with %d threads", device, torch.get_num_threads())
+    if device != "cpu" or option == "cpu":
+        return
+    if option == "cuda":
+        asked = "[training] device is 'cuda'"
+    elif in_job and spec.slurm.gpu_count:
+        asked = f"[slurm] gpus is {spec.slurm.gpus!r}"
+    else:
+        return
+    said = (
+        f"a worker on {socket.gethostname()} began no trial: torch {torch.__version__} sees no GPU "
+        f"there, but {asked}: install a torch for the node's driver, or set training.device=cpu"
+    )
+    with draft_of(refused) as draft:
+        draft.write_text(said, encoding="utf-8")
+    raise NoGpuError(said)
 
 
 @contextlib.contextmanager
-def _handing_back() -> Iterator[None]:
-    """Signals that tell the process to end raise `HandBack`, the first of them only.
+def handing_back(*numbers: signal.Signals) -> Iterator[None]:
+    """The first of these signals raises `HandBack` until that is heard; all later ones do nothing.
 
-    In place of submitit's handlers, which requeue the job before the trial is handed back, and do
-    not hear SIGTERM.
+    Raised in a finalizer or a callback of a library's, it goes no further: Python prints it. In
+    place of submitit's handlers, which requeue the job before the trial is handed back, and do not
+    hear SIGTERM.
     """
 
-    def raise_once(number: int, _frame: object) -> None:
-        for one in _SIGNALS:
+    def tell(number: int, _frame: object) -> None:
+        for one in numbers:
             signal.signal(one, signal.SIG_IGN)
-        raise HandBack(number)
+        told = HandBack(number)
 
-    before = {number: signal.signal(number, raise_once) for number in _SIGNALS}
-    # The launcher starts us deaf to Ctrl-C, for submitit's controllers.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        def insist(*_: object) -> None:
+            if not told.heard:
+                raise told
+
+        signal.signal(signal.SIGALRM, insist)
+        signal.setitimer(signal.ITIMER_REAL, INSIST_S, INSIST_S)
+        raise told
+
+    # Whoever starts a command with nohup wants no hang-up to end it.
+    deaf = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
+    before = {one: signal.signal(one, tell) for one in {*numbers} - deaf}
+    before[signal.SIGALRM] = signal.getsignal(signal.SIGALRM)
     try:
+        # The launcher starts its workers deaf to the terminal, for submitit's controllers.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINAL)
         yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -20,7 +20,7 @@ def describe(device: str, job: str | None) -> Environment:
     """This process's environment: `device` is the training's option, `job` the scheduler's id."""
     return Environment(
         versions=_versions(),
-        device=_device(device),
+        device=device_of(device),
         host=socket.gethostname(),
         slurm_job_id=job,
         git_commit=_commit(),
@@ -28,16 +28,17 @@ def describe(device: str, job: str | None) -> Environment:
     )
 
 
+def device_of(option: str) -> str:
+    """The device that a training with this option is done on, by name."""
+    if option == "cpu" or not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda ({torch.cuda.get_device_name()})"
+
+
 @cache
 def _versions() -> dict[str, str]:
     versions = {name: metadata.version(name) for name in PACKAGES}
     return {"hpo": metadata.version("hpo-flows"), "python": platform.python_version()} | versions
-
-
-def _device(option: str) -> str:
-    if option == "cpu" or not torch.cuda.is_available():
-        return "cpu"
-    return f"cuda ({torch.cuda.get_device_name()})"
 
 
 @cache

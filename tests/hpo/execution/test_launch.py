@@ -154,12 +154,12 @@ def test_under_an_open_umask_not_everyone_can_write_what_the_workers_run(launche
 
 
 @contextlib.contextmanager
-def launching(place, *words):
+def launching(place, *words, **options):
     """A launch under way; whatever of it is left at the end is killed."""
     environment = {key: value for key, value in os.environ.items() if key != "HPO_STORAGE"}
     with (place / "said.txt").open("w") as said:
         launcher = subprocess.Popen(
-            command(*words), cwd=place, env=environment, stdout=said, stderr=said
+            command(*words), cwd=place, env=environment, stdout=said, stderr=said, **options
         )
         try:
             yield launcher
@@ -239,6 +239,27 @@ def test_an_interrupted_launch_hands_back_its_trials_and_those_of_one_that_was_k
     finally:
         kill(processes)
     assert [one.state for one in trials_of(place)] == [TrialState.WAITING] * 2
+
+
+@pytest.mark.parametrize(
+    ("number", "tell"),
+    [
+        pytest.param(signal.SIGHUP, os.killpg, id="the terminal is gone"),
+        pytest.param(signal.SIGTERM, os.kill, id="the launch is told to end"),
+    ],
+)
+def test_a_launch_that_is_ended_hands_back_its_trials(place, number, tell):
+    words = ("launch", "tiny.toml", "--trials", 1, "--workers", 1, "--set", "training.epochs=500")
+    words += ("--set", "training.patience=0", "--set", "pruner.kind=none")
+    with launching(place, *words, start_new_session=True) as launch:
+        wait_for(lambda: under_way(place), launch)
+        for _ in range(2):  # a shell sends one, and then the kernel
+            tell(launch.pid, number)
+        assert launch.wait(timeout=60) == 130
+
+    assert workers_of(place) == []
+    assert [one.state for one in trials_of(place)] == [TrialState.WAITING]
+    assert [record.restarts for record in records_of(place)] == [0]
 
 
 def test_a_stopped_study_starts_no_trial_until_it_is_launched_again(forks, place):

@@ -8,12 +8,14 @@ import sys
 
 import psutil
 import pytest
+from optuna.trial import TrialState
 
 from data_prep.errors import InputError
 from hpo.doctor.machine import PreflightError
+from hpo.execution.follow import follow
 from hpo.execution.launch import begin
 from hpo.execution.plan import make_plan
-from hpo.execution.slurm import SlurmJobs, sbatch_text
+from hpo.execution.slurm import LaunchError, SlurmJobs, sbatch_text
 from hpo.queue import jobs
 from hpo.queue.jobs import cancel_jobs, job_states
 from hpo.storage.address import url_of
@@ -266,3 +268,15 @@ def test_a_launch_in_a_hostile_job_runs_its_trials_and_shows_nobody_the_password
     assert not any(postgres.secret in word for word in shown)
     files = [path for path in place.rglob("*") if path.is_file()]
     assert [path for path in files if postgres.secret.encode() in path.read_bytes()] == []
+
+
+@pytest.mark.slow
+def test_a_launch_ends_when_its_jobs_have_a_gpu_that_torch_does_not_see(place, slurm):
+    plan = plan_of(place, "slurm.gpus=1")
+    study, slots = begin(plan)
+
+    with pytest.raises(LaunchError, match=r"sees no GPU there, but \[slurm\] gpus is 1: install"):
+        follow(plan, study, slots, show=lambda *_: None, tell=print)
+
+    assert len(slots.jobs()) == 1
+    assert slots.look().counts[TrialState.WAITING] == 2

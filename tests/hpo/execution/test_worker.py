@@ -1,3 +1,4 @@
+import contextlib
 import math
 import os
 import signal
@@ -8,7 +9,7 @@ import psutil
 import pytest
 
 from hpo.execution import worker
-from hpo.execution.worker import HandBack, end_of_job
+from hpo.execution.worker import HandBack, NoGpuError, end_of_job
 from hpo.queue.leases import Owner
 from hpo.queue.slots import Slots
 from hpo.storage.address import url_of
@@ -61,15 +62,21 @@ def test_a_trial_is_begun_only_if_it_gets_somewhere_before_slurms_signal(
     assert (taking._next() is not None) == begun
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
-def test_a_signal_raises_where_the_process_is_and_only_once(number):
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_raises_where_the_process_is_and_only_once(monkeypatch, number):
+    monkeypatch.setattr(worker, "INSIST_S", 0.01)
     before = signal.getsignal(number)
     reached = []
 
-    with worker._handing_back():
+    with worker.handing_back(*SIGNALS):
         with pytest.raises(HandBack) as told:
             signal.raise_signal(number)
+        told.value.heard = True
         signal.raise_signal(number)  # while the trial is handed back
+        time.sleep(0.05)
         reached.append("the end")
 
     assert told.value.signal_number == number
@@ -77,9 +84,56 @@ def test_a_signal_raises_where_the_process_is_and_only_once(number):
     assert signal.getsignal(number) == before
 
 
+class Finalized:
+    """Something that is told to end while it is thrown away."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_within_a_finalizer_hands_the_trial_back_though_python_swallows_it(
+    waiting, monkeypatch
+):
+    monkeypatch.setattr(worker, "INSIST_S", 0.2)
+    reached = []
+
+    def running(_claimed):
+        Finalized()
+        reached.append("swallowed")
+        signal.raise_signal(signal.SIGHUP)  # a second one does no harm
+        time.sleep(60)
+
+    monkeypatch.setattr("hpo.execution.trial.run", running)
+    began_s = time.monotonic()
+    with worker.handing_back(*SIGNALS):
+        assert a_worker(waiting).work() == 0
+
+    assert reached == ["swallowed"]
+    assert time.monotonic() - began_s < 30
+    assert waiting[-1].leases() == []
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_a_command_started_with_nohup_is_ended_by_no_hang_up(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with worker.handing_back(*SIGNALS):
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize(
     ("visible", "rank", "chosen"),
-    [("0,1", 0, "0"), ("0,1", 1, "1"), ("0,1", 2, "0"), ("3", 5, "3"), ("", 1, "")],
+    [
+        ("0,1", 0, "0"),
+        ("0,1", 1, "1"),
+        ("0, 1", 3, "1"),
+        ("3", 5, "3"),
+        ("", 1, ""),
+        ("GPU-c4a6,MIG-77/1/0", 1, "MIG-77/1/0"),
+    ],
 )
 def test_workers_of_a_job_spread_over_its_gpus(monkeypatch, visible, rank, chosen):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -87,6 +141,33 @@ def test_workers_of_a_job_spread_over_its_gpus(monkeypatch, visible, rank, chose
     worker._choose_gpu(rank)
 
     assert os.environ["CUDA_VISIBLE_DEVICES"] == chosen
+
+
+@pytest.mark.parametrize(
+    ("settings", "in_job", "asked"),
+    [
+        pytest.param(["training.device=cuda"], False, "device is 'cuda'", id="cuda"),
+        pytest.param(["training.device=cuda", "slurm.gpus=0"], True, "is 'cuda'", id="in a job"),
+        pytest.param([], True, "gpus is 1", id="a job with a GPU"),
+        pytest.param(["slurm.gpus=a100:2"], True, "gpus is 'a100:2'", id="a type"),
+        pytest.param([], False, None, id="none asked for"),
+        pytest.param(["slurm.gpus=0"], True, None, id="a job without"),
+        pytest.param(["training.device=cpu"], True, None, id="a processor"),
+    ],
+)
+def test_no_worker_trains_on_a_processor_where_a_gpu_was_asked_for(
+    tmp_path, monkeypatch, caplog, settings, in_job, asked
+):
+    caplog.set_level("INFO")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(worker, "job_of_this_process", lambda: "31" if in_job else None)
+    spec, refused = load("quick", settings=settings), tmp_path / "refused.txt"
+
+    with pytest.raises(NoGpuError, match=asked) if asked else contextlib.nullcontext():
+        worker._choose_device(spec, refused)
+
+    assert "trains on cpu" in caplog.text
+    assert ("sees no GPU" in refused.read_text()) if asked else not refused.exists()
 
 
 @pytest.fixture
