@@ -1,6 +1,7 @@
 """What `hpo status` sees, told on a real database."""
 
 import itertools
+import os
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from hpo.cli.progress import duration
 from hpo.execution.follow import follow
 from hpo.execution.launch import begin
 from hpo.execution.plan import make_plan
+from hpo.queue.jobs import queue_has_changed
 from hpo.queue.leases import Owner
 from hpo.records.record import EpochRow
 from hpo.storage.address import url_of
@@ -76,6 +78,32 @@ def test_a_trial_whose_worker_is_gone_is_stale_and_says_why(opened):
 
     assert f"(process {us.pid} on {us.host}) is gone" in running.stale
     assert "hpo launch" in running.stale
+
+
+@pytest.mark.parametrize(
+    ("squeue", "stale"),
+    [
+        pytest.param("echo '12|12|SUSPENDED|None'", None, id="suspended"),
+        pytest.param("true", "is gone", id="ended"),
+        pytest.param("exit 1", "squeue does not answer", id="no answer"),
+    ],
+)
+def test_a_job_that_was_silent_for_a_day_is_what_squeue_says(
+    opened, squeue, stale, tmp_path, monkeypatch, request
+):
+    _, _, slots, _ = opened
+    slots.claim(Owner(host="node", pid=1, started=0.0, job="12"))
+    with slots.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE hpo_leases SET renewed = renewed - 86400")
+    (tmp_path / "squeue").write_text(f"#!/bin/sh\n{squeue}\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    queue_has_changed()
+    request.addfinalizer(queue_has_changed)  # the next test shall not have this one's answer
+
+    [running] = read_status(*opened).running
+
+    assert running.stale is None if stale is None else stale in running.stale
 
 
 def test_looking_changes_nothing(opened):
