@@ -167,7 +167,7 @@ def _export(table: SlurmTable) -> dict[str, str]:
     if wanted.upper().partition(",")[0] == "ALL":
         return {}
     others = [] if wanted.upper() in ("NONE", "NIL") else [wanted]
-    return {"export": ",".join([*others, VARIABLE, FILE_VARIABLE, "XDG_CONFIG_HOME"])}
+    return {"export": ",".join([*others, VARIABLE, FILE_VARIABLE])}
 
 
 def _parameters(spec: StudySpec, folder: Path, jobs: int) -> dict[str, Any]:

@@ -43,6 +43,8 @@ class Running:
     pid: int
     job: str | None
     restarts: int
+    device: str | None
+    """`cpu` or `cuda`; None until its worker has told."""
     stale: str | None
     """Why it makes no progress; None when it does."""
 
@@ -158,6 +160,7 @@ def _running(
         pid=lease.owner.pid,
         job=lease.owner.job,
         restarts=lease.restarts,
+        device=(record and record.environment.device.partition(" ")[0]) or None,
         stale=_stale(lease, jobs),
     )
 

@@ -169,8 +169,8 @@ def test_a_job_that_inherits_little_finds_its_database(place, monkeypatch, expor
 @pytest.mark.parametrize(
     ("asked", "sent"),
     [
-        ("NIL", "HPO_STORAGE,HPO_STORAGE_FILE,XDG_CONFIG_HOME"),
-        ("A,B=1", "A,B=1,HPO_STORAGE,HPO_STORAGE_FILE,XDG_CONFIG_HOME"),
+        ("NIL", "HPO_STORAGE,HPO_STORAGE_FILE"),
+        ("A,B=1", "A,B=1,HPO_STORAGE,HPO_STORAGE_FILE"),
         ("ALL,B=1", "ALL,B=1"),
         ("all", "all"),
     ],
