@@ -68,8 +68,9 @@ def runs(
     kept = table.select(rows, where=chosen, sort=sort, best=best, differing=differing)
     shown = table.usual(kept) if style in ("table", "latex") and not differing else None
     if not kept:
-        told = f"none of its {len(rows)} runs is as asked" if rows else "it holds no runs"
-        click.echo(f"{folder}: {told}", err=True)
+        none = f"no runs in {folder}: name the folder that hpo launch tells"
+        some = f"none of the {len(rows)} runs in {folder} is as asked"
+        click.echo(some if rows else none, err=True)
         if style == "table":
             return
         shown = columns_of(rows) or [*table.IDENTITY, *table.USUAL]  # the heads, for a program

@@ -3,8 +3,10 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -19,6 +21,7 @@ from hpo.storage.address import url_of
 from hpo.study.spec import load
 
 COMMANDS = sorted(main.commands)
+RUN = Path(__file__).parents[2] / "data" / "run-schema-1.json"
 
 
 @pytest.fixture
@@ -143,6 +146,24 @@ def studied(forks, tmp_path_factory, prepared):
     ):
         assert done.code == 0, done.said
     return folder
+
+
+def test_a_listing_without_runs_says_so_and_is_still_one_for_a_program(hpo, tmp_path):
+    (tmp_path / "runs").mkdir()
+    empty = {style: hpo("runs", "--format", style) for style in ("table", "json", "csv", "latex")}
+
+    assert {done.stderr for done in empty.values()} == {
+        "no runs in runs: name the folder that hpo launch tells\n"
+    }
+    assert empty["table"].stdout == ""
+    assert json.loads(empty["json"].stdout) == []
+    assert empty["csv"].stdout.startswith("study,trial,state,epochs,best_epoch,best_val_nll")
+    assert hpo("runs", "--where", "blocks > 2", "--sort", "blocks").stdout == ""
+
+    shutil.copy(RUN, tmp_path / "runs" / "run.json")
+    some = hpo("runs", "--where", "epochs > 1000000", "--format", "csv")
+    assert some.stderr == "none of the 1 runs in runs is as asked\n"
+    assert "fingerprint" in some.stdout.splitlines()[0]
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from optuna.trial import TrialState
 
 from hpo.cli import main
+from hpo.queue.jobs import JobState
 from hpo.queue.leases import Owner
 from hpo.records.folder import read_all
 from hpo.records.record import now
@@ -215,6 +216,16 @@ def test_a_study_with_workers_is_left_alone(project, words):
         if name.startswith("runs/old/")
     }
     hpo(project, *words)
+
+
+def test_a_study_that_waits_in_slurm_is_left_alone(project, monkeypatch):
+    waits = {"17": JobState("17", "PENDING", "Priority")}
+    monkeypatch.setattr(register, "job_states", lambda jobs: waits if jobs == ["17"] else {})
+
+    said = hpo(project, "delete", "old", "--yes", code=2).stderr
+
+    assert "0 trials in the hands of workers and 1 jobs in SLURM" in said
+    assert (project / "runs" / "old").is_dir()
 
 
 @pytest.mark.parametrize(
