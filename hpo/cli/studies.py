@@ -192,10 +192,13 @@ def rename(old: str, new: str, runs: Path | None, storage: str | None) -> None:
         hpo rename bbh bbh-coarse
         hpo launch bbh --name bbh-coarse --trials 200
     """
+    from hpo.execution import optuna_note
+    from hpo.storage.open import open_study
     from hpo.study import register
 
-    name = study_name(old)
-    folder = register.rename(database(storage, runs, reading=False), name, new, runs)
+    opened, name = database(storage, runs, reading=False), study_name(old)
+    folder = register.rename(opened, name, new, runs)
+    optuna_note.rename(open_study(opened, new), name)
     click.echo(f"{name} is {new} now, its runs are in {folder}")
 
 

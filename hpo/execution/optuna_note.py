@@ -44,6 +44,17 @@ def describe(study: optuna.Study, plan: Plan) -> None:
         warnings.warn(told, stacklevel=2)
 
 
+def rename(study: optuna.Study, old: str) -> None:
+    """Have the note that we wrote tell the study's new name; the next launch writes it anew."""
+    from optuna_dashboard import get_note
+
+    ours = study.user_attrs.get(NOTE)
+    if ours is not None and ours == _digest(note := get_note(study)):
+        new = study.study_name
+        told = note.replace(f"## {old}\n", f"## {new}\n").replace(f"/{old}`", f"/{new}`")
+        _save_note(study, told)
+
+
 def _save_note(study: optuna.Study, note: str) -> None:
     ours = study.user_attrs.get(NOTE)
     if ours == _digest(note):

@@ -10,6 +10,7 @@ from hpo.execution import launch, optuna_note
 from hpo.execution.plan import make_plan
 from hpo.storage.address import url_of
 from hpo.storage.open import open_storage, open_study
+from hpo.study import register
 from hpo.study.spec import load
 from hpo.study.study import create_study
 
@@ -55,6 +56,23 @@ def test_a_study_says_what_it_searches_on_which_data_and_how_it_was_launched(stu
     assert "`/runs/quick`" in note
     assert "(/runs/)" in note
     assert study.metric_names == ["validation NLL [nats/event]"]
+
+
+def test_the_note_of_a_renamed_study_has_its_new_name_unless_somebody_wrote_another(
+    storage, study, tmp_path
+):
+    optuna_note.describe(study, plan())
+    before = optuna_dashboard.get_note(study)
+    renamed = open_study(storage, register.rename(storage, "quick", "slow", None).name)
+
+    optuna_note.rename(renamed, "quick")
+
+    note = optuna_dashboard.get_note(renamed)
+    assert note == before.replace("## quick", "## slow").replace("runs/quick`", "runs/slow`")
+    assert note != before
+    optuna_dashboard.save_note(renamed, "## slow\nmine")
+    optuna_note.rename(renamed, "slow")
+    assert optuna_dashboard.get_note(renamed) == "## slow\nmine"
 
 
 def test_a_study_of_held_out_cells_names_its_objective_so(study):
