@@ -31,17 +31,19 @@ class MariaDB:
         self._port = free_ports(1)[0]
         self._daemon = None
         self._password = f"{secrets.token_hex(12)}@:/%{{}}'"
-        (folder / "data").mkdir(mode=0o700)
+        for name in ("data", "tmp"):
+            (folder / name).mkdir(mode=0o700)
         folder.chmod(0o755)
         words = [
             "--no-defaults",
             f"--datadir={folder / 'data'}",
+            f"--tmpdir={folder / 'tmp'}",  # a server empties that of another one as it starts
             "--auth-root-authentication-method=normal",
             "--skip-test-db",
             "--skip-name-resolve",
         ]
         if self._user:
-            subprocess.run(["chown", f"{USER}:{USER}", folder / "data"], check=True)
+            subprocess.run(["chown", f"{USER}:{USER}", folder / "data", folder / "tmp"], check=True)
             words.append(f"--user={USER}")
         done = subprocess.run(
             [which("mariadb-install-db"), *words],
@@ -59,6 +61,7 @@ class MariaDB:
     def start(self):
         settings = {
             "datadir": self._folder / "data",
+            "tmpdir": self._folder / "tmp",
             "bind-address": "127.0.0.1",
             "port": self._port,
             "socket": self._folder / "data" / "socket",
