@@ -10,7 +10,6 @@ import glob
 import importlib.util
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -124,9 +123,10 @@ def _installed(*needed: str) -> Iterator[Programs]:
 
 
 def _folders(program: str) -> Iterator[Path]:
-    found = Path(os.path.realpath(shutil.which(program) or ""))
-    if found.name == program:  # what Debian has on the PATH leads to a script of another name
-        yield found.parent
+    for place in os.get_exec_path():
+        found = Path(os.path.realpath(os.path.join(place, program)))
+        if found.name == program:  # what Debian has in /usr/bin leads to a script of another name
+            yield found.parent
     places = [*SYSTEM]
     wheel = importlib.util.find_spec(WHEEL)
     if wheel is not None and wheel.submodule_search_locations:

@@ -6,7 +6,6 @@ runs on one node with SQLite. Only numbers, names of places and the size of the 
 
 import json
 import os
-import pwd
 import re
 import shlex
 import shutil
@@ -16,17 +15,16 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from data_prep.dataset import SAMPLE
 from hpo.records.folder import read
-from tests.cluster.daemons import PATH, free_ports
-from tests.cluster.postgres import USER, binaries, need_postgres
+from tests.cluster.postgres import USER, need_postgres
 from tests.cluster.slurm import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 GUIDES = Path(__file__).resolve().parents[2] / "docs" / "guides"
-PASSWORD = "open-sesame"
 SMALL = (
     "--set training.epochs=1 --set pruner.min_epochs=1 --set space.batch_size=2048 "
     "--set space.blocks=1 --set slurm.gpus=0 --set slurm.cpus=1 --set slurm.memory_gb=2"
@@ -39,9 +37,6 @@ OTHERS = {
     "--trials 200": f"--trials 2 {SMALL}",
     "hpo logs bbh 17": "hpo logs bbh 1",
     "sbatch one": "sbatch --wait one",
-    "'*'": "127.0.0.1",
-    "$(hostname)": "127.0.0.1",
-    "PASSWORD": PASSWORD,
 }
 """What a page says, and what is done instead."""
 
@@ -85,26 +80,29 @@ def environment(slurm, tmp_path):
 
 
 @pytest.fixture
-def home():
-    """Of a user who is not root, with a PostgreSQL of their own that runs, and the port of it."""
+def home(forks):
+    """Of a user who is not root, with a PostgreSQL of their own that runs."""
     need_postgres()
     place = Path(tempfile.mkdtemp(prefix="hpo-home-"))
-    user = USER if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
-    as_user = {"user": user, "group": user, "extra_groups": []} if os.geteuid() == 0 else {}
-    if as_user:
-        shutil.chown(place, user, user)
-    path = os.pathsep.join([str(binaries()), PATH])
-    environment = {"HOME": str(place), "PATH": path, "PGPASSWORD": PASSWORD, "LC_ALL": "C.UTF-8"}
-    port = str(free_ports(1)[0])
+    if os.geteuid() == 0:
+        shutil.chown(place, USER, USER)
+    environment = {"HOME": place, "XDG_CONFIG_HOME": "", "XDG_DATA_HOME": ""}
+
+    def hpo(command):
+        words = [
+            *shlex.split(command)[1:],
+            *(["--host", "127.0.0.1"] if "start" in command else []),
+        ]
+        return forks.hpo(*words, cwd=place, user=USER, environment=environment)
+
     commands, _ = said("databases.md", after="One of your own")
-    start, stop = commands[:-1], commands[-1:]
-    assert shlex.split(stop[0])[-1] == "stop"
-    others = [("5433", port), ("-k /tmp", f"-k {place}"), ("localhost", "127.0.0.1")]
+    assert commands == ["hpo db start", "hpo db status"]
     try:
-        options = {"others": others, "env": environment, **as_user}
-        done(start, place, input=f"{PASSWORD}\n" * 2, **options)
+        for command in commands:
+            ended = hpo(command)
+            assert ended.code == 0, ended.said
         yield place
-        done(stop, place, **options)
+        assert hpo("hpo db stop").code == 0
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
@@ -114,19 +112,24 @@ def records(place):
 
 
 def test_a_study_runs_on_slurm_with_a_postgresql_of_ones_own(environment, home, tmp_path):
-    environment["HOME"] = str(home)
-    assert (home / ".hpo-storage").stat().st_mode & 0o777 == 0o600
-    launch, _ = said("cluster.md", after="With a database server")
+    environment |= {"HOME": str(home), "XDG_CONFIG_HOME": ""}
+    own = home / ".config" / "hpo" / "storage"
+    password = make_url(own.read_text()).password
+    shutil.copy(own, home / ".hpo-storage")
+    start, *launch = said("cluster.md", after="With a database server")[0]
     doctor, _ = said("databases.md", after="The password")
+    copies, _ = said("databases.md", after="Copies")
     later, _ = said("cluster.md", after="From the login node")
+    assert start == "hpo db start"
 
-    told = done([*doctor, *launch, *later], tmp_path, env=environment)
+    told = done([*launch, *later, *copies, *doctor], tmp_path, env=environment)
 
     assert re.search(r"storage connections +ok +\d+ of the server's 297 are free", told), told
     assert "bbh: 2 of 2 trials done" in told
     assert [record.restarts for record in records(tmp_path)] == [0, 0]
     assert all(record.environment.slurm_job_id for record in records(tmp_path))
-    assert PASSWORD not in (tmp_path / "runs" / "bbh" / "launch.log").read_text()
+    assert password not in told
+    assert password not in (tmp_path / "runs" / "bbh" / "launch.log").read_text()
 
 
 def one_node(place, *others):

@@ -10,8 +10,10 @@ import struct
 import threading
 import time
 
+import optuna
 import psutil
 import pytest
+from optuna.trial import TrialState
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
@@ -19,6 +21,7 @@ from sqlalchemy.pool import NullPool
 from hpo.server.folder import kept_url
 from hpo.server.server import _safely
 from hpo.storage.address import url_of
+from tests import claimers
 from tests.forks import spread
 
 pytestmark = pytest.mark.cluster
@@ -47,6 +50,35 @@ def test_one_command_gives_a_database_that_the_others_find(own):
     )
     done = own.hpo("status", user=None)
     assert f"@{socket.gethostname()}:{own.url.port}/hpo holds no studies" in done.said
+
+
+def test_a_study_needs_no_word_more(own, monkeypatch):
+    for name in ("HPO_STORAGE", "HPO_STORAGE_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(own.environment["XDG_CONFIG_HOME"]))
+    slots, study = claimers.slots_of(None)
+    slots.top_up(1)
+    slots.finish(slots.claim(claimers.Owner.this_process()), TrialState.COMPLETE, 4.5)
+    own.db("stop")
+    own.start()
+
+    assert study.best_value == 4.5
+    assert status(own)["studies"] == 1
+    optuna.delete_study(study_name=claimers.STUDY, storage=study._storage)
+    claimers.close()
+
+
+def test_it_outlives_the_shell_that_started_it(own):
+    pid = int((own.data / "postmaster.pid").read_text().split()[0])
+
+    assert os.getsid(pid) == pid
+
+
+def test_who_names_another_database_is_told_that_it_comes_first(own):
+    said = own.db("start", storage="sqlite:///x.db").said
+
+    assert "HPO_STORAGE is set and comes first: unset HPO_STORAGE" in said
+    assert "comes first" not in own.start().said
 
 
 def test_a_second_start_changes_nothing(own):
