@@ -12,7 +12,8 @@ import contextlib
 import json
 import os
 import secrets
-from dataclasses import asdict, dataclass
+import shutil
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from sqlalchemy.engine import URL, make_url
@@ -22,6 +23,7 @@ from data_prep.errors import InputError
 from hpo.server.programs import Programs
 
 SETTINGS, URL_FILE, CONFIGURATION = "hpo.json", "hpo.url", "hpo.conf"
+CERTIFICATE, KEY = "server.crt", "server.key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +57,7 @@ def version_of(folder: Path) -> str | None:
     return None
 
 
-def make(folder: Path, programs: Programs) -> None:
+def make(folder: Path, programs: Programs, settings: Settings) -> None:
     """Make the data, whole or not at all, with the role and the database `hpo`."""
     password = secrets.token_urlsafe(32)
     with contextlib.suppress(FileExistsError), folder_draft_of(folder) as draft:
@@ -67,29 +69,49 @@ def make(folder: Path, programs: Programs) -> None:
         quiet = ("-c", "log_min_error_statement=panic", "-c", "password_encryption=scram-sha-256")
         typed = f"create role hpo login password '{password}'\ncreate database hpo owner hpo\n"
         programs.run("postgres", *alone, *quiet, "postgres", typed=typed)
+        _certify(draft, programs)
         url = URL.create("postgresql", username="hpo", password=password, database="hpo")
         write_private(draft / URL_FILE, url.render_as_string(hide_password=False))
-        (draft / CONFIGURATION).touch()
         with (draft / "postgresql.conf").open("a") as file:
             file.write(f"include '{CONFIGURATION}'\n")
-        write_settings(draft, Settings())
+        write_settings(draft, settings)
+
+
+def _certify(draft: Path, programs: Programs) -> None:
+    """Make a certificate, if the programs can encrypt and openssl is there."""
+    openssl = shutil.which("openssl")
+    asked = ("-D", draft, "-C", "ssl", "-c", "ssl=on")
+    if openssl is None or not programs.succeeds("postgres", *asked):
+        return
+    made = ("-keyout", draft / KEY, "-out", draft / CERTIFICATE)
+    kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    words = ("req", "-x509", *kind, "-days", "36500", "-subj", "/CN=hpo", *made)
+    replace(programs, folder=Path(openssl).parent).run("openssl", *words)
+    (draft / KEY).chmod(0o600)
 
 
 def settings_of(folder: Path) -> Settings:
-    """What the server was told last."""
+    """What the server was told last; nothing yet where there is none."""
+    if not (folder / SETTINGS).is_file():
+        return Settings()
     told = json.loads((folder / SETTINGS).read_text())
     return Settings(**{**told, "allow": tuple(told["allow"])})
 
 
 def write_settings(folder: Path, settings: Settings) -> None:
     """Keep what the server is told."""
-    with draft_of(folder / SETTINGS) as draft:
-        draft.write_text(json.dumps(asdict(settings)))
+    write(folder / SETTINGS, json.dumps(asdict(settings)))
 
 
 def kept_url(folder: Path) -> URL:
     """The server's address with its password."""
     return make_url((folder / URL_FILE).read_text(encoding="utf-8").strip())
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file, whole."""
+    with draft_of(path) as draft:
+        draft.write_text(text)
 
 
 def write_private(path: Path, text: str) -> None:

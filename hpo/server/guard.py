@@ -119,6 +119,15 @@ def process_of(folder: Path) -> int | None:
     return None
 
 
+def is_ready(folder: Path) -> bool:
+    """Whether the server takes connections, as it says in the last line of its file."""
+    try:
+        lines = (folder / PROCESS).read_text().split("\n")
+    except FileNotFoundError:
+        return False
+    return "ready" in "".join(lines[7:8])
+
+
 def _take_over(folder: Path) -> None:
     """Make room, and give a server that runs in spite of it the time to notice."""
     with contextlib.suppress(FileNotFoundError):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
+import time
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from sqlalchemy.pool import NullPool
 from data_prep.errors import InputError
 from hpo.server import guard, network
 from hpo.server.folder import (
+    CERTIFICATE,
     CONFIGURATION,
     URL_FILE,
     Settings,
@@ -25,6 +26,7 @@ from hpo.server.folder import (
     make,
     settings_of,
     version_of,
+    write,
     write_private,
     write_settings,
 )
@@ -75,33 +77,32 @@ def start(folder: Path, *, takeover: bool = False, **changes: Any) -> bool:
     Raises:
         InputError: If this user, this machine or the data are not fit for it.
         ServerError: If PostgreSQL does not start. The message has its reason.
-        SchedulerError: If SLURM is there and does not answer.
     """
     _refuse_root("start")
     programs = find(version_of(folder))
     _refuse_other(folder)
-    if version_of(folder) is None:
-        make(folder, programs)
-    before = settings_of(folder)
-    settings = replace(before, **changes)
+    settings = replace(settings_of(folder), **changes)
     host, nodes = network.place(settings.host)
+    if version_of(folder) is None:
+        make(folder, programs, replace(settings, port=network.free_port(host, settings.port)))
+        settings = replace(settings_of(folder), **changes)
     new = guard.claim(folder, takeover=takeover)
+    runs = guard.process_of(folder) is not None
+    if runs:
+        _refuse_changes(settings_of(folder), settings)
+    _configure(folder, settings, host=host, nodes=nodes)
     try:
-        runs = guard.process_of(folder) is not None
-        encrypted = _encrypts(folder) if runs else _certificate(folder, programs)
-        _let_in(folder, settings, host, nodes, encrypted)
         if runs:
-            _refuse_changes(before, settings)
             programs.run("pg_ctl", "reload", "-D", folder)
         else:
-            settings = replace(settings, port=network.free_port(host, settings.port))
-            _configure(folder, settings, host=host, encrypted=encrypted)
-            _start(folder, programs)
-        write_settings(folder, settings)
-    except BaseException:
-        if new:
-            guard.release(folder)
-        raise
+            _start(folder, programs, host, settings.port)
+    except (InputError, ServerError):
+        if guard.process_of(folder) is None:
+            if new:
+                guard.release(folder)
+            raise
+        runs = True  # another command has just started it
+    _wait_for(folder)
     _publish(folder)
     return not runs
 
@@ -174,26 +175,29 @@ select pg_postmaster_start_time() as since,
 """
 
 
-def _start(folder: Path, programs: Programs) -> None:
+def _start(folder: Path, programs: Programs, host: str, port: int | None) -> None:
+    network.free_port(host, port)
     output = folder / "start.log"
     output.write_text("")
-    wait = ("-w", "-t", str(READY_S))
     try:
-        programs.run("pg_ctl", "start", "-D", folder, "-l", output, *wait)
+        programs.run("pg_ctl", "start", "-D", folder, "-l", output, "-w", "-t", str(READY_S))
     except ServerError:
-        if guard.process_of(folder) is not None:
-            return  # another command has just started it
         text = output.read_text(errors="replace")
         raise ServerError(f"PostgreSQL did not start: {fault_of(text)} (see {output})") from None
 
 
-def _let_in(folder: Path, settings: Settings, host: str, nodes: list[str], encrypted: bool) -> None:
-    found = network.networks([host, *network.LOOPBACK, *nodes, *settings.allow])
-    (folder / "pg_hba.conf").write_text(network.rules(found, encrypted=encrypted))
+def _wait_for(folder: Path) -> None:
+    deadline = time.monotonic() + READY_S
+    while not guard.is_ready(folder):
+        if guard.process_of(folder) is None or time.monotonic() > deadline:
+            raise ServerError(f"PostgreSQL did not start: see {folder / 'log'}")
+        time.sleep(0.1)
 
 
-def _configure(folder: Path, settings: Settings, *, host: str, encrypted: bool) -> None:
-    """Write what PostgreSQL reads, and the address."""
+def _configure(folder: Path, settings: Settings, *, host: str, nodes: list[str]) -> None:
+    """Write what PostgreSQL reads, and the address. Two commands at once write the same."""
+    encrypted = (folder / CERTIFICATE).exists()
+    let_in = network.networks([host, *network.LOOPBACK, *nodes, *settings.allow])
     lines = {
         "listen_addresses": host,
         "port": settings.port,
@@ -213,14 +217,15 @@ def _configure(folder: Path, settings: Settings, *, host: str, encrypted: bool) 
         "tcp_keepalives_count": 6,
         "idle_in_transaction_session_timeout": "60s",
     }
-    text = "".join(f"{name} = '{value}'\n" for name, value in lines.items())
-    (folder / CONFIGURATION).write_text(text)
     url = kept_url(folder).set(host=socket.gethostname(), port=settings.port)
     url = url.set(query={"hostaddr": host, **_safely(folder, encrypted)})
     ours = _is_published(folder)
     write_private(folder / URL_FILE, url.render_as_string(hide_password=False))
     if ours:  # of another port, while the server was away
         _publish(folder)
+    write(folder / CONFIGURATION, "".join(f"{key} = '{value}'\n" for key, value in lines.items()))
+    write(folder / "pg_hba.conf", network.rules(let_in, encrypted=encrypted))
+    write_settings(folder, settings)
 
 
 def _safely(folder: Path, encrypted: bool) -> dict[str, str]:
@@ -232,27 +237,8 @@ def _safely(folder: Path, encrypted: bool) -> dict[str, str]:
     if not encrypted:
         return {"require_auth": "scram-sha-256"}
     # Without a name of ours libpq checks against ~/.postgresql/root.crt, if that is there.
-    certificate = str(folder / "server.crt")
+    certificate = str(folder / CERTIFICATE)
     return {"sslmode": "require", "channel_binding": "require", "sslrootcert": certificate}
-
-
-def _certificate(folder: Path, programs: Programs) -> bool:
-    """Make a certificate, if the programs can encrypt; whether there is one."""
-    if not programs.succeeds("postgres", "-D", folder, "-C", "ssl", "-c", "ssl=on"):
-        return False
-    certificate, key = folder / "server.crt", folder / "server.key"
-    if not (certificate.exists() and key.exists()):
-        if (openssl := shutil.which("openssl")) is None:
-            return False
-        kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-        words = ("req", "-x509", *kind, "-days", "36500", "-subj", "/CN=hpo", "-keyout", key)
-        replace(programs, folder=Path(openssl).parent).run("openssl", *words, "-out", certificate)
-        key.chmod(0o600)
-    return True
-
-
-def _encrypts(folder: Path) -> bool:
-    return "sslmode" in kept_url(folder).query
 
 
 def _publish(folder: Path) -> None:

@@ -309,6 +309,8 @@ def test_workers_beyond_the_servers_free_connections_are_a_warning():
         "warning",
         "fewer --workers, or max_connections = 101 or more",
     )
+    own = database._room(86, 100, 10, own=True)
+    assert own.remedy == "fewer --workers, or hpo db stop and hpo db start --connections 101"
 
 
 # The cluster
