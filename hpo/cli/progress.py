@@ -32,9 +32,9 @@ def of_study(console: Console) -> Iterator[Callable[[StudyStatus, list[RunRecord
     with _bar(console, "") as update:
 
         def show(status: StudyStatus, ended: list[RunRecord]) -> None:
-            for record in ended:
-                best = _best(status) or "no best yet"
-                say(console, f"{line(record)}  [{status.finished} of {status.total} done, {best}]")
+            best = _best(status) or "no best yet"
+            for done, record in enumerate(ended, start=status.finished - len(ended) + 1):
+                say(console, f"{line(record)}  [{done} of {status.total} done, {best}]")
             update(
                 description=status.study,
                 completed=status.finished,

@@ -158,22 +158,31 @@ class Slots(TrialMaker):
                 return None
             begun = {"state": TrialState.RUNNING, "datetime_start": _utc()}
             trial_id = self._insert(connection, number, **begun)
-            return self._lease(connection, trial_id, number, owner, token)
+            return self._lease(connection, trial_id, number, owner, token, new=True)
         begun = {"state": TrialState.RUNNING, "datetime_start": row.datetime_start or _utc()}
         won = _move(connection, row.trial_id, TrialState.WAITING, **begun)
-        return won and self._lease(connection, row.trial_id, row.number, owner, token)
+        new = row.datetime_start is None
+        return won and self._lease(connection, row.trial_id, row.number, owner, token, new=new)
 
     def _lease(
-        self, connection: sql.Connection, trial_id: int, number: int, owner: Owner, token: str
+        self,
+        connection: sql.Connection,
+        trial_id: int,
+        number: int,
+        owner: Owner,
+        token: str,
+        *,
+        new: bool,
     ) -> Claim:
         """Write the lease of a trial just won; a row left by its last owner tells the counts."""
-        here = LEASES.c.trial_id == trial_id
-        left = connection.execute(
-            sql.select(LEASES.c.restarts, LEASES.c.futile).where(here)
-        ).one_or_none()
-        counts = dict(left._mapping) if left else {"restarts": 0, "futile": 0}
-        counts["reported"] = _reports(connection, trial_id)
-        connection.execute(sql.delete(LEASES).where(here))
+        counts = {"restarts": 0, "futile": 0, "reported": 0}
+        if not new:
+            here = LEASES.c.trial_id == trial_id
+            query = sql.select(LEASES.c.restarts, LEASES.c.futile).where(here)
+            if left := connection.execute(query).one_or_none():
+                counts |= left._mapping
+            counts["reported"] = _reports(connection, trial_id)
+            connection.execute(sql.delete(LEASES).where(here))
         row = {"trial_id": trial_id, "token": token, "renewed": Now()}
         connection.execute(sql.insert(LEASES).values(row | counts | asdict(owner)))
         return Claim(number=number, trial_id=trial_id, token=token, **counts)

@@ -1,10 +1,40 @@
 """The progress of commands."""
 
 import io
+from dataclasses import replace
+from pathlib import Path
 
 from rich.console import Console
 
-from hpo.cli.progress import of_steps
+from hpo.cli.progress import of_steps, of_study
+from hpo.records.record import parse
+from hpo.study.status import StudyStatus
+
+SAMPLE = Path(__file__).parents[2] / "data" / "run-schema-1.json"
+
+
+def test_the_line_of_the_last_trial_tells_that_all_are_done():
+    text, record = io.StringIO(), parse(SAMPLE, SAMPLE.read_bytes())
+    ended = StudyStatus(
+        study="s",
+        runs=Path("runs"),
+        total=3,
+        waiting=0,
+        running=(),
+        complete=3,
+        pruned=0,
+        failed=0,
+        best_trial=0,
+        best_val_nll=4.5,
+        stopping=None,
+    )
+
+    with of_study(Console(file=text)) as show:
+        show(replace(ended, waiting=2, complete=1), [record])
+        show(ended, [record, record])
+
+    told = [line.partition("[")[2] for line in text.getvalue().splitlines()]
+    assert told == [f"{n} of 3 done, best 4.5000]" for n in (1, 2, 3)]
 
 
 def test_elsewhere_than_on_a_terminal_a_few_plain_lines_tell_how_far_it_is():

@@ -1,6 +1,7 @@
 """How many trials a study has, on a real database."""
 
 import itertools
+import threading
 from datetime import datetime
 
 import optuna
@@ -11,6 +12,7 @@ from optuna.trial import TrialState
 from hpo.queue.leases import Owner
 from hpo.queue.tables import OF_TRIALS, TRIALS
 from hpo.queue.total import NewTotal
+from tests import claimers
 from tests.claimers import slots_of
 
 GRID = [{"hidden": h, "flow": f} for h, f in itertools.product([4, 8, 16], ["a", "b"])]
@@ -150,3 +152,60 @@ def test_a_point_that_a_trial_was_run_with_is_not_tried_again(made):
 
     assert trial.params not in points_of(study)
     assert len(trials_of(study)) == 6
+
+
+def keep_claiming(url, journal, over):
+    """A worker that claims and finishes, and says what it claimed."""
+    slots, _ = slots_of(url)
+    owner = Owner.this_process()
+    while not over.is_set():
+        if claim := slots.claim(owner):
+            slots.finish(claim, TrialState.COMPLETE, 0.0)
+            journal.put(claim.number)
+    journal.put(None)
+
+
+@pytest.mark.slow
+def test_a_total_that_goes_up_and_down_under_workers_takes_no_trial_from_them(url, made):
+    slots, study = made
+    journal, over = claimers.PROCESSES.Queue(), claimers.PROCESSES.Event()
+    arguments = (url, journal, over)
+    workers = [claimers.PROCESSES.Process(target=keep_claiming, args=arguments) for _ in range(2)]
+    with claimers.ended(workers):
+        for worker in workers:
+            worker.start()
+        slots.set_total(1)
+        claimed = [journal.get(timeout=60)]
+        for total in [9, 3, 30, 12, 60, 20] * 3:
+            slots.enqueue(GRID[:3])
+            slots.set_total(total)
+        over.set()
+        gone = 0
+        while gone < len(workers):
+            number = journal.get(timeout=60)
+            gone += number is None
+            claimed += [] if number is None else [number]
+
+    claimed += end_all(slots)
+    trials = trials_of(study)
+    assert [trial.number for trial in trials] == list(range(len(trials))) == sorted(claimed)
+    assert all(trial.state is TrialState.COMPLETE for trial in trials)
+
+
+def test_a_point_that_is_being_taken_meanwhile_is_kept_whole(made):
+    slots, study = made
+    slots.enqueue(GRID[:4])
+    slots.set_total(9)
+    slots.claim(Owner.this_process())
+    lowered = []
+    launch = threading.Thread(target=lambda: lowered.append(slots.set_total(1)))
+
+    with slots.engine.begin() as connection:
+        values = {"state": TrialState.RUNNING, "datetime_start": datetime(2026, 1, 1)}
+        connection.execute(sql.update(TRIALS).where(TRIALS.c.number == 1).values(values))
+        launch.start()
+        launch.join(0.5)
+    launch.join(60)
+
+    assert lowered == [NewTotal(before=9, now=2, begun=2, removed=2)]
+    assert points_of(study) == GRID[:2]
