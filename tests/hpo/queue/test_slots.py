@@ -154,7 +154,7 @@ def test_a_worker_in_a_container_of_this_host_is_not_taken_for_dead(url):
     if subprocess.run([*contained, "true"], capture_output=True).returncode:
         pytest.skip("to run this: be allowed to make a PID namespace")
     slots, _ = slots_of(url)
-    slots.top_up(1)
+    slots.set_total(1)
 
     command = [*contained, sys.executable, "-c", CLAIM, url]
     with contextlib.ExitStack() as stack:
@@ -315,7 +315,7 @@ def report(slots, claim, step):
 
 def test_a_healthy_trial_may_lose_its_worker_as_often_as_you_like(url):
     slots, study = slots_of(url, max_restarts=1)
-    slots.top_up(1)
+    slots.set_total(1)
     for epoch in range(4):
         report(slots, slots.claim(dead_owner()), epoch)
         assert reap(slots).released == (0,)
@@ -326,7 +326,7 @@ def test_a_healthy_trial_may_lose_its_worker_as_often_as_you_like(url):
 
 def test_progress_resets_the_count_of_futile_attempts(url):
     slots, study = slots_of(url, max_restarts=1)
-    slots.top_up(1)
+    slots.set_total(1)
     outcomes = []
     for epochs in (1, 0, 1, 0, 0):
         claim = slots.claim(dead_owner())
@@ -341,7 +341,7 @@ def test_progress_resets_the_count_of_futile_attempts(url):
 @pytest.mark.filterwarnings("ignore:The reported value is ignored")
 def test_an_epoch_that_is_run_again_is_no_progress(url):
     slots, study = slots_of(url, max_restarts=0)
-    slots.top_up(1)
+    slots.set_total(1)
     for released in ((0,), ()):
         report(slots, slots.claim(dead_owner()), 1)
         assert reap(slots).released == released
