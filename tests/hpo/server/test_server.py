@@ -57,7 +57,7 @@ def test_a_study_needs_no_word_more(own, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(own.environment["XDG_CONFIG_HOME"]))
     slots, study = claimers.slots_of(None)
-    slots.top_up(1)
+    slots.set_total(1)
     slots.finish(slots.claim(claimers.Owner.this_process()), TrialState.COMPLETE, 4.5)
     own.db("stop")
     own.start()
