@@ -37,7 +37,7 @@ _MEMORY = frozenset({"mem_per_cpu", "mem_per_gpu"})
 """Options of `sbatch` that exclude `mem`."""
 _OPTION = re.compile(r"-{0,2}[A-Za-z][A-Za-z0-9_-]*")
 """Long name of an option of `sbatch`."""
-_TYPED_GPUS = re.compile(r"[A-Za-z0-9_.-]+:[1-9][0-9]*")
+_TYPED_GPUS = re.compile(r"[A-Za-z0-9_.-]+:[1-9][0-9]{0,3}")
 """Type and number of GPUs, as sbatch writes them."""
 
 
@@ -67,7 +67,7 @@ def _option(key: str) -> str:
     if not _OPTION.fullmatch(key):
         raise ValueError("is no long name of an option of sbatch")
     if _plain(key) in {*SlurmTable()._asked, *_SUBMITS}:
-        raise ValueError("is set otherwise: see the other keys")
+        raise ValueError("is decided by another key of [slurm], or by hpo")
     return key
 
 

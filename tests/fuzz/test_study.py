@@ -8,10 +8,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from data_prep.dataset import SAMPLE, Dataset
-from hpo.execution.plan import Plan
 from hpo.execution.slurm import sbatch_text
-from hpo.storage.address import url_of
 from hpo.study import spec
 from tests.fuzz.strategies import answer, broken, damaged, fuzz, memory, texts, values
 
@@ -94,6 +91,7 @@ HOSTILE = st.lists(WORDS | texts, min_size=1, max_size=3).map("".join)
 def slurm_tables(draw):
     plain = {key: draw(HOSTILE) for key in ("partition", "account", "qos", "constraint", "exclude")}
     extra = draw(st.dictionaries(HOSTILE, HOSTILE | st.booleans() | st.integers(), max_size=2))
+    plain["gpus"] = draw(HOSTILE | st.sampled_from(("a100:1", "1g.5gb:2", "a:" + "1" * 5_000)))
     return {key: value for key, value in plain.items() if draw(st.booleans())} | {"extra": extra}
 
 
@@ -113,16 +111,7 @@ def test_nothing_of_a_study_is_run_by_the_shell(tmp_path_factory, table, path, r
     if found is None:
         return
     folder = tmp_path_factory.mktemp("shell")
-    plan = Plan(
-        spec=found,
-        dataset=Dataset.read(SAMPLE),
-        trials=jobs,
-        workers=jobs,
-        on="slurm",
-        runs=folder / runs.replace("\x00", ""),
-        url=url_of(None, folder),
-    )
-    text = answer(sbatch_text, plan)
+    text = answer(sbatch_text, found, folder / runs.replace("\x00", ""), jobs)
     if text is None:
         return
     stub = f'srun() {{ for word in "$@"; do printf "%s\\0" "$word"; done >> {folder}/called; }}\n'

@@ -118,7 +118,7 @@ def write(folder, text):
         ),
         pytest.param(
             MINIMAL + '[slurm.extra]\n"--cpus-per-task" = 4',
-            r"\[slurm\] extra.--cpus-per-task is set otherwise",
+            r"\[slurm\] extra.--cpus-per-task is decided by another key",
             id="own-option",
         ),
     ],
