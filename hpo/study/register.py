@@ -81,7 +81,7 @@ def belongings(storage: RDBStorage, name: str, told: Path | None) -> Belongings:
 
 def delete(storage: RDBStorage, name: str, told: Path | None) -> None:
     """Delete a study: its folder, then its rows in the database. Raises as `belongings`."""
-    study, _ = _idle(storage, name)
+    study, slots = _idle(storage, name)
     study.set_user_attr(STOP_ATTRIBUTE, True)  # a job that starts meanwhile begins no trial
     for folder in _folders(storage, study, told):
         hidden = _hidden(folder.parent, name)
@@ -89,6 +89,7 @@ def delete(storage: RDBStorage, name: str, told: Path | None) -> None:
         shutil.rmtree(hidden.resolve())
         if hidden.is_symlink():
             hidden.unlink()
+    slots.delete()
     optuna.delete_study(study_name=name, storage=storage)
 
 
