@@ -143,7 +143,7 @@ class Loop:
     def step(self, objective: Objective) -> Claim | None:
         """One trial; None when none waits. As in `worker.work` and `trial.run`."""
         self._last = time.perf_counter()
-        if stop_reason(self.spec, self.study.user_attrs, lambda: self.slots.look().trials):
+        if stop_reason(self.spec, self.slots.attributes(), lambda: self.slots.look().trials):
             return None
         self._lap("stopping")
         reap_lost_trials(self.study, self.slots, self.folder, self.owner)

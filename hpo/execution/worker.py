@@ -164,7 +164,7 @@ class _Worker:
         return self.slots.claim(self.owner)
 
     def _stop_reason(self) -> str | None:
-        return stop_reason(self.spec, self.study.user_attrs, lambda: self.slots.look().trials)
+        return stop_reason(self.spec, self.slots.attributes(), lambda: self.slots.look().trials)
 
     def _run(self, claim: Claim) -> None:
         """Run one trial under a heartbeat; hand it back if this process is told to end."""

@@ -142,6 +142,11 @@ class TrialReader:
         )
 
     @one_moment
+    def attributes(self, connection: sql.Connection) -> Mapping[str, Any]:
+        """The study's user attributes, in one statement; StorageError as `look`."""
+        return self._study_row(connection)[1]
+
+    @one_moment
     def leases(self, connection: sql.Connection) -> list[Lease]:
         """Every running trial's lease, by number."""
         rows = connection.execute(

@@ -41,7 +41,8 @@ def create(storage, *settings, fingerprint="f"):
 
 def stopping(storage):
     study, spec = load_study(storage, "quick")
-    return stop_reason(spec, study.user_attrs, lambda: slots_of(study, spec).look().trials)
+    slots = slots_of(study, spec)
+    return stop_reason(spec, slots.attributes(), lambda: slots.look().trials)
 
 
 def test_what_a_study_searches_is_read_back_from_the_database(storage):
