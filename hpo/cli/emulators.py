@@ -64,9 +64,9 @@ def export(
     terms = Terms(license=license, authors=authors, citation=cite)
     if trial is not None and ensemble:
         raise click.UsageError("give either --trial or --ensemble: an ensemble is of the best")
-    _, folder = opened(study, storage, runs)
+    found, folder = opened(study, storage, runs)
     records = exporting.export(
-        folder, out, trial=trial, max_cost=max_cost, ensemble=ensemble or 1, terms=terms
+        found, folder, out, trial=trial, max_cost=max_cost, ensemble=ensemble or 1, terms=terms
     )
     if len(records) > 1:
         numbers = ", ".join(str(record.trial) for record in records)

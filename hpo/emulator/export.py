@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 
 from data_prep.dataset import Dataset
 from data_prep.errors import DataError, InputError
 from data_prep.untrusted import finite
+from hpo.queue.trials import Snapshot, TrialReader, TrialSummary
 from hpo.records import weights
-from hpo.records.folder import data_found, read_all
+from hpo.records.folder import data_found
 from hpo.records.record import NAME, HeldOutNll, RunRecord, TestNll
 from hpo.records.scores import score, score_held_out
 from hpo.study.status import usable
+from hpo.study.study import record_of, trial_name
 from models.bundle.card import Terms
 from models.bundle.efficiency import Efficiency
 from models.bundle.emulator import Emulator
@@ -36,6 +40,7 @@ class ExportError(InputError):
 
 
 def export(
+    study: optuna.Study,
     folder: Path,
     out: Path,
     *,
@@ -44,10 +49,11 @@ def export(
     ensemble: int = 1,
     terms: Terms | None = None,
 ) -> list[RunRecord]:
-    """Write the bundle of the best trial below `folder`, or of several mixed, to `out`.
+    """Write the bundle of a study's best trial, or of several mixed, to `out`.
 
     Args:
-        folder: Of the study: holds `trial-*/run.json`.
+        study: Its database says which trials are the best.
+        folder: Of its trials: holds `trial-*/run.json`.
         out: Folder to be made.
         trial: Takes this one, whether it is the best or not.
         max_cost: Takes the best of those with at most so many FLOPs per event.
@@ -55,16 +61,19 @@ def export(
         terms: Licence, authors and references, for the model card.
 
     Raises:
-        ExportError: If there is no such trial, or too few have a result.
+        ExportError: If there is no such trial, too few have a result, or the folder does not hold
+            what the study says of one that is wanted.
+        WeightsError, CheckpointError: If the weights of one are not there, or of another run.
         EmulatorError: If `out` holds something else.
         DataError: If the data are those of the training, and their test part is damaged.
     """
-    chosen = _chosen(folder, trial, max_cost, ensemble)
-    flows = [weights.flow_of(*each) for each in chosen]
-    records = [data_found(record, source) for record, source in chosen]
+    chosen = _chosen(study, folder, trial, max_cost, ensemble)
+    sources = [folder / trial_name(record.trial) for record in chosen]
+    flows = [weights.flow_of(*each) for each in zip(chosen, sources, strict=True)]
+    records = [data_found(*each) for each in zip(chosen, sources, strict=True)]
     density = flows[0] if len(flows) == 1 else Ensemble(flows)
     trained = Emulator(density, _card(records, density) | (terms or Terms()).to_card())
-    extra = {NAME: chosen[0][1] / NAME}
+    extra = {NAME: sources[0] / NAME}
     # A copy is read back first: `out` may hold an older bundle, which a bad one must not replace.
     with tempfile.TemporaryDirectory() as folder_of_copy:
         _compare(trained, Emulator.load(trained.save(Path(folder_of_copy) / "copy", extra=extra)))
@@ -73,33 +82,64 @@ def export(
 
 
 def _chosen(
-    folder: Path, trial: int | None, max_cost: int | None, ensemble: int
-) -> list[tuple[RunRecord, Path]]:
-    found = [(one, path.parent) for path, one in read_all(folder) if isinstance(one, RunRecord)]
-    if trial is not None:
-        found = [(one, path) for one, path in found if one.trial == trial]
-        if not found:
-            raise ExportError(f"{folder} has no trial {trial}")
-        if not usable(found[0][0]):
-            state = found[0][0].state
-            raise ExportError(f"trial {trial} is {state}: only one that ended well can be exported")
-        return found
-    able = [(one, path) for one, path in found if usable(one)]
-    if max_cost is not None:
-        able = [
-            (one, path)
-            for one, path in able
-            if (flops := one.cost.flops_per_event) is not None and flops <= max_cost
-        ]
+    study: optuna.Study, folder: Path, trial: int | None, max_cost: int | None, ensemble: int
+) -> list[RunRecord]:
+    """The records of the trials to be exported, the best first."""
+    name, seen = study.study_name, TrialReader(study).look()
+    count = len(seen.trials)
+    if trial is not None and trial >= count:
+        raise ExportError(f"the study {name!r} has no trial {trial}: it has {count}")
+    best = [one for one in seen.ranked if trial in (None, one.number)]
+    if trial is not None and not best:
+        state = seen.trials[trial].state.name.lower()
+        raise ExportError(f"trial {trial} is {state}: only one that ended well can be exported")
+    found: list[RunRecord] = []
+    for one in best:
+        record = record_of(folder, one.number)
+        if record is None or not _agrees(one, record):
+            raise ExportError(_difference(name, seen, one, record, folder))
+        flops = record.cost.flops_per_event
+        if max_cost is None or (flops is not None and flops <= max_cost):
+            found.append(record)
+        if len(found) == ensemble:
+            return found
     limit = f" with at most {max_cost} FLOPs per event" if max_cost else ""
-    if not able:
-        raise ExportError(f"{folder} has no trial{limit} that ended well, of {len(found)} there")
-    if len(able) < ensemble:
-        raise ExportError(
-            f"{folder} has {len(able)} trials{limit} that ended well, too few for an ensemble of "
-            f"{ensemble}"
-        )
-    return sorted(able, key=lambda pair: pair[0].standing)[:ensemble]
+    if not found:
+        raise ExportError(f"{name!r} has no trial{limit} that ended well, of {count} there")
+    raise ExportError(
+        f"{name!r} has {len(found)} trials{limit} that ended well, too few for an ensemble of "
+        f"{ensemble}"
+    )
+
+
+def _agrees(one: TrialSummary, record: RunRecord) -> bool:
+    """Whether the record is of this trial and has its value."""
+    if not usable(record) or record.best_objective is None or one.value is None:
+        return False
+    same = math.isclose(record.best_objective, one.value, rel_tol=1e-12)
+    return same and record.trial == one.number
+
+
+def _difference(
+    name: str, seen: Snapshot, one: TrialSummary, record: RunRecord | None, folder: Path
+) -> str:
+    """The sentence for a trial whose record is not there or says otherwise."""
+    path = folder / trial_name(one.number) / NAME
+    if record is None:
+        fault = f"{path} is not there, or cannot be read"
+    else:
+        fault = f"{path} is of trial {record.trial}, {record.state}, with {record.best_objective}"
+    remedy = "bring its folder back"
+    for other in seen.ranked:
+        found = record_of(folder, other.number)
+        if found and _agrees(other, found):
+            best = other.number
+            remedy = f"bring its folder back, or export the best that is there by --trial {best}"
+            break
+    return (
+        f"trial {one.number} of {name!r} has the NLL {one.value} in the database, by "
+        f"which the best is told, and {fault}: {remedy}"
+    )
 
 
 def _card(records: Sequence[RunRecord], density: Density) -> dict[str, object]:

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import logging
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,10 +18,10 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import StorageInternalError
-from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from data_prep.dataset import Dataset
+from data_prep.errors import DataError
 from hpo.queue.fence import Fence, fenced
 from hpo.queue.jobs import job_of_this_process
 from hpo.queue.leases import Claim, LeaseLost
@@ -30,12 +30,14 @@ from hpo.records import environment
 from hpo.records.folder import read
 from hpo.records.record import NAME, RecordError, RunRecord, State, now
 from hpo.records.scores import score, score_held_out, with_cost, with_history
+from hpo.records.weights import WHOLE, belongs
 from hpo.study import space
+from hpo.study.adoption import misfit, told
 from hpo.study.spec import StudySpec
-from hpo.study.study import blank_record, record_of
+from hpo.study.study import DATA_ATTRIBUTE, blank_record, record_of
 from models.config import FlowConfig, TrainConfig
 from models.training import checkpoint
-from models.training.checkpoint import Checkpoint
+from models.training.checkpoint import Checkpoint, CheckpointError
 from models.training.history import Epoch
 from models.training.train import train
 
@@ -43,13 +45,6 @@ log = logging.getLogger("hpo.execution.trial")
 
 SURROUNDINGS = (SQLAlchemyError, StorageInternalError, OSError)
 """Errors of the database and the disk, which no trial causes."""
-
-_TOLD: dict[State, TrialState] = {
-    "complete": TrialState.COMPLETE,
-    "stopped_early": TrialState.COMPLETE,
-    "pruned": TrialState.PRUNED,
-    "failed": TrialState.FAIL,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +72,27 @@ def run(job: ClaimedTrial) -> RunRecord:
     # The claim leaves nothing in the folder when the study is told: nobody comes back to a trial
     # that has ended.
     with fenced(job.slots, job.claim, job.folder) as fence, _log_file(job.folder):
-        record = _known(job.folder)
-        # One that ended was recorded by a worker that died before it told the study.
-        if record is None or record.state == "running":
-            record = _attempt(job, fence, (record and record.started) or now())
+        record = _attempt(job, fence)
         if record.state != "failed":  # else kept as it is, to be looked into
             checkpoint.trim(job.folder, save=partial(_save, fence))
         log.info("trial %d %s: %s", record.trial, record.state, record.reason or "all epochs ran")
-    value = record.best_objective if _TOLD[record.state] is TrialState.COMPLETE else None
-    job.slots.finish(job.claim, _TOLD[record.state], value)
+    job.slots.finish(job.claim, *told(record))
     return record
 
 
-def _attempt(job: ClaimedTrial, fence: Fence, started: str) -> RunRecord:
+def _attempt(job: ClaimedTrial, fence: Fence) -> RunRecord:
     """The record of the trial as it ended, failed if anything went wrong but the surroundings."""
     try:
-        return _train(job, fence, started)
+        record = _known(job, fence)
+        # One that ended was recorded by a worker that died before it told the study.
+        if record and record.state != "running":
+            _catch_up(job, record)
+            return record
+        try:
+            return _train(job, fence, (record and record.started) or now())
+        except CheckpointError as error:
+            _set_aside(fence, str(error))
+            return _train(job, fence, now())
     except (LeaseLost, *SURROUNDINGS) as error:
         log.error("trial %d was broken off: %s", job.claim.number, error)
         raise
@@ -104,26 +104,87 @@ def _attempt(job: ClaimedTrial, fence: Fence, started: str) -> RunRecord:
         return _put(fence, dataclasses.replace(record, state="failed", reason=reason))
 
 
+def _known(job: ClaimedTrial, fence: Fence) -> RunRecord | None:
+    """The record that an earlier worker left; what is not of this trial is set aside.
+
+    A trial of which the database knows no parameters, since it was restored from a backup, has
+    those of the record from then on.
+    """
+    try:
+        record = read(job.folder / NAME)
+    except RecordError as error:
+        if (job.folder / NAME).exists():
+            log.warning("%s: the trial is run as if it had none", error)
+        return None
+    known = job.slots.point(job.claim)
+    fault = misfit(
+        record, job.spec, job.claim.number, fingerprint=_fingerprint(job), known=known
+    ) or _other_weights(record, job.folder)
+    if fault:
+        _set_aside(fence, f"{job.folder / NAME} is not of this trial: {fault}")
+        return None
+    if known != record.params:
+        job.slots.fix(job.claim, record.params)
+    return record
+
+
+def _fingerprint(job: ClaimedTrial) -> str | None:
+    """Of the data that the trial would be trained on now; as at the launch, if they are gone."""
+    try:
+        return Dataset.read(Path(job.spec.data.path)).fingerprint
+    except DataError:
+        return str(job.study.user_attrs[DATA_ATTRIBUTE])
+
+
+def _other_weights(record: RunRecord, folder: Path) -> str | None:
+    """Whether a checkpoint lies beside a whole record to which it does not belong."""
+    try:
+        stored = checkpoint.load(folder) if record.state in WHOLE else None
+    except CheckpointError as error:
+        return str(error)
+    return "its checkpoint is of another run" if stored and not belongs(record, stored) else None
+
+
+def _set_aside(fence: Fence, why: str) -> None:
+    log.warning("%s; it is now in %s, and the trial begins anew", why, fence.set_aside())
+
+
+def _catch_up(job: ClaimedTrial, record: RunRecord) -> None:
+    """Have the database know the parameters and the epochs of a run that ended."""
+    _suggested(job, {row.epoch: row.objective(record.training) for row in record.epochs})
+
+
+def _suggested(
+    job: ClaimedTrial, values: Mapping[int, float | None]
+) -> tuple[optuna.Trial, FlowConfig, TrainConfig]:
+    """The trial with its parameters, the options that follow from them, and just these reports.
+
+    The last worker may have saved epochs that it had not reported when it died, and reported some
+    whose checkpoint is not there any more.
+    """
+    spec = job.spec
+    job.slots.retract(job.claim, values)
+    trial, seed = job.slots.trial_of(job.claim), space.seed_of(spec.study.seed, job.claim.number)
+    configs = space.suggest(trial, spec.space, spec.flow, spec.training, seed=seed)
+    reported = job.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+    for epoch, value in values.items():
+        if value is not None and epoch not in reported:
+            trial.report(value, epoch)
+    return trial, *configs
+
+
 def _train(job: ClaimedTrial, fence: Fence, started: str) -> RunRecord:
     data, hold_out = Path(job.spec.data.path), job.spec.data.hold_out_cells
-    trial = job.slots.trial_of(job.claim)
-    seed = space.seed_of(job.spec.study.seed, job.claim.number)
-    flow_config, train_config = space.suggest(
-        trial, job.spec.space, job.spec.flow, job.spec.training, seed=seed
-    )
     stored = checkpoint.load(job.folder)
     rows = [Epoch(**row) for row in stored.state["history"]] if stored else []
+    values = {row.epoch: row.objective(job.spec.training) for row in rows}
+    trial, flow_config, train_config = _suggested(job, values)
     record = _begun(job, trial.params, flow_config, train_config, started)
     record = dataclasses.replace(record, weights=checkpoint.digest(stored) if stored else None)
     log.info("on %s with %s", record.environment.device, record.params)
     _put(fence, with_history(record, rows))
     if rows:
         log.info("goes on after epoch %d", rows[-1].epoch)
-    # The last worker may have saved epochs that it had not reported when it died.
-    reported = job.study.get_trials(deepcopy=False)[trial.number].intermediate_values
-    for epoch in rows:
-        if epoch.epoch not in reported:
-            trial.report(epoch.objective(train_config), epoch.epoch)
 
     def save(folder: Path, reached: Checkpoint) -> None:
         nonlocal record
@@ -199,16 +260,6 @@ def _save(fence: Fence, folder: Path, reached: Checkpoint) -> None:
     """Save the checkpoint, if the trial is still this worker's."""
     with fence.writing() as drafts:
         checkpoint.save(folder, reached, within=drafts)
-
-
-def _known(folder: Path) -> RunRecord | None:
-    """The record that an earlier worker left."""
-    try:
-        return read(folder / NAME)
-    except RecordError as error:
-        if (folder / NAME).exists():
-            log.warning("%s: the trial is run as if it had none", error)
-        return None
 
 
 @contextlib.contextmanager

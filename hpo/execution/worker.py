@@ -42,7 +42,7 @@ from hpo.study.place import WORKERS
 from hpo.study.sampling import pruner_of, sampler_of, search_space
 from hpo.study.spec import StudySpec
 from hpo.study.study import (
-    fail_record,
+    end_trial,
     load_study,
     reap_lost_trials,
     slots_of,
@@ -198,8 +198,8 @@ class _Worker:
                 f"{futile} jobs reached their time limit before an epoch ended: "
                 "raise [slurm] timeout_min"
             )
-            fail_record(self.study, self.folder, claim.number, reason)
-            self.slots.finish(claim, TrialState.FAIL)
+            with contextlib.suppress(LeaseLost):
+                end_trial(self.study, self.slots, claim, self.folder, reason)
             return
         self.slots.release(claim, lost=futile > 0)
         log.info("trial %d handed back", claim.number)

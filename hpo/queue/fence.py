@@ -9,6 +9,7 @@ gone. Files are deleted, not moved: on NFS a client that knows a folder follows 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from pathlib import Path
 
 from hpo.queue.leases import Claim
 from hpo.queue.slots import Slots
+from hpo.records.folder import SET_ASIDE
+from hpo.records.record import NAME
 
 PREFIX = ".claim-"
 _SILLY = ".nfs"
@@ -48,6 +51,27 @@ class Fence:
             if error.errno in (errno.ENOENT, errno.ESTALE):  # ESTALE is NFS's
                 self._slots.renew(self._claim)
             raise
+
+    def set_aside(self) -> Path:
+        """Put what is in the folder out of the way, to be looked into; the place of its copy.
+
+        Each file leaves by way of the claim's folder: a worker that lost the trial takes nothing
+        away.
+        """
+        above, name = self.folder.parent / SET_ASIDE, self.folder.name
+        with self.writing() as drafts:
+            copy = shutil.copytree(
+                self.folder, drafts / SET_ASIDE, ignore=shutil.ignore_patterns(f"{PREFIX}*")
+            )
+            above.mkdir(exist_ok=True)
+            places = (above / f"{name}-{number}" for number in itertools.count())
+            place = next(place for place in places if not place.exists())
+            copy.rename(place)
+            # The log goes on, and the record goes last: a checkpoint alone is of nobody.
+            left = {path.name for path in place.iterdir()} - {"log.txt"}
+            for each in sorted(left, key=lambda file: file == NAME):
+                os.rename(self.folder / each, drafts / each)
+        return place
 
 
 @contextmanager

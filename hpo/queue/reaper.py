@@ -5,14 +5,19 @@ A trial can also be RUNNING without any lease, when another tool claimed it; it 
 
 from __future__ import annotations
 
-import contextlib
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from hpo.queue.jobs import job_states
-from hpo.queue.leases import AskSlurm, LeaseLost, Owner, jobs_of
+from hpo.queue.leases import AskSlurm, Claim, Lease, LeaseLost, Owner, jobs_of
 from hpo.queue.slots import Slots
+
+log = logging.getLogger("hpo.queue.reaper")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,25 +28,50 @@ class Reaped:
     failed: tuple[int, ...] = ()
 
 
-def reap(slots: Slots, me: Owner | None = None, *, ask: AskSlurm = job_states) -> Reaped:
+def reap(
+    slots: Slots,
+    me: Owner | None = None,
+    *,
+    end: Callable[[Claim], None] | None = None,
+    ask: AskSlurm = job_states,
+) -> Reaped:
     """Take the trials of dead owners back; those whose attempts were futile too often fail.
 
-    Of `me`, a worker, what its job held before it was started anew counts as lost. `ask` says which
-    jobs there are; None for "no answer".
+    Each trial is dealt with for itself: where a folder cannot be written, the rest goes on, and the
+    next reaper comes back to it.
+
+    Args:
+        slots: Of the study.
+        me: A worker: what its job held before it was started anew counts as lost.
+        end: Ends a trial that nobody goes on with, and tells the study; by default just that.
+        ask: Says which jobs there are; None for "no answer".
     """
+    end = end or (lambda claim: slots.finish(claim, TrialState.FAIL))
     released, failed = [], []
+    for lease in _lost(slots, me, ask):
+        try:
+            if slots.futile(lease) > slots.max_restarts:
+                end(slots.take(lease))
+                failed.append(lease.number)
+            elif slots.release(lease, lost=True):
+                released.append(lease.number)
+        except LeaseLost:
+            pass  # another process was quicker
+        except (SQLAlchemyError, StorageInternalError):
+            raise  # the database is away, for every trial
+        except Exception:
+            log.exception("trial %d, whose worker is gone, was not ended", lease.number)
+    return Reaped(released=tuple(released), failed=tuple(failed))
+
+
+def _lost(slots: Slots, me: Owner | None, ask: AskSlurm) -> list[Lease]:
+    """The leases of dead owners."""
     leases = slots.leases()
     if any(lease.silent_s < 0 for lease in leases):
         slots.date_back()
     jobs = jobs_of(leases, ask=ask)
-    for lease in leases:
-        if lease.lives(jobs) and not (me is not None and me.succeeds(lease.owner)):
-            continue
-        if slots.futile(lease) <= slots.max_restarts:
-            if slots.release(lease, lost=True):
-                released.append(lease.number)
-            continue
-        with contextlib.suppress(LeaseLost):  # another process was quicker
-            slots.finish(lease, TrialState.FAIL)
-            failed.append(lease.number)
-    return Reaped(released=tuple(released), failed=tuple(failed))
+    return [
+        lease
+        for lease in leases
+        if not lease.lives(jobs) or (me is not None and me.succeeds(lease.owner))
+    ]

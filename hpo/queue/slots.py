@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -24,8 +24,8 @@ from optuna.storages._rdb.models import TrialValueModel
 from optuna.trial import TrialState
 
 from hpo.queue.leases import Claim, LeaseLost, Owner
-from hpo.queue.tables import JOBS, LEASES, REPORTS, STUDIES, TRIALS, VALUES, Now
-from hpo.queue.total import TrialMaker
+from hpo.queue.tables import ATTRIBUTES, JOBS, LEASES, REPORTS, STUDIES, TRIALS, VALUES, Now
+from hpo.queue.total import FIXED, Point, TrialMaker, fix
 from hpo.queue.trials import transaction
 
 
@@ -65,9 +65,7 @@ class Slots(TrialMaker):
         Raises:
             LeaseLost: If the trial was taken away.
         """
-        renewal = sql.update(LEASES).where(_held_by(claim)).values(renewed=Now())
-        if not connection.execute(renewal).rowcount:
-            raise LeaseLost(f"trial {claim.number} was handed to another worker")
+        _renew(connection, claim)
 
     @transaction
     def date_back(self, connection: sql.Connection) -> None:
@@ -128,6 +126,55 @@ class Slots(TrialMaker):
             if table is not TRIALS and "trial_id" in table.c:
                 connection.execute(sql.delete(table).where(table.c.trial_id.in_(ours)))
         connection.execute(sql.delete(TRIALS).where(self._of_study))
+
+    @transaction
+    def take(self, connection: sql.Connection, claim: Claim) -> Claim:
+        """Take a dead owner's trial over, to end it; the old claim is void from then on.
+
+        The owner stays the dead one, so that the next reaper does the same if this one fails.
+
+        Raises:
+            LeaseLost: If the lease has changed hands.
+        """
+        token = uuid.uuid4().hex
+        taking = sql.update(LEASES).where(_held_by(claim)).values(token=token)
+        if not connection.execute(taking).rowcount:
+            raise LeaseLost(f"trial {claim.number} was handed to another worker")
+        known = {one.name: getattr(claim, one.name) for one in fields(Claim)}
+        return Claim(**known | {"token": token})
+
+    def point(self, claim: Claim) -> dict[str, Any]:
+        """The parameters that a claimed trial has, or shall have, as far as they are known."""
+        trial = self._study._storage.get_trial(claim.trial_id)
+        return {**trial.system_attrs.get(FIXED, {}), **trial.params}
+
+    @transaction
+    def fix(self, connection: sql.Connection, claim: Claim, point: Point) -> None:
+        """Let a claimed trial have these parameters when they are suggested.
+
+        Raises:
+            LeaseLost: If the trial was taken away.
+        """
+        _renew(connection, claim)
+        fixed = sql.and_(ATTRIBUTES.c.trial_id == claim.trial_id, ATTRIBUTES.c.key == FIXED)
+        connection.execute(sql.delete(ATTRIBUTES).where(fixed))
+        fix(connection, claim.trial_id, point)
+
+    @transaction
+    def retract(
+        self, connection: sql.Connection, claim: Claim, known: Mapping[int, float | None]
+    ) -> None:
+        """Forget the reports of a claimed trial that are not these: its epochs are run again.
+
+        Raises:
+            LeaseLost: If the trial was taken away.
+        """
+        _renew(connection, claim)
+        of_trial = REPORTS.c.trial_id == claim.trial_id
+        query = sql.select(REPORTS.c.step, REPORTS.c.intermediate_value).where(of_trial)
+        wrong = [step for step, value in connection.execute(query) if known.get(step) != value]
+        if wrong:
+            connection.execute(sql.delete(REPORTS).where(of_trial, REPORTS.c.step.in_(wrong)))
 
     @transaction
     def add_jobs(self, connection: sql.Connection, jobs: Iterable[str]) -> None:
@@ -236,6 +283,12 @@ def _move(connection: sql.Connection, trial_id: int, before: TrialState, **value
     """Change a trial's row if it is in the state `before`; whether it was."""
     here = sql.and_(TRIALS.c.trial_id == trial_id, TRIALS.c.state == before)
     return bool(connection.execute(sql.update(TRIALS).where(here).values(values)).rowcount)
+
+
+def _renew(connection: sql.Connection, claim: Claim) -> None:
+    renewal = sql.update(LEASES).where(_held_by(claim)).values(renewed=Now())
+    if not connection.execute(renewal).rowcount:
+        raise LeaseLost(f"trial {claim.number} was handed to another worker")
 
 
 def _reports(connection: sql.Connection, trial_id: int) -> int:

@@ -149,9 +149,10 @@ class TrialMaker(TrialReader):
     def _fix(self, connection: sql.Connection, points: Sequence[Point], first: int) -> None:
         """Make trials of these parameters from a number on, as Optuna's own `enqueue_trial`."""
         for number, point in enumerate(points, start=first):
-            row = {
-                "trial_id": self._insert(connection, number, state=TrialState.WAITING),
-                "key": FIXED,
-                "value_json": json.dumps(point),
-            }
-            connection.execute(sql.insert(ATTRIBUTES).values(row))
+            fix(connection, self._insert(connection, number, state=TrialState.WAITING), point)
+
+
+def fix(connection: sql.Connection, trial_id: int, point: Point) -> None:
+    """Give a trial these parameters, to be suggested when it begins."""
+    row = {"trial_id": trial_id, "key": FIXED, "value_json": json.dumps(point)}
+    connection.execute(sql.insert(ATTRIBUTES).values(row))

@@ -73,6 +73,16 @@ class Snapshot:
         return counts
 
     @property
+    def ranked(self) -> list[TrialSummary]:
+        """The trials with a result, the best first: the one meaning of a study's best trial."""
+        valued = [
+            (one.value, one.number, one)
+            for one in self.trials
+            if one.state is TrialState.COMPLETE and one.value is not None
+        ]
+        return [one for _, _, one in sorted(valued, key=lambda each: each[:2])]
+
+    @property
     def finished(self) -> set[int]:
         """Numbers of the trials that ended."""
         return {one.number for one in self.trials if one.state.is_finished()}

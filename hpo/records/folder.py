@@ -15,6 +15,9 @@ from data_prep.dataset import located
 from hpo.records import record, thesis
 from hpo.records.record import NAME, RecordError, RunRecord, contents
 
+SET_ASIDE = "set-aside"
+"""The folder in a study's for what lay in a trial's and was not of it; it is not listed."""
+
 _ENDLESS = re.compile(rb"[0-9]{101}")
 """No measured number, but what no float can hold, or hardly."""
 
@@ -90,7 +93,12 @@ def candidates(folder: Path) -> list[Path]:
         *(each for each in inside if each.suffix == ".json" and not each.name.startswith(".")),
         *_of_trials(inside),
         # A hidden one is being deleted.
-        *(path for study in inside if study.name[0] != "." for path in _of_trials(_inside(study))),
+        *(
+            path
+            for study in inside
+            if study.name[0] != "." and study.name != SET_ASIDE
+            for path in _of_trials(_inside(study))
+        ),
     ]
 
 

@@ -79,6 +79,11 @@ class EpochRow:
     held_out_nll: float | None = None
     """NLL of the validation split's rows of the held-out cells, likewise; null where none are."""
 
+    def objective(self, training: Mapping[str, Any]) -> float | None:
+        """The NLL by which a training with these options is judged."""
+        by_held_out = training.get("objective") == "held_out_nll"
+        return self.held_out_nll if by_held_out else self.val_nll
+
     @classmethod
     def of(cls, epoch: object) -> Self:
         """The row of a `models.training.history.Epoch`, or of anything with these attributes."""
@@ -244,11 +249,6 @@ class RunRecord:
         if self.training.get("objective") == "held_out_nll":
             return self.best_held_out_nll
         return self.best_val_nll
-
-    @property
-    def standing(self) -> float:
-        """`best_objective` to sort by: infinite where there is none."""
-        return math.inf if self.best_objective is None else self.best_objective
 
     def write(self, folder: Path, *, parents: bool = True, within: Path | None = None) -> Path:
         """Put `run.json` in `folder` in one step: a reader sees the whole file, old or new.

@@ -10,6 +10,7 @@ import optuna
 
 from data_prep.errors import InputError
 from data_prep.untrusted import UntrustedError, contents, parse
+from hpo.queue.trials import TrialReader
 from hpo.study.space import Dimension, Range, Scalar
 
 Point = dict[str, Any]
@@ -50,11 +51,11 @@ def best_points(study: optuna.Study, count: int) -> list[Point]:
     Raises:
         PointsError: If no trial of it has ended well.
     """
-    ended = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-    ranked = sorted((one for one in ended if one.value is not None), key=lambda one: one.value or 0)
-    if not ranked:
+    best = TrialReader(study).look().ranked[:count]
+    if not best:
         raise PointsError(f"no trial of {study.study_name} ended well: it has no best one")
-    return [dict(one.params) for one in ranked[:count]]
+    trials = study.get_trials(deepcopy=False)
+    return [dict(trials[one.number].params) for one in best]
 
 
 def fitting_points(
@@ -83,12 +84,13 @@ def _faults(point: Point, space: Mapping[str, Dimension]) -> Iterator[str]:
         line = space.get(key)
         if line is None:
             yield f"{key} is not searched: it has {', '.join(sorted(space))}"
-        elif not _fits(value, line):
+        elif not fits(value, line):
             shown = f"{line.low} to {line.high}" if isinstance(line, Range) else line
             yield f"{key} = {value!r} is outside of {shown}"
 
 
-def _fits(value: Scalar, line: Dimension) -> bool:
+def fits(value: Scalar, line: Dimension) -> bool:
+    """Whether a line of the space can have this value."""
     if isinstance(line, list):
         return value in line
     if not isinstance(line, Range):

@@ -6,7 +6,6 @@ Made of one look at the database and of the run JSONs; changes nothing.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -108,8 +107,7 @@ def status_of(
 ) -> StudyStatus:
     """The study as it was when it was seen, its running trials as their records tell now."""
     counts, jobs = seen.counts, jobs_of(seen.leases)
-    able = (one for one in seen.trials if one.state is TrialState.COMPLETE)
-    best = min(able, key=lambda one: math.inf if one.value is None else one.value, default=None)
+    best = next(iter(seen.ranked), None)
     value = val_nll = best.value if best else None
     by_held_out = spec.training.objective == "held_out_nll"
     if best and by_held_out:  # the database has the held-out NLL alone

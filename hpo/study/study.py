@@ -18,7 +18,8 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo.queue.leases import Owner
+from hpo.queue.fence import fenced
+from hpo.queue.leases import Claim, Owner
 from hpo.queue.reaper import reap
 from hpo.queue.slots import Slots
 from hpo.queue.tables import make_tables
@@ -26,6 +27,7 @@ from hpo.queue.trials import TrialSummary
 from hpo.records.folder import read
 from hpo.records.record import NAME, Cost, DataUsed, Environment, RecordError, RunRecord, now
 from hpo.storage.open import open_study
+from hpo.study.adoption import told
 from hpo.study.place import store_place
 from hpo.study.spec import SpecError, StudySpec
 from models.config import FREE_TO_CHANGE
@@ -107,21 +109,36 @@ def record_of(folder: Path, number: int) -> RunRecord | None:
 def reap_lost_trials(
     study: optuna.Study, slots: Slots, folder: Path, me: Owner | None = None
 ) -> None:
-    """Take back the trials of dead workers, and end the record of one that was lost too often."""
-    for number in reap(slots, me).failed:
-        reason = (
-            f"its worker died {slots.max_restarts + 1} times before an epoch ended: see log.txt, "
-            "and the folder workers for what the workers said"
-        )
-        fail_record(study, folder, number, reason)
+    """Take back the trials of dead workers, and end those that were lost too often."""
+    reason = (
+        f"its worker died {slots.max_restarts + 1} times before an epoch ended: see log.txt, "
+        "and the folder workers for what the workers said"
+    )
+    reap(slots, me, end=lambda claim: end_trial(study, slots, claim, folder, reason))
 
 
-def fail_record(study: optuna.Study, folder: Path, number: int, reason: str) -> None:
-    """End the record of a trial that no worker will go on with, in its study's folder."""
-    record = record_of(folder, number) or blank_record(study, number)
-    if record.state == "running":
-        ended = dataclasses.replace(record, state="failed", reason=reason)
-        ended.write(folder / trial_name(number))
+def end_trial(study: optuna.Study, slots: Slots, claim: Claim, folder: Path, reason: str) -> None:
+    """End a trial that no worker goes on with: its record in the study's folder, then the study.
+
+    In this order, so that whoever comes back after a kill finds both still to be done. A run that
+    ended before its worker died is told as what it was.
+
+    Raises:
+        LeaseLost: If the trial was taken away.
+    """
+    with fenced(slots, claim, folder / trial_name(claim.number)) as fence:
+        known = slots.trial_of(claim).params
+        record = record_of(folder, claim.number)
+        if record and record.params != known:
+            fence.set_aside()
+            record = None
+        if record is None:
+            record = dataclasses.replace(blank_record(study, claim.number), params=known)
+        if record.state == "running":
+            record = dataclasses.replace(record, state="failed", reason=reason, updated=now())
+            with fence.writing() as drafts:
+                record.write(fence.folder, parents=False, within=drafts)
+    slots.finish(claim, *told(record))
 
 
 def blank_record(study: optuna.Study, number: int) -> RunRecord:

@@ -229,13 +229,13 @@ def test_an_exported_emulator_tells_the_rates_of_its_data(tmp_path, table, monke
     for _ in range(2):
         run(setting.claim())
 
-    export.export(tmp_path / "runs" / "s", tmp_path / "none")
+    export.export(setting.optuna, tmp_path / "runs" / "s", tmp_path / "none")
     # The same rows prepared again, with totals: what was trained before knows them, too.
     (tmp_path / "plain" / "dataset.json").write_bytes(
         (tmp_path / "told" / "dataset.json").read_bytes()
     )
-    export.export(tmp_path / "runs" / "s", tmp_path / "one")
-    export.export(tmp_path / "runs" / "s", tmp_path / "two", ensemble=2)
+    export.export(setting.optuna, tmp_path / "runs" / "s", tmp_path / "one")
+    export.export(setting.optuna, tmp_path / "runs" / "s", tmp_path / "two", ensemble=2)
 
     with pytest.raises(EmulatorError, match="--totals"):
         _ = Emulator.load(tmp_path / "none").efficiency

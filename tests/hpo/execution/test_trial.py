@@ -283,15 +283,15 @@ def test_a_fault_of_the_surroundings_is_not_the_trials(setting, monkeypatch, fau
     assert trial.run(setting.claim()).state == "complete"
 
 
-def test_a_trial_that_cannot_even_begin_fails_with_its_reason(setting):
+def test_a_trial_that_cannot_even_begin_fails_with_its_reason(tmp_path, prepared):
+    setting = Setting(tmp_path, shutil.copytree(prepared, tmp_path / "data"))
     job = setting.study().claim()
-    (job.folder).mkdir(parents=True)
-    (job.folder / "checkpoint.safetensors").write_bytes(b"half a checkp")
+    (tmp_path / "data" / "dataset.json").unlink()
 
     record = trial.run(job)
 
     assert record.state == "failed"
-    assert "delete it to start anew" in record.reason
+    assert "DataError" in record.reason
     assert read(job.folder / NAME) == record
 
 
@@ -368,7 +368,7 @@ def test_the_held_out_nll_reaches_the_listing_and_the_emulator(held_out, tmp_pat
     assert row["hold_out_cells"] == "Z = 0.001, alpha = 5; Z = 0.01, alpha = 0.5"
     assert "held_out_nll" in runs.usual([row])
 
-    export.export(held_out.runs / "s", tmp_path / "emulator", trial=record.trial)
+    export.export(held_out.optuna, held_out.runs / "s", tmp_path / "emulator", trial=record.trial)
     emulator = Emulator.load(tmp_path / "emulator")
     assert emulator.card["metrics"]["held_out_nll"] == record.held_out.nll
     assert len(emulator.card["metrics"]["held_out_cells"]) == 2
@@ -384,7 +384,7 @@ def test_an_export_says_where_it_comes_from_and_the_same_each_time(finished, tmp
     terms = Terms(license="CC-BY-4.0", citation=("Maker 2026",))
 
     for name in ("one", "two"):
-        export.export(setting.runs / "s", tmp_path / name, terms=terms)
+        export.export(setting.optuna, setting.runs / "s", tmp_path / name, terms=terms)
 
     one, two = ((tmp_path / n / "emulator.json").read_text() for n in ("one", "two"))
     assert one == two
@@ -408,7 +408,7 @@ def test_an_export_without_its_data_leaves_out_the_cells(tmp_path, prepared):
     record = trial.run(setting.study().claim())
     dataclasses.replace(Dataset.read(copy), fingerprint="other").write(copy)
 
-    export.export(setting.runs / "s", tmp_path / "emulator")
+    export.export(setting.optuna, setting.runs / "s", tmp_path / "emulator")
 
     card = Emulator.load(tmp_path / "emulator").card
     assert card["metrics"]["test_nll"] == record.test.nll
@@ -417,24 +417,10 @@ def test_an_export_without_its_data_leaves_out_the_cells(tmp_path, prepared):
     assert "not there any more" in (tmp_path / "emulator" / "README.md").read_text()
 
 
-def test_the_best_by_its_objective_is_exported(setting):
-    record = trial.run(setting.study(HELD_OUT, objective="held_out_nll").claim())
-    worse = dataclasses.replace(
-        record, trial=1, best_held_out_nll=record.best_held_out_nll + 1, best_val_nll=0.0
-    )
-    worse.write(setting.runs / "s" / "trial-00001")
-
-    [(chosen, _)] = export._chosen(setting.runs / "s", None, None, 1)
-    first, second = runs.ranked(runs.rows(setting.runs))
-
-    assert chosen.trial == 0
-    assert (first["trial"], second["trial"]) == (0, 1)
-
-
 def test_the_best_are_mixed_and_scored_together(held_out, tmp_path):
     setting, records = held_out, held_out.records
 
-    exported = export.export(setting.runs / "s", tmp_path / "both", ensemble=2)
+    exported = export.export(setting.optuna, setting.runs / "s", tmp_path / "both", ensemble=2)
 
     assert [one.best_val_nll for one in exported] == sorted(one.best_val_nll for one in records)
     emulator = Emulator.load(tmp_path / "both")
@@ -451,7 +437,7 @@ def test_the_best_are_mixed_and_scored_together(held_out, tmp_path):
     ]
     assert emulator.card["provenance"]["trials"] == [one.trial for one in exported]
     with pytest.raises(export.ExportError, match="2 trials that ended well, too few"):
-        export.export(setting.runs / "s", tmp_path / "three", ensemble=3)
+        export.export(setting.optuna, setting.runs / "s", tmp_path / "three", ensemble=3)
 
 
 def test_a_trial_held_out_goes_on_as_if_nothing_had_been(setting, monkeypatch):

@@ -1,5 +1,3 @@
-import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -7,10 +5,6 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 
-from hpo.queue.reaper import Reaped
-from hpo.queue.slots import Slots
-from hpo.records.folder import read
-from hpo.records.record import NAME
 from hpo.storage.address import url_of
 from hpo.storage.open import open_storage
 from hpo.study.sampling import pruner_of, sampler_of, search_space
@@ -19,11 +13,8 @@ from hpo.study.study import (
     STOP_ATTRIBUTE,
     create_study,
     load_study,
-    reap_lost_trials,
-    record_of,
     slots_of,
     stop_reason,
-    trial_folder,
 )
 
 OLD = Path(__file__).parents[2] / "data" / "run-schema-1.json"
@@ -111,32 +102,6 @@ def test_a_stopped_study_stays_so_when_its_file_is_opened_again(storage):
 
     create(storage)
     assert stopping(storage) == "stopped by hpo stop"
-
-
-def test_a_trial_that_its_workers_died_of_ends_in_its_record_too(storage, tmp_path, monkeypatch):
-    monkeypatch.setattr("hpo.study.study.reap", lambda slots, me: Reaped(failed=(7,)))
-    study = create_study(storage, load("quick"), runs=tmp_path, fingerprint="f")
-    folder = trial_folder(tmp_path, "quick", 7)
-    folder.mkdir(parents=True)
-    shutil.copy(OLD, folder / NAME)
-    replace(read(folder / NAME), trial=7, state="running", restarts=3).write(folder)
-
-    reap_lost_trials(study, Slots(study, max_restarts=3), folder.parent)
-
-    found = record_of(folder.parent, 7)
-    assert found.state == "failed"
-    assert found.reason.startswith("its worker died 4 times before an epoch ended: see log.txt")
-
-
-def test_a_trial_that_killed_its_workers_before_its_first_record_has_one_at_last(
-    storage, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("hpo.study.study.reap", lambda slots, me: Reaped(failed=(3,)))
-    study = create_study(storage, load("quick"), runs=tmp_path, fingerprint="f")
-
-    reap_lost_trials(study, Slots(study, max_restarts=0), tmp_path / "quick")
-
-    assert record_of(tmp_path / "quick", 3).state == "failed"
 
 
 def test_no_two_trials_begin_with_the_same_draw(storage):
