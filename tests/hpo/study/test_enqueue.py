@@ -3,6 +3,8 @@ import json
 import optuna
 import pytest
 
+from hpo.storage.address import url_of
+from hpo.storage.open import open_storage
 from hpo.study.enqueue import PointsError, best_points, fitting_points, read_points
 from hpo.study.space import Range
 
@@ -61,8 +63,9 @@ def test_every_value_outside_of_the_space_is_told():
         assert f"point 1: {fault}" in said
 
 
-def test_the_best_trials_of_a_study_come_the_best_first():
-    study = optuna.create_study()
+def test_the_best_trials_of_a_study_come_the_best_first(with_database):
+    storage = open_storage(url_of(None, with_database))
+    study = optuna.create_study(storage=storage)
     for value in (2.0, 1.0, 3.0):
         trial = study.ask()
         trial.suggest_int("blocks", 1, 4)
@@ -71,7 +74,7 @@ def test_the_best_trials_of_a_study_come_the_best_first():
 
     assert best_points(study, 2) == [first, second]
     with pytest.raises(PointsError, match="no trial"):
-        best_points(optuna.create_study(), 1)
+        best_points(optuna.create_study(storage=storage), 1)
 
 
 def test_a_run_json_of_ours_is_a_file_of_one_point(tmp_path):

@@ -31,7 +31,7 @@ class Lost:
         storage = open_storage(url_of(None, runs))
         self.study = create_study(storage, load("quick"), runs=runs, fingerprint="f")
         self.slots, self.runs, self.folder = Slots(self.study, max_restarts=0), runs, runs / "quick"
-        self.slots.top_up(3)
+        self.slots.set_total(3)
         dead = replace(Owner.this_process(), pid=2**22 + 1)
         self.claims = [self.slots.claim(dead) for _ in range(3)]
         for claim in self.claims:
