@@ -17,6 +17,7 @@ _USABLE = ("idle", "mixed", "allocated", "completing", "reserved")
 """States of nodes that take jobs, now or later."""
 _MAY_COME = ("are busy", "not available now", "down, drained or reserved")
 """Parts of sbatch's answer for a job that waits for nodes."""
+_OF_FILES = ("--output", "--error", "--open-mode")
 _NO_SUCH_NODE = "node configuration is not available"
 
 
@@ -112,7 +113,8 @@ def _request(partition: str | None, script: str) -> Check:
         verdict: Verdict = "warning" if waits else "failed"
         return Check("slurm request", verdict, said, "change [slurm] of the study file")
     lines = (line.partition("#SBATCH ")[2] for line in script.splitlines())
-    return Check("slurm request", "ok", f"sbatch accepts {' '.join(filter(None, lines))}")
+    asked = (one for one in lines if one and not one.startswith(_OF_FILES))
+    return Check("slurm request", "ok", f"sbatch accepts {' '.join(asked)}")
 
 
 def _in_a_line(text: str) -> str:

@@ -191,6 +191,18 @@ def test_squeue_tells_the_same_whatever_a_shell_has_set_for_it(place, monkeypatc
     wait_for(lambda: slurm.jobs()[job]["state"] == "CANCELLED", timeout_s=20, why="it ends")
 
 
+def test_jobs_count_as_soon_as_they_were_sent(place):
+    plan = plan_of(place, 'slurm.setup=["sleep 60", "exit"]')
+    _, slots = begin(plan)
+    workers = SlurmJobs(plan, slots, print)
+    assert job_states(["1"]) == {}  # an answer that is kept
+
+    workers.add(1)
+
+    assert workers.count(0) == 1
+    cancel_jobs(slots.jobs())
+
+
 def test_an_account_that_a_shell_has_set_holds_where_the_study_names_none(place, monkeypatch):
     monkeypatch.setenv("SBATCH_ACCOUNT", "ligo")
 
