@@ -2,15 +2,21 @@
 
 import os
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy as sql
 from optuna.trial import TrialState
 
+from hpo.queue.leases import Owner
 from hpo.queue.slots import Slots
+from hpo.queue.tables import LEASES
 from hpo.storage.address import StorageError, url_of
 from hpo.storage.open import open_storage, open_study
+from hpo.storage.retry import retried
 from tests import claimers
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -68,6 +74,30 @@ def test_a_connection_keeps_nothing_from_one_transaction_to_the_next(database, r
         assert connection.exec_driver_sql(kept).scalar() == 0
         assert connection.exec_driver_sql(asked).scalar() == 0
     storage.engine.dispose()
+
+
+def test_of_two_transactions_that_wait_for_each_other_none_is_lost(database):
+    slots, _ = claimers.slots_of(database)
+    slots.set_total(2)
+    trials = [slots.claim(Owner.this_process()).trial_id for _ in range(2)]
+    both, tries = threading.Barrier(2), []
+
+    @retried
+    def count(order):
+        tries.append(order)
+        first = len(tries) <= 2
+        with slots.engine.begin() as connection:
+            for trial in order:
+                here = LEASES.c.trial_id == trial
+                connection.execute(sql.update(LEASES).where(here).values(rank=LEASES.c.rank + 1))
+                if first and trial == order[0]:
+                    both.wait(timeout=30)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(count, [trials, trials[::-1]]))
+
+    assert len(tries) == 3, "the server broke one off, which was tried again"
+    assert [lease.owner.rank for lease in slots.leases()] == [2, 2]
 
 
 def launch(url, place, total):
