@@ -105,16 +105,20 @@ def make_tables(engine: sql.Engine) -> None:
     Two processes that make them at once clash: the loser finds them made.
     """
     names = {*sql.inspect(engine).get_table_names()}
-    # The version first: our tables without it are those of version 1.
-    if version.TABLE.name not in names:
-        _unless_made(engine, sql.schema.CreateTable(version.TABLE))
-        _unless_made(engine, sql.insert(version.TABLE).values(version=version.VERSION))
-    for table in PARENTS:
-        if table.name not in names:
-            _unless_made(engine, sql.schema.CreateTable(table))
+    missing = [table for table in PARENTS if table.name not in names]
+    if missing:
+        write_version(engine)  # first, since our tables without it are those of version 1
+    for table in missing:
+        _unless_made(engine, sql.schema.CreateTable(table))
     if engine.dialect.name == "sqlite":
         with engine.begin() as connection:
             make_triggers(connection)
+
+
+def write_version(engine: sql.Engine) -> None:
+    """Say that our tables are of this program's version."""
+    _unless_made(engine, sql.schema.CreateTable(version.TABLE, if_not_exists=True))
+    _unless_made(engine, sql.insert(version.TABLE).values(version=version.VERSION))
 
 
 def make_triggers(connection: sql.Connection) -> None:

@@ -9,7 +9,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from hpo.queue.tables import LEASES, PARENTS, make_tables, remove_orphans
+from hpo.queue.tables import LEASES, PARENTS, make_tables, remove_orphans, write_version
 from hpo.storage import sqlite, version
 from hpo.storage.address import StorageError, masked
 from hpo.storage.open import engine_options, template
@@ -68,14 +68,16 @@ def _upgrade_ours(engine: sql.Engine) -> None:
     """Bring our tables from version 1 to 2. The version is written when all else is there."""
     with engine.begin() as connection:
         found = sql.inspect(connection)
-        if not found.has_table(version.TABLE.name):
+        if version.version_of(connection) == 1:
             _add_columns(connection, {one["name"] for one in found.get_columns(LEASES.name)})
-        there = [table for table in PARENTS if found.has_table(table.name)]
-        for table in there if engine.dialect.name != "sqlite" else []:
-            remove_orphans(connection, table)
-            if not found.get_foreign_keys(table.name):
-                for key in table.foreign_key_constraints:
-                    connection.execute(sql.schema.AddConstraint(key))
+        for table, parent in PARENTS.items() if engine.dialect.name != "sqlite" else ():
+            if found.has_table(table.name) and not found.get_foreign_keys(table.name):
+                remove_orphans(connection, table)
+                connection.exec_driver_sql(
+                    f"ALTER TABLE {table.name} ADD FOREIGN KEY ({parent.name}) "
+                    f"REFERENCES {parent.table.name} ({parent.name}) ON DELETE CASCADE"
+                )
+    write_version(engine)
     make_tables(engine)
 
 

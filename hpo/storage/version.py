@@ -20,10 +20,12 @@ TABLE = sql.Table(
 def version_of(connection: sql.Connection) -> int:
     """The version of our tables in a database; this program's where they are not made yet."""
     names = sql.inspect(connection).get_table_names()
-    if TABLE.name not in names:
+    found = None
+    if TABLE.name in names:
+        found = connection.scalar(sql.select(sql.func.max(TABLE.c.version)))
+    if found is None:
         return 1 if "hpo_leases" in names else VERSION
-    found = connection.scalar(sql.select(sql.func.max(TABLE.c.version)))
-    return VERSION if found is None else found  # the table is made first, then its row
+    return int(found)
 
 
 def refuse_other_version(engine: sql.Engine) -> None:

@@ -9,7 +9,7 @@ import sqlalchemy as sql
 from optuna.storages import RDBStorage
 
 from hpo.queue.leases import Owner
-from hpo.queue.tables import JOBS, PARENTS, TOTALS
+from hpo.queue.tables import JOBS, PARENTS, TOTALS, make_tables
 from hpo.queue.upgrade import upgrade_tables
 from hpo.storage import version
 from hpo.storage.address import StorageError, url_of
@@ -157,6 +157,24 @@ def test_an_upgrade_that_was_killed_anywhere_is_ended_by_the_next(first):
 
     assert last > 3
     check_upgraded(first)
+
+
+def test_tables_that_were_left_half_made_are_made_by_the_next(url):
+    with connected(url) as connection:
+        drop_tables(connection)
+    engine = sql.create_engine(url_of(url, Path()), poolclass=sql.NullPool)
+    for last in range(1, 50):
+        try:
+            with killed_after(last):
+                make_tables(engine)
+            break
+        except Killed:
+            continue
+
+    assert last > 3
+    with connected(url) as connection:
+        assert connection.scalar(sql.select(version.TABLE.c.version)) == version.VERSION
+    assert slots_of(url)[0].set_total(3).now == 3
 
 
 class Killed(BaseException):
