@@ -99,8 +99,10 @@ def look(
     study: optuna.Study, spec: StudySpec, slots: Slots, records: Records
 ) -> tuple[Snapshot, StudyStatus]:
     """Take lost trials back, and see the study as it is then."""
-    reap_lost_trials(study, slots, records.folder)
     seen = slots.look()
+    reaped = reap_lost_trials(study, slots, records.folder, leases=seen.leases)
+    if reaped.released or reaped.failed:
+        seen = slots.look()
     return seen, status_of(study, spec, seen, records)
 
 

@@ -6,7 +6,7 @@ A trial can also be RUNNING without any lease, when another tool claimed it; it 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from optuna.exceptions import StorageInternalError
@@ -32,6 +32,7 @@ def reap(
     slots: Slots,
     me: Owner | None = None,
     *,
+    leases: Sequence[Lease] | None = None,
     end: Callable[[Claim], None] | None = None,
     ask: AskSlurm = job_states,
 ) -> Reaped:
@@ -43,12 +44,13 @@ def reap(
     Args:
         slots: Of the study.
         me: A worker: what its job held before it was started anew counts as lost.
+        leases: Those of the running trials, if they have just been read.
         end: Ends a trial that nobody goes on with, and tells the study; by default just that.
         ask: Says which jobs there are; None for "no answer".
     """
     end = end or (lambda claim: slots.finish(claim, TrialState.FAIL))
     released, failed = [], []
-    for lease in _lost(slots, me, ask):
+    for lease in _lost(slots, slots.leases() if leases is None else leases, me, ask):
         try:
             if slots.futile(lease) > slots.max_restarts:
                 end(slots.take(lease))
@@ -64,9 +66,8 @@ def reap(
     return Reaped(released=tuple(released), failed=tuple(failed))
 
 
-def _lost(slots: Slots, me: Owner | None, ask: AskSlurm) -> list[Lease]:
-    """The leases of dead owners."""
-    leases = slots.leases()
+def _lost(slots: Slots, leases: Sequence[Lease], me: Owner | None, ask: AskSlurm) -> list[Lease]:
+    """Those of the leases whose owners are dead."""
     if any(lease.silent_s < 0 for lease in leases):
         slots.date_back()
     jobs = jobs_of(leases, ask=ask)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from hpo.queue.fence import fenced
-from hpo.queue.leases import Claim, Owner
-from hpo.queue.reaper import reap
+from hpo.queue.leases import Claim, Lease, Owner
+from hpo.queue.reaper import Reaped, reap
 from hpo.queue.slots import Slots
 from hpo.queue.tables import make_tables
 from hpo.queue.trials import TrialSummary
@@ -107,14 +107,23 @@ def record_of(folder: Path, number: int) -> RunRecord | None:
 
 
 def reap_lost_trials(
-    study: optuna.Study, slots: Slots, folder: Path, me: Owner | None = None
-) -> None:
+    study: optuna.Study,
+    slots: Slots,
+    folder: Path,
+    me: Owner | None = None,
+    *,
+    leases: Sequence[Lease] | None = None,
+) -> Reaped:
     """Take back the trials of dead workers, and end those that were lost too often."""
     reason = (
         f"its worker died {slots.max_restarts + 1} times before an epoch ended: see log.txt, "
         "and the folder workers for what the workers said"
     )
-    reap(slots, me, end=lambda claim: end_trial(study, slots, claim, folder, reason))
+
+    def end(claim: Claim) -> None:
+        end_trial(study, slots, claim, folder, reason)
+
+    return reap(slots, me, leases=leases, end=end)
 
 
 def end_trial(study: optuna.Study, slots: Slots, claim: Claim, folder: Path, reason: str) -> None:

@@ -10,7 +10,7 @@ from optuna.trial import TrialState, create_trial
 from sqlalchemy import event
 
 from hpo.cli.progress import duration
-from hpo.execution.follow import follow
+from hpo.execution.follow import follow, look
 from hpo.execution.launch import begin
 from hpo.execution.plan import make_plan
 from hpo.queue.jobs import queue_has_changed
@@ -164,24 +164,28 @@ def test_the_time_left_follows_from_the_trials_that_ended(opened):
     assert 1.5 * took_s <= read_status(*opened).eta_s <= 2.5 * took_s
 
 
-def test_a_look_asks_the_database_no_more_for_many_trials_than_for_few(opened):
-    study, _, slots, _ = opened
+def test_a_launchers_look_asks_the_database_no_more_for_many_trials_than_for_few(opened):
+    study, spec, slots, records = opened
     asked = []
     event.listen(slots.engine, "before_cursor_execute", lambda *call: asked.append(call[2]))
     reports = {epoch: 4.5 for epoch in range(3)}
 
     def asked_by_a_look():
         asked.clear()
-        read_status(*opened)
+        look(study, spec, slots, records)
         return list(asked)
 
     finished = {"state": TrialState.COMPLETE, "value": 4.5, "intermediate_values": reports}
     study.add_trial(create_trial(**finished))
     few = asked_by_a_look()
     study.add_trials(create_trial(**finished) for _ in range(50))
+    slots.set_total(60)
+    for rank in range(4):
+        slots.claim(Owner.this_process(rank=rank))
     many = asked_by_a_look()
 
     assert many == few
+    assert [text.split()[0] for text in many] == ["BEGIN", "SELECT", "SELECT"]
     assert not [text for text in many if "trial_intermediate_values" in text]
 
 
