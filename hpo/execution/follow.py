@@ -86,13 +86,11 @@ def follow(
                 with naming(plan.worker_folder):
                     workers.add(min(plan.workers, status.waiting + running) - there)
             time.sleep(POLL_S)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as told:
+        if isinstance(told, HandBack):
+            told.heard = True
         workers.hand_back()
         raise
-    except HandBack as told:
-        told.heard = True
-        workers.hand_back()
-        raise KeyboardInterrupt from told
 
 
 def look(

@@ -66,7 +66,7 @@ REFUSED = "refused.txt"
 log = logging.getLogger("hpo.execution.worker")
 
 
-class HandBack(BaseException):
+class HandBack(KeyboardInterrupt):
     """This process has to end. Not an Exception: nothing may take it for a trial's failure."""
 
     heard = False
