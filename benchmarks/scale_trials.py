@@ -43,9 +43,10 @@ from hpo.queue.leases import Owner
 from hpo.queue.slots import Slots
 from hpo.records.record import RunRecord
 from hpo.storage.address import VARIABLE, url_of
+from hpo.storage.open import open_storage
 from hpo.study import space
 from hpo.study.spec import StudySpec, load
-from hpo.study.study import create_study, trial_name
+from hpo.study.study import create_study, load_study, trial_name
 
 COUNTED = 10
 """Trials that are timed, after the first, for which a worker reads all that there are."""
@@ -313,6 +314,10 @@ def _of_records(folder: Path, spec: StudySpec, trials: Sequence[Invented], repea
     for one in trials:
         path = one.record.write(of_study / trial_name(one.frozen.number))
     size = sum(each.stat().st_size for each in of_study.glob("*/run.json"))
+    storage = open_storage(url_of(None, folder))
+    study = create_study(storage, spec, runs=folder, fingerprint="ab" * 32)
+    put(storage.engine, study._study_id, [one.frozen for one in trials])
+    storage.engine.dispose()
     chosen = [sys.executable, __file__, str(of_study)]
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
@@ -346,8 +351,10 @@ def _command_s(words: Sequence[str], repeats: int, *, storage: str | None = None
 
 
 def main() -> None:
+    folder = Path(sys.argv[1])
     start = time.perf_counter()
-    _chosen(Path(sys.argv[1]), None, None, 1)
+    study, _ = load_study(open_storage(url_of(None, folder.parent), reading=True), folder.name)
+    _chosen(study, folder, None, None, 1)
     print(time.perf_counter() - start)
 
 

@@ -49,6 +49,7 @@ import psutil
 import torch
 from orchestration import verdict
 
+from hpo.records import weights
 from hpo.records.folder import read, read_all
 from hpo.records.record import FINISHED, RunRecord
 from hpo.storage.address import FILE_VARIABLE, VARIABLE
@@ -57,7 +58,6 @@ from hpo.study.spec import load
 from hpo.study.study import trial_folder
 from models.config import FlowConfig, TrainConfig
 from models.evaluation import nll
-from models.training import checkpoint
 from models.training.train import NonFiniteLoss, train
 
 RESULTS = Path(__file__).resolve().parent / "results" / "search.jsonl"
@@ -256,7 +256,7 @@ def found_by(records: Sequence[RunRecord], runs: Path) -> Line:
         line["best"] = [best.trial, best.best_val_nll, best.test.nll, best.test.error]
     if trials:
         best = min(trials, key=value_of)
-        flow = checkpoint.best_flow(trial_folder(runs, best.study, best.trial))
+        flow = weights.flow_of(best, trial_folder(runs, best.study, best.trial))
         test = nll.nll(flow, Path(best.data.path), "test")
         line["any"] = [best.trial, best.best_val_nll, test.mean, test.error, best.state]
     return line

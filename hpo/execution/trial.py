@@ -100,7 +100,9 @@ def _attempt(job: ClaimedTrial, fence: Fence) -> RunRecord:
         log.error("trial %d failed\n%s", job.claim.number, traceback.format_exc())
         reason = traceback.format_exception_only(error)[-1].strip().splitlines()[0]
         study, number = job.study, job.claim.number
-        record = record_of(job.folder.parent, number) or blank_record(study, number)
+        record = record_of(job.folder.parent, number) or dataclasses.replace(
+            blank_record(study, number), params=job.slots.point(job.claim)
+        )
         return _put(fence, dataclasses.replace(record, state="failed", reason=reason))
 
 
@@ -162,13 +164,16 @@ def _suggested(
     The last worker may have saved epochs that it had not reported when it died, and reported some
     whose checkpoint is not there any more.
     """
-    spec = job.spec
-    job.slots.retract(job.claim, values)
-    trial, seed = job.slots.trial_of(job.claim), space.seed_of(spec.study.seed, job.claim.number)
+    spec, number = job.spec, job.claim.number
+    trial = job.slots.trial_of(job.claim)
+    reported = job.study.get_trials(deepcopy=False)[number].intermediate_values
+    if wrong := [epoch for epoch, value in reported.items() if values.get(epoch) != value]:
+        job.slots.retract(job.claim, wrong)
+        trial = job.slots.trial_of(job.claim)
+    seed = space.seed_of(spec.study.seed, number)
     configs = space.suggest(trial, spec.space, spec.flow, spec.training, seed=seed)
-    reported = job.study.get_trials(deepcopy=False)[trial.number].intermediate_values
     for epoch, value in values.items():
-        if value is not None and epoch not in reported:
+        if value is not None and reported.get(epoch) != value:
             trial.report(value, epoch)
     return trial, *configs
 
@@ -176,24 +181,25 @@ def _suggested(
 def _train(job: ClaimedTrial, fence: Fence, started: str) -> RunRecord:
     data, hold_out = Path(job.spec.data.path), job.spec.data.hold_out_cells
     stored = checkpoint.load(job.folder)
-    rows = [Epoch(**row) for row in stored.state["history"]] if stored else []
+    rows = _history(stored) if stored else []
     values = {row.epoch: row.objective(job.spec.training) for row in rows}
     trial, flow_config, train_config = _suggested(job, values)
     record = _begun(job, trial.params, flow_config, train_config, started)
     record = dataclasses.replace(record, weights=checkpoint.digest(stored) if stored else None)
     log.info("on %s with %s", record.environment.device, record.params)
-    _put(fence, with_history(record, rows))
+    record = _put(fence, with_history(record, rows))
     if rows:
         log.info("goes on after epoch %d", rows[-1].epoch)
 
     def save(folder: Path, reached: Checkpoint) -> None:
         nonlocal record
         record = dataclasses.replace(record, weights=checkpoint.digest(reached))
-        _save(fence, folder, reached)
+        record = with_history(record, _history(reached))
+        with fence.writing() as drafts:
+            checkpoint.save(folder, reached, within=drafts)
+            _write(fence, record, drafts)
 
     def on_epoch(epoch: Epoch) -> None:
-        rows.append(epoch)
-        _put(fence, with_history(record, rows))
         held_out = "" if epoch.held_out_nll is None else f", held out {epoch.held_out_nll:.4f}"
         log.info(
             f"epoch {epoch.epoch}: train {epoch.train_nll:.4f}, val {epoch.val_nll:.4f}{held_out}"
@@ -217,7 +223,7 @@ def _train(job: ClaimedTrial, fence: Fence, started: str) -> RunRecord:
         state, reason = "stopped_early" if fit.stopped else "complete", fit.stopped
     except optuna.TrialPruned as pruned:
         state, reason = "pruned", str(pruned)
-    ended = dataclasses.replace(with_history(record, rows), state=state, reason=reason)
+    ended = dataclasses.replace(record, state=state, reason=reason, updated=now())
     flow = checkpoint.best_flow(job.folder)
     ended = with_cost(ended, flow)
     if state != "pruned":
@@ -251,9 +257,17 @@ def _begun(
 def _put(fence: Fence, record: RunRecord) -> RunRecord:
     """Write the record, if the trial is still this worker's."""
     with fence.writing() as drafts:
-        # A folder made anew would hide the one that comes back when the disk does.
-        record.write(fence.folder, parents=False, within=drafts)
+        _write(fence, record, drafts)
     return record
+
+
+def _write(fence: Fence, record: RunRecord, drafts: Path) -> None:
+    # A folder made anew would hide the one that comes back when the disk does.
+    record.write(fence.folder, parents=False, within=drafts)
+
+
+def _history(stored: Checkpoint) -> list[Epoch]:
+    return [Epoch(**row) for row in stored.state["history"]]
 
 
 def _save(fence: Fence, folder: Path, reached: Checkpoint) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -161,20 +161,15 @@ class Slots(TrialMaker):
         fix(connection, claim.trial_id, point)
 
     @transaction
-    def retract(
-        self, connection: sql.Connection, claim: Claim, known: Mapping[int, float | None]
-    ) -> None:
-        """Forget the reports of a claimed trial that are not these: its epochs are run again.
+    def retract(self, connection: sql.Connection, claim: Claim, epochs: Iterable[int]) -> None:
+        """Forget what a claimed trial reported of these epochs, which it is to run again.
 
         Raises:
             LeaseLost: If the trial was taken away.
         """
         _renew(connection, claim)
-        of_trial = REPORTS.c.trial_id == claim.trial_id
-        query = sql.select(REPORTS.c.step, REPORTS.c.intermediate_value).where(of_trial)
-        wrong = [step for step, value in connection.execute(query) if known.get(step) != value]
-        if wrong:
-            connection.execute(sql.delete(REPORTS).where(of_trial, REPORTS.c.step.in_(wrong)))
+        here = sql.and_(REPORTS.c.trial_id == claim.trial_id, REPORTS.c.step.in_(epochs))
+        connection.execute(sql.delete(REPORTS).where(here))
 
     @transaction
     def add_jobs(self, connection: sql.Connection, jobs: Iterable[str]) -> None:
