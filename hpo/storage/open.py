@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,17 @@ from optuna.storages import RDBStorage
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy import inspect as inspect_database
 from sqlalchemy.engine import URL
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from hpo.storage import sqlite
 from hpo.storage.address import RUNS, StorageError, masked, way_out
 from hpo.storage.retry import cause, clashed, of_disk, retried
 from hpo.storage.version import refuse_other_version
+
+STANDSTILL_S = 30
+"""Seconds after which a server breaks off the transaction of a process that stands still, as in a
+suspended job: all others would wait for its locks as long as it does. It is tried again."""
 
 
 class RetryingStorage(RDBStorage):
@@ -187,6 +192,7 @@ def engine_options(url: URL, *, reading: bool = False) -> dict[str, Any]:
     # tables. Tried before it is used: the server may have been restarted meanwhile.
     options: dict[str, Any] = {"pool_size": 1, "max_overflow": 1, "pool_timeout": 30}
     options["pool_pre_ping"] = True
+    options["pool_events"] = [(_set_standstill(url), "connect")]
     if reading:  # a connection for each of a few threads, none of which the server lets write
         options |= {"pool_size": 4, "max_overflow": 4}
     if url.drivername == "postgresql+psycopg":
@@ -202,3 +208,19 @@ def engine_options(url: URL, *, reading: bool = False) -> dict[str, Any]:
         # Set as each transaction begins: a pooler refuses settings made on connecting.
         options["execution_options"] = {"postgresql_readonly": True}
     return options
+
+
+def _set_standstill(url: URL) -> Callable[[DBAPIConnection, object], None]:
+    """What tells a server `STANDSTILL_S` on connecting; behind a pooler it holds for all alike."""
+    statement = "SET idle_in_transaction_session_timeout = {0}000"
+    if url.get_backend_name() in (
+        "mysql",
+        "mariadb",
+    ):  # of an idle connection, made anew if need be
+        statement = "SET SESSION wait_timeout = {0}"
+
+    def on_connect(connection: DBAPIConnection, _: object) -> None:
+        connection.cursor().execute(statement.format(STANDSTILL_S))
+        connection.commit()
+
+    return on_connect

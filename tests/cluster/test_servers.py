@@ -16,7 +16,7 @@ from hpo.queue.slots import Slots
 from hpo.queue.tables import LEASES
 from hpo.storage.address import StorageError, url_of
 from hpo.storage.open import open_storage, open_study
-from hpo.storage.retry import retried
+from hpo.storage.retry import retried, transient
 from tests import claimers
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -27,12 +27,12 @@ def test_racing_launches_make_no_row_twice(database, tmp_path):
     arguments = (database, tmp_path, 100)
     launches = [context.Process(target=launch, args=arguments) for _ in range(4)]
     with claimers.ended(launches):
-        for launch in launches:
-            launch.start()
-        for launch in launches:
-            launch.join(timeout=100)
+        for process in launches:
+            process.start()
+        for process in launches:
+            process.join(timeout=100)
 
-        assert [launch.exitcode for launch in launches] == [0] * 4
+        assert [process.exitcode for process in launches] == [0] * 4
     slots, _ = claimers.slots_of(database)
     made = [int(path.read_text()) for path in tmp_path.glob("made-*")]
     assert sorted(made) == [0, 0, 0, 100]
@@ -98,6 +98,26 @@ def test_of_two_transactions_that_wait_for_each_other_none_is_lost(database):
 
     assert len(tries) == 3, "the server broke one off, which was tried again"
     assert [lease.owner.rank for lease in slots.leases()] == [2, 2]
+
+
+def test_who_stands_still_in_a_transaction_keeps_nobody_waiting_for_its_locks(
+    database, monkeypatch
+):
+    monkeypatch.setattr("hpo.storage.open.STANDSTILL_S", 1)
+    slots, _ = claimers.slots_of(database)
+    slots.set_total(1)
+    claim = slots.claim(Owner.this_process())
+    storage = open_storage(url_of(database, Path()))
+
+    with ThreadPoolExecutor(1) as pool, storage.engine.connect() as suspended:
+        suspended.execute(sql.update(LEASES).values(rank=1))
+        pool.submit(slots.renew, claim).result(timeout=20)
+        with pytest.raises(sql.exc.DBAPIError) as lost:
+            suspended.execute(sql.update(LEASES).values(rank=2))
+
+    assert transient(lost.value), "it is tried again"
+    assert [lease.owner.rank for lease in slots.leases()] == [0]
+    storage.engine.dispose()
 
 
 def launch(url, place, total):
