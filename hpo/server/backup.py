@@ -11,14 +11,13 @@ from pathlib import Path
 
 from sqlalchemy import Connection, create_engine, inspect
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from data_prep.atomic import draft_of
 from data_prep.errors import InputError
 from hpo.server.programs import find_client
-from hpo.storage.address import StorageError, masked, way_out
-from hpo.storage.retry import cause
+from hpo.storage.address import StorageError, masked
+from hpo.storage.open import answering
 from hpo.storage.sqlite import copy
 
 SQLITE, POSTGRESQL = b"SQLite format 3\0", b"PGDMP"
@@ -124,11 +123,8 @@ def _server_version(url: URL) -> str:
 
 @contextmanager
 def _connected(url: URL) -> Iterator[Connection]:
-    try:
-        with create_engine(url, poolclass=NullPool).connect() as connection:
-            yield connection
-    except SQLAlchemyError as error:
-        raise StorageError(f"{masked(url)} does not answer: {cause(error)}{way_out(url)}") from None
+    with answering(url), create_engine(url, poolclass=NullPool).connect() as connection:
+        yield connection
 
 
 def _login(url: URL) -> dict[str, str]:

@@ -32,8 +32,10 @@ from hpo.server.folder import (
 )
 from hpo.server.programs import Programs, ServerError, fault_of, find
 from hpo.storage.address import default_file, url_of
+from hpo.storage.open import answering
 from hpo.storage.retry import cause
 
+DRIVEN = URL.create("postgresql+psycopg")
 ANSWER_S = 10
 """Longest wait for the server to take a connection."""
 READY_S = 300
@@ -79,6 +81,8 @@ def start(folder: Path, *, takeover: bool = False, **changes: Any) -> bool:
         ServerError: If PostgreSQL does not start. The message has its reason.
     """
     _refuse_root("start")
+    with answering(DRIVEN):
+        create_engine(DRIVEN)
     programs = find(version_of(folder))
     _refuse_other(folder)
     settings = replace(settings_of(folder), **changes)

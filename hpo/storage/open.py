@@ -58,12 +58,29 @@ def open_storage(url: URL, *, reading: bool = False, retrying: bool = True) -> R
     if of_file and url.database and not reading:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     kind = RetryingStorage if retrying else RDBStorage
+    with answering(url):
+        try:
+            if reading:
+                storage = _opened_for_reading(kind, url)
+            else:
+                storage = _connected(kind, template(url), engine_options(url))
+            refuse_other_version(storage.engine)
+        except RuntimeError as error:  # Optuna's, of its own tables
+            raise StorageError(f"{masked(url)}: {error}: run hpo db upgrade") from None
+    if of_file and not reading:
+        sqlite.serialise(storage.engine, url)
+    return storage
+
+
+@contextmanager
+def answering(url: URL) -> Iterator[None]:
+    """Turn the error of a database that does not answer, or has no driver here, into a sentence.
+
+    Raises:
+        StorageError: If the body met one.
+    """
     try:
-        if reading:
-            storage = _opened_for_reading(kind, url)
-        else:
-            storage = _connected(kind, template(url), engine_options(url))
-        refuse_other_version(storage.engine)
+        yield
     except ImportError as error:
         raise StorageError(
             f"{masked(url)} needs a driver that is not installed: pip install "
@@ -71,11 +88,6 @@ def open_storage(url: URL, *, reading: bool = False, retrying: bool = True) -> R
         ) from error
     except (SQLAlchemyError, StorageInternalError) as error:
         raise StorageError(f"{masked(url)} does not answer: {cause(error)}{way_out(url)}") from None
-    except RuntimeError as error:  # Optuna's, of its own tables
-        raise StorageError(f"{masked(url)}: {error}: run hpo db upgrade") from None
-    if of_file and not reading:
-        sqlite.serialise(storage.engine, url)
-    return storage
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import secrets
 import sqlite3
+import sys
 from contextlib import closing
 
 import pytest
@@ -126,6 +127,15 @@ def test_no_password_is_told(postgres, tmp_path):
 
     assert [one.exit_code for one in told] == [1, 0, 2]
     assert postgres.secret not in "".join(one.output for one in told)
+
+
+def test_a_driver_that_is_missing_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+
+    refused = hpo("backup", tmp_path / "copy", "--storage", "postgresql://me:s3cret@host/db")
+
+    assert refused.exit_code == 2
+    assert "pip install 'hpo-flows[postgres]'" in refused.output
 
 
 def test_a_server_of_another_kind_is_left_to_its_own_programs(tmp_path):
