@@ -2,11 +2,14 @@
 
 import json
 import os
+import shlex
 import signal
 import socket
 import ssl
 import stat
 import struct
+import subprocess
+import sys
 import threading
 import time
 
@@ -22,6 +25,7 @@ from hpo.server.folder import kept_url
 from hpo.server.server import _safely
 from hpo.storage.address import url_of
 from tests import claimers
+from tests.cluster.postgres import USER
 from tests.forks import spread
 
 pytestmark = pytest.mark.cluster
@@ -247,6 +251,42 @@ def test_data_that_another_machine_serves_are_left_alone(own):
         assert ask(own.url) == 1
     finally:
         move_to(own, machine)
+
+
+ELSEWHERE = """
+import os, pwd, sys
+import encodings.ascii, encodings.idna, psycopg, sqlalchemy.dialects.postgresql.psycopg
+import hpo.cli, hpo.server.server
+user = pwd.getpwnam(sys.argv[1])
+os.setgroups([]), os.setgid(user.pw_gid), os.setuid(user.pw_uid)
+hpo.cli.main(sys.argv[2:])
+"""
+
+
+def test_a_real_second_machine_starts_no_second_server(own):
+    if os.geteuid():
+        reason = "to run this: be root, who may make a second machine of namespaces"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    before = (own.data / "postmaster.pid").read_text()
+    machine = ["unshare", "--uts", "--pid", "--ipc", "--net", "--fork", "--mount-proc", "sh", "-c"]
+    words = [sys.executable, "-c", ELSEWHERE, USER, "db", "start", "--data", str(own.data)]
+    done = subprocess.run(
+        [*machine, f"hostname login9; exec {shlex.join(words)}"],
+        cwd=own.home,
+        env={
+            **os.environ,
+            **{key: str(value) for key, value in own.environment.items()},
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 2, done.stderr
+    assert f"was started on {socket.gethostname()} and not stopped there" in done.stderr
+    assert (own.data / "postmaster.pid").read_text() == before
+    assert ask(own.url) == 1
 
 
 def test_a_machine_that_is_gone_for_good_can_be_replaced(own):
