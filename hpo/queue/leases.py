@@ -89,10 +89,6 @@ class Claim:
     token: str
     restarts: int
     """How many owners lost it before."""
-    futile: int
-    """How many of them in a row, the last ones, brought it no value."""
-    reported: int
-    """How many values it had when it was claimed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -89,8 +89,8 @@ class Slots(TrialMaker):
 
     @transaction
     def futile(self, connection: sql.Connection, claim: Claim) -> int:
-        """How many attempts in a row brought the trial no value, counting this one."""
-        return self._futile(connection, claim)
+        """How many attempts in a row brought the trial no value, if this one is lost."""
+        return _futile(connection, claim, lost=True)
 
     @transaction
     def release(self, connection: sql.Connection, claim: Claim, *, lost: bool = False) -> bool:
@@ -99,12 +99,11 @@ class Slots(TrialMaker):
         A lost attempt, ended by its owner's death or its time limit, counts as a restart. It is
         futile unless it brought a value: the next may be, too.
         """
-        futile = self._futile(connection, claim)
         # A new token fences off the old owner; the row keeps the counts.
         fenced = {
             "token": uuid.uuid4().hex,
             "restarts": claim.restarts + lost,
-            "futile": futile if lost else min(futile, claim.futile),
+            "futile": _futile(connection, claim, lost=lost),
         }
         fencing = sql.update(LEASES).where(_held_by(claim)).values(fenced)
         if not connection.execute(fencing).rowcount:
@@ -170,6 +169,8 @@ class Slots(TrialMaker):
         _renew(connection, claim)
         here = sql.and_(REPORTS.c.trial_id == claim.trial_id, REPORTS.c.step.in_(epochs))
         connection.execute(sql.delete(REPORTS).where(here))
+        counted = {"reported": _reports(claim.trial_id)}
+        connection.execute(sql.update(LEASES).where(_held_by(claim)).values(counted))
 
     @transaction
     def add_jobs(self, connection: sql.Connection, jobs: Iterable[str]) -> None:
@@ -185,11 +186,7 @@ class Slots(TrialMaker):
     ) -> Claim | None | Literal[False]:
         """One try: None when no trial waits, False when another worker took it."""
         ours = connection.execute(  # that an earlier try won
-            sql.select(
-                *(LEASES.c[name] for name in ("restarts", "futile", "reported")),
-                LEASES.c.trial_id,
-                TRIALS.c.number,
-            )
+            sql.select(LEASES.c.trial_id, LEASES.c.restarts, TRIALS.c.number)
             .join(TRIALS, TRIALS.c.trial_id == LEASES.c.trial_id)
             .where(LEASES.c.token == token)
         ).first()
@@ -229,18 +226,15 @@ class Slots(TrialMaker):
         counts = {"restarts": 0, "futile": 0, "reported": 0}
         if not new:
             here = LEASES.c.trial_id == trial_id
-            query = sql.select(LEASES.c.restarts, LEASES.c.futile).where(here)
-            if left := connection.execute(query).one_or_none():
+            query = sql.select(
+                LEASES.c.restarts, LEASES.c.futile, _reports(trial_id).label("reported")
+            )
+            if left := connection.execute(query.where(here)).one_or_none():
                 counts |= left._mapping
-            counts["reported"] = _reports(connection, trial_id)
             connection.execute(sql.delete(LEASES).where(here))
         row = {"trial_id": trial_id, "token": token, "renewed": Now()}
         connection.execute(sql.insert(LEASES).values(row | counts | asdict(owner)))
-        return Claim(number=number, trial_id=trial_id, token=token, **counts)
-
-    def _futile(self, connection: sql.Connection, claim: Claim) -> int:
-        progress = _reports(connection, claim.trial_id) > claim.reported
-        return 0 if progress else claim.futile + 1
+        return Claim(number=number, trial_id=trial_id, token=token, restarts=counts["restarts"])
 
     @transaction
     def _end(
@@ -286,10 +280,18 @@ def _renew(connection: sql.Connection, claim: Claim) -> None:
         raise LeaseLost(f"trial {claim.number} was handed to another worker")
 
 
-def _reports(connection: sql.Connection, trial_id: int) -> int:
+def _futile(connection: sql.Connection, claim: Claim, *, lost: bool) -> int:
+    """Attempts in a row without a value when this one ends; 0 if the lease has changed hands."""
+    now = _reports(claim.trial_id)
+    query = sql.select(LEASES.c.futile, now > LEASES.c.reported).where(_held_by(claim))
+    futile, progress = connection.execute(query).one_or_none() or (0, True)
+    return 0 if progress else futile + lost
+
+
+def _reports(trial_id: int) -> sql.ScalarSelect[int]:
     """How many values a trial has reported."""
-    query = sql.select(sql.func.count()).where(REPORTS.c.trial_id == trial_id)
-    return connection.scalar(query) or 0
+    query = sql.select(sql.func.count(REPORTS.c.trial_id)).where(REPORTS.c.trial_id == trial_id)
+    return query.scalar_subquery()
 
 
 def _held_by(claim: Claim) -> sql.ColumnElement[bool]:
