@@ -14,7 +14,6 @@ from pathlib import Path
 
 import optuna
 from optuna.storages import RDBStorage
-from optuna.trial import TrialState
 
 from data_prep.errors import InputError
 from hpo.queue.jobs import job_states
@@ -174,7 +173,6 @@ def _row(storage: RDBStorage, name: str, told: Path | None) -> dict[str, object]
         unknown = dict.fromkeys(("ended", "trials", "best", "runs", "active"))
         return {"study": name} | unknown | {"trials": storage.get_n_trials(study._study_id)}
     seen, now = TrialReader(study).look(), datetime.now(UTC)
-    able = (one.value for one in seen.trials if one.state is TrialState.COMPLETE)
     times = [time for one in seen.trials for time in (one.began, one.ended) if time]
     times += [now - timedelta(seconds=lease.silent_s) for lease in seen.leases]
     try:
@@ -185,7 +183,7 @@ def _row(storage: RDBStorage, name: str, told: Path | None) -> dict[str, object]
         "study": name,
         "ended": len(seen.finished),
         "trials": seen.total,
-        "best": min((value for value in able if value is not None), default=None),
+        "best": next((one.value for one in seen.ranked), None),
         "runs": str(folder) if holds(folder) else None,
         "active": max(times).isoformat(timespec="seconds") if times else None,
     }
