@@ -87,7 +87,7 @@ def ended(slurm, postgres, prepared, tmp_path_factory):
         with launched(command, place, environment, place / "said.txt") as launcher:
             watch = Watch(slots_of(storage, "faults", launcher), slurm, launcher)
             faults = list(bring_about(watch, postgres))
-            code = launcher.wait(timeout=400)
+            code = launcher.wait(timeout=900)
         seconds = time.monotonic() - began
         study = optuna.load_study(study_name="faults", storage=storage)
         attribute(place, faults)

@@ -132,7 +132,7 @@ def ended(cluster, postgres, prepared, tmp_path_factory):
     postgres.ask("update hpo_leases set renewed = renewed - 3600", database=NAME)
 
     with launched(LAUNCH, moved, environment, place / "said-2.txt") as launcher:
-        code = launcher.wait(timeout=300)
+        code = launcher.wait(timeout=900)
     seen["seconds"] = time.monotonic() - began
     with storage_of(url) as storage:
         study = optuna.load_study(study_name=NAME, storage=storage)
