@@ -11,10 +11,10 @@ from tests import claimers
 
 pytestmark = pytest.mark.slow
 
-TRIALS, WORKERS, KILLS = 200, 8, 3
+TRIALS, WORKERS, KILLS = 100, 8, 3
 
 
-def test_two_hundred_trials_end_once_each_though_workers_are_killed(url, tmp_path):
+def test_a_hundred_trials_end_once_each_though_workers_are_killed(url, tmp_path):
     slots, study = claimers.slots_of(url)
     slots.set_total(TRIALS)
     chance = random.Random(1)
