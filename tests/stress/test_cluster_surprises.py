@@ -2,9 +2,9 @@
 
 The launch is typed inside `salloc`, with variables of the shell that are meant for other jobs. Two
 of the four nodes have process ids of their own, one of these another host name, too. While trials
-run, one job is suspended for hours, and one node freezes, is given up, and goes on when another
-worker has ended its trial. Then everything is stopped, the project moves to another folder, a
-backup takes the database's place, and the same command is typed again.
+run, one job is suspended for hours, and one node freezes and is given up; its worker goes on for a
+moment when another one has ended its trial. Then everything is stopped, the project moves to
+another folder, a backup takes the database's place, and the same command is typed again.
 
 Hours pass by dating the lease of a worker that stands still back. What such a worker does, and what
 SLURM says of it, is real.
