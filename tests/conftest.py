@@ -37,8 +37,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="hpo-config-")
 atexit.register(shutil.rmtree, os.environ["XDG_CONFIG_HOME"], ignore_errors=True)
 
-# A shell starts what it puts in the background deaf to Ctrl-C, and tests send just that.
+# A shell starts what it puts in the background deaf to Ctrl-C, and nohup to the end of a terminal:
+# tests send just that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

@@ -27,6 +27,11 @@ from data_prep.errors import REMEDIES, first_line
 LONGEST_OUTAGE_S = 600.0
 """How long a server may be away."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+LONGEST_CONFLICT_PAUSE_S = 0.5
+"""After a deadlock: the server is there, and who waits longer than the others never comes in turn."""
+
+_CONFLICTS = frozenset({1205, 1213, "40001", "40P01"})
+"""MySQL's and PostgreSQL's codes of a transaction that was given up for another one."""
 
 _DISK_FAULTS = ("disk is full", "readonly database", "disk I/O error", "unable to open database")
 """How SQLite says it: https://sqlite.org/rescode.html"""
@@ -48,6 +53,15 @@ def transient(error: BaseException) -> bool:
     if "sqlite" in type(error.orig).__module__:
         return "locked" in str(error.orig) or "busy" in str(error.orig)
     return error.connection_invalidated or isinstance(error, (OperationalError, InterfaceError))
+
+
+def conflicted(error: BaseException) -> bool:
+    """Whether a server gave the transaction up for the sake of another one."""
+    if isinstance(error, StorageInternalError) and error.__cause__:
+        error = error.__cause__
+    driver = error.orig if isinstance(error, DBAPIError) else None
+    codes = (getattr(driver, "sqlstate", None), *getattr(driver, "args", ())[:1])
+    return not _CONFLICTS.isdisjoint(codes)
 
 
 def clashed(error: DBAPIError) -> bool:
@@ -81,6 +95,8 @@ def retried(function: Callable[P, R]) -> Callable[P, R]:
                     raise
                 if pause_s == FIRST_PAUSE_S:
                     log.warning("the database is away, trying again: %s", cause(error))
+                if conflicted(error):
+                    pause_s = min(pause_s, LONGEST_CONFLICT_PAUSE_S)
             # Not all at once: a server that comes back is met by every worker.
             time.sleep(pause_s * random.uniform(0.5, 1.5))
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

@@ -39,6 +39,16 @@ def test_what_fails_while_the_server_is_away_is_done_when_it_is_back(pauses, cap
     assert "secret" not in caplog.text
 
 
+@pytest.mark.parametrize("code", [1213, "40P01"])
+def test_one_that_gives_way_to_others_again_and_again_waits_no_longer_each_time(pauses, code):
+    driver = Exception(code, "deadlock found")
+    driver.sqlstate = code
+    lost = sql.exc.OperationalError("UPDATE", {}, driver)
+
+    assert retried_(Flaky(20, lost)) == "done"
+    assert max(pauses) < 1.0
+
+
 def retried_(function):
     return retried(lambda: function())()
 

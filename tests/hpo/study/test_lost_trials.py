@@ -22,6 +22,7 @@ from hpo.study.study import (
     record_of,
     trial_name,
 )
+from tests.claimers import PROCESSES
 
 
 class Lost:
@@ -125,7 +126,7 @@ def test_the_next_reaper_goes_on_where_one_was_killed(lost):
         lost.left(number)
     kills = 0
 
-    while reap_and_die(lost.runs, before=kills) == 9:
+    while killed(lost.runs, before=kills):
         kills += 1
         for record, trial in lost.ends():
             assert (record, trial) in [
@@ -139,28 +140,30 @@ def test_the_next_reaper_goes_on_where_one_was_killed(lost):
     assert not list(lost.folder.rglob(".claim-*"))
 
 
-def reap_and_die(runs, *, before):
-    """Be a reaper in a process that kills itself before that step; the code of its exit."""
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    try:
-        seen = []
+def killed(runs, *, before):
+    """Whether a reaper that kills itself before that step came so far."""
+    reaper = PROCESSES.Process(target=reap_and_die, args=(runs, before))
+    reaper.start()
+    reaper.join()
+    assert reaper.exitcode in (0, 9)
+    return reaper.exitcode == 9
 
-        def dying(real):
-            def step(*words, **options):
-                seen.append(real)
-                if len(seen) > before:
-                    os._exit(9)
-                return real(*words, **options)
 
-            return step
+def reap_and_die(runs, before):
+    seen = []
 
-        study, _ = load_study(open_storage(url_of(None, runs)), "quick")
-        slots = Slots(study, max_restarts=0)
-        for owner, name in STEPS:
-            setattr(owner, name, dying(getattr(owner, name)))
-        reap_lost_trials(study, slots, runs / "quick")
-        os._exit(0)
-    finally:
-        os._exit(1)
+    def dying(real):
+        def step(*words, **options):
+            seen.append(real)
+            if len(seen) > before:
+                os._exit(9)
+            return real(*words, **options)
+
+        return step
+
+    study, _ = load_study(open_storage(url_of(None, runs)), "quick")
+    slots = Slots(study, max_restarts=0)
+    for owner, name in STEPS:
+        setattr(owner, name, dying(getattr(owner, name)))
+    reap_lost_trials(study, slots, runs / "quick")
+    os._exit(0)
