@@ -28,7 +28,7 @@ LONGEST_OUTAGE_S = 600.0
 """How long a server may be away."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 LONGEST_CONFLICT_PAUSE_S = 0.5
-"""After a deadlock: the server is there, and who waits longer than the others never comes in turn."""
+"""Longest pause after a deadlock: the server is there, and a longer one loses to busy workers."""
 
 _CONFLICTS = frozenset({1205, 1213, "40001", "40P01"})
 """MySQL's and PostgreSQL's codes of a transaction that was given up for another one."""
