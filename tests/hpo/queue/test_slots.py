@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import optuna
@@ -35,9 +36,10 @@ def lose_an_answer(monkeypatch, engine):
 
 def dead_owner():
     """A process that has just ended."""
-    process = claimers.PROCESSES.Process(target=int)
+    process = claimers.PROCESSES.Process(target=time.sleep, args=(60,))
     process.start()
     owner = replace(Owner.this_process(), pid=process.pid, started=began(process.pid))
+    process.kill()
     process.join()
     return owner
 
