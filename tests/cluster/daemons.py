@@ -27,14 +27,18 @@ def need(commands):
     missing = {package for command, package in commands.items() if not which(command)}
     if missing:
         words = " ".join(sorted(missing))
-        reason = f"to run this: apt-get install --no-install-recommends {words}"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+        lack(f"apt-get install --no-install-recommends {words}")
 
 
 def need_root():
     if os.geteuid() != 0:
-        reason = "to run this: be root, which slurmd has to be"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+        lack("be root")
+
+
+def lack(remedy):
+    """Skip the test; fail it where CI is set, which has all that the tests need."""
+    reason = f"to run this: {remedy}"
+    pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
 
 
 def which(command):

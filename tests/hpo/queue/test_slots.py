@@ -16,6 +16,7 @@ from hpo.queue.leases import Lease, LeaseLost, Owner, began
 from hpo.queue.reaper import reap
 from tests import claimers
 from tests.claimers import slots_of
+from tests.cluster.daemons import lack
 
 
 def lose_an_answer(monkeypatch, engine):
@@ -126,7 +127,7 @@ signal.pause()
 def test_a_worker_in_a_container_of_this_host_is_not_taken_for_dead(url):
     contained = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if subprocess.run([*contained, "true"], capture_output=True).returncode:
-        pytest.skip("to run this: be allowed to make a PID namespace")
+        lack("be allowed to make a PID namespace")
     slots, _ = slots_of(url)
     slots.set_total(1)
 

@@ -25,6 +25,7 @@ from hpo.server.folder import kept_url
 from hpo.server.server import _safely
 from hpo.storage.address import url_of
 from tests import claimers
+from tests.cluster.daemons import need_root
 from tests.cluster.postgres import USER
 from tests.forks import spread
 
@@ -224,8 +225,7 @@ def test_a_server_that_was_killed_is_told_of_and_starts_again(own):
 
 
 def test_root_is_told_what_to_do(own):
-    if os.geteuid():
-        pytest.skip("only root can see this")
+    need_root()
     for command in ("start", "stop"):
         done = own.db(command, user=None)
         assert done.code == 2
