@@ -23,7 +23,7 @@ from data_prep.preparation.request import Request
 from data_prep.preparation.rows import wanted
 from data_prep.preparation.totals import Totals
 from data_prep.tables import cosmic
-from data_prep.tables.source import Source
+from data_prep.tables.source import Reading, Source
 
 
 def prepare(
@@ -38,6 +38,7 @@ def prepare(
     seed: int = 0,
     drop_invalid: bool = False,
     totals: Path | None = None,
+    reading: Reading = Reading(),
     command: str = "",
     on_progress: Callable[[int], None] | None = None,
 ) -> Dataset:
@@ -54,6 +55,7 @@ def prepare(
         seed: Of split and order.
         drop_invalid: Leave out and count rows with faults, rather than refuse the file.
         totals: Table of what was simulated in each cell, for merger rates: see `totals`.
+        reading: How the sources are to be read, where they do not tell it themselves.
         command: Kept in `dataset.json`: how the user asked for this.
         on_progress: Called with the rows read so far (of the sources, kept or not).
 
@@ -74,7 +76,7 @@ def prepare(
     )
     out = Path(out)
     _check_out(out)
-    opened = [Source.open(Path(path), columns) for path in sources]
+    opened = [Source.open(Path(path), columns, reading) for path in sources]
     if not opened:
         raise DataError("there is no source table: name at least one file")
     _check_renames(opened, columns)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -58,6 +59,28 @@ class Chunk:
         numbers = {new: self.numbers[old] for new, old in names.items() if old in self.numbers}
         texts = {new: self.texts[old] for new, old in names.items() if old in self.texts}
         return Chunk(self.rows, self.end, numbers, texts)
+
+
+class Table(Protocol):
+    """One table of a file, opened: what the module of a format gives for it."""
+
+    @property
+    def layout(self) -> str:
+        """The format, as `dataset.json` names it."""
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """Column names as in the file; a name can be there twice."""
+
+    @property
+    def units(self) -> Mapping[str, str]:
+        """Unit of each column that the file tells one of."""
+
+    def chunks(self, names: Mapping[str, str], numbers: Collection[str]) -> Iterator[Chunk]:
+        """The columns `names`, name in the file by name in the chunk, from first to last row.
+
+        Those in `numbers` must hold numbers; of the others the file's types or first rows decide.
+        """
 
 
 def is_text(kind: pa.DataType) -> bool:

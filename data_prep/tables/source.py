@@ -11,14 +11,29 @@ import hashlib
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 
 from data_prep.errors import DataError, first_line, nearest
-from data_prep.tables import parquet, text
-from data_prep.tables.chunk import Chunk
+from data_prep.tables import arrow, text
+from data_prep.tables.chunk import Chunk, Table
+
+FIRST_BYTES = 4096
+"""Of a file, by which its format is told."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """What a user says of how tables are to be read, where files do not tell."""
+
+    table: str | None = None
+    """The table in a file that can hold several (HDF5)."""
+    names: tuple[str, ...] | None = None
+    """Names of the columns of a text without a line of names."""
+    from_path: str | None = None
+    """Names of folders or files that hold values, such as `sevn_output_Z{Z}A{alpha}`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,15 +41,14 @@ class Source:
     """One source file and how to read it."""
 
     path: Path
-    layout: str
-    """csv, tab, whitespace or parquet."""
-    header: tuple[str, ...]
-    """Column names as in the file."""
+    table: Table
     renamed: dict[str, str]
     """Name in the file, by the name that the rest of the program uses."""
+    constants: dict[str, float | str] = field(default_factory=dict)
+    """Values that the file's path tells, the same in every row, by name before renaming."""
 
     @classmethod
-    def open(cls, path: Path, columns: Mapping[str, str]) -> Source:
+    def open(cls, path: Path, columns: Mapping[str, str], reading: Reading = Reading()) -> Source:
         """Look at a file's head; `columns` gives new names by those in the file.
 
         Raises:
@@ -44,11 +58,28 @@ class Source:
         if path.is_dir():
             raise DataError(f"{path} is a folder: name the tables in it")
         with _reading(path):
-            layout, header = _head(path)
+            table = _table(path, reading)
+        header = table.header
         doubled = sorted({name for name in header if header.count(name) > 1})
         if doubled:
             raise DataError(f"{path} has two columns {doubled[0]!r}: rename one in its header")
-        return cls(path=path, layout=layout, header=header, renamed=_renamed(header, columns))
+        return cls(path=path, table=table, renamed=_renamed(header, columns))
+
+    @property
+    def layout(self) -> str:
+        """The format: csv, tab, whitespace, parquet, ..."""
+        return self.table.layout
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """Column names as in the file."""
+        return self.table.header
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Unit of each column that the file tells one of, by name after renaming."""
+        told = self.table.units
+        return {name: told[old] for name, old in self.renamed.items() if old in told}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -72,10 +103,7 @@ class Source:
                 raise DataError(_missing(self.path, name, others))
         names = {name: self.renamed[name] for name in wanted}
         with _reading(self.path):
-            if self.layout == "parquet":
-                yield from parquet.chunks(self.path, names, numbers)
-            else:
-                yield from text.chunks(self.path, self.layout, self.header, names, numbers)
+            yield from self.table.chunks(names, numbers)
 
     def sha256(self) -> str:
         """Of the file's bytes."""
@@ -102,17 +130,18 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _head(path: Path) -> tuple[str, tuple[str, ...]]:
-    """Layout and column names, told by the content: names of files mislead."""
+def _table(path: Path, reading: Reading) -> Table:
+    """The table in a file, whose format its first bytes tell: names of files mislead."""
     with path.open("rb") as file:
-        magic = file.read(4)
-    if magic == b"PAR1":
-        return "parquet", parquet.header(path)
+        start = file.read(FIRST_BYTES)
+    if start.startswith(b"PAR1"):
+        return arrow.Parquet.open(path)
     if path.suffix.lower() in (".parquet", ".pq"):
         raise DataError(
-            f"{path} is not a Parquet file (it begins with {magic!r}): copy or download it again"
+            f"{path} is not a Parquet file (it begins with {start[:4]!r}): copy or download it "
+            "again"
         )
-    return text.header(path)
+    return text.Text.open(path)
 
 
 def _renamed(header: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ import csv
 import gzip
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
@@ -24,55 +25,62 @@ DELIMITERS = {"csv": ",", "tab": "\t", "whitespace": " "}
 """Of each layout; runs of blanks are made single ones first."""
 
 
-def header(path: Path) -> tuple[str, tuple[str, ...]]:
-    """Layout and column names, told by the first line: the names of files mislead."""
-    with _opened(path) as file:
-        line = file.readline(LONGEST_LINE).decode("utf-8-sig").strip().lstrip("#").strip()
-    if not line:
-        raise DataError(f"{path} is empty: it should begin with a line of column names")
-    for layout in ("csv", "tab"):
-        if DELIMITERS[layout] in line:
-            names = next(csv.reader([line], delimiter=DELIMITERS[layout]))
-            return layout, tuple(name.strip() for name in names)
-    return "whitespace", tuple(next(csv.reader([" ".join(line.split())], delimiter=" ")))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Text:
+    """A table of text."""
 
+    path: Path
+    layout: str
+    """csv, tab or whitespace."""
+    header: tuple[str, ...]
+    units: Mapping[str, str]
 
-def chunks(
-    path: Path,
-    layout: str,
-    header: Sequence[str],
-    names: Mapping[str, str],
-    numbers: Collection[str],
-) -> Iterator[Chunk]:
-    """The columns `names`, name in the file by name in the chunk.
+    @classmethod
+    def open(cls, path: Path) -> Text:
+        """Layout and column names, told by the first line: the names of files mislead."""
+        with _opened(path) as file:
+            line = file.readline(LONGEST_LINE).decode("utf-8-sig").strip().lstrip("#").strip()
+        if not line:
+            raise DataError(f"{path} is empty: it should begin with a line of column names")
+        for layout in ("csv", "tab"):
+            if DELIMITERS[layout] in line:
+                names = next(csv.reader([line], delimiter=DELIMITERS[layout]))
+                header = tuple(name.strip() for name in names)
+                return cls(path=path, layout=layout, header=header, units={})
+        header = tuple(next(csv.reader([" ".join(line.split())], delimiter=" ")))
+        return cls(path=path, layout="whitespace", header=header, units={})
 
-    The columns in `numbers` must hold numbers; the first rows decide of the others.
-    """
-    start = 0
-    kinds = dict.fromkeys(numbers, True)
-    floats = {names[name] for name in numbers}
-    for block in _blocks(path, layout):
-        if not block.strip():
-            continue
-        if len(names) == len(numbers):
-            # Text that is not UTF-8 is no number, or not read; Arrow quotes it to `note`.
-            block = block.decode(errors="replace").encode()
-        types = {old: pa.float64() if old in floats else pa.string() for old in names.values()}
-        try:
-            table, ragged = _parsed(block, layout, header, types)
-        except pa.ArrowInvalid:
-            # Some text is no number. Read all as text: the caller is told which and where.
-            table, ragged = _parsed(block, layout, header, dict.fromkeys(types, pa.string()))
-        found = {name: table.column(old).combine_chunks() for name, old in names.items()}
-        for name in found.keys() - kinds.keys():
-            kinds[name] = as_floats(found[name]) is not None
-        total = table.num_rows + len(ragged)
-        rows = np.arange(start + 1, start + 1 + total)
-        if ragged:
-            rows = np.delete(rows, [min(number, total) - 1 for number, _ in ragged])
-        broken = tuple((start + number, what) for number, what in ragged)
-        start += total
-        yield Chunk.read(rows, start, found, kinds, broken)
+    def chunks(self, names: Mapping[str, str], numbers: Collection[str]) -> Iterator[Chunk]:
+        """The columns `names`, name in the file by name in the chunk.
+
+        The columns in `numbers` must hold numbers; the first rows decide of the others.
+        """
+        start = 0
+        kinds = dict.fromkeys(numbers, True)
+        floats = {names[name] for name in numbers}
+        for block in _blocks(self.path, self.layout):
+            if not block.strip():
+                continue
+            if len(names) == len(numbers):
+                # Text that is not UTF-8 is no number, or not read; Arrow quotes it to `note`.
+                block = block.decode(errors="replace").encode()
+            types = {old: pa.float64() if old in floats else pa.string() for old in names.values()}
+            try:
+                table, ragged = _parsed(block, self.layout, self.header, types)
+            except pa.ArrowInvalid:
+                # Some text is no number. Read all as text: the caller is told which and where.
+                as_text = dict.fromkeys(types, pa.string())
+                table, ragged = _parsed(block, self.layout, self.header, as_text)
+            found = {name: table.column(old).combine_chunks() for name, old in names.items()}
+            for name in found.keys() - kinds.keys():
+                kinds[name] = as_floats(found[name]) is not None
+            total = table.num_rows + len(ragged)
+            rows = np.arange(start + 1, start + 1 + total)
+            if ragged:
+                rows = np.delete(rows, [min(number, total) - 1 for number, _ in ragged])
+            broken = tuple((start + number, what) for number, what in ragged)
+            start += total
+            yield Chunk.read(rows, start, found, kinds, broken)
 
 
 def _parsed(

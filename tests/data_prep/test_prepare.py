@@ -28,7 +28,7 @@ from data_prep.preparation import parts
 from data_prep.preparation.prepare import prepare
 from data_prep.preparation.split import deal, shares
 from data_prep.stream import read_split
-from data_prep.tables import cosmic, parquet, text
+from data_prep.tables import arrow, cosmic, text
 from data_prep.where import FilterError
 from tests.conftest import draw_table
 
@@ -202,7 +202,7 @@ def test_neither_block_nor_bucket_nor_part_boundaries_lose_rows(table, tmp_path,
     monkeypatch.setattr(parts, "BUCKET_ROWS", 500)
     monkeypatch.setattr(parts, "GROUP_ROWS", 256)
     monkeypatch.setattr(parts, "PART_GROUPS", 4)
-    monkeypatch.setattr(parquet, "CHUNK_ROWS", 333)
+    monkeypatch.setattr(arrow, "CHUNK_ROWS", 333)
 
     prepare([tmp_path / "mergers.parquet"], tmp_path / "out")
 
@@ -530,7 +530,7 @@ def test_a_bad_row_of_parquet_is_named(tmp_path, table, monkeypatch):
     masses[4321] = -3
     bad = table.set_column(table.column_names.index("Mass_1"), "Mass_1", pa.array(masses))
     pq.write_table(bad, tmp_path / "a.parquet")
-    monkeypatch.setattr(parquet, "CHUNK_ROWS", 1000)
+    monkeypatch.setattr(arrow, "CHUNK_ROWS", 1000)
 
     with pytest.raises(DataError, match=r"a.parquet, column 'Mass_1', row 4322: -3 is not above"):
         prepare([tmp_path / "a.parquet"], tmp_path / "out")
