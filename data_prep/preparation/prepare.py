@@ -23,7 +23,7 @@ from data_prep.preparation.request import Request
 from data_prep.preparation.rows import wanted
 from data_prep.preparation.totals import Totals
 from data_prep.tables import cosmic
-from data_prep.tables.source import Reading, Source
+from data_prep.tables.source import AS_TOLD, Reading, Source
 
 
 def prepare(
@@ -38,7 +38,7 @@ def prepare(
     seed: int = 0,
     drop_invalid: bool = False,
     totals: Path | None = None,
-    reading: Reading = Reading(),
+    reading: Reading = AS_TOLD,
     command: str = "",
     on_progress: Callable[[int], None] | None = None,
 ) -> Dataset:

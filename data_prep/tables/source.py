@@ -36,6 +36,10 @@ class Reading:
     """Names of folders or files that hold values, such as `sevn_output_Z{Z}A{alpha}`."""
 
 
+AS_TOLD = Reading()
+"""Nothing that the files do not tell themselves."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
     """One source file and how to read it."""
@@ -48,7 +52,7 @@ class Source:
     """Values that the file's path tells, the same in every row, by name before renaming."""
 
     @classmethod
-    def open(cls, path: Path, columns: Mapping[str, str], reading: Reading = Reading()) -> Source:
+    def open(cls, path: Path, columns: Mapping[str, str], reading: Reading = AS_TOLD) -> Source:
         """Look at a file's head; `columns` gives new names by those in the file.
 
         Raises:
