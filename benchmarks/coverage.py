@@ -120,7 +120,7 @@ def populated(test: Batch, interior: bool) -> list[Batch]:
         np.flatnonzero(cell_N.ravel() == k)
         for k in np.flatnonzero((counts_K >= LEAST_ROWS) & inside_K)
     ]
-    return [Batch(test.events[chosen], test.conditions[chosen]) for chosen in rows]
+    return [test.take(chosen) for chosen in rows]
 
 
 def drawn(cells: Sequence[Batch], catalogs: int, events: int, seed: int) -> list[Catalog]:

@@ -59,7 +59,8 @@ class ThesisLoop:
     def __init__(self, folder: Path) -> None:
         torch.manual_seed(0)
         rows, validation = (
-            tuple(map(torch.from_numpy, read_split(folder, split))) for split in ("train", "val")
+            tuple(map(torch.from_numpy, read_split(folder, split).arrays))
+            for split in ("train", "val")
         )
         self.validation = validation
         warnings.filterwarnings("ignore", "This DataLoader will create")

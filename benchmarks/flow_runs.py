@@ -326,7 +326,7 @@ def drawn(trained: Trained, conditions_NC: Floats, rng: np.random.Generator) -> 
 def seen(rows: Batch) -> Batch:
     """The rows outside the held-out cells."""
     keep_N = ~np.any([in_cell(rows, cell) for cell in HELD_OUT], axis=0)
-    return Batch(rows.events[keep_N], rows.conditions[keep_N])
+    return rows.take(keep_N)
 
 
 def in_cell(rows: Batch, cell: Mapping[str, float]) -> NDArray[np.bool_]:

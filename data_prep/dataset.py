@@ -52,18 +52,36 @@ _REMEDY = "prepare the dataset again"
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One distinct combination of condition values, and its rows in each part."""
+    """One distinct combination of condition values, or a region of them, and its rows."""
 
     conditions: tuple[float, ...]
-    """In the order of `Dataset.condition_columns`, exactly as the source wrote them."""
+    """In the order of `Dataset.condition_columns`, exactly as the source wrote them. Of a region:
+    the medians of its rows."""
     train: Count
     val: Count
     test: Count
+    box: tuple[tuple[float, float], ...] = ()
+    """Of a region: lowest and highest value of each condition in its rows. Empty for a cell."""
+    weights: tuple[float, ...] = ()
+    """Sum of the rows' weights in train, val and test; empty where rows count alike."""
+    squares: tuple[float, ...] = ()
+    """Sum of the squared weights in train, val and test."""
 
     @property
     def rows(self) -> int:
         """Of all parts."""
         return self.train + self.val + self.test
+
+    def effective(self, *splits: str) -> float:
+        """Rows of these parts, or of all, of equal weight that would tell as much.
+
+        Source:
+            Kish (1965), Survey Sampling, section 11.7: (sum w)^2 / sum w^2.
+        """
+        chosen = [SPLITS.index(split) for split in splits or SPLITS]
+        if not self.weights:
+            return float(sum((self.train, self.val, self.test)[k] for k in chosen))
+        return kish(sum(self.weights[k] for k in chosen), sum(self.squares[k] for k in chosen))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +108,11 @@ class Total:
 def key(conditions: Sequence[float]) -> tuple[float, ...]:
     """The identity of a cell: float32 values, so that 0.0004 is a cell however it was written."""
     return tuple(map(_single, conditions))
+
+
+def kish(weights: float, squares: float) -> float:
+    """Effective number of rows, of the sums of their weights and of the squares of those."""
+    return weights**2 / squares if squares else 0.0
 
 
 def rows_of(cells: Sequence[Cell]) -> dict[str, int]:
@@ -134,6 +157,12 @@ class Dataset:
     """In ascending order of the conditions."""
     ranges: dict[str, tuple[float, float]]
     """Lowest and highest value of each column over all parts, in its own unit."""
+    scattered: bool = False
+    """Whether the conditions are no grid, so that `cells` are regions."""
+    weight_column: Column | None = None
+    """How much a row counts; None where all count alike."""
+    notes: tuple[str, ...] = ()
+    """Sentences about the table that its user should know."""
     fingerprint: str
     """sha256 over columns, values and split: it does not depend on folder, date or codec."""
     sources: tuple[dict[str, str | int], ...] = ()
@@ -155,6 +184,21 @@ class Dataset:
     """
     totals_unit: Unit | None = None
     """binaries or Msun: what `totals` count; None where there are none."""
+
+    def effective(self, split: str) -> float:
+        """Rows of a part, of equal weight, that would tell as much as those that it has."""
+        if self.weight_column is None:
+            return float(self.rows[split])
+        part = SPLITS.index(split)
+        sums = ((cell.weights[part], cell.squares[part]) for cell in self.cells)
+        return kish(*map(sum, zip(*sums, strict=True)))
+
+    def mean_weight(self, split: str) -> float:
+        """Of a row of a part; 1 where all count alike."""
+        if self.weight_column is None:
+            return 1.0
+        part = SPLITS.index(split)
+        return sum(cell.weights[part] for cell in self.cells) / max(1, self.rows[split])
 
     @classmethod
     def read(cls, folder: Path) -> Dataset:
@@ -186,8 +230,18 @@ class Dataset:
         """Put `dataset.json` in `folder` in one step: a reader sees the whole file or none."""
         path = Path(folder) / "dataset.json"
         values = asdict(self)
-        if not self.totals:  # nothing new for a reader that knows no totals
-            del values["totals"], values["totals_unit"]
+        # Nothing new for a reader that does not know of it.
+        for name in ("totals", "totals_unit", "scattered", "weight_column", "notes"):
+            if not values[name]:
+                del values[name]
+        for what in ("event_columns", "condition_columns"):
+            values[what] = [column.as_stored() for column in getattr(self, what)]
+        if self.weight_column:
+            values["weight_column"] = self.weight_column.as_stored()
+        for cell in values["cells"]:
+            for name in ("box", "weights", "squares"):
+                if not cell[name]:
+                    del cell[name]
         text = json.dumps(values, indent=1, allow_nan=False)
         with draft_of(path) as draft:
             draft.write_text(_compact(text) + "\n", encoding="utf-8")
@@ -232,6 +286,12 @@ def _contradictions(dataset: Dataset) -> Iterator[str]:
     found = [one.conditions for one in dataset.cells] + [one.conditions for one in dataset.totals]
     if any(len(values) != len(dataset.condition_columns) for values in found):
         yield "a cell that does not name all conditions"
+    parts = len(SPLITS) if dataset.weight_column else 0
+    if any(len(sums) != parts for one in dataset.cells for sums in (one.weights, one.squares)):
+        yield "a cell whose weights are not those of its parts"
+    sides = len(dataset.condition_columns) if dataset.scattered else 0
+    if any(len(one.box) != sides for one in dataset.cells):
+        yield "a region that has not two sides for each condition, or a cell that has some"
     if bool(dataset.totals) != (dataset.totals_unit is not None):
         yield f"totals in the unit {dataset.totals_unit}"
     counted = {key(one.conditions): one.mergers for one in dataset.totals}

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -52,6 +52,17 @@ class Batch(NamedTuple):
     """Shape `(N, F)`."""
     conditions: Floats
     """Shape `(N, C)`."""
+    weights: Floats | None = None
+    """Shape `(N,)`; None where all rows count alike."""
+
+    @property
+    def arrays(self) -> tuple[Floats, ...]:
+        """Those that are there."""
+        return tuple(array for array in self if array is not None)
+
+    def take(self, rows: slice | NDArray[Any]) -> Batch:
+        """These rows: views of them for a slice."""
+        return Batch(*(array[rows] for array in self.arrays))
 
 
 class Stream:
@@ -146,7 +157,7 @@ class Stream:
                 if not len(order):
                     order = next(orders)
                 taken, order = order[: size - filled], order[size - filled :]
-                for found, wanted in zip(store.rows, batch, strict=True):
+                for found, wanted in zip(store.rows.arrays, batch.arrays, strict=True):
                     # take: indexing with [taken] is ten times slower on rows of a few bytes.
                     # "clip": the default would copy once more, to leave the output whole if it
                     # raised.
@@ -177,7 +188,7 @@ class Stream:
 
 
 def read_split(folder: Path, split: str) -> Batch:
-    """A whole part in memory, in file order: `(N, F)` events and `(N, C)` conditions.
+    """A whole part in memory, in file order.
 
     Raises:
         DataError: If `folder` is no prepared dataset or a part file cannot be decoded.
@@ -247,12 +258,13 @@ class _Table:
 
     @property
     def decoded_bytes(self) -> int:
-        return sum(part.nbytes for part in self.batch(1)) * self.rows
+        return sum(part.nbytes for part in self.batch(1).arrays) * self.rows
 
     def batch(self, rows: int) -> Batch:
         """Room for so many rows, not filled."""
         columns = (self.dataset.event_columns, self.dataset.condition_columns)
-        return Batch(*(np.empty((rows, len(each)), np.float32) for each in columns))
+        weights = [np.empty(rows, np.float32)] if self.dataset.weight_column else []
+        return Batch(*(np.empty((rows, len(each)), np.float32) for each in columns), *weights)
 
     def decode(self, number: int, into: Batch) -> None:
         """Fill `into` with the rows of a row group that are read, in file order."""
@@ -263,24 +275,25 @@ class _Table:
         whole = self.batch(group.stored)
         self.fill(group, whole)
         read_N = self.chosen(whole.conditions)
-        for found, wanted in zip(whole, into, strict=True):
+        for found, wanted in zip(whole.arrays, into.arrays, strict=True):
             np.compress(read_N, found, axis=0, out=wanted)
 
     def fill(self, group: _Group, into: Batch) -> None:
         """Fill `into` with all rows of a row group; a part of it without columns is not read."""
         events = [column.name for column in self.dataset.event_columns][: into.events.shape[1]]
         conditions = [column.name for column in self.dataset.condition_columns]
+        wanted = dict(zip(events, into.events.T, strict=True))
+        wanted |= dict(zip(conditions, into.conditions.T, strict=True))
+        if into.weights is not None and self.dataset.weight_column:
+            wanted[self.dataset.weight_column.name] = into.weights
         try:
             with pq.ParquetFile(group.path, metadata=group.metadata, pre_buffer=False) as file:
-                table = file.read_row_group(
-                    group.index, columns=events + conditions, use_threads=False
-                )
-            for names, rows_NK in ((events, into.events), (conditions, into.conditions)):
-                for column, name in enumerate(names):
-                    values = table.column(name)
-                    if not pa.types.is_floating(values.type) or values.null_count:
-                        raise ValueError(f"column {name!r} is not made of numbers alone")
-                    rows_NK[:, column] = values.to_numpy()
+                table = file.read_row_group(group.index, columns=[*wanted], use_threads=False)
+            for name, rows_N in wanted.items():
+                values = table.column(name)
+                if not pa.types.is_floating(values.type) or values.null_count:
+                    raise ValueError(f"column {name!r} is not made of numbers alone")
+                rows_N[:] = values.to_numpy()
         except (OSError, KeyError, ValueError, pa.ArrowException) as error:
             raise _damaged(group.path, error) from error
 
@@ -334,7 +347,7 @@ class _Store:
         with self._lock:
             if group not in self._places:
                 place = slice(self._filled, self._filled + rows)
-                self._table.decode(group, Batch(*(part[place] for part in self.rows)))
+                self._table.decode(group, self.rows.take(place))
                 self._places[group] = self._filled
                 self._filled += rows
             return np.arange(self._places[group], self._places[group] + rows)

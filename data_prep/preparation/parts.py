@@ -61,6 +61,8 @@ class Spool:
         for number, name in enumerate(self.request.events):
             records["events"][:, number] = chunk.numbers[name]
             self._widen(name, records["events"][:, number])
+        if self.request.weights:
+            records["weight"] = chunk.numbers[self.request.weights]
         for name in self.request.conditions:
             self._widen(name, chunk.numbers[name])
         records["cell"] = self._numbered(chunk, source)
@@ -111,15 +113,37 @@ def write(spool: Spool, folder: Path, seed: int) -> tuple[tuple[Cell, ...], str]
 
     digest = hashlib.sha256(_meaning(request, values).encode())
     rng = np.random.default_rng(for_order)
-    for name in SPLITS:
+    sums = np.zeros((2, len(values), len(SPLITS)))
+    for number, name in enumerate(SPLITS):
         digest.update(name.encode())
         shuffled = _shuffled(buckets[name], request, rng, digest)
+        if request.weights:
+            shuffled = _summed(shuffled, sums[:, :, number])
         _write_part(folder / name, _groups(shuffled), request, values)
+    weighed = request.weights is not None
     cells = tuple(
-        Cell(tuple(value), *share)
-        for value, share in zip(values.tolist(), shares.tolist(), strict=True)
+        Cell(
+            tuple(value),
+            **dict(zip(SPLITS, share, strict=True)),
+            weights=tuple(once) if weighed else (),
+            squares=tuple(twice) if weighed else (),
+        )
+        for value, share, once, twice in zip(
+            values.tolist(), shares.tolist(), *sums.tolist(), strict=True
+        )
     )
     return cells, digest.hexdigest()
+
+
+def _summed(
+    buckets: Iterable[NDArray[Any]], sums_2K: NDArray[np.float64]
+) -> Iterator[NDArray[Any]]:
+    """The buckets as they are; each cell's weights and their squares are added to `sums_2K`."""
+    for records in buckets:
+        weight = records["weight"].astype(np.float64)
+        for total, values in zip(sums_2K, (weight, weight**2), strict=True):
+            total += np.bincount(records["cell"], values, len(total))
+        yield records
 
 
 def _meaning(request: Request, values: NDArray[np.float64]) -> str:
@@ -129,13 +153,18 @@ def _meaning(request: Request, values: NDArray[np.float64]) -> str:
     is the text that Python showed for columns and cells when there were no other fields.
     """
     events, conditions = map(_columns, (request.event_columns, request.condition_columns))
-    return f"({events}, {conditions}, {values.tolist()})"
+    weighted = f", {request.weights!r}" if request.weights else ""
+    return f"({events}, {conditions}, {values.tolist()}{weighted})"
 
 
 def _columns(columns: Iterable[Column]) -> str:
-    each = [
-        f"Column(name={one.name!r}, unit={one.unit!r}, positive={one.positive})" for one in columns
-    ]
+    each = []
+    for one in columns:
+        text = f"name={one.name!r}, unit={one.unit!r}, positive={one.positive}"
+        for what in ("low", "high", "atoms", "categories"):
+            if (value := getattr(one, what)) not in (None, ()):
+                text += f", {what}={value!r}"
+        each.append(f"Column({text})")
     return f"({each[0]},)" if len(each) == 1 else f"({', '.join(each)})"
 
 
@@ -194,14 +223,16 @@ def _write_part(
     schema = pa.schema(
         [pa.field(name, pa.float32(), nullable=False) for name in request.events]
         + [pa.field(name, pa.float64(), nullable=False) for name in request.conditions]
+        + [pa.field(name, pa.float32(), nullable=False) for name in filter(None, [request.weights])]
     )
+    weight = ["weight"] if request.weights else []
     numbered = itertools.groupby(enumerate(groups), lambda each: each[0] // PART_GROUPS)
     for number, part in numbered:
         with pq.ParquetWriter(
             folder / f"part-{number:05d}.parquet",
             schema,
             use_dictionary=list(request.conditions),
-            column_encoding=dict.fromkeys(request.events, "BYTE_STREAM_SPLIT"),
+            column_encoding=dict.fromkeys(schema.names[: len(request.events)], "BYTE_STREAM_SPLIT"),
             compression="zstd",
             compression_level=15,
             write_statistics=False,
@@ -209,5 +240,6 @@ def _write_part(
         ) as file:
             for _, records in part:
                 columns = [*records["events"].T, *values[records["cell"]].T]
+                columns += [records[name] for name in weight]
                 arrays = [pa.array(np.ascontiguousarray(column)) for column in columns]
                 file.write_table(pa.Table.from_arrays(arrays, schema=schema))

@@ -39,6 +39,7 @@ def prepare(
     drop_invalid: bool = False,
     totals: Path | None = None,
     reading: Reading = AS_TOLD,
+    weights: str | None = None,
     command: str = "",
     on_progress: Callable[[int], None] | None = None,
 ) -> Dataset:
@@ -56,6 +57,7 @@ def prepare(
         drop_invalid: Leave out and count rows with faults, rather than refuse the file.
         totals: Table of what was simulated in each cell, for merger rates: see `totals`.
         reading: How the sources are to be read, where they do not tell it themselves.
+        weights: The column that says how much a row counts: positive, or 0 for none.
         command: Kept in `dataset.json`: how the user asked for this.
         on_progress: Called with the rows read so far (of the sources, kept or not).
 
@@ -73,6 +75,7 @@ def prepare(
         where=where,
         split=cast(tuple[float, float, float], tuple(map(float, split))),
         drop_invalid=drop_invalid,
+        weights=weights,
     )
     out = Path(out)
     _check_out(out)
@@ -101,6 +104,7 @@ def prepare(
             cells=cells,
             ranges=spool.ranges,
             fingerprint=fingerprint,
+            weight_column=request.weight_column,
             sources=told,
             command=command,
             seed=seed,

@@ -25,6 +25,8 @@ class Request:
     where: str | None
     split: tuple[float, float, float]
     drop_invalid: bool
+    weights: str | None = None
+    """The column that says how much a row counts."""
 
     def __post_init__(self) -> None:
         if not self.events or not self.conditions:
@@ -50,8 +52,8 @@ class Request:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Events, then conditions."""
-        return self.events + self.conditions
+        """Events, then conditions, then the weight."""
+        return self.events + self.conditions + ((self.weights,) if self.weights else ())
 
     @property
     def event_columns(self) -> tuple[Column, ...]:
@@ -62,6 +64,11 @@ class Request:
         return tuple(Column.named(name) for name in self.conditions)
 
     @property
+    def weight_column(self) -> Column | None:
+        return Column(self.weights, "") if self.weights else None
+
+    @property
     def record(self) -> np.dtype[Any]:
-        """A row on its way to the part files: its events, and the number of its cell."""
-        return np.dtype([("events", "<f4", (len(self.events),)), ("cell", "<u2")])
+        """A row on its way to the part files: its events, the number of its cell, its weight."""
+        fields: list[Any] = [("events", "<f4", (len(self.events),)), ("cell", "<u2")]
+        return np.dtype(fields + ([("weight", "<f4")] if self.weights else []))

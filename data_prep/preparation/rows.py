@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from data_prep.where import Filter, FilterError
 
 Fault: TypeAlias = tuple[str, str, NDArray[np.bool_]]
 """The column, the fault, and the rows that have it."""
+_BEYOND = "beyond single precision (1e-45 to 3e38)"
 
 
 def wanted(source: Source, request: Request, dropped: Counter[str]) -> Iterator[Chunk]:
@@ -50,7 +52,12 @@ def wanted(source: Source, request: Request, dropped: Counter[str]) -> Iterator[
         with _filtering(source):
             matching = chunk.take(rule.mask(chunk.numbers | chunk.texts)) if rule else chunk
         dropped["where"] += len(chunk.rows) - len(matching.rows)
-        yield without(matching, _faults(matching, request), source, remedy, dropped)
+        good = without(matching, _faults(matching, request), source, remedy, dropped)
+        if request.weights:
+            weighty = good.numbers[request.weights] > 0
+            dropped["zero weight"] += int((~weighty).sum())
+            good = good.take(weighty)
+        yield good
 
 
 def faults(column: Column, values: NDArray[np.float64]) -> Iterator[Fault]:
@@ -58,6 +65,10 @@ def faults(column: Column, values: NDArray[np.float64]) -> Iterator[Fault]:
     yield column.name, "not a finite number", ~np.isfinite(values)
     if column.positive:
         yield column.name, "not above zero", values <= 0
+    if column.bounds:
+        low = -math.inf if column.low is None else column.low
+        high = math.inf if column.high is None else column.high
+        yield column.name, f"outside {column.support}", (values < low) | (values > high)
 
 
 def whole(chunk: Chunk, source: Source, remedy: str | None, dropped: Counter[str]) -> Chunk:
@@ -109,7 +120,12 @@ def _faults(chunk: Chunk, request: Request) -> Iterator[Fault]:
         values = chunk.numbers[column.name]
         yield from faults(column, values)
         if column.name in request.events:
-            yield column.name, "beyond single precision (1e-45 to 3e38)", _lost(values)
+            yield column.name, _BEYOND, _lost(values)
+    if request.weights:
+        weights = chunk.numbers[request.weights]
+        yield request.weights, "not a finite number", ~np.isfinite(weights)
+        yield request.weights, "a negative weight", weights < 0
+        yield request.weights, _BEYOND, _lost(weights)
 
 
 def _lost(values: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.stream import Batch, read_split
+from data_prep.stream import read_split
 from hpo.pictures import cells, style
 from hpo.pictures.cells import At
 from hpo.pictures.style import PlotError
@@ -40,7 +40,7 @@ def errors(emulator: Emulator, folder: Path, *, conditions: At | None = None, ou
     grid = cells.Grid.of(cells.cells_of(emulator, folder, given), plane)
     rows = read_split(folder, "test")
     kept = cells.at_conditions(rows.conditions, names, given, f"test rows of {folder}")
-    here = Batch(rows.events[kept], rows.conditions[kept])
+    here = rows.take(kept)
     measured = cell_distances(emulator.module, here)
     if not measured:
         raise PlotError(

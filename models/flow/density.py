@@ -112,8 +112,8 @@ class ConditionalFlow(nn.Module):
         """All but the numbers of the state dict, JSON-ready; `from_description` reads it."""
         return {
             "config": asdict(self.config),
-            "event_columns": [asdict(column) for column in self.event_columns],
-            "condition_columns": [asdict(column) for column in self.condition_columns],
+            "event_columns": [column.as_stored() for column in self.event_columns],
+            "condition_columns": [column.as_stored() for column in self.condition_columns],
             "domain": {name: list(limits) for name, limits in self.domain.items()},
         }
 

@@ -45,7 +45,7 @@ def write(path: Path, rows: list[str], header: str = HEADER) -> Path:
 
 def rows_of(folder: Path) -> Counter[tuple[float, ...]]:
     """All rows of a prepared dataset with how often each occurs."""
-    parts = [np.concatenate(read_split(folder, name), axis=1) for name in SPLITS]
+    parts = [np.concatenate(read_split(folder, name).arrays, axis=1) for name in SPLITS]
     return Counter(map(tuple, np.concatenate(parts).tolist()))
 
 

@@ -52,7 +52,7 @@ def no_thread_left() -> object:
 
 
 def rows(batches: list[Batch]) -> Counter[tuple[float, ...]]:
-    joined = np.concatenate([np.concatenate(batch, axis=1) for batch in batches])
+    joined = np.concatenate([np.concatenate(batch.arrays, axis=1) for batch in batches])
     return Counter(map(tuple, joined.tolist()))
 
 

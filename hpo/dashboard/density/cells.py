@@ -102,7 +102,7 @@ def _some(rows: Batch, least: int) -> Batch:
     share = max(least, MAP_ROWS // len(counts_K))
     parts = np.split(by_cell_N, np.cumsum(counts_K)[:-1])
     kept = np.sort(np.concatenate([part[:share] for part in parts]))
-    return Batch(rows.events[kept], rows.conditions[kept])
+    return rows.take(kept)
 
 
 def _grid(dataset: Dataset) -> tuple[Values, dict[_Key, tuple[int, int]]]:

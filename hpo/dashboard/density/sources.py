@@ -127,5 +127,5 @@ def _some(folder: Path, of: int) -> Batch:
     kept = []
     for part in Stream(folder, "test", batch_size=PART, shuffle=False, memory_mb=0).epoch(0):
         chosen = rng.random(len(part.events)) < MOST_ROWS / of
-        kept.append(Batch(part.events[chosen], part.conditions[chosen]))
+        kept.append(part.take(chosen).arrays)
     return Batch(*(np.concatenate(columns) for columns in zip(*kept, strict=True)))

@@ -23,7 +23,7 @@ def flow(prepared):
 def test_the_nll_is_the_mean_over_the_whole_split(flow, prepared):
     test = read_split(prepared, "test")
     with torch.no_grad():
-        nll_N = -flow.log_prob(*map(torch.from_numpy, test)).double().numpy()
+        nll_N = -flow.log_prob(*map(torch.from_numpy, test.arrays)).double().numpy()
 
     found = nll.nll(flow, prepared, "test")
 
