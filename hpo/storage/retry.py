@@ -49,10 +49,21 @@ def transient(error: BaseException) -> bool:
     if isinstance(error, (TimeoutError, PendingRollbackError)):
         return True
     if not isinstance(error, DBAPIError):
-        return False
+        return _of_a_driver(error)
     if "sqlite" in type(error.orig).__module__:
         return "locked" in str(error.orig) or "busy" in str(error.orig)
     return error.connection_invalidated or isinstance(error, (OperationalError, InterfaceError))
+
+
+def _of_a_driver(error: BaseException) -> bool:
+    """Whether a server's driver lost its connection: SQLAlchemy does not wrap the errors of setting
+    a connection's isolation level.
+
+    Source:
+        PEP 249: the names of a driver's exceptions.
+    """
+    names = {each.__name__ for each in type(error).__mro__ if "sqlite" not in each.__module__}
+    return not names.isdisjoint(("OperationalError", "InterfaceError"))
 
 
 def conflicted(error: BaseException) -> bool:

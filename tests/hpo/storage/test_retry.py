@@ -1,3 +1,6 @@
+import sqlite3
+
+import pymysql
 import pytest
 import sqlalchemy as sql
 from optuna.exceptions import StorageInternalError
@@ -87,3 +90,12 @@ def test_a_sqlite_file_that_is_locked_is_waited_for_and_one_that_is_broken_is_no
 
     assert transient(locked.value)
     assert not transient(broken.value)
+
+
+def test_a_drivers_own_error_of_a_lost_connection_is_one():
+    lost = pymysql.err.OperationalError(2013, "Lost connection to MySQL server during query")
+
+    assert transient(lost)
+    assert transient(pymysql.err.InterfaceError(0, ""))
+    assert not transient(pymysql.err.ProgrammingError(1146, "no such table"))
+    assert not transient(sqlite3.OperationalError("no such table"))

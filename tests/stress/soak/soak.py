@@ -26,6 +26,8 @@ SAY_S = 30.0
 """Seconds from one line of how it goes to the next."""
 REFUSED = 2
 """Exit code of a launch that is told why it cannot begin."""
+TOLD = 130
+"""Exit code of a launch that heard SIGTERM while it followed its workers, and ended them first."""
 GRACE_S = 60.0
 """Seconds that workers and controllers have to end after the launch that was the last."""
 
@@ -194,7 +196,7 @@ class Soak:
         how = self.harms.choice("launch", KILLS)
         self._launcher.send_signal(how)
         code = self._launcher.wait(timeout=120)
-        if code != -how:  # it had just ended by itself: `_over` says of what
+        if code not in (-how, TOLD):  # it had just ended by itself: `_over` says of what
             return
         self.harms.note(f"{how.name} of the launch")
         time.sleep(self.harms.seconds("launch", 0.0, 5.0))
