@@ -16,13 +16,13 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from data_prep.atomic import folder_draft_of
+from data_prep.codes import cosmic
 from data_prep.dataset import Dataset, rows_of
 from data_prep.errors import DataError
 from data_prep.preparation import parts
 from data_prep.preparation.request import Request
 from data_prep.preparation.rows import wanted
 from data_prep.preparation.totals import Totals
-from data_prep.tables import cosmic
 from data_prep.tables.source import AS_TOLD, Reading, Source
 
 

@@ -11,10 +11,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.codes import cosmic
 from data_prep.columns import Column
 from data_prep.errors import DataError
 from data_prep.preparation.request import Request
-from data_prep.tables import cosmic
 from data_prep.tables.chunk import Chunk
 from data_prep.tables.source import Source
 from data_prep.where import Filter, FilterError

@@ -1,1 +1,1 @@
-"""The ways in which tables come in: file formats, and the layouts of codes."""
+"""The file formats in which tables come in."""

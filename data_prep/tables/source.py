@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from data_prep.errors import DataError, first_line, nearest
-from data_prep.tables import arrow, text
+from data_prep.tables import arrow, beside, hdf5, text
 from data_prep.tables.chunk import Chunk, Table
 
 FIRST_BYTES = 4096
@@ -138,6 +138,12 @@ def _table(path: Path, reading: Reading) -> Table:
     """The table in a file, whose format its first bytes tell: names of files mislead."""
     with path.open("rb") as file:
         start = file.read(FIRST_BYTES)
+    if start.startswith(hdf5.MAGIC):
+        return beside.opened(path, reading.table)
+    if reading.table is not None:
+        raise DataError(
+            f"--table {reading.table}: {path} is no HDF5 file, and holds one table: leave it out"
+        )
     if start.startswith(b"PAR1"):
         return arrow.Parquet.open(path)
     if path.suffix.lower() in (".parquet", ".pq"):

@@ -25,6 +25,7 @@ TOTALS = (
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=FILE)
 @click.option("--out", type=FOLDER, required=True, help="Folder to be made.")
+@click.option("--table", metavar="NAME", help="Table in an HDF5 file, such as transients/BBH.")
 @click.option("--columns", multiple=True, metavar="OLD=NEW", help="Rename a column. Repeatable.")
 @click.option("--events", default="Mass_0,Mass_1", show_default=True, help="Event columns.")
 @click.option("--conditions", default="Z,alpha", show_default=True, help="Condition columns.")
@@ -37,6 +38,7 @@ TOTALS = (
 def prepare(
     sources: tuple[Path, ...],
     out: Path,
+    table: str | None,
     columns: tuple[str, ...],
     events: str,
     conditions: str,
@@ -58,6 +60,7 @@ def prepare(
         hpo prepare mergers.csv --out prepared --totals simulated.csv
     """
     from data_prep.preparation.prepare import prepare as prepare_dataset
+    from data_prep.tables.source import Reading
     from hpo.cli import progress
     from hpo.records.listing import render
 
@@ -73,6 +76,7 @@ def prepare(
             seed=seed,
             drop_invalid=drop_invalid,
             totals=totals,
+            reading=Reading(table=table),
             command=shlex.join(["hpo", *sys.argv[1:]]),
             on_progress=on_progress,
         )

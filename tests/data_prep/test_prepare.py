@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_prep.codes import cosmic
 from data_prep.columns import Column
 from data_prep.dataset import SPLITS, Dataset
 from data_prep.errors import DataError
@@ -28,7 +29,7 @@ from data_prep.preparation import parts
 from data_prep.preparation.prepare import prepare
 from data_prep.preparation.split import deal, shares
 from data_prep.stream import read_split
-from data_prep.tables import arrow, cosmic, text
+from data_prep.tables import arrow, text
 from data_prep.where import FilterError
 from tests.conftest import draw_table
 

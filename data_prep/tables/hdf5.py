@@ -1,0 +1,254 @@
+"""Tables in HDF5 files: pandas' stores, groups of columns, datasets of records.
+
+A file can hold many tables, each known by its path in the file. Three shapes are tables:
+
+- a frame of pandas (`DataFrame.to_hdf`), in both of its formats, as COSMIC and POSYDON write it;
+- a group whose datasets are columns of one length, as COMPAS writes a record type;
+- a dataset of records (a compound type), as h5py, PyTables and astropy write structured arrays.
+
+This module finds them and reads their rows; `store` knows the layout of pandas.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from data_prep.errors import DataError, suggestion
+from data_prep.tables import store
+from data_prep.tables.chunk import Chunk
+from data_prep.tables.store import Place, Places
+
+if TYPE_CHECKING:
+    import h5py
+
+MAGIC = b"\x89HDF\r\n\x1a\n"
+"""The first bytes of a file."""
+CHUNK_BYTES = 16 * 2**20
+"""Of the wanted datasets, decoded at once."""
+WIDEST = 64
+"""Places of a dataset of two dimensions up to which each is a column of the table."""
+LISTED = 40
+"""Tables that a message names at most."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HDF5:
+    """One table of an HDF5 file."""
+
+    path: Path
+    name: str
+    """Its path in the file, without the first slash."""
+    rows: int
+    header: tuple[str, ...]
+    places: Mapping[str, Place]
+    units: Mapping[str, str]
+    layout: str = "hdf5"
+
+    def chunks(self, names: Mapping[str, str], numbers: Collection[str]) -> Iterator[Chunk]:
+        """The columns `names`, name in the file by name in the chunk; `numbers` must be some.
+
+        Raises:
+            DataError: For a column that pandas pickled: a pickle is not read.
+        """
+        columns = {name: self.places[old] for name, old in names.items()}
+        for name, column in columns.items():
+            if column.kind == "pickled":
+                raise DataError(
+                    f"{self.path} has column {names[name]!r} of table {self.name} as pickled "
+                    "objects, which are not read because a pickle can run any code: write the "
+                    "table in pandas with to_hdf(..., format='table')"
+                )
+        kinds = {n: n in numbers or column.kind == "number" for n, column in columns.items()}
+        with opened(self.path) as file:
+            datasets = {column.dataset: file[column.dataset] for column in columns.values()}
+            wanted = {
+                path: [*{c.field: None for c in columns.values() if c.dataset == path and c.field}]
+                for path in datasets
+            }
+            step = _step(datasets.values())
+            for start in range(0, self.rows, step):
+                end = min(start + step, self.rows)
+                blocks = {
+                    path: (dataset.fields(wanted[path]) if wanted[path] else dataset)[start:end]
+                    for path, dataset in datasets.items()
+                }
+                found = {name: _array(blocks[c.dataset], c) for name, c in columns.items()}
+                yield Chunk.read(np.arange(start + 1, end + 1), end, found, kinds)
+
+
+def tables(path: Path) -> dict[str, HDF5]:
+    """All tables of the file, by name.
+
+    Raises:
+        DataError: If h5py is not installed, or the file is no HDF5 that it can read.
+    """
+    found: dict[str, HDF5] = {}
+    with opened(path) as file:
+
+        def look(name: str, node: h5py.Group | h5py.Dataset) -> None:
+            if store.is_inner(name):
+                return
+            if table := _table(path, name, node):
+                found[table.name] = table
+
+        look("", file)
+        file.visititems(look)  # meets each object once, and none of another file
+    return {name: found[name] for name in found if not store.is_part(name, found)}
+
+
+def choose(path: Path, found: Mapping[str, HDF5], name: str | None) -> HDF5:
+    """The table of that name, or the only one.
+
+    Raises:
+        DataError: If there is no such table, or there are several and no name: it lists them.
+    """
+    if not found:
+        raise DataError(
+            f"{path} is an HDF5 file without a table (a frame of pandas, a group of columns of one "
+            "length, a dataset of records): name another file"
+        )
+    if name is not None:
+        if table := found.get(name.strip("/") or "/"):
+            return table
+        hint = suggestion(name.strip("/"), found, otherwise="its tables are")
+        raise DataError(f"--table {name}: {path} has no such table: {hint}")
+    if len(found) > 1:
+        listed = ", ".join(f"{each.name} ({each.rows} rows)" for each in [*found.values()][:LISTED])
+        more = ", ..." if len(found) > LISTED else ""
+        raise DataError(
+            f"{path} is an HDF5 file with tables {listed}{more}: choose one with --table"
+        )
+    return next(iter(found.values()))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[h5py.File]:
+    """The file, open for reading.
+
+    Raises:
+        DataError: If h5py is not installed, or lacks the filter by which the file is compressed.
+    """
+    try:
+        import h5py
+    except ImportError:
+        raise DataError(
+            f"{path} is an HDF5 file, and h5py, which reads it, is not installed: "
+            "pip install 'hpo-flows[hdf5]'"
+        ) from None
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except OSError as error:
+        if "required filter" not in str(error):
+            raise
+        raise DataError(
+            f"{path} is compressed in a way that h5py does not know ({error}): copy it with "
+            "ptrepack --complib=zlib --complevel=1, and name the copy"
+        ) from error
+
+
+def _table(path: Path, name: str, node: h5py.Group | h5py.Dataset) -> HDF5 | None:
+    """The table that a node is, if it is one."""
+    if hasattr(node, "dtype"):
+        found, rows = _records(node), node.shape[0] if node.shape else 0
+    elif store.is_frame(node):
+        found, rows = store.frame(node)
+    else:
+        found, rows = _group(node)
+    if not found:
+        return None
+    units = {
+        old: unit
+        for old, column in found
+        if (unit := _unit(node if column.field else node.file[column.dataset]))
+    }
+    return HDF5(
+        path=path,
+        name=name or "/",
+        rows=rows,
+        header=tuple(old for old, _ in found),
+        places=dict(found),
+        units=units,
+    )
+
+
+def _records(dataset: h5py.Dataset) -> Places:
+    """The fields of a dataset of records; a field that holds several numbers is several columns."""
+    found: Places = []
+    fields = dataset.dtype.names if dataset.ndim == 1 else None
+    for field in fields or ():
+        base, shape = dataset.dtype[field].base, dataset.dtype[field].shape
+        found += _split(field, Place(dataset.name, store.kind_of(base), field), shape)
+    return found
+
+
+def _group(group: h5py.Group) -> tuple[Places, int]:
+    """The datasets of the length that most have."""
+    datasets = {
+        name: node
+        for name, node in group.items()
+        if hasattr(node, "shape") and node.shape and not node.dtype.names
+        if not store.is_inner(name) and len(node.shape) <= 2 and store.kind_of(node.dtype)
+    }
+    lengths = Counter(node.shape[0] for node in datasets.values())
+    if not lengths:
+        return [], 0
+    rows = max(lengths, key=lambda length: (lengths[length], length))
+    found: Places = []
+    for name, node in datasets.items():
+        if node.shape[0] == rows:
+            found += _split(name, Place(node.name, store.kind_of(node.dtype)), node.shape[1:])
+    return found, rows
+
+
+def _split(name: str, column: Place, shape: tuple[int, ...]) -> Places:
+    if not column.kind or len(shape) > 1 or max(shape, default=0) > WIDEST:
+        return []
+    if not shape:
+        return [(name, column)]
+    return [(f"{name}_{at}", column.part(at)) for at in range(shape[0])]
+
+
+def _unit(dataset: h5py.Dataset) -> str:
+    for key in ("units", "unit"):
+        if key in dataset.attrs:
+            return store.text_of(dataset.attrs[key])
+    return ""
+
+
+def _step(datasets: Iterable[h5py.Dataset]) -> int:
+    """Rows that are read at once: whole chunks of the file, which would be decoded again."""
+    datasets = list(datasets)
+    row = sum(each.dtype.itemsize * max(1, *each.shape[1:], 1) for each in datasets)
+    step = max(1, CHUNK_BYTES // max(1, int(row)))
+    chunk = min(max((int(each.chunks[0]) for each in datasets if each.chunks), default=1), step)
+    return step - step % chunk
+
+
+def _array(block: NDArray[Any], column: Place) -> pa.Array:
+    """A column of rows that were read, as Arrow has it."""
+    values = block[column.field] if column.field else block
+    values = values[:, column.at] if column.at is not None else values
+    if column.categories is not None:
+        codes = pa.array(values, mask=values < 0)
+        return pa.DictionaryArray.from_arrays(codes, pa.array(column.categories, pa.string()))
+    if values.dtype.kind in "SO":
+        texts = pa.array(values.tolist(), pa.binary()).cast(pa.string()).dictionary_encode()
+        if not column.of_pandas:
+            return texts
+        missing = pc.equal(texts.dictionary, store.MISSING).take(texts.indices)
+        codes = pc.if_else(missing, None, texts.indices)
+        return pa.DictionaryArray.from_arrays(codes, texts.dictionary)
+    # Arrow knows the processor's own order of bytes, and floats of up to eight bytes.
+    kind = {2: "f4", 16: "f8"}.get(values.dtype.itemsize) if values.dtype.kind == "f" else None
+    return pa.array(values.astype(kind or values.dtype.newbyteorder("="), copy=False))
