@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 
 from data_prep.columns import NOT_CONDITIONS, Column
 from data_prep.untrusted import is_finite
+from models import patterns
 from models.config import ConfigError, FlowConfig
+from models.patterns import Pattern, rest_of
 
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 NET = "net._transform._transforms"
@@ -29,6 +31,8 @@ _DTYPES = {"positive_K": ("bool",), "initialized": ("bool",), "_permutation": ("
 """Types of arrays that are not made of floats, by the end of their name."""
 MEMBERS = "members"
 """Key of an ensemble's description that lists its flows'; prefix of their weights."""
+CHOOSER, PARTS = "chooser", "parts"
+"""Prefixes of the weights of a flow with atoms: of what chooses a pattern, of their flows."""
 
 SMALLEST_BIN = 3e-3
 """Least width and height of a spline's bin, relative to the sum of all before it was added."""
@@ -73,6 +77,8 @@ class Layout:
     event_columns: tuple[Column, ...]
     condition_columns: tuple[Column, ...]
     domain: dict[str, tuple[float, float]]
+    patterns: tuple[Pattern, ...] = ()
+    """Of a flow of columns with atoms."""
 
     @classmethod
     def of(cls, description: Mapping[str, Any]) -> Layout:
@@ -96,7 +102,17 @@ class Layout:
             event_columns=events,
             condition_columns=conditions,
             domain=_domain(description["domain"], conditions),
+            patterns=patterns.check(description.get("patterns", ()), events),
         )
+
+    def parts(self) -> dict[int, Layout]:
+        """Of each pattern that leaves columns to a density, the layout of their flow."""
+        rest = [rest_of(pattern, self.event_columns) for pattern in self.patterns]
+        return {
+            k: replace(self, event_columns=columns, patterns=())
+            for k, columns in enumerate(rest)
+            if columns
+        }
 
     def check(self, state: Mapping[str, Any]) -> None:
         """Refuse weights of another flow; the state dict holds arrays of any library.
@@ -122,6 +138,14 @@ class Layout:
         for what, columns in self._columns.items():
             for part in ("positive", "mean", "spread"):
                 yield f"{what}.{part}_K", (len(columns),)
+        yield from self._layers()
+
+    def _layers(self) -> Shapes:
+        if self.patterns:
+            yield from self._network(CHOOSER, len(self.condition_columns), len(self.patterns))
+            for k, part in self.parts().items():
+                yield from ((f"{PARTS}.{k}.{name}", shape) for name, shape in part._layers())
+            return
         features, place = len(self.event_columns), 0
         for block in range(self.config.blocks):
             if block:
@@ -137,17 +161,28 @@ class Layout:
 
     @property
     def _columns(self) -> dict[str, tuple[Column, ...]]:
-        return {"events": self.event_columns, "conditions": self.condition_columns}
+        """By the names of what standardises them."""
+        if not self.patterns:
+            return {"events": self.event_columns, "conditions": self.condition_columns}
+        of_parts = {
+            f"{PARTS}.{k}.{name}": columns
+            for k, part in self.parts().items()
+            for name, columns in part._columns.items()
+        }
+        return {"conditions": self.condition_columns, **of_parts}
+
+    def _network(self, name: str, inputs: int, outputs: int) -> Shapes:
+        sizes = [inputs, *[self.config.hidden] * self.config.depth, outputs]
+        for number, (columns, rows) in enumerate(pairwise(sizes)):
+            yield f"{name}.weight.{number}", (rows, columns)
+            yield f"{name}.bias.{number}", (rows, 1)
 
     def _conditioner(self, name: str) -> Shapes:
         config, outputs = self.config, parameters_of(self.config)
         features, conditions = len(self.event_columns), len(self.condition_columns)
         if config.conditioner == "separate":
             for f in range(features):
-                sizes = [conditions + f, *[config.hidden] * config.depth, outputs]
-                for number, (columns, rows) in enumerate(pairwise(sizes)):
-                    yield f"{name}.networks.{f}.weight.{number}", (rows, columns)
-                    yield f"{name}.networks.{f}.bias.{number}", (rows, 1)
+                yield from self._network(f"{name}.networks.{f}", conditions + f, outputs)
             return
         groups = masked_groups(config, features, conditions, outputs)
         for number, (inputs, units) in enumerate(pairwise(groups)):

@@ -7,8 +7,11 @@ import torch
 from data_prep.columns import Column
 from models.arrays.flow import ArrayFlow
 from models.config import FlowConfig
+from models.flow.atoms import MixedFlow
 from models.flow.coordinates import Constants, Moments
 from models.flow.density import ConditionalFlow
+from models.layout import Layout
+from models.patterns import left
 
 MASSES = (Column("Mass_0", "Msun", True), Column("Mass_1", "Msun", True))
 GRID = (Column("Z", "", True), Column("alpha", "", True))
@@ -76,6 +79,40 @@ def a_flow(features=2, conditions=2, options=None, *, seed=0, noise=0.1):
         **{"blocks": FlowConfig().blocks, "hidden": 24, **(options or {})},
     )
     return made.requires_grad_(False)
+
+
+SPIN = Column("chi_eff", "", False, atoms=(0.0,))
+RATIO = Column("q", "", True, atoms=(1.0, 0.3))
+PATTERNS = ((None, None, None), (0.0, None, None), (0.0, None, 1.0), (None, None, 0.3))
+"""Of the columns of `a_mixed_flow`, not all that could be."""
+
+
+def a_mixed_flow(
+    events=(SPIN, MASSES[0], RATIO), patterns=PATTERNS, *, conditions=GRID, seed=0, **options
+):
+    """As a trained one, of columns with atoms."""
+    layout = Layout(
+        config=FlowConfig(**{"hidden": 16, **options}),
+        event_columns=events,
+        condition_columns=conditions,
+        domain={column.name: DOMAIN[column.name] for column in conditions},
+        patterns=patterns,
+    )
+    rng = np.random.default_rng(seed)
+    of_conditions = Moments(
+        100, np.array([-7.0, 0.3])[: len(conditions)], np.full(len(conditions), 100.0)
+    )
+    each = [
+        Constants(Moments(100, rng.normal(size=f), np.full(f, 20.0)), of_conditions)
+        for f in (len(left(one)) for one in patterns)
+    ]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = MixedFlow(layout, each)
+        with torch.no_grad():
+            for parameter in made.parameters():
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    return made.eval()
 
 
 def in_arrays(flow, **options):

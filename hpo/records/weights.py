@@ -7,7 +7,7 @@ from pathlib import Path
 from data_prep.errors import InputError
 from hpo.records.record import NAME, RunRecord, State
 from models.config import TrainConfig
-from models.flow.density import ConditionalFlow
+from models.flow.atoms import OneFlow
 from models.training import checkpoint
 from models.training.checkpoint import Checkpoint, CheckpointError
 from models.training.history import Epoch
@@ -21,7 +21,7 @@ class WeightsError(InputError):
     """A checkpoint beside a record to which it does not belong. The message names the remedy."""
 
 
-def flow_of(record: RunRecord, folder: Path) -> ConditionalFlow:
+def flow_of(record: RunRecord, folder: Path) -> OneFlow:
     """The flow of a record: the best weights of the checkpoint that lies in `folder` beside it.
 
     Raises:

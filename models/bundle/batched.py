@@ -75,7 +75,7 @@ def _in_parts(
     Whatever depends on the conditions alone is computed once for equal ones, wherever they are.
     """
     flow.eval()
-    like = flow.events.mean_K
+    like = flow.conditions.mean_K
     cpu = like.device.type == "cpu"
     first, c_NC = _tensor(first_NF, like), _tensor(conditions_NC, like)
 

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from data_prep.errors import InputError
 from models.bundle import domain
-from models.flow import density
+from models.flow import atoms
+from models.flow.atoms import MixedFlow, OneFlow
+from models.flow.conditions import by_choice
 from models.flow.coordinates import Standardise
 from models.flow.density import ConditionalFlow
 from models.layout import MEMBERS, members_of
@@ -31,7 +33,7 @@ class EnsembleError(InputError):
 class Ensemble(nn.Module):
     """Flows of the same columns with equal weights; offers what one flow does."""
 
-    def __init__(self, members: Sequence[ConditionalFlow]) -> None:
+    def __init__(self, members: Sequence[OneFlow]) -> None:
         """Raises EnsembleError if there is none, or if they are of different columns."""
         super().__init__()
         if not members:
@@ -49,18 +51,18 @@ class Ensemble(nn.Module):
         self.condition_columns = members[0].condition_columns
         self.domain = domain.common([member.domain for member in members])
         """Range of each condition that every member has seen."""
-        self.noise_columns = len(self.event_columns) + 1
+        self.noise_columns = members[0].noise_columns + 1
         """Numbers that an event is made of: one more than a flow needs chooses the member."""
 
     @property
-    def flows(self) -> list[ConditionalFlow]:
+    def flows(self) -> list[OneFlow]:
         """The members."""
-        return [member for member in self.members if isinstance(member, ConditionalFlow)]
+        return [member for member in self.members if isinstance(member, OneFlow)]
 
     @property
-    def events(self) -> Standardise:
-        """Coordinates of the first member, for their dtype and device."""
-        return self.flows[0].events
+    def conditions(self) -> Standardise:
+        """Of the first member, for their dtype and device."""
+        return self.flows[0].conditions
 
     def forward(self, x_NF: Tensor, c_NC: Tensor) -> Tensor:
         """An alias of `log_prob`."""
@@ -85,23 +87,9 @@ class Ensemble(nn.Module):
         Its last column chooses the member, in equal parts.
         """
         noise_NF, member_N = noise_NF[:, :-1], self._member(noise_NF[:, -1])
-        # A graph cannot leave rows out.
-        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-            each_KNF = torch.stack([one.from_noise(noise_NF, c_NC) for one in self.flows])
-            chosen_K1 = torch.arange(len(self.members))[:, None]
-            return torch.where((member_N == chosen_K1)[..., None], each_KNF, 0.0).sum(0)
-        if counts is None:
-            counts = [1] * len(noise_NF) if len(c_NC) == len(noise_NF) else [len(noise_NF)]
-        out_NF = torch.empty_like(noise_NF)
-        lengths_U = torch.as_tensor(counts, dtype=torch.long, device=c_NC.device)
-        run_N = torch.repeat_interleave(torch.arange(len(lengths_U), device=c_NC.device), lengths_U)
-        for k, member in enumerate(self.flows):
-            rows = (member_N == k).nonzero()[:, 0]
-            if len(rows):
-                left_U = torch.bincount(run_N[rows], minlength=len(lengths_U))
-                some = left_U > 0
-                out_NF[rows] = member.from_noise(noise_NF[rows], c_NC[some], left_U[some].tolist())
-        return out_NF
+        out_NF = torch.zeros_like(noise_NF[:, : len(self.event_columns)])
+        parts = [member.from_noise for member in self.flows]
+        return by_choice(out_NF, member_N, parts, noise_NF, c_NC, counts)
 
     def describe(self) -> dict[str, Any]:
         """All but the numbers of the state dict, JSON-ready; `from_description` reads it."""
@@ -115,7 +103,7 @@ class Ensemble(nn.Module):
         return (noise_N[:, None] > torch.tensor(edges).to(noise_N)).sum(1)
 
 
-Density = ConditionalFlow | Ensemble
+Density = ConditionalFlow | MixedFlow | Ensemble
 """The density inside an emulator."""
 
 
@@ -126,6 +114,6 @@ def from_description(description: Mapping[str, Any], state: Mapping[str, Tensor]
         KeyError, TypeError, ValueError, RuntimeError: If the two do not belong together.
     """
     if MEMBERS not in description:
-        return density.from_description(description, state)
+        return atoms.from_description(description, state)
     each = members_of(description, state)
-    return Ensemble([density.from_description(*one) for one in each]).eval()
+    return Ensemble([atoms.from_description(*one) for one in each]).eval()

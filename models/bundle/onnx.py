@@ -45,7 +45,7 @@ def _export(
     flow: Density, method: Callable[[Tensor, Tensor], Tensor], path: Path, names: tuple[str, str]
 ) -> None:
     width = flow.noise_columns if path.name == SAMPLE else len(flow.event_columns)
-    rows = torch.ones(3, width).to(flow.events.mean_K)
+    rows = torch.ones(3, width).to(flow.conditions.mean_K)
     conditions = torch.ones(3, len(flow.condition_columns)).to(rows)
     first, out = names
     # Nothing that a user would have to pass for a flow without conditions.

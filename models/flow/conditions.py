@@ -6,7 +6,7 @@ Tensor names end in their axes:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,6 +19,8 @@ SHARED_ROWS = 4
 """Fewest rows of a condition, on average, worth putting a batch in the order of its conditions."""
 Rows = Tensor | slice
 """Which rows of a batch."""
+Part = Callable[[Tensor, Tensor, Sequence[int] | None], Tensor]
+"""A method of a flow: rows, their conditions, and `counts`."""
 
 
 @dataclass(frozen=True)
@@ -97,3 +99,37 @@ def micro_batches(
         else:
             present, counts = torch.unique_consecutive(index_N[part], return_counts=True)
             yield order_N[part], c_UC[present], counts.tolist()
+
+
+def by_choice(
+    out: Tensor,
+    choice_N: Tensor,
+    parts: Sequence[Part],
+    x_NK: Tensor,
+    c_NC: Tensor,
+    counts: Sequence[int] | None,
+) -> Tensor:
+    """`out` with the results of the part that each row chose by its number; -1 chooses none."""
+    # A graph cannot leave rows out.
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        for k, part in enumerate(parts):
+            chosen_N = (choice_N == k).reshape(-1, *[1] * (out.ndim - 1))
+            out = torch.where(chosen_N, part(x_NK, c_NC, None), out)
+        return out
+    if counts is None and len(c_NC) != len(x_NK):
+        counts = [len(x_NK)]
+    if counts is not None:
+        lengths_U = torch.as_tensor(counts, dtype=torch.long, device=c_NC.device)
+        runs_U = torch.arange(len(lengths_U), device=c_NC.device)
+        run_N = torch.repeat_interleave(runs_U, lengths_U, output_size=len(x_NK))
+    for k, part in enumerate(parts):
+        rows = (choice_N == k).nonzero()[:, 0]
+        if not len(rows):
+            continue
+        if counts is None:
+            out[rows] = part(x_NK[rows], c_NC[rows], None)
+        else:
+            left_U = torch.bincount(run_N[rows], minlength=len(lengths_U))
+            some = left_U > 0
+            out[rows] = part(x_NK[rows], c_NC[some], left_U[some].tolist())
+    return out

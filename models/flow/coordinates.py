@@ -68,6 +68,10 @@ class Constants:
     events: Moments
     conditions: Moments
 
+    def merge(self, other: Constants) -> Constants:
+        """Moments of both sets of rows."""
+        return Constants(self.events.merge(other.events), self.conditions.merge(other.conditions))
+
 
 def constants(dataset: Dataset, batches: Iterable[Batch], coordinates: str = "log") -> Constants:
     """Moments of a dataset's columns, read batch by batch, in physical units.
@@ -81,11 +85,11 @@ def constants(dataset: Dataset, batches: Iterable[Batch], coordinates: str = "lo
     of_conditions = Coordinates(dataset.condition_columns, "log")
     total: Constants | None = None
     for batch in batches:
-        events = Moments.of(of_events.of_array(batch.events))
-        conditions = Moments.of(of_conditions.of_array(batch.conditions))
-        if total is not None:
-            events, conditions = total.events.merge(events), total.conditions.merge(conditions)
-        total = Constants(events, conditions)
+        found = Constants(
+            Moments.of(of_events.of_array(batch.events)),
+            Moments.of(of_conditions.of_array(batch.conditions)),
+        )
+        total = found if total is None else total.merge(found)
     if total is None:
         raise ValueError("the training split has no rows to take mean and spread of")
     return total

@@ -110,12 +110,7 @@ class ConditionalFlow(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """All but the numbers of the state dict, JSON-ready; `from_description` reads it."""
-        return {
-            "config": asdict(self.config),
-            "event_columns": [column.as_stored() for column in self.event_columns],
-            "condition_columns": [column.as_stored() for column in self.condition_columns],
-            "domain": {name: list(limits) for name, limits in self.domain.items()},
-        }
+        return describe(self)
 
     def _conditions(self, c_NC: Tensor, counts: Sequence[int] | None) -> Conditions:
         # Not through nflows' Flow.log_prob: it wants a context with a row for every event.
@@ -159,6 +154,22 @@ def build_flow(
         )
 
 
+def describe(flow: Any) -> dict[str, Any]:
+    """Shape and columns of a flow, JSON-ready."""
+    return {
+        "config": asdict(flow.config),
+        "event_columns": [column.as_stored() for column in flow.event_columns],
+        "condition_columns": [column.as_stored() for column in flow.condition_columns],
+        "domain": {name: list(limits) for name, limits in flow.domain.items()},
+    }
+
+
+def unset(events: Sequence[Column], conditions: Sequence[Column]) -> Constants:
+    """Moments that are about to be replaced by stored ones."""
+    sizes = len(events), len(conditions)
+    return Constants(*(Moments(1, np.zeros(size), np.zeros(size)) for size in sizes))
+
+
 def from_description(
     description: Mapping[str, Any], state: Mapping[str, Tensor]
 ) -> ConditionalFlow:
@@ -170,9 +181,7 @@ def from_description(
     layout = Layout.of(description)
     layout.check(state)
     columns = layout.event_columns, layout.condition_columns
-    # About to be replaced by stored ones.
-    unset = Constants(*(Moments(1, np.zeros(len(each)), np.zeros(len(each))) for each in columns))
     with torch.random.fork_rng(devices=[]):
-        flow = ConditionalFlow(layout.config, *columns, unset, layout.domain)
+        flow = ConditionalFlow(layout.config, *columns, unset(*columns), layout.domain)
     flow.load_state_dict(dict(state))
     return flow.eval()

@@ -21,7 +21,7 @@ from torch import Tensor, from_numpy
 from data_prep.atomic import draft_of
 from data_prep.errors import InputError
 from data_prep.untrusted import opened, parse
-from models.flow.density import ConditionalFlow, from_description
+from models.flow.atoms import OneFlow, from_description
 
 SCHEMA = 1
 FILE, NOTE = "checkpoint.safetensors", "checkpoint.json"
@@ -92,7 +92,7 @@ def load(folder: Path) -> Checkpoint | None:
     return Checkpoint(tensors=tensors, state=state)
 
 
-def best_flow(folder: Path) -> ConditionalFlow:
+def best_flow(folder: Path) -> OneFlow:
     """The flow with the best weights so far, in evaluation mode on the CPU.
 
     Raises:
@@ -104,7 +104,7 @@ def best_flow(folder: Path) -> ConditionalFlow:
     return flow_of(folder, checkpoint)
 
 
-def flow_of(folder: Path, checkpoint: Checkpoint) -> ConditionalFlow:
+def flow_of(folder: Path, checkpoint: Checkpoint) -> OneFlow:
     """The flow with the best weights of a checkpoint that was read from `folder`."""
     try:
         return from_description(checkpoint.state["flow"], below(checkpoint.tensors, BEST))

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.flow.atoms import OneFlow
 from models.flow.conditions import distinct, micro_batches
-from models.flow.density import ConditionalFlow
 from models.training.optimizer import views, weights_and_biases
 
 CPU_ROWS = 8192
@@ -38,7 +38,7 @@ MicroBatch = tuple[Tensor, Tensor, list[int]]
 class BatchLoss:
     """The NLL of a flow over batches, and its gradient."""
 
-    def __init__(self, flow: ConditionalFlow, gradients: list[Tensor], *, batch_size: int) -> None:
+    def __init__(self, flow: OneFlow, gradients: list[Tensor], *, batch_size: int) -> None:
         """Args: the flow, the flat tensors that its parameters' gradients are views of, and the
         rows of a batch.
         """
@@ -113,7 +113,7 @@ class BatchLoss:
 class _Replica:
     """A flow whose weights all replicas share, and the gradients that this one adds to."""
 
-    flow: ConditionalFlow
+    flow: OneFlow
     gradients: list[Tensor]
 
     def backward(self, parts: list[MicroBatch], rows: int) -> Tensor:
@@ -136,7 +136,7 @@ class _Replica:
         return -torch.stack(sums).sum()
 
 
-def _replica(flow: ConditionalFlow, gradients: list[Tensor]) -> _Replica:
+def _replica(flow: OneFlow, gradients: list[Tensor]) -> _Replica:
     """A replica that shares the memory of the weights and has gradients of its own."""
     memo: dict[int, Any] = {id(buffer): buffer for buffer in flow.buffers()}
     own = [torch.zeros_like(gradient) for gradient in gradients]

@@ -29,8 +29,7 @@ from data_prep.cells import Named
 from data_prep.dataset import Dataset
 from data_prep.stream import Batch, Stream
 from models.config import FREE_TO_CHANGE, ConfigError, FlowConfig, TrainConfig
-from models.flow.coordinates import constants
-from models.flow.density import ConditionalFlow, build_flow
+from models.flow.atoms import OneFlow, build
 from models.training.checkpoint import (
     BEST,
     Checkpoint,
@@ -68,7 +67,7 @@ def train(
     checkpoint: Path | None = None,
     save: Save = save,
     on_epoch: Callable[[Epoch], None] | None = None,
-) -> tuple[ConditionalFlow, Fit]:
+) -> tuple[OneFlow, Fit]:
     """Fit a flow to the dataset prepared in `folder`.
 
     Args:
@@ -123,9 +122,9 @@ class _Training:
         evaluated = partial(read, "val", batch_size=EVALUATION_ROWS, shuffle=False)
         self.validation = evaluated(without=hold_out)
         self.held_out = evaluated(only=hold_out) if hold_out else None
-        moments = constants(self.dataset, self.stream.epoch(0), flow_config.coordinates)
         torch.manual_seed(config.seed)
-        self.flow = build_flow(flow_config, self.dataset, moments, seed=config.seed)
+        rows = self.stream.epoch(0)
+        self.flow = build(flow_config, self.dataset, rows, seed=config.seed)
         self.flow.to(self.device)
         if flow_config.normalise:
             # The layers between take their scales from the first batch.
@@ -259,7 +258,7 @@ class _Training:
         x_NF, c_NC = x_NF.contiguous().pin_memory(), c_NC.contiguous().pin_memory()
         return x_NF.to(self.device, non_blocking=True), c_NC.to(self.device, non_blocking=True)
 
-    def result(self) -> tuple[ConditionalFlow, Fit]:
+    def result(self) -> tuple[OneFlow, Fit]:
         """The flow with its best weights, and the history."""
         self.flow.load_state_dict(self.best)
         best = self.history[self.stopping.best_evaluation - 1]

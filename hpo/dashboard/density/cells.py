@@ -22,7 +22,7 @@ from hpo.pictures.density import Array
 
 if TYPE_CHECKING:
     from models.evaluation.distances import CellDistance
-    from models.flow.density import ConditionalFlow
+    from models.flow.atoms import OneFlow
 
 Values = tuple[tuple[float, ...], tuple[float, ...]]
 _Key = tuple[float, ...]
@@ -59,9 +59,7 @@ class CellMap:
     notes: tuple[str, ...]
 
 
-def cell_map(
-    flow: ConditionalFlow, dataset: Dataset, test: TestRows, held_out: frozenset[Cell]
-) -> CellMap:
+def cell_map(flow: OneFlow, dataset: Dataset, test: TestRows, held_out: frozenset[Cell]) -> CellMap:
     """The map of a flow, in evaluation mode, over a dataset with its columns; takes seconds."""
     from models.bundle import batched
     from models.evaluation import distances

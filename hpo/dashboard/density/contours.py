@@ -23,7 +23,7 @@ from hpo.pictures import density
 from hpo.pictures.density import Array
 
 if TYPE_CHECKING:
-    from models.flow.density import ConditionalFlow
+    from models.flow.atoms import OneFlow
 
 DRAWS = 200_000
 """Events drawn for a plot: enough that its contours show the flow and not the draw."""
@@ -76,7 +76,7 @@ class DensityPlot:
 
 
 def density_plot(
-    flow: ConditionalFlow,
+    flow: OneFlow,
     conditions: Mapping[str, float],
     rows_NF: Array | None,
     at: tuple[int, ...],

@@ -31,7 +31,7 @@ from models.bundle import domain
 if TYPE_CHECKING:
     from hpo.dashboard.catalog import Catalog
     from hpo.records.record import RunRecord
-    from models.flow.density import ConditionalFlow
+    from models.flow.atoms import OneFlow
 
 SAME = 1e-5
 """Relative distance within which conditions are those of a simulated cell: rows are float32."""
@@ -67,7 +67,7 @@ class Slider:
 class _Source:
     """A run's flow, and its data."""
 
-    flow: ConditionalFlow
+    flow: OneFlow
     stamp: Stamp
     record: RunRecord
     dataset: Dataset | None
@@ -93,7 +93,7 @@ class Densities:
         """
         self._catalog = catalog
         self._datasets = Datasets(data, of_studies)
-        self._flows: Cache[object, ConditionalFlow] = Cache(4)
+        self._flows: Cache[object, OneFlow] = Cache(4)
         # Each makes one at a time: at most one plot and one map are in work at once.
         self._plots: Cache[object, DensityPlot] = Cache(64)
         self._maps: Cache[tuple[Stamp, str], CellMap] = Cache(64)
@@ -196,7 +196,7 @@ def _names(columns: Sequence[Column]) -> list[str]:
     return [column.name for column in columns]
 
 
-def _places(flow: ConditionalFlow, columns: tuple[str, str] | None) -> tuple[int, ...]:
+def _places(flow: OneFlow, columns: tuple[str, str] | None) -> tuple[int, ...]:
     """The places of the event columns that are shown."""
     names = _names(flow.event_columns)
     if columns is None or len(names) < 2:
