@@ -7,7 +7,7 @@ import re
 import reprlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_prep.errors import DataError
 from data_prep.untrusted import is_finite
@@ -17,13 +17,75 @@ NOT_CONDITIONS = frozenset({"self", "n", "events", "seed", "return_std", "on_ext
 LONGEST_NAME = 200
 """Characters of a column's name or unit."""
 
-_KNOWN = (
-    (r"(mass|zams|mzams)(_.*)?", "Msun", True),
-    (r"(radius|semimajor)(_.*)?", "Rsun", True),
-    (r"(gwtime|bworldtime)(_.*)?", "Myr", True),
-    (r"(z|metallicity|alpha|alpha1)", "", True),
+
+class Meaning(NamedTuple):
+    """What a column of a well-known name holds."""
+
+    quantity: str
+    unit: str | None
+    """None where the codes differ."""
+    support: str
+    """As `--support` takes it."""
+
+
+# Names are compared without case, blanks and signs: Mass(1), mass_1 and MASS1 are one. No text
+# is made of these words in two ways, else a long name would take for ever.
+_MORE = (
+    "s[12]|star|primary|secondary|zams|ini|init|initial|birth|form|formation|dco|comp|compact"
+    "|remnant|rem|final|merge[rd]?|bh|ns|co|source|src|det|detector|lab|obs|frame"
 )
-"""Pattern of a name, unit, and whether the values are positive: SEVN's and COSMIC's columns."""
+_OF, _AT = f"(?:{_MORE})*", f"(?:[0-2ab]|{_MORE})*"
+_PI = 3.1415927410125732  # in single precision, which is above it
+_KNOWN = tuple(
+    (re.compile(pattern), Meaning(quantity, unit, support))
+    for quantity, unit, support, pattern in (
+        ("weight", "", "0:", "w|[a-z]*weights?[a-z0-9]*"),
+        ("detection probability", "", "0:1", "p?det(ection)?prob(ability)?|pdet[a-z0-9]*"),
+        ("chirp mass", "Msun", "positive", f"(mchirp|chirpm(ass)?|mc){_AT}"),
+        ("total mass", "Msun", "positive", f"m(ass)?(tot(al)?|merge[rd]?|sum){_AT}"),
+        ("total mass", "Msun", "positive", f"tot(al)?m(ass)?{_AT}"),
+        ("mass", "Msun", "positive", f"{_OF}(mass|m|mzams|zams){_AT}"),
+        ("mass ratio", "", "0:1", f"(q|massratio){_AT}"),
+        ("effective spin", "", "-1:1", "(chi|x)eff(ective)?|effective(inspiral)?spin"),
+        ("precessing spin", "", "0:1", "chip(rec(ession|essing)?)?|effectiveprecess(ing|ion)spin"),
+        ("spin component", "", "-1:1", "chi[12]|(a|s|chi|spin)[12][xyz]|(chi|spin)[xyz][12]?"),
+        ("spin", "", "0:1", f"a[12]|chi(b|birth)|{_OF}(a?spin|(a|chi|spin)mag(nitude)?){_AT}"),
+        ("cosine", "", "-1:1", f"cos(ine)?(tilt|theta|t|iota|inc(l|lination)?)(jn)?{_AT}"),
+        ("tilt", "rad", f"0:{_PI!r}", f"{_OF}(spinorbit)?tilt(angle)?{_AT}"),
+        ("eccentricity", "", "0:1", f"e0?|(orb(it(al)?)?)?ecc(entricity)?{_AT}"),
+        ("redshift", "", "positive", f"(redshift|z)(at|events?)?{_AT}"),
+        # COMPAS, SEVN and COSMIC write Z for metallicity, the codes of mergers z for redshift.
+        ("metallicity", "", "positive", f"(Z|[zZ]?met(al)?(licity)?){_AT}"),
+        ("common-envelope efficiency", "", "positive", "alpha(1|10|cee?)?|cee?alpha"),
+        ("time", "Myr", "positive", "(gwtime|b?worldtime)[a-z0-9]*|tphys|time"),
+        ("time", "Myr", "positive", "coalescencetime|tinspiral"),
+        ("time", None, "positive", f"t(ime)?(delay|gw|coal|lookback|merge[rd]?|form(ation)?){_AT}"),
+        ("time", None, "positive", f"(delay|inspiral|merger|formation|lookback)time{_AT}"),
+        ("separation", "AU", "positive", "semimajoraxis(dco|zams)"),
+        ("separation", None, "positive", f"(semimajoraxis|(orbital)?separation){_AT}"),
+        ("separation", "Rsun", "positive", f"semimajor[a-z0-9]*|(sep|smjaxis){_AT}"),
+        ("radius", "Rsun", "positive", "radius[a-z0-9]*"),
+        ("period", "d", "positive", f"(porb|orbitalperiod){_AT}"),
+        ("distance", "Mpc", "positive", "lum(inosity)?dist(ance)?|dl"),
+        ("speed", "km / s", "0:", f"v?kick(mag(nitude)?|speed|velocity)?{_AT}"),
+        ("speed", "km / s", "0:", f"(natal|applied|drawn)kick(mag(nitude)?|speed|velocity)?{_AT}"),
+        ("speed", "km / s", "0:", f"(vsys|systemicspeed){_AT}"),
+        ("speed", "km / s", "positive", "sigmakick|kicksigma"),
+    )
+)
+"""Columns of SEVN, MOBSE, BSE, COSMIC, COMPAS, POSYDON, AMAZE, bilby and gwpopulation."""
+
+_UNITS = {
+    **dict.fromkeys(("", "-", "--", "#", "1", "none", "state", "dimensionless"), ""),
+    **dict.fromkeys(("msun", "msol", "solmass"), "Msun"),
+    **dict.fromkeys(("rsun", "rsol", "solrad"), "Rsun"),
+    **dict.fromkeys(("lsun", "lsol", "sollum"), "Lsun"),
+    **dict.fromkeys(("d", "day", "days"), "d"),
+    **dict.fromkeys(("yr", "year", "years"), "yr"),
+    **{name.lower(): name for name in ("Myr", "Gyr", "AU", "Mpc", "Gpc", "kpc", "rad", "deg")},
+    **dict.fromkeys(("km/s", "kms-1", "kms^-1", "kms**-1"), "km / s"),
+}
+"""astropy's name of a unit, by its name in other places, in lower case without blanks and `_`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +153,65 @@ class Column:
         return values | {name: value for name, value in told.items() if value not in (None, ())}
 
     @classmethod
-    def named(cls, name: str) -> Column:
-        """The column of that name, with the unit and sign that SEVN and COSMIC give it."""
-        for pattern, unit, positive in _KNOWN:
-            if re.fullmatch(pattern, name, re.IGNORECASE):
-                return cls(name, unit, positive)
-        return cls(name, "", False)
+    def named(
+        cls,
+        name: str,
+        *,
+        unit: str | None = None,
+        support: str | None = None,
+        atoms: Sequence[float] = (),
+    ) -> Column:
+        """The column of that name, as a user says it is, or as the name is known.
+
+        Args:
+            name: One that is not known is that of a pure number, which may have any sign.
+            unit: None takes that of the name.
+            support: `positive`, `real` or `LOW:HIGH`; None takes that of the name.
+            atoms: Values that many rows have exactly.
+
+        Raises:
+            DataError: If `support` is none, or the atoms are outside it.
+        """
+        known = meaning_of(name) or Meaning("", "", "real")
+        unit = (known.unit or "") if unit is None else unit_of(unit)
+        if support is None:
+            # An angle's bounds are those of its unit.
+            other = known.unit and unit != known.unit and ":" in known.support
+            support = "real" if other else known.support
+        return cls(name, unit, **_support(name, support), atoms=tuple(atoms))
+
+
+def meaning_of(name: str) -> Meaning | None:
+    """What a column of that name holds in the codes of the trade; None where it is unknown."""
+    plain = re.sub("[^0-9A-Za-z]", "", name)
+    lower = plain.lower()
+    for text in ("Z" + lower[1:], lower) if plain.startswith("Z") else (lower,):
+        for pattern, meaning in _KNOWN:
+            if pattern.fullmatch(text):
+                return meaning
+    return None
+
+
+def unit_of(text: str) -> str:
+    """A unit as astropy writes it, where it is a common one; else as it is."""
+    return _UNITS.get(re.sub(r"[\s_]", "", text.lower()), text.strip())
+
+
+def _support(name: str, text: str) -> dict[str, Any]:
+    """The fields of a column that say where its values lie."""
+    if text in ("positive", "real"):
+        return {"positive": text == "positive"}
+    low, colon, high = text.partition(":")
+    try:
+        sides = [float(side) if side.strip() else None for side in (low, high)]
+        if not colon or sides == [None, None] or not all(map(is_finite, filter(None, sides))):
+            raise ValueError
+    except ValueError:
+        raise DataError(
+            f"--support {name}={text}: write positive, real or LOW:HIGH such as 0:1, where a side "
+            "that is open stays empty"
+        ) from None
+    return {"low": sides[0], "high": sides[1]}
 
 
 def pair_of(columns: Sequence[Column]) -> tuple[int, int] | None:

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from data_prep.atomic import folder_draft_of
 from data_prep.codes import cosmic
+from data_prep.columns import unit_of
 from data_prep.dataset import Dataset, rows_of
 from data_prep.errors import DataError
 from data_prep.preparation import parts
@@ -40,6 +41,10 @@ def prepare(
     totals: Path | None = None,
     reading: Reading = AS_TOLD,
     weights: str | None = None,
+    support: Mapping[str, str] = MappingProxyType({}),
+    unit: Mapping[str, str] = MappingProxyType({}),
+    atoms: Mapping[str, Sequence[float]] = MappingProxyType({}),
+    lattice: Mapping[str, float] = MappingProxyType({}),
     command: str = "",
     on_progress: Callable[[int], None] | None = None,
 ) -> Dataset:
@@ -58,6 +63,11 @@ def prepare(
         totals: Table of what was simulated in each cell, for merger rates: see `totals`.
         reading: How the sources are to be read, where they do not tell it themselves.
         weights: The column that says how much a row counts: positive, or 0 for none.
+        support: Where a column's values lie, `positive`, `real` or `LOW:HIGH`, by its name.
+        unit: Of a column, by its name; it comes before what the name or the file tells.
+        atoms: Values that many rows have exactly, by event column.
+        lattice: The step that an event column was rounded to, by its name: each value is spread
+            evenly over its step.
         command: Kept in `dataset.json`: how the user asked for this.
         on_progress: Called with the rows read so far (of the sources, kept or not).
 
@@ -69,6 +79,13 @@ def prepare(
         OSError: If `out` cannot be written.
         FilterError: If `where` is no filter.
     """
+    out = Path(out)
+    _check_out(out)
+    opened = [Source.open(Path(path), columns, reading) for path in sources]
+    if not opened:
+        raise DataError("there is no source table: name at least one file")
+    _check_renames(opened, columns)
+    names = {*event_columns, *condition_columns}
     request = Request(
         events=tuple(event_columns),
         conditions=tuple(condition_columns),
@@ -76,13 +93,11 @@ def prepare(
         split=cast(tuple[float, float, float], tuple(map(float, split))),
         drop_invalid=drop_invalid,
         weights=weights,
+        support=support,
+        units={name: each for name, each in _units(opened).items() if name in names} | dict(unit),
+        atoms={name: tuple(values) for name, values in atoms.items()},
+        lattice=lattice,
     )
-    out = Path(out)
-    _check_out(out)
-    opened = [Source.open(Path(path), columns, reading) for path in sources]
-    if not opened:
-        raise DataError("there is no source table: name at least one file")
-    _check_renames(opened, columns)
     simulated = totals and Totals.read(Path(totals), request.condition_columns, columns)
     dropped: Counter[str] = Counter()
     with _folder_that_appears(out) as folder:
@@ -118,6 +133,19 @@ def prepare(
         )
         dataset.write(folder)
     return dataset
+
+
+def _units(sources: Sequence[Source]) -> dict[str, str]:
+    """Of each column that a file tells the unit of."""
+    units: dict[str, str] = {}
+    for source in sources:
+        for name, unit in source.units.items():
+            if unit_of(units.setdefault(name, unit)) != unit_of(unit):
+                raise DataError(
+                    f"{source.path} has {name!r} in {unit!r}, a file before it in "
+                    f"{units[name]!r}: convert one of them, and prepare them together"
+                )
+    return units
 
 
 def _read(

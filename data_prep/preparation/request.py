@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from data_prep.columns import NOT_CONDITIONS, Column
-from data_prep.errors import DataError
+from data_prep.errors import DataError, suggestion
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +28,14 @@ class Request:
     drop_invalid: bool
     weights: str | None = None
     """The column that says how much a row counts."""
+    support: Mapping[str, str] = field(default_factory=dict)
+    """Where values lie: `positive`, `real` or `LOW:HIGH`, by column, where names do not tell."""
+    units: Mapping[str, str] = field(default_factory=dict)
+    """By column, as a user or a file tells them."""
+    atoms: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Values that many rows have exactly, by event column."""
+    lattice: Mapping[str, float] = field(default_factory=dict)
+    """The step of the values that were rounded, by event column."""
 
     def __post_init__(self) -> None:
         if not self.events or not self.conditions:
@@ -50,6 +59,23 @@ class Request:
                 f"which add up to {sum(self.split):g}"
             )
 
+        self._check_said("--support", self.support, self.events + self.conditions)
+        self._check_said("--unit", self.units, self.names)
+        self._check_said("--atom", self.atoms, self.events)
+        self._check_said("--lattice", self.lattice, self.events)
+        for name, step in self.lattice.items():
+            if not 0 < step < math.inf:
+                raise DataError(f"--lattice {name}={step:g}: a step is a number above 0")
+
+    def _check_said(self, option: str, said: Mapping[str, object], known: tuple[str, ...]) -> None:
+        for name in said:
+            if name not in known:
+                kind = "event column" if known == self.events else "column"
+                raise DataError(
+                    f"{option} {name}: there is no {kind} {name!r} in this dataset: "
+                    f"{suggestion(name, known)}"
+                )
+
     @property
     def names(self) -> tuple[str, ...]:
         """Events, then conditions, then the weight."""
@@ -57,11 +83,19 @@ class Request:
 
     @property
     def event_columns(self) -> tuple[Column, ...]:
-        return tuple(Column.named(name) for name in self.events)
+        return tuple(map(self._column, self.events))
 
     @property
     def condition_columns(self) -> tuple[Column, ...]:
-        return tuple(Column.named(name) for name in self.conditions)
+        return tuple(map(self._column, self.conditions))
+
+    def _column(self, name: str) -> Column:
+        return Column.named(
+            name,
+            unit=self.units.get(name),
+            support=self.support.get(name),
+            atoms=self.atoms.get(name, ()),
+        )
 
     @property
     def weight_column(self) -> Column | None:

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,18 @@ from data_prep.tables.chunk import Chunk
 from data_prep.tables.source import Source
 from data_prep.where import Filter, FilterError
 
-Fault: TypeAlias = tuple[str, str, NDArray[np.bool_]]
-"""The column, the fault, and the rows that have it."""
+
+class Fault(NamedTuple):
+    """What is wrong with values of a column."""
+
+    column: str
+    what: str
+    wrong: NDArray[np.bool_]
+    """Of each row, whether it has the fault."""
+    remedy: str = ""
+    """A way out beside those of every fault."""
+
+
 _BEYOND = "beyond single precision (1e-45 to 3e38)"
 
 
@@ -62,13 +72,18 @@ def wanted(source: Source, request: Request, dropped: Counter[str]) -> Iterator[
 
 def faults(column: Column, values: NDArray[np.float64]) -> Iterator[Fault]:
     """Each rule that holds for all columns, and the values that break it."""
-    yield column.name, "not a finite number", ~np.isfinite(values)
+    name, remedy = column.name, f"say by --support {column.name}=LOW:HIGH where its values lie"
+    yield Fault(name, "not a finite number", ~np.isfinite(values))
     if column.positive:
-        yield column.name, "not above zero", values <= 0
+        yield Fault(name, "not above zero", values <= 0, remedy)
     if column.bounds:
         low = -math.inf if column.low is None else column.low
         high = math.inf if column.high is None else column.high
-        yield column.name, f"outside {column.support}", (values < low) | (values > high)
+        # As it is stored: a ratio of 1 + 1e-16 is 1.
+        with np.errstate(over="ignore"):
+            single = values.astype(np.float32)
+        outside = (single < np.float32(low)) | (single > np.float32(high))
+        yield Fault(name, f"outside {column.support}", outside, remedy)
 
 
 def whole(chunk: Chunk, source: Source, remedy: str | None, dropped: Counter[str]) -> Chunk:
@@ -82,7 +97,7 @@ def whole(chunk: Chunk, source: Source, remedy: str | None, dropped: Counter[str
     dropped["not one value per column"] += len(chunk.ragged)
     texts = sorted(chunk.wrong.items(), key=lambda item: min(item[1]))
     rows = np.arange(len(chunk.rows))
-    found = [(name, "not a number", np.isin(rows, list(places))) for name, places in texts]
+    found = [Fault(name, "not a number", np.isin(rows, list(places))) for name, places in texts]
     return without(chunk, found, source, remedy, dropped)
 
 
@@ -91,16 +106,16 @@ def without(
 ) -> Chunk:
     """Without the rows that have a fault; the other arguments are those of `whole`."""
     bad = np.zeros(len(chunk.rows), bool)
-    for name, fault, wrong in found:
+    for name, fault, wrong, way in found:
         if remedy and wrong.any():
             at = int(wrong.argmax())
             value = chunk.numbers[name][at]
             text = chunk.wrong.get(name, {}).get(at)
-            shown = repr(text) if text else "no value" if np.isnan(value) else f"{value:g}"
+            shown = repr(text) if text else "no value" if np.isnan(value) else f"{value:.9g}"
             column = source.renamed.get(name, name)
             raise DataError(
                 f"{source.path}, column {column!r}, row {chunk.rows[at]}: {shown} is {fault}: "
-                f"{remedy}"
+                f"{remedy}{way and f', or {way}'}"
             )
         dropped[fault] += int((wrong & ~bad).sum())
         bad |= wrong
@@ -120,12 +135,12 @@ def _faults(chunk: Chunk, request: Request) -> Iterator[Fault]:
         values = chunk.numbers[column.name]
         yield from faults(column, values)
         if column.name in request.events:
-            yield column.name, _BEYOND, _lost(values)
+            yield Fault(column.name, _BEYOND, _lost(values))
     if request.weights:
         weights = chunk.numbers[request.weights]
-        yield request.weights, "not a finite number", ~np.isfinite(weights)
-        yield request.weights, "a negative weight", weights < 0
-        yield request.weights, _BEYOND, _lost(weights)
+        yield Fault(request.weights, "not a finite number", ~np.isfinite(weights))
+        yield Fault(request.weights, "a negative weight", weights < 0)
+        yield Fault(request.weights, _BEYOND, _lost(weights))
 
 
 def _lost(values: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -62,7 +62,8 @@ class Totals:
                 values = chunk.numbers[column.name]
                 found = [*rows.faults(column, values)]
                 if TOTALS.get(column.name) == "binaries":
-                    found.append((total, "not a whole number", values != np.round(values)))
+                    broken = values != np.round(values)
+                    found.append(rows.Fault(total, "not a whole number", broken))
                 rows.without(chunk, found, source, _REMEDY, Counter())
             for at, row in enumerate(chunk.rows.tolist()):
                 cell = tuple(float(chunk.numbers[name][at]) for name in names)

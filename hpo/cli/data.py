@@ -15,6 +15,13 @@ from hpo.cli.options import FILE, FOLDER, listed
 if TYPE_CHECKING:
     from hpo.records.listing import Format
 
+SUPPORT = (
+    "Where a column's values lie: positive, real or LOW:HIGH, one side empty where it is open. "
+    "Repeatable."
+)
+WEIGHTS = "Column that says how much a row counts; rows of weight 0 are left out."
+ATOM = "A value that many rows have exactly, such as chi_eff=0. Repeatable."
+LATTICE = "Spread the values that were rounded to this step evenly over it. Repeatable."
 SEEDS = "Seeds the split and the shuffle."
 TOTALS = (
     "Table of the condition columns and simulated_binaries or simulated_mass [Msun] of each cell, "
@@ -29,6 +36,11 @@ TOTALS = (
 @click.option("--columns", multiple=True, metavar="OLD=NEW", help="Rename a column. Repeatable.")
 @click.option("--events", default="Mass_0,Mass_1", show_default=True, help="Event columns.")
 @click.option("--conditions", default="Z,alpha", show_default=True, help="Condition columns.")
+@click.option("--weights", metavar="COLUMN", help=WEIGHTS)
+@click.option("--support", multiple=True, metavar="NAME=SUPPORT", help=SUPPORT)
+@click.option("--unit", multiple=True, metavar="NAME=UNIT", help="Unit of a column. Repeatable.")
+@click.option("--atom", "atoms", multiple=True, metavar="NAME=VALUE", help=ATOM)
+@click.option("--lattice", multiple=True, metavar="NAME=STEP", help=LATTICE)
 @click.option("--where", metavar="EXPRESSION", help="Keep rows such as 'Mass_0 > 3 and Z != 0.03'.")
 @click.option("--split", default="0.6,0.2,0.2", show_default=True, help="train,val,test.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help=SEEDS)
@@ -42,6 +54,11 @@ def prepare(
     columns: tuple[str, ...],
     events: str,
     conditions: str,
+    weights: str | None,
+    support: tuple[str, ...],
+    unit: tuple[str, ...],
+    atoms: tuple[str, ...],
+    lattice: tuple[str, ...],
     where: str | None,
     split: str,
     seed: int,
@@ -71,6 +88,17 @@ def prepare(
             event_columns=options.names(events, "--events"),
             condition_columns=options.names(conditions, "--conditions"),
             columns=options.renames(columns),
+            weights=weights,
+            support=options.once(support, "--support", "positive, =real or =LOW:HIGH"),
+            unit=options.once(unit, "--unit", "UNIT"),
+            atoms={
+                name: [options.number(text, "--atom") for text in texts]
+                for name, texts in options.by_column(atoms, "--atom", "VALUE").items()
+            },
+            lattice={
+                name: options.number(text, "--lattice")
+                for name, text in options.once(lattice, "--lattice", "STEP").items()
+            },
             where=where,
             split=options.fractions(split),
             seed=seed,

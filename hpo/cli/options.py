@@ -134,6 +134,34 @@ def renames(pairs: Sequence[str]) -> dict[str, str]:
     return renamed
 
 
+def by_column(pairs: Sequence[str], option: str, value: str) -> dict[str, list[str]]:
+    """`NAME=VALUE` each -> the values of each column; `value` is what a value is called."""
+    said: dict[str, list[str]] = {}
+    for pair in pairs:
+        name, equals, text = (part.strip() for part in pair.rpartition("="))
+        if not (equals and name and text):
+            raise click.UsageError(f"{option} {pair!r} must read NAME={value}")
+        said.setdefault(name, []).append(text)
+    return said
+
+
+def once(pairs: Sequence[str], option: str, value: str) -> dict[str, str]:
+    """`NAME=VALUE` each, every column once."""
+    said = by_column(pairs, option, value)
+    for name, values in said.items():
+        if len(values) > 1:
+            raise click.UsageError(f"{option} says {' and '.join(values)} of {name}: say one")
+    return {name: text for name, (text,) in said.items()}
+
+
+def number(text: str, option: str) -> float:
+    """The number that an option's value is."""
+    try:
+        return float(text)
+    except ValueError:
+        raise click.UsageError(f"{option} needs a number, got {text!r}") from None
+
+
 def fractions(text: str) -> tuple[float, float, float]:
     """`0.6,0.2,0.2` -> shares of train, val and test."""
     try:

@@ -43,8 +43,7 @@ def test_a_dataset_is_read_back_as_it_was_written(tmp_path):
         ("GWtime", "Myr", True),
         ("Z", "", True),
         ("alpha", "", True),
-        ("Eccentricity", "", False),
-        ("chi_eff", "", False),
+        ("log_mass", "", False),
     ],
 )
 def test_a_known_name_brings_its_unit_and_sign(name, unit, positive):

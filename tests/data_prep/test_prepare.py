@@ -177,7 +177,7 @@ def test_the_fingerprint_of_a_table_stays_what_it_was(tmp_path, monkeypatch, kin
     """Else nobody could go on with a study on the same data, prepared again by a newer version."""
     named = Column.named
     monkeypatch.setattr(
-        Column, "named", lambda name: kind(name, named(name).unit, named(name).positive)
+        Column, "named", lambda name, **_: kind(name, named(name).unit, named(name).positive)
     )
     rows = [
         f"{5 + k / 4},{3 + k / 8},{(0.0001, 0.001)[k % 2]},{(0.5, 1.0)[k // 20]}" for k in range(40)
@@ -775,3 +775,63 @@ def test_a_dictionary_that_fills_its_indices_is_read(tmp_path, kind):
     made = prepare([tmp_path / "a.parquet"], tmp_path / "out", drop_invalid=True)
 
     assert sum(made.rows.values()) == count + 1
+
+
+# ---- what columns mean
+
+
+def test_what_is_said_of_a_column_is_kept(tmp_path):
+    path = write(tmp_path / "a.csv", ROWS, "id,S1_mass,x,Z,alpha")
+
+    dataset = prepare(
+        [path],
+        tmp_path / "out",
+        event_columns=["S1_mass", "x"],
+        support={"x": "1:", "alpha": "0.5:5"},
+        unit={"x": "Gyr"},
+    )
+
+    kept = Dataset.read(tmp_path / "out")
+    assert kept == dataset
+    assert kept.event_columns == (Column("S1_mass", "Msun", True), Column("x", "Gyr", low=1.0))
+    assert kept.condition_columns[1] == Column("alpha", "", low=0.5, high=5.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said", "message"),
+    [
+        ("q", 1.0001, {}, r"column 'q', row 3: 1.0001 is outside \[0, 1\]: .* --support q=LOW"),
+        ("chi_eff", -2, {}, r"-2 is outside \[-1, 1\]"),
+        ("S1_mass", 0, {}, "0 is not above zero: .*, or say by --support S1_mass="),
+        ("x", -1, {"x": "positive"}, "column 'x', row 3: -1 is not above zero"),
+        ("x", 7.5, {"x": "0:7"}, r"7.5 is outside \[0, 7\]"),
+        ("q", 1.0001, {"q": "positive"}, None),
+        ("q", 1 + 1e-12, {}, None),
+    ],
+)
+def test_a_row_outside_the_support_is_refused(tmp_path, name, value, said, message):
+    rows = [f"{value if k == 2 else k / 20},{k},0.1" for k in range(1, 20)]
+    rows.insert(0, "0.5,30,0.1")
+    path = write(tmp_path / "a.csv", rows, f"{name},y,Z")
+    options = {"event_columns": [name, "y"], "condition_columns": ["Z"], "support": said}
+
+    if message is None:
+        prepare([path], tmp_path / "out", **options)
+        return
+    with pytest.raises(DataError, match=message):
+        prepare([path], tmp_path / "out", **options)
+    prepare([path], tmp_path / "out", **options, drop_invalid=True)
+
+
+@pytest.mark.parametrize(
+    ("option", "said", "message"),
+    [
+        ("support", {"Mass_2": "real"}, "--support Mass_2: there is no column 'Mass_2' .*Mass_"),
+        ("unit", {"mass": "kg"}, "--unit mass: there is no column"),
+        ("atoms", {"Z": (0.1,)}, "--atom Z: there is no event column 'Z'"),
+        ("lattice", {"Mass_0": 0.0}, "--lattice Mass_0=0: a step is a number above 0"),
+    ],
+)
+def test_what_is_said_of_no_column_is_refused(tmp_path, option, said, message):
+    with pytest.raises(DataError, match=message):
+        prepare([write(tmp_path / "a.csv", ROWS)], tmp_path / "out", **{option: said})
