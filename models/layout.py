@@ -79,6 +79,8 @@ class Layout:
     domain: dict[str, tuple[float, float]]
     patterns: tuple[Pattern, ...] = ()
     """Of a flow of columns with atoms."""
+    regions: tuple[tuple[tuple[float, float], ...], ...] = ()
+    """Of scattered conditions: lowest and highest value of each in each region of the data."""
 
     @classmethod
     def of(cls, description: Mapping[str, Any]) -> Layout:
@@ -103,6 +105,7 @@ class Layout:
             condition_columns=conditions,
             domain=_domain(description["domain"], conditions),
             patterns=patterns.check(description.get("patterns", ()), events),
+            regions=_regions(description.get("regions", ()), conditions),
         )
 
     def parts(self) -> dict[int, Layout]:
@@ -233,6 +236,18 @@ def _domain(
             raise ValueError(f"the range of {column.name} cannot be {limits}")
         domain[column.name] = (low, high)
     return domain
+
+
+def _regions(
+    stored: Sequence[Any], conditions: Sequence[Column]
+) -> tuple[tuple[tuple[float, float], ...], ...]:
+    regions = []
+    for box in stored:
+        if len(box) != len(conditions):
+            raise ValueError("a region has two sides for each condition")
+        limits = dict(zip((column.name for column in conditions), box, strict=True))
+        regions.append(tuple(_domain(limits, conditions).values()))
+    return tuple(regions)
 
 
 def check_values(state: Mapping[str, NDArray[Any]]) -> None:

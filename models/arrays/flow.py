@@ -65,6 +65,10 @@ class ArrayFlow:
         """Which two event columns are of one unit, such as two masses; None for none."""
         self.domain = domain.common([member.layout.domain for member in self._members])
         """Range of each condition in the data."""
+        self.regions = domain.Regions.common(
+            [member.layout.regions for member in self._members], self._columns
+        )
+        """Where rows are near, of scattered conditions; None where the range is all."""
         self.noise_columns = len(self.event_columns) + (len(self._members) > 1)
         """Numbers that an event is made of; the last one of an ensemble chooses the member."""
 
@@ -134,7 +138,7 @@ class ArrayFlow:
         x_NF = np.asarray(events)
         domain.check_shape(self.event_columns, x_NF)
         c_NC = domain.conditions(
-            self._columns, self.domain, conditions, len(x_NF), on_extrapolation
+            self._columns, self.domain, conditions, len(x_NF), on_extrapolation, self.regions
         )
         return in_parts(lambda x, c: self.log_density(x, c, xp=np), x_NF, c_NC)
 

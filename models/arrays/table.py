@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,7 +29,7 @@ from data_prep.errors import InputError
 from models.arrays.flow import ArrayFlow, in_parts
 from models.arrays.layers import Standardise
 from models.bundle import domain
-from models.bundle.domain import Floats
+from models.bundle.domain import Floats, Regions
 from models.namespaces import Array, Namespace, namespace
 
 SCHEMA = 1
@@ -69,6 +69,8 @@ class Table:
     rms_error: float
     """Root-mean-square difference of the log density to the flow's in nats, over events drawn
     under conditions between the points: what more points would improve."""
+    regions: Regions | None = None
+    """Where rows of the data are near, of scattered conditions; None where the range is all."""
 
     @classmethod
     def of(cls, flow: ArrayFlow, *, points: int = 128, condition_points: int = 12) -> Self:
@@ -112,6 +114,7 @@ class Table:
             log_density_A=log_density.reshape(shape).astype(np.float32),
             captured=captured,
             rms_error=0.0,
+            regions=flow.regions,
         )
         return replace(table, rms_error=_rms_error(flow, table, c_axes))
 
@@ -157,6 +160,10 @@ class Table:
         """Write the file, in one step: a reader sees the whole table or none."""
         path = Path(path)
         domain_C2 = np.array([self.domain[name] for name in self.condition_columns]).reshape(-1, 2)
+        near = self.regions
+        boxes: dict[str, Any] = (
+            {} if near is None else {"regions": np.stack([near.low_KC, near.high_KC])}
+        )
         with draft_of(path) as draft, draft.open("wb") as file:
             np.savez_compressed(
                 file,
@@ -170,6 +177,7 @@ class Table:
                 log_density=self.log_density_A,
                 captured=self.captured,
                 rms_error=self.rms_error,
+                **boxes,
             )
         return path
 
@@ -198,6 +206,7 @@ class Table:
                     log_density_A=values["log_density"],
                     captured=float(values["captured"]),
                     rms_error=float(values["rms_error"]),
+                    regions=Regions(*values["regions"]) if "regions" in values else None,
                 )
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             raise TableError(

@@ -1,16 +1,28 @@
-"""Conditions as a caller gives them, checked: which, how many, and inside the range of the data."""
+"""Conditions as a caller gives them, checked: which, how many, and inside the range of the data.
+
+Where the conditions of the data were scattered, the range is not all: a point inside it may be far
+from every row. Then the domain is also the data's regions, each box made twice as wide.
+
+Array names end in their axes:
+    N rows    C conditions    K regions
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from data_prep.columns import Column
+from data_prep.dataset import shown
+from data_prep.regions import coordinates
 from models.bundle.files import EmulatorError
+from models.namespaces import Array, Namespace
 
 ROUNDING = 1e-6
 """Relative distance beyond the domain that is still inside: conditions are stored as float32."""
@@ -20,8 +32,66 @@ Domain = Mapping[str, tuple[float, float]]
 """Range of each condition in the data."""
 
 
+Box = tuple[tuple[float, float], ...]
+"""Lowest and highest value of each condition in a region of the data."""
+
+
 class ExtrapolationWarning(UserWarning):
-    """A condition lies outside the range that the emulator was trained on."""
+    """Conditions lie outside the range, or far from the rows, that the emulator was trained on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Regions:
+    """Where a row of the training data is near."""
+
+    low_KC: Floats
+    high_KC: Floats
+
+    @classmethod
+    def common(cls, members: Iterable[Sequence[Box]], columns: Sequence[Column]) -> Self | None:
+        """Where rows of all flows are near; None if none of them tells of regions."""
+        found = [cls.of(boxes, columns) for boxes in dict.fromkeys(map(tuple, members)) if boxes]
+        return reduce(cls._and, found) if found and columns else None
+
+    @classmethod
+    def of(cls, boxes: Sequence[Box], columns: Sequence[Column]) -> Self:
+        """Boxes of the data, wider by half of their size on each side.
+
+        The width is that of the logarithm where a column is positive. A box of a single value, as
+        where a condition has a grid, reaches to the next value that a box has.
+        """
+        box_KC2 = np.array(boxes, np.float64)
+        low_KC, high_KC = (coordinates(box_KC2[..., side], columns) for side in (0, 1))
+        for k, column in enumerate(columns):
+            low_K, high_K = low_KC[:, k].copy(), high_KC[:, k].copy()
+            below_K = above_K = (high_K - low_K) / 2
+            if not column.categories:
+                edges = np.unique([low_K, high_K])
+                before_K = edges[np.maximum(np.searchsorted(edges, low_K) - 1, 0)]
+                after_K = edges[np.minimum(np.searchsorted(edges, high_K, "right"), len(edges) - 1)]
+                below_K = np.where(below_K > 0, below_K, low_K - before_K)
+                above_K = np.where(above_K > 0, above_K, after_K - high_K)
+            low_KC[:, k], high_KC[:, k] = low_K - below_K, high_K + above_K
+            if column.positive:
+                low_KC[:, k], high_KC[:, k] = np.exp(low_KC[:, k]), np.exp(high_KC[:, k])
+        margin_KC = ROUNDING * np.maximum(abs(low_KC), abs(high_KC))
+        return cls(low_KC - margin_KC, high_KC + margin_KC)
+
+    def near(self, xp: Namespace, c: Array) -> Array:
+        """Whether conditions `(*S, C)` are near some row, shape `S`."""
+        inside_K = (
+            ((c >= xp.asarray(low_C)) & (c <= xp.asarray(high_C))).all(-1)
+            for low_C, high_C in zip(self.low_KC, self.high_KC, strict=True)
+        )
+        return reduce(lambda one, other: one | other, inside_K)
+
+    def _and(self, other: Self) -> Self:
+        columns = self.low_KC.shape[1]
+        low_KC = np.maximum(self.low_KC[:, None], other.low_KC).reshape(-1, columns)
+        high_KC = np.minimum(self.high_KC[:, None], other.high_KC).reshape(-1, columns)
+        some_K = np.array((low_KC <= high_KC).all(axis=1))
+        some_K[0] = True  # one box at least, even if nothing is in it
+        return type(self)(low_KC[some_K], high_KC[some_K])
 
 
 def conditions(
@@ -30,10 +100,12 @@ def conditions(
     given: Mapping[str, ArrayLike],
     rows: int,
     on_extrapolation: Extrapolation,
+    regions: Regions | None = None,
 ) -> Floats:
     """Conditions in the order of the columns: `(rows, C)`, or `(1, C)` if all are numbers.
 
-    A warning points at who called the caller.
+    `regions` are those of scattered conditions. A warning points at who called
+    the caller.
 
     Raises:
         EmulatorError: If one is missing, unknown, not finite, not positive where it has to be, of
@@ -55,6 +127,8 @@ def conditions(
     for k, column in enumerate(columns):
         limits = domain[column.name]
         c_NC[:, k] = _condition(column, given[column.name], rows, limits, on_extrapolation)
+    if on_extrapolation != "ignore" and regions is not None:
+        _check_near(columns, domain, c_NC, regions, on_extrapolation)
     return c_NC
 
 
@@ -93,6 +167,14 @@ def beyond(name: str, value: float, limits: tuple[float, float], what: str = "em
     )
 
 
+def lonely(names: Sequence[str], values: Sequence[float], what: str = "emulator") -> str:
+    """The sentence about conditions that are far from all rows."""
+    return (
+        f"{shown(names, values)} is far from all rows that the {what} was trained on: what it says "
+        "there is a guess"
+    )
+
+
 def common(domains: Sequence[Domain]) -> dict[str, tuple[float, float]]:
     """The ranges of conditions that all of several flows have seen."""
     return {
@@ -114,8 +196,26 @@ def _condition(
         raise EmulatorError(f"{name} must be above 0, got {value.min():g}")
     outside = value[~inside(value, limits)]
     if action != "ignore" and outside.size:
-        message = beyond(name, float(outside.flat[0]), limits)
-        if action == "raise":
-            raise EmulatorError(message)
-        warnings.warn(message, ExtrapolationWarning, stacklevel=4)
+        _tell(beyond(name, float(outside.flat[0]), limits), action)
     return value
+
+
+def _check_near(
+    columns: Sequence[Column],
+    domain: Domain,
+    c_NC: Floats,
+    regions: Regions,
+    action: Extrapolation,
+) -> None:
+    """Tell of the first row inside the ranges, of which enough is said, that is near no data."""
+    told_N = [inside(c_N, domain[one.name]) for c_N, one in zip(c_NC.T, columns, strict=True)]
+    lost_N = np.logical_and.reduce(told_N) & ~regions.near(np, c_NC)
+    if lost_N.any():
+        _tell(lonely([one.name for one in columns], c_NC[lost_N.argmax()].tolist()), action)
+
+
+def _tell(message: str, action: Extrapolation) -> None:
+    if action == "raise":
+        raise EmulatorError(message)
+    # Of whoever called the method that called `conditions`.
+    warnings.warn(message, ExtrapolationWarning, stacklevel=5)

@@ -32,6 +32,7 @@ from models.bundle.domain import Extrapolation, ExtrapolationWarning, Floats
 from models.bundle.efficiency import Efficiency
 from models.bundle.ensemble import Density, Ensemble, from_description
 from models.bundle.files import CARD, FORMAT, FORMAT_OF_SEVERAL, WEIGHTS, EmulatorError
+from models.flow.atoms import OneFlow
 from models.layout import check_values
 
 __all__ = ["Emulator", "EmulatorError", "ExtrapolationWarning"]
@@ -52,6 +53,10 @@ class Emulator:
         """Names of the conditions, in order."""
         self.domain = dict(flow.domain)
         """Range of each condition in the data."""
+        self.regions = domain.Regions.common(
+            [one.regions for one in _flows(flow)], flow.condition_columns
+        )
+        """Where rows are near, of scattered conditions; None where the range is all."""
         self.card: dict[str, Any] = {**_card(flow), **(card or {})}
         """The contents of `emulator.json`."""
 
@@ -98,7 +103,12 @@ class Emulator:
         if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
             raise EmulatorError(f"n must be a whole number of events, at least 0, got {n!r}")
         c_NC = domain.conditions(
-            self.module.condition_columns, self.domain, conditions, int(n), on_extrapolation
+            self.module.condition_columns,
+            self.domain,
+            conditions,
+            int(n),
+            on_extrapolation,
+            self.regions,
         )
         generator = torch.Generator()
         generator.seed() if seed is None else generator.manual_seed(seed)
@@ -143,7 +153,12 @@ class Emulator:
         x_NF = domain.numbers(events, "events")
         domain.check_shape(self.event_columns, x_NF)
         c_NC = domain.conditions(
-            self.module.condition_columns, self.domain, conditions, len(x_NF), on_extrapolation
+            self.module.condition_columns,
+            self.domain,
+            conditions,
+            len(x_NF),
+            on_extrapolation,
+            self.regions,
         )
         if not return_std:
             return batched.log_prob(self.module, x_NF, c_NC)
@@ -216,6 +231,10 @@ def _card(flow: Density) -> dict[str, Any]:
         "provenance": {},
         "files": {},
     }
+
+
+def _flows(flow: Density) -> list[OneFlow]:
+    return flow.flows if isinstance(flow, Ensemble) else [flow]
 
 
 def _refuse_other(folder: Path) -> None:

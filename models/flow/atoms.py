@@ -41,7 +41,7 @@ class MixedFlow(nn.Module):
         """Args: columns and patterns; of each pattern's training rows mean and spread."""
         super().__init__()
         self.config, self.patterns, self.domain = layout.config, layout.patterns, layout.domain
-        self.event_columns = layout.event_columns
+        self.event_columns, self.regions = layout.event_columns, layout.regions
         self.condition_columns = layout.condition_columns
         self.noise_columns = len(self.event_columns) + 1
         """Numbers that an event is made of: one more than columns chooses the pattern."""
@@ -151,6 +151,7 @@ def build(
         condition_columns=conditions,
         domain={column.name: dataset.ranges[column.name] for column in conditions},
         patterns=tuple(found),
+        regions=tuple(cell.box for cell in dataset.cells if cell.box),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

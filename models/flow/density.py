@@ -45,13 +45,17 @@ class ConditionalFlow(nn.Module):
         condition_columns: Sequence[Column],
         constants: Constants,
         domain: Mapping[str, tuple[float, float]],
+        regions: Sequence[Sequence[tuple[float, float]]] = (),
     ) -> None:
-        """Args: shape, columns, mean and spread of the training split, range of each condition."""
+        """Args: shape, columns, mean and spread of the training split, range of each condition, and
+        their ranges in each region where they are scattered.
+        """
         super().__init__()
         self.config = config
         self.event_columns = tuple(event_columns)
         self.condition_columns = tuple(condition_columns)
         self.domain = {column.name: domain[column.name] for column in condition_columns}
+        self.regions = tuple(map(tuple, regions))
         self.events = Standardise(event_columns, constants.events, config.coordinates)
         self.conditions = Standardise(condition_columns, constants.conditions)
         self.net = Flow(CompositeTransform(self._layers()), StandardNormal([self.noise_columns]))
@@ -150,17 +154,24 @@ def build_flow(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return ConditionalFlow(
-            config, dataset.event_columns, dataset.condition_columns, constants, dataset.ranges
+            config,
+            dataset.event_columns,
+            dataset.condition_columns,
+            constants,
+            dataset.ranges,
+            [cell.box for cell in dataset.cells if cell.box],
         )
 
 
 def describe(flow: Any) -> dict[str, Any]:
     """Shape and columns of a flow, JSON-ready."""
+    boxes = [list(map(list, box)) for box in flow.regions]
     return {
         "config": asdict(flow.config),
         "event_columns": [column.as_stored() for column in flow.event_columns],
         "condition_columns": [column.as_stored() for column in flow.condition_columns],
         "domain": {name: list(limits) for name, limits in flow.domain.items()},
+        **({"regions": boxes} if boxes else {}),  # nothing new for who does not know of it
     }
 
 
@@ -182,6 +193,8 @@ def from_description(
     layout.check(state)
     columns = layout.event_columns, layout.condition_columns
     with torch.random.fork_rng(devices=[]):
-        flow = ConditionalFlow(layout.config, *columns, unset(*columns), layout.domain)
+        flow = ConditionalFlow(
+            layout.config, *columns, unset(*columns), layout.domain, layout.regions
+        )
     flow.load_state_dict(dict(state))
     return flow.eval()

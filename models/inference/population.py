@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 from data_prep.errors import InputError
 from models.arrays.flow import PARTS, ArrayFlow
 from models.arrays.table import Table
-from models.bundle.domain import Floats, inside
+from models.bundle.domain import Floats, Regions, inside
 from models.bundle.efficiency import Efficiency
 from models.namespaces import Array, Namespace, log_sum, namespace
 
@@ -79,8 +79,9 @@ class PopulationModel:
             efficiency: Of the emulator. With it, the weights w of `over` are of what is formed, in
                 binaries or Msun, and each counts by the mergers e that come of it: the density is
                 `sum_k w_k e_k p(x | c_k) / sum_k w_k e_k`. Without it, weights are of mergers.
-            extrapolate: Whether conditions outside the domain, of which the emulator knows
-                nothing, are evaluated nevertheless; otherwise the density there is 0.
+            extrapolate: Whether conditions outside the domain, or far from all rows where they are
+                scattered, of which the emulator knows nothing, are evaluated nevertheless;
+                otherwise the density there is 0.
 
         Raises:
             PopulationError: If a name is not one of the emulator's, or values and weights do not
@@ -238,7 +239,11 @@ class PopulationModel:
         if not columns:
             return xp.zeros((1, 1, 0)), known_N
         shape = np.broadcast_shapes((len(self._ln_weights_K), 1), *(v.shape for v in columns))
-        return xp.stack([xp.broadcast_to(value, shape) for value in columns], -1), known_N
+        c_KNC = xp.stack([xp.broadcast_to(value, shape) for value in columns], -1)
+        regions = self._density.regions
+        if regions is not None and not self.extrapolate:  # a sum is known if all of its terms are
+            known_N = known_N & regions.near(xp, c_KNC).all(0)
+        return c_KNC, known_N
 
     def _sum(self, over: Over) -> tuple[dict[str, Any], Any]:
         """Values of every condition that is summed over at all their combinations; log weights."""
@@ -274,6 +279,7 @@ class _ByTorch:
         self.event_columns: tuple[str, ...] = emulator.event_columns
         self.condition_columns: tuple[str, ...] = emulator.condition_columns
         self.domain: dict[str, tuple[float, float]] = emulator.domain
+        self.regions: Regions | None = emulator.regions
 
     def log_density(self, x: Array, c: Array, *, xp: Namespace | None = None) -> Array:
         if (xp or namespace(x, c)) is not np:
