@@ -8,6 +8,7 @@ place and renamed at the end, so it is there whole or not at all.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from data_prep.preparation import parts
 from data_prep.preparation.request import Request
 from data_prep.preparation.rows import wanted
 from data_prep.preparation.totals import Totals
-from data_prep.tables.source import AS_TOLD, Reading, Source
+from data_prep.tables.source import AS_TOLD, Reading, Source, sha256
 
 
 def prepare(
@@ -81,7 +82,7 @@ def prepare(
     """
     out = Path(out)
     _check_out(out)
-    opened = [Source.open(Path(path), columns, reading) for path in sources]
+    opened = [one for path in sources for one in Source.all(Path(path), columns, reading)]
     if not opened:
         raise DataError("there is no source table: name at least one file")
     _check_renames(opened, columns)
@@ -157,23 +158,27 @@ def _read(
     """Spool the wanted rows of all sources; returns what `dataset.json` says of each source."""
     told = []
     done = 0
-    for source in sources:
-        rows = 0
-        for chunk in wanted(source, spool.request, dropped):
-            rows = chunk.end
-            spool.add(chunk, source)
-            if on_progress:
-                on_progress(done + rows)
-        done += rows
+    for _, grouped in itertools.groupby(sources, key=_named):
+        group, before = list(grouped), done
+        given = group[0].given
+        for source in group:
+            rows = 0
+            for chunk in wanted(source, spool.request, dropped):
+                rows = chunk.end
+                spool.add(chunk, source)
+                if on_progress:
+                    on_progress(done + rows)
+            done += rows
         told.append(
             {
-                "file": source.path.name,
-                "layout": "cosmic bpp" if cosmic.is_bpp(source) else "table",
-                "format": source.layout,
-                "rows": rows,
-                "bytes": source.path.stat().st_size,
-                "sha256": source.sha256(),
+                "file": given.name or str(given.absolute()),
+                "layout": "cosmic bpp" if cosmic.is_bpp(group[0]) else "table",
+                "format": group[0].layout,
+                "rows": done - before,
+                "bytes": sum(source.path.stat().st_size for source in group),
+                "sha256": sha256(group),
             }
+            | ({"files": len(group)} if given.is_dir() else {})
         )
     if not spool.cells:
         raise DataError(_nothing_left(sources, dropped))
@@ -185,6 +190,11 @@ def _read(
                 "name other event columns"
             )
     return tuple(told)
+
+
+def _named(source: Source) -> Path | int:
+    """What one entry of `dataset.json` tells of: a folder, or a file each time it is named."""
+    return source.given if source.given.is_dir() else id(source)
 
 
 def _nothing_left(sources: Sequence[Source], dropped: Counter[str]) -> str:

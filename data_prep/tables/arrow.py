@@ -1,4 +1,4 @@
-"""Tables in Arrow's formats: Parquet, decoded batch by batch."""
+"""Tables in Arrow's formats, decoded batch by batch: Parquet, Feather, streams of batches."""
 
 from __future__ import annotations
 
@@ -8,54 +8,105 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from data_prep.tables.chunk import Chunk, is_text
+from data_prep.tables.chunk import Chunk, apart, is_text
 
 CHUNK_ROWS = 131_072
 """Rows decoded at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Parquet:
-    """A Parquet file."""
+class Arrow:
+    """A file of record batches, of one of three kinds."""
 
     path: Path
-    header: tuple[str, ...]
-    units: Mapping[str, str]
-    layout: str = "parquet"
+    layout: str
+    """parquet, feather or arrow (a stream)."""
+    schema: pa.Schema
 
     @classmethod
-    def open(cls, path: Path) -> Parquet:
-        """Look at the file's schema."""
-        schema = pq.read_schema(path)
-        return cls(path=path, header=tuple(schema.names), units=_units(schema))
+    def parquet(cls, path: Path) -> Arrow:
+        """A Parquet file."""
+        return cls(path=path, layout="parquet", schema=pq.read_schema(path))
+
+    @classmethod
+    def feather(cls, path: Path) -> Arrow:
+        """An Arrow file, as Feather is since its second version."""
+        with pa.memory_map(str(path)) as file:
+            return cls(path=path, layout="feather", schema=pa.ipc.open_file(file).schema)
+
+    @classmethod
+    def stream(cls, path: Path) -> Arrow:
+        """A stream of batches in a file."""
+        with pa.OSFile(str(path)) as file:
+            return cls(path=path, layout="arrow", schema=pa.ipc.open_stream(file).schema)
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """The names of the columns."""
+        return apart(self.schema.names)
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Units that the writer put in the metadata of fields, as astropy does."""
+        told = zip(self.header, (field.metadata or {} for field in self.schema), strict=True)
+        return {name: data[b"unit"].decode() for name, data in told if data.get(b"unit")}
 
     def chunks(self, names: Mapping[str, str], numbers: Collection[str]) -> Iterator[Chunk]:
         """The columns `names`, name in the file by name in the chunk; `numbers` must be some."""
+        place = {old: self.header.index(old) for old in names.values()}
+        types = {old: self.schema.field(at).type for old, at in place.items()}
+        kinds = {name: name in numbers or not is_text(types[old]) for name, old in names.items()}
         start = 0
-        types = pq.read_schema(self.path)
-        kinds = {
-            name: name in numbers or not is_text(types.field(old).type)
-            for name, old in names.items()
-        }
-        wanted = list(dict.fromkeys(names.values()))
+        for columns in self._batches(place, types):
+            found = {name: columns[old] for name, old in names.items()}
+            count = len(next(iter(columns.values())))
+            rows = np.arange(start + 1, start + 1 + count)
+            start += count
+            yield Chunk.read(rows, start, found, kinds)
+
+    def _batches(
+        self, place: Mapping[str, int], types: Mapping[str, pa.DataType]
+    ) -> Iterator[dict[str, pa.Array]]:
+        """The columns at these places, so many rows at once."""
+        if self.layout == "parquet":
+            yield from self._parquet_batches(place, types)
+            return
+        chosen = sorted(set(place.values()))
+        options = pa.ipc.IpcReadOptions(included_fields=chosen, use_threads=False)
+        with pa.memory_map(str(self.path)) as file:
+            for batch in _read(file, options, stream=self.layout == "arrow"):
+                # Else a file that is damaged makes Arrow read beyond its end.
+                batch.validate(full=True)
+                for at in range(0, max(len(batch), 1), CHUNK_ROWS):
+                    rows = batch.slice(at, CHUNK_ROWS)
+                    yield {old: rows.column(chosen.index(to)) for old, to in place.items()}
+
+    def _parquet_batches(
+        self, place: Mapping[str, int], types: Mapping[str, pa.DataType]
+    ) -> Iterator[dict[str, pa.Array]]:
         # Each distinct text once: a small file can repeat a long one a million times.
-        once = [old for old in wanted if _is_flat_text(types.field(old).type)]
+        once = [old for old in place if _is_flat_text(types[old])]
+        doubled = len(set(self.schema.names)) < len(self.schema.names)
+        wanted = None if doubled else list(place)
         with pq.ParquetFile(
             self.path, memory_map=False, pre_buffer=False, read_dictionary=once
         ) as file:
             for batch in file.iter_batches(CHUNK_ROWS, columns=wanted, use_threads=False):
-                found = {name: batch.column(old) for name, old in names.items()}
-                rows = np.arange(start + 1, start + 1 + len(batch))
-                start += len(batch)
-                yield Chunk.read(rows, start, found, kinds)
+                yield {old: batch.column(at if doubled else old) for old, at in place.items()}
 
 
-def _units(schema: pa.Schema) -> dict[str, str]:
-    """Units that the writer put in the fields' metadata, as astropy does."""
-    told = {field.name: (field.metadata or {}).get(b"unit", b"") for field in schema}
-    return {name: unit.decode(errors="replace") for name, unit in told.items() if unit}
+def _read(
+    file: pa.NativeFile, options: pa.ipc.IpcReadOptions, *, stream: bool
+) -> Iterator[pa.RecordBatch]:
+    if stream:
+        yield from pa.ipc.open_stream(file, options=options)
+        return
+    reader = pa.ipc.open_file(file, options=options)
+    for number in range(reader.num_record_batches):
+        yield reader.get_batch(number)
 
 
 def _is_flat_text(kind: pa.DataType) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+MISSING = ("NA", "N/A", "n/a", "--", "-", "null", "NULL", "None", "none", "")
+"""Texts that stand for no value where numbers belong."""
+FORTRAN = r"^([+-]?[0-9]*\.?[0-9]*)[dD]([+-]?[0-9]+)$"
+"""A number as Fortran writes it in double precision, 1.5D-03."""
 GRID_VALUES = 4096
 """Distinct values in a chunk up to which a single-precision column is taken for a grid."""
 
@@ -58,7 +62,32 @@ class Chunk:
         """The chunk with other names of its columns: now, by new name."""
         numbers = {new: self.numbers[old] for new, old in names.items() if old in self.numbers}
         texts = {new: self.texts[old] for new, old in names.items() if old in self.texts}
-        return Chunk(self.rows, self.end, numbers, texts)
+        wrong = {new: self.wrong[old] for new, old in names.items() if old in self.wrong}
+        return Chunk(self.rows, self.end, numbers, texts, wrong, self.ragged)
+
+    def with_constants(self, told: Mapping[str, float | str], numbers: Collection[str]) -> Chunk:
+        """The chunk with columns that have one value; those in `numbers` must be numbers."""
+        count = len(self.rows)
+        of_numbers, texts, wrong = dict(self.numbers), dict(self.texts), dict(self.wrong)
+        for name, value in told.items():
+            if isinstance(value, float) or name in numbers:
+                number = value if isinstance(value, float) else np.nan
+                of_numbers[name] = np.full(count, number)
+                if not isinstance(value, float):
+                    wrong[name] = dict.fromkeys(range(count), value)
+            else:
+                texts[name] = pa.array([value] * count, pa.string()).dictionary_encode()
+        return replace(self, numbers=of_numbers, texts=texts, wrong=wrong)
+
+    def unlike(self, name: str, other: str) -> NDArray[np.bool_]:
+        """The rows in which two columns differ."""
+        if name in self.numbers and other in self.numbers:
+            one, two = self.numbers[name], self.numbers[other]
+            return np.asarray((one != two) & ~(np.isnan(one) & np.isnan(two)))
+        if name in self.texts and other in self.texts:
+            texts = zip(self.texts[name].to_pylist(), self.texts[other].to_pylist(), strict=True)
+            return np.array([one != two for one, two in texts], bool)
+        return np.ones(len(self.rows), bool)
 
 
 class Table(Protocol):
@@ -70,7 +99,7 @@ class Table(Protocol):
 
     @property
     def header(self) -> tuple[str, ...]:
-        """Column names as in the file; a name can be there twice."""
+        """Column names as in the file, those that are there twice told `apart`."""
 
     @property
     def units(self) -> Mapping[str, str]:
@@ -101,6 +130,47 @@ def as_floats(array: pa.Array) -> pa.Array | None:
         return None
 
 
+def holds_numbers(array: pa.Array) -> bool:
+    """Whether texts are numbers, as far as they are there at all."""
+    floats = _parsed(pc.utf8_trim_whitespace(array))
+    return floats is not None and (floats.null_count < len(floats) or not _some(array))
+
+
+def apart(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of columns, told apart by their place where they are there twice."""
+    met: set[str] = set()
+    found = []
+    for place, name in enumerate(names, start=1):
+        found.append(f"{name} (column {place})" if name in met else name)
+        met.add(name)
+    return tuple(found)
+
+
+def twins(header: Sequence[str], name: str) -> list[str]:
+    """Columns that a file has under the name of another one, as `apart` calls them."""
+    ends = ((at, f" (column {at})") for at in range(1, len(header) + 1))
+    return [header[at - 1] for at, end in ends if header[at - 1] == name + end]
+
+
+def _parsed(array: pa.Array) -> pa.Array | None:
+    """Texts as float64, null where there is no value; None where one is no number.
+
+    There are no blanks around them.
+    """
+    floats = as_floats(array)
+    if floats is None:
+        missing = pc.is_in(array, pa.array(MISSING))
+        array = pc.if_else(missing, pa.scalar(None, pa.string()), array)
+        floats = as_floats(array)
+    if floats is None:
+        floats = as_floats(pc.replace_substring_regex(array, FORTRAN, r"\1e\2"))
+    return floats
+
+
+def _some(array: pa.Array) -> bool:
+    return bool(pc.any(pc.greater(pc.utf8_length(array), 0)).as_py())
+
+
 def _texts(array: pa.Array) -> pa.Array:
     if pa.types.is_dictionary(array.type):
         texts = array.dictionary.cast(pa.string())
@@ -120,7 +190,9 @@ def _numbers(array: pa.Array) -> tuple[NDArray[np.float64], dict[int, str]]:
         return values, {row: wrong[at] for row, at in rows if at in wrong}
     if is_text(array.type):
         array = pc.utf8_trim_whitespace(array.cast(pa.string()))
-    floats = as_floats(array)
+        floats = _parsed(array)
+    else:
+        floats = as_floats(array)
     if floats is None:
         return _one_by_one(array.to_pylist())
     values = floats.to_numpy(zero_copy_only=False)
@@ -139,7 +211,7 @@ def _one_by_one(found: list[str | None]) -> tuple[NDArray[np.float64], dict[int,
     values = np.full(len(found), np.nan)
     wrong: dict[int, str] = {}
     for index, text in enumerate(found):
-        if text:
+        if text and text not in MISSING:
             try:
                 values[index] = float(text.replace("_", "?"))  # Python takes 1_000, tables do not
             except ValueError:

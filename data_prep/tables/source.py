@@ -6,10 +6,12 @@ sees `Chunk`s with the 1-based numbers of their rows, so that a complaint can na
 
 from __future__ import annotations
 
-import csv
 import hashlib
+import lzma
+import shlex
+import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +19,11 @@ from pathlib import Path
 import pyarrow as pa
 
 from data_prep.errors import DataError, first_line, nearest
-from data_prep.tables import arrow, beside, hdf5, text
-from data_prep.tables.chunk import Chunk, Table
-
-FIRST_BYTES = 4096
-"""Of a file, by which its format is told."""
+from data_prep.tables import beside, content, hdf5, place
+from data_prep.tables.arrow import Arrow
+from data_prep.tables.astronomy import Astronomy
+from data_prep.tables.chunk import Chunk, Table, twins
+from data_prep.tables.text.table import Text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +47,8 @@ class Source:
     """One source file and how to read it."""
 
     path: Path
+    given: Path
+    """The file or folder that the user named."""
     table: Table
     renamed: dict[str, str]
     """Name in the file, by the name that the rest of the program uses."""
@@ -52,22 +56,56 @@ class Source:
     """Values that the file's path tells, the same in every row, by name before renaming."""
 
     @classmethod
-    def open(cls, path: Path, columns: Mapping[str, str], reading: Reading = AS_TOLD) -> Source:
+    def all(
+        cls, given: Path, columns: Mapping[str, str], reading: Reading = AS_TOLD
+    ) -> tuple[Source, ...]:
+        """The source of a file, or those of the tables in a folder.
+
+        Raises:
+            DataError: As `open` does; or if a folder holds none, or tables of different columns.
+        """
+        found = [cls.open(path, columns, reading, given) for path in place.tables_in(Path(given))]
+        for source in found[1:]:
+            if other := set(source.header) ^ set(found[0].header):
+                raise DataError(
+                    f"{given} holds tables of different columns: {min(other)!r} is not in both "
+                    f"{found[0].path} and {source.path}: name the tables that belong together"
+                )
+        return tuple(found)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        columns: Mapping[str, str],
+        reading: Reading = AS_TOLD,
+        given: Path | None = None,
+    ) -> Source:
         """Look at a file's head; `columns` gives new names by those in the file.
 
         Raises:
-            DataError: If the file is missing, unreadable, empty or has a doubled column.
+            DataError: If the file is missing, unreadable, empty, or no table.
         """
         path = Path(path)
         if path.is_dir():
             raise DataError(f"{path} is a folder: name the tables in it")
         with _reading(path):
             table = _table(path, reading)
-        header = table.header
-        doubled = sorted({name for name in header if header.count(name) > 1})
-        if doubled:
-            raise DataError(f"{path} has two columns {doubled[0]!r}: rename one in its header")
-        return cls(path=path, table=table, renamed=_renamed(header, columns))
+        told = {
+            name: value
+            for name, value in place.partitions(path).items()
+            if name not in table.header  # some writers keep the column in the file, too
+        }
+        if reading.from_path is not None:
+            told |= place.matched(path, reading.from_path)
+        if double := set(told).intersection(table.header):
+            raise DataError(
+                f"{path} has a column {min(double)!r}, which --from-path tells, too: give the "
+                "value of the path another name"
+            )
+        header = (*table.header, *told)
+        renamed = _renamed(header, columns)
+        return cls(path=path, given=given or path, table=table, renamed=renamed, constants=told)
 
     @property
     def layout(self) -> str:
@@ -76,8 +114,8 @@ class Source:
 
     @property
     def header(self) -> tuple[str, ...]:
-        """Column names as in the file."""
-        return self.table.header
+        """Column names as in the file, and of the values in its path."""
+        return (*self.table.header, *self.constants)
 
     @property
     def units(self) -> dict[str, str]:
@@ -106,13 +144,42 @@ class Source:
                 others = [each for each in self.renamed if each not in wanted]
                 raise DataError(_missing(self.path, name, others))
         names = {name: self.renamed[name] for name in wanted}
+        told = {name: self.constants[old] for name, old in names.items() if old in self.constants}
+        names = {name: old for name, old in names.items() if name not in told}
+        alike = {twin: name for name, old in names.items() for twin in twins(self.header, old)}
+        read = names | {twin: twin for twin in alike}
+        numeric = [name for name in read if alike.get(name, name) in numbers]
         with _reading(self.path):
-            yield from self.table.chunks(names, numbers)
+            for chunk in self.table.chunks(read, numeric):
+                for twin, name in alike.items():
+                    self._refuse_unlike(chunk, name, twin)
+                chunk = chunk.under({name: name for name in names}) if alike else chunk
+                yield chunk.with_constants(told, numbers) if told else chunk
 
     def sha256(self) -> str:
         """Of the file's bytes."""
         with _reading(self.path), self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def _refuse_unlike(self, chunk: Chunk, name: str, twin: str) -> None:
+        """Refuse two columns of one name that do not hold the same."""
+        unlike = chunk.unlike(name, twin)
+        if unlike.any():
+            old = self.renamed[name]
+            raise DataError(
+                f"{self.path} has two columns {old!r}, which differ in row "
+                f"{chunk.rows[unlike.argmax()]}: take one away, or take the second by "
+                f"--columns {shlex.quote(f'{twin}={name}')}"
+            )
+
+
+def sha256(sources: Sequence[Source]) -> str:
+    """Of the bytes of a file; of a folder, of the lines that `sha256sum` writes of its tables."""
+    given = sources[0].given
+    if [source.path for source in sources] == [given]:
+        return sources[0].sha256()
+    lines = (f"{one.sha256()}  {one.path.relative_to(given).as_posix()}\n" for one in sources)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 @contextmanager
@@ -122,36 +189,46 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: check the path") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"{path} is neither a text table with a line of names nor Parquet ({error}): "
-            "name another file"
-        ) from error
-    except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
+    except (
+        pa.ArrowException, OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
+        RuntimeError,
+    ) as error:  # fmt: skip
         raise DataError(
             f"{path} cannot be read ({first_line(error)}): it may be damaged or cut off, so copy "
-            "or download it again, or not be a table (CSV, whitespace or Parquet)"
+            "or download it again"
         ) from error
+
+
+DOORS: Mapping[bytes, Callable[[Path, str | None], Table]] = {
+    b"PAR1": lambda path, _: Arrow.parquet(path),
+    b"ARROW1": lambda path, _: Arrow.feather(path),
+    b"\xff\xff\xff\xff": lambda path, _: Arrow.stream(path),
+    b"SIMPLE  =": Astronomy.fits,
+    hdf5.MAGIC: beside.opened,
+}
+"""How binary files of tables begin, and what opens the table of a name in them."""
 
 
 def _table(path: Path, reading: Reading) -> Table:
     """The table in a file, whose format its first bytes tell: names of files mislead."""
-    with path.open("rb") as file:
-        start = file.read(FIRST_BYTES)
-    if start.startswith(hdf5.MAGIC):
-        return beside.opened(path, reading.table)
-    if reading.table is not None:
-        raise DataError(
-            f"--table {reading.table}: {path} is no HDF5 file, and holds one table: leave it out"
-        )
-    if start.startswith(b"PAR1"):
-        return arrow.Parquet.open(path)
+    start, packed = content.first_bytes(path, reading.table)
+    door = next((door for magic, door in DOORS.items() if start.startswith(magic)), None)
+    if b"<VOTABLE" in start:
+        door = Astronomy.votable
+    if reading.names is not None and door is not None:
+        raise DataError(f"{path} has names for its columns: leave --names out")
+    if door is not None:
+        return door(path, reading.table)
+    if fault := content.foreign(start):
+        raise DataError(f"{path} {fault}")
     if path.suffix.lower() in (".parquet", ".pq"):
         raise DataError(
             f"{path} is not a Parquet file (it begins with {start[:4]!r}): copy or download it "
             "again"
         )
-    return text.Text.open(path)
+    if reading.table is not None and packed != "zip":
+        raise DataError(f"{path} holds one table only: leave --table out")
+    return Text.open(path, reading.table, reading.names)
 
 
 def _renamed(header: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""Tables of text: their rows, and the lines above them."""

@@ -1,0 +1,251 @@
+"""The lines above the rows of a text table: names, and what tells of units, types or nothing.
+
+A head can hold comments, a line of types, a line of units and a line of names, in any order; the
+names can stand in the last comment; or there is none. Rows are told from it by their numbers.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from data_prep.columns import unit_of
+from data_prep.errors import DataError
+
+DELIMITERS = {"csv": ",", "tab": "\t", "semicolon": ";", "pipe": "|", "whitespace": " "}
+"""Of each layout; runs of blanks are made single ones first."""
+COMMENTS = ("#", "%", "!", "//")
+"""What a line begins with that is a comment, or has the names behind it."""
+TYPES = frozenset(
+    "bool boolean char double float float32 float64 int int32 int64 integer long object real "
+    "short str string text uint32 uint64 unsigned".split()
+)
+"""Words of a line of types."""
+NO_UNIT = frozenset(["", "-", "--", "#", "1", "none", "unitless", "dimensionless"])
+"""What a line of units has for a column without one."""
+UNITS = frozenset(
+    "au cm count counts d day days deg dex erg event g gauss gpc gyr h hr hz k kg km kms kpc kyr l "
+    "lsol lsun l_sun m mag min mpc msol msun m_sun m_sol myr pc r rad ratio rotations rsol rsun "
+    "r_sun r_sol s sec second seconds sollum solmass solrad state yr yrs year years".split()
+)
+"""Words that units are made of, in small letters."""
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eEdD]?[+-]?\d+)?|[+-]?(nan|inf(inity)?)", re.I)
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Head:
+    """What the first lines of a text say of its rows."""
+
+    layout: str
+    """One of `DELIMITERS`."""
+    names: tuple[str, ...]
+    """Of the columns; a name can be there twice."""
+    units: dict[str, str] = field(default_factory=dict)
+    lines: int
+    """Lines above the first row."""
+    comments: tuple[str, ...] = ()
+    """What lines begin with, in all of the text, that are no rows."""
+
+    @classmethod
+    def read(cls, lines: Sequence[str], named: tuple[str, ...] | None = None) -> Head:
+        """The head of a text whose first lines these are, with some of its rows.
+
+        Args:
+            lines: Without their ends.
+            named: Names of the columns, where the user gives them.
+
+        Raises:
+            DataError: If there are no names, or names that do not fit. Begins with the fault: the
+                caller puts the file before it.
+        """
+        shown = [(at, line.strip(" \r\n")) for at, line in enumerate(lines) if line.strip()]
+        remarks = [(at, line) for at, line in shown if line.startswith(COMMENTS)]
+        plain = [(at, line) for at, line in shown if not line.startswith(COMMENTS)]
+        if not shown or not any(map(_behind, (line for _, line in shown))):
+            raise DataError("is empty: it should begin with a line of column names")
+        layout, width = _layout([_behind(line) for _, line in plain or remarks[-1:]], named)
+        above, below = _parted([(at, fields(line, layout)) for at, line in plain], width)
+        end = below[0][0] if below else len(lines)
+        beside = _from_remarks([line for at, line in remarks if at < end], layout, width)
+        names, units = _told(above, beside)
+        rows = [row for _, row in below]
+        if named is not None:
+            names = _given(named, above, width)
+        if not names:
+            raise DataError(_nameless(rows[0] if rows else beside[-1]))
+        _refuse_decimal_commas(rows)
+        names = _widened(names, rows)
+        found = {mark for _, line in remarks for mark in COMMENTS if line.startswith(mark)}
+        return cls(
+            layout=layout,
+            names=names,
+            units={name: unit for name, unit in zip(names, units) if unit},  # noqa: B905
+            lines=end,
+            comments=tuple(sorted(found)),
+        )
+
+
+def fields(line: str, layout: str) -> list[str]:
+    """The values of a line."""
+    if layout == "whitespace":
+        line = " ".join(line.split())
+    try:
+        found = next(csv.reader([line], delimiter=DELIMITERS[layout], skipinitialspace=True), [])
+    except csv.Error:
+        found = line.split(DELIMITERS[layout])
+    return [value.strip() for value in found]
+
+
+def unit_in(text: str) -> str:
+    """A unit as a table writes it, in our spelling; empty where it says that there is none."""
+    text = text.strip().strip("[]()").strip()
+    return "" if text.casefold() in (*NO_UNIT, "state", "event") else unit_of(text)
+
+
+def _layout(lines: Sequence[str], named: Sequence[str] | None) -> tuple[str, int]:
+    """The layout by which most lines have equally many values, more than one, and how many."""
+    best, most = ("whitespace", 1), 0
+    for layout in DELIMITERS:
+        counts = [len(fields(line, layout)) for line in lines]
+        width = max(set(counts), key=lambda count: (counts.count(count), count))
+        fits = named is None or width == len(named)
+        agreeing = counts.count(width) * (width > 1) * (1 + len(lines) * fits)
+        if agreeing > most:
+            best, most = (layout, width), agreeing
+    return best
+
+
+Rows = list[tuple[int, list[str]]]
+"""Rows with the number of their line."""
+
+
+def _parted(split: Rows, width: int) -> tuple[list[list[str]], Rows]:
+    """Lines of names, units and types; and the rows. Titles before them are left out."""
+    rest = list(split)
+    titles = []
+    while rest and abs(len(rest[0][1]) - width) > 1 and not _is_row(rest[0][1]):
+        titles.append(rest.pop(0)[1])
+    above = _leading(rest)
+    if rest and not _is_row(rest[0][1]):
+        above.append(rest.pop(0)[1])
+    elif titles and len(titles[-1]) > 1:  # names for more or fewer columns than there are
+        above.insert(0, titles[-1])
+    return above + _leading(rest), rest
+
+
+def _leading(rest: Rows) -> list[list[str]]:
+    """Takes the lines of units and types away from the top."""
+    found = []
+    while rest and _is_lead(rest[0][1]):
+        found.append(rest.pop(0)[1])
+    return found
+
+
+def _is_row(row: Sequence[str]) -> bool:
+    """Whether a line holds more numbers than names."""
+    return 2 * sum(map(_is_number, row)) >= len(row) and not _is_lead(row)
+
+
+def _is_number(value: str) -> bool:
+    return bool(_NUMBER.fullmatch(value) or _DECIMAL_COMMA.fullmatch(value))
+
+
+def _is_lead(row: Sequence[str]) -> bool:
+    """Whether these are the types or the units of columns."""
+    return _are_types(row) or _are_units(row)
+
+
+def _are_types(row: Sequence[str]) -> bool:
+    return all(value.casefold() in TYPES for value in row)
+
+
+def _are_units(row: Sequence[str]) -> bool:
+    real = [value for value in row if value.casefold() not in NO_UNIT]
+    return bool(real) and all(map(_is_unit, real))
+
+
+def _is_unit(text: str) -> bool:
+    if re.fullmatch(r"\[.*\]|\(.*\)", text):
+        return True
+    words = [word for word in re.split(r"[\s*/^.()\d+-]+", text.casefold()) if word]
+    return bool(words) and all(word in UNITS for word in words)
+
+
+def _behind(line: str) -> str:
+    """What stands behind the mark of a comment."""
+    return re.sub(r"^(#|%|!|//)+", "", line).strip(" ")
+
+
+def _from_remarks(remarks: Sequence[str], layout: str, width: int) -> list[list[str]]:
+    """The comments that have a word for each column: names, units or types."""
+    found = []
+    for line in remarks:
+        texts = (_behind(line), line)  # a line of units can begin with # for a pure number
+        tries = (fields(text, by) for by in (layout, "csv", "whitespace") for text in texts)
+        found += [row for row in tries if len(row) == width][:1]
+    return found
+
+
+def _told(
+    above: Sequence[list[str]], remarks: Sequence[list[str]]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names and units by the lines of the head; names are empty where there are none."""
+    names = [row for row in above if not _is_lead(row)] or above[:1]
+    names = names or [row for row in remarks if not _is_lead(row)][-1:]
+    units = [row for row in (*remarks, *above) if _are_units(row) and row not in names]
+    return tuple(names[0]) if names else (), tuple(map(unit_in, units[-1])) if units else ()
+
+
+def _given(named: tuple[str, ...], above: Sequence[list[str]], width: int) -> tuple[str, ...]:
+    if there := [row for row in above if not _is_lead(row)]:
+        raise DataError(
+            f"has a line of names already ({_short(there[0])}): leave --names out, and rename "
+            "with --columns OLD=NEW"
+        )
+    if len(named) != width:
+        raise DataError(
+            f"has {width} values in a row, but --names gives {len(named)}: name each column"
+        )
+    return named
+
+
+def _short(row: Sequence[str]) -> str:
+    return ", ".join(row[:4]) + (", ..." if len(row) > 4 else "")
+
+
+def _refuse_decimal_commas(rows: Iterable[Sequence[str]]) -> None:
+    values = [value for row in rows for value in row]
+    commas = [value for value in values if _DECIMAL_COMMA.fullmatch(value)]
+    if commas and not any(re.fullmatch(r"[+-]?\d+\.\d+.*", value) for value in values):
+        raise DataError(
+            f"has numbers with a decimal comma ({commas[0]}): write it with points, for instance "
+            "by pandas.read_csv(FILE, sep=';', decimal=',').to_csv('NEW.csv', index=False)"
+        )
+
+
+def _nameless(row: Sequence[str]) -> str:
+    return (
+        f"has no line of names (it begins with {_short(row)}): give them with --names, in the "
+        "order of the columns, such as --names Mass_0,Mass_1,Z,alpha"
+    )
+
+
+def _widened(names: tuple[str, ...], rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Names for all values of the rows, where these have one more or one less than names.
+
+    A delimiter at a line's end adds an empty value. R's `write.table` gives no name to the numbers
+    of the rows, which come first.
+    """
+    widths = {len(row) for row in rows}
+    if widths == {len(names) - 1} and not names[-1]:
+        return names[:-1]
+    if widths == {len(names) + 1}:
+        if not any(row[-1] for row in rows):
+            return (*names, "")
+        numbers = [row[0] for row in rows]
+        if numbers in ([str(start + at) for at in range(len(rows))] for start in (0, 1)):
+            return ("", *names)
+    return names
