@@ -3,7 +3,8 @@
 The highest-density region of content q is where the density is highest, and holds the fraction q
 of its draws; a level is the content of the smallest such region that holds the event. Coverage is
 the fraction of events in a region, so below a level. The level is the probability integral
-transform of log p(x), for any number of event columns.
+transform of log p(x), for any number of event columns. Of weighted events, fractions and
+distribution functions are sums of weights.
 
 The transform of one event column is its rank among draws at the conditions of the event: it tells
 which column errs and to which side.
@@ -25,6 +26,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.evaluation.weighted import effective, shares
+
 CONTENTS = (0.5, 0.9)
 """Of the regions whose coverage is told."""
 
@@ -38,7 +41,8 @@ class Coverage:
     fraction: float
     """Above nominal: the density is too wide. Below: too narrow, or beside the data."""
     error: float
-    """Standard error if the density is calibrated: binomial, and of the finite draws."""
+    """Standard error if the density is calibrated: binomial, of weighted events from the weights
+    inside and outside; and of the finite draws."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,8 @@ class Calibration:
     """Mean of that gap for uniform levels, as many and from as many draws."""
     rows: int
     """Events that have a level."""
+    effective_rows: float
+    """Events of equal weight that would tell as much: all, where they have no weights."""
     pit: dict[str, Transform]
     """By event column."""
 
@@ -100,26 +106,34 @@ def calibration(
     levels_of_cells: Sequence[NDArray[Any]],
     draws: Sequence[int],
     ranks_of_columns: Mapping[str, NDArray[Any]],
+    weights_of_cells: Sequence[NDArray[Any]] | None = None,
 ) -> Calibration:
     """Coverage, and how far from uniform the levels and the ranks of each column are.
 
     The levels of a cell's events are all of one set of `draws` draws.
     """
-    level_N = np.concatenate(levels_of_cells)
+    level_N, ratio_N = np.concatenate(levels_of_cells), _ratios(weights_of_cells)
     rows = len(level_N)
+    size = effective(ratio_N, rows)
+    agree = _pairs_that_agree(levels_of_cells, draws, ratio_N)
     # How many events with draws of their own would tell as much as these.
-    events = rows / (1 + _pairs_that_agree(levels_of_cells, draws) / rows)
+    events = size / (1 + agree / (rows**2 / size))
     # Mean of Kolmogorov's distribution.
     floor = math.sqrt(math.pi / 2) * math.log(2) / math.sqrt(events)
-    coverage = {
-        f"{100 * p:g}": Coverage(p, float((level_N <= p).mean()), math.sqrt(p * (1 - p) / events))
-        for p in CONTENTS
-    }
+    coverage = {}
+    for p in CONTENTS:
+        inside_N = level_N <= p
+        error = math.sqrt(p * (1 - p) / events)
+        if ratio_N is not None:
+            own = float((ratio_N**2 * (inside_N - p) ** 2).mean())
+            error = math.sqrt((own + p * (1 - p) * agree / rows) / rows)
+        fraction = float(np.average(inside_N, weights=ratio_N))
+        coverage[f"{100 * p:g}"] = Coverage(p, fraction, error)
     pit = {
-        name: Transform(_gap_to_uniform(rank_N), floor, float(rank_N.mean()), float(rank_N.std()))
+        name: Transform(_gap_to_uniform(rank_N, ratio_N), floor, *_mean_and_spread(rank_N, ratio_N))
         for name, rank_N in ranks_of_columns.items()
     }
-    return Calibration(coverage, _gap_to_uniform(level_N), floor, rows, pit)
+    return Calibration(coverage, _gap_to_uniform(level_N, ratio_N), floor, rows, size, pit)
 
 
 def gap_error(
@@ -127,6 +141,7 @@ def gap_error(
     others_of_cells: Sequence[NDArray[Any]],
     draws: Sequence[int],
     content: float,
+    weights_of_cells: Sequence[NDArray[Any]] | None = None,
 ) -> float:
     """Standard error of the difference of two densities' coverages at one content.
 
@@ -135,21 +150,52 @@ def gap_error(
     """
     both = zip(levels_of_cells, others_of_cells, strict=True)
     gap_N = np.concatenate([(a <= content) * 1.0 - (b <= content) for a, b in both])
-    of_draws = 2 * content * (1 - content) * _pairs_that_agree(levels_of_cells, draws)
-    return math.sqrt((gap_N.var() + of_draws / len(gap_N)) / len(gap_N))
+    rows, ratio_N = len(gap_N), _ratios(weights_of_cells)
+    of_draws = 2 * content * (1 - content) * _pairs_that_agree(levels_of_cells, draws, ratio_N)
+    own = gap_N.var()
+    if ratio_N is not None:
+        own = (ratio_N**2 * (gap_N - np.average(gap_N, weights=ratio_N)) ** 2).mean()
+    return math.sqrt((own + of_draws / rows) / rows)
 
 
-def _pairs_that_agree(cells: Sequence[NDArray[Any]], draws: Sequence[int]) -> float:
+def _ratios(weights_of_cells: Sequence[NDArray[Any]] | None) -> NDArray[np.float64] | None:
+    """The weight of each event over the mean of all."""
+    if weights_of_cells is None:
+        return None
+    shares_N = shares(np.concatenate(weights_of_cells))
+    return shares_N * len(shares_N)
+
+
+def _pairs_that_agree(
+    cells: Sequence[NDArray[Any]], draws: Sequence[int], ratio_N: NDArray[np.float64] | None
+) -> float:
     """Ordered pairs of events, each by the correlation that their common draws give the two.
 
     The content of a region that M draws bound has a Beta distribution, of variance
-    p (1 - p) / (M + 2), and all events of a cell are held against the same one.
+    p (1 - p) / (M + 2), and all events of a cell are held against the same one. A pair of weighted
+    events counts by the product of their weights over the mean.
     """
     counts_K = np.array([len(each) for each in cells], np.float64)
-    return float((counts_K * (counts_K - 1) / (np.array(draws) + 2)).sum())
+    pairs_K = counts_K * (counts_K - 1)
+    if ratio_N is not None:
+        of_cells = np.split(ratio_N, np.cumsum([len(each) for each in cells])[:-1])
+        pairs_K = np.array([each.sum() ** 2 - each @ each for each in of_cells])
+    return float((pairs_K / (np.array(draws) + 2)).sum())
 
 
-def _gap_to_uniform(values_N: NDArray[np.float64]) -> float:
-    sorted_N = np.sort(values_N)
+def _mean_and_spread(
+    values_N: NDArray[np.float64], weights_N: NDArray[np.float64] | None
+) -> tuple[float, float]:
+    if weights_N is None:
+        return float(values_N.mean()), float(values_N.std())
+    mean = np.average(values_N, weights=weights_N)
+    return float(mean), math.sqrt(np.average((values_N - mean) ** 2, weights=weights_N))
+
+
+def _gap_to_uniform(values_N: NDArray[np.float64], weights_N: NDArray[np.float64] | None) -> float:
+    order_N = np.argsort(values_N)
+    sorted_N = values_N[order_N]
     steps = np.arange(len(sorted_N) + 1) / len(sorted_N)
+    if weights_N is not None:
+        steps = np.concatenate([[0.0], np.cumsum(shares(weights_N[order_N]))])
     return float(max((steps[1:] - sorted_N).max(), (sorted_N - steps[:-1]).max()))

@@ -18,8 +18,9 @@ from models.evaluation.calibration import gap_error
 from models.evaluation.cells import CellRows
 from models.evaluation.nll import mean_of
 from models.evaluation.report import Evaluation, evaluation, read, scores
+from models.evaluation.weighted import of
 
-LEFT_OUT = ("rows", "error", "nominal", "conditions", "held_out", "cells")
+LEFT_OUT = ("rows", "effective_rows", "error", "nominal", "conditions", "held_out", "cells")
 """Of the numbers of an evaluation, those whose difference would mean nothing."""
 
 
@@ -57,22 +58,27 @@ def _paired(first: Evaluation, second: Evaluation, test: Batch, split: str) -> d
     """The differences that are taken event by event, with their standard errors."""
     cells, gap_N = CellRows.of(test), first.nll_N - second.nll_N
     both_held_out = first.held_out if first.held_out == second.held_out else None
-    told: dict[str, Any] = {**scores(gap_N, cells, split, both_held_out), "cells": []}
+    told: dict[str, Any] = {**scores(gap_N, cells, split, both_held_out, test.weights)}
+    told["cells"] = []
     rows = dict(zip(cells.keys, cells.rows, strict=True))
     for one, other in zip(first.found["cells"], second.found["cells"], strict=True):
         own_N = rows[key(tuple(one["conditions"].values()))]
-        both = {name: one[name] for name in ("conditions", "rows")}
-        nll = {"nll": asdict(mean_of(gap_N[own_N]))}
+        both = {name: one[name] for name in ("conditions", "rows", "effective_rows")}
+        nll = {"nll": asdict(mean_of(gap_N[own_N], of(test.weights, own_N)))}
         told["cells"].append({**both, **_difference(one, other), **nll})
     told["calibration"] = _difference(first.found["calibration"], second.found["calibration"])
     for percent, coverage in told["calibration"]["coverage"].items():
         coverage["error"] = gap_error(
-            first.levels, second.levels, first.draws, float(percent) / 100
+            first.levels.cells,
+            second.levels.cells,
+            first.levels.draws,
+            float(percent) / 100,
+            first.levels.weights,
         )
-    if first.right_2N is not None and second.right_2N is not None:
+    if first.answers and second.answers:
         # An event and the one drawn at its conditions count as one: one classifier answered both.
-        right_N = first.right_2N.mean(axis=0) - second.right_2N.mean(axis=0)
-        gap = mean_of(right_N)
+        right_N, other_N = (each.right_2N.mean(axis=0) for each in (first.answers, second.answers))
+        gap = mean_of(right_N - other_N, first.answers.weights_N)
         told["two_sample"] = {"accuracy": gap.mean, "error": gap.error}
     return told
 

@@ -3,6 +3,7 @@
 Kolmogorov-Smirnov and Wasserstein-1 of each event column, Jensen-Shannon of the first two together.
 A distance between two samples is never 0, so each stands beside its floor: the mean distance
 between two halves of the data, scaled to the numbers of events that the distance itself is of.
+Events may be weighted; then these numbers are effective ones.
 
 Axes:
     N events of the data    M drawn events    F event columns    C conditions    B bins
@@ -13,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from data_prep.stream import Batch
 from models.bundle import batched
 from models.bundle.ensemble import Density
 from models.evaluation.cells import CellRows
+from models.evaluation.weighted import Weights, effective, of, quantile
 
 BINS = 10
 """Bins along one column: 100 in the plane of two, so that half a cell's events still fill them."""
@@ -30,7 +32,7 @@ HALVINGS = 16
 LEAST_DRAWS_OF_CELL = 20_000
 """Draws in a cell at least, and five for each row: they add little to a distance."""
 CELL_ROWS = 200
-"""Cells with fewer test rows are left out of the distances: their floor hides everything."""
+"""Cells with fewer effective test rows are left out of the distances: their floor hides all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class CellDistance:
 
     conditions: dict[str, float]
     rows: int
+    effective_rows: float
+    """Rows of equal weight that would tell as much: all, where rows have no weights."""
     ks: dict[str, float]
     """By event column."""
     floor: dict[str, float]
@@ -66,46 +70,48 @@ class Bins:
     """Inner edges along each column, in its unit; the outermost bins are open."""
 
     @classmethod
-    def of(cls, events_NF: NDArray[Any], bins: int = BINS) -> Bins:
-        """With equally many of these events along each column."""
+    def of(cls, events_NF: NDArray[Any], weights_N: Weights = None, bins: int = BINS) -> Bins:
+        """With equally many of these events along each column, by weight if they have some."""
         inner = np.arange(1, bins) / bins
-        return cls(tuple(np.unique(np.quantile(x_N, inner)) for x_N in events_NF.T[:2]))
+        edges = (quantile(x_N, inner, weights_N) for x_N in events_NF.T[:2])
+        return cls(tuple(map(np.unique, edges)))
 
-    def counts(self, events_NF: NDArray[Any]) -> NDArray[np.int64]:
-        """Events in each bin, shape `(B,)`."""
+    def counts(self, events_NF: NDArray[Any], weights_N: Weights = None) -> NDArray[Any]:
+        """Events in each bin, or their weights, shape `(B,)`."""
         shape = tuple(len(edges) + 1 for edges in self.edges)
         columns = zip(self.edges, events_NF.T, strict=False)  # columns beyond the second have none
         where = tuple(np.searchsorted(edges, x_N, "right") for edges, x_N in columns)
         flat_N = np.ravel_multi_index(where, shape)
-        return np.bincount(flat_N, minlength=math.prod(shape)).astype(np.int64)
+        return np.bincount(flat_N, weights_N, minlength=math.prod(shape))
 
 
 def cell_distances(
     flow: Density, test: Batch, *, least: int = CELL_ROWS, seed: int = 0, most: int | None = None
 ) -> list[CellDistance]:
-    """Kolmogorov-Smirnov distances in each cell of at least `least` rows, most populated first.
+    """Kolmogorov-Smirnov distances in each cell of `least` effective rows, those with most first.
 
     At most `most` events are drawn over all cells, but for one in each. The halves of the data have
     random numbers of their own, so that two flows have one floor.
     """
     rng, split_rng = np.random.default_rng(seed), np.random.default_rng((seed, 1))
     cells = CellRows.of(test)
-    counts_K = np.array([len(rows) for rows in cells.rows])
-    chosen = [k for k in np.argsort(-counts_K) if counts_K[k] >= least]
+    sizes_K = np.array([effective(of(test.weights, rows), len(rows)) for rows in cells.rows])
+    chosen = [k for k in np.argsort(-sizes_K) if sizes_K[k] >= least]
     names = [column.name for column in flow.event_columns]
-    draws_K = np.maximum(LEAST_DRAWS_OF_CELL, 5 * counts_K)
+    draws_K = np.maximum(LEAST_DRAWS_OF_CELL, 5 * np.ceil(sizes_K).astype(int))
     if most is not None and draws_K[chosen].sum() > most:
         draws_K = np.maximum(1, draws_K * most // draws_K[chosen].sum())
     told = []
     for k in chosen:
-        at_C, events_NF = cells.values_KC[k], test.events[cells.rows[k]]
+        at_C, rows = cells.values_KC[k], cells.rows[k]
+        data = _Sample(test.events[rows], of(test.weights, rows))
         drawn_MF = batched.draw(flow, np.repeat(at_C[None], draws_K[k], axis=0), rng)
-        pairs = [np.array_split(split_rng.permutation(events_NF), 2) for _ in range(HALVINGS)]
-        ks, floor = _of_columns(ks_distance, events_NF, drawn_MF, pairs, names)
+        ks, floor = _of_columns(ks_distance, data, drawn_MF, data.halves(split_rng), names)
         # By way of text, which gives the 0.0001 that was written and not its nearest float32.
         values = (float(str(value)) for value in at_C)
         conditions = zip((column.name for column in flow.condition_columns), values, strict=True)
-        told.append(CellDistance(dict(conditions), len(events_NF), ks, floor))
+        size = float(sizes_K[k])
+        told.append(CellDistance(dict(conditions), len(rows), size, ks, floor))
     return told
 
 
@@ -115,11 +121,12 @@ def distances(
     names: Sequence[str],
     bins: Bins,
     rng: np.random.Generator,
+    weights_N: Weights = None,
 ) -> Distances:
     """Wasserstein and Jensen-Shannon distances of one cell's events and those drawn there.
 
     At least two events and one drawn, each column in its own unit; drawn ones with a value that is
-    not finite are left out. `bins` are those of the divergence.
+    not finite are left out. `bins` are those of the divergence, `weights_N` of the events.
 
     Source:
         Vallender (1974), Theory of Probability and its Applications 18, 784: Wasserstein-1.
@@ -132,30 +139,46 @@ def distances(
     if not len(drawn_MF):
         nowhere = dict.fromkeys(names, math.inf)
         return Distances(nowhere, dict.fromkeys(names, 0.0), math.log(2), 0.0)
+    data, drawn = _Sample(events_NF, weights_N), _Sample(drawn_MF)
     half = min(len(events_NF) // 2, len(drawn_MF))
-    mixed = [rng.permutation(events_NF) for _ in range(HALVINGS)]
-    pairs = [(mixed_NF[:half], mixed_NF[-half:]) for mixed_NF in mixed]
-    against_draws = [(a, rng.permutation(drawn_MF)[:half]) for a, _ in pairs]
-    wasserstein, floor = _of_columns(wasserstein_distance, events_NF, drawn_MF, pairs, names)
+    pairs = data.halves(rng, half)
+    # Draws with the weights of the other half: few heavy ones leave as many bins empty.
+    against_draws = [
+        (a, drawn.part(rng.permutation(len(drawn_MF))[:half])._replace(weights_N=b.weights_N))
+        for a, b in pairs
+    ]
+    wasserstein, floor = _of_columns(wasserstein_distance, data, drawn_MF, pairs, names)
     # Half against half both times: the bias by empty bins scales with nothing simple.
     divergence, floor_of_it = (
         # SciPy gives the root of the divergence.
-        float(np.mean([jensenshannon(bins.counts(a), bins.counts(b)) ** 2 for a, b in each]))
+        float(
+            np.mean([jensenshannon(*(bins.counts(*half) for half in pair)) ** 2 for pair in each])
+        )
         for each in (against_draws, pairs)
     )
     return Distances(wasserstein, floor, divergence, floor_of_it)
 
 
-def ks_distance(a: NDArray[Any], b: NDArray[Any]) -> float:
+def ks_distance(
+    a: NDArray[Any], b: NDArray[Any], a_weights: Weights = None, b_weights: Weights = None
+) -> float:
     """Largest gap between the empirical distribution functions of two samples.
 
     Source:
         Smirnov (1948), Annals of Mathematical Statistics 19, 279 (two-sample form).
     """
-    a, b = np.sort(a), np.sort(b)
     at = np.concatenate([a, b])
-    gaps = np.searchsorted(a, at, "right") / len(a) - np.searchsorted(b, at, "right") / len(b)
-    return float(np.abs(gaps).max())
+    return float(np.abs(_below(a, a_weights, at) - _below(b, b_weights, at)).max())
+
+
+def _below(values_N: NDArray[Any], weights_N: Weights, at: NDArray[Any]) -> NDArray[np.float64]:
+    """Of a sample, the fraction at or below each point."""
+    if weights_N is None:
+        return np.searchsorted(np.sort(values_N), at, "right") / len(values_N)
+    order_N = np.argsort(values_N)
+    sums = np.concatenate([[0.0], np.cumsum(weights_N[order_N], dtype=np.float64)])
+    fractions: NDArray[np.float64] = sums / sums[-1]
+    return fractions[np.searchsorted(values_N[order_N], at, "right")]
 
 
 def unphysical_fraction(flow: Density, events_NF: NDArray[Any]) -> float:
@@ -165,19 +188,46 @@ def unphysical_fraction(flow: Density, events_NF: NDArray[Any]) -> float:
     return float(1 - good_NF.all(axis=1).mean())
 
 
+class _Sample(NamedTuple):
+    """Events of one cell, with their weights if they have some."""
+
+    events_NF: NDArray[Any]
+    weights_N: Weights = None
+
+    def part(self, rows: NDArray[np.intp]) -> _Sample:
+        return _Sample(self.events_NF[rows], of(self.weights_N, rows))
+
+    def halves(
+        self, rng: np.random.Generator, half: int | None = None
+    ) -> list[tuple[_Sample, _Sample]]:
+        """`HALVINGS` times two halves, or as many events in either as `half` says."""
+        rows = len(self.events_NF)
+        first, second = (rows - rows // 2, rows // 2) if half is None else (half, half)
+        mixed = [rng.permutation(rows) for _ in range(HALVINGS)]
+        return [(self.part(each[:first]), self.part(each[rows - second :])) for each in mixed]
+
+    @property
+    def effective(self) -> float:
+        return effective(self.weights_N, len(self.events_NF))
+
+
 def _of_columns(
-    distance: Callable[[NDArray[Any], NDArray[Any]], float],
-    events_NF: NDArray[Any],
+    distance: Callable[..., float],
+    data: _Sample,
     drawn_MF: NDArray[Any],
-    pairs: Sequence[Sequence[NDArray[Any]]],
+    pairs: Sequence[tuple[_Sample, _Sample]],
     names: Sequence[str],
 ) -> tuple[dict[str, float], dict[str, float]]:
     """A distance of each column, and its floor from pairs of halves of the events."""
-    a, b = map(len, pairs[0])
     # A distance of n from m events goes as sqrt(1/n + 1/m) where the densities are alike.
-    scale = math.sqrt((1 / len(events_NF) + 1 / len(drawn_MF)) / (1 / a + 1 / b))
+    of_halves = float(np.mean([1 / a.effective + 1 / b.effective for a, b in pairs]))
+    scale = math.sqrt((1 / data.effective + 1 / len(drawn_MF)) / of_halves)
     found, floor = {}, {}
     for f, name in enumerate(names):
-        found[name] = float(distance(drawn_MF[:, f], events_NF[:, f]))
-        floor[name] = scale * float(np.mean([distance(a[:, f], b[:, f]) for a, b in pairs]))
+        found[name] = float(distance(drawn_MF[:, f], data.events_NF[:, f], None, data.weights_N))
+        apart = [
+            distance(a.events_NF[:, f], b.events_NF[:, f], a.weights_N, b.weights_N)
+            for a, b in pairs
+        ]
+        floor[name] = scale * float(np.mean(apart))
     return found, floor

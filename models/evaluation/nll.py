@@ -1,6 +1,7 @@
 """The NLL of a flow on a split of a dataset, of all rows or of chosen cells.
 
-Every NLL is in nats per event in the data's own units, over a whole split in evaluation mode.
+Every NLL is in nats per event in the data's own units, over a whole split in evaluation mode. Of
+weighted rows it is the weighted mean.
 
 Array names end in their axes:
     N rows    C condition columns    K cells
@@ -9,7 +10,7 @@ Array names end in their axes:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ from data_prep.errors import DataError
 from data_prep.stream import Batch, Stream
 from models.bundle.batched import log_prob
 from models.bundle.ensemble import Density
+from models.evaluation import weighted
+from models.evaluation.weighted import Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,8 @@ class Nll:
     error: float
     """Standard error of the mean, from the spread over rows."""
     rows: int
+    effective_rows: float
+    """Rows of equal weight that would tell as much: all, where rows have no weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,7 @@ def nll(
         DataError: If the dataset has other columns than the flow or lacks a cell, or there are no
             rows.
     """
-    score = _score(_read(flow, folder, split, without, only)[2])
+    score = _score(*_read(flow, folder, split, without, only)[2:])
     if score is None:
         where = "in these cells" if without or only is not None else ""
         raise DataError(f"the {split} part of {folder} has no rows {where}".rstrip())
@@ -71,14 +76,13 @@ def cell_nlls(flow: Density, folder: Path, split: str, cells: Named) -> list[Cel
     Raises:
         DataError: If the dataset has other columns than the flow, or lacks a cell.
     """
-    dataset, c_NC, nll_N = _read(flow, folder, split, (), cells)
-    return [
-        CellNll(
-            naming.name_of(dataset, cell),
-            _score(nll_N[(c_NC == np.array(cell.conditions, np.float32)).all(axis=1)]),
-        )
-        for cell in naming.find(dataset, cells, Path(folder))
-    ]
+    dataset, c_NC, nll_N, weights_N = _read(flow, folder, split, (), cells)
+    told = []
+    for cell in naming.find(dataset, cells, Path(folder)):
+        here_N = (c_NC == np.array(cell.conditions, np.float32)).all(axis=1)
+        score = _score(nll_N[here_N], weighted.of(weights_N, here_N))
+        told.append(CellNll(naming.name_of(dataset, cell), score))
+    return told
 
 
 def nll_of(flow: Density, batch: Batch) -> NDArray[np.float64]:
@@ -86,10 +90,11 @@ def nll_of(flow: Density, batch: Batch) -> NDArray[np.float64]:
     return -log_prob(flow, batch.events, batch.conditions)
 
 
-def mean_of(nll_N: NDArray[np.float64]) -> Nll:
+def mean_of(nll_N: NDArray[np.float64], weights_N: Weights = None) -> Nll:
     """The mean of some events' NLLs; one event shows no spread, and the error is not a number."""
-    error = float(nll_N.std()) / math.sqrt(len(nll_N)) if len(nll_N) > 1 else math.nan
-    return Nll(float(nll_N.mean()), error, len(nll_N))
+    error = weighted.error_of_mean(nll_N, weights_N) if len(nll_N) > 1 else math.nan
+    mean = float(np.average(nll_N, weights=weights_N))
+    return Nll(mean, error, len(nll_N), weighted.effective(weights_N, len(nll_N)))
 
 
 def check_columns(flow: Density, dataset: Dataset, folder: Path) -> None:
@@ -103,17 +108,18 @@ def check_columns(flow: Density, dataset: Dataset, folder: Path) -> None:
             )
 
 
-def _score(nll_N: NDArray[np.float64]) -> Nll | None:
+def _score(nll_N: NDArray[np.float64], weights_N: Weights) -> Nll | None:
     """The mean of some rows' NLLs, one row without an error; None of no rows."""
     if not len(nll_N):
         return None
-    return Nll(float(nll_N.mean()), float(nll_N.std()) / math.sqrt(len(nll_N)), len(nll_N))
+    score = mean_of(nll_N, weights_N)
+    return score if len(nll_N) > 1 else replace(score, error=0.0)
 
 
 def _read(
     flow: Density, folder: Path, split: str, without: Named, only: Named | None
-) -> tuple[Dataset, NDArray[np.float32], NDArray[np.float64]]:
-    """The dataset, and the conditions and NLL of each row of a split."""
+) -> tuple[Dataset, NDArray[np.float32], NDArray[np.float64], Weights]:
+    """The dataset, and the conditions, NLL and weight of each row of a split."""
     stream = Stream(
         Path(folder),
         split,
@@ -125,8 +131,9 @@ def _read(
     )
     check_columns(flow, stream.dataset, folder)
     c_NC = np.empty((stream.rows, len(flow.condition_columns)), np.float32)
-    nll_N, start = np.empty(stream.rows), 0
+    nll_N, start, weights = np.empty(stream.rows), 0, list[Weights]()
     for batch in stream.epoch(0):
         rows = slice(start, start := start + len(batch.events))
         c_NC[rows], nll_N[rows] = batch.conditions, nll_of(flow, batch)
-    return stream.dataset, c_NC, nll_N
+        weights.append(batch.weights)
+    return stream.dataset, c_NC, nll_N, weighted.joined(weights)

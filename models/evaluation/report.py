@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,8 @@ from models.evaluation.distances import (
     unphysical_fraction,
 )
 from models.evaluation.nll import check_columns, mean_of, nll_of
-from models.evaluation.two_sample import outcome, right
+from models.evaluation.two_sample import Answers, outcome, right
+from models.evaluation.weighted import Weights, effective, error_of_mean, of
 
 DRAWS = 200_000
 """Draws at most for levels and distances: where more are needed, fewer events get a level."""
@@ -48,6 +49,17 @@ LEAST_DRAWS_OF_LEVELS = 50
 SPEED_ROWS = 50_000
 
 
+class Levels(NamedTuple):
+    """The levels of events, as the calibration takes them."""
+
+    cells: list[NDArray[np.float64]]
+    """Of each cell's events that have one."""
+    draws: list[int]
+    """Of those cells."""
+    weights: list[NDArray[Any]] | None
+    """Of those events; None where rows have none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """An evaluation, and the values of single events that a difference is taken of."""
@@ -55,11 +67,9 @@ class Evaluation:
     found: dict[str, Any]
     """See `evaluate`."""
     nll_N: NDArray[np.float64]
-    right_2N: NDArray[np.bool_] | None
-    levels: list[NDArray[np.float64]]
-    """Of each cell's events that have one."""
-    draws: list[int]
-    """Of those cells."""
+    answers: Answers | None
+    """None of fewer than two events."""
+    levels: Levels
     held_out: frozenset[Key]
     """Cells of the dataset."""
 
@@ -83,7 +93,9 @@ def evaluate(
         cells, None where there are none. `cells`: `CellDistance`, `Distances`, the NLL, and whether
         it was `held_out`, of each cell with enough rows; `median_*_over_floor` over those.
         `two_sample` and `calibration`: see the modules of that name; None if the rows are too few.
-        `unphysical_fraction` of draws at the split's conditions, `cost`, `speed`.
+        `unphysical_fraction` of draws at the split's conditions, `cost`, `speed`. Where rows have
+        weights, every mean, distance and test is weighted, and `weights` names their column;
+        `effective_rows` are given beside all rows.
 
     Raises:
         DataError: If the dataset has other columns than the flow, or the split has no rows.
@@ -103,30 +115,33 @@ def evaluation(
     rng = np.random.default_rng(seed)
     nll_N = nll_of(flow, test)
     drawn_NF = batched.draw(flow, test.conditions, rng)
-    near, calibrated, level, draws = _near_and_calibrated(flow, test, cells, nll_N, rng, seed)
+    near, calibrated, levels_of = _near_and_calibrated(flow, test, cells, nll_N, rng, seed)
     told, rows = [], dict(zip(cells.keys, cells.rows, strict=True))
     for ks in cell_distances(flow, test, seed=seed):
         at = key(tuple(ks.conditions.values()))
-        nll = {"held_out": at in out, "nll": asdict(mean_of(nll_N[rows[at]]))}
+        score = mean_of(nll_N[rows[at]], of(test.weights, rows[at]))
+        nll = {"held_out": at in out, "nll": asdict(score)}
         told.append({**asdict(ks), **nll, **asdict(near[at])})
-    enough = len(test.events) > 1
-    right_2N = right(test.events, drawn_NF, test.conditions, seed=seed) if enough else None
+    answers = None
+    if len(test.events) > 1:
+        answers = right(test.events, drawn_NF, test.conditions, weights_N=test.weights, seed=seed)
     found = {
         "split": split,
-        **scores(nll_N, cells, split, out),
+        **({"weights": dataset.weight_column.name} if dataset.weight_column else {}),
+        **scores(nll_N, cells, split, out, test.weights),
         "cells": told,
         "median_ks_over_floor": _median_ratio(told, "ks", "floor"),
         "median_wasserstein_over_floor": _median_ratio(told, "wasserstein", "wasserstein_floor"),
         "median_jensen_shannon_over_floor": _median_ratio(
             told, "jensen_shannon", "jensen_shannon_floor"
         ),
-        "two_sample": None if right_2N is None else asdict(outcome(right_2N)),
+        "two_sample": asdict(outcome(answers)) if answers else None,
         "calibration": calibrated,
         "unphysical_fraction": unphysical_fraction(flow, drawn_NF),
         "cost": asdict(batched.cost(flow)),
         "speed": _speed(flow, test, rng),
     }
-    return Evaluation(finite(found), nll_N, right_2N, level, draws, out)
+    return Evaluation(finite(found), nll_N, answers, levels_of, out)
 
 
 def read(folder: Path, split: str, *emulators: Emulator | Density) -> tuple[Dataset, Batch]:
@@ -141,37 +156,56 @@ def read(folder: Path, split: str, *emulators: Emulator | Density) -> tuple[Data
 
 
 def scores(
-    nll_N: NDArray[np.float64], cells: CellRows, split: str, out: frozenset[Key] | None
+    nll_N: NDArray[np.float64],
+    cells: CellRows,
+    split: str,
+    out: frozenset[Key] | None,
+    weights_N: Weights = None,
 ) -> dict[str, dict[str, Any] | None]:
     """The mean NLL over events, over the means of cells, and over either kind of cells.
 
     `nll_N` may be differences of two; `out` are the held-out cells, None to tell of neither kind.
     """
-    of_cells = [nll_N[rows] for rows in cells.rows]
-    within = sum(float(((each - each.mean()) ** 2).sum()) for each in of_cells)
-    # A cell of one row shows no spread: it is given that within all cells.
-    pooled = within / max(1, len(nll_N) - len(of_cells))
-    variances = [
-        (float(each.var(ddof=1)) if len(each) > 1 else pooled) / len(each) for each in of_cells
-    ]
     told: dict[str, dict[str, Any] | None] = {
-        f"{split}_nll": asdict(mean_of(nll_N)),
-        "cell_averaged_nll": {
-            "mean": float(np.mean([each.mean() for each in of_cells])),
-            "error": math.sqrt(sum(variances)) / len(of_cells),
-            "cells": len(of_cells),
-        },
+        f"{split}_nll": asdict(mean_of(nll_N, weights_N)),
+        "cell_averaged_nll": _cell_averaged(nll_N, cells, weights_N),
     }
     for name, held in (("trained_cells_nll", False), ("held_out_nll", True)):
         some = [
-            each
-            for at, each in zip(cells.keys, of_cells, strict=True)
+            rows
+            for at, rows in zip(cells.keys, cells.rows, strict=True)
             if out is not None and (at in out) == held
         ]
         told[name] = None
         if some:
-            told[name] = {**asdict(mean_of(np.concatenate(some))), "cells": len(some)}
+            rows = np.concatenate(some)
+            told[name] = {**asdict(mean_of(nll_N[rows], of(weights_N, rows))), "cells": len(some)}
     return told
+
+
+def _cell_averaged(
+    nll_N: NDArray[np.float64], cells: CellRows, weights_N: Weights
+) -> dict[str, Any]:
+    """The mean of the cells' means, and its standard error."""
+    of_cells = [(nll_N[rows], of(weights_N, rows)) for rows in cells.rows]
+    means = [float(np.average(each_N, weights=w_N)) for each_N, w_N in of_cells]
+    sizes = [effective(w_N, len(each_N)) for each_N, w_N in of_cells]
+    squares = [
+        float(((each_N - mean) ** 2).sum())
+        if w_N is None
+        else size * float(np.average((each_N - mean) ** 2, weights=w_N))
+        for (each_N, w_N), mean, size in zip(of_cells, means, sizes, strict=True)
+    ]
+    # A cell of one row shows no spread: it is given that within all cells.
+    pooled = sum(squares) / max(1, sum(sizes) - len(sizes))
+    variances = [
+        (pooled if size < 2 else float(each_N.var(ddof=1))) / size
+        if w_N is None or size < 2
+        else error_of_mean(each_N, w_N) ** 2 * size / (size - 1)
+        for (each_N, w_N), size in zip(of_cells, sizes, strict=True)
+    ]
+    error = math.sqrt(sum(variances)) / len(of_cells)
+    return {"mean": float(np.mean(means)), "error": error, "cells": len(of_cells)}
 
 
 def density_of(emulator: Emulator | Density) -> Density:
@@ -186,13 +220,14 @@ def _near_and_calibrated(
     nll_N: NDArray[np.float64],
     rng: np.random.Generator,
     seed: int,
-) -> tuple[dict[Key, Distances], dict[str, Any], list[NDArray[np.float64]], list[int]]:
+) -> tuple[dict[Key, Distances], dict[str, Any], Levels]:
     """Distances of the cells with enough rows and the calibration, by one set of draws.
 
-    Then the levels that the calibration is of, and the number of draws, of each cell with levels.
+    Then the levels that the calibration is of.
     """
+    sizes = [effective(of(test.weights, rows), len(rows)) for rows in cells.rows]
     # With numbers of its own: two emulators are asked about the same events.
-    kept = _with_levels(cells, len(test.events), np.random.default_rng(seed))
+    kept = _with_levels(cells, sizes, len(test.events), np.random.default_rng(seed))
     draws = [_draws(len(rows)) for rows in kept.values()]
     drawn_c = np.repeat(cells.values_KC[list(kept)], draws, axis=0)
     all_MF = batched.draw(flow, drawn_c, rng)
@@ -204,7 +239,8 @@ def _near_and_calibrated(
         levels(-nll_N[rows], drawn_m, rng)
         for rows, drawn_m in zip(kept.values(), log_prob, strict=True)
     ]
-    names, bins = [column.name for column in flow.event_columns], Bins.of(test.events)
+    names = [column.name for column in flow.event_columns]
+    bins = Bins.of(test.events, test.weights)
     rank = {
         name: np.concatenate(
             [
@@ -215,18 +251,22 @@ def _near_and_calibrated(
         for f, name in enumerate(names)
     }
     split_rng = np.random.default_rng(seed)  # so that two emulators have the same floors
-    near = {
-        cells.keys[k]: distances(test.events[cells.rows[k]], each, names, bins, split_rng)
-        for k, each in zip(kept, drawn, strict=True)
-        if len(cells.rows[k]) >= CELL_ROWS
-    }
-    return near, asdict(calibration(level, draws, rank)), level, draws
+    near = {}
+    for k, each in zip(kept, drawn, strict=True):
+        if sizes[k] >= CELL_ROWS:
+            rows = cells.rows[k]
+            near[cells.keys[k]] = distances(
+                test.events[rows], each, names, bins, split_rng, of(test.weights, rows)
+            )
+    weights = None if test.weights is None else [test.weights[rows] for rows in kept.values()]
+    calibrated = asdict(calibration(level, draws, rank, weights))
+    return near, calibrated, Levels(level, draws, weights)
 
 
 def _with_levels(
-    cells: CellRows, rows: int, rng: np.random.Generator
+    cells: CellRows, sizes: Sequence[float], rows: int, rng: np.random.Generator
 ) -> dict[int, NDArray[np.intp]]:
-    """The rows that get a level, by cell."""
+    """The rows that get a level, by cell; `sizes` are the effective rows of the cells."""
     wanted = sum(_draws(len(each)) for each in cells.rows)
     chosen_N = np.ones(rows, bool)
     if wanted > DRAWS:
@@ -234,7 +274,7 @@ def _with_levels(
     kept = {}
     for k, own in enumerate(cells.rows):
         some = own[chosen_N[own]]
-        if not len(some) and len(own) >= CELL_ROWS:
+        if not len(some) and sizes[k] >= CELL_ROWS:
             some = own[:1]  # a cell whose distances are told needs draws
         if len(some):
             kept[k] = some

@@ -16,6 +16,7 @@ from models.bundle.ensemble import Density
 from models.evaluation.cells import CellRows, keys
 from models.evaluation.distances import cell_distances, unphysical_fraction
 from models.evaluation.nll import check_columns, mean_of, nll_of
+from models.evaluation.weighted import of
 
 ROWS = 200_000
 """Rows at most that the numbers of a model card are of: seconds, however large the data."""
@@ -34,7 +35,8 @@ def summary(flow: Density, folder: Path, *, held_out: Named = (), seed: int = 0)
     Returns:
         `cells`, in the dataset's order: conditions, rows of each part, whether it was held out,
         NLL with its standard error, and, with enough rows, Kolmogorov-Smirnov distances and their
-        floors by event column; of very many cells those with the most rows. `cells_rows`: of how
+        floors by event column; of very many cells those with the most rows. Where rows have
+        weights, `effective_rows` of each part stand beside the rows. `cells_rows`: of how
         many test rows that is, the first of the part. `unphysical_fraction` of as many draws.
 
     Raises:
@@ -62,8 +64,10 @@ def summary(flow: Density, folder: Path, *, held_out: Named = (), seed: int = 0)
             "rows": {split: getattr(cell, split) for split in SPLITS},
             "held_out": at in out,
         }
+        if dataset.weight_column:
+            one["effective_rows"] = cell.effective
         if at in rows:
-            score = mean_of(nll_N[rows[at]])
+            score = mean_of(nll_N[rows[at]], of(test.weights, rows[at]))
             one |= {"nll": score.mean, "nll_error": score.error}
         if at in far:
             one |= {"ks": far[at].ks, "ks_floor": far[at].floor}

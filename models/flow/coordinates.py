@@ -29,16 +29,25 @@ from models.layout import HUGE, TINY
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Rows, mean and summed squared deviation of columns in the coordinates of the flow."""
+    """Rows, mean and summed squared deviation of columns in the coordinates of the flow.
 
-    rows: int
+    Weighted rows count as their weights, in all three.
+    """
+
+    rows: float
     mean_K: NDArray[np.float64]
     m2_K: NDArray[np.float64]
 
     @classmethod
-    def of(cls, values_NK: NDArray[np.float64]) -> Self:
-        mean_K = values_NK.mean(axis=0)
-        return cls(len(values_NK), mean_K, ((values_NK - mean_K) ** 2).sum(axis=0))
+    def of(
+        cls, values_NK: NDArray[np.float64], weights_N: NDArray[np.floating] | None = None
+    ) -> Self:
+        if weights_N is None:
+            mean_K = values_NK.mean(axis=0)
+            return cls(len(values_NK), mean_K, ((values_NK - mean_K) ** 2).sum(axis=0))
+        wide_N = weights_N.astype(np.float64)
+        mean_K = np.average(values_NK, axis=0, weights=wide_N)
+        return cls(float(wide_N.sum()), mean_K, wide_N @ (values_NK - mean_K) ** 2)
 
     def merge(self, other: Moments) -> Moments:
         """Moments of both sets of rows.
@@ -55,7 +64,7 @@ class Moments:
     @property
     def spread_K(self) -> NDArray[np.float64]:
         """Standard deviation; 1 where the column is constant, so that nothing divides by zero."""
-        spread_K = np.sqrt(self.m2_K / max(self.rows, 1))
+        spread_K = np.sqrt(self.m2_K / self.rows)
         # Not `== 0`: the log of a constant has rounding noise in its spread.
         constant_K = spread_K <= 1e-7 * np.maximum(1.0, np.abs(self.mean_K))
         return np.where(constant_K, 1.0, spread_K)
@@ -86,8 +95,8 @@ def constants(dataset: Dataset, batches: Iterable[Batch], coordinates: str = "lo
     total: Constants | None = None
     for batch in batches:
         found = Constants(
-            Moments.of(of_events.of_array(batch.events)),
-            Moments.of(of_conditions.of_array(batch.conditions)),
+            Moments.of(of_events.of_array(batch.events), batch.weights),
+            Moments.of(of_conditions.of_array(batch.conditions), batch.weights),
         )
         total = found if total is None else total.merge(found)
     if total is None:

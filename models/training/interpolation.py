@@ -20,7 +20,7 @@ from torch import Tensor
 from data_prep.dataset import Dataset
 
 ROWS = 1500
-"""Training rows of a cell, on average, beyond which triangles become narrower."""
+"""Effective training rows of a cell, on average, beyond which triangles become narrower."""
 
 
 class ConditionJitter:
@@ -30,7 +30,7 @@ class ConditionJitter:
         """Args: the dataset whose cells are the grid, and the share, from 0 to 1, see above."""
         cells = [cell for cell in dataset.cells if cell.train]
         c_UC = torch.tensor([cell.conditions for cell in cells]).view(len(cells), -1)
-        rows = sum(cell.train for cell in cells) / max(1, len(cells))
+        rows = sum(cell.effective("train") for cell in cells) / max(1, len(cells))
         self._share = jitter * min(1.0, ROWS / max(1.0, rows)) ** 2
         self._logged = [column.positive for column in dataset.condition_columns]
         self._grid = [

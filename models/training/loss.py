@@ -1,4 +1,7 @@
-"""The NLL of a batch, -1/N sum log p(event | conditions), and its gradient, by micro-batches.
+"""The NLL of a batch, -1/N sum w log p(event | conditions), and its gradient, by micro-batches.
+
+w is the weight of a row over the mean weight of all rows that are read, 1 where rows have none: a
+batch of weighted rows, too, has the NLL and the gradient of the whole on average.
 
 On the CPU a large batch goes through the flow in micro-batches that fit the cache, with equal
 conditions next to each other and computed once. Threads take whole micro-batches, each with
@@ -31,8 +34,8 @@ CPU_ROWS = 8192
 REPLICAS, REPLICA_ROWS = 4, 4096
 """Most threads that take micro-batches, fewest rows of a batch for each: with fewer they wait for
 Python's lock."""
-MicroBatch = tuple[Tensor, Tensor, list[int]]
-"""Arguments of `ConditionalFlow.log_prob`."""
+MicroBatch = tuple[Tensor, Tensor, list[int], Tensor | None]
+"""Arguments of `ConditionalFlow.log_prob`, and the weights of the events."""
 
 
 class BatchLoss:
@@ -72,31 +75,41 @@ class BatchLoss:
             torch.set_num_threads(before)
 
     def backward(
-        self, x_NF: Tensor, c_NC: Tensor, move: Callable[[Tensor], Tensor] = lambda c_UC: c_UC
+        self,
+        x_NF: Tensor,
+        c_NC: Tensor,
+        weights_N: Tensor | None = None,
+        move: Callable[[Tensor], Tensor] = lambda c_UC: c_UC,
     ) -> Tensor:
         """Set the gradients to those of the batch's mean NLL; returns that NLL.
 
-        `move` is applied to the distinct ones among the conditions.
+        Weights are divided by their mean over all batches. `move` is applied to the distinct ones
+        among the conditions.
         """
         c_UC, index_N = distinct(c_NC)
-        parts = self._parts(x_NF, move(c_UC), index_N)
+        parts = self._parts(x_NF, move(c_UC), index_N, weights_N)
         loss = self._shared(lambda replica, mine: replica.backward(mine, len(x_NF)), parts)
         for replica in self._replicas[1 : len(parts)]:
             for total, gradient in zip(self._gradients, replica.gradients, strict=True):
                 total += gradient
         return loss
 
-    def nll(self, x_NF: Tensor, c_NC: Tensor) -> Tensor:
-        """Summed NLL of the rows in evaluation mode."""
-        return self._shared(_Replica.nll, self._parts(x_NF, *distinct(c_NC)))
+    def nll(self, x_NF: Tensor, c_NC: Tensor, weights_N: Tensor | None = None) -> Tensor:
+        """Summed NLL of the rows in evaluation mode, each times its weight."""
+        return self._shared(_Replica.nll, self._parts(x_NF, *distinct(c_NC), weights_N))
 
-    def _parts(self, x_NF: Tensor, c_UC: Tensor, index_N: Tensor) -> list[MicroBatch]:
+    def _parts(
+        self, x_NF: Tensor, c_UC: Tensor, index_N: Tensor, weights_N: Tensor | None
+    ) -> list[MicroBatch]:
         """Micro-batches: equally many for every replica, none beyond the cache."""
         rows = len(x_NF)
         if x_NF.device.type == "cpu":
             replicas = max(1, min(len(self._replicas), rows // REPLICA_ROWS))
             rows = -(-rows // (replicas * -(-rows // (replicas * CPU_ROWS))))
-        return [(x_NF[one], c, counts) for one, c, counts in micro_batches(c_UC, index_N, rows)]
+        return [
+            (x_NF[one], c, counts, None if weights_N is None else weights_N[one])
+            for one, c, counts in micro_batches(c_UC, index_N, rows)
+        ]
 
     def _shared(
         self, work: Callable[[_Replica, list[MicroBatch]], Tensor], parts: list[MicroBatch]
@@ -122,8 +135,8 @@ class _Replica:
         for gradient in self.gradients:
             gradient.zero_()
         loss = torch.zeros((), dtype=torch.float64, device=parts[0][0].device)
-        for arguments in parts:
-            part_loss = -self.flow.log_prob(*arguments).sum() / rows
+        for part in parts:
+            part_loss = -self._log_prob(part).sum() / rows
             torch.autograd.backward(part_loss)
             loss += part_loss.detach()
         return loss
@@ -132,8 +145,14 @@ class _Replica:
     def nll(self, parts: list[MicroBatch]) -> Tensor:
         """Summed NLL in evaluation mode."""
         self.flow.eval()
-        sums = [self.flow.log_prob(*a).sum(dtype=torch.float64) for a in parts]
+        sums = [self._log_prob(part).sum(dtype=torch.float64) for part in parts]
         return -torch.stack(sums).sum()
+
+    def _log_prob(self, part: MicroBatch) -> Tensor:
+        """Of each row, times its weight."""
+        x_NF, c_UC, counts, weights_N = part
+        log_prob_N = self.flow.log_prob(x_NF, c_UC, counts)
+        return log_prob_N if weights_N is None else log_prob_N * weights_N
 
 
 def _replica(flow: OneFlow, gradients: list[Tensor]) -> _Replica:

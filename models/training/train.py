@@ -5,6 +5,9 @@ each epoch, or after every `eval_every` steps. Rows of held-out cells are in non
 of the validation split has an NLL of its own. The loop synchronises with the device once per row:
 losses and the first non-finite step are kept there.
 
+Where rows have weights, each counts as its weight over the mean weight of the training rows: in the
+loss of a batch, in every NLL, and in what coordinates are standardised by.
+
 Tensor names end in their axes:
     N rows    F event columns    C condition columns
 """
@@ -21,6 +24,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -122,6 +126,7 @@ class _Training:
         evaluated = partial(read, "val", batch_size=EVALUATION_ROWS, shuffle=False)
         self.validation = evaluated(without=hold_out)
         self.held_out = evaluated(only=hold_out) if hold_out else None
+        self.mean_weight = self.dataset.mean_weight("train")
         torch.manual_seed(config.seed)
         rows = self.stream.epoch(0)
         self.flow = build(flow_config, self.dataset, rows, seed=config.seed)
@@ -129,7 +134,8 @@ class _Training:
         if flow_config.normalise:
             # The layers between take their scales from the first batch.
             with torch.no_grad():
-                self.flow.train().log_prob(*self._on_device(next(iter(self.stream.epoch(0)))))
+                first = _evenly_weighted(next(iter(self.stream.epoch(0))))
+                self.flow.train().log_prob(*self._on_device(first)[:2])
         self.optimizer = Optimizer(self.flow, config)
         self.loss = BatchLoss(self.flow, self.optimizer.gradients, batch_size=config.batch_size)
         self.jitter = ConditionJitter(self.dataset, jitter=config.jitter, seed=config.seed)
@@ -189,19 +195,20 @@ class _Training:
 
     def _train(self, batches: Iterator[Batch]) -> tuple[float, int, float]:
         """One gradient step per batch; mean NLL of the rows, their number, the last step's rate."""
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        total, weight = torch.zeros(2, dtype=torch.float64, device=self.device)
         first_bad = torch.full((), -1, device=self.device)
         rows, rate = 0, 0.0
         for batch in batches:
             progress = self._progress()
             if progress >= 1 and rows:
                 break
-            x_NF, c_NC = self._on_device(batch)
-            loss = self.loss.backward(x_NF, c_NC, partial(self.jitter, step=self.step))
+            x_NF, c_NC, w_N = self._on_device(batch)
+            loss = self.loss.backward(x_NF, c_NC, w_N, partial(self.jitter, step=self.step))
             rate = learning_rate(self.config, progress)
             norm = self.optimizer.step(rate)
 
             total += loss * len(x_NF)
+            weight += _sum(w_N, len(x_NF))
             bad = ~(loss.isfinite() & norm.isfinite()) & (first_bad < 0)
             first_bad = torch.where(bad, self.step, first_bad)
             rows += len(x_NF)
@@ -211,7 +218,7 @@ class _Training:
                 f"the training loss or its gradient is not finite at step {step + 1} "
                 f"(epoch {step // self.stream.batches + 1}): try a lower learning_rate or clip_norm"
             )
-        return float(total.item()) / rows, rows, rate
+        return float((total / weight).item()), rows, rate
 
     def _progress(self) -> float:
         """Share of the steps that is done, or of the time if that is more.
@@ -241,22 +248,27 @@ class _Training:
 
     def _nll(self, stream: Stream) -> float:
         """Mean NLL of all rows of the stream in evaluation mode."""
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        total, weight = torch.zeros(2, dtype=torch.float64, device=self.device)
         for batch in stream.epoch(0):
-            total += self.loss.nll(*self._on_device(batch))
-        return float(total.item()) / stream.rows
+            x_NF, c_NC, w_N = self._on_device(batch)
+            total += self.loss.nll(x_NF, c_NC, w_N)
+            weight += _sum(w_N, len(x_NF))
+        return float((total / weight).item())
 
     def _refuse_non_finite(self, what: str, nll: float) -> None:
         if not math.isfinite(nll):
             epoch = -(-self.step // self.stream.batches)
             raise NonFiniteLoss(f"the {what} NLL is {nll} after step {self.step} (epoch {epoch})")
 
-    def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        x_NF, c_NC = torch.from_numpy(batch.events), torch.from_numpy(batch.conditions)
-        if self.device.type == "cpu":
-            return x_NF, c_NC
-        x_NF, c_NC = x_NF.contiguous().pin_memory(), c_NC.contiguous().pin_memory()
-        return x_NF.to(self.device, non_blocking=True), c_NC.to(self.device, non_blocking=True)
+    def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Events, conditions, and the weights over their mean."""
+        tensors = [torch.from_numpy(array) for array in batch.arrays]
+        if batch.weights is not None:
+            tensors[2] = torch.from_numpy(batch.weights / self.mean_weight)
+        if self.device.type != "cpu":
+            pinned = [tensor.contiguous().pin_memory() for tensor in tensors]
+            tensors = [tensor.to(self.device, non_blocking=True) for tensor in pinned]
+        return tensors[0], tensors[1], tensors[2] if batch.weights is not None else None
 
     def result(self) -> tuple[OneFlow, Fit]:
         """The flow with its best weights, and the history."""
@@ -326,6 +338,20 @@ def _endless(stream: Stream, step: int) -> Generator[Batch, None, None]:
     while True:
         yield from stream.epoch(epoch, start=start)
         epoch, start = epoch + 1, 0
+
+
+def _sum(weights_N: Tensor | None, rows: int) -> Tensor | int:
+    """Of the weights of so many rows, in double precision."""
+    return rows if weights_N is None else weights_N.sum(dtype=torch.float64)
+
+
+def _evenly_weighted(batch: Batch) -> Batch:
+    """As many rows, each as often as its weight says: what takes no weights sees their spread."""
+    if batch.weights is None:
+        return batch
+    sums_N = np.cumsum(batch.weights, dtype=np.float64)
+    at_N = (np.arange(len(sums_N)) + 0.5) / len(sums_N) * sums_N[-1]
+    return batch.take(np.searchsorted(sums_N, at_N))
 
 
 def _copy(flow: nn.Module) -> dict[str, Tensor]:

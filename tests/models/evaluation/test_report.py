@@ -145,7 +145,7 @@ def test_a_flow_and_an_ensemble_are_asked_about_the_same_events(flow, other, pre
         for each in (flow, Ensemble([flow, other]).eval())
     )
 
-    assert [len(each) for each in first.levels] == [len(each) for each in second.levels]
+    assert [len(each) for each in first.levels.cells] == [len(each) for each in second.levels.cells]
     assert first.found["calibration"]["rows"] < 300
     for ours, theirs in zip(first.found["cells"], second.found["cells"], strict=True):
         assert ours["floor"] == theirs["floor"]
