@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import reprlib
 from collections.abc import Sequence
@@ -137,6 +138,12 @@ class Column:
     def bounds(self) -> tuple[float, ...]:
         """Those that the column has: the least value, the greatest, both or none."""
         return tuple(bound for bound in (self.low, self.high) if bound is not None)
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Least and greatest possible value; infinite where there is no bound."""
+        low = -math.inf if self.low is None else self.low
+        return low, math.inf if self.high is None else self.high
 
     @property
     def support(self) -> str:

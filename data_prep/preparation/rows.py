@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -77,8 +76,7 @@ def faults(column: Column, values: NDArray[np.float64]) -> Iterator[Fault]:
     if column.positive:
         yield Fault(name, "not above zero", values <= 0, remedy)
     if column.bounds:
-        low = -math.inf if column.low is None else column.low
-        high = math.inf if column.high is None else column.high
+        low, high = column.limits
         # As it is stored: a ratio of 1 + 1e-16 is 1.
         with np.errstate(over="ignore"):
             single = values.astype(np.float32)

@@ -28,6 +28,7 @@ from safetensors.numpy import load as from_bytes
 
 from data_prep.columns import Column, pair_of
 from models.arrays.layers import Layer, Masked, Separate, Standardise
+from models.bounds import intervals
 from models.bundle import domain
 from models.bundle.domain import Extrapolation, Floats
 from models.bundle.efficiency import Efficiency
@@ -59,8 +60,8 @@ class ArrayFlow:
         """Names of the columns of an event, in order."""
         self.condition_columns = tuple(column.name for column in self._columns)
         """Names of the conditions, in order."""
-        self.positive_columns = tuple(column.positive for column in first.layout.event_columns)
-        """Of each event column, whether its values are above 0."""
+        self.event_supports = first.layout.event_columns
+        """The columns of an event, with where their values lie."""
         self.pair = first.events.pair
         """Which two event columns are of one unit, such as two masses; None for none."""
         self.domain = domain.common([member.layout.domain for member in self._members])
@@ -270,12 +271,13 @@ def _member(
             activation=config.activation,
         )
 
-    def standardise(what: str, columns: Sequence[Column], kind: str) -> Standardise:
+    def standardise(what: str, columns: Sequence[Column], kind: str | None) -> Standardise:
         return Standardise(
             positive=tuple(column.positive for column in columns),
+            bounded={} if kind is None else intervals(columns),
             pair=pair_of(columns),
             total=kind == "log_total",
-            turned=kind != "log",
+            turned=kind not in (None, "log"),
             mean=tuple(map(float, state[f"{what}.mean_K"])),
             spread=tuple(map(float, state[f"{what}.spread_K"])),
         )
@@ -293,7 +295,7 @@ def _member(
     return _Member(
         layout,
         standardise("events", layout.event_columns, config.coordinates),
-        standardise("conditions", layout.condition_columns, "log"),
+        standardise("conditions", layout.condition_columns, None),
         tuple(layers),
         dtype,
     )

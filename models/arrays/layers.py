@@ -12,13 +12,14 @@ compiles and differentiates it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from models.bounds import Interval
 from models.config import FlowConfig
 from models.layout import (
     HUGE,
@@ -41,6 +42,8 @@ class Standardise:
     """Columns in physical units <-> coordinates of mean 0 and spread 1: see `models/flow`."""
 
     positive: tuple[bool, ...]
+    bounded: Mapping[int, Interval]
+    """The columns that have bounds, by number."""
     pair: tuple[int, int] | None
     total: bool
     turned: bool
@@ -51,25 +54,34 @@ class Standardise:
     def forward(self, xp: Namespace, x: Sequence[Array]) -> tuple[list[Array], Array, Array]:
         """Standardised columns, the log-Jacobian, and whether a row lies in the support."""
         logs, log_det, within = [], -sum(map(math.log, self.spread)), True
-        for value, positive in zip(x, self.positive, strict=True):
-            its_own = xp.isfinite(value) & ((value > 0) if positive else True)
+        for k, (value, positive) in enumerate(zip(x, self.positive, strict=True)):
             # Harmless numbers on both sides of the log, or else gradients are NaN.
-            value = xp.where(its_own, value, 1.0 if positive else 0.0)
-            value = xp.log(value) if positive else value
-            log_det = log_det - value if positive else log_det
+            if interval := self.bounded.get(k):
+                its_own = interval.holds(xp, value)
+                value = xp.where(its_own, value, interval.harmless)
+                value, slope = interval.forward(xp, value)
+                log_det = log_det + slope
+            else:
+                its_own = xp.isfinite(value) & ((value > 0) if positive else True)
+                value = xp.where(its_own, value, 1.0 if positive else 0.0)
+                value = xp.log(value) if positive else value
+                log_det = log_det - value if positive else log_det
             logs.append(value)
             within = within & its_own
         scales = zip(self._turn(xp, logs), self.mean, self.spread, strict=True)
         return [(value - mean) / spread for value, mean, spread in scales], log_det, within
 
     def inverse(self, xp: Namespace, y: Sequence[Array]) -> list[Array]:
-        """Physical values; positive columns are above 0 and finite for any input."""
+        """Physical values, in the support and finite for any input."""
         scales = zip(y, self.mean, self.spread, strict=True)
         logs = self._turn_back(xp, [value * spread + mean for value, mean, spread in scales])
-        return [
+        out = [
             xp.exp(xp.clip(value, math.log(TINY), math.log(HUGE))) if positive else value
             for value, positive in zip(logs, self.positive, strict=True)
         ]
+        for k, interval in self.bounded.items():
+            out[k] = interval.inverse(xp, out[k])
+        return out
 
     def _turn(self, xp: Namespace, logs: list[Array]) -> list[Array]:
         if self.pair is None or not self.turned:

@@ -15,8 +15,9 @@ import functools
 import itertools
 import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,12 +29,14 @@ from data_prep.columns import Column
 from data_prep.errors import InputError
 from models.arrays.flow import ArrayFlow, in_parts
 from models.arrays.layers import Standardise
+from models.bounds import Interval, intervals
 from models.bundle import domain
 from models.bundle.domain import Floats, Regions
 from models.namespaces import Array, Namespace, namespace
 
-SCHEMA = 1
-"""Version of the file. Raised when a reader of the old one would misread the new one."""
+SCHEMA = 2
+"""Version of the file. Raised when a reader of the old one would misread the new one: 2 knows
+bounds. A table without any is written as 1."""
 DRAWS = 4_000
 """Events drawn at each condition of the grid, to see how far it has to reach."""
 CUT, MARGIN = 5e-4, 0.1
@@ -66,6 +69,8 @@ class Table:
     """Natural-log density per unit of the axes' coordinates; it integrates to one."""
     captured: float
     """Smallest part of the flow's density, over the conditions, that lay inside the grid."""
+    bounds_F2: Floats
+    """Bounds of each event column, infinite where there is none."""
     rms_error: float
     """Root-mean-square difference of the log density to the flow's in nats, over events drawn
     under conditions between the points: what more points would improve."""
@@ -95,7 +100,9 @@ class Table:
                 f"(got {points}) or condition_points (got {condition_points})"
             )
         logged = [low > 0 for low, _ in (flow.domain[name] for name in flow.condition_columns)]
-        axes, c_axes = _axes(flow.positive_columns, flow.pair), _axes(logged, None)
+        columns = flow.event_supports
+        positive = [column.positive for column in columns]
+        axes, c_axes = _axes(positive, flow.pair, intervals(columns)), _axes(logged, None, {})
         domain_C2 = np.array([flow.domain[n] for n in flow.condition_columns]).reshape(-1, 2)
         c_limits_C2 = np.array(c_axes.forward(np, [*domain_C2])[0]).reshape(-1, 2)
         c_NC = _nodes(c_axes, c_limits_C2, condition_points)
@@ -108,11 +115,12 @@ class Table:
             event_columns=flow.event_columns,
             condition_columns=flow.condition_columns,
             domain=flow.domain,
-            logged_A=np.array([*flow.positive_columns, *logged], bool),
+            logged_A=np.array([*positive, *logged], bool),
             pair=flow.pair,
             limits_A2=np.concatenate([limits_F2, c_limits_C2]),
             log_density_A=log_density.reshape(shape).astype(np.float32),
             captured=captured,
+            bounds_F2=np.array([column.limits for column in columns]),
             rms_error=0.0,
             regions=flow.regions,
         )
@@ -139,7 +147,7 @@ class Table:
         xp = xp or namespace(x, c)
         x, c = xp.asarray(x), xp.asarray(c)
         features = len(self.event_columns)
-        axes = _axes(self.logged_A[:features].tolist(), self.pair)
+        axes = _axes(self.logged_A[:features].tolist(), self.pair, self._intervals)
         y, log_jacobian, within = axes.forward(xp, [x[..., f] for f in range(features)])
         for k in range(len(self.condition_columns)):
             value = xp.clip(c[..., k], *self.domain[self.condition_columns[k]])
@@ -167,7 +175,7 @@ class Table:
         with draft_of(path) as draft, draft.open("wb") as file:
             np.savez_compressed(
                 file,
-                schema=SCHEMA,
+                schema=SCHEMA if self._intervals else 1,
                 event_columns=np.array(self.event_columns, str),
                 condition_columns=np.array(self.condition_columns, str),
                 domain=domain_C2,
@@ -176,6 +184,7 @@ class Table:
                 limits=self.limits_A2,
                 log_density=self.log_density_A,
                 captured=self.captured,
+                bounds=self.bounds_F2,
                 rms_error=self.rms_error,
                 **boxes,
             )
@@ -195,7 +204,8 @@ class Table:
             if (schema := int(values["schema"])) <= SCHEMA:
                 conditions = tuple(map(str, values["condition_columns"]))
                 limits = ((float(low), float(high)) for low, high in values["domain"])
-                pair = values["pair"].tolist()
+                pair, features = values["pair"].tolist(), len(values["event_columns"])
+                open_F2 = np.tile([-math.inf, math.inf], (features, 1))
                 return cls(
                     event_columns=tuple(map(str, values["event_columns"])),
                     condition_columns=conditions,
@@ -205,6 +215,7 @@ class Table:
                     limits_A2=values["limits"],
                     log_density_A=values["log_density"],
                     captured=float(values["captured"]),
+                    bounds_F2=values.get("bounds", open_F2),
                     rms_error=float(values["rms_error"]),
                     regions=Regions(*values["regions"]) if "regions" in values else None,
                 )
@@ -215,6 +226,11 @@ class Table:
         raise TableError(
             f"{path} has schema {schema}, this version reads up to {SCHEMA}: upgrade hpo-flows"
         )
+
+    @cached_property
+    def _intervals(self) -> dict[int, Interval]:
+        bounded_F = np.isfinite(self.bounds_F2).any(axis=1)
+        return {int(k): Interval(*self.bounds_F2[k].tolist()) for k in np.flatnonzero(bounded_F)}
 
     def _interpolate(self, xp: Namespace, cells: list[Array], weights: list[Array]) -> Array:
         flat = xp.asarray(self.log_density_A.reshape(-1))
@@ -230,11 +246,19 @@ class Table:
         return total
 
 
-def _axes(logged: Sequence[bool], pair: tuple[int, int] | None) -> Standardise:
+def _axes(
+    logged: Sequence[bool], pair: tuple[int, int] | None, bounded: Mapping[int, Interval]
+) -> Standardise:
     """Events <-> the coordinates of the grid: a flow's, neither shifted nor scaled."""
     zeros, ones = (0.0,) * len(logged), (1.0,) * len(logged)
     return Standardise(
-        positive=tuple(logged), pair=pair, total=False, turned=True, mean=zeros, spread=ones
+        positive=tuple(logged),
+        bounded=bounded,
+        pair=pair,
+        total=False,
+        turned=True,
+        mean=zeros,
+        spread=ones,
     )
 
 

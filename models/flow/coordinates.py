@@ -1,9 +1,10 @@
 """Physical units <-> standardised coordinates: y = (g(x) - mean) / spread, with log |dy / dx|.
 
-g is the logarithm of a positive column. Of a pair of masses it gives log x0, or log(x0 + x1), and
-log(x1 / x0), which lays the ridge of equal masses along an axis, where a flow sees it best. Mean
-and spread are those of the training split. All of it is part of the flow: because the Jacobian is
-added, NLLs of flows with other preprocessing compare.
+g is the logarithm of a positive column, and takes an event column with bounds to the real line
+(`models/bounds.py`). Of a pair of masses it gives log x0, or log(x0 + x1), and log(x1 / x0), which
+lays the ridge of equal masses along an axis, where a flow sees it best. Mean and spread are those
+of the training split. All of it is part of the flow: because the Jacobian is added, NLLs of flows
+with other preprocessing compare.
 
 Tensor names end in their axes:
     N rows    F event columns    C condition columns    K columns of either kind
@@ -11,6 +12,8 @@ Tensor names end in their axes:
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -24,6 +27,7 @@ from torch.nn import functional
 from data_prep.columns import Column, pair_of
 from data_prep.dataset import Dataset
 from data_prep.stream import Batch
+from models.bounds import intervals
 from models.layout import HUGE, TINY
 
 
@@ -86,12 +90,12 @@ def constants(dataset: Dataset, batches: Iterable[Batch], coordinates: str = "lo
     """Moments of a dataset's columns, read batch by batch, in physical units.
 
     Args:
-        dataset: Says which columns are positive and therefore logged.
+        dataset: Says which columns are positive, and therefore logged, or bounded.
         batches: The training split.
         coordinates: Of the event columns, as `FlowConfig.coordinates`.
     """
     of_events = Coordinates(dataset.event_columns, coordinates)
-    of_conditions = Coordinates(dataset.condition_columns, "log")
+    of_conditions = Coordinates(dataset.condition_columns)
     total: Constants | None = None
     for batch in batches:
         found = Constants(
@@ -105,24 +109,50 @@ def constants(dataset: Dataset, batches: Iterable[Batch], coordinates: str = "lo
 
 
 class Coordinates:
-    """The coordinates that are standardised: logarithms of positive columns, a pair of them turned.
+    """The coordinates that are standardised: logarithms, bounds at infinity, a pair turned.
 
     Turning has a Jacobian of 1: with l the logarithms, (l0, l1 - l0) is a shear, and so is
     (log(exp l0 + exp l1), l1 - l0), whose derivatives are the shares of both in the sum.
     """
 
-    def __init__(self, columns: Sequence[Column], kind: str) -> None:
-        """Args: the columns, and a choice of `FlowConfig.coordinates`."""
+    def __init__(self, columns: Sequence[Column], kind: str | None = None) -> None:
+        """Args: the columns, and a choice of `FlowConfig.coordinates`; None for conditions.
+
+        A condition's bounds stay where they are: no density is taken of it, and the networks get
+        a condition that is at its bound, as many are.
+        """
         self.positive = torch.tensor([column.positive for column in columns], dtype=torch.bool)
-        self.pair = None if kind == "log" else pair_of(columns)
+        self.bounded = {} if kind is None else intervals(columns)
+        self.pair = None if kind in (None, "log") else pair_of(columns)
         self.total = kind == "log_total"
 
     def of_array(self, values_NK: NDArray[np.float32]) -> NDArray[np.float64]:
         """Physical values, all in their support, in these coordinates."""
         x_NK = torch.from_numpy(np.array(values_NK, np.float64))
-        y_NK = self.turn(torch.where(self.positive, x_NK, 1.0).log() + x_NK * ~self.positive)
-        array: NDArray[np.float64] = y_NK.numpy()
+        log_NK = torch.where(self.positive, x_NK, 1.0).log() + x_NK * ~self.positive
+        array: NDArray[np.float64] = self.turn(self.stretch(log_NK)[0]).numpy()
         return array
+
+    def stretch(self, x_NK: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Bounded columns taken to the real line, `(N, K)`.
+
+        Then of each of them, `(N,)`: the log-Jacobian, and whether a value was inside. One that was
+        not gives way to a harmless one.
+        """
+        columns, log_slopes, held = list(x_NK.unbind(1)), [], []
+        for k, interval in self.bounded.items():
+            held.append(interval.holds(torch, columns[k]))
+            value_N = torch.where(held[-1], columns[k], interval.harmless)
+            columns[k], log_slope_N = interval.forward(torch, value_N)
+            log_slopes.append(log_slope_N)
+        return torch.stack(columns).t() if self.bounded else x_NK, log_slopes, held
+
+    def shrink(self, y_NK: Tensor) -> Tensor:
+        """The inverse of `stretch`."""
+        columns = list(y_NK.unbind(1))
+        for k, interval in self.bounded.items():
+            columns[k] = interval.inverse(torch, columns[k])
+        return torch.stack(columns).t() if self.bounded else y_NK
 
     def turn(self, l_NK: Tensor) -> Tensor:
         """From logarithms to coordinates."""
@@ -155,7 +185,9 @@ class Standardise(nn.Module):
     mean_K: Tensor
     spread_K: Tensor
 
-    def __init__(self, columns: Sequence[Column], moments: Moments, kind: str = "log") -> None:
+    def __init__(
+        self, columns: Sequence[Column], moments: Moments, kind: str | None = None
+    ) -> None:
         """Args: columns, their moments in these coordinates, a choice of coordinates."""
         super().__init__()
         self.coordinates = Coordinates(columns, kind)
@@ -166,9 +198,9 @@ class Standardise(nn.Module):
     def forward(self, x_NK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Standardised values, log-Jacobian and whether a row lies in the support.
 
-        Rows outside the support (a positive column at or below 0, a value that is not finite)
-        are replaced by harmless numbers on both sides of the log, so that neither they nor
-        their gradients are NaN.
+        Rows outside the support (a positive column at or below 0, one beyond its bounds, a value
+        that is not finite) are replaced by harmless numbers on both sides of the log, so that
+        neither they nor their gradients are NaN.
 
         Returns:
             `(N, K)`, `(N,)` in nats, and `(N,)` of bool.
@@ -176,12 +208,14 @@ class Standardise(nn.Module):
         inside_NK = x_NK.isfinite() & ((x_NK > 0) | ~self.positive_K)
         log_NK = torch.where(inside_NK & self.positive_K, x_NK, 1.0).log()
         plain_NK = torch.where(inside_NK & ~self.positive_K, x_NK, 0.0)
-        y_NK = (self.coordinates.turn(log_NK + plain_NK) - self.mean_K) / self.spread_K
-        return y_NK, -log_NK.sum(1) - self.spread_K.log().sum(), inside_NK.all(1)
+        line_NK, log_slopes, held = self.coordinates.stretch(log_NK + plain_NK)
+        y_NK = (self.coordinates.turn(line_NK) - self.mean_K) / self.spread_K
+        log_det_N = sum(log_slopes, -log_NK.sum(1) - self.spread_K.log().sum())
+        return y_NK, log_det_N, functools.reduce(operator.and_, held, inside_NK.all(1))
 
     def inverse(self, y_NK: Tensor) -> Tensor:
-        """Physical values, `(N, K)`; positive columns are above 0 and finite for any input."""
+        """Physical values, `(N, K)`, in the support and finite for any input."""
         x_NK = self.coordinates.turn_back(y_NK * self.spread_K + self.mean_K)
         limits = (np.log(TINY), np.log(HUGE))
         exp_NK = torch.where(self.positive_K, x_NK, 0.0).clamp(*limits).exp()
-        return torch.where(self.positive_K, exp_NK, x_NK)
+        return self.coordinates.shrink(torch.where(self.positive_K, exp_NK, x_NK))

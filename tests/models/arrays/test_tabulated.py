@@ -180,7 +180,7 @@ def _text(path):
 def _newer(path):
     with np.load(path) as stored:
         values = {name: stored[name] for name in stored.files}
-    np.savez(path, **{**values, "schema": 2})
+    np.savez(path, **{**values, "schema": 3})
 
 
 def _other(path):
@@ -193,7 +193,7 @@ def _other(path):
         pytest.param(lambda path: path.unlink(), "is not a table of an emulator", id="missing"),
         pytest.param(_text, "is not a table of an emulator", id="text"),
         pytest.param(_other, "is not a table of an emulator", id="other"),
-        pytest.param(_newer, "has schema 2, this version reads up to 1", id="newer"),
+        pytest.param(_newer, "has schema 3, this version reads up to 2", id="newer"),
     ],
 )
 def test_a_file_that_is_no_table_is_refused(table, tmp_path, damage, message):

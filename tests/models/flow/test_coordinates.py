@@ -18,19 +18,22 @@ from models.flow.coordinates import Coordinates, Moments, Standardise, constants
 COLUMNS = (Column("Mass_0", "Msun", True), Column("chi", "", False))
 
 MASS, OTHER_MASS = Column("m0", "Msun", True), Column("m1", "Msun", True)
+SPINS = Column("chi_eff", "", low=-1, high=1)
 SPIN, TIME = Column("chi", "", False), Column("t", "Myr", True)
 TABLES = {
     "one": (MASS,),
     "two": (MASS, OTHER_MASS),
     "apart": (MASS, SPIN, OTHER_MASS),
+    "bounded": (Column("q", "", low=0, high=1), MASS, SPINS, OTHER_MASS, Column("n", "", low=1)),
     "late": (SPIN, TIME, MASS, Column("q", "", True), OTHER_MASS),
 }
-PAIRS = {"two": (0, 1), "apart": (0, 2), "late": (2, 4)}
+PAIRS = {"two": (0, 1), "apart": (0, 2), "bounded": (1, 3), "late": (2, 4)}
 UNPAIRED = {
     "one": TABLES["one"],
     "other-units": (MASS, TIME),
     "no-units": (Column("a", "", True), Column("b", "", True)),
     "not-positive": (MASS, Column("m1", "Msun", False)),
+    "bounded": (Column("m0", "Msun", low=2, high=100), Column("m1", "Msun", low=2, high=100)),
 }
 
 every_kind = pytest.mark.parametrize("kind", get_args(config.Coordinates))
@@ -42,6 +45,10 @@ def physical(columns, rows=6, seed=0):
     """Values in the support, in double precision."""
     values = np.random.default_rng(seed).normal(0.5, 0.7, (rows, len(columns)))
     values = np.where([column.positive for column in columns], np.exp(values), values)
+    for k, (low, high) in enumerate(column.limits for column in columns):
+        share = np.exp(-np.exp(values[:, k]))
+        if np.isfinite(low):
+            values[:, k] = low - np.log(share) if np.isinf(high) else low + (high - low) * share
     return torch.from_numpy(values)
 
 
@@ -196,6 +203,32 @@ def test_a_pair_outside_the_support_is_told_and_stays_harmless(kind):
     assert y_NK.isfinite().all()
     assert log_det_N.isfinite().all()
     assert x_NK.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("bad", [-1.001, 1.001, 7.0, np.nan, np.inf, -np.inf])
+def test_a_value_beyond_its_bounds_is_told_and_stays_harmless(bad):
+    scale = turned((SPINS, MASS), "log_ratio")
+    x_NK = torch.tensor([[bad, 5.0], [0.0, 5.0], [-1.0, 5.0], [1.0, 5.0]], dtype=torch.float64)
+    x_NK.requires_grad_()
+
+    y_NK, log_det_N, inside_N = scale(x_NK)
+    density_N = torch.where(inside_N, log_det_N - 0.5 * (y_NK**2).sum(1), -torch.inf)
+    (gradient_NK,) = torch.autograd.grad(density_N.exp().sum(), x_NK)
+
+    assert inside_N.tolist() == [False, True, True, True]
+    for each in (y_NK, log_det_N, gradient_NK):
+        assert each.isfinite().all()
+    assert (gradient_NK[0] == 0).all()
+
+
+def test_the_bounds_of_a_condition_stay_where_they_are():
+    columns = (Column("chi_b", "", low=0, high=1),)
+    moments = Moments.of(np.array([[0.0], [0.5], [1.0]]))
+
+    y_NK, _, inside_N = Standardise(columns, moments)(torch.tensor([[0.0], [0.5], [1.0]]))
+
+    assert inside_N.all()
+    torch.testing.assert_close(y_NK.diff(dim=0), torch.full((2, 1), 0.5 * 6**0.5))
 
 
 @every_kind
