@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import shlex
 from collections.abc import Iterable, Sequence
 
 REMEDIES = {
@@ -47,6 +48,11 @@ def nearest(name: str, known: Sequence[str]) -> str | None:
     near = [other for other in known if other.casefold() == name.casefold()]
     near = near or difflib.get_close_matches(name, known, n=1)
     return near[0] if near else None
+
+
+def quoted(text: str) -> str:
+    """A text as a shell takes it, so that a remedy can be typed."""
+    return shlex.quote(text)
 
 
 def first_line(error: BaseException) -> str:

@@ -21,9 +21,10 @@ from data_prep.codes import cosmic
 from data_prep.columns import unit_of
 from data_prep.dataset import Dataset, rows_of
 from data_prep.errors import DataError
-from data_prep.preparation import parts
+from data_prep.preparation import page, parts
 from data_prep.preparation.request import Request
 from data_prep.preparation.rows import wanted
+from data_prep.preparation.ties import Smoothing, Ties
 from data_prep.preparation.totals import Totals
 from data_prep.tables.source import AS_TOLD, Reading, Source, sha256
 
@@ -99,12 +100,16 @@ def prepare(
         atoms={name: tuple(values) for name, values in atoms.items()},
         lattice=lattice,
     )
+    named = dict.fromkeys(name for source in opened for name in source.names)
     simulated = totals and Totals.read(Path(totals), request.condition_columns, columns)
     dropped: Counter[str] = Counter()
     with _folder_that_appears(out) as folder:
         with tempfile.TemporaryDirectory(dir=folder, prefix="spool-") as temporary:
             spool = parts.Spool(Path(temporary), request)
-            told = _read(opened, spool, dropped, on_progress)
+            ties = Ties(request.event_columns, request.conditions)
+            smoothing = Smoothing(request, seed)
+            told = _read(opened, spool, ties, smoothing, dropped, on_progress)
+            ties.check()
             cells, fingerprint = parts.write(spool, folder, seed)
             rows = rows_of(cells)
             if empty := [part for part in rows if not rows[part]]:
@@ -121,6 +126,7 @@ def prepare(
             ranges=spool.ranges,
             fingerprint=fingerprint,
             weight_column=request.weight_column,
+            notes=(*page.remarks(request, spool.ranges, named), *ties.notes()),
             sources=told,
             command=command,
             seed=seed,
@@ -152,6 +158,8 @@ def _units(sources: Sequence[Source]) -> dict[str, str]:
 def _read(
     sources: Sequence[Source],
     spool: parts.Spool,
+    ties: Ties,
+    smoothing: Smoothing,
     dropped: Counter[str],
     on_progress: Callable[[int], None] | None,
 ) -> tuple[dict[str, Any], ...]:
@@ -165,7 +173,9 @@ def _read(
             rows = 0
             for chunk in wanted(source, spool.request, dropped):
                 rows = chunk.end
-                spool.add(chunk, source)
+                kept = smoothing.of(chunk, source)
+                ties.add(kept.numbers)
+                spool.add(kept, source)
                 if on_progress:
                     on_progress(done + rows)
             done += rows

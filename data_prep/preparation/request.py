@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.columns import NOT_CONDITIONS, Column
-from data_prep.errors import DataError, suggestion
+from data_prep.columns import NOT_CONDITIONS, Column, meaning_of
+from data_prep.errors import DataError, quoted, suggestion
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +43,13 @@ class Request:
         for name in self.names:
             if self.names.count(name) > 1:
                 raise DataError(f"column {name!r} is asked for twice: name each column once")
+        for name in self.events:
+            known = meaning_of(name)
+            if known and known.quantity == "weight":
+                raise DataError(
+                    f"{name!r} is a weight, which an emulator does not draw: pass --weights "
+                    f"{quoted(name)}, or rename it with --columns {quoted(name)}=NEW"
+                )
         for name in self.conditions:
             if name in NOT_CONDITIONS:
                 raise DataError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -131,6 +132,8 @@ def _filtering(source: Source) -> Iterator[None]:
 def _faults(chunk: Chunk, request: Request) -> Iterator[Fault]:
     for column in (*request.event_columns, *request.condition_columns):
         values = chunk.numbers[column.name]
+        if column.positive and column.name in request.lattice:
+            column = replace(column, positive=False, low=0.0)
         yield from faults(column, values)
         if column.name in request.events:
             yield Fault(column.name, _BEYOND, _lost(values))

@@ -76,6 +76,7 @@ def prepare(
         hpo prepare run1.parquet run2.parquet --out prepared --columns m1=Mass_0 --columns m2=Mass_1
         hpo prepare mergers.csv --out prepared --totals simulated.csv
     """
+    from data_prep.preparation import page
     from data_prep.preparation.prepare import prepare as prepare_dataset
     from data_prep.tables.source import Reading
     from hpo.cli import progress
@@ -119,5 +120,12 @@ def prepare(
         "bytes a row": round(dataset.bytes_after / rows, 2),
     }
     click.echo(render([summary], style))
+    if style == "table":
+        lines = page.lines(
+            dataset.event_columns, dataset.condition_columns, dataset.weight_column, dataset.ranges
+        )
+        click.echo("\n" + render(page.shortened(lines), style) + "\n")
+    for note in dataset.notes:
+        click.echo(f"Note: {note}.", err=True)
     if style == "table":
         click.echo(f"{out} is ready: hpo launch --set data.path={out}")

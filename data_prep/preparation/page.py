@@ -1,0 +1,119 @@
+"""What a user is told of the columns: the one line of each, and the sentences where one is due."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from data_prep.columns import Column, meaning_of, pair_of
+from data_prep.errors import quoted
+from data_prep.preparation.request import Request
+
+Ranges = Mapping[str, tuple[float, float]]
+
+
+def lines(
+    events: Sequence[Column],
+    conditions: Sequence[Column],
+    weight: Column | None,
+    ranges: Ranges,
+) -> list[dict[str, object]]:
+    """One row for each column: role, unit, support, range in the data, and what a flow sees.
+
+    A range that is not there is None, and so is the unit of a pure number.
+    """
+    pair = pair_of(events)
+    told = [
+        *((column, "event", _event(column, pair, k)) for k, column in enumerate(events)),
+        *((column, "condition", _condition(column)) for column in conditions),
+        *((column, "weight", None) for column in [weight] if column),
+    ]
+    return [_line(column, role, seen, ranges.get(column.name)) for column, role, seen in told]
+
+
+def shortened(rows: Iterable[Mapping[str, object]]) -> list[dict[str, object]]:
+    """The same for a terminal of 80 characters: the range as one text."""
+    short = []
+    for row in rows:
+        lowest, highest = row["lowest"], row["highest"]
+        span = None if lowest is None else f"{lowest:.5g} to {highest:.5g}"
+        short.append(
+            {name: row[name] for name in ("column", "role", "unit", "support")}
+            | {"in the data": span, "in the flow": row["in the flow"]}
+        )
+    return short
+
+
+def remarks(request: Request, ranges: Ranges, names: Iterable[str]) -> Iterator[str]:
+    """What a user should know of how the columns were understood.
+
+    Args:
+        request: Its columns, and what was said of them.
+        ranges: Lowest and highest value of each column.
+        names: All columns of the tables.
+    """
+    columns = (*request.event_columns, *request.condition_columns)
+    numbers = [column for column in columns if not column.categories]
+    unknown = [one for one in numbers if not (meaning_of(one.name) or one.name in request.support)]
+    for column in unknown:
+        way = "say otherwise by --support and --unit"
+        if ranges[column.name][0] > 0:
+            way = (
+                f"all are above 0, so if they must be, pass --support {quoted(column.name)}"
+                "=positive, else a flow draws negative ones"
+            )
+        yield f"{column.name} is no known name, so its values are taken for real numbers: {way}"
+    for column in numbers:
+        known = meaning_of(column.name)
+        if known and known.unit is None and column.name not in request.units:
+            unit = "Rsun" if known.quantity == "separation" else "Myr"
+            yield (
+                f"the unit of {column.name} differs from code to code: "
+                f"pass --unit {quoted(column.name)}={unit}, or whatever it is"
+            )
+    for name, step in request.lattice.items():
+        yield f"{name} was rounded to {step:g}: each value was spread evenly over its step"
+    weights = [name for name in names if (m := meaning_of(name)) and m.quantity == "weight"]
+    if request.weights is None and weights:
+        yield (
+            f"the table has a column {weights[0]!r}, but all rows count alike: pass --weights "
+            f"{quoted(weights[0])} if it says how much each counts"
+        )
+
+
+def _line(
+    column: Column, role: str, seen: str | None, span: tuple[float, float] | None
+) -> dict[str, object]:
+    if column.categories:
+        support: str = "one of " + ", ".join(column.categories)
+        span = None
+    else:
+        support = column.support
+    lowest, highest = span or (None, None)
+    return {
+        "column": column.name,
+        "role": role,
+        "unit": column.unit or None,
+        "support": support,
+        "lowest": lowest,
+        "highest": highest,
+        "in the flow": seen,
+    }
+
+
+def _event(column: Column, pair: tuple[int, int] | None, number: int) -> str:
+    if pair and number == pair[1]:
+        seen = "log ratio"
+    elif column.positive:
+        seen = "log"
+    elif len(column.bounds) == 2:
+        seen = "bounded probit"
+    else:
+        seen = "log from its bound" if column.bounds else "standardised"
+    atoms = ", ".join(f"{atom:g}" for atom in column.atoms)
+    return f"atom at {atoms}, else {seen}" if atoms else seen
+
+
+def _condition(column: Column) -> str:
+    if column.categories:
+        return "one-hot"
+    return "log" if column.positive else "standardised"

@@ -1,0 +1,106 @@
+"""What `hpo prepare` tells of each column: a line that fits a terminal, and warnings."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from data_prep.dataset import Dataset
+from data_prep.errors import DataError
+from data_prep.preparation.prepare import prepare
+from hpo.cli import main
+
+ROWS = [
+    f"{9 + n / 7},{1 / (1 + n / 9)},{n / 20 - 0.5},{0.1 + n},{1 + n % 3},"
+    f"{(0.0001, 0.03)[n % 2]},1,{n + 1}"
+    for n in range(20)
+]
+HEADER = "mass_1,mass_ratio,chi_eff,tau,x,Z,alpha,weight"
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join([HEADER, *ROWS]) + "\n")
+    return path
+
+
+def told(table: Path, *words: str) -> str:
+    out = table.parent / "out"
+    done = CliRunner().invoke(main, ["prepare", str(table), "--out", str(out), *words])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_each_column_has_a_line_that_says_how_it_was_understood(table):
+    output = told(table, "--events", "mass_1,mass_ratio,chi_eff", "--weights", "weight")
+
+    lines = {line.split()[0]: line.split() for line in output.splitlines() if line.strip()}
+    assert lines["mass_1"][1:] == ["event", "Msun", "positive", "9", "to", "11.714", "log"]
+    assert lines["mass_ratio"][1:5] == ["event", "-", "[0,", "1]"]
+    assert lines["mass_ratio"][-2:] == ["bounded", "probit"]
+    assert lines["Z"][1:] == ["condition", "-", "positive", "0.0001", "to", "0.03", "log"]
+    assert lines["weight"][1] == "weight"
+    assert max(map(len, output.splitlines())) <= 80 or "is ready" in output.splitlines()[-1]
+
+
+def test_two_masses_are_a_pair_and_an_atom_is_told(table):
+    output = told(
+        table,
+        "--events",
+        "mass_1,x",
+        "--support",
+        "x=positive",
+        "--unit",
+        "x=Msun",
+        "--atom",
+        "x=2",
+    )
+
+    (line,) = [line for line in output.splitlines() if line.startswith("x ")]
+    assert line.split()[-6:] == ["atom", "at", "2,", "else", "log", "ratio"]
+
+
+def test_a_name_that_is_not_known_is_real_and_told_so_with_a_warning_if_positive(table):
+    dataset = prepare([table], table.parent / "out", event_columns=["mass_1", "tau"])
+
+    assert dataset.event_columns[1].support == "real"
+    assert any(
+        note.startswith("tau is no known name") and "--support tau=positive" in note
+        for note in dataset.notes
+    )
+    assert Dataset.read(table.parent / "out").notes == dataset.notes
+
+
+@pytest.mark.parametrize("said", ["positive", "real", "0:30"])
+def test_what_was_said_is_not_asked_again(table, said):
+    dataset = prepare(
+        [table], table.parent / "out", event_columns=["mass_1", "tau"], support={"tau": said}
+    )
+
+    assert not any("tau" in note for note in dataset.notes)
+
+
+def test_weights_that_are_there_are_told(table):
+    with_them = prepare([table], table.parent / "a", event_columns=["mass_1"], weights="weight")
+    without = prepare([table], table.parent / "b", event_columns=["mass_1"])
+
+    assert any("pass --weights weight" in note for note in without.notes)
+    assert not any("--weights" in note for note in with_them.notes)
+
+
+def test_a_weight_is_no_event(table):
+    with pytest.raises(DataError, match="'weight' is a weight.* --weights weight"):
+        prepare([table], table.parent / "out", event_columns=["mass_1", "weight"])
+
+
+def test_a_unit_that_differs_between_codes_is_asked_for(table):
+    renamed = {"columns": {"tau": "t_delay"}, "event_columns": ["mass_1", "t_delay"]}
+    open_, said = (
+        prepare([table], table.parent / name, **renamed, unit=unit)
+        for name, unit in (("a", {}), ("b", {"t_delay": "Gyr"}))
+    )
+
+    assert any("pass --unit t_delay=" in note for note in open_.notes)
+    assert not any("--unit" in note for note in said.notes)
+    assert said.event_columns[1].unit == "Gyr"
