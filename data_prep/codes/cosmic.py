@@ -14,7 +14,8 @@ https://cosmic-popsynth.github.io/COSMIC/pages/output_info.html
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,30 +77,94 @@ def named(source: Source, wanted: Iterable[str]) -> tuple[Source, dict[str, str]
     return source, alias
 
 
-def mergers(chunks: Iterable[Chunk], names: Mapping[str, str]) -> Iterator[Chunk]:
+def mergers(chunks: Iterable[Chunk], names: Mapping[str, str], path: Path) -> Iterator[Chunk]:
     """The rows of a `bpp` table that stand for a merging pair of black holes, one a binary.
 
     The chunks hold at least `NUMBERS`, and each wanted column under the name that `names` gives it.
+
+    Raises:
+        DataError: If the rows of a binary do not follow each other in time. Names file and row.
     """
-    number, time, found = np.nan, np.inf, False  # of the row before: of its binary, too
+    order = _Order(path)
+    found = False  # of the binary of the row before: whether its pair of black holes is
     for chunk in chunks:
         of = chunk.numbers
         if not len(chunk.rows):
             yield chunk.under(names)
             continue
-        # bin_num begins anew where tables of several runs were joined: then time jumps back.
-        begins = np.append(number, of["bin_num"][:-1]) != of["bin_num"]
-        begins |= np.append(time, of["tphys"][:-1]) > of["tphys"]
+        binary = np.cumsum(order.begins(chunk))  # 0: the last one of the chunk before goes on
         pair = (of["kstar_1"] == BLACK_HOLE) & (of["kstar_2"] == BLACK_HOLE)
         pair &= (of["sep"] > 0) & (of["ecc"] >= 0) & (of["ecc"] < 1)
-        binary = np.cumsum(begins)  # 0: the last one of the chunk before goes on
         candidates = np.flatnonzero(pair & ((binary != 0) | (not found)))
         _, at = np.unique(binary[candidates], return_index=True)
         first = np.zeros(len(pair), bool)
         first[candidates[at]] = True
         found = bool(pair[binary == binary[-1]].any()) or (found and binary[-1] == 0)
-        number, time = of["bin_num"][-1], of["tphys"][-1]
-        yield chunk.take(first & _merges(chunk)).under(names)
+        merging = chunk.take(first & _merges(chunk))
+        order.note(merging)
+        yield merging.under(names)
+    order.end()
+
+
+@dataclass
+class _Order:
+    """Where binaries begin in a `bpp` table, and whether their rows are in order."""
+
+    path: Path
+    number: float = np.nan
+    time: float = np.nan
+    """`bin_num` and `tphys` of the row before."""
+    births: int = 0
+    """Of its binary, up to there."""
+    at_birth: bool | None = None
+    """Whether binaries begin with their birth; None before the second one, since the first one of
+    a part of a table can begin anywhere."""
+    mergers: list[NDArray[np.float64]] = field(default_factory=list)
+    """Number and masses of each and its row, where binaries do not begin with their birth."""
+
+    def begins(self, chunk: Chunk) -> NDArray[np.bool_]:
+        """Which rows are the first of a binary.
+
+        bin_num begins anew where tables of several runs were joined: a binary is born.
+        """
+        of, rows = chunk.numbers, np.arange(len(chunk.rows))
+        born = of["evol_type"] == 1 if "evol_type" in of else np.zeros(len(rows), bool)
+        birth = born | (of["tphys"] == 0)
+        same = np.append(self.number, of["bin_num"][:-1]) == of["bin_num"]
+        falls = np.append(self.time, of["tphys"][:-1]) > of["tphys"]
+        first: NDArray[np.bool_] = ~same | (falls & birth)
+        total = np.cumsum(born) + self.births
+        start = np.maximum.accumulate(np.where(first, rows, -1))
+        births = total - np.where(start < 0, 0, total[start] - born[start])
+        starts = np.flatnonzero(first)[int(np.isnan(self.number)) :]
+        if self.at_birth is None and len(starts):
+            self.at_birth = bool(birth[starts[0]])
+        wrong = (falls & ~first) | (births > 1)
+        wrong[starts] |= birth[starts] != self.at_birth
+        if wrong.any():
+            at = int(wrong.argmax())
+            raise self._error(chunk.rows[at], of["bin_num"][at])
+        self.number, self.time, self.births = of["bin_num"][-1], of["tphys"][-1], int(births[-1])
+        return first
+
+    def note(self, merging: Chunk) -> None:
+        if not self.at_birth:
+            columns = [merging.numbers[name] for name in ("bin_num", "mass_1", "mass_2")]
+            self.mergers.append(np.stack([*columns, merging.rows], axis=1))
+
+    def end(self) -> None:
+        """Refuse a merger that is there twice: its binary was in several places."""
+        found = np.concatenate([np.empty((0, 4)), *self.mergers])
+        _, at = np.unique(found[:, :3], axis=0, return_index=True)
+        for again in np.delete(found, at, axis=0)[:1]:
+            raise self._error(int(again[3]), again[0])
+
+    def _error(self, row: int, number: float) -> DataError:
+        return DataError(
+            f"{self.path}, row {row}: the rows of binary {number:g} do not follow each other from "
+            "its birth on, and its merger would count several times: sort the table by bin_num and "
+            "tphys (a table of several runs by run first), or name COSMIC's own file"
+        )
 
 
 def merger_time(

@@ -53,12 +53,13 @@ def wanted(source: Source, request: Request, dropped: Counter[str]) -> Iterator[
 
     names = {name: alias.get(name, name) for name in (*request.names, *others)}
     needed = [*(cosmic.NUMBERS if bpp else ()), *(names[name] for name in request.names)]
-    read = source.chunks(list(dict.fromkeys(needed)), [names[name] for name in others])
+    besides = {*(names[name] for name in others), *(cosmic.MARKS if bpp else ())}
+    read = source.chunks(list(dict.fromkeys(needed)), sorted(besides.difference(needed)))
     drop = "pass --drop-invalid to leave such rows out and count them"
     unread = None if request.drop_invalid else f"correct the row, or {drop}"
     remedy = unread and f"correct the row, filter it out with --where, or {drop}"
     complete = (whole(chunk, source, unread, dropped) for chunk in read)
-    for chunk in cosmic.mergers(complete, names) if bpp else complete:
+    for chunk in cosmic.mergers(complete, names, source.path) if bpp else complete:
         with _filtering(source):
             matching = chunk.take(rule.mask(chunk.numbers | chunk.texts)) if rule else chunk
         dropped["where"] += len(chunk.rows) - len(matching.rows)

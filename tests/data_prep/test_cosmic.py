@@ -1,0 +1,173 @@
+"""COSMIC: a table gives its mergers once each, or is refused; its own HDF5 file is read."""
+
+from collections import Counter
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+
+from data_prep.dataset import SPLITS
+from data_prep.errors import DataError
+from data_prep.preparation.prepare import prepare
+from data_prep.stream import read_split
+from data_prep.tables import hdf5
+from data_prep.tables.text import table as text
+
+BPP = Path(__file__).parents[1] / "data" / "cosmic_bpp.csv.gz"
+MERGERS = 12
+CONDITIONS = ["metallicity", "alpha1"]
+OUT_OF_ORDER = r"row \d+: the rows of binary \d+ do not follow each other from its birth on"
+
+
+@pytest.fixture(scope="module")
+def bpp() -> pd.DataFrame:
+    return pd.read_csv(BPP)
+
+
+def rows_of(folder: Path) -> Counter[tuple[float, ...]]:
+    parts = [np.concatenate(read_split(folder, part).arrays, axis=1) for part in SPLITS]
+    return Counter(map(tuple, np.concatenate(parts).tolist()))
+
+
+def mergers(table: pd.DataFrame, folder: Path) -> Counter[tuple[float, ...]]:
+    table.to_csv(folder / "bpp.csv", index=False)
+    prepare([folder / "bpp.csv"], folder / "out")
+    return rows_of(folder / "out")
+
+
+def pairs(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of two black holes alone: binaries without their birth."""
+    return table[(table["kstar_1"] == 14) & (table["kstar_2"] == 14)]
+
+
+# ---- the order of rows
+
+
+def by_binary(table: pd.DataFrame) -> pd.DataFrame:
+    """Whole binaries in another order."""
+    numbers = np.random.default_rng(3).permutation(table["bin_num"].unique())
+    return pd.concat([table[table["bin_num"] == number] for number in numbers])
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        pytest.param(lambda table: table, id="as COSMIC writes it"),
+        pytest.param(lambda table: table.sort_values(["bin_num", "tphys"]), id="sorted"),
+        pytest.param(by_binary, id="binaries in another order"),
+        pytest.param(lambda table: table.iloc[3:], id="a table that begins within a binary"),
+        pytest.param(pairs, id="pairs of black holes alone"),
+    ],
+)
+def test_a_table_in_order_gives_every_merger_once(order, bpp, tmp_path):
+    for folder in ("whole", "ordered"):
+        (tmp_path / folder).mkdir()
+    found = mergers(order(bpp), tmp_path / "ordered")
+
+    assert sum(found.values()) == MERGERS
+    assert found == mergers(bpp, tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        *(
+            pytest.param(
+                lambda table, seed=seed: table.sample(frac=1, random_state=seed), id=f"{seed}"
+            )
+            for seed in range(5)
+        ),
+        pytest.param(lambda table: table.sort_values("tphys", kind="stable"), id="by time"),
+        pytest.param(lambda table: table.sort_values("mass_1"), id="by mass"),
+        pytest.param(lambda table: table.iloc[::-1], id="backwards"),
+        pytest.param(lambda table: pairs(table).sort_values("tphys"), id="pairs by time"),
+        pytest.param(lambda table: pairs(table).sample(frac=1, random_state=1), id="pairs mixed"),
+        pytest.param(
+            lambda table: pd.concat([table] * 2).sort_values(["bin_num", "tphys"]), id="two in one"
+        ),
+    ],
+)
+def test_a_table_out_of_order_is_refused_wherever_it_is_cut(order, bpp, tmp_path, monkeypatch):
+    for size in (text.BLOCK_BYTES, 3000):
+        monkeypatch.setattr(text, "BLOCK_BYTES", size)
+        with pytest.raises(DataError, match=OUT_OF_ORDER):
+            mergers(order(bpp), tmp_path)
+
+
+# ---- COSMIC's own file
+
+
+def write(path: Path, bpp: pd.DataFrame, kind: str) -> None:
+    """A file as COSMIC of different versions writes it."""
+    table = bpp.drop(columns=CONDITIONS)
+    first = bpp.drop_duplicates("bin_num")
+    initial = first[["bin_num", *CONDITIONS]].assign(randomseed=7)
+    initial = initial.sort_values("bin_num", ascending=False)  # another order than that of bpp
+    if kind == "cosmic-pop":  # appended, in steps; a row for every binary that was sampled
+        more = initial.assign(bin_num=initial["bin_num"] + 1000, metallicity=0.03)
+        for part in (slice(0, 100), slice(100, None)):
+            table.iloc[part].to_hdf(path, key="bpp", format="table", append=True)
+        for each in (initial, more):
+            each = each.set_index("bin_num", drop=False)
+            each.to_hdf(path, key="initC", format="table", append=True)
+        pd.DataFrame([{"0": 1e5}]).to_hdf(path, key="mass_stars", format="table", append=True)
+    elif kind == "COSMICOutput":  # what all binaries share is apart
+        table.set_index(table["bin_num"].to_numpy()).to_hdf(path, key="bpp")
+        table.iloc[:9].to_hdf(path, key="bcm")
+        initial.drop(columns=["alpha1", "randomseed"]).to_hdf(path, key="initC")
+        shared = {"alpha1_0": first["alpha1"].iloc[0], "randomseed": 7, "stellar_engine": "sse"}
+        pd.DataFrame([shared]).to_hdf(path, key="initC_settings")
+    else:
+        table.to_hdf(path, key="bpp")
+        initial.to_hdf(path, key="initCond")
+
+
+@pytest.mark.filterwarnings("ignore::pandas.errors.PerformanceWarning")
+@pytest.mark.parametrize("kind", ["cosmic-pop", "COSMICOutput", "old"])
+def test_its_own_file_gives_what_the_joined_table_gives(kind, bpp, tmp_path, monkeypatch):
+    # Metallicities that differ, so that a wrong join is seen; 6 mergers of each.
+    of = {number: 0.0006 + 0.0004 * (at % 2) for at, number in enumerate(bpp["bin_num"].unique())}
+    bpp = bpp.assign(metallicity=bpp["bin_num"].map(of))
+    write(tmp_path / "dat.h5", bpp, kind)
+    monkeypatch.setattr(hdf5, "CHUNK_BYTES", 2000)
+
+    dataset = prepare([tmp_path / "dat.h5"], tmp_path / "own")
+
+    assert rows_of(tmp_path / "own") == mergers(bpp, tmp_path)
+    assert {cell.conditions[0] for cell in dataset.cells} == {0.0006, 0.001}
+    assert dataset.sources[0]["format"] == "hdf5"
+
+
+def test_weights_of_stroopwafel_are_columns(bpp, tmp_path):
+    write(tmp_path / "dat.h5", bpp, "old")
+    weights = np.linspace(1, 2, int(bpp["bin_num"].max()) + 1)
+    with h5py.File(tmp_path / "dat.h5", "a") as file:
+        file["stroopwafel/weights"] = weights
+
+    dataset = prepare(
+        [tmp_path / "dat.h5"], tmp_path / "out", event_columns=["Mass_0", "Mass_1", "weights"]
+    )
+
+    assert {row[2] for row in rows_of(tmp_path / "out")} <= {*weights.astype("f4").tolist()}
+    assert dataset.ranges["weights"][0] >= 1
+
+
+def test_a_binary_with_two_initial_conditions_is_refused(bpp, tmp_path):
+    write(tmp_path / "dat.h5", pd.concat([bpp, bpp.assign(metallicity=0.02).iloc[:1]]), "old")
+    twice = bpp[["bin_num", *CONDITIONS]].drop_duplicates()
+    pd.concat([twice, twice.iloc[:1].assign(metallicity=0.02)]).to_hdf(
+        tmp_path / "dat.h5", key="initCond"
+    )
+
+    with pytest.raises(DataError, match="initCond has two rows with bin_num 0 and different"):
+        prepare([tmp_path / "dat.h5"], tmp_path / "out")
+
+
+def test_a_binary_without_initial_conditions_is_refused_by_row(bpp, tmp_path):
+    write(tmp_path / "dat.h5", bpp, "old")
+    bpp[["bin_num", *CONDITIONS]].iloc[:0].to_hdf(tmp_path / "dat.h5", key="initCond")
+
+    with pytest.raises(DataError, match="column 'Z', row .*: no value is not a finite"):
+        prepare([tmp_path / "dat.h5"], tmp_path / "out")
