@@ -1,0 +1,294 @@
+"""Known densities on all that a column can be, and how far a fitted flow stays from each.
+
+    python benchmarks/known_supports.py [--parts bounds] [--rows 100000] [--seconds 120]
+                                        [--seeds 1] [--results FILE]
+
+A part is one kind of column. It gives arms: tables of one law, told to the flow in different ways,
+or made equally hard without what the part is about. Every arm gets the same seconds of processor
+time. Of each is told:
+
+    excess    true minus fitted log density of the test rows, nats, and its standard error
+    pit       largest distance of a column's ranks from uniform, over that of a perfect flow
+    level     likewise of the contents of regions of highest density
+    c2st      what boosted trees tell test rows and draws apart by: 0.5 is a coin
+    outside   fraction of a million draws that lie where the density is zero
+
+Array names end in their axes:
+    N rows    F event columns    C conditions
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import betaln, ndtr, ndtri
+
+from data_prep.dataset import Dataset
+from data_prep.preparation.prepare import prepare
+from data_prep.stream import Batch, read_split
+from models.bundle import batched
+from models.config import FlowConfig, TrainConfig
+from models.evaluation import report
+from models.training.train import train
+
+Floats = NDArray[np.float64]
+
+ALPHA_GRID = np.array([0.5, 1.0, 2.0, 4.0])
+DRAWS = 1_000_000
+EVALUATED = 20_000
+"""Test rows at most: enough for the floors, few enough for minutes."""
+HALF_STEP = 2.0**-25
+"""Half of what separates the numbers of single precision just below 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """A table whose density is known, and how it is told to the flow."""
+
+    name: str
+    columns: Mapping[str, ArrayLike]
+    """Of the table, whatever their role."""
+    events: tuple[str, ...]
+    log_prob: Callable[[Batch], Floats]
+    """True log density of rows, per unit of the event columns."""
+    conditions: tuple[str, ...] = ("alpha",)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of `prepare`."""
+    outside: Callable[[Floats], NDArray[np.bool_]] = lambda events_NF: (
+        ~np.isfinite(events_NF).all(axis=1)
+    )
+    """Which draws lie where the density is zero."""
+
+
+# ---- bounds: a ratio that piles up below 1, a spin that ends at -1 and 1, a redshift above 0 ----
+
+
+def bounds(rows: int, rng: np.random.Generator) -> Iterator[Arm]:
+    """Bounds told, the same rows on the real line, and the same rows with no bound told."""
+    share_N, columns = shares(rows, rng)
+    alpha, bounded = columns["alpha"], ("q", "chi_eff", "e")
+    names = ("redshift", *bounded)
+    yield Arm(
+        name="bounds",
+        columns=columns,
+        events=names,
+        log_prob=lambda rows: bounded_log_prob(rows.events, rows.conditions[:, 0]),
+        outside=beyond,
+    )
+    line = {name: _on_line(*share_N[name]) for name in bounded}
+    yield Arm(
+        name="no bounds, equally hard",
+        columns={"alpha": alpha, "redshift": columns["redshift"], **line},
+        events=names,
+        log_prob=lambda rows: line_log_prob(rows.events, rows.conditions[:, 0]),
+        options={"support": dict.fromkeys(bounded, "real")},
+    )
+    yield Arm(
+        name="bounds not told",
+        columns=columns,
+        events=names,
+        log_prob=lambda rows: bounded_log_prob(rows.events, rows.conditions[:, 0]),
+        options={"support": dict.fromkeys(bounded, "real")},
+        outside=beyond,
+    )
+
+
+def shares(
+    rows: int, rng: np.random.Generator
+) -> tuple[dict[str, tuple[Floats, Floats]], dict[str, Floats]]:
+    """Rows of the law of bounds.
+
+    Of each bounded column the share of the way from its low bound and from its high one, which
+    keeps its digits; and the table.
+    """
+    alpha_N = rng.choice(ALPHA_GRID, rows)
+    s_N, (u_N, v_N, w_N) = _slope(alpha_N), rng.random((3, rows))
+    power_N = u_N ** (1 / (2 + 2 * s_N))
+    from_one_N = np.where(v_N < _piled(s_N), u_N**2, 1 - power_N)
+    q = (1 - from_one_N, from_one_N)
+    level_N, beta_N = rng.random(rows), rng.beta(3 + 3 * s_N + 2 * q[0], 3)
+    spin_N = np.where(w_N < LEVEL, level_N, beta_N)
+    e_N = rng.random(rows) ** 2
+    redshift_N = np.exp(rng.normal(0.3 * s_N - 0.2, 0.6))
+    columns = {
+        "alpha": alpha_N,
+        "redshift": redshift_N,
+        "q": q[0],
+        "chi_eff": 2 * spin_N - 1,
+        "e": e_N,
+    }
+    return {"q": q, "chi_eff": (spin_N, 1 - spin_N), "e": (e_N, 1 - e_N)}, columns
+
+
+LEVEL = 0.3
+"""Share of the spins that are level up to both bounds."""
+
+
+def bounded_log_prob(events_NF: ArrayLike, alpha_N: ArrayLike) -> Floats:
+    """True log density of (redshift, q, chi_eff, e), `(N,)`; -inf beyond a bound."""
+    redshift_N, q_N, chi_N, e_N = np.asarray(events_NF, float).T
+    inside_N = ~beyond(np.asarray(events_NF, float))
+    redshift_N, q_N, chi_N, e_N = (
+        np.where(inside_N, each, 0.5) for each in (redshift_N, q_N, chi_N, e_N)
+    )
+    low_N, high_N = np.clip(1 - q_N - HALF_STEP, 0, None), 1 - q_N + HALF_STEP
+    # Averaged over what rounds to one number, since it has a pole at 1.
+    pile_N = (np.sqrt(high_N) - np.sqrt(low_N)) / (high_N - low_N)
+    ln_N = _ln_shares(redshift_N, q_N, pile_N, 0.5 * (1 + chi_N), e_N, alpha_N) - np.log(2)
+    return np.where(inside_N, ln_N, -np.inf)
+
+
+def line_log_prob(events_NF: ArrayLike, alpha_N: ArrayLike) -> Floats:
+    """The same law with the normal quantile of each bounded column's share in its place."""
+    redshift_N, *line = np.asarray(events_NF, float).T
+    q_N, spin_N, e_N = (ndtr(y_N) for y_N in line)
+    pile_N = 0.5 / np.sqrt(ndtr(-line[0]))
+    ln_N = _ln_shares(redshift_N, q_N, pile_N, spin_N, e_N, alpha_N)
+    return ln_N - sum(0.5 * y_N**2 + 0.5 * np.log(2 * np.pi) for y_N in line)
+
+
+def beyond(events_NF: Floats) -> NDArray[np.bool_]:
+    """Which events (redshift, q, chi_eff, e) lie where the law of bounds has no density."""
+    redshift_N, q_N, chi_N, e_N = events_NF.T
+    inside_N = (redshift_N > 0) & (np.abs(chi_N) <= 1)
+    for share_N in (q_N, e_N):
+        inside_N &= (share_N >= 0) & (share_N <= 1)
+    return ~inside_N
+
+
+def _ln_shares(
+    redshift_N: Floats, q_N: Floats, pile_N: Floats, spin_N: Floats, e_N: Floats, alpha: ArrayLike
+) -> Floats:
+    s_N = _slope(np.asarray(alpha, float))
+    log_N = np.log(redshift_N)
+    ln_N = -0.5 * ((log_N - 0.3 * s_N + 0.2) / 0.6) ** 2 - log_N - np.log(0.6 * (2 * np.pi) ** 0.5)
+    power_N = (2 + 2 * s_N) * q_N ** (1 + 2 * s_N)
+    ln_N += np.log(_piled(s_N) * pile_N + (1 - _piled(s_N)) * power_N)
+    a_N = 3 + 3 * s_N + 2 * q_N
+    with np.errstate(divide="ignore"):
+        ln_beta_N = (a_N - 1) * np.log(spin_N) + 2 * np.log1p(-spin_N) - betaln(a_N, 3)
+    ln_N += np.log(LEVEL + (1 - LEVEL) * np.exp(ln_beta_N))
+    return ln_N - np.log(2) - 0.5 * np.log(np.maximum(e_N, 1e-45))
+
+
+def _slope(alpha_N: Floats) -> Floats:
+    """0 at the lowest alpha of the grid, 1 at the highest."""
+    return np.log2(alpha_N / ALPHA_GRID[0]) / 3
+
+
+def _piled(s_N: Floats) -> Floats:
+    """Share of the ratios that pile up below 1."""
+    return 0.2 + 0.3 * s_N
+
+
+def _on_line(from_low_N: Floats, from_high_N: Floats) -> Floats:
+    return np.where(from_low_N < 0.5, ndtri(from_low_N), -ndtri(from_high_N))
+
+
+# ---- what is done with every part ----
+
+PARTS: Mapping[str, Callable[[int, np.random.Generator], Iterator[Arm]]] = {"bounds": bounds}
+"""A function a part, which gives arms of so many rows."""
+
+
+def write(arm: Arm, folder: Path) -> Dataset:
+    """The arm's table as a prepared dataset in the new folder `folder`."""
+    with tempfile.TemporaryDirectory(prefix="known-") as draft:
+        source = Path(draft) / "known.parquet"
+        pq.write_table(pa.table({name: np.asarray(v) for name, v in arm.columns.items()}), source)
+        return prepare(
+            [source],
+            folder,
+            event_columns=arm.events,
+            condition_columns=arm.conditions,
+            **arm.options,
+        )
+
+
+def fit(folder: Path, seconds: float, seed: int) -> tuple[Any, dict[str, float]]:
+    """A flow by so many seconds of processor time, and what it took."""
+
+    def timed(epochs: int) -> tuple[Any, float]:
+        start_s = time.process_time()
+        flow, _ = train(folder, FlowConfig(), TrainConfig(epochs=epochs, seed=seed, device="cpu"))
+        return flow, time.process_time() - start_s
+
+    timed(1)  # the first call pays for what is loaded
+    (_, one_s), (_, three_s) = timed(1), timed(3)
+    epoch_s = (three_s - one_s) / 2
+    epochs = max(2, round((seconds - one_s) / epoch_s))
+    flow, took_s = timed(epochs)
+    return flow, {"epochs": epochs, "took_s": took_s}
+
+
+def measure(arm: Arm, folder: Path, flow: Any, seed: int) -> dict[str, float]:
+    """What the head of this file lists."""
+    dataset, test = Dataset.read(folder), read_split(folder, "test")
+    found_N = batched.log_prob(flow, test.events, test.conditions)
+    excess_N = arm.log_prob(test) - found_N
+    told = report.evaluation(flow, dataset, test.take(slice(EVALUATED)), "test", seed=seed).found
+    rng = np.random.default_rng(seed)
+    conditions_NC = rng.choice(test.conditions, DRAWS)
+    pit = {name: each["ks"] / each["ks_floor"] for name, each in told["calibration"]["pit"].items()}
+    return {
+        "excess": float(excess_N.mean()),
+        "error": float(excess_N.std() / np.sqrt(len(excess_N))),
+        "pit": max(pit.values()),
+        "level": told["calibration"]["level_ks"] / told["calibration"]["level_ks_floor"],
+        "c2st": told["two_sample"]["accuracy"],
+        "c2st_error": told["two_sample"]["error"],
+        "outside": float(arm.outside(batched.draw(flow, conditions_NC, rng)).mean()),
+        "pit_of": pit,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated")
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--seconds", type=float, default=120, help="processor time of a training")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--results", type=Path, help="file that a JSON line an arm is added to")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in options.parts.split(","):
+        print(f"{name:28}{'excess':>18}{'pit':>6}{'level':>6}{'c2st':>16}{'outside':>9}{'s':>5}")
+        for seed in range(options.seeds):
+            for arm in PARTS[name](options.rows, np.random.default_rng(seed)):
+                with tempfile.TemporaryDirectory(prefix="known-") as draft:
+                    folder = Path(draft) / "data"
+                    write(arm, folder)
+                    flow, took = fit(folder, options.seconds, seed)
+                    found = {**took, **measure(arm, folder, flow, seed)}
+                show(arm.name, found)
+                if options.results:
+                    line = {"part": name, "arm": arm.name, "seed": seed, "rows": options.rows}
+                    with options.results.open("a") as file:
+                        file.write(json.dumps(line | found) + "\n")
+
+
+def show(name: str, found: Mapping[str, float]) -> None:
+    """One line."""
+    print(
+        f"{name:28}{found['excess']:9.4f} +-{found['error']:.4f}"
+        f"{found['pit']:6.2f}{found['level']:6.2f}"
+        f"{found['c2st']:8.4f} +-{found['c2st_error']:.4f}"
+        f"{found['outside']:9.2g}{found['took_s']:5.0f}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
