@@ -66,7 +66,7 @@ def scores(
         if names:  # those of the two that did not see the cell in training
             without = [name for name in names if here[name]["held_out"]]
             held_out = "both" if len(without) == 2 else (without or ["none"])[0]
-        for one in _measures_of_cell(cell, units):
+        for one in _measures_of_cell(cell, units, weighted="weights" in first):
             told.append(_score(one, here, cell["conditions"], held_out))
     return told
 
@@ -108,6 +108,9 @@ def cells(told: Sequence[Score]) -> list[Row]:
             (count, _), *_ = one.values.values()
             held_out = {_held_out(one): one.held_out} if some_held_out else {}
             rows.append({**(one.cell or {}), "rows": count, **held_out})
+        elif one.measure == "effective rows":
+            (count, _), *_ = one.values.values()
+            rows[-1][one.measure] = _short(count)
         elif one.measure == "NLL" or len(one.values) == 1:
             rows[-1] |= _columns(one)
     return rows
@@ -115,6 +118,8 @@ def cells(told: Sequence[Score]) -> list[Row]:
 
 def _measures(found: Found, split: str, some_held_out: bool) -> Iterator[_Measure]:
     nats = "nats per event"
+    if "weights" in found:
+        yield _Measure("effective rows", (f"{split}_nll", "effective_rows"))
     yield _Measure(f"{split} NLL", (f"{split}_nll", "mean"), nats)
     yield _Measure("NLL, mean of cells", ("cell_averaged_nll", "mean"), nats)
     if some_held_out:
@@ -139,8 +144,12 @@ def _measures(found: Found, split: str, some_held_out: bool) -> Iterator[_Measur
     yield _Measure("densities", ("speed", "log_prob_per_second"), "per second")
 
 
-def _measures_of_cell(cell: Found, units: Mapping[str, str]) -> Iterator[_Measure]:
+def _measures_of_cell(
+    cell: Found, units: Mapping[str, str], *, weighted: bool
+) -> Iterator[_Measure]:
     yield _Measure("rows", ("rows",))
+    if weighted:
+        yield _Measure("effective rows", ("effective_rows",))
     yield _Measure("NLL", ("nll", "mean"), "nats per event")
     for name in cell["ks"]:
         yield _Measure(f"KS {name}", ("ks", name), ideal=("floor", name))

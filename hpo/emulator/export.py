@@ -155,6 +155,11 @@ def _card(records: Sequence[RunRecord], density: Density) -> dict[str, object]:
         "data_fingerprint": best.data.fingerprint,
         "data_rows": best.data.rows,
     }
+    if best.data.weights:
+        origin |= {
+            "data_weights": best.data.weights,
+            "data_effective_rows": best.data.effective_rows,
+        }
     card: dict[str, object] = {"metrics": metrics, "provenance": origin}
     if dataset:
         if not alone:  # no record tells of an ensemble

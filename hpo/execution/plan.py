@@ -75,6 +75,9 @@ class Plan:
         """The size of the dataset, for people."""
         rows, held_out = sum(self.dataset.rows.values()), len(self.spec.data.hold_out_cells)
         text = f"{rows:,} rows in {len(self.dataset.cells)} cells"
+        if self.dataset.weight_column:
+            effective = self.dataset.effective("train")
+            text += f", weighted: {effective:,.0f} effective ones to train on"
         return f"{text}, {held_out} of them held out" if held_out else text
 
     def describe(self) -> str:

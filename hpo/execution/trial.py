@@ -29,7 +29,7 @@ from hpo.queue.slots import Slots
 from hpo.records import environment
 from hpo.records.folder import read
 from hpo.records.record import NAME, RecordError, RunRecord, State, now
-from hpo.records.scores import score, score_held_out, with_cost, with_history
+from hpo.records.scores import score, score_held_out, used, with_cost, with_history
 from hpo.records.weights import WHOLE, belongs
 from hpo.study import space
 from hpo.study.adoption import misfit, told
@@ -239,7 +239,7 @@ def _begun(
     record = blank_record(job.study, job.claim.number)
     dataset = Dataset.read(Path(job.spec.data.path))
     # The dataset is read anew: its files may have changed since the launch.
-    data = dataclasses.replace(record.data, fingerprint=dataset.fingerprint, rows={**dataset.rows})
+    data = dataclasses.replace(record.data, **used(dataset))
     return dataclasses.replace(
         record,
         params=params,

@@ -102,6 +102,10 @@ class DataUsed:
     """Rows of each split: train, val, test; those of held-out cells are among them."""
     hold_out_cells: tuple[dict[str, float], ...] = ()
     """Cells that were kept out of training, each as the value of every condition column."""
+    weights: str | None = None
+    """The column that says how much a row counts; null where all count alike."""
+    effective_rows: dict[str, float] | None = None
+    """Rows of equal weight that would tell as much as each split's; null where all count alike."""
 
 
 @_stored
@@ -134,6 +138,8 @@ class TestNll:
     """Standard error of that mean, nats."""
     rows: int
     """Events that it is the mean of."""
+    effective_rows: float | None = None
+    """Events of equal weight that would tell as much; null in older records."""
 
 
 @_stored
@@ -148,6 +154,8 @@ class CellNll:
     """Standard error of that mean, nats; null likewise."""
     rows: int
     """Events that it is the mean of."""
+    effective_rows: float | None = None
+    """Events of equal weight that would tell as much; null in older records."""
 
 
 @_stored
@@ -162,6 +170,8 @@ class HeldOutNll:
     """Events that it is the mean of."""
     cells: tuple[CellNll, ...]
     """Each of the cells on its own."""
+    effective_rows: float | None = None
+    """Events of equal weight that would tell as much; null in older records."""
 
 
 @_stored

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from data_prep.cells import Named
+from data_prep.dataset import Dataset
 from data_prep.untrusted import finite
 from hpo.records.record import CellNll, EpochRow, HeldOutNll, RunRecord, TestNll, now
 from models.bundle import batched
@@ -31,6 +33,15 @@ def with_history(record: RunRecord, rows: Sequence[Epoch]) -> RunRecord:
     )
 
 
+def used(dataset: Dataset) -> dict[str, Any]:
+    """What a record tells of the dataset that was trained on, as fields of `DataUsed`."""
+    told: dict[str, Any] = {"fingerprint": dataset.fingerprint, "rows": {**dataset.rows}}
+    if dataset.weight_column:
+        effective = {split: dataset.effective(split) for split in dataset.rows}
+        told |= {"weights": dataset.weight_column.name, "effective_rows": effective}
+    return told
+
+
 def with_cost(record: RunRecord, flow: Density) -> RunRecord:
     """The record with the parameters and the operations of a flow."""
     cost = dataclasses.asdict(batched.cost(flow))
@@ -40,7 +51,9 @@ def with_cost(record: RunRecord, flow: Density) -> RunRecord:
 def score(flow: Density, folder: Path, hold_out: Named) -> TestNll:
     """On the test rows of all cells but the held-out ones."""
     found = nll(flow, folder, "test", without=hold_out)
-    return TestNll(nll=found.mean, error=found.error, rows=found.rows)
+    return TestNll(
+        nll=found.mean, error=found.error, rows=found.rows, effective_rows=found.effective_rows
+    )
 
 
 def score_held_out(flow: Density, folder: Path, hold_out: Named) -> HeldOutNll | None:
@@ -54,9 +67,14 @@ def score_held_out(flow: Density, folder: Path, hold_out: Named) -> HeldOutNll |
             nll=finite(cell.nll.mean) if cell.nll else None,
             error=finite(cell.nll.error) if cell.nll else None,
             rows=cell.nll.rows if cell.nll else 0,
+            effective_rows=cell.nll.effective_rows if cell.nll else 0.0,
         )
         for cell in cell_nlls(flow, folder, "test", hold_out)
     )
     return HeldOutNll(
-        nll=finite(found.mean), error=finite(found.error), rows=found.rows, cells=cells
+        nll=finite(found.mean),
+        error=finite(found.error),
+        rows=found.rows,
+        cells=cells,
+        effective_rows=found.effective_rows,
     )

@@ -188,6 +188,7 @@ def _with_options(flat: Row, record: RunRecord) -> Row:
             "data": record.data.path,
             "fingerprint": record.data.fingerprint,
             **{f"{split}_rows": count for split, count in record.data.rows.items()},
+            **_weighted(record),
             **({"hold_out_cells": _listed(held_out)} if held_out else {}),
         },
         "environment": environment,
@@ -200,6 +201,13 @@ def _with_options(flat: Row, record: RunRecord) -> Row:
         for name, each in fresh.items():
             flat[f"{group}_{name}" if always or name in flat else name] = each
     return flat
+
+
+def _weighted(record: RunRecord) -> dict[str, object]:
+    """The weight column and the effective rows; of unweighted rows there are none."""
+    effective = record.data.effective_rows or {}
+    named: dict[str, object] = {"weights": record.data.weights} if record.data.weights else {}
+    return named | {f"{split}_effective_rows": count for split, count in effective.items()}
 
 
 def _listed(cells: Iterable[Mapping[str, float]]) -> str:

@@ -4,7 +4,10 @@ A flow tells how masses are distributed among mergers, not how many mergers ther
 is a count in every cell of the simulation. This module lays a smooth curve through the counts, with
 its uncertainty: the log of the rate is a Gaussian process of the conditions (Matern 3/2, a length
 for each), the counts are Poisson given the rate, and the posterior is Laplace's approximation about
-its mode. A cell with no merger is a count like any other. No import of this module needs torch.
+its mode. A cell with no merger is a count like any other. Where mergers have weights, a rate is
+their sum over what was simulated, and as sure as that of as many equal mergers as would tell as
+much: both the count and the simulated amount are scaled to that. No import of this module needs
+torch.
 
 Array names end in their axes:
     N points    M cells    C conditions
@@ -12,6 +15,7 @@ Array names end in their axes:
 Source:
     Rasmussen & Williams (2006), Gaussian Processes for Machine Learning: algorithms 3.1 and 3.2,
     equation 3.32; the kernel is their equation 4.17.
+    Bohm & Zech (2014), Nuclear Instruments and Methods A 748, 1: scaled Poisson counts.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from numpy.typing import ArrayLike
 
 from data_prep.columns import Column
 from data_prep.dataset import TOTALS, Dataset, Total, key
+from data_prep.untrusted import is_finite
 from models.bundle import domain
 from models.bundle.domain import Extrapolation, Floats
 from models.bundle.files import EmulatorError
@@ -62,8 +67,15 @@ class Efficiency:
     """Counts of the simulation."""
     unit: str
     """Unit of the simulated amount that mergers are divided by: binaries or Msun."""
+    sums: tuple[tuple[float, float], ...] = ()
+    """Of each cell the sum of its mergers' weights, and that of their squares; empty where all
+    mergers count alike."""
 
     def __post_init__(self) -> None:
+        if self.sums and not (
+            len(self.sums) == len(self.cells) and all(map(_fit, self.cells, self.sums))
+        ):
+            raise EmulatorError("the weights of a cell are not those of its mergers")
         if not any(cell.mergers for cell in self.cells):
             raise EmulatorError("a merger efficiency needs at least one merger in its cells")
         if len(self.cells) > MOST_CELLS:
@@ -81,9 +93,12 @@ class Efficiency:
             for column, value in zip(self.columns, cell.conditions, strict=True):
                 if column.positive and value <= 0:
                     raise EmulatorError(f"{column.name} must be above 0, got {value:g}")
-            if self.unit == "binaries" and cell.mergers > cell.simulated:
+        for cell, (mergers, _) in zip(self.cells, self.sums or self._counts, strict=True):
+            if self.unit == "binaries" and mergers > cell.simulated:
+                told = "their weights must be 1 on average over all binaries simulated"
                 raise EmulatorError(
-                    f"{cell.mergers} mergers of {cell.simulated:g} binaries in a cell"
+                    f"{mergers:.12g} mergers of {cell.simulated:g} binaries in a cell"
+                    + (f": {told}" if self.sums else "")
                 )
 
     @classmethod
@@ -91,7 +106,14 @@ class Efficiency:
         """Of a dataset's totals; None where it has none."""
         if dataset.totals_unit is None:
             return None
-        return cls(dataset.condition_columns, dataset.totals, dataset.totals_unit)
+        sums: tuple[tuple[float, float], ...] = ()
+        if dataset.weight_column:
+            found = {
+                key(cell.conditions): (sum(cell.weights), sum(cell.squares))
+                for cell in dataset.cells
+            }
+            sums = tuple(found.get(key(one.conditions), (0.0, 0.0)) for one in dataset.totals)
+        return cls(dataset.condition_columns, dataset.totals, dataset.totals_unit, sums)
 
     @classmethod
     def from_card(cls, card: Mapping[str, Any], columns: Sequence[Column]) -> Self:
@@ -103,11 +125,17 @@ class Efficiency:
             )
         stored = card["efficiency"]
         try:
+            weighted = any("squares" in one for one in stored["cells"])
             cells = tuple(
-                Total(tuple(one["conditions"]), one["simulated"], one["mergers"])
+                Total(
+                    tuple(one["conditions"]),
+                    one["simulated"],
+                    one["rows" if weighted else "mergers"],
+                )
                 for one in stored["cells"]
             )
-            return cls(tuple(columns), cells, stored["unit"])
+            sums = tuple((one["mergers"], one["squares"]) for one in stored["cells"] if weighted)
+            return cls(tuple(columns), cells, stored["unit"], sums)
         except (KeyError, TypeError, ValueError) as error:
             raise EmulatorError(
                 f"the efficiency of this emulator cannot be read ({error}): export it again"
@@ -116,7 +144,15 @@ class Efficiency:
     def to_card(self) -> dict[str, Any]:
         """For `emulator.json`: unit and cells, of which the curve is worked out on first use."""
         cells = [asdict(cell) | {"conditions": list(cell.conditions)} for cell in self.cells]
+        # An older reader refuses mergers that are no whole number, rather than to count the rows.
+        for cell, (weights, squares) in zip(cells, self.sums, strict=False):
+            cell |= {"rows": cell["mergers"], "mergers": float(weights), "squares": squares}
         return {"unit": self.unit, "cells": cells}
+
+    @property
+    def _counts(self) -> list[tuple[float, float]]:
+        """As `sums`, of mergers that all weigh 1."""
+        return [(float(cell.mergers), float(cell.mergers)) for cell in self.cells]
 
     @cached_property
     def domain(self) -> dict[str, tuple[float, float]]:
@@ -197,9 +233,30 @@ class Efficiency:
         c_MC = np.array([cell.conditions for cell in self.cells], np.float64)
         return _Process.fit(
             self._coordinates(np, c_MC.reshape(len(self.cells), len(self.columns))),
-            np.array([cell.mergers for cell in self.cells], np.float64),
-            np.array([cell.simulated for cell in self.cells], np.float64),
+            *self._scaled(),
         )
+
+    def _scaled(self) -> tuple[Floats, Floats]:
+        """Counts of mergers, and what was simulated for as many; both effective, by weight."""
+        weights_M, squares_M = np.array(self.sums or self._counts, np.float64).T
+        simulated_M = np.array([cell.simulated for cell in self.cells], np.float64)
+        if not self.sums:
+            return weights_M, simulated_M
+        # A cell without mergers is as sure as the others are on average.
+        size_M = np.full(len(weights_M), squares_M.sum() / weights_M.sum())
+        np.divide(squares_M, weights_M, out=size_M, where=weights_M > 0)
+        return weights_M / size_M, simulated_M / size_M
+
+
+def _fit(cell: Total, sums: tuple[float, float]) -> bool:
+    """Whether so many mergers can have weights with these sums."""
+    weights, squares = sums
+    if not (is_finite(weights) and is_finite(squares)):
+        return False
+    if not cell.mergers:
+        return weights == squares == 0
+    # Between one merger that outweighs all and equal ones, but for rounding.
+    return 0 < squares * (1 - 1e-6) <= weights**2 <= cell.mergers * squares * (1 + 1e-6)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,7 @@ def summary(flow: Density, folder: Path, *, held_out: Named = (), seed: int = 0)
     }
     told = []
     all_cells = dataset.cells
-    by_rows = sorted(range(len(all_cells)), key=lambda k: -(all_cells[k].train + all_cells[k].test))
+    by_rows = sorted(range(len(all_cells)), key=lambda k: -all_cells[k].effective("train", "test"))
     for cell in (all_cells[k] for k in sorted(by_rows[:CELLS])):
         at = key(cell.conditions)
         one: dict[str, Any] = {
@@ -65,7 +65,7 @@ def summary(flow: Density, folder: Path, *, held_out: Named = (), seed: int = 0)
             "held_out": at in out,
         }
         if dataset.weight_column:
-            one["effective_rows"] = cell.effective
+            one["effective_rows"] = {split: cell.effective(split) for split in SPLITS}
         if at in rows:
             score = mean_of(nll_N[rows[at]], of(test.weights, rows[at]))
             one |= {"nll": score.mean, "nll_error": score.error}

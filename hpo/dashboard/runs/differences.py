@@ -44,6 +44,11 @@ def settings(record: RunRecord) -> dict[str, dict[str, object]]:
             "folder": record.data.path,
             "fingerprint": record.data.fingerprint,
             **{f"{split} rows": count for split, count in record.data.rows.items()},
+            "weights": record.data.weights,
+            **{
+                f"effective {split} rows": count
+                for split, count in (record.data.effective_rows or {}).items()
+            },
             "held-out cells": _cells(record),
         },
         "environment": {

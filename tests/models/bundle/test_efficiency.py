@@ -265,3 +265,74 @@ def test_rates_need_no_torch(with_totals):
     )
 
     assert done.stdout.strip() == "set()"
+
+
+def weighed(seed, simulated=20_000, scale=1.0):
+    """As `drawn`, where mergers were looked for ten times as often, and found with odd weights."""
+    rng, cells, sums = np.random.default_rng(seed), [], []
+    for cell in GRID:
+        count = int(rng.poisson(10 * simulated * truth(*cell)))
+        weights = scale * 0.1 * rng.lognormal(-0.5, 1.0, count)
+        cells.append(Total(cell, simulated, count))
+        sums.append((float(weights.sum()), float((weights**2).sum())))
+    return Efficiency(COLUMNS, tuple(cells), "binaries", tuple(sums))
+
+
+def test_rates_of_weighted_mergers_are_recovered_with_errors_that_hold():
+    z = []
+    for seed in range(20):
+        Z, alpha = np.array(GRID).T
+        rate, std = weighed(seed)(Z=Z, alpha=alpha, return_std=True)
+        z.append(np.log(rate / truth(Z, alpha)) * rate / std)
+
+    assert 0.58 < np.mean(np.abs(z) < 1) < 0.85
+    assert abs(np.mean(z)) < 0.3
+
+
+def test_mergers_of_equal_weight_give_the_plain_rate(efficiency):
+    counts = [cell.mergers for cell in efficiency.cells]
+    ones = Efficiency(COLUMNS, efficiency.cells, "binaries", tuple((n, n) for n in counts))
+
+    np.testing.assert_array_equal(ones(**HERE), efficiency(**HERE))
+
+
+def test_a_cell_without_mergers_is_as_sure_as_weighted_ones_are():
+    """Weights of 2: each merger stands for two, and as little is known as of half of them."""
+    x = Column("x", "", False)
+    plain = line(10, 0, 7, simulated=500.0)
+    twice = Efficiency(
+        (x,), line(10, 0, 7).cells, "binaries", ((20.0, 40.0), (0.0, 0.0), (14.0, 28.0))
+    )
+
+    for at in (0.0, 1.0, 2.0):
+        np.testing.assert_allclose(twice(x=at, return_std=True), plain(x=at, return_std=True))
+
+
+def test_weighted_rates_travel_in_the_card_and_an_older_version_refuses_them():
+    ours = weighed(3)
+    card = json.loads(json.dumps({"efficiency": ours.to_card()}))
+
+    again = Efficiency.from_card(card, COLUMNS)
+
+    assert again == ours
+    assert all(type(cell["mergers"]) is float for cell in card["efficiency"]["cells"])
+
+
+@pytest.mark.parametrize(
+    ("sums", "message"),
+    [
+        ((), "at least one"),
+        (((5.0, 5.0),), "not those of its mergers"),
+        (((5.0, 100.0), (0.0, 0.0)), "not those of its mergers"),
+        (((100.0, 5.0), (0.0, 0.0)), "not those of its mergers"),
+        (((float("nan"), 5.0), (0.0, 0.0)), "not those of its mergers"),
+        (((2000.0, 1e6), (0.0, 0.0)), "1 on average over all binaries simulated"),
+    ],
+    ids=["none", "too-few", "too-uneven", "too-even", "nan", "too-many"],
+)
+def test_weights_that_cannot_be_are_refused(sums, message):
+    counts = (5, 0) if sums else (0, 0)
+    cells = tuple(Total((float(k),), 1000.0, count) for k, count in enumerate(counts))
+
+    with pytest.raises(EmulatorError, match=message):
+        Efficiency((Column("x", "", False),), cells, "binaries", sums)

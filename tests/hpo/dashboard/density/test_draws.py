@@ -416,8 +416,8 @@ def test_a_map_of_very_many_rows_is_made_from_some_of_each_cell(trained, prepare
     _, all_K = np.unique(rows.conditions, axis=0, return_counts=True)
     _, kept_K = np.unique(kept.conditions, axis=0, return_counts=True)
     np.testing.assert_array_equal(kept_K, np.minimum(all_K, 50))
-    assert {tuple(row) for row in np.hstack(kept).tolist()} <= {
-        tuple(row) for row in np.hstack(rows).tolist()
+    assert {tuple(row) for row in np.hstack(kept.arrays).tolist()} <= {
+        tuple(row) for row in np.hstack(rows.arrays).tolist()
     }
     c = Densities(catalog_of(trained), [prepared]).cells(KEY)
     assert np.isfinite(c.ratio_XY[2, 2])
