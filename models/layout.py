@@ -12,7 +12,7 @@ import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from models import patterns
 from models.config import ConfigError, FlowConfig
 from models.patterns import Pattern, rest_of
 
+Value = TypeVar("Value")
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 NET = "net._transform._transforms"
 """Prefix of the layers' weights; the number of the layer comes next."""
@@ -31,7 +32,7 @@ _DTYPES = {"positive_K": ("bool",), "initialized": ("bool",), "_permutation": ("
 """Types of arrays that are not made of floats, by the end of their name."""
 MEMBERS = "members"
 """Key of an ensemble's description that lists its flows'; prefix of their weights."""
-CHOOSER, PARTS = "chooser", "parts"
+CHOOSER, FLOWS = "chooser", "parts"
 """Prefixes of the weights of a flow with atoms: of what chooses a pattern, of their flows."""
 
 SMALLEST_BIN = 3e-3
@@ -67,6 +68,11 @@ def members_of(
     if not names or set(names) != set(own):
         raise ValueError(f"there are weights of other than {len(names)} members")
     return list(zip(description[MEMBERS], (own[name] for name in names), strict=True))
+
+
+def below(state: Mapping[str, Value], prefix: str) -> dict[str, Value]:
+    """The entries whose names start with `prefix`, without it."""
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,7 +153,7 @@ class Layout:
         if self.patterns:
             yield from self._network(CHOOSER, len(self.condition_columns), len(self.patterns))
             for k, part in self.parts().items():
-                yield from ((f"{PARTS}.{k}.{name}", shape) for name, shape in part._layers())
+                yield from ((f"{FLOWS}.{k}.{name}", shape) for name, shape in part._layers())
             return
         features, place = len(self.event_columns), 0
         for block in range(self.config.blocks):
@@ -168,7 +174,7 @@ class Layout:
         if not self.patterns:
             return {"events": self.event_columns, "conditions": self.condition_columns}
         of_parts = {
-            f"{PARTS}.{k}.{name}": columns
+            f"{FLOWS}.{k}.{name}": columns
             for k, part in self.parts().items()
             for name, columns in part._columns.items()
         }

@@ -217,11 +217,11 @@ def _activate(xp: Namespace, name: str, x: Array) -> Array:
     if name == "tanh":
         return xp.tanh(x)
     # The sigmoid by tanh, which overflows nowhere.
-    gate = xp.tanh(0.5 * x) if name == "silu" else _erf(xp, x * math.sqrt(0.5))
+    gate = xp.tanh(0.5 * x) if name == "silu" else erf(xp, x * math.sqrt(0.5))
     return 0.5 * x * (1 + gate)
 
 
-def _erf(xp: Namespace, x: Array) -> Array:
+def erf(xp: Namespace, x: Array) -> Array:
     """The error function to 1e-13, since numpy has none: an odd polynomial, by Clenshaw's rule."""
     x = xp.clip(x, -ERF_REACH, ERF_REACH)
     u = 2 * (x / ERF_REACH) ** 2 - 1

@@ -93,6 +93,11 @@ class Table:
         features, conditions = len(flow.event_columns), len(flow.condition_columns)
         if min(points, condition_points) < 2:
             raise TableError("an axis has at least 2 points: raise points or condition_points")
+        if atoms := [column.name for column in flow.event_supports if column.atoms]:
+            raise TableError(
+                f"a grid has no place for the probabilities of atoms, which {', '.join(atoms)} "
+                "has: use the ArrayFlow itself"
+            )
         nodes = points**features * condition_points**conditions
         if nodes > MOST_NODES:
             raise TableError(

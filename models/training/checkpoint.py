@@ -8,7 +8,7 @@ it for people and tools, and is never read back. No pickle anywhere.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +22,7 @@ from data_prep.atomic import draft_of
 from data_prep.errors import InputError
 from data_prep.untrusted import opened, parse
 from models.flow.atoms import OneFlow, from_description
+from models.layout import below
 
 SCHEMA = 1
 FILE, NOTE = "checkpoint.safetensors", "checkpoint.json"
@@ -132,8 +133,3 @@ def digest(checkpoint: Checkpoint) -> str:
         found.update(f"\n{name} {tensor.dtype} {[*tensor.shape]}\n".encode())
         found.update(tensor.contiguous().cpu().numpy().tobytes())
     return found.hexdigest()
-
-
-def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names start with `prefix`, without it."""
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

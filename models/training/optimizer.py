@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from models.config import TrainConfig
-from models.training.checkpoint import below
+from models.layout import below
 
 AVERAGE = "average."
 FALL = 0.3

@@ -34,12 +34,12 @@ from data_prep.dataset import Dataset
 from data_prep.stream import Batch, Stream
 from models.config import FREE_TO_CHANGE, ConfigError, FlowConfig, TrainConfig
 from models.flow.atoms import OneFlow, build
+from models.layout import below
 from models.training.checkpoint import (
     BEST,
     Checkpoint,
     CheckpointError,
     Save,
-    below,
     flow_of,
     load,
     save,
