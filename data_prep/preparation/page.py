@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from data_prep.columns import Column, meaning_of, pair_of
+from data_prep.columns import Column, certain, counterparts, meaning_of, pair_of
 from data_prep.errors import quoted
 from data_prep.preparation.request import Request
 
+EVENTS, CONDITIONS = ("Mass_0", "Mass_1"), ("Z", "alpha")
+"""Columns of a dataset that are not named otherwise, as SEVN calls them."""
+_TWO_MASSES = (("mass", "mass ratio"), ("chirp mass", "mass ratio"), ("total mass", "mass ratio"))
 Ranges = Mapping[str, tuple[float, float]]
 
 
@@ -78,6 +81,32 @@ def remarks(request: Request, ranges: Ranges, names: Iterable[str]) -> Iterator[
             f"the table has a column {weights[0]!r}, but all rows count alike: pass --weights "
             f"{quoted(weights[0])} if it says how much each counts"
         )
+
+
+def own_names(request: Request, names: Sequence[str]) -> str:
+    """The options that ask for the columns of a table by the names that it has for them.
+
+    Where the events are those of every table, any pair of columns will do that tells two masses.
+    """
+    absent = [name for name in request.names if name not in names]
+    others = [name for name in names if name not in request.names]
+    near = certain(counterparts(absent, others)) | {name: name for name in names}
+    events = [near[name] for name in request.events if name in near]
+    if len(events) < len(request.events):
+        quantities = {each: m.quantity for each in others if (m := meaning_of(each))}
+        pairs = (
+            [next((one for one in others if quantities.get(one) == each), None) for each in pair]
+            for pair in _TWO_MASSES
+        )
+        found = next((pair for pair in pairs if None not in pair), [])
+        events = [*filter(None, found)] if request.events == EVENTS else []
+    options = {
+        "--events": events,
+        "--conditions": [near[name] for name in request.conditions if name in near],
+    }
+    return " ".join(
+        f"{option} {quoted(','.join(each))}" for option, each in options.items() if each
+    )
 
 
 def _line(

@@ -18,9 +18,9 @@ from typing import Any, cast
 
 from data_prep.atomic import folder_draft_of
 from data_prep.codes import cosmic
-from data_prep.columns import unit_of
+from data_prep.columns import missing, unit_of
 from data_prep.dataset import Dataset, rows_of
-from data_prep.errors import DataError
+from data_prep.errors import DataError, quoted
 from data_prep.preparation import page, parts
 from data_prep.preparation.request import Request
 from data_prep.preparation.rows import wanted
@@ -33,8 +33,8 @@ def prepare(
     sources: Sequence[Path],
     out: Path,
     *,
-    event_columns: Sequence[str] = ("Mass_0", "Mass_1"),
-    condition_columns: Sequence[str] = ("Z", "alpha"),
+    event_columns: Sequence[str] = page.EVENTS,
+    condition_columns: Sequence[str] = page.CONDITIONS,
     columns: Mapping[str, str] = MappingProxyType({}),
     where: str | None = None,
     split: Sequence[float] = (0.6, 0.2, 0.2),
@@ -100,6 +100,9 @@ def prepare(
         atoms={name: tuple(values) for name, values in atoms.items()},
         lattice=lattice,
     )
+    for source in opened:
+        given = f"hpo prepare {quoted(str(source.given))} --out {quoted(str(out))}"
+        _check_columns(source, request, command or given)
     named = dict.fromkeys(name for source in opened for name in source.names)
     simulated = totals and Totals.read(Path(totals), request.condition_columns, columns)
     dropped: Counter[str] = Counter()
@@ -225,6 +228,20 @@ def _check_renames(sources: Sequence[Source], columns: Mapping[str, str]) -> Non
                 f"--columns {old}={new}: {sources[0].path} has no column {old!r}; it has "
                 f"{', '.join(sources[0].header)}"
             )
+
+
+def _check_columns(source: Source, request: Request, command: str) -> None:
+    """Refuse a table that lacks columns, with the command that takes it as it is."""
+    absent = [name for name in request.names if name not in source.names]
+    if not absent or cosmic.is_bpp(source):
+        return
+    others = [name for name in source.names if name not in request.names]
+    fault = missing(source.path, absent, others)
+    if request.events == page.EVENTS and set(page.EVENTS) <= set(absent):
+        if own := page.own_names(request, source.names):
+            # Of an option that is there twice, the second counts.
+            fault += f"; or take its own names: {command} {own}"
+    raise DataError(fault)
 
 
 def _check_out(out: Path) -> None:

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from data_prep.errors import DataError, first_line, nearest
+from data_prep.columns import missing
+from data_prep.errors import DataError, first_line
 from data_prep.tables import beside, content, hdf5, place
 from data_prep.tables.arrow import Arrow
 from data_prep.tables.astronomy import Astronomy
@@ -139,10 +140,9 @@ class Source:
             DataError: If the file breaks off or cannot be decoded.
         """
         wanted = [*numbers, *others]
-        for name in wanted:
-            if name not in self.renamed:
-                others = [each for each in self.renamed if each not in wanted]
-                raise DataError(_missing(self.path, name, others))
+        if absent := [name for name in dict.fromkeys(wanted) if name not in self.renamed]:
+            there = [each for each in self.renamed if each not in wanted]
+            raise DataError(missing(self.path, absent, there))
         names = {name: self.renamed[name] for name in wanted}
         told = {name: self.constants[old] for name, old in names.items() if old in self.constants}
         names = {name: old for name, old in names.items() if name not in told}
@@ -236,12 +236,3 @@ def _renamed(header: Sequence[str], columns: Mapping[str, str]) -> dict[str, str
     taken = {new for old, new in columns.items() if old in header}
     names = {name: name for name in header if name not in columns and name not in taken}
     return names | {new: old for old, new in columns.items() if old in header}
-
-
-def _missing(path: Path, name: str, names: Sequence[str]) -> str:
-    if near := nearest(name, names):
-        hint = f"the nearest is {near!r}; if that is it, pass --columns {near}={name}"
-    else:
-        listed = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
-        hint = f"it has {listed}; name the right one with --columns OLD={name}"
-    return f"{path} has no column {name!r}: {hint}"

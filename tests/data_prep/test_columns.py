@@ -1,10 +1,11 @@
 """What a column's name says of it: unit, support, and which names mean the same."""
 
+import shlex
 import time
 
 import pytest
 
-from data_prep.columns import Column, meaning_of, pair_of
+from data_prep.columns import Column, certain, counterparts, meaning_of, missing, pair_of
 from data_prep.errors import DataError
 
 NAMES = {
@@ -113,3 +114,64 @@ def test_a_long_name_takes_no_time(head, word):
     meaning_of((head + word * 40)[:199] + "!q")
 
     assert time.process_time() - begin < 0.5
+
+
+# ---- columns that are not there
+
+
+SEVN = ["Mass_0", "Mass_1", "Z", "alpha"]
+COMPAS = (
+    "SEED SemiMajorAxis@DCO Mass(1) Stellar_Type(1) Mass(2) Metallicity@ZAMS(1) CE_Alpha".split()
+)
+
+
+def test_one_missing_star_is_never_taken_for_the_other():
+    assert counterparts(["Mass_0"], COMPAS) == {"Mass_0": ["Mass(1)", "Mass(2)"]}
+
+    told = missing("t.csv", ["Mass_0"], COMPAS)
+    assert "'Mass(1)' and 'Mass(2)' are as near" in told
+    assert "--columns 'Mass(1)=Mass_0' or --columns 'Mass(2)=Mass_0'" in told
+
+
+@pytest.mark.parametrize(
+    ("there", "found"),
+    [
+        (COMPAS, ["Mass(1)", "Mass(2)", "Metallicity@ZAMS(1)", "CE_Alpha"]),
+        # The first star is 1 here, 0 there: case alone would swap them.
+        (["mass_1", "mass_2", "metallicity", "alpha1"], None),
+        (["m_ZAMS_1", "m_ZAMS_2", "m_comp_2", "m_comp_1", "Zmet", "alphaCE"], ["m_comp_1",
+         "m_comp_2", "Zmet", "alphaCE"]),
+        (["mass_0", "mass_1", "z", "ALPHA", "met"], ["mass_0", "mass_1", "met", "ALPHA"]),
+        (["chirp_mass", "S2_mass", "S1_mass", "metallicity", "alpha_CE", "redshift"],
+         ["S1_mass", "S2_mass", "metallicity", "alpha_CE"]),
+    ],
+)  # fmt: skip
+def test_each_star_gets_its_own_column_and_each_quantity_the_name_of_the_code(there, found):
+    near = certain(counterparts(SEVN, there))
+
+    assert near == dict(zip(SEVN, found or there, strict=True))
+
+
+def test_a_column_is_not_proposed_for_two():
+    assert certain(counterparts(["Mass_0", "Mass_1"], ["mass_1", "mass_ratio"])) == {}
+
+
+def test_a_redshift_is_not_proposed_for_a_metallicity():
+    assert counterparts(["Z"], ["z", "mass_1"]) == {"Z": []}
+    assert counterparts(["z"], ["Z", "redshift"]) == {"z": ["redshift"]}
+
+
+def test_names_that_are_spelled_as_near_are_all_told():
+    assert counterparts(["fallback_0"], ["fallback_1", "fallback_2", "x"]) == {
+        "fallback_0": ["fallback_1", "fallback_2"]
+    }
+
+
+def test_several_missing_columns_are_told_at_once_with_what_to_type():
+    told = missing("t.csv", SEVN, COMPAS)
+
+    assert told.startswith("t.csv has no columns 'Mass_0', 'Mass_1', 'Z' and 'alpha': ")
+    words = shlex.split(told.partition("pass ")[2])
+    assert words[1::2] == [
+        "Mass(1)=Mass_0", "Mass(2)=Mass_1", "Metallicity@ZAMS(1)=Z", "CE_Alpha=alpha",
+    ]  # fmt: skip

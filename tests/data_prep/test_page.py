@@ -1,5 +1,6 @@
 """What `hpo prepare` tells of each column: a line that fits a terminal, and warnings."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,30 @@ def test_a_unit_that_differs_between_codes_is_asked_for(table):
     assert any("pass --unit t_delay=" in note for note in open_.notes)
     assert not any("--unit" in note for note in said.notes)
     assert said.event_columns[1].unit == "Gyr"
+
+
+@pytest.mark.parametrize(
+    ("header", "options", "own"),
+    [
+        ("Mass(1),Mass(2),Metallicity@ZAMS(1),CE_Alpha", [], None),
+        ("m_comp_1,m_comp_2,Z,alpha", ["--where", "Z < 0.1"], None),
+        ("mass_1,mass_ratio,Z,alpha", [], None),
+        ("mchirp,q,chi_b,alphaCE", ["--split", "0.8,0.1,0.1"], "--events mchirp,q --conditions"),
+    ],
+)
+def test_the_command_that_takes_a_table_by_its_own_names_does(
+    tmp_path, monkeypatch, header, options, own
+):
+    path = tmp_path / "a table.csv"
+    rows = [f"{9 + n / 7},{1 / (1 + n / 9)},{(0.0001, 0.03)[n % 2]},1" for n in range(20)]
+    path.write_text("\n".join([header, *rows]) + "\n")
+    words = ["prepare", str(path), "--out", str(tmp_path / "out"), *options]
+    monkeypatch.setattr("sys.argv", ["hpo", *words])
+
+    refused = CliRunner().invoke(main, words)
+
+    assert refused.exit_code == 2
+    command = refused.output.strip().rpartition("own names: ")[2]
+    assert own is None or own in command
+    again = CliRunner().invoke(main, shlex.split(command)[1:])
+    assert again.exit_code == 0, again.output
