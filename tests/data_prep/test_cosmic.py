@@ -147,7 +147,7 @@ def test_weights_of_stroopwafel_are_columns(bpp, tmp_path):
         file["stroopwafel/weights"] = weights
 
     dataset = prepare(
-        [tmp_path / "dat.h5"], tmp_path / "out", event_columns=["Mass_0", "Mass_1", "weights"]
+        [tmp_path / "dat.h5"], tmp_path / "out", weights="weights"
     )
 
     assert {row[2] for row in rows_of(tmp_path / "out")} <= {*weights.astype("f4").tolist()}
