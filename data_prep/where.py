@@ -2,8 +2,9 @@
 
 A condition is a comparison (`<`, `<=`, `>`, `>=`, `==`, `!=`, `in (..)`, `not in (..)`, chains
 such as `3 < Mass_0 <= 40`), joined by `and`, `or`, `not` and parentheses. A side of a comparison
-is a column, a number, a text in quotes, or `+ - * /` of numbers. A missing value (None or NaN)
-matches no comparison, not even `!=`; `not` turns that round like any other answer.
+is a column, a number, a text in quotes, or `+ - * /` of numbers. The name of a column that is no
+plain word stands in back-quotes, as pandas has it. A missing value (None or NaN) matches no
+comparison, not even `!=`; `not` turns that round like any other answer.
 
 The text is parsed with `ast`, and each node of a short list of allowed ones becomes a call of
 `pyarrow.compute`. Nothing is compiled or evaluated as Python, so a filter can hold no call,
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import itertools
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -67,9 +69,19 @@ class Filter:
         Raises:
             FilterError: If it is not a filter, or reads an unknown column (suggests the nearest).
         """
-        tree = _parsed(text)
-        # A row without values checks all but the kinds of the columns.
-        _Evaluation(text, dict.fromkeys(names, pa.scalar(None))).condition(tree)
+        names = sorted(names, key=len, reverse=True)
+        try:
+            tree = _parsed(text)
+            # A row without values checks all but the kinds of the columns.
+            _Evaluation(text, dict.fromkeys(names, pa.scalar(None))).condition(tree)
+        except FilterError:
+            bare = re.sub("`[^`]*`", "", text)
+            if name := next((n for n in names if not n.isidentifier() and n in bare), None):
+                raise FilterError(
+                    f"the filter {text!r} names a column that is no plain word: put back-quotes "
+                    f"around it, `{name}`"
+                ) from None
+            raise
         used = (node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
         return cls(text, frozenset(used), tree)
 
@@ -103,21 +115,47 @@ def _parsed(text: str) -> ast.expr:
         raise FilterError(
             f"the filter has {len(text)} characters, the longest allowed {MAX_LENGTH}"
         )
+    plain, quoted = _unquoted(text.strip())
     try:
         # Only parsed: mode "eval" means one expression, nothing is run. A warning of Python,
         # such as of `3and`, would be in its own terms, without the filter.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
-            return ast.parse(text.strip(), mode="eval").body
+            tree = ast.parse(plain, mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         raise FilterError(f"the filter {text!r} {_slip(text, error)}") from None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            node.id = quoted.get(node.id, node.id)
+    return tree
+
+
+def _unquoted(text: str) -> tuple[str, dict[str, str]]:
+    """The text with a word for each name in back-quotes, and the name that each word stands for.
+
+    A word is as long in UTF-8 as what it stands for, so that places in the text stay what they are.
+    """
+    names: dict[str, str] = {}
+    numbers = itertools.count()
+
+    def word(match: re.Match[str]) -> str:
+        if not match["name"]:
+            return match[0]
+        size = len(match[0].encode()) - 1
+        found = next(each for number in numbers if (each := f"_{number:0{size}d}") not in text)
+        names[found] = match["name"]
+        return found
+
+    return re.sub(r"""'[^']*'|"[^"]*"|`(?P<name>[^`]+)`""", word, text), names
 
 
 def _slip(text: str, error: BaseException) -> str:
     """The likely mistake, for the common slips of people who write SQL or C."""
     if "=" in re.sub("[=!<>]=", "", text):
         return "has a single =: write == to compare"
+    if text.count("`") % 2:
+        return "has a back-quote without its partner: write `Mass(1)` > 3"
     if "&&" in text or "||" in text:
         return "has && or ||: write and, or"
     where = f" at character {error.offset}" if isinstance(error, SyntaxError) else ""

@@ -146,9 +146,7 @@ def test_weights_of_stroopwafel_are_columns(bpp, tmp_path):
     with h5py.File(tmp_path / "dat.h5", "a") as file:
         file["stroopwafel/weights"] = weights
 
-    dataset = prepare(
-        [tmp_path / "dat.h5"], tmp_path / "out", weights="weights"
-    )
+    dataset = prepare([tmp_path / "dat.h5"], tmp_path / "out", weights="weights")
 
     assert {row[2] for row in rows_of(tmp_path / "out")} <= {*weights.astype("f4").tolist()}
     assert dataset.ranges["weights"][0] >= 1

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from data_prep.where import MAX_DEPTH, MAX_LENGTH, Filter, FilterError
@@ -41,6 +42,8 @@ COLUMNS = {
         pytest.param("Mass_0 not in (5, 6)", [0, 2, 3], id="missing-in-no-list"),
         pytest.param("Mass_0 / 0 > 1e300", [0, 1, 2, 3], id="division-by-zero-is-infinite"),
         pytest.param(" Mass_0 > 3 ", [1, 2, 3], id="blanks"),
+        pytest.param("`Mass_0` > 3 and `Z`!=0.03", [1], id="back-quotes"),
+        pytest.param("'`' != channel and `channel` == 'I'", [0, 2], id="back-quotes-in-texts"),
         pytest.param("(Mass_0 > 3) == True", None, id="no-comparison-of-conditions"),
     ],
 )
@@ -53,6 +56,23 @@ def test_a_filter_finds_the_rows_it_describes(text, rows):
 
     assert mask.dtype == bool
     assert np.flatnonzero(mask).tolist() == rows
+
+
+@given(
+    name=st.text(
+        st.characters(codec="utf-8", exclude_characters="`\r\n\f", exclude_categories=["Cs", "Cc"]),
+        min_size=1,
+        max_size=20,
+    )
+)
+def test_a_name_in_back_quotes_is_read_as_a_plain_one_would_be(name):
+    assume(name != "_01")
+    quoted = Filter.parse(f"3 < `{name}` <= 10 and not `{name}` + 1 == _01 / 2", [name, "_01"])
+    plain = Filter.parse("3 < Mass_0 <= 10 and not Mass_0 + 1 == Mass_1 / 2", NAMES)
+
+    assert quoted.names == {name, "_01"}
+    found = quoted.mask({"_01": COLUMNS["Mass_1"]} | {name: COLUMNS["Mass_0"]})
+    assert found.tolist() == plain.mask(COLUMNS).tolist()
 
 
 def test_a_row_matches_as_its_column_would():
@@ -114,6 +134,8 @@ def test_and_or_not_agree_with_python(low, values):
         pytest.param("(" * 300 + "Mass_0 > 1" + ")" * 300, "cannot be read", id="parentheses"),
         pytest.param("Mass_0 > 1" + " " * MAX_LENGTH, "longest allowed", id="long"),
         pytest.param("Mass_0 > 1\0", "cannot be read", id="null-byte"),
+        pytest.param("`Mass_0 > 1", "back-quote without its partner", id="back-quote"),
+        pytest.param("`Mass(1)` > 1", "no column 'Mass.1.' to read", id="unknown-in-back-quotes"),
     ],
 )
 def test_a_bad_filter_is_refused_in_one_sentence(text, message):
@@ -121,6 +143,12 @@ def test_a_bad_filter_is_refused_in_one_sentence(text, message):
         Filter.parse(text, NAMES)
 
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["Mass(1)", "Metallicity@ZAMS(1)", "q[0]", "S1-mass", "m 1"])
+def test_a_name_that_is_no_plain_word_is_asked_for_in_back_quotes(name):
+    with pytest.raises(FilterError, match=re.escape(f"around it, `{name}`")):
+        Filter.parse(f"3 < {name}", [name, "Mass"])
 
 
 def test_no_filter_runs_python(tmp_path):
