@@ -128,7 +128,7 @@ def opened(path: Path, member: str | None = None) -> Iterator[IO[bytes]]:
             except (RuntimeError, NotImplementedError) as error:  # a password, a rare method
                 raise DataError(f"{path} cannot be unpacked here ({error}): unpack it") from error
             with file:
-                yield cast(IO[bytes], file)
+                yield file
     else:
         with _OPENERS[kind](path) as unpacked:
             yield unpacked

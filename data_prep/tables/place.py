@@ -16,6 +16,7 @@ TABLES = (
     "hdf", "fits", "fit", "vot", "votable", "xml",
 )  # fmt: skip
 """Endings of the names of tables."""
+_SEVN = {"A": "alpha"}
 _ENDING = re.compile(rf"(?i)\.({'|'.join(TABLES)})(?:\.(?:{'|'.join(PACKED)}))?$")
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
@@ -83,6 +84,21 @@ def matched(path: Path, pattern: str) -> dict[str, float | str]:
         f"{path} does not match --from-path {pattern!r}, which would be the name of a folder or "
         f"file such as {re.sub(r'[{][^{}]+[}]', '0.001', pattern)!r}: {_remedy(path, names)}"
     )
+
+
+def pattern_with(path: Path, name: str) -> str | None:
+    """A pattern by which the name of a folder or file seems to tell the value of `name`.
+
+    Each word before a number is the name of one, as in `Z0.001`; SEVN writes alpha as A.
+    """
+    said = re.compile(rf"([A-Za-z]+)([_=]?){_NUMBER.pattern}")
+    for part in reversed(path.absolute().parts):
+        bare = _ENDING.sub("", part)
+        if name in {_SEVN.get(word[1], word[1]) for word in said.finditer(bare)}:
+            return said.sub(
+                lambda word: f"{word[1]}{word[2]}{{{_SEVN.get(word[1], word[1])}}}", bare
+            )
+    return None
 
 
 def _rule(pattern: str, values: str) -> str:

@@ -141,6 +141,12 @@ class Source:
         """
         wanted = [*numbers, *others]
         if absent := [name for name in dict.fromkeys(wanted) if name not in self.renamed]:
+            pattern = place.pattern_with(self.path, absent[0])
+            if pattern and not self.constants:
+                raise DataError(
+                    f"{self.path} has no column {absent[0]!r}: if the name of its folder has it, "
+                    f"pass --from-path '{pattern}'"
+                )
             there = [each for each in self.renamed if each not in wanted]
             raise DataError(missing(self.path, absent, there))
         names = {name: self.renamed[name] for name in wanted}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpo.cli import options
-from hpo.cli.options import FILE, FOLDER, listed
+from hpo.cli.options import FILE, FOLDER, PLACE, listed
 
 if TYPE_CHECKING:
     from hpo.records.listing import Format
@@ -22,6 +22,11 @@ SUPPORT = (
 WEIGHTS = "Column that says how much a row counts; rows of weight 0 are left out."
 ATOM = "A value that many rows have exactly, such as chi_eff=0. Repeatable."
 LATTICE = "Spread the values that were rounded to this step evenly over it. Repeatable."
+TABLE = "Table in a file of several (HDF5, FITS, VOTable, zip), such as transients/BBH."
+FROM_PATH = (
+    "Name of the folder or file of each SOURCE, with {NAME} for each value that it tells, such as "
+    "'sevn_output_Z{Z}A{alpha}'."
+)
 SEEDS = "Seeds the split and the shuffle."
 TOTALS = (
     "Table of the condition columns and simulated_binaries or simulated_mass [Msun] of each cell, "
@@ -30,9 +35,11 @@ TOTALS = (
 
 
 @click.command()
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=FILE)
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=PLACE)
 @click.option("--out", type=FOLDER, required=True, help="Folder to be made.")
-@click.option("--table", metavar="NAME", help="Table in an HDF5 file, such as transients/BBH.")
+@click.option("--table", metavar="NAME", help=TABLE)
+@click.option("--names", metavar="A,B,...", help="Names of all columns, where a text has none.")
+@click.option("--from-path", metavar="PATTERN", help=FROM_PATH)
 @click.option("--columns", multiple=True, metavar="OLD=NEW", help="Rename a column. Repeatable.")
 @click.option("--events", default="Mass_0,Mass_1", show_default=True, help="Event columns.")
 @click.option("--conditions", default="Z,alpha", show_default=True, help="Condition columns.")
@@ -51,6 +58,8 @@ def prepare(
     sources: tuple[Path, ...],
     out: Path,
     table: str | None,
+    names: str | None,
+    from_path: str | None,
     columns: tuple[str, ...],
     events: str,
     conditions: str,
@@ -68,11 +77,12 @@ def prepare(
 ) -> None:
     """Turn simulation tables into a small Parquet dataset for training.
 
-    SOURCE is a SEVN merger table (.csv, .csv.gz, whitespace .dat), Parquet with the same names, a
-    COSMIC bpp table, or any table whose columns are named with --columns.
+    SOURCE is a SEVN merger table, a COSMIC bpp table, or any table whose columns are named with
+    --columns: text, packed or not, Parquet, Feather, HDF5, FITS, VOTable, or a folder of such.
 
     \b
         hpo prepare mergers.csv --out prepared
+        hpo prepare sevn_output_*/*.csv --out prepared --from-path 'sevn_output_Z{Z}A{alpha}'
         hpo prepare run1.parquet run2.parquet --out prepared --columns m1=Mass_0 --columns m2=Mass_1
         hpo prepare mergers.csv --out prepared --totals simulated.csv
     """
@@ -105,7 +115,11 @@ def prepare(
             seed=seed,
             drop_invalid=drop_invalid,
             totals=totals,
-            reading=Reading(table=table),
+            reading=Reading(
+                table=table,
+                names=None if names is None else options.names(names, "--names"),
+                from_path=from_path,
+            ),
             command=shlex.join(["hpo", *sys.argv[1:]]),
             on_progress=on_progress,
         )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
+PLACE = click.Path(path_type=Path)
 KEYED = {"ignore_unknown_options": True, "allow_extra_args": True}
 """For commands that take `--NAME VALUE` for columns of the user's own data."""
 

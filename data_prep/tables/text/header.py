@@ -71,6 +71,7 @@ class Head:
         end = below[0][0] if below else len(lines)
         beside = _from_remarks([line for at, line in remarks if at < end], layout, width)
         names, units = _told(above, beside)
+        of_ecsv = _ecsv([line for _, line in remarks])
         rows = [row for _, row in below]
         if named is not None:
             names = _given(named, above, width)
@@ -82,7 +83,7 @@ class Head:
         return cls(
             layout=layout,
             names=names,
-            units={name: unit for name, unit in zip(names, units) if unit},  # noqa: B905
+            units={name: unit for name, unit in zip(names, units) if unit} | of_ecsv,  # noqa: B905
             lines=end,
             comments=tuple(sorted(found)),
         )
@@ -197,6 +198,28 @@ def _told(
     names = names or [row for row in remarks if not _is_lead(row)][-1:]
     units = [row for row in (*remarks, *above) if _are_units(row) and row not in names]
     return tuple(names[0]) if names else (), tuple(map(unit_in, units[-1])) if units else ()
+
+
+def _ecsv(remarks: Sequence[str]) -> dict[str, str]:
+    """Units in the comments of an ECSV table, which are YAML.
+
+    Source:
+        https://github.com/astropy/astropy-APEs/blob/main/APE6.rst
+    """
+    if not remarks or not remarks[0].startswith("# %ECSV"):
+        return {}
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Makes nothing of the objects of astropy, where `SafeLoader` would refuse them."""
+
+    Loader.add_multi_constructor("!", lambda *_: None)
+    try:
+        told = yaml.load("\n".join(line[2:] for line in remarks[1:]), Loader)
+        units = {each["name"]: unit_in(str(each.get("unit") or "")) for each in told["datatype"]}
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return {}  # the rows do not need it
+    return {str(name): unit for name, unit in units.items() if unit}
 
 
 def _given(named: tuple[str, ...], above: Sequence[list[str]], width: int) -> tuple[str, ...]:
