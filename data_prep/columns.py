@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 from data_prep.errors import DataError, quoted
 from data_prep.untrusted import is_finite
 
+MOST_CATEGORIES = 64
+"""Texts of one column: each is an input of a flow of its own."""
 NOT_CONDITIONS = frozenset({"self", "n", "events", "seed", "return_std", "on_extrapolation"})
 """Arguments of an emulator's methods, which no condition can be called."""
 LONGEST_NAME = 200
@@ -135,8 +137,8 @@ class Column:
             raise DataError(f"column {self.name!r} has both bounds and positive values: choose one")
         if len(self.bounds) == 2 and self.bounds[0] >= self.bounds[1]:
             raise DataError(f"no value of column {self.name!r} can lie in {self.support}")
-        if not all(isinstance(each, str) and each for each in self.categories):
-            raise DataError(f"the categories of column {self.name!r} must be texts")
+        if self.categories:
+            _check_categories(self.name, self.categories)
 
     @property
     def bounds(self) -> tuple[float, ...]:
@@ -156,6 +158,29 @@ class Column:
             return "positive" if self.positive else "real"
         low = "(-inf" if self.low is None else f"[{self.low:g}"
         return f"{low}, inf)" if self.high is None else f"{low}, {self.high:g}]"
+
+    @property
+    def title(self) -> str:
+        """Its name, of a category with all texts: what a flow and its data must agree on."""
+        return f"{self.name} ({', '.join(self.categories)})" if self.categories else self.name
+
+    def number(self, value: object) -> float:
+        """The number that a condition's value is stored as: of a category the place of its text.
+
+        Raises:
+            DataError: If it is no number, or none of the categories, which are listed.
+        """
+        try:
+            if self.categories:
+                return float([*self.categories].index(value))  # type: ignore[arg-type]
+            return float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            kind = f"one of {', '.join(self.categories)}" if self.categories else "a number"
+            raise DataError(f"{self.name} must be {kind}, got {reprlib.repr(value)}") from None
+
+    def value(self, number: float) -> float | str:
+        """What a stored number stands for: a category's text, else the number itself."""
+        return self.categories[int(number)] if self.categories else number
 
     def as_stored(self) -> dict[str, Any]:
         """For JSON: without what an older version does not know, where it says nothing."""
@@ -223,6 +248,27 @@ def _support(name: str, text: str) -> dict[str, Any]:
             "that is open stays empty"
         ) from None
     return {"low": sides[0], "high": sides[1]}
+
+
+def _check_categories(name: str, texts: tuple[str, ...]) -> None:
+    for text in texts:
+        if not (isinstance(text, str) and text.strip() and text.isprintable()):
+            raise DataError(
+                f"the categories of column {name!r} must be printable texts, "
+                f"got {reprlib.repr(text)}"
+            )
+        if len(text) > LONGEST_NAME:
+            raise DataError(
+                f"a category of column {name!r} has {len(text)} characters, over {LONGEST_NAME}: "
+                "is it a condition?"
+            )
+    if len(texts) > MOST_CATEGORIES:
+        raise DataError(
+            f"column {name!r} has {len(texts)} categories, over {MOST_CATEGORIES}: is it a name "
+            "or a number of each row? Choose other conditions"
+        )
+    if list(texts) != sorted(set(texts)):
+        raise DataError(f"the categories of column {name!r} must be sorted, each once")
 
 
 def pair_of(columns: Sequence[Column]) -> tuple[int, int] | None:

@@ -151,7 +151,8 @@ class Layout:
 
     def _layers(self) -> Shapes:
         if self.patterns:
-            yield from self._network(CHOOSER, len(self.condition_columns), len(self.patterns))
+            inputs = len(inputs_of(self.condition_columns))
+            yield from self._network(CHOOSER, inputs, len(self.patterns))
             for k, part in self.parts().items():
                 yield from ((f"{FLOWS}.{k}.{name}", shape) for name, shape in part._layers())
             return
@@ -172,13 +173,13 @@ class Layout:
     def _columns(self) -> dict[str, tuple[Column, ...]]:
         """By the names of what standardises them."""
         if not self.patterns:
-            return {"events": self.event_columns, "conditions": self.condition_columns}
+            return {"events": self.event_columns, "conditions": inputs_of(self.condition_columns)}
         of_parts = {
             f"{FLOWS}.{k}.{name}": columns
             for k, part in self.parts().items()
             for name, columns in part._columns.items()
         }
-        return {"conditions": self.condition_columns, **of_parts}
+        return {"conditions": inputs_of(self.condition_columns), **of_parts}
 
     def _network(self, name: str, inputs: int, outputs: int) -> Shapes:
         sizes = [inputs, *[self.config.hidden] * self.config.depth, outputs]
@@ -188,7 +189,7 @@ class Layout:
 
     def _conditioner(self, name: str) -> Shapes:
         config, outputs = self.config, parameters_of(self.config)
-        features, conditions = len(self.event_columns), len(self.condition_columns)
+        features, conditions = len(self.event_columns), len(inputs_of(self.condition_columns))
         if config.conditioner == "separate":
             for f in range(features):
                 yield from self._network(f"{name}.networks.{f}", conditions + f, outputs)
@@ -202,6 +203,15 @@ class Layout:
                 if group:
                     columns += inputs[group]
                     yield f"{layer}.weight.{group - 1}", (rows, columns)
+
+
+def inputs_of(columns: Sequence[Column]) -> tuple[Column, ...]:
+    """The columns that a flow sees of these: of a category one for each of its texts, 0 or 1."""
+    return tuple(
+        one
+        for column in columns
+        for one in ([Column(text, "") for text in column.categories] or [column])
+    )
 
 
 def parameters_of(config: FlowConfig) -> int:

@@ -10,12 +10,13 @@ from models.config import FlowConfig
 from models.flow.atoms import MixedFlow
 from models.flow.coordinates import Constants, Moments
 from models.flow.density import ConditionalFlow
-from models.layout import Layout
+from models.layout import Layout, inputs_of
 from models.patterns import left
 
 MASSES = (Column("Mass_0", "Msun", True), Column("Mass_1", "Msun", True))
 GRID = (Column("Z", "", True), Column("alpha", "", True))
 DOMAIN = {"Z": (1e-4, 1e-2), "alpha": (0.5, 5.0)}
+CHANNEL = Column("channel", "", categories=("CE", "RLO", "SMT"))
 LAYERS = {
     "affine": {"kind": "affine"},
     "affine-masked": {"kind": "affine", "conditioner": "masked"},
@@ -41,12 +42,15 @@ def flow(
     **options,
 ):
     """As bent as a trained one: `shake` moves its weights away from the identity."""
-    options = {"blocks": 3, "hidden": 16, **options}
+    options, inputs = {"blocks": 3, "hidden": 16, **options}, len(inputs_of(conditions))
     moments = constants or Constants(
         Moments(100, np.full(len(events), 2.0), np.full(len(events), 25.0)),
-        Moments(100, np.zeros(len(conditions)), np.full(len(conditions), 100.0)),
+        Moments(100, np.zeros(inputs), np.full(inputs, 100.0)),
     )
-    domain = domain or {column.name: (0.5, 2.0) for column in conditions}
+    domain = domain or {
+        column.name: (0.0, len(column.categories) - 1.0) if column.categories else (0.5, 2.0)
+        for column in conditions
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made = ConditionalFlow(FlowConfig(**options), events, conditions, moments, domain)

@@ -23,6 +23,7 @@ from hpo.records.scores import score, score_held_out
 from hpo.study.status import usable
 from hpo.study.study import record_of, trial_name
 from models.bundle.card import Terms
+from models.bundle.domain import limits_of, texts_of
 from models.bundle.efficiency import Efficiency
 from models.bundle.emulator import Emulator
 from models.bundle.ensemble import Density, Ensemble
@@ -241,7 +242,10 @@ def _training(record: RunRecord) -> dict[str, object]:
 
 def _compare(trained: Emulator, loaded: Emulator) -> None:
     """Make sure that what was read back is what was trained."""
-    at: dict[str, Any] = {name: float(np.mean(ends)) for name, ends in trained.domain.items()}
+    at: dict[str, Any] = {
+        name: (texts_of(known) or [float(np.mean(limits_of(known)))])[0]
+        for name, known in trained.domain.items()
+    }
     ours, theirs = (one.sample(1000, seed=0, **at) for one in (trained, loaded))
     np.testing.assert_array_equal(theirs, ours)
     np.testing.assert_array_equal(loaded.log_prob(ours, **at), trained.log_prob(ours, **at))

@@ -25,6 +25,7 @@ from hpo.pictures import style
 from hpo.pictures.density import Array
 from hpo.pictures.style import PlotError
 from models import Emulator
+from models.bundle.domain import Known, limits_of, texts_of
 from models.evaluation.nll import check_columns
 
 At = Mapping[str, float]
@@ -75,10 +76,11 @@ def cells_of(emulator: Emulator, folder: Path | None, fixed: At) -> list[At]:
     return [dict(zip(names, cells[k], strict=True)) for k in np.flatnonzero(kept)]
 
 
-def evenly(limits: tuple[float, float], count: int) -> list[float]:
-    """So many values over a range, in its logarithm where it is positive."""
-    space = np.geomspace if limits[0] > 0 else np.linspace
-    return space(*limits, count).tolist()  # type: ignore[no-any-return]
+def evenly(known: Known, count: int) -> list[Any]:
+    """So many values over a range, in its logarithm where it is positive; all texts of others."""
+    low, high = limits_of(known)
+    space = np.geomspace if low > 0 else np.linspace
+    return [*texts_of(known)] or space(low, high, count).tolist()
 
 
 @dataclass(frozen=True, slots=True)

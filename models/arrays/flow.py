@@ -34,7 +34,7 @@ from models.bundle.domain import Extrapolation, Floats
 from models.bundle.efficiency import Efficiency
 from models.bundle.files import misfit, read
 from models.config import FlowConfig
-from models.layout import CHOOSER, FLOWS, NET, Layout, below, check_values, members_of
+from models.layout import CHOOSER, FLOWS, NET, Layout, below, check_values, inputs_of, members_of
 from models.namespaces import Array, Namespace, log_sum, namespace
 from models.patterns import is_of, left, single
 
@@ -66,8 +66,9 @@ class ArrayFlow:
         """The columns of an event, with where their values lie."""
         self.pair = pair_of(first.layout.event_columns)
         """Which two event columns are of one unit, such as two masses; None for none."""
-        self.domain = domain.common([member.layout.domain for member in self._members])
-        """Range of each condition in the data."""
+        self._domain = domain.common([member.layout.domain for member in self._members])
+        self.domain = domain.told(self._columns, self._domain)
+        """Range of each condition in the data; of a category its texts."""
         self.regions = domain.Regions.common(
             [member.layout.regions for member in self._members], self._columns
         )
@@ -136,12 +137,13 @@ class ArrayFlow:
 
         Raises:
             EmulatorError: If events are of another shape, or a condition is missing, unknown,
-                not finite or of a wrong length, or outside the domain under "raise".
+                not finite, none of its categories or of a wrong length, or outside the domain
+                under "raise".
         """
         x_NF = np.asarray(events)
         domain.check_shape(self.event_columns, x_NF)
         c_NC = domain.conditions(
-            self._columns, self.domain, conditions, len(x_NF), on_extrapolation, self.regions
+            self._columns, self._domain, conditions, len(x_NF), on_extrapolation, self.regions
         )
         return in_parts(lambda x, c: self.log_density(x, c, xp=np), x_NF, c_NC)
 
@@ -151,8 +153,9 @@ class ArrayFlow:
         Args:
             x: Events, shape `(*S, F)`, in the units of the event columns.
             c: Conditions, shape `(*S, C)` or one that broadcasts to it, in the order of
-                `condition_columns`. Functions of conditions alone are worked out in the shape of
-                `c`: one row for all events is cheaper than one for each.
+                `condition_columns`; a category by the place of its text in `domain`. Functions of
+                conditions alone are worked out in the shape of `c`: one row for all events is
+                cheaper than one for each.
             xp: The array library; by default that of `x` and `c`.
 
         Returns:
@@ -349,13 +352,14 @@ class _Weights:
 
     def standardise(self, what: str, columns: Sequence[Column], kind: str | None) -> Standardise:
         return Standardise(
-            positive=tuple(column.positive for column in columns),
+            positive=tuple(column.positive for column in inputs_of(columns)),
             bounded={} if kind is None else intervals(columns),
             pair=pair_of(columns),
             total=kind == "log_total",
             turned=kind not in (None, "log"),
             mean=tuple(map(float, self.state[f"{what}.mean_K"])),
             spread=tuple(map(float, self.state[f"{what}.spread_K"])),
+            texts={k: len(one.categories) for k, one in enumerate(columns) if one.categories},
         )
 
     def networks(self, names: Sequence[str], config: FlowConfig) -> Separate:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -50,9 +50,12 @@ class Standardise:
     """Whether the pair of masses becomes a mass and a ratio."""
     mean: tuple[float, ...]
     spread: tuple[float, ...]
+    texts: Mapping[int, int] = field(default_factory=dict)
+    """How many texts the columns that are categories have, by number."""
 
     def forward(self, xp: Namespace, x: Sequence[Array]) -> tuple[list[Array], Array, Array]:
         """Standardised columns, the log-Jacobian, and whether a row lies in the support."""
+        x = [one for k, value in enumerate(x) for one in self._spelled(k, value)]
         logs, log_det, within = [], -sum(map(math.log, self.spread)), True
         for k, (value, positive) in enumerate(zip(x, self.positive, strict=True)):
             # Harmless numbers on both sides of the log, or else gradients are NaN.
@@ -82,6 +85,11 @@ class Standardise:
         for k, interval in self.bounded.items():
             out[k] = interval.inverse(xp, out[k])
         return out
+
+    def _spelled(self, k: int, value: Array) -> list[Array]:
+        """A category as columns of 0 and 1, any other column as it is."""
+        numbers = range(self.texts.get(k, 0))
+        return [(value == number).astype(value.dtype) for number in numbers] or [value]
 
     def _turn(self, xp: Namespace, logs: list[Array]) -> list[Array]:
         if self.pair is None or not self.turned:

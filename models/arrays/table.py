@@ -31,12 +31,12 @@ from models.arrays.flow import ArrayFlow, in_parts
 from models.arrays.layers import Standardise
 from models.bounds import Interval, intervals
 from models.bundle import domain
-from models.bundle.domain import Floats, Regions
+from models.bundle.domain import Floats, Known, Regions, limits_of, texts_of
 from models.namespaces import Array, Namespace, namespace
 
 SCHEMA = 2
 """Version of the file. Raised when a reader of the old one would misread the new one: 2 knows
-bounds. A table without any is written as 1."""
+bounds and categories. A table without any is written as 1."""
 DRAWS = 4_000
 """Events drawn at each condition of the grid, to see how far it has to reach."""
 CUT, MARGIN = 5e-4, 0.1
@@ -57,8 +57,9 @@ class Table:
     """Names of the columns of an event, in order."""
     condition_columns: tuple[str, ...]
     """Names of the conditions, in order."""
-    domain: dict[str, tuple[float, float]]
-    """Range of each condition; the density at its edge is taken beyond it."""
+    domain: dict[str, Known]
+    """Range of each condition, beyond which the density at its edge is taken; a category's texts,
+    each of which is a point of its axis."""
     logged_A: NDArray[np.bool_]
     """Whether an axis is of the logarithm of its column."""
     pair: tuple[int, int] | None
@@ -85,12 +86,11 @@ class Table:
             flow: The flow, or an ensemble.
             points: Of each event column's axis.
             condition_points: Of each condition's axis, evenly over the domain, in the logarithm
-                where the condition is positive.
+                where the condition is positive; a category has a point for each text.
 
         Raises:
             TableError: If an axis has fewer than two points, or the table would not fit memory.
         """
-        features, conditions = len(flow.event_columns), len(flow.condition_columns)
         if min(points, condition_points) < 2:
             raise TableError("an axis has at least 2 points: raise points or condition_points")
         if atoms := [column.name for column in flow.event_supports if column.atoms]:
@@ -98,24 +98,28 @@ class Table:
                 f"a grid has no place for the probabilities of atoms, which {', '.join(atoms)} "
                 "has: use the ArrayFlow itself"
             )
-        nodes = points**features * condition_points**conditions
+        known = [flow.domain[name] for name in flow.condition_columns]
+        c_points = [
+            max(2, len(texts_of(one))) if texts_of(one) else condition_points for one in known
+        ]
+        shape = (*[points] * len(flow.event_columns), *c_points)
+        nodes = math.prod(shape)
         if nodes > MOST_NODES:
             raise TableError(
                 f"a table of {nodes:,} numbers does not fit memory: choose fewer points "
                 f"(got {points}) or condition_points (got {condition_points})"
             )
-        logged = [low > 0 for low, _ in (flow.domain[name] for name in flow.condition_columns)]
+        domain_C2 = np.array([limits_of(one) for one in known]).reshape(-1, 2)
+        logged = (domain_C2[:, 0] > 0).tolist()
         columns = flow.event_supports
         positive = [column.positive for column in columns]
         axes, c_axes = _axes(positive, flow.pair, intervals(columns)), _axes(logged, None, {})
-        domain_C2 = np.array([flow.domain[n] for n in flow.condition_columns]).reshape(-1, 2)
         c_limits_C2 = np.array(c_axes.forward(np, [*domain_C2])[0]).reshape(-1, 2)
-        c_NC = _nodes(c_axes, c_limits_C2, condition_points)
+        c_NC = _nodes(c_axes, c_limits_C2, c_points)
         limits_F2 = _reach(flow, axes, c_NC)
         log_density, captured = _fill(flow, axes, limits_F2, points, c_NC)
         # A condition of one value has an axis of some length all the same.
         c_limits_C2[:, 1] += c_limits_C2[:, 0] == c_limits_C2[:, 1]
-        shape = (points,) * features + (condition_points,) * conditions
         table = cls(
             event_columns=flow.event_columns,
             condition_columns=flow.condition_columns,
@@ -134,7 +138,8 @@ class Table:
     def log_prob(self, events: ArrayLike, **conditions: ArrayLike) -> Floats:
         """Natural-log density of events `(N, F)`, per unit of each event column, by numpy.
 
-        Conditions are numbers or one value per event, in physical units.
+        Conditions are single values or one per event: numbers in physical units, a category's
+        texts.
 
         Raises:
             EmulatorError: As `ArrayFlow.log_prob`, but for the domain.
@@ -142,9 +147,12 @@ class Table:
         x_NF = np.asarray(events, float)
         domain.check_shape(self.event_columns, x_NF)
         logged_C = self.logged_A[len(self.event_columns) :].tolist()
-        names = zip(self.condition_columns, logged_C, strict=True)
-        columns = [Column(name, "", logged) for name, logged in names]
-        c_NC = domain.conditions(columns, self.domain, conditions, len(x_NF), "ignore")
+        columns = [
+            Column(name, "", logged, categories=texts_of(self.domain[name]))
+            for name, logged in zip(self.condition_columns, logged_C, strict=True)
+        ]
+        limits = {name: limits_of(one) for name, one in self.domain.items()}
+        c_NC = domain.conditions(columns, limits, conditions, len(x_NF), "ignore")
         return in_parts(lambda x, c: self.log_density(x, c, xp=np), x_NF, c_NC)
 
     def log_density(self, x: Array, c: Array, *, xp: Namespace | None = None) -> Array:
@@ -155,7 +163,7 @@ class Table:
         axes = _axes(self.logged_A[:features].tolist(), self.pair, self._intervals)
         y, log_jacobian, within = axes.forward(xp, [x[..., f] for f in range(features)])
         for k in range(len(self.condition_columns)):
-            value = xp.clip(c[..., k], *self.domain[self.condition_columns[k]])
+            value = xp.clip(c[..., k], *limits_of(self.domain[self.condition_columns[k]]))
             y.append(xp.log(value) if self.logged_A[features + k] else value)
         places, weights = [], []
         for axis, value in enumerate(y):
@@ -172,18 +180,20 @@ class Table:
     def save(self, path: Path | str) -> Path:
         """Write the file, in one step: a reader sees the whole table or none."""
         path = Path(path)
-        domain_C2 = np.array([self.domain[name] for name in self.condition_columns]).reshape(-1, 2)
-        near = self.regions
-        boxes: dict[str, Any] = (
-            {} if near is None else {"regions": np.stack([near.low_KC, near.high_KC])}
-        )
+        known, near = [self.domain[name] for name in self.condition_columns], self.regions
+        texts = {
+            f"texts_{k}": np.array(texts_of(one)) for k, one in enumerate(known) if texts_of(one)
+        }
+        more: dict[str, Any] = dict(texts)
+        if near is not None:
+            more["regions"] = np.stack([near.low_KC, near.high_KC])
         with draft_of(path) as draft, draft.open("wb") as file:
             np.savez_compressed(
                 file,
-                schema=SCHEMA if self._intervals else 1,
+                schema=SCHEMA if self._intervals or texts else 1,
                 event_columns=np.array(self.event_columns, str),
                 condition_columns=np.array(self.condition_columns, str),
-                domain=domain_C2,
+                domain=np.array([limits_of(one) for one in known]).reshape(-1, 2),
                 logged=self.logged_A,
                 pair=np.array(self.pair or (), int),
                 limits=self.limits_A2,
@@ -191,7 +201,7 @@ class Table:
                 captured=self.captured,
                 bounds=self.bounds_F2,
                 rms_error=self.rms_error,
-                **boxes,
+                **more,
             )
         return path
 
@@ -208,13 +218,18 @@ class Table:
                 values = {name: stored[name] for name in stored.files}
             if (schema := int(values["schema"])) <= SCHEMA:
                 conditions = tuple(map(str, values["condition_columns"]))
-                limits = ((float(low), float(high)) for low, high in values["domain"])
+                known: list[Known] = [
+                    tuple(map(str, values[f"texts_{k}"]))
+                    if f"texts_{k}" in values
+                    else (float(low), float(high))
+                    for k, (low, high) in enumerate(values["domain"])
+                ]
                 pair, features = values["pair"].tolist(), len(values["event_columns"])
                 open_F2 = np.tile([-math.inf, math.inf], (features, 1))
                 return cls(
                     event_columns=tuple(map(str, values["event_columns"])),
                     condition_columns=conditions,
-                    domain=dict(zip(conditions, limits, strict=True)),
+                    domain=dict(zip(conditions, known, strict=True)),
                     logged_A=values["logged"],
                     pair=(pair[0], pair[1]) if pair else None,
                     limits_A2=values["limits"],
@@ -267,11 +282,12 @@ def _axes(
     )
 
 
-def _nodes(axes: Standardise, limits_K2: Floats, points: int) -> Floats:
+def _nodes(axes: Standardise, limits_K2: Floats, points: Sequence[int]) -> Floats:
     """All points of a grid in physical units, the last axis running fastest."""
-    lines = np.linspace(limits_K2[:, 0], limits_K2[:, 1], points, axis=1)
+    ends = zip(limits_K2, points, strict=True)
+    lines = [np.linspace(low, high, count) for (low, high), count in ends]
     grid = [line.reshape(-1) for line in np.meshgrid(*lines, indexing="ij")]
-    return np.array(axes.inverse(np, grid)).reshape(len(lines), points ** len(lines)).T
+    return np.array(axes.inverse(np, grid)).reshape(len(lines), math.prod(points)).T
 
 
 def _reach(flow: ArrayFlow, axes: Standardise, c_NC: Floats) -> Floats:
@@ -294,7 +310,7 @@ def _fill(
 
     Also the smallest of the sums, by the trapezoidal rule.
     """
-    x_NF = _nodes(axes, limits_F2, points)
+    x_NF = _nodes(axes, limits_F2, [points] * len(limits_F2))
     log_jacobian_N = axes.forward(np, [*x_NF.T])[1]
     share = np.r_[0.5, np.ones(points - 2), 0.5] / (points - 1)
     cells = functools.reduce(np.multiply.outer, (share * np.ptp(ends) for ends in limits_F2))
@@ -313,9 +329,12 @@ def _rms_error(flow: ArrayFlow, table: Table, c_axes: Standardise) -> float:
     """Root-mean-square difference of the log densities, over draws inside the grid."""
     rng = np.random.default_rng(1)
     share_NC = rng.random((DRAWS, len(flow.condition_columns)))
-    ends = [np.array(flow.domain[name]) for name in flow.condition_columns]
-    lines = zip(c_axes.forward(np, ends)[0], share_NC.T, strict=True)
-    y = [low + (high - low) * share_N for (low, high), share_N in lines]
+    known = [flow.domain[name] for name in flow.condition_columns]
+    ends = c_axes.forward(np, [np.array(limits_of(one)) for one in known])[0]
+    y = [
+        np.floor(share_N * len(one)) if texts_of(one) else low + (high - low) * share_N
+        for (low, high), share_N, one in zip(ends, share_NC.T, known, strict=True)
+    ]
     c_NC = np.array(c_axes.inverse(np, y)).reshape(-1, DRAWS).T
     x_NF = flow.from_noise(rng.standard_normal((DRAWS, flow.noise_columns)), c_NC)
     error_N = table.log_density(x_NF, c_NC) - flow.log_density(x_NF, c_NC)

@@ -13,13 +13,14 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from data_prep.columns import Column
 from data_prep.dataset import shown
+from data_prep.errors import DataError
 from data_prep.regions import coordinates
 from models.bundle.files import EmulatorError
 from models.namespaces import Array, Namespace
@@ -28,8 +29,11 @@ ROUNDING = 1e-6
 """Relative distance beyond the domain that is still inside: conditions are stored as float32."""
 Extrapolation = Literal["warn", "raise", "ignore"]
 Floats = NDArray[np.float64]
-Domain = Mapping[str, tuple[float, float]]
-"""Range of each condition in the data."""
+Limits = tuple[float, float]
+Domain = Mapping[str, Limits]
+"""Range of each condition in the data; of a category that of the numbers of its texts."""
+Known = Limits | tuple[str, ...]
+"""What people see of a condition's domain: its range, or the texts of a category."""
 
 
 Box = tuple[tuple[float, float], ...]
@@ -102,14 +106,14 @@ def conditions(
     on_extrapolation: Extrapolation,
     regions: Regions | None = None,
 ) -> Floats:
-    """Conditions in the order of the columns: `(rows, C)`, or `(1, C)` if all are numbers.
+    """Conditions in the order of the columns: `(rows, C)`, or `(1, C)` if all are single values.
 
-    `regions` are those of scattered conditions. A warning points at who called
-    the caller.
+    A category is given as text and becomes the text's number. `regions` are those of scattered
+    conditions. A warning points at who called the caller.
 
     Raises:
         EmulatorError: If one is missing, unknown, not finite, not positive where it has to be, of
-            a wrong length, or outside the domain under "raise".
+            a wrong length, none of its categories, or outside the domain under "raise".
     """
     names = [column.name for column in columns]
     if set(given) != set(names):
@@ -139,6 +143,37 @@ def check_shape(columns: Sequence[str], x_NF: NDArray[Any]) -> None:
             f"events must have shape (N, {len(columns)}), one column for each of "
             f"{', '.join(columns)}, got {x_NF.shape}"
         )
+
+
+def told(columns: Sequence[Column], domain: Domain) -> dict[str, Known]:
+    """The domain of these conditions as people see it."""
+    return {one.name: one.categories or domain[one.name] for one in columns}
+
+
+def limits_of(known: Known) -> Limits:
+    """The range that a condition's numbers are in: those of a category's texts count from 0."""
+    return (0.0, len(known) - 1.0) if texts_of(known) else cast(Limits, known)
+
+
+def texts_of(known: Known) -> tuple[str, ...]:
+    """The texts of a category; none of a condition of numbers."""
+    return tuple(each for each in known if isinstance(each, str))
+
+
+def values_of(column: Column, values: ArrayLike) -> NDArray[Any]:
+    """The values of a condition as an array: finite numbers, of a category the texts' numbers.
+
+    Raises:
+        EmulatorError: If they are none. Lists the texts of a category.
+    """
+    if not column.categories:
+        return numbers(values, column.name)
+    texts = np.asarray(values, object)
+    try:
+        found = {text: column.number(text) for text in set(texts.flat)}
+    except (DataError, TypeError) as error:
+        raise EmulatorError(str(error)) from None
+    return np.array([found[text] for text in texts.flat], np.float64).reshape(texts.shape)
 
 
 def numbers(values: ArrayLike, name: str) -> Floats:
@@ -186,11 +221,11 @@ def common(domains: Sequence[Domain]) -> dict[str, tuple[float, float]]:
 def _condition(
     column: Column, given: ArrayLike, rows: int, limits: tuple[float, float], action: Extrapolation
 ) -> Floats:
-    name, value = column.name, numbers(given, column.name)
+    name, value = column.name, values_of(column, given)
     if value.shape not in ((), (1,), (rows,)):
         raise EmulatorError(
-            f"{name} must be a number or one value for each of the {rows} events, "
-            f"got shape {value.shape}"
+            f"{name} must be {'a text' if column.categories else 'a number'} or one value for "
+            f"each of the {rows} events, got shape {value.shape}"
         )
     if column.positive and (value <= 0).any():
         raise EmulatorError(f"{name} must be above 0, got {value.min():g}")

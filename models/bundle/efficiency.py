@@ -54,7 +54,8 @@ LEVEL = 3.0
 class Efficiency:
     """Expected mergers per simulated binary or Msun, as a smooth function of the conditions.
 
-    Positive conditions are logged, as the flow does.
+    Positive conditions are logged, as the flow does. Every category has a curve of its own: what
+    is known of one channel says nothing about another.
 
     Example:
         >>> efficiency(Z=0.001, alpha=1.0, return_std=True)
@@ -93,6 +94,8 @@ class Efficiency:
             for column, value in zip(self.columns, cell.conditions, strict=True):
                 if column.positive and value <= 0:
                     raise EmulatorError(f"{column.name} must be above 0, got {value:g}")
+                if column.categories and value not in range(len(column.categories)):
+                    raise EmulatorError(f"{value:g} is the number of no text of {column.title}")
         for cell, (mergers, _) in zip(self.cells, self.sums or self._counts, strict=True):
             if self.unit == "binaries" and mergers > cell.simulated:
                 told = "their weights must be 1 on average over all binaries simulated"
@@ -181,7 +184,8 @@ class Efficiency:
         Args:
             return_std: Also gives the standard deviation.
             on_extrapolation: Action outside the domain: warn, raise or ignore.
-            **conditions: Every condition, in physical units: numbers, or arrays that broadcast.
+            **conditions: Every condition, in physical units, of a category its text: single
+                values, or arrays that broadcast.
 
         Returns:
             Array of the conditions' common shape: the median of the posterior, above 0. With
@@ -191,10 +195,14 @@ class Efficiency:
             large by 1 / sqrt(1 - p).
 
         Raises:
-            EmulatorError: If a condition is missing, unknown, not finite or of a wrong shape, or
-                outside the domain under "raise".
+            EmulatorError: If a condition is missing, unknown, not finite, none of its categories
+                or of a wrong shape, or outside the domain under "raise".
         """
-        values = {name: domain.numbers(value, name) for name, value in conditions.items()}
+        texts = [column.name for column in self.columns if column.categories]
+        values = {
+            name: np.asarray(value, object) if name in texts else domain.numbers(value, name)
+            for name, value in conditions.items()
+        }
         try:
             shape = np.broadcast_shapes(*(value.shape for value in values.values()))
         except ValueError as error:
@@ -206,7 +214,10 @@ class Efficiency:
         c_NC = domain.conditions(
             self.columns, self.domain, flat, math.prod(shape), on_extrapolation
         )
-        mean_N, std_N = self._process.at(self._coordinates(np, c_NC))
+        mean_N, std_N = np.full((2, len(c_NC)), math.nan)
+        for which, process in self._processes.items():
+            mine_N = self._chosen(np, c_NC, which)
+            mean_N[mine_N], std_N[mine_N] = process.at(self._coordinates(np, c_NC[mine_N]))
         rate = np.exp(mean_N).reshape(shape)
         # Not the plain product: of two arrays without axes numpy makes a number.
         return (rate, np.asarray(rate * std_N.reshape(shape))) if return_std else rate
@@ -217,24 +228,67 @@ class Efficiency:
         Conditions `(*S, C)` in the order of `columns`; the domain is not checked.
         """
         xp = xp or namespace(c)
-        cross = self._process.covariance(xp, self._coordinates(xp, c))
-        return self._process.offset + cross @ xp.asarray(self._process.slope_M)
+        x, out = self._coordinates(xp, c), xp.full(c.shape[:-1], math.nan)
+        for which, process in self._processes.items():
+            ln_rate = process.offset + process.covariance(xp, x) @ xp.asarray(process.slope_M)
+            out = xp.where(self._chosen(xp, c, which), ln_rate, out)
+        return out
+
+    def fractions(self, **conditions: Any) -> dict[str, Floats]:
+        """The share of each category in all mergers, of categories that come of one simulation.
+
+        Args:
+            **conditions: As for a call, but for the one category column.
+
+        Returns:
+            By text, in the conditions' common shape: each rate over the sum of all.
+
+        Raises:
+            EmulatorError: As a call; or if not exactly one column is a category.
+        """
+        columns = [column for column in self.columns if column.categories]
+        if len(columns) != 1:
+            raise EmulatorError(
+                "fractions are of the texts of one category column, this efficiency has "
+                f"{len(columns)}: name the others' texts in a call of the efficiency itself"
+            )
+        (column,) = columns
+        rates = {
+            text: self(return_std=False, **conditions, **{column.name: text})
+            for text in column.categories
+        }
+        return {text: np.asarray(rate / sum(rates.values())) for text, rate in rates.items()}
 
     def _coordinates(self, xp: Namespace, c: Array) -> Array:
-        """Positive conditions logged, the others as they are."""
-        logged = [
+        """Positive conditions logged, other numbers as they are, no categories."""
+        values = [
             xp.log(c[..., k]) if column.positive else c[..., k]
             for k, column in enumerate(self.columns)
+            if not column.categories
         ]
-        return xp.stack(logged, -1) if logged else c
+        return xp.stack(values, -1) if values else xp.zeros((*c.shape[:-1], 0))
+
+    def _chosen(self, xp: Namespace, c: Array, which: tuple[float, ...]) -> Array:
+        """Which conditions have these categories."""
+        places = [k for k, column in enumerate(self.columns) if column.categories]
+        chosen = xp.ones(c.shape[:-1], bool)
+        for k, number in zip(places, which, strict=True):
+            chosen = chosen & (c[..., k] == number)
+        return chosen
 
     @cached_property
-    def _process(self) -> _Process:
+    def _processes(self) -> dict[tuple[float, ...], _Process]:
+        """The curve of every combination of categories."""
         c_MC = np.array([cell.conditions for cell in self.cells], np.float64)
-        return _Process.fit(
-            self._coordinates(np, c_MC.reshape(len(self.cells), len(self.columns))),
-            *self._scaled(),
-        )
+        c_MC = c_MC.reshape(len(self.cells), len(self.columns))
+        counts_M, simulated_M = self._scaled()
+        places = [k for k, column in enumerate(self.columns) if column.categories]
+        every = sorted({tuple(row) for row in c_MC[:, places].tolist()})
+        mine = {which: self._chosen(np, c_MC, which) for which in every}
+        return {
+            which: _Process.fit(self._coordinates(np, c_MC[m]), counts_M[m], simulated_M[m])
+            for which, m in mine.items()
+        }
 
     def _scaled(self) -> tuple[Floats, Floats]:
         """Counts of mergers, and what was simulated for as many; both effective, by weight."""

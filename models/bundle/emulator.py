@@ -51,8 +51,8 @@ class Emulator:
         """Names of the columns of an event, in order."""
         self.condition_columns = tuple(column.name for column in flow.condition_columns)
         """Names of the conditions, in order."""
-        self.domain = dict(flow.domain)
-        """Range of each condition in the data."""
+        self.domain = domain.told(flow.condition_columns, flow.domain)
+        """Range of each condition in the data; of a category its texts."""
         self.regions = domain.Regions.common(
             [one.regions for one in _flows(flow)], flow.condition_columns
         )
@@ -87,24 +87,27 @@ class Emulator:
             seed: Makes the draws repeatable on one machine and torch version. The global
                 generators are left alone.
             on_extrapolation: Action outside the domain: warn, raise or ignore.
-            **conditions: Every condition, a number or one value per event, in physical units.
+            **conditions: Every condition, one value or one per event: numbers in physical units,
+                of a category a text.
 
         Returns:
             Array of shape `(n, F)`, in the units of the event columns.
 
         Raises:
-            EmulatorError: If a condition is missing, unknown, not finite or of a wrong length,
-                or outside the domain under "raise".
+            EmulatorError: If a condition is missing, unknown, not finite, none of its categories
+                or of a wrong length, or outside the domain under "raise".
 
         Example:
             >>> emulator.sample(1000, Z=0.001, alpha=1.0, seed=7).shape
+            (1000, 2)
+            >>> emulator.sample(1000, Z=0.001, channel="CE").shape  # where channels are a condition
             (1000, 2)
         """
         if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
             raise EmulatorError(f"n must be a whole number of events, at least 0, got {n!r}")
         c_NC = domain.conditions(
             self.module.condition_columns,
-            self.domain,
+            self.module.domain,
             conditions,
             int(n),
             on_extrapolation,
@@ -140,21 +143,22 @@ class Emulator:
             return_std: Also gives the standard deviation of the log densities of an ensemble's
                 members: what the data left open, as far as training tells.
             on_extrapolation: Action outside the domain: warn, raise or ignore.
-            **conditions: Every condition, a number or one value per event, in physical units.
+            **conditions: Every condition, one value or one per event: numbers in physical units,
+                of a category a text.
 
         Returns:
             Array of shape `(N,)`; -inf outside the support. With `return_std` a pair of them.
 
         Raises:
             EmulatorError: If events are not finite or of another shape, or a condition is
-                missing, unknown, not finite or of a wrong length, or outside the domain under
-                "raise"; or if `return_std` is asked of a single flow.
+                missing, unknown, not finite, none of its categories or of a wrong length, or
+                outside the domain under "raise"; or if `return_std` is asked of a single flow.
         """
         x_NF = domain.numbers(events, "events")
         domain.check_shape(self.event_columns, x_NF)
         c_NC = domain.conditions(
             self.module.condition_columns,
-            self.domain,
+            self.module.domain,
             conditions,
             len(x_NF),
             on_extrapolation,
@@ -225,7 +229,10 @@ def _card(flow: Density) -> dict[str, Any]:
         "architecture": flow.describe(),
         "event_columns": {column.name: column.unit for column in flow.event_columns},
         "condition_columns": {column.name: column.unit for column in flow.condition_columns},
-        "domain": {name: list(limits) for name, limits in flow.domain.items()},
+        "domain": {
+            name: list(each)
+            for name, each in domain.told(flow.condition_columns, flow.domain).items()
+        },
         "cost": asdict(batched.cost(flow)),
         "metrics": {},
         "provenance": {},

@@ -106,7 +106,7 @@ class Ensemble(nn.Module):
 
 def _named(column: Column) -> str:
     atoms = ", ".join(f"{atom:g}" for atom in column.atoms)
-    return f"{column.name} with atoms at {atoms}" if atoms else column.name
+    return f"{column.title} with atoms at {atoms}" if atoms else column.title
 
 
 Density = ConditionalFlow | MixedFlow | Ensemble

@@ -100,7 +100,7 @@ def mean_of(nll_N: NDArray[np.float64], weights_N: Weights = None) -> Nll:
 def check_columns(flow: Density, dataset: Dataset, folder: Path) -> None:
     """Raises DataError if the dataset's columns are not those of the flow, in that order."""
     for what in ("event_columns", "condition_columns"):
-        have, want = ([c.name for c in getattr(x, what)] for x in (dataset, flow))
+        have, want = ([c.title for c in getattr(x, what)] for x in (dataset, flow))
         if have != want:
             raise DataError(
                 f"{folder} has the {what.replace('_', ' ')} {', '.join(have) or 'none'}, "

@@ -30,7 +30,7 @@ from models.flow.conditioners import Network
 from models.flow.conditions import Conditions, by_choice
 from models.flow.coordinates import Constants, Moments, Standardise, constants
 from models.flow.density import ConditionalFlow
-from models.layout import Layout
+from models.layout import Layout, inputs_of
 from models.patterns import Pattern, left, rest_of
 
 
@@ -47,7 +47,8 @@ class MixedFlow(nn.Module):
         """Numbers that an event is made of: one more than columns chooses the pattern."""
         whole = reduce(Moments.merge, (one.conditions for one in each))
         self.conditions = Standardise(self.condition_columns, whole)
-        self.chooser = Network(self.config, len(self.condition_columns), len(self.patterns))
+        inputs = len(inputs_of(self.condition_columns))
+        self.chooser = Network(self.config, inputs, len(self.patterns))
         shares_K = np.array([one.conditions.rows for one in each]) / whole.rows
         with torch.no_grad():
             self.chooser.bias[-1][:, 0] += torch.tensor(shares_K).log()

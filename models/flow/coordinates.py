@@ -28,7 +28,7 @@ from data_prep.columns import Column, pair_of
 from data_prep.dataset import Dataset
 from data_prep.stream import Batch
 from models.bounds import intervals
-from models.layout import HUGE, TINY
+from models.layout import HUGE, TINY, inputs_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,20 +118,32 @@ class Coordinates:
     def __init__(self, columns: Sequence[Column], kind: str | None = None) -> None:
         """Args: the columns, and a choice of `FlowConfig.coordinates`; None for conditions.
 
-        A condition's bounds stay where they are: no density is taken of it, and the networks get
-        a condition that is at its bound, as many are.
+        A category is as many conditions as it has texts, each 0 or 1. A condition's bounds stay
+        where they are: no density is taken of it, and the networks get a condition that is at its
+        bound, as many are.
         """
-        self.positive = torch.tensor([column.positive for column in columns], dtype=torch.bool)
+        self.texts = [len(column.categories) for column in columns]
+        inputs = inputs_of(columns)
+        self.positive = torch.tensor([column.positive for column in inputs], dtype=torch.bool)
         self.bounded = {} if kind is None else intervals(columns)
         self.pair = None if kind in (None, "log") else pair_of(columns)
         self.total = kind == "log_total"
 
     def of_array(self, values_NK: NDArray[np.float32]) -> NDArray[np.float64]:
         """Physical values, all in their support, in these coordinates."""
-        x_NK = torch.from_numpy(np.array(values_NK, np.float64))
+        x_NK = self.spell(torch.from_numpy(np.array(values_NK, np.float64)))
         log_NK = torch.where(self.positive, x_NK, 1.0).log() + x_NK * ~self.positive
         array: NDArray[np.float64] = self.turn(self.stretch(log_NK)[0]).numpy()
         return array
+
+    def spell(self, x_NC: Tensor) -> Tensor:
+        """Every category as columns of 0 and 1, by the number of its text: `inputs_of`."""
+        if not any(self.texts):
+            return x_NC
+        columns: list[Tensor] = []
+        for x_N, count in zip(x_NC.unbind(1), self.texts, strict=True):
+            columns += [(x_N == number).to(x_N) for number in range(count)] or [x_N]
+        return torch.stack(columns).t()
 
     def stretch(self, x_NK: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Bounded columns taken to the real line, `(N, K)`.
@@ -191,9 +203,16 @@ class Standardise(nn.Module):
         """Args: columns, their moments in these coordinates, a choice of coordinates."""
         super().__init__()
         self.coordinates = Coordinates(columns, kind)
+        # Not of texts: the few rows of a rare one would be far away.
+        each = [[bool(column.categories)] * len(inputs_of([column])) for column in columns]
+        text_K = np.array(sum(each, []), bool)
+        mean_K, spread_K = (
+            np.where(text_K, same, values)
+            for same, values in ((0.0, moments.mean_K), (1.0, moments.spread_K))
+        )
         self.register_buffer("positive_K", self.coordinates.positive)
-        self.register_buffer("mean_K", torch.tensor(moments.mean_K, dtype=torch.float32))
-        self.register_buffer("spread_K", torch.tensor(moments.spread_K, dtype=torch.float32))
+        self.register_buffer("mean_K", torch.tensor(mean_K, dtype=torch.float32))
+        self.register_buffer("spread_K", torch.tensor(spread_K, dtype=torch.float32))
 
     def forward(self, x_NK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Standardised values, log-Jacobian and whether a row lies in the support.
@@ -205,6 +224,7 @@ class Standardise(nn.Module):
         Returns:
             `(N, K)`, `(N,)` in nats, and `(N,)` of bool.
         """
+        x_NK = self.coordinates.spell(x_NK)
         inside_NK = x_NK.isfinite() & ((x_NK > 0) | ~self.positive_K)
         log_NK = torch.where(inside_NK & self.positive_K, x_NK, 1.0).log()
         plain_NK = torch.where(inside_NK & ~self.positive_K, x_NK, 0.0)

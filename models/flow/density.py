@@ -29,7 +29,7 @@ from models.config import FlowConfig
 from models.flow.conditions import Conditions
 from models.flow.coordinates import Constants, Moments, Standardise
 from models.flow.layers import LAYERS
-from models.layout import Layout
+from models.layout import Layout, inputs_of
 
 SMALLEST_SPREAD = 1e-6
 """Least standard deviation of a feature, of a first batch, that is scaled to 1."""
@@ -67,13 +67,14 @@ class ConditionalFlow(nn.Module):
 
     def _layers(self) -> list[nn.Module]:
         layers: list[nn.Module] = []
+        inputs = len(inputs_of(self.condition_columns))
         for block in range(self.config.blocks):
             if block:
                 layers.append(Reversal(self.noise_columns))
             if self.config.normalise:
                 layers.append(Normalisation(self.noise_columns))
             kind = LAYERS[self.config.kind]
-            layers.append(kind(self.config, self.noise_columns, len(self.condition_columns)))
+            layers.append(kind(self.config, self.noise_columns, inputs))
         return layers
 
     def forward(self, x_NF: Tensor, c_NC: Tensor) -> Tensor:
@@ -177,7 +178,7 @@ def describe(flow: Any) -> dict[str, Any]:
 
 def unset(events: Sequence[Column], conditions: Sequence[Column]) -> Constants:
     """Moments that are about to be replaced by stored ones."""
-    sizes = len(events), len(conditions)
+    sizes = len(events), len(inputs_of(conditions))
     return Constants(*(Moments(1, np.zeros(size), np.zeros(size)) for size in sizes))
 
 

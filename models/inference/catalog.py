@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from models.inference.population import PopulationError
+from models.inference.mixture import PopulationError
 from models.namespaces import Array, Namespace, log_sum, namespace
 
 

@@ -7,9 +7,12 @@ a model: a hashable callable on dictionaries of arrays that returns a density. I
 `Emulator` (numpy in, numpy out), or an `ArrayFlow` or `Table` (numpy, cupy or JAX, with `jit` and
 gradients).
 
+The texts of a category, such as formation channels, are mixed with free fractions f_t, of mergers:
+p(x | f, c) = sum_t f_t p(x | t, c), each p(x | t, c) a density as above, with its own efficiency.
+
 Array names end in their axes:
     N rows    F event columns    C conditions    K values that are summed over
-    S the axes of the data
+    T texts of categories that are mixed    S the axes of the data
 """
 
 from __future__ import annotations
@@ -21,11 +24,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from data_prep.errors import InputError
+from data_prep.columns import Column
 from models.arrays.flow import PARTS, ArrayFlow
 from models.arrays.table import Table
-from models.bundle.domain import Floats, Regions, inside
+from models.bundle import domain
+from models.bundle.domain import Floats, Known, Regions, inside, limits_of, texts_of
 from models.bundle.efficiency import Efficiency
+from models.inference.mixture import Mixture, PopulationError
 from models.namespaces import Array, Namespace, log_sum, namespace
 
 MASSES = ("Mass_0", "Mass_1")
@@ -33,11 +38,7 @@ MASSES = ("Mass_0", "Mass_1")
 HARMLESS = 10.0
 """Mass in solar masses that takes the place of an impossible one, whose density is 0 anyway."""
 Over = Mapping[str, tuple[ArrayLike, ArrayLike]]
-"""Conditions that are summed over: values and weights of each."""
-
-
-class PopulationError(InputError):
-    """A model or a catalogue that cannot be used. The message is one sentence with the remedy."""
+"""Conditions that are summed over: values, or texts, and weights of each."""
 
 
 class PopulationModel:
@@ -47,6 +48,12 @@ class PopulationModel:
     not: both ways round are added. It is hashed by identity and keeps no state. bilby's
     cache looks at the parameters alone, not at the data: give its `Model` `cache=False` if the
     model is called on more than one dataset, and always under `jax.jit`.
+
+    A category that is not summed over is mixed: the fractions of all its texts but the last are
+    parameters, called `channel_CE` for the text CE of `channel`, and the last one is what is left
+    to 1. Where a fraction is below 0 the density is 0, so that flat priors of the parameters are
+    flat over all mixtures. A call can give all fractions, whose sum must then be 1 to 1e-6 (else
+    numpy raises, and the density is 0 under JAX), or one text: `channel="CE"`.
 
     Example:
         >>> model = PopulationModel(ArrayFlow.load("emulator/"), second="mass_ratio")
@@ -75,10 +82,12 @@ class PopulationModel:
             masses: Event columns that are the two masses. Any other event column is read from
                 the data under its own name.
             over: Conditions that are not parameters but summed over, such as the metallicity of
-                the progenitors: `{"Z": (values, weights)}`; weights are scaled to a sum of 1.
+                the progenitors: `{"Z": (values, weights)}`; weights are scaled to a sum of 1. Of a
+                category the values are texts: `{"channel": (["CE", "SMT"], [1, 1])}`.
             efficiency: Of the emulator. With it, the weights w of `over` are of what is formed, in
                 binaries or Msun, and each counts by the mergers e that come of it: the density is
                 `sum_k w_k e_k p(x | c_k) / sum_k w_k e_k`. Without it, weights are of mergers.
+                Free fractions are of mergers with and without it.
             extrapolate: Whether conditions outside the domain, or far from all rows where they are
                 scattered, of which the emulator knows nothing, are evaluated nevertheless;
                 otherwise the density there is 0.
@@ -107,9 +116,12 @@ class PopulationModel:
             )
         self.second, self.masses, self.extrapolate = second, tuple(masses), extrapolate
         self._others = [name for name in columns if name not in masses]
+        known = {name: texts_of(self._density.domain[name]) for name in conditions}
+        self._mixture = Mixture({k: v for k, v in known.items() if v and k not in (over or {})})
         self._nodes, self._ln_weights_K = self._sum(over or {})
-        self.variable_names = [name for name in conditions if name not in self._nodes]
-        """Names of the parameters: the conditions that are not summed over."""
+        self._numbers = [name for name in conditions if name not in self._nodes]
+        self.variable_names = [*self._numbers, *self._mixture.free]
+        """Names of the parameters: conditions that are not summed over, and fractions."""
 
     def __call__(self, dataset: Mapping[str, Array], **conditions: Array) -> Array:
         """The density, in the shape of the data; exactly 0 outside the support.
@@ -118,14 +130,15 @@ class PopulationModel:
             dataset: `mass_1` and `mass_2`, or `mass_ratio`, as arrays of any one shape: source
                 frame, solar masses.
             **conditions: One for each of `variable_names`, a number or an array that broadcasts
-                to the data.
+                to the data; or in place of fractions a text.
 
         Returns:
             Per solar mass squared, or per solar mass if `second` is the mass ratio, and per unit
             of any other event column.
 
         Raises:
-            PopulationError: If a key or a condition is missing, or one is unknown.
+            PopulationError: If a key or a condition is missing, one is unknown, or all fractions
+                of a category are given and their sum is not 1.
         """
         ln_prob = self.ln_prob(dataset, **conditions)
         return namespace(ln_prob).exp(ln_prob)
@@ -138,10 +151,9 @@ class PopulationModel:
                 f"the data has no {', '.join(missing)}, only {', '.join(map(str, dataset))}: "
                 "give it, or choose another `second`"
             )
-        self._check_conditions(conditions)
         read = [dataset[name] for name in wanted]
-        parameters = [conditions[name] for name in self.variable_names]
-        xp = namespace(*read, *parameters)
+        xp = namespace(*read, *conditions.values())
+        parameters = self._parameters(xp, conditions)
         given = [xp.asarray(value) for value in (*read, *parameters)]
         shape = np.broadcast_shapes(*(value.shape for value in given))
         # A number stays one row: all that depends on conditions alone is worked out once.
@@ -152,8 +164,9 @@ class PopulationModel:
     def efficiency(self, **conditions: Array) -> Array:
         """Mergers per binary, or per Msun, that is formed: the mean over what is summed over.
 
-        `conditions` are numbers, or arrays of one shape, one for each of `variable_names`; the
-        efficiency has their shape and is 0 outside the domain, as the density.
+        `conditions` are numbers, or arrays of one shape, one for each of `variable_names`, and a
+        text of every category that is not summed over: fractions of mergers do not tell what was
+        formed. The efficiency has their shape and is 0 outside the domain, as the density.
 
         Raises:
             PopulationError: If the model was made without `efficiency`, or a condition is missing
@@ -164,12 +177,18 @@ class PopulationModel:
                 "this model knows no merger efficiency: make it with "
                 "PopulationModel(emulator, efficiency=emulator.efficiency)"
             )
-        self._check_conditions(conditions)
+        for name, texts in self._mixture.texts.items():
+            if name not in conditions:
+                raise PopulationError(
+                    f"an efficiency is of one {name}: give {name}={texts[0]!r} or another of "
+                    f"{', '.join(texts)}, or sum over it with over={{{name!r}: (texts, weights)}}"
+                )
         xp = namespace(*conditions.values())
-        given = xp.broadcast_arrays(*map(xp.asarray, conditions.values())) if conditions else []
-        free_N = dict(zip(conditions, (value.reshape(-1) for value in given), strict=True))
-        c_KNC, known_N = self._conditions(xp, free_N)
-        ln_N = log_sum(xp, self._ln_mergers_KN(xp, c_KNC), axis=0)
+        parameters = self._parameters(xp, conditions)
+        given = xp.broadcast_arrays(*map(xp.asarray, parameters)) if parameters else []
+        c_KNC, known_N, ln_fraction_TN = self._conditions(xp, [v.reshape(-1) for v in given])
+        ln_KTN = self._ln_mergers_KTN(xp, c_KNC) + ln_fraction_TN
+        ln_N = log_sum(xp, ln_KTN.reshape(-1, ln_KTN.shape[-1]), axis=0)
         rate_N = xp.where(known_N, xp.exp(ln_N), 0.0)
         return rate_N.reshape(given[0].shape if given else ())
 
@@ -186,7 +205,6 @@ class PopulationModel:
     def _ln_prob(self, xp: Namespace, given_N: list[Array]) -> Array:
         columns = len(self._density.event_columns)
         first_N, second_N, *others = given_N[:columns]
-        free_N = dict(zip(self.variable_names, given_N[columns:], strict=True))
         within_N = xp.isfinite(xp.stack(given_N[:columns])).all(0) & (first_N > 0) & (second_N > 0)
         heavier_N = xp.where(within_N, first_N, HARMLESS)
         lighter_N = xp.where(within_N, second_N, 1.0)
@@ -194,21 +212,23 @@ class PopulationModel:
         if self.second == "mass_ratio":
             lighter_N, log_jacobian_N = heavier_N * lighter_N, xp.log(heavier_N)
         within_N = within_N & (lighter_N <= heavier_N)
-        c_KNC, known_N = self._conditions(xp, free_N)
+        c_KNC, known_N, ln_fraction_TN = self._conditions(xp, given_N[columns:])
         x_2NF = self._both_ways(xp, heavier_N, lighter_N, others)
         ln_2KN = self._density.log_density(x_2NF[:, None], c_KNC[None], xp=xp)
-        ln_weights_KN = self._ln_mergers_KN(xp, c_KNC)
+        ln_KTN = self._ln_mergers_KTN(xp, c_KNC)
         if self._efficiency is not None:
-            ln_weights_KN = ln_weights_KN - log_sum(xp, ln_weights_KN, axis=0)
+            ln_KTN = ln_KTN - log_sum(xp, ln_KTN, axis=0)
+        ln_KTN = ln_KTN + ln_fraction_TN
+        ln_weights_KN = ln_KTN.reshape(-1, ln_KTN.shape[-1])
         ln_N = log_sum(xp, (ln_2KN + ln_weights_KN).reshape(-1, ln_2KN.shape[-1]), axis=0)
         return xp.where(within_N & known_N, ln_N + log_jacobian_N, -math.inf)
 
-    def _ln_mergers_KN(self, xp: Namespace, c_KNC: Array) -> Array:
-        """Log weight of each value that is summed over, times its mergers: `(K, N or 1)`."""
-        ln_weights_K1 = xp.asarray(self._ln_weights_K)[:, None]
-        if self._efficiency is None:
-            return ln_weights_K1
-        return ln_weights_K1 + self._efficiency.log_rate(c_KNC, xp=xp)
+    def _ln_mergers_KTN(self, xp: Namespace, c_KNC: Array) -> Array:
+        """Log weight of each value that is summed over, times its mergers: `(K, T, N or 1)`."""
+        ln_KN = xp.asarray(self._ln_weights_K)[:, None]
+        if self._efficiency is not None:
+            ln_KN = ln_KN + self._efficiency.log_rate(c_KNC, xp=xp)
+        return ln_KN.reshape(-1, self._mixture.combinations, ln_KN.shape[-1])
 
     def _both_ways(
         self, xp: Namespace, heavier_N: Array, lighter_N: Array, others: Sequence[Array]
@@ -221,15 +241,16 @@ class PopulationModel:
             ways.append(xp.stack([columns[name] for name in self._density.event_columns], -1))
         return xp.stack(ways)
 
-    def _conditions(self, xp: Namespace, free_N: dict[str, Array]) -> tuple[Array, Array]:
-        """Conditions `(K, N or 1, C)`, and where the emulator knows them."""
-        known_N: Array = True
+    def _conditions(self, xp: Namespace, given_N: list[Array]) -> tuple[Array, Array, Array]:
+        """Conditions `(K, N or 1, C)`, where the emulator knows them, and logs of fractions."""
+        free_N = dict(zip(self._numbers, given_N, strict=False))
+        ln_fraction_TN, known_N = self._mixture.logs(xp, given_N[len(self._numbers) :])
         columns = []
         for name in self._density.condition_columns:
             if name in self._nodes:
                 columns.append(xp.asarray(self._nodes[name])[:, None])
                 continue
-            low, high = self._density.domain[name]
+            low, high = limits_of(self._density.domain[name])
             value_N = free_N[name]
             its_own_N = xp.isfinite(value_N)
             if not self.extrapolate:
@@ -237,38 +258,50 @@ class PopulationModel:
             known_N = known_N & its_own_N
             columns.append(xp.where(its_own_N, value_N, low)[None])
         if not columns:
-            return xp.zeros((1, 1, 0)), known_N
+            return xp.zeros((1, 1, 0)), known_N, ln_fraction_TN
         shape = np.broadcast_shapes((len(self._ln_weights_K), 1), *(v.shape for v in columns))
         c_KNC = xp.stack([xp.broadcast_to(value, shape) for value in columns], -1)
         regions = self._density.regions
-        if regions is not None and not self.extrapolate:  # a sum is known if all of its terms are
-            known_N = known_N & regions.near(xp, c_KNC).all(0)
-        return c_KNC, known_N
+        if regions is not None and not self.extrapolate:
+            # A sum is known if all of its terms are that count.
+            near_KN = regions.near(xp, c_KNC)
+            near_KTN = near_KN.reshape(-1, len(ln_fraction_TN), near_KN.shape[-1])
+            known_N = known_N & (near_KTN | ~xp.isfinite(ln_fraction_TN)).all((0, 1))
+        return c_KNC, known_N, ln_fraction_TN
 
     def _sum(self, over: Over) -> tuple[dict[str, Any], Any]:
-        """Values of every condition that is summed over at all their combinations; log weights."""
-        if not over:
-            return {}, np.zeros(1)
-        names, domain = self._density.condition_columns, self._density.domain
+        """Numbers of what is summed over or mixed at all their combinations; log weights.
+
+        What is mixed varies fastest, and its weights are all 1.
+        """
+        names, known = self._density.condition_columns, self._density.domain
         if unknown := sorted(set(over) - set(names)):
             raise PopulationError(
                 f"over names {', '.join(unknown)}, but the emulator's conditions are "
                 f"{', '.join(names) or 'none'}"
             )
-        terms = [
-            _values_and_log_weights(name, *pair, None if self.extrapolate else domain[name])
+        terms = {
+            name: _values_and_log_weights(name, *pair, known[name], self.extrapolate)
             for name, pair in over.items()
-        ]
-        values, logs = (np.meshgrid(*part, indexing="ij") for part in zip(*terms, strict=True))
-        nodes = {name: grid.ravel() for name, grid in zip(over, values, strict=True)}
+        }
+        for name, texts in self._mixture.texts.items():
+            terms[name] = np.arange(float(len(texts))), np.zeros(len(texts))
+        if not terms:
+            return {}, np.zeros(1)
+        pairs = zip(*terms.values(), strict=True)
+        values, logs = (np.meshgrid(*part, indexing="ij") for part in pairs)
+        nodes = {name: grid.ravel() for name, grid in zip(terms, values, strict=True)}
         return nodes, sum(grid.ravel() for grid in logs)
 
-    def _check_conditions(self, conditions: Mapping[str, Array]) -> None:
-        if set(conditions) != set(self.variable_names):
+    def _parameters(self, xp: Namespace, conditions: Mapping[str, Array]) -> list[Array]:
+        """The conditions that are numbers, then the fractions of all texts."""
+        given, wanted = self._mixture.complete(xp, conditions), self._numbers + self._mixture.names
+        if set(given) != set(wanted):
             raise PopulationError(
                 f"the parameters are {', '.join(self.variable_names) or 'none'}, "
                 f"got {', '.join(conditions) or 'none'}"
             )
+        return [given[name] for name in wanted]
 
 
 class _ByTorch:
@@ -278,7 +311,7 @@ class _ByTorch:
         self._emulator = emulator
         self.event_columns: tuple[str, ...] = emulator.event_columns
         self.condition_columns: tuple[str, ...] = emulator.condition_columns
-        self.domain: dict[str, tuple[float, float]] = emulator.domain
+        self.domain: dict[str, Known] = emulator.domain
         self.regions: Regions | None = emulator.regions
 
     def log_density(self, x: Array, c: Array, *, xp: Namespace | None = None) -> Array:
@@ -292,15 +325,17 @@ class _ByTorch:
         x_NF = np.array(np.broadcast_to(x, (*shape, x.shape[-1]))).reshape(-1, x.shape[-1])
         c = c if math.prod(c.shape[:-1]) == 1 else np.broadcast_to(c, (*shape, c.shape[-1]))
         c_NC = c.reshape(-1, c.shape[-1])
-        c_CN = c_NC[0] if len(c_NC) == 1 else c_NC.T
-        given = dict(zip(self.condition_columns, c_CN, strict=True))
-        return self._emulator.log_prob(x_NF, on_extrapolation="ignore", **given).reshape(shape)
+        from models.bundle import batched  # here: torch takes seconds to load
+
+        return batched.log_prob(self._emulator.module, x_NF, c_NC).reshape(shape)
 
 
 def _values_and_log_weights(
-    name: str, values: ArrayLike, weights: ArrayLike, limits: tuple[float, float] | None
+    name: str, values: ArrayLike, weights: ArrayLike, known: Known, extrapolate: bool
 ) -> tuple[Floats, Floats]:
-    """Values of weight above 0, and the logs of their weights, which sum to 1."""
+    """Values of weight above 0, of a text its number, and the logs of their scaled weights."""
+    if texts := texts_of(known):
+        values = domain.values_of(Column(name, "", categories=texts), values)
     values_K, weights_K = np.asarray(values, float), np.asarray(weights, float)
     good = values_K.ndim == 1 and values_K.shape == weights_K.shape
     if not good or not (weights_K >= 0).all() or not 0 < weights_K.sum() < math.inf:
@@ -309,7 +344,8 @@ def _values_and_log_weights(
             f"all 0, got shapes {values_K.shape} and {weights_K.shape}"
         )
     values_K, weights_K = values_K[weights_K > 0], weights_K[weights_K > 0]
-    if limits and not (within_K := inside(values_K, limits)).all():
+    limits = limits_of(known)
+    if not extrapolate and not (within_K := inside(values_K, limits)).all():
         raise PopulationError(
             f"over has {name} = {values_K[~within_K][0]:g}, outside the range [{limits[0]:g}, "
             f"{limits[1]:g}] that the emulator was trained on: leave it out, or set "

@@ -1,0 +1,105 @@
+"""Fractions of the texts of categories, such as formation channels: names, checks, logarithms.
+
+The fractions of a category are as many numbers as it has texts, none below 0, with a sum of 1. All
+but the last are parameters, `channel_CE` for the text CE of `channel`.
+
+Array names end in their axes:
+    N rows    T combinations of the texts
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_prep.errors import InputError
+from models.namespaces import Array, Namespace
+
+TOLERANCE = 1e-6
+"""By which fractions may miss a sum of 1; they are then divided by their sum."""
+
+
+class PopulationError(InputError):
+    """A model or a catalogue that cannot be used. The message is one sentence with the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """Categories that are mixed with free fractions."""
+
+    texts: Mapping[str, tuple[str, ...]]
+    """Of each category."""
+
+    @property
+    def combinations(self) -> int:
+        """Of the texts of all categories."""
+        return math.prod(map(len, self.texts.values()))
+
+    @property
+    def names(self) -> list[str]:
+        """Of the fractions of all texts, category by category."""
+        return [each for name in self.texts for each in self._of(name)]
+
+    @property
+    def free(self) -> list[str]:
+        """Names of the fractions that are parameters."""
+        return [each for name in self.texts for each in self._of(name)[:-1]]
+
+    def complete(self, xp: Namespace, given: Mapping[str, Array]) -> dict[str, Array]:
+        """The parameters with the fractions of all texts, as far as the given ones tell them.
+
+        Raises:
+            PopulationError: If a text is none of its category, or all fractions are given and
+                their sum is not 1. The latter by numpy alone: other libraries may trace.
+        """
+        out = dict(given)
+        for name, texts in self.texts.items():
+            *others, last = self._of(name)
+            if name in out:
+                text = out.pop(name)
+                if not isinstance(text, str) or text not in texts:
+                    raise PopulationError(
+                        f"{name} must be one of {', '.join(texts)}, got {text!r}: to mix them, "
+                        f"give the fractions {', '.join(others) or last}"
+                    )
+                out |= {each: float(each == f"{name}_{text}") for each in self._of(name)}
+            elif last in out:
+                _check_sum(xp, name, [out.get(each, 0.0) for each in (*others, last)])
+            elif all(each in out for each in others):
+                out[last] = 1.0 - sum(out[each] for each in others)
+        return out
+
+    def logs(self, xp: Namespace, fractions_N: Sequence[Array]) -> tuple[Array, Array]:
+        """Logs of the fractions of all combinations, `(T, N or 1)`, and where they are fractions.
+
+        `fractions_N` are those of `names`; the last category varies fastest.
+        """
+        ln_TN, good_N, rest = xp.zeros((1, 1)), xp.asarray(True), list(fractions_N)
+        for texts in self.texts.values():
+            each_TN = xp.stack(xp.broadcast_arrays(*rest[: len(texts)]))
+            rest = rest[len(texts) :]
+            sums_to_one_N = abs(each_TN.sum(0) - 1) <= TOLERANCE
+            good_N = good_N & (each_TN >= -TOLERANCE).all(0) & sums_to_one_N
+            some_TN = each_TN > 0
+            total_N = xp.where(some_TN, each_TN, 0.0).sum(0)
+            share_TN = each_TN / xp.where(total_N > 0, total_N, 1.0)
+            # Harmless numbers inside the log, or else gradients are NaN.
+            ln_each_TN = xp.log(xp.where(some_TN, share_TN, 1.0))
+            ln_each_TN = xp.where(some_TN, ln_each_TN, -math.inf)
+            ln_TN = (ln_TN[:, None] + ln_each_TN).reshape(-1, ln_each_TN.shape[-1])
+        return ln_TN, good_N
+
+    def _of(self, name: str) -> list[str]:
+        return [f"{name}_{text}" for text in self.texts[name]]
+
+
+def _check_sum(xp: Namespace, name: str, fractions: Sequence[Array]) -> None:
+    total = np.asarray(sum(fractions)) if xp is np else np.ones(1)
+    if (wrong := np.abs(total - 1) > TOLERANCE).any():
+        raise PopulationError(
+            f"the fractions of {name} add up to {total[wrong].flat[0]:.7g}, not to 1: divide them "
+            "by their sum, or leave out the last one"
+        )
