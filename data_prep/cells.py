@@ -2,6 +2,7 @@
 
 A cell is named by a value of every condition column. Values compare as float32, since batches hold
 no more: `Z = 0.0004` names the cell whether a source wrote 0.0004 or the float32 nearest to it.
+Where conditions are scattered, any values inside a region name it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data_prep.dataset import Cell, Dataset, key, rows_of, shown
+import numpy as np
+
+from data_prep.dataset import Cell, Dataset, rows_of, shown
 from data_prep.errors import DataError
+from data_prep.regions import numbers
 
 Named = Sequence[Mapping[str, float]]
 """Cells, each as a value of every condition column."""
@@ -40,10 +44,14 @@ def without(dataset: Dataset, named: Named, folder: Path) -> Dataset:
     _refuse(folder, faults(dataset, named))
     if not named:
         return dataset
-    out = {cell.conditions for cell in _found(dataset, named)}
-    cells = tuple(cell for cell in dataset.cells if cell.conditions not in out)
-    values = zip(*(cell.conditions for cell in cells), strict=True)
-    seen = zip(dataset.condition_columns, values, strict=True)
+    out = _found(dataset, named)
+    cells = tuple(cell for cell in dataset.cells if cell not in out)
+    ends = [
+        end
+        for cell in cells
+        for end in (zip(*cell.box, strict=True) if cell.box else [cell.conditions])
+    ]
+    seen = zip(dataset.condition_columns, zip(*ends, strict=True), strict=True)
     ranges = dataset.ranges | {column.name: (min(found), max(found)) for column, found in seen}
     return replace(dataset, cells=cells, rows=rows_of(cells), ranges=ranges)
 
@@ -54,9 +62,20 @@ def faults(dataset: Dataset, named: Named) -> list[str]:
 
 
 def name_of(dataset: Dataset, cell: Cell) -> dict[str, float]:
-    """The value of each condition column, as the source wrote it."""
+    """The value of each condition column, as the source wrote it; of a region, the medians."""
     columns = (column.name for column in dataset.condition_columns)
     return dict(zip(columns, cell.conditions, strict=True))
+
+
+def text_of(dataset: Dataset, cell: Cell) -> str:
+    """A cell or region as people read it: `Z = 0.001, alpha = 1`, `Z = 0.001 to 0.002`."""
+    columns = [column.name for column in dataset.condition_columns]
+    if not cell.box:
+        return shown(columns, cell.conditions)
+    return ", ".join(
+        shown([name], [low]) + (f" to {high:.7g}" if high > low else "")
+        for name, (low, high) in zip(columns, cell.box, strict=True)
+    )
 
 
 def nearest(dataset: Dataset, one: Mapping[str, float], most: int) -> list[Cell]:
@@ -67,8 +86,10 @@ def nearest(dataset: Dataset, one: Mapping[str, float], most: int) -> list[Cell]
 
     def gap(cell: Cell) -> float:
         total = 0.0
-        for name, there in name_of(dataset, cell).items():
+        for k, (name, there) in enumerate(name_of(dataset, cell).items()):
             wanted, (low, high) = one[name], dataset.ranges[name]
+            if cell.box:
+                there = min(max(wanted, cell.box[k][0]), cell.box[k][1])
             if min(there, wanted, low) > 0:
                 there, wanted, low, high = map(math.log, (there, wanted, low, high))
             total += abs(there - wanted) / ((high - low) or 1.0)
@@ -83,14 +104,22 @@ def _refuse(folder: Path, found: Sequence[str]) -> None:
 
 
 def _found(dataset: Dataset, named: Named) -> tuple[Cell, ...]:
-    wanted = {key(_values(dataset, one)) for one in named}
-    return tuple(cell for cell in dataset.cells if key(cell.conditions) in wanted)
+    wanted = set(_numbers(dataset, named))
+    return tuple(cell for number, cell in enumerate(dataset.cells) if number in wanted)
+
+
+def _numbers(dataset: Dataset, named: Named) -> list[int]:
+    """The place of each named cell among all; -1 where there is none."""
+    columns = dataset.condition_columns
+    values = [[one[column.name] for column in columns] for one in named]
+    found: list[int] = numbers(dataset, np.array(values).reshape(-1, len(columns))).tolist()
+    return found
 
 
 def _unknown(dataset: Dataset, named: Named) -> list[str]:
     columns = [column.name for column in dataset.condition_columns]
-    there = {key(cell.conditions) for cell in dataset.cells}
-    seen: set[tuple[float, ...]] = set()
+    no_cell = "in no region" if dataset.scattered else "no cell"
+    seen: set[int] = set()
     found = []
     for one in named:
         text = shown(one.keys(), one.values())
@@ -102,13 +131,14 @@ def _unknown(dataset: Dataset, named: Named) -> list[str]:
                 f"missing {', '.join(missing) or 'none'}, unknown {', '.join(unknown) or 'none'}"
             )
             continue
-        cell = key(_values(dataset, one))
-        if cell not in there:
-            near = (shown(columns, each.conditions) for each in nearest(dataset, one, NEAREST))
-            found.append(f"{text} is no cell of it: the nearest are {'; '.join(near)}")
-        elif cell in seen:
-            found.append(f"{text} is named twice: name it once")
-        seen.add(cell)
+        (number,) = _numbers(dataset, [one])
+        if number < 0:
+            near = (text_of(dataset, each) for each in nearest(dataset, one, NEAREST))
+            found.append(f"{text} is {no_cell} of it: the nearest are {'; '.join(near)}")
+        elif number in seen:
+            where = f" (the region {text_of(dataset, dataset.cells[number])})"
+            found.append(f"{text}{where if dataset.scattered else ''} is named twice: name it once")
+        seen.add(number)
     return found
 
 
@@ -118,7 +148,8 @@ def _nothing_left(dataset: Dataset, named: Named) -> list[str]:
         return []
     out = _found(dataset, named)
     if len(out) == len(dataset.cells):
-        return [f"all {len(out)} cells are held out, so none is left to train on: name fewer"]
+        what = "regions" if dataset.scattered else "cells"
+        return [f"all {len(out)} {what} are held out, so none is left to train on: name fewer"]
     found = []
     for split, held in rows_of(out).items():
         rows = dataset.rows[split]
@@ -127,7 +158,3 @@ def _nothing_left(dataset: Dataset, named: Named) -> list[str]:
         if rows and not held and split != "train":
             found.append(f"the held-out cells have no row in the {split} part: name larger ones")
     return found
-
-
-def _values(dataset: Dataset, one: Mapping[str, float]) -> tuple[float, ...]:
-    return tuple(one[column.name] for column in dataset.condition_columns)

@@ -56,16 +56,19 @@ def boxes(dataset: Dataset) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return box_KC2[..., 0], box_KC2[..., 1]
 
 
-def hashes(values_NK: NDArray[Any], seed: int = 0) -> NDArray[np.uint64]:
-    """A number of 64 bits for each row of floats: equal rows have equal ones, -0 is 0.
+def hashes(*columns_NK: NDArray[Any], seed: int = 0) -> NDArray[np.uint64]:
+    """A number of 64 bits for each row of some arrays: equal rows have equal ones, -0 is 0.
 
     Source:
         Steele, Lea & Flood (2014), OOPSLA '14, 453: the mixing of SplitMix64.
     """
-    bits_NK = np.ascontiguousarray(values_NK + 0.0).view(np.uint32).reshape(len(values_NK), -1)
-    hash_N = _mixed(np.full(len(values_NK), seed, np.uint64))
-    for bits_N in bits_NK.T:
-        hash_N = _mixed(hash_N + bits_N.astype(np.uint64))
+    rows = len(columns_NK[0])
+    hash_N = _mixed(np.full(rows, seed, np.uint64))
+    for each_NK in columns_NK:
+        # Adding makes 0 of -0.
+        bits_NK = np.ascontiguousarray(each_NK + 0.0).view(np.uint32)
+        for bits_N in bits_NK.reshape(rows, bits_NK.size // max(1, rows)).T:
+            hash_N = _mixed(hash_N + bits_N.astype(np.uint64))
     return hash_N
 
 

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +33,7 @@ from data_prep import cells
 from data_prep.cells import Named
 from data_prep.dataset import SPLITS, Cell, Dataset
 from data_prep.errors import DataError, first_line
+from data_prep.regions import numbers
 
 Floats = NDArray[np.float32]
 _Order = NDArray[np.intp]
@@ -240,7 +241,8 @@ class _Table:
 
         Every row group is counted, and one without a row to read is left out: it is not decoded.
         """
-        chosen = partial(_chosen, [np.array(cell.conditions, np.float32) for cell in named], inside)
+        wanted = [self.dataset.cells.index(cell) for cell in named]
+        chosen = partial(_chosen, self.dataset, wanted, inside)
         counted = [replace(group, rows=self._count(group, chosen)) for group in self.groups]
         table = _Table(self.dataset, tuple(group for group in counted if group.rows), chosen)
         rows = sum(getattr(cell, split) for cell in named)
@@ -313,14 +315,11 @@ def _groups(path: Path) -> Iterator[_Group]:
         yield _Group(path, metadata, index, rows, rows)
 
 
-def _chosen(cells_KC: Sequence[Floats], inside: bool, conditions_NC: Floats) -> NDArray[np.bool_]:
+def _chosen(
+    dataset: Dataset, wanted: Sequence[int], inside: bool, conditions_NC: Floats
+) -> NDArray[np.bool_]:
     """Of each row, whether it is in one of the cells, or in none of them."""
-    named_N = np.zeros(len(conditions_NC), bool)
-    for cell_C in cells_KC:
-        # Column by column: .all(axis=1) takes ten times as long.
-        equal = (conditions_NC[:, column] == value for column, value in enumerate(cell_C))
-        named_N |= reduce(np.logical_and, equal)
-    return named_N if inside else ~named_N
+    return np.isin(numbers(dataset, conditions_NC), wanted, invert=not inside)
 
 
 def _damaged(path: Path, error: Exception) -> DataError:

@@ -123,7 +123,7 @@ PROVOKED = {
     "key": "did you mean 'epochs'?",
     "column": "if that is it, pass --columns",
     "row": "pass --drop-invalid",
-    "cells": "cells need 5 rows each",
+    "cells": "a cell needs 5 rows to be in all parts",
     "slurm": "SQLite's locks do not hold between nodes",
     "secret": "run chmod 600",
     "address": "is not a database URL",

@@ -19,14 +19,21 @@ from typing import Any, cast
 from data_prep.atomic import folder_draft_of
 from data_prep.codes import cosmic
 from data_prep.columns import missing, unit_of
-from data_prep.dataset import Dataset, rows_of
+from data_prep.dataset import Cell, Dataset, rows_of
 from data_prep.errors import DataError, quoted
 from data_prep.preparation import page, parts
 from data_prep.preparation.request import Request
 from data_prep.preparation.rows import wanted
+from data_prep.preparation.split import EVERYWHERE
+from data_prep.preparation.spool import Spool
 from data_prep.preparation.ties import Smoothing, Ties
 from data_prep.preparation.totals import Totals
 from data_prep.tables.source import AS_TOLD, Reading, Source, sha256
+
+_NO_GRID = (
+    "--totals says what was simulated in each cell of a grid, but these conditions are scattered: "
+    "leave it out, or take each combination of values for a cell with --grid"
+)
 
 
 def prepare(
@@ -47,6 +54,7 @@ def prepare(
     unit: Mapping[str, str] = MappingProxyType({}),
     atoms: Mapping[str, Sequence[float]] = MappingProxyType({}),
     lattice: Mapping[str, float] = MappingProxyType({}),
+    scattered: bool | None = None,
     command: str = "",
     on_progress: Callable[[int], None] | None = None,
 ) -> Dataset:
@@ -70,6 +78,8 @@ def prepare(
         atoms: Values that many rows have exactly, by event column.
         lattice: The step that an event column was rounded to, by its name: each value is spread
             evenly over its step.
+        scattered: Whether the conditions are scattered, so that regions stand in for cells (True),
+            or a grid (False); None lets the rows tell.
         command: Kept in `dataset.json`: how the user asked for this.
         on_progress: Called with the rows read so far (of the sources, kept or not).
 
@@ -99,6 +109,7 @@ def prepare(
         units={name: each for name, each in _units(opened).items() if name in names} | dict(unit),
         atoms={name: tuple(values) for name, values in atoms.items()},
         lattice=lattice,
+        scattered=scattered,
     )
     for source in opened:
         given = f"hpo prepare {quoted(str(source.given))} --out {quoted(str(out))}"
@@ -108,28 +119,31 @@ def prepare(
     dropped: Counter[str] = Counter()
     with _folder_that_appears(out) as folder:
         with tempfile.TemporaryDirectory(dir=folder, prefix="spool-") as temporary:
-            spool = parts.Spool(Path(temporary), request)
+            spool = Spool(Path(temporary), request)
             ties = Ties(request.event_columns, request.conditions)
             smoothing = Smoothing(request, seed)
             told = _read(opened, spool, ties, smoothing, dropped, on_progress)
             ties.check()
-            cells, fingerprint = parts.write(spool, folder, seed)
+            if spool.scattered and simulated:
+                raise DataError(_NO_GRID)
+            cells, fingerprint, copies = parts.write(spool, folder, seed)
             rows = rows_of(cells)
             if empty := [part for part in rows if not rows[part]]:
-                raise DataError(
-                    f"{spool.counts.sum()} rows in {len(spool.cells)} cells leave none for "
-                    f"{' and '.join(empty)}: cells need 5 rows each to be in all parts, so use "
-                    "more rows or fewer conditions"
-                )
+                raise DataError(_too_few(spool, copies, empty))
         dataset = Dataset(
             event_columns=request.event_columns,
             condition_columns=request.condition_columns,
             rows=rows,
             cells=cells,
             ranges=spool.ranges,
+            scattered=spool.scattered,
             fingerprint=fingerprint,
             weight_column=request.weight_column,
-            notes=(*page.remarks(request, spool.ranges, named), *ties.notes()),
+            notes=(
+                *page.remarks(request, spool.ranges, named),
+                *_notes(spool, cells, copies),
+                *ties.notes(),
+            ),
             sources=told,
             command=command,
             seed=seed,
@@ -160,7 +174,7 @@ def _units(sources: Sequence[Source]) -> dict[str, str]:
 
 def _read(
     sources: Sequence[Source],
-    spool: parts.Spool,
+    spool: Spool,
     ties: Ties,
     smoothing: Smoothing,
     dropped: Counter[str],
@@ -193,8 +207,9 @@ def _read(
             }
             | ({"files": len(group)} if given.is_dir() else {})
         )
-    if not spool.cells:
+    if not spool.rows:
         raise DataError(_nothing_left(sources, dropped))
+    spool.settle()
     for name in spool.request.events:
         low, high = spool.ranges[name]
         if low == high:
@@ -208,6 +223,41 @@ def _read(
 def _named(source: Source) -> Path | int:
     """What one entry of `dataset.json` tells of: a folder, or a file each time it is named."""
     return source.given if source.given.is_dir() else id(source)
+
+
+def _notes(spool: Spool, cells: Sequence[Cell], copies: int) -> Iterator[str]:
+    """What was decided about the rows as a whole."""
+    if spool.scattered and spool.request.scattered is None:
+        yield (
+            f"{' and '.join(spool.request.conditions)} are no grid but scattered: rows are split "
+            f"at random, and {len(cells)} regions stand in for cells (--grid takes each "
+            "combination of values for a cell)"
+        )
+    if copies:
+        yield (
+            f"{copies:,} of {spool.rows:,} rows are copies of others, which are kept in one part, "
+            "so that no copy of a training row is tested: if they were drawn with replacement by "
+            "a weight, prepare the rows before that with --weights"
+        )
+
+
+def _too_few(spool: Spool, copies: int, empty: Sequence[str]) -> str:
+    rows, without = spool.rows, " and ".join(empty)
+    if copies:
+        return (
+            f"{rows:,} rows, of which {copies:,} are copies of others, leave none for {without}: "
+            "use more different rows"
+        )
+    if spool.scattered:
+        return f"{rows:,} rows leave none for {without}: use more rows"
+    way_out = "take conditions for scattered with --scattered"
+    if spool.request.scattered is False:
+        way_out = "leave out --grid"
+    return (
+        f"{rows:,} rows in {len(spool.cells):,} cells leave none for {without}: a cell needs "
+        f"{EVERYWHERE} rows to be in all parts, so use more rows for each combination of "
+        f"{' and '.join(spool.request.conditions)}, or {way_out}"
+    )
 
 
 def _nothing_left(sources: Sequence[Source], dropped: Counter[str]) -> str:

@@ -28,6 +28,8 @@ class Request:
     drop_invalid: bool
     weights: str | None = None
     """The column that says how much a row counts."""
+    scattered: bool | None = None
+    """Whether the conditions are scattered (True) or a grid (False); None lets the rows tell."""
     support: Mapping[str, str] = field(default_factory=dict)
     """Where values lie: `positive`, `real` or `LOW:HIGH`, by column, where names do not tell."""
     units: Mapping[str, str] = field(default_factory=dict)
@@ -108,8 +110,11 @@ class Request:
     def weight_column(self) -> Column | None:
         return Column(self.weights, "") if self.weights else None
 
-    @property
-    def record(self) -> np.dtype[Any]:
-        """A row on its way to the part files: its events, the number of its cell, its weight."""
+    def record(self, scattered: bool) -> np.dtype[Any]:
+        """A row on its way to the part files: its events, the number of its cell, its weight, and
+        its conditions where the cell does not tell them.
+        """
         fields: list[Any] = [("events", "<f4", (len(self.events),)), ("cell", "<u2")]
+        if scattered:
+            fields.append(("conditions", "<f8", (len(self.conditions),)))
         return np.dtype(fields + ([("weight", "<f4")] if self.weights else []))

@@ -27,6 +27,10 @@ FROM_PATH = (
     "Name of the folder or file of each SOURCE, with {NAME} for each value that it tells, such as "
     "'sevn_output_Z{Z}A{alpha}'."
 )
+SCATTERED = (
+    "Whether conditions are scattered, so that regions stand in for cells, or each combination of "
+    "values is a cell. By default the rows tell."
+)
 SEEDS = "Seeds the split and the shuffle."
 TOTALS = (
     "Table of the condition columns and simulated_binaries or simulated_mass [Msun] of each cell, "
@@ -52,6 +56,7 @@ TOTALS = (
 @click.option("--split", default="0.6,0.2,0.2", show_default=True, help="train,val,test.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help=SEEDS)
 @click.option("--totals", type=FILE, metavar="FILE", help=TOTALS)
+@click.option("--scattered/--grid", default=None, help=SCATTERED)
 @click.option("--drop-invalid", is_flag=True, help="Drop and count bad rows instead of refusing.")
 @listed
 def prepare(
@@ -72,6 +77,7 @@ def prepare(
     split: str,
     seed: int,
     totals: Path | None,
+    scattered: bool | None,
     drop_invalid: bool,
     style: Format,
 ) -> None:
@@ -120,6 +126,7 @@ def prepare(
                 names=None if names is None else options.names(names, "--names"),
                 from_path=from_path,
             ),
+            scattered=scattered,
             command=shlex.join(["hpo", *sys.argv[1:]]),
             on_progress=on_progress,
         )
@@ -128,7 +135,7 @@ def prepare(
         "rows": rows,
         **dataset.rows,
         "dropped": sum(dataset.dropped.values()),
-        "cells": len(dataset.cells),
+        "regions" if dataset.scattered else "cells": len(dataset.cells),
         "bytes before": dataset.bytes_before,
         "bytes after": dataset.bytes_after,
         "bytes a row": round(dataset.bytes_after / rows, 2),

@@ -25,7 +25,7 @@ from data_prep.codes import cosmic
 from data_prep.columns import Column
 from data_prep.dataset import SPLITS, Dataset
 from data_prep.errors import DataError
-from data_prep.preparation import parts
+from data_prep.preparation import parts, spool
 from data_prep.preparation.prepare import prepare
 from data_prep.preparation.split import deal, shares
 from data_prep.stream import read_split
@@ -200,7 +200,7 @@ def test_the_fingerprint_of_a_table_stays_what_it_was(tmp_path, monkeypatch, kin
 
 def test_neither_block_nor_bucket_nor_part_boundaries_lose_rows(table, tmp_path, monkeypatch):
     pq.write_table(table, tmp_path / "mergers.parquet")
-    monkeypatch.setattr(parts, "BLOCK_ROWS", 700)
+    monkeypatch.setattr(spool, "BLOCK_ROWS", 700)
     monkeypatch.setattr(parts, "BUCKET_ROWS", 500)
     monkeypatch.setattr(parts, "GROUP_ROWS", 256)
     monkeypatch.setattr(parts, "PART_GROUPS", 4)
@@ -416,10 +416,10 @@ def test_the_same_binary_of_two_joined_runs_is_two(tmp_path):
     # evol_type 3 of two black holes: they touch, so this pair merges.
     touching = (pc.field("kstar_1") == 14) & (pc.field("kstar_2") == 14)
     merged = table.filter(touching & (pc.field("evol_type") == 3))["bin_num"]
-    two = table.filter(pc.field("bin_num").isin(merged[:2].to_pylist()))
-    pq.write_table(pa.concat_tables([two] * 5), tmp_path / "ten.parquet")
+    some = table.filter(pc.field("bin_num").isin(merged[:12].to_pylist()))
+    pq.write_table(pa.concat_tables([some] * 2), tmp_path / "two.parquet")
 
-    assert sum(prepare([tmp_path / "ten.parquet"], tmp_path / "out").rows.values()) == 10
+    assert sum(prepare([tmp_path / "two.parquet"], tmp_path / "out").rows.values()) == 24
 
 
 def test_a_bpp_table_without_metallicity_says_where_to_get_it(tmp_path):
@@ -647,12 +647,15 @@ def test_bad_options_are_refused(tmp_path, options, message):
     assert sorted(tmp_path.iterdir()) == [path]
 
 
-def test_conditions_that_are_no_grid_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(parts, "MAX_CELLS", 8)
+def test_conditions_that_are_no_grid_are_refused_where_a_grid_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(spool, "MAX_CELLS", 8)
     path = write(tmp_path / "a.csv", ROWS)
+    columns = {"event_columns": ["Mass_0"], "condition_columns": ["Mass_1"]}
 
-    with pytest.raises(DataError, match="over 8 combinations of Mass_1.*grid"):
-        prepare([path], tmp_path / "out", event_columns=["Mass_0"], condition_columns=["Mass_1"])
+    with pytest.raises(DataError, match="over 8 combinations of Mass_1.*leave out --grid"):
+        prepare([path], tmp_path / "out", scattered=False, **columns)
+
+    assert prepare([path], tmp_path / "out", **columns).scattered
 
 
 # ---- the output folder
