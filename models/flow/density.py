@@ -33,6 +33,8 @@ from models.layout import Layout, inputs_of
 
 SMALLEST_SPREAD = 1e-6
 """Least standard deviation of a feature, of a first batch, that is scaled to 1."""
+FEWEST_ROWS = 16
+"""Of a first batch, that tell a spread."""
 
 
 class ConditionalFlow(nn.Module):
@@ -141,11 +143,21 @@ class Normalisation(ActNorm):  # type: ignore[misc]
 
     @torch.no_grad()
     def _initialize(self, inputs: Tensor) -> None:
-        spread_F, mean_F = torch.std_mean(inputs, 0, correction=0)
-        spread_F = torch.where(spread_F > SMALLEST_SPREAD, spread_F, 1.0)
-        self.log_scale.copy_(-spread_F.log())
-        self.shift.copy_(-mean_F / spread_F)
+        if len(inputs) >= FEWEST_ROWS:
+            spread_F, mean_F = torch.std_mean(inputs, 0, correction=0)
+            spread_F = torch.where(spread_F > SMALLEST_SPREAD, spread_F, 1.0)
+            self.log_scale.copy_(-spread_F.log())
+            self.shift.copy_(-mean_F / spread_F)
         self.initialized.fill_(True)
+
+
+def normalise(flow: nn.Module, x_NF: Tensor, c_NC: Tensor) -> None:
+    """Let the layers between take their scales from these rows; one that meets none keeps 1."""
+    with torch.no_grad():
+        flow.train()(x_NF, c_NC)
+    for layer in flow.modules():
+        if isinstance(layer, Normalisation):
+            layer.initialized.fill_(True)
 
 
 def build_flow(

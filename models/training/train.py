@@ -34,6 +34,7 @@ from data_prep.dataset import Dataset
 from data_prep.stream import Batch, Stream
 from models.config import FREE_TO_CHANGE, ConfigError, FlowConfig, TrainConfig
 from models.flow.atoms import OneFlow, build
+from models.flow.density import normalise
 from models.layout import below
 from models.training.checkpoint import (
     BEST,
@@ -132,10 +133,8 @@ class _Training:
         self.flow = build(flow_config, self.dataset, rows, seed=config.seed)
         self.flow.to(self.device)
         if flow_config.normalise:
-            # The layers between take their scales from the first batch.
-            with torch.no_grad():
-                first = _evenly_weighted(next(iter(self.stream.epoch(0))))
-                self.flow.train().log_prob(*self._on_device(first)[:2])
+            first = _evenly_weighted(next(iter(self.stream.epoch(0))))
+            normalise(self.flow, *self._on_device(first)[:2])
         self.optimizer = Optimizer(self.flow, config)
         self.loss = BatchLoss(self.flow, self.optimizer.gradients, batch_size=config.batch_size)
         self.jitter = ConditionJitter(self.dataset, jitter=config.jitter, seed=config.seed)
