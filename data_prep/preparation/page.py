@@ -19,12 +19,15 @@ def lines(
     conditions: Sequence[Column],
     weight: Column | None,
     ranges: Ranges,
+    *,
+    turned: bool = True,
 ) -> list[dict[str, object]]:
     """One row for each column: role, unit, support, range in the data, and what a flow sees.
 
-    A range that is not there is None, and so is the unit of a pure number.
+    A range that is not there is None, and so is the unit of a pure number. Unless the flow has
+    another choice of coordinates, a pair of masses is `turned` to their ratio.
     """
-    pair = pair_of(events)
+    pair = pair_of(events) if turned else None
     told = [
         *((column, "event", _event(column, pair, k)) for k, column in enumerate(events)),
         *((column, "condition", _condition(column)) for column in conditions),
@@ -112,11 +115,9 @@ def own_names(request: Request, names: Sequence[str]) -> str:
 def _line(
     column: Column, role: str, seen: str | None, span: tuple[float, float] | None
 ) -> dict[str, object]:
+    support = "positive" if role == "weight" else column.support
     if column.categories:
-        support: str = "one of " + ", ".join(column.categories)
-        span = None
-    else:
-        support = column.support
+        support, span = f"one of {', '.join(column.categories)}", None
     lowest, highest = span or (None, None)
     return {
         "column": column.name,

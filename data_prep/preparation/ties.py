@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from data_prep.columns import Column
 from data_prep.errors import DataError, quoted
 from data_prep.preparation.request import Request
+from data_prep.regions import hashes
 from data_prep.tables.chunk import Chunk
 from data_prep.tables.source import Source
 
@@ -31,6 +32,8 @@ ROWS_EACH = 5
 """Rows of a value of a lattice, on average, from which on values have been rounded."""
 SAMPLE = 20_000
 """Rows in which single precision is compared with double."""
+FEW = 20
+"""Values of a column that may be all that it can have."""
 LISTED = 5
 """Values of a column that are named."""
 
@@ -112,7 +115,10 @@ class Ties:
 
     def add(self, numbers: Mapping[str, Floats]) -> None:
         """Count rows that are kept: a value of each column, in double precision."""
-        original_N = _originals([numbers[name] for name in self._names if name in numbers])
+        columns = [numbers[name] for name in self._names if name in numbers]
+        hash_N = hashes(np.stack(columns, axis=1).astype(np.float32))
+        original_N = np.zeros(len(hash_N), bool)
+        original_N[np.unique(hash_N, return_index=True)[1]] = True
         for column, tally in self._tallies:
             tally.add(numbers[column.name], original_N)
 
@@ -141,10 +147,12 @@ class Ties:
             if said := _merged(column.name, tally):
                 yield said
             elif step := tally.step():
+                also = ", or name it among --conditions, if it has no others"
                 yield (
                     f"{column.name} has {len(tally.values)} distinct values, whole steps of "
                     f"{step:g} apart, so it was rounded: {_WHY}: pass --lattice "
                     f"{quoted(column.name)}={step:g}, which spreads each value evenly over its step"
+                    f"{also if len(tally.values) <= FEW else ''}"
                 )
             elif rest:
                 yield _shared(column, rest)
@@ -198,18 +206,6 @@ class Smoothing:
                 f"since {values_N[at - 1]:.9g} is no whole number of steps from {first:.9g}: give "
                 "the step that the values were rounded to, or name an exception by --atom"
             )
-
-
-def _originals(columns: Sequence[Floats]) -> NDArray[np.bool_]:
-    """Of each row, whether it is the first one of its kind among these."""
-    mixed_N = np.zeros(len(columns[0]), np.uint64)
-    for values_N in columns:
-        bits_N = np.ascontiguousarray(values_N, np.float64).view(np.uint64)
-        mixed_N = (mixed_N ^ bits_N) * np.uint64(0x9E3779B97F4A7C15)
-        mixed_N ^= mixed_N >> np.uint64(32)
-    original_N = np.zeros(len(mixed_N), bool)
-    original_N[np.unique(mixed_N, return_index=True)[1]] = True
-    return original_N
 
 
 def _shared(column: Column, many: Sequence[tuple[float, float]]) -> str:

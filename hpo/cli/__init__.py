@@ -15,7 +15,7 @@ import click
 
 from data_prep.errors import REMEDIES, InputError
 from hpo.cli.dashboard import dashboard
-from hpo.cli.data import prepare
+from hpo.cli.data import describe, prepare
 from hpo.cli.database import db
 from hpo.cli.emulators import evaluate, export, plot, sample
 from hpo.cli.machine import doctor
@@ -101,7 +101,7 @@ def _show_warning(message: Warning | str, *_where: object, **_more: object) -> N
 
 
 for _command in (
-    *(prepare, launch, enqueue, status, stop, logs, runs, rerun, dashboard),
+    *(prepare, describe, launch, enqueue, status, stop, logs, runs, rerun, dashboard),
     *(studies, rename, delete, export, evaluate, sample, plot, doctor, db),
 ):
     main.add_command(_command)

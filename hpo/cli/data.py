@@ -31,6 +31,7 @@ SCATTERED = (
     "Whether conditions are scattered, so that regions stand in for cells, or each combination of "
     "values is a cell. By default the rows tell."
 )
+PICTURE = "Draw the rows of cells or regions over two conditions, as .png, .pdf or .svg."
 SEEDS = "Seeds the split and the shuffle."
 TOTALS = (
     "Table of the condition columns and simulated_binaries or simulated_mass [Msun] of each cell, "
@@ -150,3 +151,51 @@ def prepare(
         click.echo(f"Note: {note}.", err=True)
     if style == "table":
         click.echo(f"{out} is ready: hpo launch --set data.path={out}")
+
+
+@click.command()
+@click.argument("source", metavar="PREPARED|EMULATOR")
+@click.option("--picture", type=FILE, metavar="FILE", help=PICTURE)
+@click.option("--columns", metavar="A,B", help="Conditions of the picture [default: the first].")
+@listed
+def describe(source: str, picture: Path | None, columns: str | None, style: Format) -> None:
+    """Tell what a prepared dataset or an emulator holds: its columns with unit, support and role,
+    rows of each part, cells or regions, and what hpo prepare had to say.
+
+    JSON holds everything; CSV is the table of cells; LaTeX has the same tables as the terminal.
+
+    \b
+        hpo describe prepared
+        hpo describe sample --picture cells.pdf
+        hpo describe emulator --format json
+    """
+    import json
+
+    from data_prep.dataset import Dataset
+    from data_prep.preparation import page
+    from hpo.emulator import description
+    from hpo.records.listing import render
+
+    folder = options.prepared(source)
+    found = description.of(folder)
+    if picture:
+        from hpo.pictures.cells import rows_of_cells
+
+        plane = options.names(columns, "--columns") if columns else None
+        rows_of_cells(Dataset.read(folder), columns=plane, out=picture)
+    if style == "json":
+        click.echo(json.dumps(found.as_json(), indent=2))
+        return
+    if style == "csv":
+        click.echo(render(found.flat_cells(), style))
+        return
+    tables = [page.shortened(found.columns), found.parts, found.listed_cells()]
+    shown = [render(rows, style) for rows in tables if rows]
+    if style == "table":
+        shown.insert(0, found.title)
+        if len(found.cells) > description.MOST_CELLS:
+            more = len(found.cells) - description.MOST_CELLS
+            shown.append(f"... and {more} more {found.kind}: --format csv has them all")
+        shown += [f"Note: {note}." for note in found.notes]
+        shown += [str(picture)] if picture else []
+    click.echo("\n\n".join(shown))

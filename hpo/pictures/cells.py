@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.collections import PatchCollection
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from data_prep.columns import Column
@@ -30,6 +33,8 @@ from models.evaluation.nll import check_columns
 
 At = Mapping[str, float]
 """A value of every condition, or of some."""
+WIDEST = 24
+"""Fields of a row, or rows, that a map with numbers can have."""
 EVENLY = 6
 """Values of each condition where there are no data to name cells."""
 
@@ -130,8 +135,10 @@ def draw(
     values_YX: Array,
     span: tuple[float, float],
     notes: Mapping[tuple[int, int], str] | None = None,
+    *,
+    whole: bool = False,
 ) -> ScalarMappable:
-    """The fields with their numbers; hatched where there is a note but no value."""
+    """The fields with their numbers, which may be `whole`; hatched if there is a note alone."""
     (rows, columns), (low, high) = grid.shape, span
     shown = axes.pcolormesh(
         np.arange(columns + 1.0),
@@ -149,7 +156,8 @@ def draw(
             colour = "white" if value - low < 0.55 * (high - low) else "black"
             look: dict[str, Any] = {"ha": "center", "color": colour}
             above = "bottom" if note else "center"
-            axes.text(x + 0.5, y + 0.5, _number(value, high), va=above, fontsize=9, **look)
+            number = f"{value:.0f}" if whole else _number(value, high)
+            axes.text(x + 0.5, y + 0.5, number, va=above, fontsize=9, **look)
             if note:
                 axes.text(x + 0.5, y + 0.42, note, va="top", fontsize=7, **look)
         elif note:
@@ -173,3 +181,88 @@ def _number(value: float, most: float) -> str:
     """With so many digits that the largest has two of them, but not more than four."""
     digits = min(4, max(0, 1 - math.floor(math.log10(most))) if most < 1 else 2)
     return f"{value:.{digits}f}" if value < 9.995 else f"{value:.0f}"
+
+
+def rows_of_cells(dataset: Dataset, *, columns: Sequence[str] | None = None, out: Path) -> Path:
+    """The (effective) rows of each cell or region, over one or two conditions.
+
+    Cells that differ in other conditions are added up; regions that do overlap.
+
+    Args:
+        dataset: A prepared dataset.
+        columns: The conditions across and up; by default the first two.
+        out: A picture.
+
+    Raises:
+        PlotError: If there is no such condition, or `columns` are more than two.
+    """
+    style.suffix_of(out)
+    there = {column.name: column for column in dataset.condition_columns}
+    names = list(columns or list(there)[:2])
+    check_names(names, list(there))
+    if len(names) > 2:
+        raise PlotError(f"a map shows one or two conditions, not {', '.join(names)}: name fewer")
+    plane = [there[name] for name in names]
+    at = [dict(zip(there, cell.conditions, strict=True)) for cell in dataset.cells]
+    grid = Grid.of(at, plane)
+    as_map = not dataset.scattered and max(grid.shape) <= WIDEST
+    size = grid.size if as_map else (5.6, 3.6)
+    with style.figure_of(max(4.5, size[0]), 1.0 + size[1]) as figure:
+        axes = figure.subplots()
+        if as_map:
+            rows_YX = np.zeros(grid.shape)
+            for where, cell in zip(at, dataset.cells, strict=True):
+                rows_YX[grid.place(where)] += cell.effective()
+            rows_YX[rows_YX == 0] = math.nan
+            shown = draw(axes, grid, rows_YX, (0.0, float(np.nanmax(rows_YX))), whole=True)
+        else:
+            shown = _draw_boxes(axes, dataset, plane)
+        effective = "effective " if dataset.weight_column else ""
+        style.colour_bar(figure, shown, f"{effective}rows", [axes])
+        kind = "regions" if dataset.scattered else "cells"
+        total = f"{sum(dataset.rows.values()):,} rows"
+        style.heading(figure, f"{len(dataset.cells):,} {kind}, {total}")
+        style.write(figure, out)
+    return out
+
+
+def _draw_boxes(axes: Axes, dataset: Dataset, plane: Sequence[Column]) -> ScalarMappable:
+    """Each region, or cell of a large grid, where its conditions are."""
+    rows_K = np.array([cell.effective() for cell in dataset.cells])
+    sides = []
+    for column in plane:
+        k = dataset.condition_columns.index(column)
+        ends = [cell.box[k] if cell.box else (cell.conditions[k],) * 2 for cell in dataset.cells]
+        sides.append(_widened(np.array(ends), column))
+    if len(sides) == 1:  # up to the rows that it has
+        sides.append(np.stack([0 * rows_K, rows_K], axis=1))
+        axes.set_ylabel("rows")
+    boxes = zip(*(side_K2.tolist() for side_K2 in sides), strict=True)
+    patches = [Rectangle((x, y), right - x, top - y) for (x, right), (y, top) in boxes]
+    # Boxes lie upon each other where conditions are left out.
+    alpha = 1 if len(plane) == len(dataset.condition_columns) else 0.4
+    drawn = PatchCollection(patches, cmap=style.MAP, linewidth=0.3, edgecolor="white", alpha=alpha)
+    drawn.set_array(rows_K)
+    axes.add_collection(drawn)
+    for axis, column, side_K2 in zip((axes.xaxis, axes.yaxis), plane, sides, strict=False):
+        axis.set_label_text(style.label_of(column))
+        if column.categories:
+            axis.set_ticks(range(len(column.categories)), list(column.categories))
+        elif column.positive:
+            (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)("log")
+            axis.set_major_formatter("{x:g}")
+            # Several decades have no room for the numbers between.
+            within = np.max(side_K2) < 20 * np.min(side_K2)
+            axis.set_minor_formatter("{x:g}" if within else NullFormatter())
+    axes.autoscale_view()
+    return drawn
+
+
+def _widened(ends_K2: NDArray[np.float64], column: Column) -> NDArray[np.float64]:
+    """The boxes' ends, where both are the same value a little apart, so that they are seen."""
+    where_K2 = np.log(ends_K2) if column.positive else ends_K2
+    gaps = np.diff(np.unique(where_K2))
+    half = 0.3 * (gaps.min() if len(gaps) else 1.0)
+    flat_K = where_K2[:, 0] == where_K2[:, 1]
+    where_K2 = where_K2 + np.outer(flat_K, [-half, half])
+    return np.exp(where_K2) if column.positive else where_K2
