@@ -29,9 +29,7 @@ NUMBERS = (
     "BWorldtime Mass_0 Radius_0 Zams_0 Mass_1 Radius_1 Zams_1 Semimajor Eccentricity GWtime "
     "Mzams_0 Mzams_1 Semimajor_ini Eccentricity_ini"
 ).split()
-CODES = (
-    "ID Phase_0 RemnantType_0 Phase_1 RemnantType_1 CE NSt NSu collisions CEb CEa SMTa"
-).split()
+CODES = ("ID Phase_0 Phase_1 CE NSt NSu collisions CEb CEa SMTa").split()
 
 
 def main() -> None:
@@ -77,6 +75,7 @@ def draw(rng: np.random.Generator) -> pa.Table:
     columns: dict[str, object] = {name: 5.7 + rng.gamma(2.0, 5.0, BLOCK_ROWS) for name in NUMBERS}
     columns |= {name: rng.integers(0, 8, BLOCK_ROWS) for name in CODES}
     columns |= {name: rng.choice(["CE:RLO", "SMT", "I", "II"], BLOCK_ROWS) for name in TEXTS}
+    columns |= {name: np.full(BLOCK_ROWS, 6) for name in ("RemnantType_0", "RemnantType_1")}
     columns["Z"] = rng.choice([0.0001, 0.0002, 0.001, 0.006, 0.02], BLOCK_ROWS)
     columns["alpha"] = rng.choice([0.5, 1.0, 3.0, 5.0], BLOCK_ROWS)
     return pa.table(columns)

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from data_prep.atomic import folder_draft_of
-from data_prep.codes import cosmic
+from data_prep.codes import cosmic, pairs
 from data_prep.columns import missing, unit_of
 from data_prep.dataset import Cell, Dataset, rows_of
 from data_prep.errors import DataError, quoted
@@ -120,9 +120,10 @@ def prepare(
     with _folder_that_appears(out) as folder:
         with tempfile.TemporaryDirectory(dir=folder, prefix="spool-") as temporary:
             spool = Spool(Path(temporary), request)
+            census = pairs.Census(where)
             ties = Ties(request.event_columns, request.conditions)
             smoothing = Smoothing(request, seed)
-            told = _read(opened, spool, ties, smoothing, dropped, on_progress)
+            told = _read(opened, spool, ties, smoothing, dropped, census, on_progress)
             ties.check()
             if spool.scattered and simulated:
                 raise DataError(_NO_GRID)
@@ -141,6 +142,7 @@ def prepare(
             weight_column=request.weight_column,
             notes=(
                 *page.remarks(request, spool.ranges, named),
+                *census.notes(),
                 *_notes(spool, cells, copies),
                 *ties.notes(),
             ),
@@ -178,6 +180,7 @@ def _read(
     ties: Ties,
     smoothing: Smoothing,
     dropped: Counter[str],
+    census: pairs.Census,
     on_progress: Callable[[int], None] | None,
 ) -> tuple[dict[str, Any], ...]:
     """Spool the wanted rows of all sources; returns what `dataset.json` says of each source."""
@@ -188,7 +191,7 @@ def _read(
         given = group[0].given
         for source in group:
             rows = 0
-            for chunk in wanted(source, spool.request, dropped):
+            for chunk in wanted(source, spool.request, dropped, census):
                 rows = chunk.end
                 kept = smoothing.of(chunk, source)
                 ties.add(kept.numbers)
@@ -207,6 +210,10 @@ def _read(
             }
             | ({"files": len(group)} if given.is_dir() else {})
         )
+    if spool.request.drop_invalid:
+        dropped.update(census.left_out)
+    else:
+        census.check(sources[0].path)
     if not spool.rows:
         raise DataError(_nothing_left(sources, dropped))
     spool.settle()

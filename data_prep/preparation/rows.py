@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.codes import cosmic
+from data_prep.codes import cosmic, pairs
 from data_prep.columns import Column
 from data_prep.errors import DataError
 from data_prep.preparation.request import Request
@@ -34,10 +34,13 @@ class Fault(NamedTuple):
 _BEYOND = "beyond single precision (1e-45 to 3e38)"
 
 
-def wanted(source: Source, request: Request, dropped: Counter[str]) -> Iterator[Chunk]:
+def wanted(
+    source: Source, request: Request, dropped: Counter[str], census: pairs.Census
+) -> Iterator[Chunk]:
     """The source's rows under the names of the request: whole, matching `where`, checked.
 
-    Rows that are left out are counted in `dropped`, by reason.
+    Rows that are left out are counted in `dropped`, by reason, and in `census` if they can be no
+    merger.
 
     Raises:
         DataError: For the first row with a fault, unless such rows are to be left out.
@@ -53,17 +56,21 @@ def wanted(source: Source, request: Request, dropped: Counter[str]) -> Iterator[
 
     names = {name: alias.get(name, name) for name in (*request.names, *others)}
     needed = [*(cosmic.NUMBERS if bpp else ()), *(names[name] for name in request.names)]
+    held = () if bpp else pairs.rules(source.readable)
     besides = {*(names[name] for name in others), *(cosmic.MARKS if bpp else ())}
+    besides |= {column for rule in held for column in rule.columns}
     read = source.chunks(list(dict.fromkeys(needed)), sorted(besides.difference(needed)))
     drop = "pass --drop-invalid to leave such rows out and count them"
     unread = None if request.drop_invalid else f"correct the row, or {drop}"
     remedy = unread and f"correct the row, filter it out with --where, or {drop}"
-    complete = (whole(chunk, source, unread, dropped) for chunk in read)
+    looked_at = besides.difference(needed, (names[name] for name in others))
+    complete = (whole(chunk.without_wrong(looked_at), source, unread, dropped) for chunk in read)
     for chunk in cosmic.mergers(complete, names, source.path) if bpp else complete:
         with _filtering(source):
             matching = chunk.take(rule.mask(chunk.numbers | chunk.texts)) if rule else chunk
         dropped["where"] += len(chunk.rows) - len(matching.rows)
-        good = without(matching, _faults(matching, request), source, remedy, dropped)
+        mergers = census.mergers(matching, held)
+        good = without(mergers, _faults(mergers, request), source, remedy, dropped)
         if request.weights:
             weighty = good.numbers[request.weights] > 0
             dropped["zero weight"] += int((~weighty).sum())

@@ -68,6 +68,10 @@ class Joined:
         return self.main.header + tuple(self._lent())
 
     @property
+    def unread(self) -> frozenset[str]:
+        return self.main.unread.union(*(other.unread for other in self.others))
+
+    @property
     def units(self) -> Mapping[str, str]:
         lent = {
             name: other.units[name] for name, other in self._lent().items() if name in other.units

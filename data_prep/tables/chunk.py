@@ -58,6 +58,11 @@ class Chunk:
         texts = {name: array.filter(pa.array(kept)) for name, array in self.texts.items()}
         return Chunk(self.rows[kept], self.end, numbers, texts)
 
+    def without_wrong(self, names: Collection[str]) -> Chunk:
+        """The chunk with no value, and no fault, where a text is in these columns of numbers."""
+        wrong = {name: texts for name, texts in self.wrong.items() if name not in names}
+        return replace(self, wrong=wrong)
+
     def under(self, names: Mapping[str, str]) -> Chunk:
         """The chunk with other names of its columns: now, by new name."""
         numbers = {new: self.numbers[old] for new, old in names.items() if old in self.numbers}

@@ -54,6 +54,11 @@ class HDF5:
     units: Mapping[str, str]
     layout: str = "hdf5"
 
+    @property
+    def unread(self) -> frozenset[str]:
+        """Columns that are refused when they are asked for."""
+        return frozenset(old for old, place in self.places.items() if place.kind == "pickled")
+
     def chunks(self, names: Mapping[str, str], numbers: Collection[str]) -> Iterator[Chunk]:
         """The columns `names`, name in the file by name in the chunk; `numbers` must be some.
 

@@ -129,6 +129,12 @@ class Source:
         """Column names after renaming."""
         return tuple(self.renamed)
 
+    @property
+    def readable(self) -> tuple[str, ...]:
+        """Names of the columns that can be read, whoever asks for them."""
+        unread = getattr(self.table, "unread", ())
+        return tuple(name for name, old in self.renamed.items() if old not in unread)
+
     def chunks(self, numbers: Sequence[str], others: Iterable[str] = ()) -> Iterator[Chunk]:
         """The file from its first row to its last.
 
