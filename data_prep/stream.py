@@ -61,6 +61,15 @@ class Batch(NamedTuple):
         """Those that are there."""
         return tuple(array for array in self if array is not None)
 
+    def evenly(self, count: int) -> NDArray[np.intp]:
+        """So many of the rows, each as often as its weight says: equal ones stand for them all."""
+        weights_N = np.ones(len(self.events)) if self.weights is None else self.weights
+        sums_N = np.cumsum(weights_N, dtype=np.float64)
+        # In the middle of equal parts of the whole: no random numbers, and nothing by luck.
+        at_N = (np.arange(count) + 0.5) / count * sums_N[-1]
+        found: NDArray[np.intp] = np.searchsorted(sums_N, at_N)
+        return found
+
     def take(self, rows: slice | NDArray[Any]) -> Batch:
         """These rows: views of them for a slice."""
         return Batch(*(array[rows] for array in self.arrays))

@@ -58,6 +58,8 @@ GRID = [(Z, alpha) for Z in (0.0001, 0.001, 0.01) for alpha in (0.5, 1.0, 5.0)]
 """Cells of the table, as (Z, alpha)."""
 SPREAD = (0.3, 0.2)
 """Of ln Mass_0 and ln Mass_1 about their means."""
+WIDER = 2.0
+"""How much wider than the truth the density is that weighted rows are drawn from."""
 
 
 def centre(Z: NDArray[np.float64], alpha: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -108,6 +110,25 @@ def prepared(table: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = folder / "mergers.parquet"
     pq.write_table(table, source)
     prepare([source], folder / "prepared", command="hpo prepare mergers.parquet --out prepared")
+    return folder / "prepared"
+
+
+def weighted_table(rows: int, seed: int) -> pa.Table:
+    """Mergers of the known density by importance sampling: `weight` makes up for the proposal."""
+    plain, rng = draw_table(rows, seed), np.random.default_rng(seed + 1)
+    z = WIDER * rng.normal(size=(rows, 2))
+    masses = np.exp(centre(plain["Z"].to_numpy(), plain["alpha"].to_numpy()) + z * SPREAD)
+    weight = 1e-3 * np.exp(-0.5 * (z**2).sum(axis=1) * (1 - 1 / WIDER**2))
+    columns = {"Mass_0": masses[:, 0], "Mass_1": masses[:, 1], "weight": weight}
+    return pa.table(columns | {name: plain[name] for name in ("Z", "alpha")})
+
+
+@pytest.fixture(scope="session")
+def weighted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of 6,000 weighted rows of the known density. Do not write into it."""
+    folder = tmp_path_factory.mktemp("weighted")
+    pq.write_table(weighted_table(6_000, seed=3), folder / "mergers.parquet")
+    prepare([folder / "mergers.parquet"], folder / "prepared", weights="weight")
     return folder / "prepared"
 
 

@@ -1,7 +1,8 @@
 """Contours of two event columns: an emulator's draws on top of held-out data, with both marginals.
 
 Both sides are one population: the emulator draws at the conditions of the very rows that it is
-shown with, each row equally often. Both are binned and smoothed alike.
+shown with, each row equally often, or as often as its weight says. Both are binned and smoothed
+alike.
 
 Letters of the arrays:
     N rows    F event columns    C condition columns    X, Y bins along the two axes
@@ -28,6 +29,7 @@ from hpo.pictures.density import Array, Edges
 from hpo.pictures.style import PlotError
 from models import Emulator
 from models.evaluation.nll import check_columns
+from models.evaluation.weighted import Weights, effective, ratios
 
 DRAWS = 100_000
 """Events drawn, about: enough that the contours show the emulator and not the draw."""
@@ -62,24 +64,27 @@ def contours(
             + ("name two by --columns" if len(dataset.event_columns) > 1 else "draw a corner")
         )
     across, up = (dataset.event_columns[at] for at in wanted)
-    data, drawn, title = compare(emulator, folder, conditions or {}, wanted)
-    edges = (density.edges(data[:, 0], drawn[:, 0]), density.edges(data[:, 1], drawn[:, 1]))
+    data, weights_N, drawn, title = compare(emulator, folder, conditions or {}, wanted)
+    edges = (
+        density.edges(data[:, 0], drawn[:, 0], weights_N),
+        density.edges(data[:, 1], drawn[:, 1], weights_N),
+    )
     with style.figure_of(7.2, 8.0) as figure:
         grid = figure.add_gridspec(2, 2, width_ratios=(4, 1), height_ratios=(1, 4))
         main = figure.add_subplot(grid[1, 0])
         above = figure.add_subplot(grid[0, 0], sharex=main)
         right = figure.add_subplot(grid[1, 1], sharey=main)
-        draw_plane(main, data, drawn, edges, density.LEVELS)
-        draw_marginal(above, data[:, 0], drawn[:, 0], edges[0], "vertical")
-        draw_marginal(right, data[:, 1], drawn[:, 1], edges[1], "horizontal")
+        draw_plane(main, data, drawn, edges, density.LEVELS, weights_N)
+        draw_marginal(above, data[:, 0], drawn[:, 0], edges[0], "vertical", weights_N)
+        draw_marginal(right, data[:, 1], drawn[:, 1], edges[1], "horizontal", weights_N)
         main.set(xlabel=style.label_of(across), ylabel=style.label_of(up))
         above.set_ylabel(style.density_label_of(across))
         above.tick_params(labelbottom=False)
         right.set_xlabel(style.density_label_of(up))
         right.tick_params(labelleft=False)
-        title += f"\noutside the picture: {_outside(data, edges):.2%} of the data, "
+        title += f"\noutside the picture: {_outside(data, edges, weights_N):.2%} of the data, "
         title += f"{_outside(drawn, edges):.2%} of the emulator"
-        draw_legend(figure, title, len(data), len(drawn), main)
+        draw_legend(figure, title, numbered(data, weights_N), len(drawn), main)
         style.write(figure, out)
     return out
 
@@ -103,39 +108,51 @@ def event_columns(
 
 def compare(
     emulator: Emulator, folder: Path, at: At, columns: Sequence[int]
-) -> tuple[Array, Array, str]:
-    """Test rows with these conditions, events drawn at the conditions of the rows, and a title."""
+) -> tuple[Array, Weights, Array, str]:
+    """Test rows with these conditions and their weights, draws at the rows' conditions, a title."""
     rows, names = read_split(folder, "test"), list(emulator.condition_columns)
     mask = at_conditions(rows.conditions, names, at, f"test rows of {folder}")
-    events_NF = rows.events[mask].astype(np.float64)
-    given: dict[str, Any] = dict(zip(names, rows.conditions[mask].astype(float).T, strict=True))
+    here = rows.take(mask)
+    events_NF, weights_N = here.events.astype(np.float64), ratios(here.weights)
+    given: dict[str, Any] = dict(zip(names, here.conditions.astype(float).T, strict=True))
 
     nll_N = -emulator.log_prob(events_NF, **given)
-    error = density.standard_error(nll_N)
+    error = density.standard_error(nll_N, weights_N)
     times = max(1, round(DRAWS / len(events_NF)))
-    repeated: dict[str, Any] = {name: np.tile(each, times) for name, each in given.items()}
-    drawn_NF = emulator.sample(times * len(events_NF), seed=0, **repeated)
-    title = f"test rows, {style.text_of(at) or 'all cells'}: NLL = {nll_N.mean():.3f}"
+    drawn_at = np.tile(np.arange(len(events_NF)), times)
+    if weights_N is not None:
+        drawn_at = here.evenly(len(drawn_at))
+    repeated: dict[str, Any] = {name: each[drawn_at] for name, each in given.items()}
+    drawn_NF = emulator.sample(len(drawn_at), seed=0, **repeated)
+    nll = np.average(nll_N, weights=weights_N)
+    title = f"test rows, {style.text_of(at) or 'all cells'}: NLL = {nll:.3f}"
     title += ("" if math.isnan(error) else rf" $\pm$ {error:.3f}") + " nats per event"
-    return events_NF[:, columns], drawn_NF[:, columns], title
+    return events_NF[:, columns], weights_N, drawn_NF[:, columns], title
 
 
 def draw_plane(
-    axes: Axes, data_N2: Array, drawn_N2: Array, edges: Edges, fractions: Sequence[float]
+    axes: Axes,
+    data_N2: Array,
+    drawn_N2: Array,
+    edges: Edges,
+    fractions: Sequence[float],
+    weights_N: Weights = None,
 ) -> None:
     """The data as points or shades, and contours of both sides around these fractions."""
-    if len(data_N2) <= FEW:
+    # A point cannot show how much it weighs.
+    if len(data_N2) <= FEW and weights_N is None:
         axes.plot(*data_N2.T, ".", color=style.DATA, alpha=0.4, markersize=3.5, markeredgewidth=0)
     else:
-        shade = density.fading(density.counts(data_N2, edges))
+        shade = density.fading(density.counts(data_N2, edges, weights_N))
         axes.pcolormesh(*edges, shade.T, cmap="Blues", vmin=0, vmax=1.6, rasterized=True)
-    spreads = density.spreads(data_N2, edges)
-    sure = [each for each in density.sure(len(data_N2)) if each in fractions]
-    for events_N2, inside, color, dash in (
-        (data_N2, sure, style.DATA, "dashed"),
-        (drawn_N2, fractions, style.EMULATOR, "solid"),
+    spreads = density.spreads(data_N2, edges, weights_N)
+    rows = effective(weights_N, len(data_N2))
+    sure = [each for each in density.sure(rows) if each in fractions]
+    for events_N2, own_N, inside, color, dash in (
+        (data_N2, weights_N, sure, style.DATA, "dashed"),
+        (drawn_N2, None, fractions, style.EMULATOR, "solid"),
     ):
-        density_XY = density.smooth(density.counts(events_N2, edges), spreads)
+        density_XY = density.smooth(density.counts(events_N2, edges, own_N), spreads)
         heights = density.enclosing(density_XY, inside, len(events_N2))
         reached = ", ".join(f"{each:.0%}" for each in inside[: len(heights)]) or "nothing"
         axes.plot([], [], color=color, linestyle=dash, label=f"contours enclose {reached}")
@@ -149,21 +166,33 @@ def draw_plane(
 
 
 def draw_marginal(
-    axes: Axes, data_N: Array, drawn_N: Array, edges: Array, side: Literal["vertical", "horizontal"]
+    axes: Axes,
+    data_N: Array,
+    drawn_N: Array,
+    edges: Array,
+    side: Literal["vertical", "horizontal"],
+    weights_N: Weights = None,
 ) -> None:
     """The densities of both sides along one column."""
-    joined = density.joined(edges, len(data_N))
-    data, drawn = (density.marginal(each, joined) for each in (data_N, drawn_N))
+    joined = density.joined(edges, effective(weights_N, len(data_N)))
+    data, drawn = density.marginal(data_N, joined, weights_N), density.marginal(drawn_N, joined)
     axes.stairs(data, joined, orientation=side, fill=True, color=style.DATA, alpha=0.3)
     axes.stairs(drawn, joined, orientation=side, color=style.EMULATOR, linewidth=1.4)
 
 
-def draw_legend(figure: Figure, title: str, data: int, drawn: int, plane: Axes | None) -> None:
+def numbered(data: Array, weights_N: Weights) -> str:
+    """How many rows of data there are, for a legend."""
+    return density.numbered(
+        len(data), None if weights_N is None else effective(weights_N, len(data))
+    )
+
+
+def draw_legend(figure: Figure, title: str, data: str, drawn: int, plane: Axes | None) -> None:
     """Above all axes: a title, the numbers of events, and the meaning of the plane's lines."""
     lines = plane.get_legend_handles_labels()[0] if plane else []
     figure.legend(
         handles=[
-            Patch(color=style.DATA, alpha=0.3, label=f"data, n = {data:,}"),
+            Patch(color=style.DATA, alpha=0.3, label=f"data, {data}"),
             *lines[:1],
             Line2D([], [], color=style.EMULATOR, label=f"emulator, n = {drawn:,}"),
             *lines[1:],
@@ -175,8 +204,8 @@ def draw_legend(figure: Figure, title: str, data: int, drawn: int, plane: Axes |
     )
 
 
-def _outside(events_N2: Array, edges: Edges) -> float:
+def _outside(events_N2: Array, edges: Edges, weights_N: Weights = None) -> float:
     """Fraction of the events that lie outside the picture."""
     limits = np.array([each[[0, -1]] for each in edges])
     inside = (events_N2 >= limits[:, 0]) & (events_N2 <= limits[:, 1])
-    return 1.0 - float(inside.all(axis=1).mean())
+    return 1.0 - float(np.average(inside.all(axis=1), weights=weights_N))

@@ -21,10 +21,18 @@ from matplotlib.ticker import MaxNLocator
 from data_prep.columns import Column
 from hpo.pictures import density, style
 from hpo.pictures.cells import At
-from hpo.pictures.contours import compare, draw_legend, draw_marginal, draw_plane, event_columns
+from hpo.pictures.contours import (
+    compare,
+    draw_legend,
+    draw_marginal,
+    draw_plane,
+    event_columns,
+    numbered,
+)
 from hpo.pictures.density import Array
 from hpo.pictures.style import PlotError
 from models import Emulator
+from models.evaluation.weighted import Weights, quantile
 
 FRACTIONS = (0.5, 0.9)
 """Of all events, that the contours of a corner enclose."""
@@ -43,6 +51,8 @@ class _Shown:
     data_N: Array
     drawn_N: Array
     edges: Array
+    weights_N: Weights
+    """Of the data."""
 
 
 def corner(
@@ -71,28 +81,30 @@ def corner(
             f"a corner shows up to {MOST} event columns, there are {len(wanted)}: "
             "name some by --columns"
         )
-    data, drawn, title = compare(emulator, folder, conditions or {}, wanted)
+    data, weights_N, drawn, title = compare(emulator, folder, conditions or {}, wanted)
     shown = [
-        _shown(dataset.event_columns[at], data[:, k], drawn[:, k]) for k, at in enumerate(wanted)
+        _shown(dataset.event_columns[at], data[:, k], drawn[:, k], weights_N)
+        for k, at in enumerate(wanted)
     ]
     side = 4.6 if len(shown) == 1 else max(5.2, 2.1 * len(shown))
     with style.figure_of(side, side + 0.9) as figure:
-        draw_legend(figure, title, len(data), len(drawn), _draw(figure, shown))
+        rows = numbered(data, weights_N)
+        draw_legend(figure, title, rows, len(drawn), _draw(figure, shown))
         style.write(figure, out)
     return out
 
 
-def _shown(column: Column, data_N: Array, drawn_N: Array) -> _Shown:
+def _shown(column: Column, data_N: Array, drawn_N: Array, weights_N: Weights) -> _Shown:
     label = style.label_of(column)
-    low, high = np.quantile(data_N, (0.01, 0.99))
+    low, high = quantile(data_N, (0.01, 0.99), weights_N)
     if not (column.positive and high > WIDE * low > 0):
-        edges = density.edges(data_N, drawn_N)
-        return _Shown(label, style.density_label_of(column), data_N, drawn_N, edges)
+        edges = density.edges(data_N, drawn_N, weights_N)
+        return _Shown(label, style.density_label_of(column), data_N, drawn_N, edges, weights_N)
     # A wild emulator may draw zero, which has no logarithm: it goes far off to the left.
     data_N, drawn_N = (np.log10(np.maximum(x, np.finfo(float).tiny)) for x in (data_N, drawn_N))
     # `density.edges` ends at 0 for what is never negative; a logarithm below 0 needs room.
-    edges = density.edges(data_N + 1000.0, drawn_N + 1000.0) - 1000.0
-    return _Shown("log$_{10}$ " + label, "density [1/dex]", data_N, drawn_N, edges)
+    edges = density.edges(data_N + 1000.0, drawn_N + 1000.0, weights_N) - 1000.0
+    return _Shown("log$_{10}$ " + label, "density [1/dex]", data_N, drawn_N, edges, weights_N)
 
 
 def _draw(figure: Figure, shown: Sequence[_Shown]) -> Axes | None:
@@ -108,12 +120,13 @@ def _draw(figure: Figure, shown: Sequence[_Shown]) -> Axes | None:
             if row > column:
                 data = np.stack([across.data_N, up.data_N], axis=1)
                 drawn = np.stack([across.drawn_N, up.drawn_N], axis=1)
-                draw_plane(axes, data, drawn, (across.edges, up.edges), FRACTIONS)
+                edges = (across.edges, up.edges)
+                draw_plane(axes, data, drawn, edges, FRACTIONS, up.weights_N)
                 first = first or axes
                 axes.yaxis.set_major_locator(MaxNLocator(5, prune="both"))
                 axes.set_ylabel(up.label if column == 0 else "")
                 continue
-            draw_marginal(axes, up.data_N, up.drawn_N, up.edges, "vertical")
+            draw_marginal(axes, up.data_N, up.drawn_N, up.edges, "vertical", up.weights_N)
             axes.set(xlim=up.edges[[0, -1]])
             if last == 0:
                 axes.set_ylabel(up.density_label)

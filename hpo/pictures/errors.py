@@ -11,7 +11,9 @@ from hpo.pictures import cells, style
 from hpo.pictures.cells import At
 from hpo.pictures.style import PlotError
 from models import Emulator
+from models.evaluation.cells import CellRows
 from models.evaluation.distances import CELL_ROWS, cell_distances
+from models.evaluation.weighted import effective, of
 
 
 def errors(emulator: Emulator, folder: Path, *, conditions: At | None = None, out: Path) -> Path:
@@ -44,14 +46,17 @@ def errors(emulator: Emulator, folder: Path, *, conditions: At | None = None, ou
     measured = cell_distances(emulator.module, here)
     if not measured:
         raise PlotError(
-            f"no cell has {CELL_ROWS} test rows in {folder}: with fewer, chance hides every error"
+            f"no cell has {CELL_ROWS} {'effective ' * (here.weights is not None)}test rows in "
+            f"{folder}: with fewer, chance hides every error"
         )
     ratios = {c: [each.ks[c] / each.floor[c] for each in measured] for c in emulator.event_columns}
     span = (min(1.0, *map(min, ratios.values())), max(2.0, *map(max, ratios.values())))
-    values_KC, rows_K = np.unique(here.conditions, axis=0, return_counts=True)
-    at = [dict(zip(names, map(float, values_C), strict=True)) for values_C in values_KC]
-    rows_YX = np.nan_to_num(grid.filled(at, rows_K)).astype(int)
-    notes = {place: f"{n:,} row{'' if n == 1 else 's'}" for place, n in np.ndenumerate(rows_YX)}
+    held = CellRows.of(here)
+    rows_K = [effective(of(here.weights, rows), len(rows)) for rows in held.rows]
+    at = [dict(zip(names, map(float, values_C), strict=True)) for values_C in held.values_KC]
+    rows_YX = np.nan_to_num(grid.filled(at, rows_K)).round().astype(int)
+    word = "row" if here.weights is None else "effective row"
+    notes = {place: f"{n:,} {word}{'' if n == 1 else 's'}" for place, n in np.ndenumerate(rows_YX)}
     width, height = grid.size
     with style.figure_of(max(6.0, width), 1.6 + len(ratios) * height) as figure:
         stacked = figure.subplots(len(ratios), 1, sharex=True, squeeze=False)[:, 0]
@@ -65,7 +70,7 @@ def errors(emulator: Emulator, folder: Path, *, conditions: At | None = None, ou
         style.heading(
             figure,
             f"Emulator against the test rows{fixed}: a perfect one reaches 1 on average\n"
-            f"hatched: fewer than {CELL_ROWS} rows, too few to tell",
+            f"hatched: fewer than {CELL_ROWS} {word}s, too few to tell",
         )
         style.write(figure, out)
     return out

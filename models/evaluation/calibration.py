@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.evaluation.weighted import effective, shares
+from models.evaluation.weighted import effective, joined, ratios, shares
 
 CONTENTS = (0.5, 0.9)
 """Of the regions whose coverage is told."""
@@ -112,7 +112,7 @@ def calibration(
 
     The levels of a cell's events are all of one set of `draws` draws.
     """
-    level_N, ratio_N = np.concatenate(levels_of_cells), _ratios(weights_of_cells)
+    level_N, ratio_N = np.concatenate(levels_of_cells), ratios(joined(weights_of_cells or ()))
     rows = len(level_N)
     size = effective(ratio_N, rows)
     agree = _pairs_that_agree(levels_of_cells, draws, ratio_N)
@@ -150,20 +150,12 @@ def gap_error(
     """
     both = zip(levels_of_cells, others_of_cells, strict=True)
     gap_N = np.concatenate([(a <= content) * 1.0 - (b <= content) for a, b in both])
-    rows, ratio_N = len(gap_N), _ratios(weights_of_cells)
+    rows, ratio_N = len(gap_N), ratios(joined(weights_of_cells or ()))
     of_draws = 2 * content * (1 - content) * _pairs_that_agree(levels_of_cells, draws, ratio_N)
     own = gap_N.var()
     if ratio_N is not None:
         own = (ratio_N**2 * (gap_N - np.average(gap_N, weights=ratio_N)) ** 2).mean()
     return math.sqrt((own + of_draws / rows) / rows)
-
-
-def _ratios(weights_of_cells: Sequence[NDArray[Any]] | None) -> NDArray[np.float64] | None:
-    """The weight of each event over the mean of all."""
-    if weights_of_cells is None:
-        return None
-    shares_N = shares(np.concatenate(weights_of_cells))
-    return shares_N * len(shares_N)
 
 
 def _pairs_that_agree(

@@ -13,6 +13,7 @@ Kish (1965), Survey Sampling, section 11.7: effective rows.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,12 +37,17 @@ def shares(weights_N: NDArray[Any]) -> NDArray[np.float64]:
     return share_N
 
 
+def ratios(weights_N: Weights) -> NDArray[np.float64] | None:
+    """The weight of each row over the mean of all."""
+    return None if weights_N is None else len(weights_N) * shares(weights_N)
+
+
 def of(weights_N: Weights, chosen: Any) -> Weights:
     """The weights of chosen rows."""
     return None if weights_N is None else weights_N[chosen]
 
 
-def joined(weights: list[Weights]) -> Weights:
+def joined(weights: Sequence[Weights]) -> Weights:
     """The weights of several sets of rows, one after the other; all have some or none has."""
     some = [each for each in weights if each is not None]
     return np.concatenate(some) if some else None

@@ -24,7 +24,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -133,7 +132,9 @@ class _Training:
         self.flow = build(flow_config, self.dataset, rows, seed=config.seed)
         self.flow.to(self.device)
         if flow_config.normalise:
-            first = _evenly_weighted(next(iter(self.stream.epoch(0))))
+            first = next(iter(self.stream.epoch(0)))
+            if first.weights is not None:  # the layers take none
+                first = first.take(first.evenly(len(first.events)))
             normalise(self.flow, *self._on_device(first)[:2])
         self.optimizer = Optimizer(self.flow, config)
         self.loss = BatchLoss(self.flow, self.optimizer.gradients, batch_size=config.batch_size)
@@ -342,15 +343,6 @@ def _endless(stream: Stream, step: int) -> Generator[Batch, None, None]:
 def _sum(weights_N: Tensor | None, rows: int) -> Tensor | int:
     """Of the weights of so many rows, in double precision."""
     return rows if weights_N is None else weights_N.sum(dtype=torch.float64)
-
-
-def _evenly_weighted(batch: Batch) -> Batch:
-    """As many rows, each as often as its weight says: what takes no weights sees their spread."""
-    if batch.weights is None:
-        return batch
-    sums_N = np.cumsum(batch.weights, dtype=np.float64)
-    at_N = (np.arange(len(sums_N)) + 0.5) / len(sums_N) * sums_N[-1]
-    return batch.take(np.searchsorted(sums_N, at_N))
 
 
 def _copy(flow: nn.Module) -> dict[str, Tensor]:

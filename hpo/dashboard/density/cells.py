@@ -50,12 +50,14 @@ class CellMap:
     """The distance itself; NaN where there are too few rows."""
     rows_XY: NDArray[np.int64]
     """Test rows in memory."""
+    effective_XY: Array | None = None
+    """As many of equal weight that would tell as much; None where all count alike."""
     held_out_XY: NDArray[np.bool_]
     """Whether the flow was trained without a cell that is there."""
     unphysical: float
     """Fraction of draws at the conditions of test rows that are not finite, or not above 0."""
     least: int
-    """Rows below which a cell has no distance."""
+    """Effective rows below which a cell has no distance."""
     notes: tuple[str, ...]
 
 
@@ -63,6 +65,8 @@ def cell_map(flow: OneFlow, dataset: Dataset, test: TestRows, held_out: frozense
     """The map of a flow, in evaluation mode, over a dataset with its columns; takes seconds."""
     from models.bundle import batched
     from models.evaluation import distances
+    from models.evaluation.cells import CellRows
+    from models.evaluation.weighted import effective, of
 
     rows = _some(test.rows, distances.CELL_ROWS)
     noise_NF = np.random.default_rng(0).standard_normal(rows.events.shape, "f4")
@@ -70,9 +74,11 @@ def cell_map(flow: OneFlow, dataset: Dataset, test: TestRows, held_out: frozense
     values, places = _grid(dataset)
     ratio_XY, ks_XY = _worst(distances.cell_distances(flow, rows), dataset, places)
     rows_XY, held_out_XY = np.zeros(ratio_XY.shape, np.int64), np.zeros(ratio_XY.shape, bool)
-    cells_KC, counts_K = np.unique(test.rows.conditions, axis=0, return_counts=True)
-    for cell, count in zip(cells_KC, counts_K, strict=True):
-        rows_XY[places[_key(cell)]] += count
+    effective_XY = np.zeros(ratio_XY.shape)
+    held = CellRows.of(test.rows)
+    for at, own in zip(held.keys, held.rows, strict=True):
+        rows_XY[places[at]] += len(own)
+        effective_XY[places[at]] += effective(of(test.rows.weights, own), len(own))
     for each in held_out:
         held_out_XY[places[_key(each.conditions)]] = True
     return CellMap(
@@ -81,6 +87,7 @@ def cell_map(flow: OneFlow, dataset: Dataset, test: TestRows, held_out: frozense
         ratio_XY=ratio_XY,
         ks_XY=ks_XY,
         rows_XY=rows_XY,
+        effective_XY=None if test.rows.weights is None else effective_XY,
         held_out_XY=held_out_XY,
         unphysical=distances.unphysical_fraction(flow, drawn_NF),
         least=distances.CELL_ROWS,

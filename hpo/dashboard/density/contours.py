@@ -21,6 +21,7 @@ from data_prep.columns import Column
 from hpo.dashboard.density.sources import DensityError
 from hpo.pictures import density
 from hpo.pictures.density import Array
+from models.evaluation.weighted import Weights, effective
 
 if TYPE_CHECKING:
     from models.flow.atoms import OneFlow
@@ -38,6 +39,8 @@ class SampleDensity:
 
     rows: int
     """Events drawn, or rows of the data."""
+    effective: float | None = None
+    """As many of equal weight would tell as much; None where all count alike."""
     density_XY: Array | None
     """Smoothed density in each bin, per unit of both columns; None where there is one column."""
     heights: dict[float, float]
@@ -82,6 +85,7 @@ def density_plot(
     at: tuple[int, ...],
     notes: Sequence[str],
     *,
+    weights_N: Weights = None,
     like: int = DRAWS,
 ) -> DensityPlot:
     """The density that the flow draws at these conditions, beside the density of the rows.
@@ -92,6 +96,7 @@ def density_plot(
         rows_NF: Rows of the data at these conditions, if there are any.
         at: One or two event columns, by their places.
         notes: Sentences that come first.
+        weights_N: Of the rows, if they have some, over their mean.
         like: Without rows, the picture is smoothed as if there were so many: contours then do not
             jump where a slider leaves a cell.
 
@@ -112,7 +117,7 @@ def density_plot(
         notes = [*notes, f"{unphysical:.2%} of the draws are not finite, or not above 0."]
     data_NK = None if rows_NF is None else rows_NF[:, at]
     nll_N = None if rows_NF is None else -batched.log_prob(flow, rows_NF, c_1C)
-    frame = _Frame.around(drawn_NK, drawn_NK[:like] if data_NK is None else data_NK)
+    frame = _Frame.around(drawn_NK, drawn_NK[:like] if data_NK is None else data_NK, weights_N)
     return DensityPlot(
         columns=tuple(flow.event_columns[k] for k in at),
         conditions=dict(conditions),
@@ -120,9 +125,9 @@ def density_plot(
         edges=frame.edges,
         joined=frame.joined,
         emulator=frame.sample(drawn_NK, density.LEVELS, whole=DRAWS),
-        data=None if data_NK is None else frame.of_data(data_NK),
-        nll=None if nll_N is None else float(nll_N.mean()),
-        error=None if nll_N is None else density.standard_error(nll_N),
+        data=None if data_NK is None else frame.of_data(data_NK, weights_N),
+        nll=None if nll_N is None else float(np.average(nll_N, weights=weights_N)),
+        error=None if nll_N is None else density.standard_error(nll_N, weights_N),
         notes=tuple(notes),
     )
 
@@ -137,40 +142,55 @@ class _Frame:
     """In bins; None where there is one column."""
 
     @classmethod
-    def around(cls, drawn_NK: Array, like_NK: Array) -> _Frame:
+    def around(cls, drawn_NK: Array, like_NK: Array, weights_N: Weights) -> _Frame:
         """For all that is drawn, as fine as so many rows as `like_NK` has can be shown."""
-        edges = tuple(density.edges(*each) for each in zip(like_NK.T, drawn_NK.T, strict=True))
-        return cls(
-            edges=edges,
-            joined=tuple(density.joined(each, len(like_NK)) for each in edges),
-            spreads=density.spreads(like_NK, (edges[0], edges[1])) if len(edges) == 2 else None,
-        )
+        columns = zip(like_NK.T, drawn_NK.T, strict=True)
+        edges = tuple(density.edges(*each, weights_N) for each in columns)
+        rows, spreads = effective(weights_N, len(like_NK)), None
+        if len(edges) == 2:
+            spreads = density.spreads(like_NK, (edges[0], edges[1]), weights_N)
+        joined = tuple(density.joined(each, rows) for each in edges)
+        return cls(edges=edges, joined=joined, spreads=spreads)
 
-    def sample(self, events_NK: Array, fractions: Sequence[float], *, whole: int) -> SampleDensity:
+    def sample(
+        self,
+        events_NK: Array,
+        fractions: Sequence[float],
+        *,
+        whole: int,
+        weights_N: Weights = None,
+    ) -> SampleDensity:
         """The densities of finite events; all events, others included, are `whole`."""
         share = len(events_NK) / whole
         columns = zip(events_NK.T, self.joined, strict=True)
-        marginals = tuple(share * density.marginal(*each) for each in columns)
+        marginals = tuple(share * density.marginal(*each, weights_N) for each in columns)
+        size = None if weights_N is None else effective(weights_N, whole)
         if self.spreads is None:
-            return SampleDensity(rows=whole, density_XY=None, heights={}, marginals=marginals)
+            return SampleDensity(
+                rows=whole, density_XY=None, heights={}, marginals=marginals, effective=size
+            )
         across, up = self.edges
         unit = whole * float((across[1] - across[0]) * (up[1] - up[0]))
-        smoothed_XY = density.smooth(density.counts(events_NK, (across, up)), self.spreads)
+        counts_XY = density.counts(events_NK, (across, up), weights_N)
+        smoothed_XY = density.smooth(counts_XY, self.spreads)
         heights = density.enclosing(smoothed_XY, fractions, whole)
         return SampleDensity(
             rows=whole,
+            effective=size,
             density_XY=smoothed_XY / unit,
             # Shorter than the fractions where the picture does not hold the last ones.
             heights={name: each / unit for name, each in zip(fractions, heights, strict=False)},
             marginals=marginals,
         )
 
-    def of_data(self, data_NK: Array) -> SampleDensity:
+    def of_data(self, data_NK: Array, weights_N: Weights) -> SampleDensity:
         """The densities of the data, with the rows themselves or a shade of them."""
-        shown = self.sample(data_NK, density.sure(len(data_NK)), whole=len(data_NK))
+        sure = density.sure(effective(weights_N, len(data_NK)))
+        shown = self.sample(data_NK, sure, whole=len(data_NK), weights_N=weights_N)
         if self.spreads is None:
             return shown
-        if len(data_NK) <= FEW:
+        if len(data_NK) <= FEW and weights_N is None:  # a point cannot show how much it weighs
             return replace(shown, points_N2=data_NK)
-        shade = density.fading(density.counts(data_NK, (self.edges[0], self.edges[1])))
+        counts_XY = density.counts(data_NK, (self.edges[0], self.edges[1]), weights_N)
+        shade = density.fading(counts_XY)
         return replace(shown, shade_XY=np.ma.filled(shade, math.nan))

@@ -21,12 +21,13 @@ from data_prep import cells as naming
 from data_prep.columns import Column
 from data_prep.dataset import Cell, Dataset
 from data_prep.errors import DataError
+from data_prep.stream import Batch
 from hpo.dashboard.cache import Cache
 from hpo.dashboard.density.cells import CellMap, cell_map
 from hpo.dashboard.density.contours import DensityPlot, density_plot
 from hpo.dashboard.density.sources import Datasets, DensityError, Stamp, TestRows, stamp_of
-from hpo.pictures.density import Array
 from models.bundle import domain
+from models.evaluation.weighted import effective, ratios
 
 if TYPE_CHECKING:
     from hpo.dashboard.catalog import Catalog
@@ -186,10 +187,12 @@ class Densities:
             notes.append(UNKNOWN[0].upper() + UNKNOWN[1:] + ".")
             return density_plot(flow, named, None, at, notes)
         test = self._datasets.test_rows(dataset.fingerprint)
-        rows_NF, there, told = _rows_at(dataset, test, named, source.held_out)
-        like = max(len(rows_NF), FEWEST)
-        shown_NF = rows_NF if there and len(rows_NF) else None
-        return density_plot(flow, named, shown_NF, at, [*notes, *told], like=like)
+        rows, there, told = _rows_at(dataset, test, named, source.held_out)
+        rows_NF, weights_N = rows.events.astype(np.float64), ratios(rows.weights)
+        like, notes = max(round(effective(weights_N, len(rows_NF))), FEWEST), [*notes, *told]
+        if not (there and len(rows_NF)):
+            return density_plot(flow, named, None, at, notes, like=like)
+        return density_plot(flow, named, rows_NF, at, notes, weights_N=weights_N)
 
 
 def _names(columns: Sequence[Column]) -> list[str]:
@@ -252,16 +255,16 @@ def _held_out(dataset: Dataset, record: RunRecord) -> frozenset[Cell]:
 
 def _rows_at(
     dataset: Dataset, test: TestRows, named: Mapping[str, float], held_out: frozenset[Cell]
-) -> tuple[Array, bool, list[str]]:
+) -> tuple[Batch, bool, list[str]]:
     """The test rows of the nearest cell, whether it is the cell asked for, and notes on it."""
     (cell,) = naming.nearest(dataset, named, 1)
     where = ", ".join(f"{k} = {v:g}" for k, v in naming.name_of(dataset, cell).items())
     mask_N = (test.rows.conditions == np.asarray(cell.conditions, np.float32)).all(axis=1)
-    rows_NF = test.rows.events[mask_N].astype(np.float64)
+    rows = test.rows.take(mask_N)
     if not np.allclose(cell.conditions, list(named.values()), rtol=SAME, atol=0):
-        return rows_NF, False, [f"Nothing was simulated here: the nearest cell is {where}."]
+        return rows, False, [f"Nothing was simulated here: the nearest cell is {where}."]
     notes = [f"The flow was trained without this cell ({where})."] if cell in held_out else []
     notes += test.notes
-    if not len(rows_NF):
+    if not len(rows.events):
         notes.append(f"The cell {where} has no test rows.")
-    return rows_NF, True, notes
+    return rows, True, notes

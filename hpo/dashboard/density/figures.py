@@ -102,7 +102,7 @@ def _alone(figure: go.Figure, p: DensityPlot, colours: Theme) -> None:
     """The density of the only column."""
     for kind, sample in (("data", p.data), ("emulator", p.emulator)):
         if sample is not None:
-            name = f"{kind}, n = {sample.rows:,}"
+            name = f"{kind}, {density.numbered(sample.rows, sample.effective)}"
             _steps(figure, p.joined[0], sample.marginals[0], kind, colours, name=name)
     _axis(figure, "xaxis", _label(p.columns[0]), [0, 1], p.edges[0])
     _axis(figure, "yaxis", _per(p.columns[0]), [0, 1])
@@ -129,7 +129,8 @@ def _contours(
     colour, dash = (colours.data, "dash") if kind == "data" else (colours.emulator, "solid")
     line = {"color": colour, "dash": dash, "width": 2.2}
     reached = ", ".join(f"{each:.0%}" for each in sample.heights) or "nothing"
-    key = f"{kind}, n = {sample.rows:,}: lines enclose {reached}"
+    rows = density.numbered(sample.rows, sample.effective)
+    key = f"{kind}, {rows}: lines enclose {reached}"
     shared = {"mode": "lines", "legendgroup": kind}
     figure.add_scatter(x=[None], y=[None], name=key, line=line, **shared)
     for fraction, height in sample.heights.items():
@@ -214,6 +215,8 @@ def _of_cell(c: CellMap, i: int, j: int) -> str:
     at = zip(c.axes, (c.values[0][i], c.values[1][j]), strict=False)
     lines = [", ".join(f"{plain(column.name)} = {value:g}" for column, value in at)]
     rows = f"{c.rows_XY[i, j]:,} test rows"
+    if c.effective_XY is not None:
+        rows += f" (effective: {c.effective_XY[i, j]:,.0f})"
     if math.isnan(c.ratio_XY[i, j]):
         lines.append(f"{rows}: too few, it takes {c.least}" if c.rows_XY[i, j] else "no test rows")
     else:

@@ -456,3 +456,21 @@ def test_a_trial_held_out_goes_on_as_if_nothing_had_been(setting, monkeypatch):
     assert (resumed.test, resumed.held_out) == (whole.test, whole.held_out)
     values = {row.epoch: row.held_out_nll for row in whole.epochs}
     assert other.optuna.trials[0].intermediate_values == values
+
+
+def test_a_trial_on_weighted_rows_says_so_in_its_record_and_in_its_emulator(weighted, tmp_path):
+    setting = Setting(tmp_path, weighted).study()
+    record, dataset = setting.run().record, Dataset.read(weighted)
+
+    assert record.data.weights == "weight"
+    assert record.data.effective_rows == {part: dataset.effective(part) for part in dataset.rows}
+    assert record.test.effective_rows == pytest.approx(dataset.effective("test"), rel=1e-5)
+    written = trial_folder(tmp_path, "s", 0) / NAME
+    jsonschema.validate(json.loads(written.read_text()), json_schema())
+    export.export(setting.optuna, tmp_path / "s", tmp_path / "emulator")
+    emulator = Emulator.load(tmp_path / "emulator")
+    assert emulator.card["provenance"]["data_weights"] == "weight"
+    cells = emulator.card["metrics"]["cells"]
+    assert cells[0]["effective_rows"]["train"] < 0.7 * cells[0]["rows"]["train"]
+    text = (tmp_path / "emulator" / "README.md").read_text()
+    assert "rows are weighted by `weight`" in text

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -161,3 +162,39 @@ def test_a_wild_emulator_does_not_push_the_data_into_a_corner(tmp_path, prepared
     assert high - low < 2 * np.ptp(masses)
     # What the picture does not hold is not said to be enclosed.
     assert legend_of(seen[0])[1][3] == "contours enclose nothing"
+
+
+def test_weighted_rows_are_shown_by_their_weights(tmp_path, weighted, seen):
+    """The truth's marginals lie on theirs, though the rows themselves are twice as wide."""
+    emulator = Truth()
+    contours(emulator, weighted, out=tmp_path / "masses.png")
+
+    rows = read_split(weighted, "test")
+    effective = rows.weights.sum() ** 2 / (rows.weights**2).sum()
+    title, entries = legend_of(seen[0])
+    assert f"data, n = {len(rows.events):,} (effective: {effective:,.0f})" in entries
+    assert effective < 0.6 * len(rows.events)
+    data, drawn = (patch.get_data() for patch in seen[0].axes[1].patches)
+    width = np.diff(data.edges)
+    means = [
+        (each.values * width * (data.edges[1:] + data.edges[:-1]) / 2).sum()
+        for each in (data, drawn)
+    ]
+    spreads = [
+        (each.values * width * ((data.edges[1:] + data.edges[:-1]) / 2 - mean) ** 2).sum()
+        for each, mean in zip((data, drawn), means, strict=True)
+    ]
+    assert spreads[0] == pytest.approx(spreads[1], rel=0.15)
+    told = float(re.search(r"NLL = ([\d.]+)", title)[1])
+    direct = -emulator.log_prob(rows.events, Z=rows.conditions[:, 0], alpha=rows.conditions[:, 1])
+    assert told == pytest.approx(np.average(direct, weights=rows.weights), abs=1e-3)
+    # The conditions are those of the weighted rows.
+    asked = np.mean(emulator.asked[:, 1])
+    assert asked == pytest.approx(np.average(rows.conditions[:, 1], weights=rows.weights), rel=1e-3)
+
+
+def test_weighted_rows_are_never_shown_as_points(tmp_path, weighted, seen):
+    contours(Truth(), weighted, out=tmp_path / "masses.png")
+
+    assert not [line for line in seen[0].axes[0].lines if line.get_linestyle() == "None"]
+    assert seen[0].axes[0].collections

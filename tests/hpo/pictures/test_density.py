@@ -101,3 +101,35 @@ def test_bins_hold_nearly_all_events_of_both_and_none_below_zero():
 )
 def test_a_standard_error_needs_two_finite_values(values, error):
     assert density.standard_error(np.array(values)) == pytest.approx(error, nan_ok=True)
+
+
+def test_the_bins_of_weighted_events_hold_what_those_of_repeated_ones_do():
+    rng = np.random.default_rng(2)
+    events, times = rng.normal(size=(500, 2)), rng.integers(1, 5, 500)
+    weights = times / times.mean()
+    often = np.repeat(events, times, axis=0)
+    edges = density.edges(events[:, 0], events[:, 1], weights)
+    axes = (np.linspace(-3, 3, 91), np.linspace(-3, 3, 91))
+
+    np.testing.assert_allclose(
+        density.counts(events, axes, weights) * times.mean(), density.counts(often, axes)
+    )
+    np.testing.assert_allclose(
+        density.marginal(events[:, 0], edges, weights), density.marginal(often[:, 0], edges)
+    )
+    np.testing.assert_allclose(
+        density.edges(often[:, 0], events[:, 1], np.ones(len(often))), edges, rtol=1e-12
+    )
+
+
+def test_smoothing_of_weighted_events_goes_by_effective_rows():
+    rng = np.random.default_rng(3)
+    events, axes = rng.normal(size=(4000, 2)), (np.linspace(-3, 3, 901),) * 2
+    weights = rng.lognormal(0, 1.5, 4000)
+    rows = round(weights.sum() ** 2 / (weights**2).sum())
+
+    found = density.spreads(events, axes, weights)
+
+    assert rows < 800
+    assert found == pytest.approx(density.spreads(events[:rows], axes), rel=0.15)
+    assert found > density.spreads(events, axes)

@@ -232,3 +232,14 @@ def test_the_best_of_the_thesis_s_grid_is_not_one_that_blew_up():
 
     assert (best["activation"], best["blocks"], best["hidden"]) == ("relu", 10, 128)
     assert best["best_val_nll"] < 4.970 < best["reported_val_nll"]
+
+
+def test_a_run_of_weighted_rows_says_so():
+    effective = {"train": 12.5, "val": 4.0, "test": 4.0}
+    data = dataclasses.replace(BASE.data, weights="mixture_weight", effective_rows=effective)
+
+    weighed = runs.row(dataclasses.replace(BASE, data=data))
+
+    assert weighed["weights"] == "mixture_weight"
+    assert weighed["train_effective_rows"] == 12.5
+    assert "weights" not in runs.row(BASE)

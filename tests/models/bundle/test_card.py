@@ -287,3 +287,23 @@ def test_no_field_of_a_card_becomes_markup():
     assert "<strong>" not in shown
     assert [title for title in re.findall("<h.>(.*?)</h.>", shown) if title == "head"] == []
     assert shown.count("<pre>") == 3
+
+
+def test_it_says_that_rows_are_weighted_and_how_many_equal_ones_they_are_worth():
+    card = told()
+    card["provenance"] |= {
+        "data_weights": "mixture_weight",
+        "data_effective_rows": {"train": 213.4, "val": 71.0, "test": 70.2},
+    }
+    for each in card["metrics"]["cells"]:
+        each["effective_rows"] = {"train": 88.2, "val": 30.0, "test": 29.6}
+    card = Emulator(a_flow(), card).card
+
+    data = section(card, "Data")
+    assert "- rows are weighted by `mixture_weight`, in training and in every measure below" in data
+    assert "equal rows that would tell as much: 213 train, 71 val, 70 test" in data
+    quality = section(card, "Quality")
+    assert "| 0.001 | 1 | 600 (88) | 200 (30) | 4.250 ± 0.031 |" in quality
+    assert "In parentheses after the rows" in quality
+    assert "weighted by" not in section(card_of(), "Data")
+    assert "after the rows" not in section(card_of(), "Quality")

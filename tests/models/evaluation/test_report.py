@@ -375,3 +375,45 @@ def test_csv_holds_every_number_of_the_tables(compared):
         last["nll"]["mean"],
         last["nll"]["error"],
     )
+
+
+def test_an_evaluation_of_weighted_rows_is_of_what_their_weights_make(weighted):
+    dataset, flow = Dataset.read(weighted), fresh(weighted)
+
+    found = report.evaluate(flow, weighted)
+    summed = summary.summary(flow, weighted)
+
+    assert found["weights"] == "weight"
+    assert found["test_nll"]["effective_rows"] == pytest.approx(dataset.effective("test"), rel=1e-5)
+    effective = {cell.conditions: cell.effective("test") for cell in dataset.cells}
+    for cell in found["cells"]:
+        at = tuple(cell["conditions"].values())
+        assert cell["effective_rows"] == pytest.approx(effective[at], rel=1e-5)
+        assert cell["effective_rows"] >= distances.CELL_ROWS
+    told = {tuple(c["conditions"].values()) for c in found["cells"]}
+    assert told == {at for at, n in effective.items() if n >= distances.CELL_ROWS}
+    assert found["calibration"]["effective_rows"] < found["calibration"]["rows"]
+    assert found["two_sample"]["effective_rows"] < found["two_sample"]["rows"]
+    for cell in summed["cells"]:
+        at = tuple(cell["conditions"].values())
+        assert cell["effective_rows"]["test"] == pytest.approx(effective[at])
+    table = tables.scores(found, "test", {})
+    assert tables.whole(table)[0]["measure"] == "effective rows"
+    assert all(row["effective rows"] for row in tables.cells(table))
+
+
+def test_a_difference_of_weighted_evaluations_is_weighted(weighted):
+    first, second = fresh(weighted), fresh(weighted, seed=1)
+
+    found = comparison.compare(first, second, weighted)
+
+    test = read_split(weighted, "test")
+    gap = [batched.log_prob(each, test.events, test.conditions) for each in (second, first)]
+    mean = np.average(gap[0] - gap[1], weights=test.weights)
+    assert found["difference"]["test_nll"]["mean"] == pytest.approx(mean, abs=1e-9)
+    ours, theirs = (found[name]["test_nll"]["mean"] for name in ("emulator", "against"))
+    assert ours - theirs == pytest.approx(mean, abs=1e-9)
+    for percent, one in found["difference"]["calibration"]["coverage"].items():
+        a, b = (found[n]["calibration"]["coverage"][percent] for n in ("emulator", "against"))
+        assert one["fraction"] == pytest.approx(a["fraction"] - b["fraction"])
+        assert 0 <= one["error"] < a["error"] + b["error"]

@@ -460,7 +460,11 @@ def test_with_three_conditions_a_place_shows_the_worst_of_its_cells(prepared):
     dataset = dataclasses.replace(found, cells=split, condition_columns=columns)
     measured = [
         distances.CellDistance(
-            {"Z": 0.001, "alpha": 1.0, "spin": spin}, 300, {"a": ks, "b": 0.02}, {"a": 0.01, "b": 1}
+            {"Z": 0.001, "alpha": 1.0, "spin": spin},
+            300,
+            300.0,
+            {"a": ks, "b": 0.02},
+            {"a": 0.01, "b": 1},
         )
         for spin, ks in ((0.0, 0.05), (0.5, 0.03))
     ]
