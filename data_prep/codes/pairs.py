@@ -54,7 +54,7 @@ class Rule:
 
 def _pair(one: str, two: str, black_hole: str) -> Rule:
     both = " and ".join(f"{_name(each)} == {black_hole}" for each in (one, two))
-    what = f"no pair of two black holes ({one}, {two})"
+    what = f"that are no pair of black holes ({one}, {two})"
     return Rule((one, two), f"not ({both})", what, both)
 
 
@@ -87,13 +87,13 @@ RULES = (
     Rule(
         ("BWorldtime", "GWtime"),
         "BWorldtime + GWtime > 13700",
-        "merging later than 13.7 Gyr (BWorldtime + GWtime)",
+        "that merge later than 13.7 Gyr (BWorldtime + GWtime)",
         "BWorldtime + GWtime <= 13700",
     ),
     Rule(
         ("Merges_Hubble_Time",),
         "not Merges_Hubble_Time == 1",
-        "not merging within a Hubble time (Merges_Hubble_Time)",
+        "that do not merge within a Hubble time (Merges_Hubble_Time)",
         "Merges_Hubble_Time == 1",
     ),
 )
@@ -144,12 +144,13 @@ class Census:
     def notes(self) -> Iterator[str]:
         """Of rows that are kept, but are no mergers of two black holes in this universe."""
         kept = self.rows - sum(self.left_out.values())
-        for rule, count in (+self.found).items():
-            if not rule.never:
-                yield (
-                    f"{count} of {kept} rows ({count / kept:.0%}) are {rule.what}, and are kept: "
-                    f"--where {self._filter([rule.keep])} leaves them out"
-                )
+        others = {rule: count for rule, count in (+self.found).items() if not rule.never}
+        if others:
+            told = [f"{count} ({count / kept:.0%}) {rule.what}" for rule, count in others.items()]
+            yield (
+                f"of {kept} rows, {' and '.join(told)} are kept: "
+                f"--where {self._filter(rule.keep for rule in others)} leaves them out"
+            )
 
     def _filter(self, keep: Iterable[str]) -> str:
         """The filter that keeps the others of the rows, ready to be typed."""
