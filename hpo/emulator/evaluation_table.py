@@ -21,7 +21,7 @@ class Score(NamedTuple):
     """One measure, of the whole part or of a cell."""
 
     cell: Mapping[str, float] | None
-    """Its conditions; None for the whole part."""
+    """Its conditions, of a region their ends; None for the whole part."""
     held_out: bool | str | None
     """Whether the emulator was trained without the cell; of two, the one that was."""
     measure: str
@@ -67,7 +67,7 @@ def scores(
             without = [name for name in names if here[name]["held_out"]]
             held_out = "both" if len(without) == 2 else (without or ["none"])[0]
         for one in _measures_of_cell(cell, units, weighted="weights" in first):
-            told.append(_score(one, here, cell["conditions"], held_out))
+            told.append(_score(one, here, _place(cell), held_out))
     return told
 
 
@@ -114,6 +114,15 @@ def cells(told: Sequence[Score]) -> list[Row]:
         elif one.measure == "NLL" or len(one.values) == 1:
             rows[-1] |= _columns(one)
     return rows
+
+
+def _place(cell: Found) -> dict[str, float]:
+    if "box" not in cell:
+        return dict(cell["conditions"])
+    ends = {
+        name: dict(zip(("from", "to"), ends, strict=True)) for name, ends in cell["box"].items()
+    }
+    return {f"{name} {end}": value for name, each in ends.items() for end, value in each.items()}
 
 
 def _measures(found: Found, split: str, some_held_out: bool) -> Iterator[_Measure]:

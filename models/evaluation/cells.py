@@ -1,7 +1,10 @@
 """Which events of a split share a cell, and which cells an emulator was trained without.
 
+Where conditions are scattered, the cells are regions. The conditions differ within one, so that its
+events are compared with draws at the conditions of its own rows.
+
 Axes:
-    N events    C conditions    K cells
+    N events    M draws    C conditions    K cells
 """
 
 from __future__ import annotations
@@ -16,9 +19,11 @@ from numpy.typing import NDArray
 
 from data_prep.cells import Named
 from data_prep.dataset import Dataset, key
+from data_prep.regions import numbers
 from data_prep.stream import Batch
 from data_prep.untrusted import is_finite
 from models.bundle.files import EmulatorError
+from models.evaluation import weighted
 
 Key = tuple[float, ...]
 """The conditions of a cell, as `data_prep.dataset.key` makes them comparable."""
@@ -28,27 +33,69 @@ Key = tuple[float, ...]
 class CellRows:
     """The rows of a batch, by cell."""
 
+    batch: Batch
     values_KC: NDArray[Any]
+    """Conditions of each cell; of a region, the medians."""
     rows: list[NDArray[np.intp]]
     """Of each cell, in file order."""
     keys: list[Key]
+    boxes: list[dict[str, tuple[float, float]]]
+    """Of each region, the ranges of its conditions; none of cells."""
 
     @classmethod
-    def of(cls, batch: Batch) -> CellRows:
-        """Cells in the order of their conditions."""
-        values_KC, cell_N = np.unique(batch.conditions, axis=0, return_inverse=True)
-        counts_K = np.bincount(cell_N.ravel(), minlength=len(values_KC))
-        order_N = np.argsort(cell_N.ravel(), kind="stable")
-        rows = np.split(order_N, np.cumsum(counts_K)[:-1])
-        return cls(values_KC, rows, [key(values) for values in values_KC.tolist()])
+    def of(cls, batch: Batch, dataset: Dataset | None = None) -> CellRows:
+        """Cells or regions of the dataset, as far as they have rows, in ascending order.
+
+        Without a dataset rows of equal conditions are a cell.
+        """
+        if dataset is None or not dataset.scattered:
+            values_KC, cell_N = np.unique(batch.conditions, axis=0, return_inverse=True)
+            keys = [key(values) for values in values_KC.tolist()]
+            return cls(batch, values_KC, _by_cell(cell_N.ravel(), len(keys)), keys, [])
+        found, cell_N = np.unique(numbers(dataset, batch.conditions), return_inverse=True)
+        cells = [dataset.cells[k] for k in found]
+        values_KC = np.array([cell.conditions for cell in cells])
+        names = [column.name for column in dataset.condition_columns]
+        boxes = [dict(zip(names, cell.box, strict=True)) for cell in cells]
+        keys = [key(cell.conditions) for cell in cells]
+        return cls(batch, values_KC, _by_cell(cell_N, len(cells)), keys, boxes)
+
+    @property
+    def points(self) -> CellRows:
+        """Rows of exactly equal conditions."""
+        return CellRows.of(self.batch) if self.boxes else self
+
+    def conditions(self, k: int, draws: int, rng: np.random.Generator) -> NDArray[Any]:
+        """Where to draw that many events of a cell, `(M, C)`: at its own conditions.
+
+        Of a region at the rows' conditions, each as often as its weight has it.
+
+        Source:
+            Kitagawa (1996), Journal of Computational and Graphical Statistics 5, 1, appendix:
+            stratified resampling with one random number.
+        """
+        if not self.boxes:
+            return np.repeat(self.values_KC[k][None], draws, axis=0)
+        rows = rng.permutation(self.rows[k])
+        weights_N = weighted.of(self.batch.weights, rows)
+        each = np.ones(len(rows)) if weights_N is None else weights_N.astype(np.float64)
+        ends = np.cumsum(each) / each.sum()
+        place = np.searchsorted(ends, (np.arange(draws) + rng.random()) / draws)
+        drawn_MC: NDArray[Any] = self.batch.conditions[rows[np.minimum(place, len(rows) - 1)]]
+        return drawn_MC
+
+
+def _by_cell(cell_N: NDArray[np.intp], cells: int) -> list[NDArray[np.intp]]:
+    counts_K = np.bincount(cell_N, minlength=cells)
+    return np.split(np.argsort(cell_N, kind="stable"), np.cumsum(counts_K)[:-1])
 
 
 def keys(dataset: Dataset, named: Named) -> frozenset[Key]:
-    """The keys of named cells; a name with other conditions is no cell of this dataset."""
+    """The keys of named cells; a name that is no cell of this dataset has none."""
     names = [column.name for column in dataset.condition_columns]
-    return frozenset(
-        key([each[name] for name in names]) for each in named if set(each) == set(names)
-    )
+    values = [[each[name] for name in names] for each in named if set(each) == set(names)]
+    found = numbers(dataset, np.array(values, np.float64).reshape(-1, len(names)))
+    return frozenset(key(dataset.cells[k].conditions) for k in found if k >= 0)
 
 
 def held_out_of(card: Mapping[str, Any]) -> list[dict[str, float]]:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from data_prep.dataset import key
-from data_prep.stream import Batch
 from data_prep.untrusted import finite
 from models.bundle.emulator import Emulator
 from models.bundle.ensemble import Density
@@ -20,7 +19,7 @@ from models.evaluation.nll import mean_of
 from models.evaluation.report import Evaluation, evaluation, read, scores
 from models.evaluation.weighted import of
 
-LEFT_OUT = ("rows", "effective_rows", "error", "nominal", "conditions", "held_out", "cells")
+LEFT_OUT = ("box", "rows", "effective_rows", "error", "nominal", "conditions", "held_out", "cells")
 """Of the numbers of an evaluation, those whose difference would mean nothing."""
 
 
@@ -50,20 +49,26 @@ def compare(
     first, second = (
         evaluation(each, dataset, test, split, seed=seed) for each in (emulator, against)
     )
-    difference = _difference(first.found, second.found) | _paired(first, second, test, split)
+    difference = _difference(first.found, second.found) | _paired(
+        first, second, CellRows.of(test, dataset), split
+    )
     return {"emulator": first.found, "against": second.found, "difference": finite(difference)}
 
 
-def _paired(first: Evaluation, second: Evaluation, test: Batch, split: str) -> dict[str, Any]:
+def _paired(first: Evaluation, second: Evaluation, cells: CellRows, split: str) -> dict[str, Any]:
     """The differences that are taken event by event, with their standard errors."""
-    cells, gap_N = CellRows.of(test), first.nll_N - second.nll_N
+    test, gap_N = cells.batch, first.nll_N - second.nll_N
     both_held_out = first.held_out if first.held_out == second.held_out else None
     told: dict[str, Any] = {**scores(gap_N, cells, split, both_held_out, test.weights)}
     told["cells"] = []
     rows = dict(zip(cells.keys, cells.rows, strict=True))
     for one, other in zip(first.found["cells"], second.found["cells"], strict=True):
         own_N = rows[key(tuple(one["conditions"].values()))]
-        both = {name: one[name] for name in ("conditions", "rows", "effective_rows")}
+        both = {
+            name: one[name]
+            for name in ("conditions", "box", "rows", "effective_rows")
+            if name in one
+        }
         nll = {"nll": asdict(mean_of(gap_N[own_N], of(test.weights, own_N)))}
         told["cells"].append({**both, **_difference(one, other), **nll})
     told["calibration"] = _difference(first.found["calibration"], second.found["calibration"])

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.dataset import Dataset
 from data_prep.stream import Batch
 from models.bundle import batched
 from models.bundle.ensemble import Density
@@ -86,15 +87,22 @@ class Bins:
 
 
 def cell_distances(
-    flow: Density, test: Batch, *, least: int = CELL_ROWS, seed: int = 0, most: int | None = None
+    flow: Density,
+    test: Batch,
+    dataset: Dataset | None = None,
+    *,
+    least: int = CELL_ROWS,
+    seed: int = 0,
+    most: int | None = None,
 ) -> list[CellDistance]:
     """Kolmogorov-Smirnov distances in each cell of `least` effective rows, those with most first.
 
+    The cells are those of `CellRows.of(test, dataset)`.
     At most `most` events are drawn over all cells, but for one in each. The halves of the data have
     random numbers of their own, so that two flows have one floor.
     """
     rng, split_rng = np.random.default_rng(seed), np.random.default_rng((seed, 1))
-    cells = CellRows.of(test)
+    cells = CellRows.of(test, dataset)
     sizes_K = np.array([effective(of(test.weights, rows), len(rows)) for rows in cells.rows])
     chosen = [k for k in np.argsort(-sizes_K) if sizes_K[k] >= least]
     names = [column.name for column in flow.event_columns]
@@ -105,7 +113,7 @@ def cell_distances(
     for k in chosen:
         at_C, rows = cells.values_KC[k], cells.rows[k]
         data = _Sample(test.events[rows], of(test.weights, rows))
-        drawn_MF = batched.draw(flow, np.repeat(at_C[None], draws_K[k], axis=0), rng)
+        drawn_MF = batched.draw(flow, cells.conditions(k, draws_K[k], rng), rng)
         ks, floor = _of_columns(ks_distance, data, drawn_MF, data.halves(split_rng), names)
         # By way of text, which gives the 0.0001 that was written and not its nearest float32.
         values = (float(str(value)) for value in at_C)

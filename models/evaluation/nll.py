@@ -20,6 +20,7 @@ from data_prep import cells as naming
 from data_prep.cells import Named
 from data_prep.dataset import Dataset
 from data_prep.errors import DataError
+from data_prep.regions import numbers
 from data_prep.stream import Batch, Stream
 from models.bundle.batched import log_prob
 from models.bundle.ensemble import Density
@@ -77,9 +78,9 @@ def cell_nlls(flow: Density, folder: Path, split: str, cells: Named) -> list[Cel
         DataError: If the dataset has other columns than the flow, or lacks a cell.
     """
     dataset, c_NC, nll_N, weights_N = _read(flow, folder, split, (), cells)
-    told = []
+    told, number_N = [], numbers(dataset, c_NC)
     for cell in naming.find(dataset, cells, Path(folder)):
-        here_N = (c_NC == np.array(cell.conditions, np.float32)).all(axis=1)
+        here_N = number_N == dataset.cells.index(cell)
         score = _score(nll_N[here_N], weighted.of(weights_N, here_N))
         told.append(CellNll(naming.name_of(dataset, cell), score))
     return told

@@ -91,7 +91,8 @@ def evaluate(
         `{split}_nll` and `cell_averaged_nll`, in which cells count alike: mean and standard error
         in nats per event. `trained_cells_nll` and `held_out_nll`: of the rows of either kind of
         cells, None where there are none. `cells`: `CellDistance`, `Distances`, the NLL, and whether
-        it was `held_out`, of each cell with enough rows; `median_*_over_floor` over those.
+        it was `held_out`, of each cell with enough rows, and the `box` of each region;
+        `median_*_over_floor` over those.
         `two_sample` and `calibration`: see the modules of that name; None if the rows are too few.
         `unphysical_fraction` of draws at the split's conditions, `cost`, `speed`. Where rows have
         weights, every mean, distance and test is weighted, and `weights` names their column;
@@ -109,19 +110,21 @@ def evaluation(
     emulator: Emulator | Density, dataset: Dataset, test: Batch, split: str, *, seed: int
 ) -> Evaluation:
     """The evaluation of rows that have been read, with the values of single events."""
-    flow, cells = density_of(emulator), CellRows.of(test)
+    flow, cells = density_of(emulator), CellRows.of(test, dataset)
     held_out = [] if isinstance(emulator, Density) else held_out_of(emulator.card)
     out = keys(dataset, held_out)
     rng = np.random.default_rng(seed)
     nll_N = nll_of(flow, test)
     drawn_NF = batched.draw(flow, test.conditions, rng)
-    near, calibrated, levels_of = _near_and_calibrated(flow, test, cells, nll_N, rng, seed)
+    near, calibrated, levels_of = _near_and_calibrated(flow, cells, nll_N, rng, seed)
     told, rows = [], dict(zip(cells.keys, cells.rows, strict=True))
-    for ks in cell_distances(flow, test, seed=seed):
+    boxes = [{"box": {name: list(ends) for name, ends in box.items()}} for box in cells.boxes]
+    regions = dict(zip(cells.keys, boxes, strict=False))
+    for ks in cell_distances(flow, test, dataset, seed=seed):
         at = key(tuple(ks.conditions.values()))
         score = mean_of(nll_N[rows[at]], of(test.weights, rows[at]))
         nll = {"held_out": at in out, "nll": asdict(score)}
-        told.append({**asdict(ks), **nll, **asdict(near[at])})
+        told.append({**asdict(ks), **regions.get(at, {}), **nll, **asdict(near[at])})
     answers = None
     if len(test.events) > 1:
         answers = right(test.events, drawn_NF, test.conditions, weights_N=test.weights, seed=seed)
@@ -215,7 +218,6 @@ def density_of(emulator: Emulator | Density) -> Density:
 
 def _near_and_calibrated(
     flow: Density,
-    test: Batch,
     cells: CellRows,
     nll_N: NDArray[np.float64],
     rng: np.random.Generator,
@@ -223,13 +225,14 @@ def _near_and_calibrated(
 ) -> tuple[dict[Key, Distances], dict[str, Any], Levels]:
     """Distances of the cells with enough rows and the calibration, by one set of draws.
 
-    Then the levels that the calibration is of.
+    Then the levels that the calibration is of: at each event's own conditions, in regions too.
     """
-    sizes = [effective(of(test.weights, rows), len(rows)) for rows in cells.rows]
+    test, points = cells.batch, cells.points
+    sizes = [effective(of(test.weights, rows), len(rows)) for rows in points.rows]
     # With numbers of its own: two emulators are asked about the same events.
-    kept = _with_levels(cells, sizes, len(test.events), np.random.default_rng(seed))
+    kept = _with_levels(points, sizes, len(test.events), np.random.default_rng(seed))
     draws = [_draws(len(rows)) for rows in kept.values()]
-    drawn_c = np.repeat(cells.values_KC[list(kept)], draws, axis=0)
+    drawn_c = np.repeat(points.values_KC[list(kept)], draws, axis=0)
     all_MF = batched.draw(flow, drawn_c, rng)
     drawn, log_prob = (
         np.split(each, np.cumsum(draws)[:-1])
@@ -239,28 +242,45 @@ def _near_and_calibrated(
         levels(-nll_N[rows], drawn_m, rng)
         for rows, drawn_m in zip(kept.values(), log_prob, strict=True)
     ]
-    names = [column.name for column in flow.event_columns]
-    bins = Bins.of(test.events, test.weights)
     rank = {
-        name: np.concatenate(
+        column.name: np.concatenate(
             [
                 ranks(test.events[k, f], each[:, f], rng)
                 for k, each in zip(kept.values(), drawn, strict=True)
             ]
         )
-        for f, name in enumerate(names)
+        for f, column in enumerate(flow.event_columns)
     }
-    split_rng = np.random.default_rng(seed)  # so that two emulators have the same floors
-    near = {}
-    for k, each in zip(kept, drawn, strict=True):
-        if sizes[k] >= CELL_ROWS:
-            rows = cells.rows[k]
-            near[cells.keys[k]] = distances(
-                test.events[rows], each, names, bins, split_rng, of(test.weights, rows)
-            )
     weights = None if test.weights is None else [test.weights[rows] for rows in kept.values()]
     calibrated = asdict(calibration(level, draws, rank, weights))
+    of_cells = dict(zip(kept, drawn, strict=True)) if points is cells else {}
+    near = _near(flow, cells, of_cells, rng, seed)
     return near, calibrated, Levels(level, draws, weights)
+
+
+def _near(
+    flow: Density,
+    cells: CellRows,
+    drawn: Mapping[int, NDArray[Any]],
+    rng: np.random.Generator,
+    seed: int,
+) -> dict[Key, Distances]:
+    """Distances of the cells with enough rows; of regions, by draws that are made here."""
+    test, names = cells.batch, [column.name for column in flow.event_columns]
+    bins = Bins.of(test.events, test.weights)
+    split_rng = np.random.default_rng(seed)  # so that two emulators have the same floors
+    near = {}
+    for k, rows in enumerate(cells.rows):
+        weights_N = of(test.weights, rows)
+        if effective(weights_N, len(rows)) < CELL_ROWS:
+            continue
+        drawn_MF = drawn.get(k)
+        if drawn_MF is None:
+            drawn_MF = batched.draw(flow, cells.conditions(k, _draws(len(rows)), rng), rng)
+        near[cells.keys[k]] = distances(
+            test.events[rows], drawn_MF, names, bins, split_rng, weights_N
+        )
+    return near
 
 
 def _with_levels(

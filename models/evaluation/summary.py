@@ -36,8 +36,9 @@ def summary(flow: Density, folder: Path, *, held_out: Named = (), seed: int = 0)
         `cells`, in the dataset's order: conditions, rows of each part, whether it was held out,
         NLL with its standard error, and, with enough rows, Kolmogorov-Smirnov distances and their
         floors by event column; of very many cells those with the most rows. Where rows have
-        weights, `effective_rows` of each part stand beside the rows. `cells_rows`: of how
-        many test rows that is, the first of the part. `unphysical_fraction` of as many draws.
+        weights, `effective_rows` of each part stand beside the rows; of a region, `box` has the
+        range of each condition. `cells_rows`: of how many test rows that is, the first of the part.
+        `unphysical_fraction` of as many draws.
 
     Raises:
         DataError: If the dataset has other columns than the flow.
@@ -48,11 +49,11 @@ def summary(flow: Density, folder: Path, *, held_out: Named = (), seed: int = 0)
     test = next(iter(stream.epoch(0)), None)  # rows are shuffled at rest: any are a fair choice
     if test is None or not len(test.events):
         return {}
-    cells, out = CellRows.of(test), keys(dataset, held_out)
+    cells, out = CellRows.of(test, dataset), keys(dataset, held_out)
     rows, nll_N = dict(zip(cells.keys, cells.rows, strict=True)), nll_of(flow, test)
     far = {
         key(tuple(each.conditions.values())): each
-        for each in cell_distances(flow, test, seed=seed, most=DRAWS)
+        for each in cell_distances(flow, test, dataset, seed=seed, most=DRAWS)
     }
     told = []
     all_cells = dataset.cells
@@ -64,6 +65,8 @@ def summary(flow: Density, folder: Path, *, held_out: Named = (), seed: int = 0)
             "rows": {split: getattr(cell, split) for split in SPLITS},
             "held_out": at in out,
         }
+        if cell.box:
+            one["box"] = dict(zip(one["conditions"], map(list, cell.box), strict=True))
         if dataset.weight_column:
             one["effective_rows"] = {split: cell.effective(split) for split in SPLITS}
         if at in rows:
