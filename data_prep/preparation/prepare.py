@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from data_prep.atomic import folder_draft_of
 from data_prep.codes import cosmic, pairs
-from data_prep.columns import missing, unit_of
+from data_prep.columns import unit_of
 from data_prep.dataset import Cell, Dataset, rows_of
 from data_prep.errors import DataError, quoted
 from data_prep.preparation import page, parts
@@ -293,7 +293,7 @@ def _check_columns(source: Source, request: Request, command: str) -> None:
     if not absent or cosmic.is_bpp(source):
         return
     others = [name for name in source.names if name not in request.names]
-    fault = missing(source.path, absent, others)
+    fault = source.lacks(absent, others)
     if request.events == page.EVENTS and set(page.EVENTS) <= set(absent):
         if own := page.own_names(request, source.names):
             # Of an option that is there twice, the second counts.

@@ -147,14 +147,8 @@ class Source:
         """
         wanted = [*numbers, *others]
         if absent := [name for name in dict.fromkeys(wanted) if name not in self.renamed]:
-            pattern = place.pattern_with(self.path, absent[0])
-            if pattern and not self.constants:
-                raise DataError(
-                    f"{self.path} has no column {absent[0]!r}: if the name of its folder has it, "
-                    f"pass --from-path '{pattern}'"
-                )
             there = [each for each in self.renamed if each not in wanted]
-            raise DataError(missing(self.path, absent, there))
+            raise DataError(self.lacks(absent, there))
         names = {name: self.renamed[name] for name in wanted}
         told = {name: self.constants[old] for name, old in names.items() if old in self.constants}
         names = {name: old for name, old in names.items() if name not in told}
@@ -167,6 +161,19 @@ class Source:
                     self._refuse_unlike(chunk, name, twin)
                 chunk = chunk.under({name: name for name in names}) if alike else chunk
                 yield chunk.with_constants(told, numbers) if told else chunk
+
+    def lacks(self, absent: Sequence[str], there: Sequence[str]) -> str:
+        """Says that the columns `absent` are not there, and what to type instead."""
+        patterns = {name: place.pattern_with(self.path, name) for name in absent}
+        told = [name for name in absent if patterns[name] and not self.constants]
+        if not told:
+            return missing(self.path, absent, there)
+        said = f"if the name of its folder tells {' and '.join(told)}, pass --from-path"
+        rest = [name for name in absent if name not in told]
+        fault = (
+            missing(self.path, rest, there) if rest else f"{self.path} has no column {told[0]!r}"
+        )
+        return f"{fault}{';' if rest else ':'} {said} {shlex.quote(str(patterns[told[0]]))}"
 
     def sha256(self) -> str:
         """Of the file's bytes."""
