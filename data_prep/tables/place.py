@@ -16,6 +16,8 @@ TABLES = (
     "hdf", "fits", "fit", "vot", "votable", "xml",
 )  # fmt: skip
 """Endings of the names of tables."""
+NEAR = 3
+"""Names of a path, from its end, in which a pattern is looked for to be proposed."""
 _SEVN = {"A": "alpha"}
 _ENDING = re.compile(rf"(?i)\.({'|'.join(TABLES)})(?:\.(?:{'|'.join(PACKED)}))?$")
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
@@ -92,7 +94,7 @@ def pattern_with(path: Path, name: str) -> str | None:
     Each word before a number is the name of one, as in `Z0.001`; SEVN writes alpha as A.
     """
     said = re.compile(rf"([A-Za-z]+)([_=]?){_NUMBER.pattern}")
-    for part in reversed(path.absolute().parts):
+    for part in path.absolute().parts[: -NEAR - 1 : -1]:
         bare = _ENDING.sub("", part)
         if name in {_SEVN.get(word[1], word[1]) for word in said.finditer(bare)}:
             return said.sub(
@@ -145,7 +147,7 @@ def _checked(path: Path, name: str, text: str) -> float | str:
 
 def _remedy(path: Path, names: Sequence[str]) -> str:
     """The pattern that would match, where the numbers in a name are as many as the values."""
-    for part in reversed(path.absolute().parts):
+    for part in path.absolute().parts[: -NEAR - 1 : -1]:
         numbers = list(_NUMBER.finditer(_ENDING.sub("", part)))
         if len(numbers) == len(names):
             pieces, end = [], 0

@@ -208,6 +208,11 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: check the path") from None
+    except pa.ArrowMemoryError as error:  # for what a file says of itself, before it is read
+        raise DataError(
+            f"{path} cannot be read (it says that it is larger than this machine's memory): it "
+            "may be damaged, so copy or download it again, or write it in smaller batches"
+        ) from error
     except (
         pa.ArrowException, OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
         RuntimeError,

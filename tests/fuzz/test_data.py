@@ -1,15 +1,20 @@
 """Tables and prepared datasets that are damaged, hostile, or far larger than they look."""
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import shutil
+import zipfile
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
+import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
+from astropy.table import Table
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -44,7 +49,36 @@ def csv(table):
 
 
 CSV = csv(TABLE)
+
+
+def archive(name, content):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr(name, content)
+    return buffer.getvalue()
+
+
+def feather(table):
+    buffer = io.BytesIO()
+    pyarrow.feather.write_feather(table, buffer, chunksize=40)
+    return buffer.getvalue()
+
+
+def fits(table):
+    buffer = io.BytesIO()
+    columns = {name: table[name].to_numpy() for name in ("Mass_0", "Mass_1", "Z", "alpha")}
+    Table(columns, units={"Mass_0": "solMass"}).write(buffer, format="fits")
+    return buffer.getvalue()
+
+
+HEAD = b"# run 7\nMsol,Msol,-,-\nMass_0,Mass_1,Z,alpha\n"
 FILES = {
+    "a.csv.xz": lzma.compress(CSV),
+    "a.csv.bz2": bz2.compress(CSV),
+    "a.csv.zip": archive("a.csv", CSV),
+    "a.feather": feather(TABLE),
+    "a.fits": fits(TABLE),
+    "units.csv": HEAD + b"".join(b"%d,8,0.001,1\n" % (9 + k) for k in range(30)),
     "a.csv": CSV,
     "a.csv.gz": gzip.compress(CSV, mtime=0),
     "a.dat": CSV.replace(b",", b"  ").replace(b'"', b""),

@@ -172,7 +172,7 @@ def _is_unit(text: str) -> bool:
     if re.fullmatch(r"\[.*\]|\(.*\)", text):
         return True
     words = [word for word in re.split(r"[\s*/^.()\d+-]+", text.casefold()) if word]
-    return bool(words) and all(word in UNITS for word in words)
+    return bool(words) and not _is_number(text) and all(word in UNITS for word in words)
 
 
 def _behind(line: str) -> str:
@@ -184,9 +184,11 @@ def _from_remarks(remarks: Sequence[str], layout: str, width: int) -> list[list[
     """The comments that have a word for each column: names, units or types."""
     found = []
     for line in remarks:
-        texts = (_behind(line), line)  # a line of units can begin with # for a pure number
-        tries = (fields(text, by) for by in (layout, "csv", "whitespace") for text in texts)
-        found += [row for row in tries if len(row) == width][:1]
+        tries = [fields(_behind(line), by) for by in (*DELIMITERS, layout)]
+        # A line of units can begin with # for a pure number.
+        tries += [row for row in [fields(line, layout)] if _is_lead(row)]
+        fitting = [row for row in tries if len(row) == width and not any(map(_is_number, row))]
+        found += fitting[:1]
     return found
 
 
