@@ -166,7 +166,10 @@ class Dataset:
     fingerprint: str
     """sha256 over columns, values and split: it does not depend on folder, date or codec."""
     sources: tuple[dict[str, str | int], ...] = ()
-    """Of each source file: `file` (name only), `layout`, `rows`, `bytes`, `sha256`."""
+    """Of each source: `file` (name only), `layout`, `format`, `rows`, `bytes`, `sha256`.
+
+    Of a folder also the number of `files`; its sha256 is that of the lines that sha256sum prints.
+    """
     command: str = ""
     seed: int = 0
     split: tuple[float, float, float] = (0.6, 0.2, 0.2)

@@ -168,12 +168,12 @@ class Source:
         told = [name for name in absent if patterns[name] and not self.constants]
         if not told:
             return missing(self.path, absent, there)
-        said = f"if the name of its folder tells {' and '.join(told)}, pass --from-path"
+        said = f"if the name of its folder tells {' and '.join(told)}, pass --from-path "
         rest = [name for name in absent if name not in told]
         fault = (
             missing(self.path, rest, there) if rest else f"{self.path} has no column {told[0]!r}"
         )
-        return f"{fault}{';' if rest else ':'} {said} {shlex.quote(str(patterns[told[0]]))}"
+        return f"{fault}{';' if rest else ':'} {said}{shlex.quote(str(patterns[told[0]]))}"
 
     def sha256(self) -> str:
         """Of the file's bytes."""
