@@ -24,7 +24,7 @@ from typing import Any
 from markupsafe import Markup
 
 from models.bundle import markdown as md
-from models.bundle.files import FORMAT_OF_SEVERAL, EmulatorError
+from models.bundle.files import FORMAT, EmulatorError
 from models.layout import MEMBERS
 
 MOST_CELLS = 60
@@ -91,6 +91,7 @@ def text(card: Card) -> str:
         license_name="" if known else licence,
         **_call(card),
         columns=columns,
+        atoms=_atoms(card)[:12],
         events=[name for name, _, role in columns if role == "event"],
         conditions=[name for name, _, role in columns if role == "condition"],
         units=[(unit, times) for unit, times in units.items() if unit][:12],
@@ -125,7 +126,9 @@ def _call(card: Card) -> dict[str, object]:
         "call": Markup("".join(f", {each}" for each in arguments)),
         "words": Markup(words),
         "order": list(at),
-        "noise": len(md.mapping(card.get("event_columns"))) + bool(_members(card)),
+        "noise": len(md.mapping(card.get("event_columns")))
+        + bool(_members(card))
+        + bool(_atoms(card)),
     }
 
 
@@ -141,9 +144,19 @@ def _ratios(cells: Iterable[Card]) -> list[float]:
 
 def _members(card: Card) -> list[Card]:
     """The description of each flow of an ensemble; none for a single flow."""
-    if card.get("format") != FORMAT_OF_SEVERAL:
+    if card.get("format") == FORMAT:
         return []
     return _mappings(md.mapping(card.get("architecture")).get(MEMBERS))
+
+
+def _atoms(card: Card) -> list[tuple[str, list[str]]]:
+    """Each event column with atoms, and those."""
+    flow = (_members(card) or [md.mapping(card.get("architecture"))])[0]
+    atoms = [
+        (md.text(column.get("name")), list(map(md.short, md.items(column.get("atoms")))))
+        for column in _mappings(flow.get("event_columns"))
+    ]
+    return [(name, [each for each in values if each]) for name, values in atoms if any(values)]
 
 
 def _mappings(value: object) -> list[Card]:

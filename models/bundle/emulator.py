@@ -31,7 +31,14 @@ from models.bundle import card as model_card
 from models.bundle.domain import Extrapolation, ExtrapolationWarning, Floats
 from models.bundle.efficiency import Efficiency
 from models.bundle.ensemble import Density, Ensemble, from_description
-from models.bundle.files import CARD, FORMAT, FORMAT_OF_SEVERAL, WEIGHTS, EmulatorError
+from models.bundle.files import (
+    CARD,
+    FORMAT,
+    FORMAT_OF_SEVERAL,
+    FORMAT_OF_SUPPORTS,
+    WEIGHTS,
+    EmulatorError,
+)
 from models.flow.atoms import OneFlow
 from models.layout import check_values
 
@@ -225,7 +232,7 @@ class Emulator:
 
 def _card(flow: Density) -> dict[str, Any]:
     return {
-        "format": FORMAT_OF_SEVERAL if isinstance(flow, Ensemble) else FORMAT,
+        "format": _format(flow),
         "architecture": flow.describe(),
         "event_columns": {column.name: column.unit for column in flow.event_columns},
         "condition_columns": {column.name: column.unit for column in flow.condition_columns},
@@ -242,6 +249,13 @@ def _card(flow: Density) -> dict[str, Any]:
 
 def _flows(flow: Density) -> list[OneFlow]:
     return flow.flows if isinstance(flow, Ensemble) else [flow]
+
+
+def _format(flow: Density) -> int:
+    columns = (*flow.event_columns, *flow.condition_columns)
+    if any(column.bounds or column.atoms or column.categories for column in columns):
+        return FORMAT_OF_SUPPORTS
+    return FORMAT_OF_SEVERAL if isinstance(flow, Ensemble) else FORMAT
 
 
 def _refuse_other(folder: Path) -> None:

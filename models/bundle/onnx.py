@@ -1,8 +1,8 @@
 """The bundle's ONNX graphs, for use without Python or torch: density and draws.
 
 `log_prob.onnx`: events `(N, F)`, conditions `(N, C)` -> log_prob `(N,)`, nats.
-`sample.onnx`: noise `(N, F)`, standard normal, conditions `(N, C)` -> events `(N, F)`; that of an
-ensemble has a column more, which chooses the member.
+`sample.onnx`: noise `(N, F)`, standard normal, conditions `(N, C)` -> events `(N, F)`; columns
+with atoms need one number more, which chooses the pattern, and an ensemble one for the member.
 All float32 and in physical units; N is free. Torch needs the package `onnx` for it.
 """
 

@@ -38,6 +38,11 @@ def test_a_saved_emulator_draws_and_tells_the_same(flow, tmp_path):
 
     loaded = Emulator.load(emulator.save(tmp_path / "emulator"))
 
+    assert loaded.card["format"] == 3
+    text = " ".join((tmp_path / "emulator" / "README.md").read_text().split())
+    assert "`chi_eff` is exactly 0 with a probability of its own." in text
+    assert "`q` is exactly 1 or 0.3 with" in text
+    assert f"`noise`, {flow.noise_columns} standard normal numbers for each event" in text
     drawn = emulator.sample(4_000, seed=1, **HERE)
     at_one = (drawn[:, 2] == 1.0).mean()
     assert 0.01 < at_one < 0.99
