@@ -115,10 +115,9 @@ class Joined:
 
     def _binaries(self) -> NDArray[np.float64]:
         """The numbers of the main table's binaries, in order."""
-        found = np.empty(0)
-        for chunk in self.main.chunks({_NUMBER: self.key}, [_NUMBER]):
-            found = np.union1d(found, chunk.numbers[_NUMBER])
-        return found
+        chunks = self.main.chunks({_NUMBER: self.key}, [_NUMBER])
+        found = [np.unique(chunk.numbers[_NUMBER]) for chunk in chunks]
+        return np.unique(np.concatenate([np.empty(0), *found]))
 
     def _read(
         self,
