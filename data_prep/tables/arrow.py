@@ -12,6 +12,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from data_prep.tables.chunk import Chunk, apart, is_text
+from data_prep.tables.text.header import units_in_yaml
 
 CHUNK_ROWS = 131_072
 """Rows decoded at once."""
@@ -50,9 +51,13 @@ class Arrow:
 
     @property
     def units(self) -> dict[str, str]:
-        """Units that the writer put in the metadata of fields, as astropy does."""
+        """Units that the writer put in the metadata of fields, or of the table, as astropy does."""
         told = zip(self.header, (field.metadata or {} for field in self.schema), strict=True)
-        return {name: data[b"unit"].decode() for name, data in told if data.get(b"unit")}
+        units = {
+            name: data[b"unit"].decode(errors="replace") for name, data in told if data.get(b"unit")
+        }
+        of_astropy = (self.schema.metadata or {}).get(b"table_meta_yaml", b"")
+        return units | units_in_yaml(of_astropy.decode(errors="replace"))
 
     def chunks(self, names: Mapping[str, str], numbers: Collection[str]) -> Iterator[Chunk]:
         """The columns `names`, name in the file by name in the chunk; `numbers` must be some."""

@@ -38,6 +38,11 @@ def _by_pandas(reading: str) -> str:
     return f"write it as Parquet with pandas: pandas.{reading}.to_parquet('NEW.parquet')"
 
 
+def _by_astropy(what: str, kind: str) -> tuple[str, str]:
+    reading = f"astropy.table.Table.read('FILE', format='ascii.{kind}')"
+    return what, f"write it as ECSV with astropy: {reading}.write('NEW.ecsv')"
+
+
 _UTF16 = ("text in UTF-16", "write it in UTF-8: iconv -f UTF-16 -t UTF-8 FILE > NEW")
 _WEB_PAGE = ("a web page (HTML)", "download the file itself, by the link that says raw or download")
 _PICTURE = ("a picture", "name the table that it shows")
@@ -60,9 +65,10 @@ FOREIGN: Mapping[bytes, tuple[str, str]] = MappingProxyType(
             "fetch that by git lfs pull",
         ),
         rb"%PDF": ("a PDF document", "ask for the table that it was made from"),
-        rb"(?i)\s*(<!doctype html|<html|<head)": _WEB_PAGE,
+        rb"(?i)\s*<(!doctype html|html|head|body|table|div)": _WEB_PAGE,
         rb"(?i)\s*<(\?xml|!doctype)": ("an XML file", _by_pandas("read_xml('FILE')")),
         rb"<stata_dta>": ("a Stata file", _by_pandas("read_stata('FILE')")),
+        rb"\{.*\}\s*\n\{": ("JSON, an object a line", _by_pandas("read_json('FILE', lines=True)")),
         rb"\s*(\{\s*[\"}]|\[\s*([\[{\"]|\d+\s*,))": ("JSON", _by_pandas("read_json('FILE')")),
         rb"ORC": ("an ORC table", _by_pandas("read_orc('FILE')")),
         rb"FEA1": ("a Feather table of the first version", _by_pandas("read_feather('FILE')")),
@@ -75,6 +81,8 @@ FOREIGN: Mapping[bytes, tuple[str, str]] = MappingProxyType(
         rb"#ASDF": ("an ASDF file", "write the table with astropy: TABLE.write('NEW.ecsv')"),
         rb"root\0": ("a ROOT file", "write the table as Parquet or CSV with uproot"),
         rb"\\documentclass|\\begin\{": ("a LaTeX document", "ask for the table behind it"),
+        rb"(?s).*\nByte-by-byte Description": _by_astropy("a machine-readable table (MRT)", "mrt"),
+        rb"(\\[^\n]*\n)*(\|[^\n]*\|\s*\n){2,}[^|\n]+\n": _by_astropy("an IPAC table", "ipac"),
         rb"\{\\rtf": ("a word processor's document", "save it as plain text"),
         rb"7z\xbc\xaf": ("a 7-zip archive", "unpack it: 7z x FILE"),
         rb"Rar!": ("a RAR archive", "unpack it: unrar x FILE"),
@@ -136,6 +144,8 @@ def opened(path: Path, member: str | None = None) -> Iterator[IO[bytes]]:
 
 def first_bytes(path: Path, member: str | None = None) -> tuple[bytes, str | None]:
     """How a file begins, unpacked, and its packing."""
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is no file that can be read twice: write it to one, and name that")
     with path.open("rb") as file:
         start = file.read(FIRST_BYTES)
     kind = packing(start)
@@ -143,13 +153,15 @@ def first_bytes(path: Path, member: str | None = None) -> tuple[bytes, str | Non
         return start, None
     with opened(path, member) as file:
         start = file.read(FIRST_BYTES)
-    if (inner := packing(start)) or (inner := _binary(start)):
-        what = inner if inner in BINARY.values() else f"a file that is packed by {inner}"
+    inner = packing(start)
+    if what := f"a file that is packed by {inner}" if inner else _binary(start):
         raise DataError(f"{path} holds {what}, packed by {kind}: unpack it first ({_UNPACK[kind]})")
     return start, kind
 
 
 def _binary(start: bytes) -> str | None:
+    if b"<VOTABLE" in start:
+        return "a VOTable"
     return next((what for magic, what in BINARY.items() if start.startswith(magic)), None)
 
 

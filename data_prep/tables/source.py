@@ -208,6 +208,8 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: check the path") from None
+    except PermissionError:
+        raise DataError(f"{path} may not be read by you: ask its owner for the right") from None
     except pa.ArrowMemoryError as error:  # for what a file says of itself, before it is read
         raise DataError(
             f"{path} cannot be read (it says that it is larger than this machine's memory): it "

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import pickle
 import re
 import subprocess
@@ -139,6 +140,28 @@ TEXTS = {
         "# meta: !!omap", "# - {made: !astropy.time.Time {format: jd}}", "# schema: astropy-2.0",
         "Mass_0 Mass_1 Z alpha", rows=lines(" "),
     ),
+    "units-in-a-comment-below-names": written(
+        "Mass_0,Mass_1,Z,alpha", "# Msun,Msun,-,-", rows=lines(",")
+    ),
+    "a-rule-below-names-and-units": written(
+        "# VizieR", "Mass_0\tMass_1\tZ\talpha", "Msun\tMsun\t\t", "------\t------\t---\t-----",
+        rows=lines("\t"),
+    ),
+    "a-rule-of-markdown": written(
+        "| Mass_0 | Mass_1 | Z | alpha |", "|---|---:|---|---|",
+        rows=[f"| {line} |" for line in lines(" | ")],
+    ),
+    "a-printed-frame": written(
+        "   Mass_0  Mass_1   Z  alpha",
+        rows=[f"{k:3}  {line}" for k, line in enumerate(lines("   "))],
+    ),
+    "quoted-numbers": written(
+        '"Mass_0","Mass_1","Z","alpha"', rows=[f'"{line}"'.replace(",", '","') for line in lines()]
+    ),
+    "rows-that-begin-with-a-mark": written(
+        "ID,Mass_0,Mass_1,Z,alpha", rows=[f"#{k},{line}" for k, line in enumerate(lines())]
+    ),
+    "rdb": written("Mass_0\tMass_1\tZ\talpha", "N\tN\t10N\tN", rows=lines("\t")),
     "byte-order-mark": b"\xef\xbb\xbf" + CSV,
     "byte-order-mark-and-comment": b"\xef\xbb\xbf# run 7\n" + CSV,
     "windows": CSV.replace(b"\n", b"\r\n"),
@@ -362,7 +385,6 @@ def doubled(path):
 
 
 def fits(path):
-    pytest.importorskip("astropy")
     from astropy.table import Table
 
     table = Table({name: TABLE[name].to_numpy() for name in NAMES}, units={"Mass_0": "solMass"})
@@ -372,14 +394,21 @@ def fits(path):
 
 
 def votable(path):
-    pytest.importorskip("astropy")
     from astropy.table import Table
 
     table = Table({name: TABLE[name].to_numpy() for name in NAMES}, units={"Mass_0": "solMass"})
     table.write(path, format="votable")
 
 
+def parquet_of_astropy(path):
+    from astropy.table import Table
+
+    table = Table({name: TABLE[name].to_numpy() for name in NAMES}, units={"Mass_0": "solMass"})
+    table.write(path, format="parquet")
+
+
 BINARY = {
+    "parquet-of-astropy": parquet_of_astropy,
     "feather": feather(),
     "feather-packed": feather(compression="zstd", chunksize=9),
     "feather-plain": feather(compression="uncompressed"),
@@ -401,7 +430,7 @@ def test_a_binary_table_is_read(tmp_path, fingerprint, monkeypatch, name, rows):
     assert prepare([path], tmp_path / "out").fingerprint == fingerprint
 
 
-@pytest.mark.parametrize("name", ["fits", "votable"])
+@pytest.mark.parametrize("name", ["fits", "votable", "parquet-of-astropy"])
 def test_units_in_an_astronomers_table_are_taken_over(tmp_path, name):
     assert Source.open(put(tmp_path, "a", BINARY[name]), {}).units == {"Mass_0": "Msun"}
 
@@ -644,6 +673,13 @@ STRANGERS = {
     "netcdf": (b"CDF\x01\0\0\0\0", "NetCDF"),
     "utf-16": ("Mass_0,Mass_1".encode("utf-16"), "text in UTF-16.*iconv"),
     "utf-16-without-mark": ("Mass_0,Mass_1".encode("utf-16-le"), "text in UTF-16.*iconv"),
+    "json-lines": (b'{"Mass_0": 1}\n{"Mass_0": 2}\n', "JSON, an object a line.*lines=True"),
+    "html-table": (b'<table border="1" class="dataframe">\n', "web page"),
+    "mrt": (b"Title:\nAuthors:\n====\nByte-by-byte Description of file: t\n", "MRT.*ascii.mrt"),
+    "ipac": (b"\\a = 1\n|Mass_0|  Z  |\n|double|real |\n  9.0    0.1  \n", "IPAC.*ascii.ipac"),
+    "packed-votable": (
+        bz2.compress(b"<?xml version='1.0'?>\n<VOTABLE>"), "VOTable, packed by bzip2: unpack"
+    ),
     "png": (b"\x89PNG\r\n\x1a\n", "a picture"),
     "seven-zip": (b"7z\xbc\xaf\x27\x1c\0\4", "7-zip archive.*7z x"),
     "latex": (b"\\begin{tabular}{ll}\n", "LaTeX"),
@@ -675,3 +711,9 @@ def test_a_text_column_in_another_encoding_is_named(tmp_path):
     fault = refusal(put(tmp_path, "a.csv", content), tmp_path, where="name == 'a'")
 
     assert "another encoding than UTF-8" in fault
+
+
+def test_a_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "a")
+
+    assert "no file that can be read twice" in refusal(tmp_path / "a", tmp_path)

@@ -7,6 +7,7 @@ names can stand in the last comment; or there is none. Rows are told from it by 
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ UNITS = frozenset(
 )
 """Words that units are made of, in small letters."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eEdD]?[+-]?\d+)?|[+-]?(nan|inf(inity)?)", re.I)
+_RULE = re.compile(r"[-=+|:,;\s]*(---|===)[-=+|:,;\s]*")
+"""A line that is drawn between names and rows."""
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 
 
@@ -62,8 +65,10 @@ class Head:
                 caller puts the file before it.
         """
         shown = [(at, line.strip(" \r\n")) for at, line in enumerate(lines) if line.strip()]
-        remarks = [(at, line) for at, line in shown if line.startswith(COMMENTS)]
-        plain = [(at, line) for at, line in shown if not line.startswith(COMMENTS)]
+        shown = [(at, line) for at, line in shown if not _RULE.fullmatch(line)]
+        marks = _marks([line for _, line in shown])
+        remarks = [(at, line) for at, line in shown if line.startswith(marks)]
+        plain = [(at, line) for at, line in shown if not line.startswith(marks)]
         if not shown or not any(map(_behind, (line for _, line in shown))):
             raise DataError("is empty: it should begin with a line of column names")
         layout, width = _layout([_behind(line) for _, line in plain or remarks[-1:]], named)
@@ -71,21 +76,21 @@ class Head:
         end = below[0][0] if below else len(lines)
         beside = _from_remarks([line for at, line in remarks if at < end], layout, width)
         names, units = _told(above, beside)
-        of_ecsv = _ecsv([line for _, line in remarks])
+        is_ecsv = remarks and remarks[0][1].startswith("# %ECSV")
+        of_ecsv = units_in_yaml("\n".join(line[2:] for _, line in remarks[1:])) if is_ecsv else {}
         rows = [row for _, row in below]
         if named is not None:
             names = _given(named, above, width)
         if not names:
             raise DataError(_nameless(rows[0] if rows else beside[-1]))
-        _refuse_decimal_commas(rows)
+        _refuse_decimal_commas(rows, layout)
         names = _widened(names, rows)
-        found = {mark for _, line in remarks for mark in COMMENTS if line.startswith(mark)}
         return cls(
             layout=layout,
             names=names,
             units={name: unit for name, unit in zip(names, units) if unit} | of_ecsv,  # noqa: B905
             lines=end,
-            comments=tuple(sorted(found)),
+            comments=marks,
         )
 
 
@@ -104,6 +109,38 @@ def unit_in(text: str) -> str:
     """A unit as a table writes it, in our spelling; empty where it says that there is none."""
     text = text.strip().strip("[]()").strip()
     return "" if text.casefold() in (*NO_UNIT, "state", "event") else unit_of(text)
+
+
+def units_in_yaml(text: str) -> dict[str, str]:
+    """Units of columns in what astropy writes about a table: the comments of ECSV.
+
+    Source:
+        https://github.com/astropy/astropy-APEs/blob/main/APE6.rst
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Makes nothing of the objects of astropy, where `SafeLoader` would refuse them."""
+
+    Loader.add_multi_constructor("!", lambda *_: None)
+    try:
+        told = yaml.load(text, Loader)
+        units = {each["name"]: unit_in(str(each.get("unit") or "")) for each in told["datatype"]}
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return {}  # the rows do not need it
+    return {str(name): unit for name, unit in units.items() if unit}
+
+
+def _marks(lines: Sequence[str]) -> tuple[str, ...]:
+    """What comments begin with: lines above the names, or units right below them.
+
+    Not every line with such a mark is a comment: a row can begin with #1.
+    """
+    top = list(itertools.takewhile(lambda line: line.startswith(COMMENTS), lines))
+    if below := lines[len(top) + 1 : len(top) + 2]:
+        if any(_is_lead(fields(_behind(below[0]), layout)) for layout in DELIMITERS):
+            top += below
+    return tuple(mark for mark in COMMENTS if any(line.startswith(mark) for line in top))
 
 
 def _layout(lines: Sequence[str], named: Sequence[str] | None) -> tuple[str, int]:
@@ -160,7 +197,8 @@ def _is_lead(row: Sequence[str]) -> bool:
 
 
 def _are_types(row: Sequence[str]) -> bool:
-    return all(value.casefold() in TYPES for value in row)
+    plain = [value.casefold() for value in row]
+    return all(value in TYPES or re.fullmatch(r"\d*[ns]", value) for value in plain)
 
 
 def _are_units(row: Sequence[str]) -> bool:
@@ -202,28 +240,6 @@ def _told(
     return tuple(names[0]) if names else (), tuple(map(unit_in, units[-1])) if units else ()
 
 
-def _ecsv(remarks: Sequence[str]) -> dict[str, str]:
-    """Units in the comments of an ECSV table, which are YAML.
-
-    Source:
-        https://github.com/astropy/astropy-APEs/blob/main/APE6.rst
-    """
-    if not remarks or not remarks[0].startswith("# %ECSV"):
-        return {}
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """Makes nothing of the objects of astropy, where `SafeLoader` would refuse them."""
-
-    Loader.add_multi_constructor("!", lambda *_: None)
-    try:
-        told = yaml.load("\n".join(line[2:] for line in remarks[1:]), Loader)
-        units = {each["name"]: unit_in(str(each.get("unit") or "")) for each in told["datatype"]}
-    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return {}  # the rows do not need it
-    return {str(name): unit for name, unit in units.items() if unit}
-
-
 def _given(named: tuple[str, ...], above: Sequence[list[str]], width: int) -> tuple[str, ...]:
     if there := [row for row in above if not _is_lead(row)]:
         raise DataError(
@@ -241,13 +257,14 @@ def _short(row: Sequence[str]) -> str:
     return ", ".join(row[:4]) + (", ..." if len(row) > 4 else "")
 
 
-def _refuse_decimal_commas(rows: Iterable[Sequence[str]]) -> None:
+def _refuse_decimal_commas(rows: Iterable[Sequence[str]], layout: str) -> None:
     values = [value for row in rows for value in row]
     commas = [value for value in values if _DECIMAL_COMMA.fullmatch(value)]
     if commas and not any(re.fullmatch(r"[+-]?\d+\.\d+.*", value) for value in values):
         raise DataError(
             f"has numbers with a decimal comma ({commas[0]}): write it with points, for instance "
-            "by pandas.read_csv(FILE, sep=';', decimal=',').to_csv('NEW.csv', index=False)"
+            f"by pandas.read_csv('FILE', sep={DELIMITERS[layout]!r}, decimal=',')"
+            ".to_csv('NEW.csv', index=False)"
         )
 
 
