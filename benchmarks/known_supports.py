@@ -197,9 +197,98 @@ def _on_line(from_low_N: Floats, from_high_N: Floats) -> Floats:
     return np.where(from_low_N < 0.5, ndtri(from_low_N), -ndtri(from_high_N))
 
 
+# ---- atoms: a ratio of exactly 1 and a spin of exactly 0, each with a probability of its own ----
+
+
+def atoms(rows: int, rng: np.random.Generator) -> Iterator[Arm]:
+    """Atoms told, the rest of the law alone with as many rows, and the same rows with none told.
+
+    Where atoms are not told there is no true density to compare with.
+    """
+    names = ("m", "q", "chi_eff")
+    columns = atomic(rows, rng)
+    yield Arm(
+        name="atoms",
+        columns=columns,
+        events=names,
+        log_prob=lambda rows: atomic_log_prob(rows.events, rows.conditions[:, 0]),
+        options={"support": {"m": "positive"}, "atoms": {"q": [1.0], "chi_eff": [0.0]}},
+        outside=lambda events_NF: ~_possible(events_NF),
+    )
+    yield Arm(
+        name="no atoms, equally hard",
+        columns=atomic(rows, rng, probable=0.0),
+        events=names,
+        log_prob=lambda rows: atomic_log_prob(rows.events, rows.conditions[:, 0], probable=0.0),
+        options={"support": {"m": "positive"}},
+        outside=lambda events_NF: ~_possible(events_NF),
+    )
+    yield Arm(
+        name="atoms not told",
+        columns=columns,
+        events=names,
+        log_prob=lambda rows: np.full(len(rows.events), np.nan),
+        options={"support": {"m": "positive"}},
+        outside=lambda events_NF: ~_possible(events_NF),
+    )
+
+
+def atomic(rows: int, rng: np.random.Generator, probable: float = 1.0) -> dict[str, Floats]:
+    """Rows of the law of atoms, their probabilities multiplied by `probable`."""
+    alpha_N = rng.choice(ALPHA_GRID, rows)
+    s_N, (u_N, v_N) = _slope(alpha_N), rng.random((2, rows))
+    q_N = np.where(u_N < probable * _equal(s_N), 1.0, rng.beta(3, 1.5, rows))
+    none_N = v_N < probable * _spinless(s_N, q_N == 1)
+    chi_N = np.where(none_N, 0.0, 2 * rng.beta(2 + 2 * s_N, 3) - 1)
+    mass_N = np.exp(_ln_mass(s_N, q_N, chi_N) + SPREAD * rng.normal(size=rows))
+    return {"alpha": alpha_N, "m": mass_N, "q": q_N, "chi_eff": chi_N}
+
+
+SPREAD = 0.3
+"""Of the logarithm of the mass."""
+
+
+def atomic_log_prob(events_NF: ArrayLike, alpha_N: ArrayLike, probable: float = 1.0) -> Floats:
+    """True log density of (m, q, chi_eff), `(N,)`: per unit of those that are at no atom."""
+    mass_N, q_N, chi_N = np.asarray(events_NF, float).T
+    s_N, equal_N, none_N = _slope(np.asarray(alpha_N, float)), q_N == 1, chi_N == 0
+    of_equal_N = probable * _equal(s_N)
+    of_none_N = probable * _spinless(s_N, equal_N)
+    z_N = (np.log(mass_N) - _ln_mass(s_N, q_N, chi_N)) / SPREAD
+    ln_N = -0.5 * z_N**2 - np.log(mass_N * SPREAD * (2 * np.pi) ** 0.5)
+    with np.errstate(divide="ignore"):
+        ln_q_N = 2 * np.log(q_N) + 0.5 * np.log(1 - q_N) - betaln(3, 1.5)
+        ln_chi_N = (1 + 2 * s_N) * np.log(0.5 * (1 + chi_N)) + 2 * np.log(0.5 * (1 - chi_N))
+        ln_chi_N -= betaln(2 + 2 * s_N, 3) + np.log(2)
+        ln_N += np.where(equal_N, np.log(of_equal_N), np.log1p(-of_equal_N) + ln_q_N)
+        return ln_N + np.where(none_N, np.log(of_none_N), np.log1p(-of_none_N) + ln_chi_N)
+
+
+def _equal(s_N: Floats) -> Floats:
+    """Probability of a ratio of 1."""
+    return 0.1 + 0.3 * s_N
+
+
+def _spinless(s_N: Floats, equal_N: NDArray[np.bool_]) -> Floats:
+    """Probability of a spin of 0, where the ratio is 1 or not."""
+    return np.where(equal_N, 0.3 + 0.4 * s_N, 0.7 - 0.4 * s_N)
+
+
+def _ln_mass(s_N: Floats, q_N: Floats, chi_N: Floats) -> Floats:
+    return 2.5 + 0.5 * s_N + 0.3 * q_N + np.where(chi_N == 0, 0.4, 0.2 * chi_N)
+
+
+def _possible(events_NF: Floats) -> NDArray[np.bool_]:
+    mass_N, q_N, chi_N = events_NF.T
+    return (mass_N > 0) & (q_N >= 0) & (q_N <= 1) & (np.abs(chi_N) <= 1)
+
+
 # ---- what is done with every part ----
 
-PARTS: Mapping[str, Callable[[int, np.random.Generator], Iterator[Arm]]] = {"bounds": bounds}
+PARTS: Mapping[str, Callable[[int, np.random.Generator], Iterator[Arm]]] = {
+    "bounds": bounds,
+    "atoms": atoms,
+}
 """A function a part, which gives arms of so many rows."""
 
 

@@ -80,7 +80,7 @@ class PopulationModel:
             emulator: An `Emulator`, `ArrayFlow` or `Table`.
             second: The quantity beside mass_1 whose density it is; the key that is read.
             masses: Event columns that are the two masses. Any other event column is read from
-                the data under its own name.
+                the data under its own name; a value at one of its atoms counts by its probability.
             over: Conditions that are not parameters but summed over, such as the metallicity of
                 the progenitors: `{"Z": (values, weights)}`; weights are scaled to a sum of 1. Of a
                 category the values are texts: `{"channel": (["CE", "SMT"], [1, 1])}`.

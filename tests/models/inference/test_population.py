@@ -12,7 +12,7 @@ from models import Emulator
 from models.arrays.flow import ArrayFlow
 from models.bundle.efficiency import Efficiency
 from models.inference.population import PopulationError, PopulationModel
-from tests.random_flows import a_flow, in_arrays
+from tests.random_flows import MASSES, SPIN, a_flow, a_mixed_flow, in_arrays
 
 HERE = {"Z": 0.001, "alpha": 1.0}
 OVER_Z = {"Z": ([0.0002, 0.001, 0.008], [1.0, 3.0, 2.0])}
@@ -231,6 +231,18 @@ def test_another_column_is_read_under_its_own_name():
     pair = flow.log_prob([[9.0, 8.0, 0.1], [8.0, 9.0, 0.1]], **HERE)
     assert density[0] == pytest.approx(np.exp(pair).sum())
     assert density[1] == 0
+
+
+def test_a_value_at_an_atom_counts_by_its_probability():
+    one = a_mixed_flow((*MASSES, SPIN), ((None, None, 0.0), (None, None, None)))
+    data = {"mass_1": np.full(3, 9.0), "mass_2": np.full(3, 8.0), "chi_eff": [0.0, 0.1, np.nan]}
+    pairs = [[[9.0, 8.0, chi], [8.0, 9.0, chi]] for chi in (0.0, 0.1)]
+
+    for flow in (in_arrays(one), Emulator(one)):
+        density = PopulationModel(flow)(data, **HERE)
+
+        expected = [np.exp(flow.log_prob(pair, **HERE)).sum() for pair in pairs]
+        np.testing.assert_allclose(density, [*expected, 0], rtol=1e-5)
 
 
 def test_a_model_is_hashable_and_survives_a_pickle(flow, masses):
