@@ -209,8 +209,15 @@ def desk(tmp_path_factory):
     )
     mergers = dict(zip(("Mass_0", "Mass_1", "Z", "alpha"), columns.T, strict=True))
     rows = len(columns)
-    spins = {"chi_eff": np.linspace(-1, 1, rows), "sigma_kick": np.resize([100.0, 265.0], rows)}
-    pa_csv.write_csv(pa.table(mergers | spins), folder / "mergers.csv")
+    spin = np.linspace(-1, 1, rows)
+    others = {
+        "chi_eff": np.where(abs(spin) < 0.5, 0, spin),
+        "sigma_kick": np.resize([100.0, 265.0], rows),
+        "tau": 1 + spin**2,
+        "x": 2 + spin,
+        **{name: np.round(columns[:, k]) for k, name in enumerate(("M1", "M2"))},
+    }
+    pa_csv.write_csv(pa.table(mergers | others), folder / "mergers.csv")
     pq.write_table(pa.table(mergers), folder / "bbh_cosmic.parquet")
     other = pa.table(mergers).rename_columns(["m1", "m2", "Z", "alpha"])
     pq.write_table(other.slice(0, 5_000), folder / "run1.parquet")
