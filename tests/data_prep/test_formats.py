@@ -230,8 +230,11 @@ def test_a_missing_value_is_told_as_such(tmp_path, mark):
 
 @pytest.mark.parametrize("separator", [" ", ",", "\t", ";"])
 @pytest.mark.parametrize("head", [(), ("# run 7 of 2023",), ("# made by x", "")])
-def test_a_text_without_names_asks_for_them_and_takes_them(tmp_path, fingerprint, separator, head):
-    path = put(tmp_path, "a.dat", written(*head, rows=lines(separator)))
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_text_without_names_asks_for_them_and_takes_them(
+    tmp_path, fingerprint, separator, head, mark
+):
+    path = put(tmp_path, "a.dat", mark + written(*head, rows=lines(separator)))
 
     assert "no line of names (it begins with 5.0, 3.0, 0.0001, ...): give them with --names" in (
         refusal(path, tmp_path).replace("0.0001, 0.5", "0.0001, ...")

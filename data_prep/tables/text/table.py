@@ -24,8 +24,6 @@ LONGEST_LINE = 8 * 2**20
 """Bytes without a line break after which a file is not a table."""
 HEAD_LINES, HEAD_ROWS = 10_000, 20
 """Lines looked at for the head of a table: so many at most, and so many that are no comments."""
-BOM = b"\xef\xbb\xbf"
-"""With which Windows begins texts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,7 +121,6 @@ class Text:
 
     def _separated(self, block: bytes) -> bytes:
         """Without comments, and values separated by one character: Arrow knows no other way."""
-        block = block.removeprefix(BOM)
         if self.head.comments:
             marks = "|".join(map(re.escape, self.head.comments))
             block = re.sub(rf"(?m)^[ \t]*({marks}).*\n?".encode(), b"", block)
