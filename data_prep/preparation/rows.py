@@ -118,7 +118,7 @@ def without(
             at = int(wrong.argmax())
             value = chunk.numbers[name][at]
             text = chunk.wrong.get(name, {}).get(at)
-            shown = repr(text) if text else "no value" if np.isnan(value) else f"{value:.9g}"
+            shown = repr(text) if text else "the empty value" if np.isnan(value) else f"{value:.9g}"
             column = source.renamed.get(name, name)
             raise DataError(
                 f"{source.path}, column {column!r}, row {chunk.rows[at]}: {shown} is {fault}: "

@@ -169,5 +169,5 @@ def test_a_binary_without_initial_conditions_is_refused_by_row(bpp, tmp_path):
     write(tmp_path / "dat.h5", bpp, "old")
     bpp[["bin_num", *CONDITIONS]].iloc[:0].to_hdf(tmp_path / "dat.h5", key="initCond")
 
-    with pytest.raises(DataError, match="column 'Z', row .*: no value is not a finite"):
+    with pytest.raises(DataError, match="column 'Z', row .*: the empty value is not a finite"):
         prepare([tmp_path / "dat.h5"], tmp_path / "out")

@@ -225,7 +225,7 @@ def test_missing_values_are_no_text_to_a_filter(tmp_path):
 def test_a_missing_value_is_told_as_such(tmp_path, mark):
     path = put(tmp_path, "a.csv", written("Mass_0,Mass_1,Z,alpha", f"{mark},5,0.03,1"))
 
-    assert "'Mass_0', row 1: no value is not a finite number" in refusal(path, tmp_path)
+    assert "'Mass_0', row 1: the empty value is not a finite number" in refusal(path, tmp_path)
 
 
 @pytest.mark.parametrize("separator", [" ", ",", "\t", ";"])
