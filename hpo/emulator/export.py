@@ -206,11 +206,15 @@ def _metrics(val_nll: float | None, test: TestNll | None, held_out: HeldOutNll |
 
 def _data(dataset: Dataset) -> dict[str, object]:
     """The dataset as a model card describes it."""
-    values = zip(*(cell.conditions for cell in dataset.cells), strict=True)
-    grid = {c.name: sorted(set(v)) for c, v in zip(dataset.condition_columns, values, strict=True)}
+    grid = {
+        column.name: sorted({cell.conditions[k] for cell in dataset.cells})
+        for k, column in enumerate(dataset.condition_columns)
+        if all(len(set(cell.box[k])) == 1 for cell in dataset.cells if cell.box)
+    }
     known = ("file", "rows", "bytes", "sha256")
     return {
         "cells": len(dataset.cells),
+        **({"scattered": True} if dataset.scattered else {}),
         "grid": {name: every for name, every in grid.items() if len(every) <= MOST_VALUES},
         "ranges": {c.name: list(dataset.ranges[c.name]) for c in dataset.event_columns},
         "where": dataset.where,

@@ -45,6 +45,7 @@ def environment(folder: Path) -> Environment:
     made.filters |= {
         "each": items,
         "limits": lambda value: Markup(" | ".join(limits(value))),
+        "span": lambda value: " to ".join(dict.fromkeys(limits(value))),
         "median": statistics.median,
     }
     return made

@@ -146,6 +146,20 @@ def test_an_ensemble_lists_its_members():
     assert "`noise`, 3 standard normal" in section(card, "How to load it")
 
 
+def test_regions_are_told_by_their_boxes():
+    scattered = told(cells=2)
+    scattered["provenance"]["data"]["scattered"] = True
+    for number, each in enumerate(scattered["metrics"]["cells"]):
+        each["box"] = {"Z": [0.001 * (number + 1), 0.0015 * (number + 1)], "alpha": [1.0, 1.0]}
+
+    card = Emulator(a_flow(), scattered).card
+
+    assert "| 0.002 to 0.003 | 1 | 601 *" in section(card, "Quality")
+    assert "Of each region of the conditions" in section(card, "Quality")
+    assert "regions of the conditions, which are scattered: 2" in model_card.text(card)
+    assert "where no simulated event is near" in section(card, "Where it holds")
+
+
 def test_of_thousands_of_cells_the_largest_are_shown_and_the_rest_counted():
     quality = section(card_of(cells=3000), "Quality")
 
