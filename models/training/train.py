@@ -48,6 +48,7 @@ from models.training.history import Epoch, Fit
 from models.training.interpolation import ConditionJitter
 from models.training.loss import BatchLoss
 from models.training.optimizer import Optimizer, learning_rate
+from models.training.points import Points
 from models.training.stopping import Stopping
 
 EVALUATION_ROWS = 65_536
@@ -138,7 +139,10 @@ class _Training:
             normalise(self.flow, *self._on_device(first)[:2])
         self.optimizer = Optimizer(self.flow, config)
         self.loss = BatchLoss(self.flow, self.optimizer.gradients, batch_size=config.batch_size)
-        self.jitter = ConditionJitter(self.dataset, jitter=config.jitter, seed=config.seed)
+        points = Points.of(self.stream.epoch(0)) if self.dataset.scattered else None
+        self.jitter = ConditionJitter(
+            self.dataset, jitter=config.jitter, seed=config.seed, points=points
+        )
         self.total_steps = config.epochs * self.stream.batches
         self.stopping = Stopping()
         self.history: list[Epoch] = []
