@@ -11,6 +11,7 @@ time. Of each is told:
     pit       largest distance of a column's ranks from uniform, over that of a perfect flow
     level     likewise of the contents of regions of highest density
     c2st      what boosted trees tell test rows and draws apart by: 0.5 is a coin
+    between   excess at conditions that no row of the table has, where the part has such
     outside   fraction of a million draws that lie where the density is zero
 
 Array names end in their axes:
@@ -70,6 +71,8 @@ class Arm:
         ~np.isfinite(events_NF).all(axis=1)
     )
     """Which draws lie where the density is zero."""
+    between: Batch | None = None
+    """Rows at conditions anywhere in the range, of no simulation."""
 
 
 # ---- bounds: a ratio that piles up below 1, a spin that ends at -1 and 1, a redshift above 0 ----
@@ -283,11 +286,75 @@ def _possible(events_NF: Floats) -> NDArray[np.bool_]:
     return (mass_N > 0) & (q_N >= 0) & (q_N <= 1) & (np.abs(chi_N) <= 1)
 
 
+# ---- scattered conditions: one law on a grid, at a point for each row, at a cloud of points ----
+
+
+SIMULATIONS = 300
+"""Of a cloud."""
+GRIDS = {1: 20, 2: 8, 3: 5, 4: 4, 5: 3}
+"""Values of each condition of a grid, by the number of conditions."""
+
+
+def scattered(rows: int, rng: np.random.Generator) -> Iterator[Arm]:
+    """In 1 to 5 conditions a grid, a value in every row, 300 simulations, and a mixed table."""
+    for count, values in GRIDS.items():
+        grid_NC = rng.integers(values, size=(rows, count)) / (values - 1)
+        cloud_NC = rng.random((SIMULATIONS, count))[rng.integers(SIMULATIONS, size=rows)]
+        arms = {"grid": grid_NC, "every row": rng.random((rows, count)), "cloud": cloud_NC}
+        if count > 1:
+            mixed_NC = rng.random((rows, count))
+            mixed_NC[:, -1] = grid_NC[:, -1]
+            arms["mixed"] = mixed_NC
+        between_NC = rng.random((EVALUATED, count))
+        between = Batch(_drawn(between_NC, rng), between_NC)
+        for name, c_NC in arms.items():
+            names = [f"c{k}" for k in range(count)]
+            yield Arm(
+                name=f"{count}: {name}",
+                columns=dict(zip(["x", "y", *names], [*_drawn(c_NC, rng).T, *c_NC.T], strict=True)),
+                events=("x", "y"),
+                conditions=tuple(names),
+                log_prob=lambda rows: smooth_log_prob(rows.events, rows.conditions),
+                between=between,
+            )
+
+
+def smooth_log_prob(events_NF: ArrayLike, conditions_NC: ArrayLike) -> Floats:
+    """True log density of (x, y): two normal bumps that move, widen and change places, `(N,)`."""
+    x_NF, terms = np.asarray(events_NF, float), []
+    share_N, mean_2NF, spread_2N = _bumps(np.asarray(conditions_NC, float))
+    for ln_N, mean_NF, spread_N in zip(
+        (np.log(share_N), np.log1p(-share_N)), mean_2NF, spread_2N, strict=True
+    ):
+        far_N = (((x_NF - mean_NF) / spread_N[:, None]) ** 2).sum(axis=1)
+        terms.append(ln_N - 0.5 * far_N - 2 * np.log(spread_N) - np.log(2 * np.pi))
+    return np.logaddexp(*terms)
+
+
+def _drawn(c_NC: Floats, rng: np.random.Generator) -> Floats:
+    share_N, mean_2NF, spread_2N = _bumps(c_NC)
+    which_N, rows_N = (rng.random(len(c_NC)) > share_N).astype(int), np.arange(len(c_NC))
+    noise_NF = rng.normal(size=(len(c_NC), 2))
+    return mean_2NF[which_N, rows_N] + spread_2N[which_N, rows_N][:, None] * noise_NF
+
+
+def _bumps(c_NC: Floats) -> tuple[Floats, Floats, Floats]:
+    """Share of the first bump, means `(2, N, 2)` and spreads `(2, N)` of both."""
+    # Every condition matters, the first one most.
+    s_N = c_NC @ (0.6 ** np.arange(c_NC.shape[1]))
+    share_N = 1 / (1 + np.exp(2 - 3 * s_N))
+    first_NF = np.stack([np.sin(2.5 * s_N), 0.5 * s_N], axis=1)
+    second_NF = np.stack([2.5 - s_N, np.cos(2.5 * s_N)], axis=1)
+    spreads = np.stack([0.3 + 0.15 * s_N, 0.5 * np.exp(-0.4 * s_N)])
+    return share_N, np.stack([first_NF, second_NF]), spreads
+
+
 # ---- what is done with every part ----
 
 PARTS: Mapping[str, Callable[[int, np.random.Generator], Iterator[Arm]]] = {
     "bounds": bounds,
     "atoms": atoms,
+    "scattered": scattered,
 }
 """A function a part, which gives arms of so many rows."""
 
@@ -340,7 +407,13 @@ def measure(arm: Arm, folder: Path, flow: Any, seed: int) -> dict[str, float]:
         "c2st_error": told["two_sample"]["error"],
         "outside": float(arm.outside(batched.draw(flow, conditions_NC, rng)).mean()),
         "pit_of": pit,
+        **({"between": _excess(arm, flow, arm.between)} if arm.between else {}),
     }
+
+
+def _excess(arm: Arm, flow: Any, rows: Batch) -> float:
+    found_N = batched.log_prob(flow, rows.events, rows.conditions)
+    return float((arm.log_prob(rows) - found_N).mean())
 
 
 def main() -> None:
@@ -374,7 +447,8 @@ def show(name: str, found: Mapping[str, float]) -> None:
         f"{name:28}{found['excess']:9.4f} +-{found['error']:.4f}"
         f"{found['pit']:6.2f}{found['level']:6.2f}"
         f"{found['c2st']:8.4f} +-{found['c2st_error']:.4f}"
-        f"{found['outside']:9.2g}{found['took_s']:5.0f}",
+        f"{found['outside']:9.2g}{found['took_s']:5.0f}"
+        + (f"  between {found['between']:.4f}" if "between" in found else ""),
         flush=True,
     )
 

@@ -34,6 +34,9 @@ LEAST_ROWS = 1000
 LEAST_POINTS = 6
 """Different conditions in a region, so that its box tells how far apart they are."""
 
+WIDE = 0.1
+"""Gap between values, relative to their range, where a region is cut rather than at its median."""
+
 
 def numbers(dataset: Dataset, c_NC: NDArray[Any]) -> Numbers:
     """The place in `Dataset.cells` of each row's cell or region, shape `(N,)`; -1 where none is."""
@@ -183,13 +186,23 @@ class _Tree:
         return None
 
     def _cut(self, leaf: _Leaf, k: int) -> np.float32 | None:
-        """The value up to which about half of the weight lies; None where all have one value."""
-        values, place_S = np.unique(self.single_SC[leaf.rows, k], return_inverse=True)
+        """The value up to which about half of the weight lies; None where all have one value.
+
+        In the middle half a gap that is wide, as between two stretches of values, comes first.
+        """
+        values, first, place_S = np.unique(
+            self.single_SC[leaf.rows, k], return_index=True, return_inverse=True
+        )
         if len(values) < 2:
             return None
         weight = np.bincount(place_S, self.weight_S[leaf.rows], len(values))
-        share = np.cumsum(weight)[:-1] / weight.sum()
-        return np.float32(values[np.abs(share - 0.5).argmin()])
+        off = np.abs(np.cumsum(weight)[:-1] / weight.sum() - 0.5)
+        there = self.there_SC[leaf.rows[first], k]
+        gap = np.diff(there) / (there[-1] - there[0])
+        gap[off > 0.25] = 0
+        if gap.max() > WIDE:
+            off[gap < 0.9 * gap.max()] = 1
+        return np.float32(values[off.argmin()])
 
     def _effective(self, leaf: _Leaf) -> float:
         weight_S = self.weight_S[leaf.rows]

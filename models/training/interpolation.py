@@ -72,20 +72,16 @@ class ConditionJitter:
         draws = torch.rand(2, *c_UC.shape, generator=self._generator)
         here_UC = c_UC.cpu()
         by_UC = (draws[0] - draws[1]) * self._share
-        gap_UC = None
+        wide_UC = torch.full_like(here_UC, math.nan)
         if self._gap_KC is not None:
-            gap_UC = self._gap_KC[torch.from_numpy(numbers(self._dataset, here_UC.numpy()))]
-        columns = [
-            here_UC[:, k]
-            if still
-            else self._moved(
-                here_UC[:, k], by_UC[:, k], k, None if gap_UC is None else gap_UC[:, k]
-            )
+            wide_UC = self._gap_KC[torch.from_numpy(numbers(self._dataset, here_UC.numpy()))]
+        moved = [
+            here_UC[:, k] if still else self._moved(here_UC[:, k], by_UC[:, k], wide_UC[:, k], k)
             for k, still in enumerate(self._still)
         ]
-        return torch.stack(columns, 1).to(c_UC)
+        return torch.stack(moved, 1).to(c_UC)
 
-    def _moved(self, c_U: Tensor, by_U: Tensor, column: int, wide_U: Tensor | None) -> Tensor:
+    def _moved(self, c_U: Tensor, by_U: Tensor, wide_U: Tensor, column: int) -> Tensor:
         """Moved by numbers in (-1, 1), in units of the way to the next value on that side.
 
         Where `wide_U` is a number, the way is that instead, but not beyond the last value.

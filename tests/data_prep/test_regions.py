@@ -172,6 +172,17 @@ def test_a_region_is_a_neighbourhood_and_no_sliver():
         assert max(sides) / min(sides) < 4
 
 
+def test_no_region_spans_a_hole_between_two_stretches():
+    """If it did, an emulator would take the hole for a place that it knows."""
+    rng = RNG(0)
+    c_SC = np.concatenate([rng.uniform(0, 1, 20_700), rng.uniform(3, 4, 19_300)])[:, None]
+
+    found = Partition.of(c_SC, np.ones(40_000), [Column("x", "")], 40_000)
+    number = found.numbers(c_SC)
+
+    assert max(np.ptp(c_SC[number == k]) for k in range(len(found.middle_KC))) < 1
+
+
 def test_a_number_is_that_of_the_cell_with_exactly_these_conditions():
     dataset = Dataset.read(regions_sample())
     c_KC = np.array([cell.conditions for cell in dataset.cells])
