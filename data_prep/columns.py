@@ -53,6 +53,7 @@ _KNOWN = tuple(
         ("total mass", "Msun", "positive", f"tot(al)?m(ass)?{_AT}"),
         ("mass", "Msun", "positive", f"{_OF}(mass|m|mzams|zams){_AT}"),
         ("mass ratio", "", "0:1", f"(q|massratio){_AT}"),
+        ("symmetric mass ratio", "", "0:0.25", "eta|symmetricmassratio"),
         ("effective spin", "", "-1:1", "(chi|x)eff(ective)?|effective(inspiral)?spin"),
         ("precessing spin", "", "0:1", "chip(rec(ession|essing)?)?|effectiveprecess(ing|ion)spin"),
         ("spin component", "", "-1:1", "chi[12]|(a|s|chi|spin)[12][xyz]|(chi|spin)[xyz][12]?"),

@@ -62,7 +62,7 @@ def remarks(request: Request, ranges: Ranges, names: Iterable[str]) -> Iterator[
     unknown = [one for one in numbers if not (meaning_of(one.name) or one.name in request.support)]
     for column in unknown:
         way = "say otherwise by --support and --unit"
-        if ranges[column.name][0] > 0:
+        if ranges[column.name][0] > 0 and column in request.event_columns:
             way = (
                 f"all are above 0, so if they must be, pass --support {quoted(column.name)}"
                 "=positive, else a flow draws negative ones"

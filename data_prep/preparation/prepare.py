@@ -236,7 +236,7 @@ def _notes(spool: Spool, cells: Sequence[Cell], copies: int) -> Iterator[str]:
     """What was decided about the rows as a whole."""
     if spool.scattered and spool.request.scattered is None:
         yield (
-            f"{' and '.join(spool.request.conditions)} are no grid but scattered: rows are split "
+            f"{', '.join(spool.request.conditions)} are no grid but scattered: rows are split "
             f"at random, and {len(cells)} regions stand in for cells (--grid takes each "
             "combination of values for a cell)"
         )

@@ -492,10 +492,16 @@ def test_merger_times_follow_peters():
             [ROWS[0], "b,5,5,Zsun,1"], HEADER, "column 'Z', row 2: 'Zsun' is not", id="text-in-z"
         ),
         pytest.param(
-            [ROWS[0], "b,nan,5,0.03,1"], HEADER, "'Mass_0', row 2: no value is not a", id="nan"
+            [ROWS[0], "b,nan,5,0.03,1"],
+            HEADER,
+            "'Mass_0', row 2: the empty value is not a",
+            id="nan",
         ),
         pytest.param(
-            [ROWS[0], "b,,5,0.03,1"], HEADER, "'Mass_0', row 2: no value is not a", id="empty-cell"
+            [ROWS[0], "b,,5,0.03,1"],
+            HEADER,
+            "'Mass_0', row 2: the empty value is not a",
+            id="empty-cell",
         ),
         pytest.param(
             [ROWS[0], "b,inf,5,0.03,1"], HEADER, "row 2: inf is not a finite", id="infinite"
