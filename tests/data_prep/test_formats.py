@@ -244,6 +244,19 @@ def test_a_text_without_names_asks_for_them_and_takes_them(
     )
 
 
+def test_a_text_without_names_may_have_no_rows(tmp_path, fingerprint):
+    files = [
+        put(tmp_path, "a", b""),
+        put(tmp_path, "b", written()),
+        put(tmp_path, "c", b"# none\n"),
+    ]
+
+    made = prepare(files, tmp_path / "out", reading=Reading(names=NAMES))
+
+    assert made.fingerprint == fingerprint
+    assert [told["rows"] for told in made.sources] == [0, len(ROWS), 0]
+
+
 @pytest.mark.parametrize(
     ("content", "names", "message"),
     [

@@ -69,6 +69,8 @@ class Head:
         marks = _marks([line for _, line in shown])
         remarks = [(at, line) for at, line in shown if line.startswith(marks)]
         plain = [(at, line) for at, line in shown if not line.startswith(marks)]
+        if named and not plain:  # a simulation that gave no merger
+            return cls(layout="csv", names=named, lines=len(lines))
         if not shown or not any(map(_behind, (line for _, line in shown))):
             raise DataError("is empty: it should begin with a line of column names")
         layout, width = _layout([_behind(line) for _, line in plain or remarks[-1:]], named)

@@ -66,6 +66,7 @@ def test_every_command_explains_itself(hpo, name):
         pytest.param(["prepare", "none.csv", "--out", "p"], "none.csv", id="no-source"),
         pytest.param(["prepare", "x", "--out", "p", "--columns", "a"], "OLD=NEW", id="rename"),
         pytest.param(["prepare", "x", "--out", "p", "--split", "1,2"], "three numbers", id="split"),
+        pytest.param(["prepare", "x", "--out", "p", "--names", "a,,b"], "empty name", id="names"),
         pytest.param(["launch", "none.toml"], "the shipped studies are", id="no-study"),
         pytest.param(["launch", "bbh", "--set", "training.epoch=3"], "'epochs'", id="set"),
         pytest.param(
@@ -97,6 +98,23 @@ def test_debug_shows_where_an_error_comes_from(hpo, monkeypatch):
 
     assert result.exception is not None
     assert "not a folder" in str(result.exception)
+
+
+def test_a_folder_of_texts_without_names_or_conditions_becomes_a_dataset(hpo, table, tmp_path):
+    wanted = 0
+    for z in (0.0002, 0.001, 0.01):
+        rows = [row for row in table.to_pylist() if row["Z"] == z and row["alpha"] == 1]
+        (tmp_path / f"runs/Z{z}_alpha1").mkdir(parents=True)
+        (tmp_path / f"runs/Z{z}_alpha1/mergers.dat").write_text(
+            "".join(f"{row['Mass_0']} {row['Mass_1']}\n" for row in rows)
+        )
+        wanted += len(rows)
+    words = ["runs", "--names", "Mass_0,Mass_1", "--from-path", "Z{Z}_alpha{alpha}"]
+
+    told = json.loads(hpo("prepare", *words, "--out", "prepared", "--format", "json").stdout)[0]
+
+    assert wanted > 0
+    assert (told["rows"], told["cells"]) == (wanted, 2)
 
 
 def test_a_table_becomes_a_dataset_and_says_how_large(hpo, table, tmp_path):
