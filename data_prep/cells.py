@@ -2,7 +2,7 @@
 
 A cell is named by a value of every condition column. Values compare as float32, since batches hold
 no more: `Z = 0.0004` names the cell whether a source wrote 0.0004 or the float32 nearest to it.
-Where conditions are scattered, any values inside a region name it.
+Where conditions are scattered, any values inside a region name it. A category is named by its text.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.columns import Value, values_of
 from data_prep.dataset import Cell, Dataset, rows_of, shown
 from data_prep.errors import DataError
 from data_prep.regions import numbers
 
-Named = Sequence[Mapping[str, float]]
+Named = Sequence[Mapping[str, Value]]
 """Cells, each as a value of every condition column."""
 
 NEAREST = 3
@@ -61,39 +62,43 @@ def faults(dataset: Dataset, named: Named) -> list[str]:
     return _unknown(dataset, named) or _nothing_left(dataset, named)
 
 
-def name_of(dataset: Dataset, cell: Cell) -> dict[str, float]:
+def name_of(dataset: Dataset, cell: Cell) -> dict[str, Value]:
     """The value of each condition column, as the source wrote it; of a region, the medians."""
-    columns = (column.name for column in dataset.condition_columns)
-    return dict(zip(columns, cell.conditions, strict=True))
+    return values_of(dataset.condition_columns, cell.conditions)
 
 
 def text_of(dataset: Dataset, cell: Cell) -> str:
     """A cell or region as people read it: `Z = 0.001, alpha = 1`, `Z = 0.001 to 0.002`."""
-    columns = [column.name for column in dataset.condition_columns]
     if not cell.box:
-        return shown(columns, cell.conditions)
+        return shown(name_of(dataset, cell))
     return ", ".join(
-        shown([name], [low]) + (f" to {high:.7g}" if high > low else "")
-        for name, (low, high) in zip(columns, cell.box, strict=True)
+        shown({column.name: column.value(low)}) + (f" to {high:.7g}" if high > low else "")
+        for column, (low, high) in zip(dataset.condition_columns, cell.box, strict=True)
     )
 
 
-def nearest(dataset: Dataset, one: Mapping[str, float], most: int) -> list[Cell]:
+def nearest(dataset: Dataset, one: Mapping[str, Value], most: int) -> list[Cell]:
     """At most so many cells, nearest first, to these values of all condition columns.
 
-    Each column counts in units of its range, logarithmic where it is positive.
+    Cells of other texts come last. Each column of numbers counts in units of its range,
+    logarithmic where it is positive.
     """
+    columns = dataset.condition_columns
+    (numbers_C,) = _conditions(dataset, [one])
 
-    def gap(cell: Cell) -> float:
-        total = 0.0
-        for k, (name, there) in enumerate(name_of(dataset, cell).items()):
-            wanted, (low, high) = one[name], dataset.ranges[name]
+    def gap(cell: Cell) -> tuple[int, float]:
+        others, total = 0, 0.0
+        for k, (column, there) in enumerate(zip(columns, cell.conditions, strict=True)):
+            wanted, (low, high) = numbers_C[k], dataset.ranges[column.name]
+            if column.categories:
+                others += there != wanted
+                continue
             if cell.box:
                 there = min(max(wanted, cell.box[k][0]), cell.box[k][1])
             if min(there, wanted, low) > 0:
                 there, wanted, low, high = map(math.log, (there, wanted, low, high))
             total += abs(there - wanted) / ((high - low) or 1.0)
-        return total
+        return others, total
 
     return sorted(dataset.cells, key=gap)[:most]
 
@@ -110,10 +115,15 @@ def _found(dataset: Dataset, named: Named) -> tuple[Cell, ...]:
 
 def _numbers(dataset: Dataset, named: Named) -> list[int]:
     """The place of each named cell among all; -1 where there is none."""
-    columns = dataset.condition_columns
-    values = [[one[column.name] for column in columns] for one in named]
-    found: list[int] = numbers(dataset, np.array(values).reshape(-1, len(columns))).tolist()
+    values = np.array(_conditions(dataset, named)).reshape(-1, len(dataset.condition_columns))
+    found: list[int] = numbers(dataset, values).tolist()
     return found
+
+
+def _conditions(dataset: Dataset, named: Named) -> list[list[float]]:
+    """What the rows of the named cells hold; DataError for a text that is no category."""
+    columns = dataset.condition_columns
+    return [[column.number(one[column.name]) for column in columns] for one in named]
 
 
 def _unknown(dataset: Dataset, named: Named) -> list[str]:
@@ -122,7 +132,7 @@ def _unknown(dataset: Dataset, named: Named) -> list[str]:
     seen: set[int] = set()
     found = []
     for one in named:
-        text = shown(one.keys(), one.values())
+        text = shown(one)
         missing = [name for name in columns if name not in one]
         unknown = [name for name in one if name not in columns]
         if missing or unknown:
@@ -131,7 +141,11 @@ def _unknown(dataset: Dataset, named: Named) -> list[str]:
                 f"missing {', '.join(missing) or 'none'}, unknown {', '.join(unknown) or 'none'}"
             )
             continue
-        (number,) = _numbers(dataset, [one])
+        try:
+            (number,) = _numbers(dataset, [one])
+        except DataError as error:
+            found.append(f"{text} is {no_cell} of it: {error}")
+            continue
         if number < 0:
             near = (text_of(dataset, each) for each in nearest(dataset, one, NEAREST))
             found.append(f"{text} is {no_cell} of it: the nearest are {'; '.join(near)}")
@@ -157,4 +171,12 @@ def _nothing_left(dataset: Dataset, named: Named) -> list[str]:
             found.append(f"the cells that are left have no row in the {split} part: name fewer")
         if rows and not held and split != "train":
             found.append(f"the held-out cells have no row in the {split} part: name larger ones")
+    for k, column in enumerate(dataset.condition_columns):
+        left = {column.value(cell.conditions[k]) for cell in dataset.cells if cell not in out}
+        for text in column.categories:
+            if text not in left:
+                found.append(
+                    f"no cell of {column.name} = {text} is left to train on, and nothing tells of "
+                    "one text by others: name fewer"
+                )
     return found

@@ -8,7 +8,7 @@ import math
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -96,6 +96,10 @@ _UNITS = {
 """astropy's name of a unit, by its name in other places, in lower case without blanks and `_`."""
 
 
+Value = float | str
+"""Of a condition, as people write it: a number, or a text of a category."""
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """One column of the prepared table."""
@@ -134,12 +138,14 @@ class Column:
                 f"the bounds and atoms of column {self.name!r} must be finite numbers, "
                 f"got {reprlib.repr(self.bounds + self.atoms)}"
             )
+        if self.categories and (self.positive or self.bounds or self.atoms):
+            raise DataError(f"column {self.name!r} is made of texts, which no bounds can have")
         if self.positive and self.bounds:
             raise DataError(f"column {self.name!r} has both bounds and positive values: choose one")
         if len(self.bounds) == 2 and self.bounds[0] >= self.bounds[1]:
             raise DataError(f"no value of column {self.name!r} can lie in {self.support}")
         if self.categories:
-            _check_categories(self.name, self.categories)
+            check_categories(self.name, self.categories)
 
     @property
     def bounds(self) -> tuple[float, ...]:
@@ -171,15 +177,14 @@ class Column:
         Raises:
             DataError: If it is no number, or none of the categories, which are listed.
         """
-        try:
-            if self.categories:
-                return float([*self.categories].index(value))  # type: ignore[arg-type]
-            return float(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
+        if isinstance(value, str) and value in self.categories:
+            return float(self.categories.index(value))
+        if self.categories or isinstance(value, str) or not is_finite(value):
             kind = f"one of {', '.join(self.categories)}" if self.categories else "a number"
-            raise DataError(f"{self.name} must be {kind}, got {reprlib.repr(value)}") from None
+            raise DataError(f"{self.name} must be {kind}, got {reprlib.repr(value)}")
+        return float(value)  # type: ignore[arg-type]
 
-    def value(self, number: float) -> float | str:
+    def value(self, number: float) -> Value:
         """What a stored number stands for: a category's text, else the number itself."""
         return self.categories[int(number)] if self.categories else number
 
@@ -251,7 +256,8 @@ def _support(name: str, text: str) -> dict[str, Any]:
     return {"low": sides[0], "high": sides[1]}
 
 
-def _check_categories(name: str, texts: tuple[str, ...]) -> None:
+def check_categories(name: str, texts: Sequence[str]) -> None:
+    """Raises DataError for texts that are no categories of a column, in ascending order."""
     for text in texts:
         if not (isinstance(text, str) and text.strip() and text.isprintable()):
             raise DataError(
@@ -270,6 +276,12 @@ def _check_categories(name: str, texts: tuple[str, ...]) -> None:
         )
     if list(texts) != sorted(set(texts)):
         raise DataError(f"the categories of column {name!r} must be sorted, each once")
+
+
+def values_of(columns: Sequence[Column], numbers: Iterable[float]) -> dict[str, Value]:
+    """The conditions that these numbers stand for, by name."""
+    pairs = zip(columns, numbers, strict=True)
+    return {column.name: column.value(number) for column, number in pairs}
 
 
 def pair_of(columns: Sequence[Column]) -> tuple[int, int] | None:

@@ -10,7 +10,7 @@ import json
 import re
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from annotated_types import Interval, Len
 
 from data_prep.atomic import draft_of
-from data_prep.columns import Column
+from data_prep.columns import Column, Value
 from data_prep.errors import DataError
 from data_prep.untrusted import contents, fault_of, is_finite
 
@@ -128,10 +128,10 @@ def rows_by_key(cells: Sequence[Cell]) -> Counter[tuple[float, ...]]:
     return rows
 
 
-def shown(names: Iterable[str], conditions: Iterable[float]) -> str:
-    """A cell as people read it: `Z = 0.001, alpha = 1`."""
-    pairs = zip(names, conditions, strict=True)
-    return ", ".join(f"{name} = {value:.7g}" for name, value in pairs)
+def shown(cell: Mapping[str, Value]) -> str:
+    """A cell as people read it: `Z = 0.001, channel = CE`."""
+    texts = (one if isinstance(one, str) else f"{one:.7g}" for one in cell.values())
+    return ", ".join(f"{name} = {text}" for name, text in zip(cell, texts, strict=True))
 
 
 def _single(value: float) -> float:

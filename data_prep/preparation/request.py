@@ -38,6 +38,8 @@ class Request:
     """Values that many rows have exactly, by event column."""
     lattice: Mapping[str, float] = field(default_factory=dict)
     """The step of the values that were rounded, by event column."""
+    texts: Mapping[str, dict[str, int]] = field(default_factory=dict)
+    """Of conditions that are texts, the number of each text that was met so far."""
 
     def __post_init__(self) -> None:
         if not self.events or not self.conditions:
@@ -69,6 +71,11 @@ class Request:
             )
 
         self._check_said("--support", self.support, self.events + self.conditions)
+        for name in self.texts.keys() & self.support.keys():
+            raise DataError(
+                f"--support {name}: {name!r} is made of texts, which a flow takes for categories: "
+                "leave it out"
+            )
         self._check_said("--unit", self.units, self.names)
         self._check_said("--atom", self.atoms, self.events)
         self._check_said("--lattice", self.lattice, self.events)
@@ -99,6 +106,9 @@ class Request:
         return tuple(map(self._column, self.conditions))
 
     def _column(self, name: str) -> Column:
+        if name in self.texts:
+            categories = tuple(sorted(self.texts[name]))
+            return Column(name, self.units.get(name, ""), categories=categories)
         return Column.named(
             name,
             unit=self.units.get(name),

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.codes import cosmic, pairs
-from data_prep.columns import Column
+from data_prep.columns import Column, check_categories
 from data_prep.errors import DataError
 from data_prep.preparation.request import Request
 from data_prep.tables.chunk import Chunk
@@ -55,9 +55,10 @@ def wanted(
     others = sorted(rule.names - set(request.names)) if rule else []
 
     names = {name: alias.get(name, name) for name in (*request.names, *others)}
-    needed = [*(cosmic.NUMBERS if bpp else ()), *(names[name] for name in request.names)]
+    numbers = [name for name in request.names if name not in request.texts]
+    needed = [*(cosmic.NUMBERS if bpp else ()), *(names[name] for name in numbers)]
     held = () if bpp else pairs.rules(source.readable)
-    besides = {*(names[name] for name in others), *(cosmic.MARKS if bpp else ())}
+    besides = {names[name] for name in (*others, *request.texts)} | {*(cosmic.MARKS if bpp else ())}
     besides |= {column for rule in held for column in rule.columns}
     read = source.chunks(list(dict.fromkeys(needed)), sorted(besides.difference(needed)))
     drop = "pass --drop-invalid to leave such rows out and count them"
@@ -69,7 +70,7 @@ def wanted(
         with _filtering(source):
             matching = chunk.take(rule.mask(chunk.numbers | chunk.texts)) if rule else chunk
         dropped["where"] += len(chunk.rows) - len(matching.rows)
-        mergers = census.mergers(matching, held)
+        mergers = _coded(census.mergers(matching, held), source, request)
         good = without(mergers, _faults(mergers, request), source, remedy, dropped)
         if request.weights:
             weighty = good.numbers[request.weights] > 0
@@ -129,6 +130,23 @@ def without(
     return chunk.take(~bad) if bad.any() else chunk
 
 
+def _coded(chunk: Chunk, source: Source, request: Request) -> Chunk:
+    """The chunk with numbers for the texts of conditions."""
+    for name in request.texts.keys() & chunk.numbers.keys():
+        if np.isfinite(chunk.numbers[name]).any():
+            raise DataError(
+                f"{source.path}, column {name!r}: it holds numbers, and texts in the rows before: "
+                "write all of them as texts, or all as numbers"
+            )
+    coded = chunk.coded(request.texts)
+    for name, known in request.texts.items():
+        try:
+            check_categories(name, sorted(known))
+        except DataError as error:
+            raise DataError(f"{source.path}: {error}") from None
+    return coded
+
+
 @contextmanager
 def _filtering(source: Source) -> Iterator[None]:
     try:
@@ -140,6 +158,9 @@ def _filtering(source: Source) -> Iterator[None]:
 def _faults(chunk: Chunk, request: Request) -> Iterator[Fault]:
     for column in (*request.event_columns, *request.condition_columns):
         values = chunk.numbers[column.name]
+        if column.name in request.texts:
+            yield Fault(column.name, "no text", np.isnan(values))
+            continue
         if column.positive and column.name in request.lattice:
             column = replace(column, positive=False, low=0.0)
         yield from faults(column, values)

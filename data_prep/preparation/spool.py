@@ -45,6 +45,10 @@ class Spool:
         self.counts = np.zeros(0, np.int64)
         """Rows of each cell."""
         self.ranges: dict[str, tuple[float, float]] = {}
+        self.ranks: dict[int, NDArray[np.float64]] = {}
+        """Of each condition that is text, by its place, the number of a text in ascending order,
+        by the number in which texts were met.
+        """
         self.path = folder / "kept"
         self.path.touch()
 
@@ -80,14 +84,29 @@ class Spool:
         """The rows in their order."""
         with self.path.open("rb") as file:
             while lump := file.read(BLOCK_ROWS * self.record.itemsize):
-                yield np.frombuffer(lump, self.record).copy()
+                records = np.frombuffer(lump, self.record).copy()
+                if self.scattered:
+                    self._sort(records["conditions"])
+                yield records
 
     def settle(self) -> None:
-        """See from all rows whether their conditions are a grid, unless the request says it."""
+        """See from all rows whether their conditions are a grid, unless the request says it.
+
+        Texts are numbered in ascending order from here on.
+        """
         if self.request.scattered is None and not self.scattered:
             cells_KC = np.array(list(self.cells))
             if is_scattered(cells_KC, self.counts):
                 self._scatter()
+        for name, known in self.request.texts.items():
+            texts = sorted(known)
+            place = self.request.conditions.index(name)
+            self.ranks[place] = np.array([texts.index(text) for text in known], np.float64)
+            known.clear()
+            known.update({text: number for number, text in enumerate(texts)})
+        cells_KC = np.array(list(self.cells)).reshape(-1, len(self.request.conditions))
+        self._sort(cells_KC)
+        self.cells = {tuple(cell): number for number, cell in enumerate(cells_KC.tolist())}
 
     def repeats(self, seed: int) -> split.Repeats:
         """The rows with copies; those with every event at an atom are many, and none is a copy."""
@@ -108,6 +127,11 @@ class Spool:
             return hashes(records["events"], records["conditions"], seed=seed)
         cells_KC = np.array(list(self.cells))
         return hashes(records["events"], cells_KC[records["cell"]], seed=seed)
+
+    def _sort(self, conditions_NC: NDArray[np.float64]) -> None:
+        """Give texts their final numbers, in place."""
+        for place, rank in self.ranks.items():
+            conditions_NC[:, place] = rank[conditions_NC[:, place].astype(int)]
 
     def _widen(self, name: str, values: NDArray[Any]) -> None:
         low, high = self.ranges.get(name, (math.inf, -math.inf))

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 MISSING = ("NA", "N/A", "n/a", "--", "-", "null", "NULL", "None", "none", "")
 """Texts that stand for no value where numbers belong."""
+NO_TEXT = {*MISSING, "nan", "NaN"} - {"none"}
+"""Texts that stand for no value where texts belong: `none` is a choice of a code's."""
 FORTRAN = r"^([+-]?[0-9]*\.?[0-9]*)[dD]([+-]?[0-9]+)$"
 """A number as Fortran writes it in double precision, 1.5D-03."""
 GRID_VALUES = 4096
@@ -83,6 +85,33 @@ class Chunk:
             else:
                 texts[name] = pa.array([value] * count, pa.string()).dictionary_encode()
         return replace(self, numbers=of_numbers, texts=texts, wrong=wrong)
+
+    def holds_texts(self, name: str) -> bool | None:
+        """Whether most of a column are texts that are no numbers; None where it has no value."""
+        if name in self.numbers:
+            some = bool(np.isfinite(self.numbers[name]).any())
+            return False if some else bool(self.wrong.get(name)) or None
+        texts, place = _distinct(self.texts[name])
+        rows = np.bincount(place.drop_null().to_numpy(), minlength=len(texts))
+        there = np.array([text is not None for text in texts], bool)
+        no_number = np.isin(np.arange(len(texts)), list(_one_by_one(texts)[1]))
+        return bool(2 * rows[no_number].sum() > rows[there].sum()) if there.any() else None
+
+    def coded(self, known: Mapping[str, dict[str, int]]) -> Chunk:
+        """The chunk with numbers in the place of some columns of texts.
+
+        `known` has the number of each text that was met before, by column; a new one gets the next.
+        """
+        numbers = dict(self.numbers)
+        for name in known.keys() & self.texts.keys():
+            texts, place = _distinct(self.texts[name])
+            each = [
+                np.nan if text is None else float(known[name].setdefault(text, len(known[name])))
+                for text in texts
+            ]
+            taken = pa.array(each, pa.float64()).take(place)
+            numbers[name] = taken.to_numpy(zero_copy_only=False)
+        return replace(self, numbers=numbers)
 
     def unlike(self, name: str, other: str) -> NDArray[np.bool_]:
         """The rows in which two columns differ."""
@@ -181,6 +210,17 @@ def _texts(array: pa.Array) -> pa.Array:
         texts = array.dictionary.cast(pa.string())
         return pa.DictionaryArray.from_arrays(array.indices, texts)
     return array.cast(pa.string())
+
+
+def _distinct(array: pa.Array) -> tuple[list[str | None], pa.Array]:
+    """The distinct texts, None for those that stand for no value, and the place of each row's."""
+    if not pa.types.is_dictionary(array.type):
+        array = array.dictionary_encode()
+    # Only the values of these rows: a dictionary also holds values of other batches.
+    used = array.indices.unique().drop_null()
+    texts = pc.utf8_trim_whitespace(array.dictionary.take(used)).to_pylist()
+    place = pc.index_in(array.indices, used, skip_nulls=True)
+    return [None if text in NO_TEXT else text for text in texts], place
 
 
 def _numbers(array: pa.Array) -> tuple[NDArray[np.float64], dict[int, str]]:

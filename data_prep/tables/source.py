@@ -175,6 +175,20 @@ class Source:
         )
         return f"{fault}{';' if rest else ':'} {said}{shlex.quote(str(patterns[told[0]]))}"
 
+    def holds_texts(self, names: Iterable[str]) -> dict[str, bool]:
+        """Whether columns are made of texts that are no numbers, as far as the first rows tell.
+
+        A column without any value is left out.
+        """
+        found: dict[str, bool] = {}
+        wanted = set(names)
+        for chunk in self.chunks([], sorted(wanted)) if wanted else ():
+            told = {name: chunk.holds_texts(name) for name in wanted - found.keys()}
+            found |= {name: one for name, one in told.items() if one is not None}
+            if found.keys() == wanted:
+                break
+        return found
+
     def sha256(self) -> str:
         """Of the file's bytes."""
         with _reading(self.path), self.path.open("rb") as file:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, dataclass_transfo
 
 from data_prep import untrusted
 from data_prep.atomic import draft_of
+from data_prep.columns import Value
 from data_prep.errors import InputError
 from data_prep.untrusted import LARGEST_JSON, fault_of, finite
 
@@ -100,7 +101,7 @@ class DataUsed:
     """sha256 over content and split, from its dataset.json; null where none was taken."""
     rows: dict[str, int]
     """Rows of each split: train, val, test; those of held-out cells are among them."""
-    hold_out_cells: tuple[dict[str, float], ...] = ()
+    hold_out_cells: tuple[dict[str, Value], ...] = ()
     """Cells that were kept out of training, each as the value of every condition column."""
     weights: str | None = None
     """The column that says how much a row counts; null where all count alike."""
@@ -146,7 +147,7 @@ class TestNll:
 class CellNll:
     """The best weights on one held-out cell's rows of the test split."""
 
-    conditions: dict[str, float]
+    conditions: dict[str, Value]
     """The cell: the value of every condition column."""
     nll: float | None
     """Mean, nats per event in the data's units; null where it has no rows or is not finite."""

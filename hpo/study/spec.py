@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 from annotated_types import Ge
 from pydantic import AfterValidator, NonNegativeInt, PlainValidator, PositiveInt
 
+from data_prep.columns import Value
 from data_prep.errors import InputError, suggestion
 from data_prep.untrusted import UntrustedError, contents
 from hpo.study import space
@@ -119,7 +120,7 @@ class DataTable:
 
     path: str = "sample"
     """Folder that `hpo prepare` wrote, seen from where `hpo` runs; `sample` is the shipped one."""
-    hold_out_cells: list[dict[str, float]] = field(default_factory=list)
+    hold_out_cells: list[dict[str, Value]] = field(default_factory=list)
     """Cells that no trial is trained on, a table of every condition's value each. Their NLL is told
     separately: it says how well a flow does between the cells that it knows."""
 

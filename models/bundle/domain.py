@@ -18,7 +18,8 @@ from typing import Any, Literal, Self, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from data_prep.columns import Column
+from data_prep import columns as named
+from data_prep.columns import Column, Value
 from data_prep.dataset import shown
 from data_prep.errors import DataError
 from data_prep.regions import coordinates
@@ -202,10 +203,10 @@ def beyond(name: str, value: float, limits: tuple[float, float], what: str = "em
     )
 
 
-def lonely(names: Sequence[str], values: Sequence[float], what: str = "emulator") -> str:
+def lonely(at: Mapping[str, Value], what: str = "emulator") -> str:
     """The sentence about conditions that are far from all rows."""
     return (
-        f"{shown(names, values)} is far from all rows that the {what} was trained on: what it says "
+        f"{shown(at)} is far from all rows that the {what} was trained on: what it says "
         "there is a guess"
     )
 
@@ -246,7 +247,7 @@ def _check_near(
     told_N = [inside(c_N, domain[one.name]) for c_N, one in zip(c_NC.T, columns, strict=True)]
     lost_N = np.logical_and.reduce(told_N) & ~regions.near(np, c_NC)
     if lost_N.any():
-        _tell(lonely([one.name for one in columns], c_NC[lost_N.argmax()].tolist()), action)
+        _tell(lonely(named.values_of(columns, c_NC[lost_N.argmax()].tolist())), action)
 
 
 def _tell(message: str, action: Extrapolation) -> None:

@@ -10,7 +10,8 @@ Axes:
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.cells import Named
+from data_prep.columns import Column, Value
 from data_prep.dataset import Dataset, key
+from data_prep.errors import DataError
 from data_prep.regions import numbers
 from data_prep.stream import Batch
 from data_prep.untrusted import is_finite
@@ -40,7 +43,7 @@ class CellRows:
     """Of each cell, in file order."""
     keys: list[Key]
     boxes: list[dict[str, tuple[float, float]]]
-    """Of each region, the ranges of its conditions; none of cells."""
+    """Of each region, the ranges of the conditions that are numbers; none of cells."""
 
     @classmethod
     def of(cls, batch: Batch, dataset: Dataset | None = None) -> CellRows:
@@ -55,8 +58,9 @@ class CellRows:
         found, cell_N = np.unique(numbers(dataset, batch.conditions), return_inverse=True)
         cells = [dataset.cells[k] for k in found]
         values_KC = np.array([cell.conditions for cell in cells])
+        numbered = [k for k, one in enumerate(dataset.condition_columns) if not one.categories]
         names = [column.name for column in dataset.condition_columns]
-        boxes = [dict(zip(names, cell.box, strict=True)) for cell in cells]
+        boxes = [{names[k]: cell.box[k] for k in numbered} for cell in cells]
         keys = [key(cell.conditions) for cell in cells]
         return cls(batch, values_KC, _by_cell(cell_N, len(cells)), keys, boxes)
 
@@ -92,13 +96,22 @@ def _by_cell(cell_N: NDArray[np.intp], cells: int) -> list[NDArray[np.intp]]:
 
 def keys(dataset: Dataset, named: Named) -> frozenset[Key]:
     """The keys of named cells; a name that is no cell of this dataset has none."""
-    names = [column.name for column in dataset.condition_columns]
-    values = [[each[name] for name in names] for each in named if set(each) == set(names)]
-    found = numbers(dataset, np.array(values, np.float64).reshape(-1, len(names)))
+    columns, values = dataset.condition_columns, []
+    for each in named:
+        # A text that it does not know is none of its cells, either.
+        with suppress(DataError, KeyError):
+            if len(each) == len(columns):
+                values.append([column.number(each[column.name]) for column in columns])
+    found = numbers(dataset, np.array(values, np.float64).reshape(-1, len(columns)))
     return frozenset(key(dataset.cells[k].conditions) for k in found if k >= 0)
 
 
-def held_out_of(card: Mapping[str, Any]) -> list[dict[str, float]]:
+def key_of(columns: Sequence[Column], cell: Mapping[str, Value]) -> Key:
+    """The key of a cell that is named by a value of each of these columns."""
+    return key([column.number(cell[column.name]) for column in columns])
+
+
+def held_out_of(card: Mapping[str, Any]) -> list[dict[str, Value]]:
     """The cells that the training of an emulator was kept from, as its card names them.
 
     Raises:
@@ -112,7 +125,7 @@ def held_out_of(card: Mapping[str, Any]) -> list[dict[str, float]]:
         listed, cells = told["held_out_cells"], []
         for each in listed if isinstance(listed, list) else [None]:
             cell = each.get("conditions") if isinstance(each, Mapping) else None
-            if not (isinstance(cell, Mapping) and all(map(is_finite, cell.values()))):
+            if not (isinstance(cell, Mapping) and all(map(_is_value, cell.values()))):
                 raise EmulatorError(
                     "the emulator's card names held-out cells that are none (held_out_cells of "
                     f"its metrics holds {reprlib.repr(cell)}): export the emulator again"
@@ -120,3 +133,7 @@ def held_out_of(card: Mapping[str, Any]) -> list[dict[str, float]]:
             cells.append(dict(cell))
         return cells
     return []
+
+
+def _is_value(value: object) -> bool:
+    return isinstance(value, str) or is_finite(value)

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.dataset import key
+from data_prep.dataset import Dataset
 from data_prep.untrusted import finite
 from models.bundle.emulator import Emulator
 from models.bundle.ensemble import Density
 from models.evaluation.calibration import gap_error
-from models.evaluation.cells import CellRows
+from models.evaluation.cells import CellRows, key_of
 from models.evaluation.nll import mean_of
 from models.evaluation.report import Evaluation, evaluation, read, scores
 from models.evaluation.weighted import of
@@ -50,12 +50,14 @@ def compare(
         evaluation(each, dataset, test, split, seed=seed) for each in (emulator, against)
     )
     difference = _difference(first.found, second.found) | _paired(
-        first, second, CellRows.of(test, dataset), split
+        first, second, dataset, CellRows.of(test, dataset), split
     )
     return {"emulator": first.found, "against": second.found, "difference": finite(difference)}
 
 
-def _paired(first: Evaluation, second: Evaluation, cells: CellRows, split: str) -> dict[str, Any]:
+def _paired(
+    first: Evaluation, second: Evaluation, dataset: Dataset, cells: CellRows, split: str
+) -> dict[str, Any]:
     """The differences that are taken event by event, with their standard errors."""
     test, gap_N = cells.batch, first.nll_N - second.nll_N
     both_held_out = first.held_out if first.held_out == second.held_out else None
@@ -63,7 +65,7 @@ def _paired(first: Evaluation, second: Evaluation, cells: CellRows, split: str) 
     told["cells"] = []
     rows = dict(zip(cells.keys, cells.rows, strict=True))
     for one, other in zip(first.found["cells"], second.found["cells"], strict=True):
-        own_N = rows[key(tuple(one["conditions"].values()))]
+        own_N = rows[key_of(dataset.condition_columns, one["conditions"])]
         both = {
             name: one[name]
             for name in ("conditions", "box", "rows", "effective_rows")

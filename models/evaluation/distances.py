@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.columns import Value, values_of
 from data_prep.dataset import Dataset
 from data_prep.stream import Batch
 from models.bundle import batched
@@ -40,7 +41,7 @@ CELL_ROWS = 200
 class CellDistance:
     """Kolmogorov-Smirnov distances in one cell between drawn events and the data's."""
 
-    conditions: dict[str, float]
+    conditions: dict[str, Value]
     rows: int
     effective_rows: float
     """Rows of equal weight that would tell as much: all, where rows have no weights."""
@@ -116,10 +117,9 @@ def cell_distances(
         drawn_MF = batched.draw(flow, cells.conditions(k, draws_K[k], rng), rng)
         ks, floor = _of_columns(ks_distance, data, drawn_MF, data.halves(split_rng), names)
         # By way of text, which gives the 0.0001 that was written and not its nearest float32.
-        values = (float(str(value)) for value in at_C)
-        conditions = zip((column.name for column in flow.condition_columns), values, strict=True)
+        conditions = values_of(flow.condition_columns, (float(str(value)) for value in at_C))
         size = float(sizes_K[k])
-        told.append(CellDistance(dict(conditions), len(rows), size, ks, floor))
+        told.append(CellDistance(conditions, len(rows), size, ks, floor))
     return told
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from data_prep import cells as naming
 from data_prep.cells import Named
+from data_prep.columns import Value
 from data_prep.dataset import Dataset
 from data_prep.errors import DataError
 from data_prep.regions import numbers
@@ -44,7 +45,7 @@ class Nll:
 class CellNll:
     """Mean NLL of one cell's rows of a split."""
 
-    conditions: dict[str, float]
+    conditions: dict[str, Value]
     nll: Nll | None
     """None where the cell has no row in the split."""
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.dataset import Dataset, key
+from data_prep.dataset import Dataset
 from data_prep.errors import DataError
 from data_prep.stream import Batch, read_split
 from data_prep.untrusted import finite
@@ -28,7 +28,7 @@ from models.bundle import batched
 from models.bundle.emulator import Emulator
 from models.bundle.ensemble import Density
 from models.evaluation.calibration import calibration, levels, ranks
-from models.evaluation.cells import CellRows, Key, held_out_of, keys
+from models.evaluation.cells import CellRows, Key, held_out_of, key_of, keys
 from models.evaluation.distances import (
     CELL_ROWS,
     Bins,
@@ -121,7 +121,7 @@ def evaluation(
     boxes = [{"box": {name: list(ends) for name, ends in box.items()}} for box in cells.boxes]
     regions = dict(zip(cells.keys, boxes, strict=False))
     for ks in cell_distances(flow, test, dataset, seed=seed):
-        at = key(tuple(ks.conditions.values()))
+        at = key_of(flow.condition_columns, ks.conditions)
         score = mean_of(nll_N[rows[at]], of(test.weights, rows[at]))
         nll = {"held_out": at in out, "nll": asdict(score)}
         told.append({**asdict(ks), **regions.get(at, {}), **nll, **asdict(near[at])})

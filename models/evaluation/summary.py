@@ -13,7 +13,7 @@ from data_prep.stream import Stream
 from data_prep.untrusted import finite
 from models.bundle import batched
 from models.bundle.ensemble import Density
-from models.evaluation.cells import CellRows, keys
+from models.evaluation.cells import CellRows, key_of, keys
 from models.evaluation.distances import cell_distances, unphysical_fraction
 from models.evaluation.nll import check_columns, mean_of, nll_of
 from models.evaluation.weighted import of
@@ -52,7 +52,7 @@ def summary(flow: Density, folder: Path, *, held_out: Named = (), seed: int = 0)
     cells, out = CellRows.of(test, dataset), keys(dataset, held_out)
     rows, nll_N = dict(zip(cells.keys, cells.rows, strict=True)), nll_of(flow, test)
     far = {
-        key(tuple(each.conditions.values())): each
+        key_of(flow.condition_columns, each.conditions): each
         for each in cell_distances(flow, test, dataset, seed=seed, most=DRAWS)
     }
     told = []
