@@ -169,7 +169,7 @@ def sample(ctx: click.Context, emulator: Path, count: int, out: Path, seed: int 
     from models import Emulator
 
     loaded = Emulator.load(emulator)
-    at = options.conditions(ctx.args, loaded.condition_columns)
+    at = options.conditions(ctx.args, loaded.module.condition_columns)
     options.missing(at, loaded.condition_columns)
     events = loaded.sample(count, seed=seed, **at)
     write(out, loaded.event_columns, events, at)
@@ -242,7 +242,7 @@ def plot(
     from models import Emulator
 
     loaded = Emulator.load(Path(source))
-    at = options.conditions(ctx.args, loaded.condition_columns)
+    at = options.conditions(ctx.args, loaded.module.condition_columns)
     if kind in ("likelihood", "divergence"):
         options.missing(at, loaded.condition_columns)
     named = options.names(columns, "--columns") if columns else None

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from data_prep.errors import InputError, suggestion
+from data_prep.errors import DataError, InputError, suggestion
 
 if TYPE_CHECKING:
     import optuna
     from optuna.storages import RDBStorage
     from sqlalchemy.engine import URL
+
+    from data_prep.columns import Column
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -174,12 +176,14 @@ def fractions(text: str) -> tuple[float, float, float]:
     return train, val, test
 
 
-def conditions(words: Sequence[str], known: Sequence[str]) -> dict[str, Any]:
-    """`--Z 0.001 --alpha=1` -> the value of each condition named.
+def conditions(words: Sequence[str], columns: Sequence[Column]) -> dict[str, Any]:
+    """`--Z 0.001 --channel=CE` -> the value of each condition named.
 
     Raises:
-        click.UsageError: For a name that is no condition, or a value that is no number.
+        click.UsageError: For a name that is no condition, a value that is no number, or a text
+            that is none of its category.
     """
+    known = {column.name: column for column in columns}
     values: dict[str, Any] = {}
     rest = list(words)
     while rest:
@@ -194,7 +198,10 @@ def conditions(words: Sequence[str], known: Sequence[str]) -> dict[str, Any]:
                 raise click.UsageError(f"--{name} needs a value")
             text = rest.pop(0)
         try:
-            values[name] = float(text)
+            given = text if known[name].categories else float(text)
+            values[name] = known[name].value(known[name].number(given))
+        except DataError as error:
+            raise click.UsageError(f"--{error}") from None
         except ValueError:
             raise click.UsageError(f"--{name} must be a number, got {text!r}") from None
     return values

@@ -21,8 +21,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
-from data_prep.columns import Column
-from data_prep.dataset import Dataset
+from data_prep.columns import Column, Value, values_of
+from data_prep.dataset import Dataset, shown
 from data_prep.errors import suggestion
 from hpo.pictures import style
 from hpo.pictures.density import Array
@@ -31,7 +31,7 @@ from models import Emulator
 from models.bundle.domain import Known, limits_of, texts_of
 from models.evaluation.nll import check_columns
 
-At = Mapping[str, float]
+At = Mapping[str, Value]
 """A value of every condition, or of some."""
 WIDEST = 24
 """Fields of a row, or rows, that a map with numbers can have."""
@@ -40,21 +40,40 @@ EVENLY = 6
 
 
 def at_conditions(
-    conditions_NC: NDArray[Any], names: Sequence[str], wanted: At, rows: str
+    conditions_NC: NDArray[Any], columns: Sequence[Column], wanted: At, rows: str
 ) -> NDArray[np.bool_]:
-    """Which rows have the wanted conditions; raises PlotError, naming the `rows`, if none has."""
+    """Which rows have the wanted conditions.
+
+    Raises:
+        PlotError: If none has. Names the `rows`.
+        DataError: If a wanted text is none of its category.
+    """
     mask = np.ones(len(conditions_NC), dtype=bool)
+    names = [column.name for column in columns]
     check_names(wanted, names)
     for name, value in wanted.items():
-        column = conditions_NC[:, names.index(name)]
-        mask &= np.isclose(column, value, rtol=1e-5, atol=0)  # the data are float32
+        column = columns[names.index(name)]
+        values_N = conditions_NC[:, names.index(name)]
+        # The data are float32.
+        mask &= np.isclose(values_N, column.number(value), rtol=1e-5, atol=0)
         if not mask.any():
-            there = ", ".join(f"{each:g}" for each in np.unique(column))
+            told = (column.value(float(f"{each:g}")) for each in np.unique(values_N))
+            there = ", ".join(each if isinstance(each, str) else f"{each:g}" for each in told)
             raise PlotError(
-                f"there are no {rows} at {', '.join(f'{k} = {v:g}' for k, v in wanted.items())}: "
-                f"{name} is one of {there}, and not every combination of conditions is there"
+                f"there are no {rows} at {shown(wanted)}: {name} is one of {there}, and not every "
+                "combination of conditions is there"
             )
     return mask
+
+
+def arguments_of(columns: Sequence[Column], conditions_NC: NDArray[Any]) -> dict[str, Any]:
+    """The conditions of rows as arguments of an emulator's methods."""
+    return {
+        column.name: np.array(column.categories)[values_N.astype(int)]
+        if column.categories
+        else values_N.astype(float)
+        for column, values_N in zip(columns, conditions_NC.T, strict=True)
+    }
 
 
 def check_names(wanted: Sequence[str] | At, names: Sequence[str], kind: str = "condition") -> None:
@@ -77,8 +96,9 @@ def cells_of(emulator: Emulator, folder: Path | None, fixed: At) -> list[At]:
     check_columns(emulator.module, dataset, folder)
     cells = [cell.conditions for cell in dataset.cells]
     cells_KC = np.array(cells, dtype=np.float64).reshape(-1, len(names))
-    kept = at_conditions(cells_KC, names, fixed, f"cells of {folder}")
-    return [dict(zip(names, cells[k], strict=True)) for k in np.flatnonzero(kept)]
+    columns = dataset.condition_columns
+    kept = at_conditions(cells_KC, columns, fixed, f"cells of {folder}")
+    return [values_of(columns, cells[k]) for k in np.flatnonzero(kept)]
 
 
 def evenly(known: Known, count: int) -> list[Any]:
@@ -95,13 +115,13 @@ class Grid:
     columns: Sequence[Column]
     """Conditions across and up, or across alone: a map of one row."""
     values: list[NDArray[np.float32]]
-    """The values of each condition that some cell has, rising."""
+    """The values of each condition that some cell has, rising; of a text its number."""
 
     @classmethod
     def of(cls, cells: Sequence[At], columns: Sequence[Column]) -> Grid:
         """Over one or two conditions of the cells."""
-        each = [np.array([cell[column.name] for cell in cells], np.float32) for column in columns]
-        return cls(columns, [np.unique(values) for values in each])
+        each = [[column.number(cell[column.name]) for cell in cells] for column in columns]
+        return cls(columns, [np.unique(np.array(values, np.float32)) for values in each])
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -115,7 +135,7 @@ class Grid:
 
     def place(self, cell: At) -> tuple[int, int] | None:
         """Row and column of its field; None off the grid."""
-        wanted = [np.float32(cell[column.name]) for column in self.columns]
+        wanted = [np.float32(column.number(cell[column.name])) for column in self.columns]
         found = [np.flatnonzero(all_ == one) for all_, one in zip(self.values, wanted, strict=True)]
         if not all(map(len, found)):
             return None
@@ -140,7 +160,7 @@ def draw(
 ) -> ScalarMappable:
     """The fields with their numbers, which may be `whole`; hatched if there is a note alone."""
     (rows, columns), (low, high) = grid.shape, span
-    shown = axes.pcolormesh(
+    drawn = axes.pcolormesh(
         np.arange(columns + 1.0),
         np.arange(rows + 1.0),
         np.ma.masked_invalid(values_YX),
@@ -168,13 +188,18 @@ def draw(
     for axis, column, values in zip(
         (axes.xaxis, axes.yaxis), grid.columns, grid.values, strict=False
     ):
-        axis.set_ticks(np.arange(len(values)) + 0.5, [f"{value:.3g}" for value in values])
+        axis.set_ticks(np.arange(len(values)) + 0.5, [_short(column, value) for value in values])
         axis.set_label_text(style.label_of(column))
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     if notes:  # shows through where a field has no value
         axes.patch.set(hatch="///", edgecolor="0.75", linewidth=0)
-    return shown
+    return drawn
+
+
+def _short(column: Column, value: float) -> str:
+    told = column.value(value)
+    return told if isinstance(told, str) else f"{told:.3g}"
 
 
 def _number(value: float, most: float) -> str:
@@ -203,7 +228,7 @@ def rows_of_cells(dataset: Dataset, *, columns: Sequence[str] | None = None, out
     if len(names) > 2:
         raise PlotError(f"a map shows one or two conditions, not {', '.join(names)}: name fewer")
     plane = [there[name] for name in names]
-    at = [dict(zip(there, cell.conditions, strict=True)) for cell in dataset.cells]
+    at = [values_of(dataset.condition_columns, cell.conditions) for cell in dataset.cells]
     grid = Grid.of(at, plane)
     as_map = not dataset.scattered and max(grid.shape) <= WIDEST
     size = grid.size if as_map else (5.6, 3.6)
@@ -214,11 +239,11 @@ def rows_of_cells(dataset: Dataset, *, columns: Sequence[str] | None = None, out
             for where, cell in zip(at, dataset.cells, strict=True):
                 rows_YX[grid.place(where)] += cell.effective()
             rows_YX[rows_YX == 0] = math.nan
-            shown = draw(axes, grid, rows_YX, (0.0, float(np.nanmax(rows_YX))), whole=True)
+            drawn = draw(axes, grid, rows_YX, (0.0, float(np.nanmax(rows_YX))), whole=True)
         else:
-            shown = _draw_boxes(axes, dataset, plane)
+            drawn = _draw_boxes(axes, dataset, plane)
         effective = "effective " if dataset.weight_column else ""
-        style.colour_bar(figure, shown, f"{effective}rows", [axes])
+        style.colour_bar(figure, drawn, f"{effective}rows", [axes])
         kind = "regions" if dataset.scattered else "cells"
         total = f"{sum(dataset.rows.values()):,} rows"
         style.heading(figure, f"{len(dataset.cells):,} {kind}, {total}")

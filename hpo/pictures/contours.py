@@ -24,7 +24,7 @@ from matplotlib.patches import Patch
 from data_prep.dataset import Dataset
 from data_prep.stream import read_split
 from hpo.pictures import density, style
-from hpo.pictures.cells import At, at_conditions, check_names
+from hpo.pictures.cells import At, arguments_of, at_conditions, check_names
 from hpo.pictures.density import Array, Edges
 from hpo.pictures.style import PlotError
 from models import Emulator
@@ -110,11 +110,11 @@ def compare(
     emulator: Emulator, folder: Path, at: At, columns: Sequence[int]
 ) -> tuple[Array, Weights, Array, str]:
     """Test rows with these conditions and their weights, draws at the rows' conditions, a title."""
-    rows, names = read_split(folder, "test"), list(emulator.condition_columns)
-    mask = at_conditions(rows.conditions, names, at, f"test rows of {folder}")
+    rows, named = read_split(folder, "test"), emulator.module.condition_columns
+    mask = at_conditions(rows.conditions, named, at, f"test rows of {folder}")
     here = rows.take(mask)
     events_NF, weights_N = here.events.astype(np.float64), ratios(here.weights)
-    given: dict[str, Any] = dict(zip(names, here.conditions.astype(float).T, strict=True))
+    given = arguments_of(named, here.conditions)
 
     nll_N = -emulator.log_prob(events_NF, **given)
     error = density.standard_error(nll_N, weights_N)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.columns import values_of
 from data_prep.stream import read_split
 from hpo.pictures import cells, style
 from hpo.pictures.cells import At
@@ -31,9 +32,9 @@ def errors(emulator: Emulator, folder: Path, *, conditions: At | None = None, ou
         DataError: If `folder` holds no prepared dataset.
     """
     style.suffix_of(out)
-    given, names = dict(conditions or {}), emulator.condition_columns
-    cells.check_names(given, names)
-    plane = [column for column in emulator.module.condition_columns if column.name not in given]
+    given, columns = dict(conditions or {}), emulator.module.condition_columns
+    cells.check_names(given, emulator.condition_columns)
+    plane = [column for column in columns if column.name not in given]
     if len(plane) not in (1, 2):
         raise PlotError(
             "a map shows one or two conditions, the others are fixed by --NAME VALUE: "
@@ -41,7 +42,7 @@ def errors(emulator: Emulator, folder: Path, *, conditions: At | None = None, ou
         )
     grid = cells.Grid.of(cells.cells_of(emulator, folder, given), plane)
     rows = read_split(folder, "test")
-    kept = cells.at_conditions(rows.conditions, names, given, f"test rows of {folder}")
+    kept = cells.at_conditions(rows.conditions, columns, given, f"test rows of {folder}")
     here = rows.take(kept)
     measured = cell_distances(emulator.module, here)
     if not measured:
@@ -53,7 +54,7 @@ def errors(emulator: Emulator, folder: Path, *, conditions: At | None = None, ou
     span = (min(1.0, *map(min, ratios.values())), max(2.0, *map(max, ratios.values())))
     held = CellRows.of(here)
     rows_K = [effective(of(here.weights, rows), len(rows)) for rows in held.rows]
-    at = [dict(zip(names, map(float, values_C), strict=True)) for values_C in held.values_KC]
+    at = [values_of(columns, map(float, values_C)) for values_C in held.values_KC]
     rows_YX = np.nan_to_num(grid.filled(at, rows_K)).round().astype(int)
     word = "row" if here.weights is None else "effective row"
     notes = {place: f"{n:,} {word}{'' if n == 1 else 's'}" for place, n in np.ndenumerate(rows_YX)}

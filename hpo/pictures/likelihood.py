@@ -25,6 +25,7 @@ from hpo.pictures.cells import At, evenly
 from hpo.pictures.density import Array
 from hpo.pictures.style import PlotError
 from models import Emulator
+from models.bundle.domain import texts_of
 
 MOVING = (".gif", ".html", ".mp4")
 PIXELS = 240
@@ -77,6 +78,8 @@ def animation(
             f"(given: {', '.join(f'--{name}' for name in conditions) or 'none'})"
         )
     values = evenly(emulator.domain[left[0]], FRAMES)
+    if texts := texts_of(emulator.domain[left[0]]):  # each for a second
+        values = [text for text in texts for _ in range(PER_SECOND)]
     frames = [{**conditions, left[0]: value} for value in values]
     edges = _edges(emulator, frames[:: max(1, len(frames) // 6)])
     with style.figure_of(6.6, 5.6) as figure:

@@ -18,7 +18,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
 from data_prep.atomic import draft_of
-from data_prep.columns import Column
+from data_prep.columns import Column, Value
 from data_prep.errors import InputError
 
 SUFFIXES = (".png", ".pdf", ".svg")
@@ -83,9 +83,11 @@ def density_label_of(column: Column) -> str:
     return f"density [1/{_unit(column)}]" if column.unit else "density"
 
 
-def text_of(conditions: Mapping[str, float]) -> str:
-    """Values of conditions as text: `Z = 0.001, alpha = 1`."""
-    return ", ".join(f"{literal(name)} = {value:.4g}" for name, value in conditions.items())
+def text_of(conditions: Mapping[str, Value]) -> str:
+    """Values of conditions as text: `Z = 0.001, channel = CE`."""
+    texts = (literal(v) if isinstance(v, str) else f"{v:.4g}" for v in conditions.values())
+    pairs = zip(conditions, texts, strict=True)
+    return ", ".join(f"{literal(name)} = {text}" for name, text in pairs)
 
 
 def heading(figure: Figure, text: str) -> None:

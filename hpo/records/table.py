@@ -18,6 +18,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_prep.columns import Value
+from data_prep.dataset import shown
 from data_prep.errors import InputError, suggestion
 from hpo.records.folder import read_all
 from hpo.records.listing import columns_of
@@ -210,9 +212,8 @@ def _weighted(record: RunRecord) -> dict[str, object]:
     return named | {f"{split}_effective_rows": count for split, count in effective.items()}
 
 
-def _listed(cells: Iterable[Mapping[str, float]]) -> str:
-    each = (", ".join(f"{name} = {value:.7g}" for name, value in cell.items()) for cell in cells)
-    return "; ".join(each)
+def _listed(cells: Iterable[Mapping[str, Value]]) -> str:
+    return "; ".join(map(shown, cells))
 
 
 def _unreadable(path: Path, fault: RecordError) -> Row:

@@ -132,9 +132,9 @@ def _worst(
     """At each place the largest distance over its floor, and that distance."""
     shape = np.max(list(places.values()), axis=0) + 1
     ratio_XY, ks_XY = np.full(shape, math.nan), np.full(shape, math.nan)
-    names = [column.name for column in dataset.condition_columns]
+    columns = dataset.condition_columns
     for each in distances:
-        place = places[_key([each.conditions[name] for name in names])]
+        place = places[_key([column.number(each.conditions[column.name]) for column in columns])]
         for name, ks in each.ks.items():
             ratio = ks / each.floor[name] if each.floor[name] > 0 else math.inf
             if not ratio_XY[place] >= ratio:  # nor is NaN

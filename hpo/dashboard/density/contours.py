@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_prep.columns import Column
+from data_prep.columns import Column, Value
 from hpo.dashboard.density.sources import DensityError
 from hpo.pictures import density
 from hpo.pictures.density import Array
@@ -60,7 +60,7 @@ class DensityPlot:
 
     columns: tuple[Column, ...]
     """Across and up; the second is missing where the flow draws one column."""
-    conditions: dict[str, float]
+    conditions: dict[str, Value]
     units: dict[str, str]
     """Unit of each condition."""
     edges: tuple[Array, ...]
@@ -80,7 +80,7 @@ class DensityPlot:
 
 def density_plot(
     flow: OneFlow,
-    conditions: Mapping[str, float],
+    conditions: Mapping[str, Value],
     rows_NF: Array | None,
     at: tuple[int, ...],
     notes: Sequence[str],
@@ -92,7 +92,7 @@ def density_plot(
 
     Args:
         flow: In evaluation mode.
-        conditions: Every condition, in the flow's order.
+        conditions: Every condition.
         rows_NF: Rows of the data at these conditions, if there are any.
         at: One or two event columns, by their places.
         notes: Sentences that come first.
@@ -106,7 +106,7 @@ def density_plot(
     from models.bundle import batched
     from models.evaluation import distances
 
-    c_1C = np.array([list(conditions.values())], np.float64)
+    c_1C = np.array([[one.number(conditions[one.name]) for one in flow.condition_columns]])
     noise_NF = np.random.default_rng(0).standard_normal((DRAWS, len(flow.event_columns)), "f4")
     drawn_NF = batched.from_noise(flow, noise_NF, c_1C)
     drawn_NK = drawn_NF[np.isfinite(drawn_NF).all(axis=1)][:, at]

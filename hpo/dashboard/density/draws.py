@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data_prep import cells as naming
-from data_prep.columns import Column
-from data_prep.dataset import Cell, Dataset
+from data_prep.columns import Column, Value, values_of
+from data_prep.dataset import Cell, Dataset, shown
 from data_prep.errors import DataError
 from data_prep.stream import Batch
 from hpo.dashboard.cache import Cache
@@ -57,9 +57,13 @@ class Slider:
     high: float
     """Highest value in these data, in `unit`."""
     grid: tuple[float, ...]
-    """The simulated values in between, ascending; none where the data are not known."""
+    """The simulated values in between, ascending; none where the data are not known. Of a category
+    the numbers of its texts.
+    """
     log: bool
     """Whether the slider is logarithmic: its range spans more than a decade."""
+    texts: tuple[str, ...] = ()
+    """Of a category: there is nothing between them."""
     start: float
     """The first value; the sliders of a run start in a cell with many rows."""
 
@@ -109,7 +113,7 @@ class Densities:
         return self._source(key).flow.event_columns
 
     def plot(
-        self, key: str, conditions: Mapping[str, float], columns: tuple[str, str] | None = None
+        self, key: str, conditions: Mapping[str, Value], columns: tuple[str, str] | None = None
     ) -> DensityPlot:
         """The density that the flow draws at these conditions, beside their test rows.
 
@@ -124,7 +128,7 @@ class Densities:
         source = self._source(key)
         flow = source.flow
         c_C = domain.conditions(flow.condition_columns, flow.domain, conditions, 1, "ignore")[0]
-        named = dict(zip(_names(flow.condition_columns), c_C.tolist(), strict=True))
+        named = values_of(flow.condition_columns, c_C.tolist())
         at = _places(flow, columns)
         data = source.dataset and source.dataset.fingerprint
         which = (source.stamp, data, source.record.state, tuple(named.values()), at)
@@ -173,13 +177,13 @@ class Densities:
         return _Source(flow, stamp, record, found[0], _held_out(found[0], record))
 
     def _plot(
-        self, source: _Source, named: Mapping[str, float], at: tuple[int, ...]
+        self, source: _Source, named: Mapping[str, Value], at: tuple[int, ...]
     ) -> DensityPlot:
         flow, dataset = source.flow, source.dataset
         notes = [
             f"{domain.beyond(name, value, flow.domain[name], 'flow')}."
             for name, value in named.items()
-            if not domain.inside(value, flow.domain[name])
+            if not (isinstance(value, str) or domain.inside(value, flow.domain[name]))
         ]
         if source.record.state == "running":
             notes.insert(0, "The run is still going on: these are its best weights so far.")
@@ -239,7 +243,9 @@ def _slider(source: _Source, k: int, start: float) -> Slider:
         unit=column.unit,
         low=low,
         high=high,
-        grid=tuple(value for value in values if low <= value <= high),
+        grid=tuple(map(float, range(len(column.categories))))
+        or tuple(value for value in values if low <= value <= high),
+        texts=column.categories,
         log=column.positive and _logarithmic(low, high),
         start=min(max(start, low), high),
     )
@@ -254,14 +260,15 @@ def _held_out(dataset: Dataset, record: RunRecord) -> frozenset[Cell]:
 
 
 def _rows_at(
-    dataset: Dataset, test: TestRows, named: Mapping[str, float], held_out: frozenset[Cell]
+    dataset: Dataset, test: TestRows, named: Mapping[str, Value], held_out: frozenset[Cell]
 ) -> tuple[Batch, bool, list[str]]:
     """The test rows of the nearest cell, whether it is the cell asked for, and notes on it."""
     (cell,) = naming.nearest(dataset, named, 1)
-    where = ", ".join(f"{k} = {v:g}" for k, v in naming.name_of(dataset, cell).items())
+    where = shown(naming.name_of(dataset, cell))
     mask_N = (test.rows.conditions == np.asarray(cell.conditions, np.float32)).all(axis=1)
     rows = test.rows.take(mask_N)
-    if not np.allclose(cell.conditions, list(named.values()), rtol=SAME, atol=0):
+    asked = [column.number(named[column.name]) for column in dataset.condition_columns]
+    if not np.allclose(cell.conditions, asked, rtol=SAME, atol=0):
         return rows, False, [f"Nothing was simulated here: the nearest cell is {where}."]
     notes = [f"The flow was trained without this cell ({where})."] if cell in held_out else []
     notes += test.notes

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from data_prep.columns import Column
+from data_prep.columns import Column, Value
 from hpo.dashboard import style
 from hpo.dashboard.density.cells import CellMap
 from hpo.dashboard.density.contours import DensityPlot, SampleDensity
@@ -59,11 +59,15 @@ def cell_map(c: CellMap, theme: ThemeName = "light") -> go.Figure:
     """The distance between draws and data in every cell, over the distance by chance."""
     colours = THEMES[theme]
     figure = style.empty(theme).update_layout(margin_t=78)
-    names = [[f"{value:g}" for value in values] for values in c.values]
+    names = [
+        [_text(column.value(value)) for value in values]
+        for column, values in zip(c.axes, c.values, strict=False)
+    ]
+    names += [[""]] * (2 - len(names))
     told = [[_of_cell(c, i, j) for i in range(len(names[0]))] for j in range(len(names[1]))]
     shared = {
         "x": names[0],
-        "y": names[1] if len(c.axes) > 1 else [""],
+        "y": names[1],
         "xgap": 2,
         "ygap": 2,
         "customdata": told,
@@ -175,7 +179,10 @@ def _steps(
 def _head(p: DensityPlot) -> str:
     """At which conditions, and how well the flow does there."""
     units = {name: f" {_unit(unit)}" if unit else "" for name, unit in p.units.items()}
-    at = [f"{plain(name)} = {value:.4g}{units[name]}" for name, value in p.conditions.items()]
+    at = [
+        f"{plain(name)} = {_text(value, '.4g')}{units[name]}"
+        for name, value in p.conditions.items()
+    ]
     lines = [", ".join(at) or "All rows"]
     if p.nll is not None:
         error = "" if p.error is None or math.isnan(p.error) else f" ± {p.error:.3f}"
@@ -213,7 +220,7 @@ def _ratios(c: CellMap, colours: Theme) -> dict[str, Any]:
 def _of_cell(c: CellMap, i: int, j: int) -> str:
     """The text at the mouse over a cell."""
     at = zip(c.axes, (c.values[0][i], c.values[1][j]), strict=False)
-    lines = [", ".join(f"{plain(column.name)} = {value:g}" for column, value in at)]
+    lines = [", ".join(f"{plain(one.name)} = {_text(one.value(value))}" for one, value in at)]
     rows = f"{c.rows_XY[i, j]:,} test rows"
     if c.effective_XY is not None:
         rows += f" (effective: {c.effective_XY[i, j]:,.0f})"
@@ -225,6 +232,10 @@ def _of_cell(c: CellMap, i: int, j: int) -> str:
     if c.held_out_XY[i, j]:
         lines.append("the flow was trained without it")
     return "<br>".join(lines)
+
+
+def _text(value: Value, digits: str = "g") -> str:
+    return plain(value) if isinstance(value, str) else f"{value:{digits}}"
 
 
 def _label(column: Column) -> str:

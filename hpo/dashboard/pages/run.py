@@ -12,6 +12,7 @@ from typing import Any
 import dash
 from dash import ALL, Input, Output, State, dcc, html
 
+from data_prep.columns import Value
 from data_prep.errors import InputError
 from hpo.dashboard import parts, style
 from hpo.dashboard.address import Query
@@ -204,9 +205,11 @@ def _place(slider: Slider, value: float) -> float:
     return (value - low) / (high - low) if high > low else 0.0
 
 
-def _value(slider: Slider, place: float) -> float:
-    """The value at a place; close to a simulated value, that value."""
+def _value(slider: Slider, place: float) -> Value:
+    """The value at a place; close to a simulated value, that value, and of texts the nearest."""
     near = min(slider.grid, key=lambda each: abs(_place(slider, each) - place), default=None)
+    if slider.texts and near is not None:
+        return slider.texts[int(near)]
     if near is not None and abs(_place(slider, near) - place) <= SNAP:
         return near
     if slider.log:
@@ -220,12 +223,15 @@ def _marks(slider: Slider) -> dict[float, str]:
     for value in slider.grid or (slider.low, slider.high):
         place = _place(slider, value)
         roomy = place - last >= APART
-        marks[round(place, 5)] = f"{value:g}" if roomy else ""
+        text = slider.texts[int(value)] if slider.texts else f"{value:g}"
+        marks[round(place, 5)] = text if roomy else ""
         last = place if roomy else last
     return marks
 
 
-def _told(slider: Slider, value: float) -> str:
+def _told(slider: Slider, value: Value) -> str:
+    if isinstance(value, str):
+        return value
     simulated = "" if value in slider.grid else " (between)"
     return f"{value:.4g} {slider.unit}".rstrip() + simulated
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from data_prep.dataset import shown
 from hpo.dashboard.runs.history import rate_unit
 from hpo.records.record import RunRecord
 from models.config import OBJECTIVES
@@ -68,10 +69,7 @@ def cautions(records: Iterable[RunRecord]) -> list[str]:
 
 def _cells(record: RunRecord) -> str | None:
     """The held-out cells as text, whatever the order in which they were given."""
-    cells = [
-        ", ".join(f"{name} = {value:.7g}" for name, value in sorted(cell.items()))
-        for cell in record.data.hold_out_cells
-    ]
+    cells = [shown(dict(sorted(cell.items()))) for cell in record.data.hold_out_cells]
     return "; ".join(sorted(cells)) or None
 
 
