@@ -29,6 +29,14 @@ FREE_TO_CHANGE = ("device", "memory_mb", "max_minutes")
 Positive = Annotated[float, Interval(gt=0)]
 T = TypeVar("T")
 
+NUMBER, TEXT = "[number]", "[text]"
+"""How pydantic's errors call the choices of `Value`."""
+Value = Annotated[
+    Annotated[float, pydantic.Tag(NUMBER)] | Annotated[str, pydantic.Tag(TEXT)],
+    pydantic.Discriminator(lambda value: TEXT if isinstance(value, str) else NUMBER),
+]
+"""Of a condition, checked: a number, or a text of a category."""
+
 
 class ConfigError(InputError):
     """Options that cannot be used.
@@ -68,7 +76,7 @@ def checked(cls: type[T]) -> type[T]:
 
 def _sentence(error: Any, known: Iterable[str]) -> str:
     """A fault that pydantic found: the option, the rule, the value."""
-    place = ".".join(str(part) for part in error["loc"] if part != "[key]")
+    place = ".".join(str(part) for part in error["loc"] if part not in ("[key]", NUMBER, TEXT))
     if error["type"] == "unexpected_keyword_argument":
         return f"has no key {place!r}: {suggestion(place, known, otherwise='it takes')}"
     if error["type"] == "missing":

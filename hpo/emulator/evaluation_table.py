@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from data_prep.columns import Value
 from models.bundle.markdown import decimals
 
 Found = Mapping[str, Any]
@@ -20,7 +21,7 @@ DIFFERENCE = "difference"
 class Score(NamedTuple):
     """One measure, of the whole part or of a cell."""
 
-    cell: Mapping[str, float] | None
+    cell: Mapping[str, Value] | None
     """Its conditions, of a region their ends; None for the whole part."""
     held_out: bool | str | None
     """Whether the emulator was trained without the cell; of two, the one that was."""
@@ -116,13 +117,13 @@ def cells(told: Sequence[Score]) -> list[Row]:
     return rows
 
 
-def _place(cell: Found) -> dict[str, float]:
-    if "box" not in cell:
-        return dict(cell["conditions"])
-    ends = {
-        name: dict(zip(("from", "to"), ends, strict=True)) for name, ends in cell["box"].items()
-    }
-    return {f"{name} {end}": value for name, each in ends.items() for end, value in each.items()}
+def _place(cell: Found) -> dict[str, Value]:
+    """The conditions of a cell; of a region the ends of those that have some."""
+    place: dict[str, Value] = {}
+    for name, value in cell["conditions"].items():
+        low, high = cell.get("box", {}).get(name, (None, None))
+        place |= {name: value} if low is None else {f"{name} from": low, f"{name} to": high}
+    return place
 
 
 def _measures(found: Found, split: str, some_held_out: bool) -> Iterator[_Measure]:
@@ -171,7 +172,7 @@ def _measures_of_cell(
 def _score(
     one: _Measure,
     evaluations: Mapping[str, Found],
-    cell: Mapping[str, float] | None = None,
+    cell: Mapping[str, Value] | None = None,
     held_out: bool | str | None = None,
 ) -> Score:
     has_error = one.keys[-1] in ("mean", "accuracy", "fraction")

@@ -19,12 +19,11 @@ from typing import Annotated, Any, Literal, get_type_hints
 from annotated_types import Ge
 from pydantic import AfterValidator, NonNegativeInt, PlainValidator, PositiveInt
 
-from data_prep.columns import Value
 from data_prep.errors import InputError, suggestion
 from data_prep.untrusted import UntrustedError, contents
 from hpo.study import space
 from hpo.study.space import Dimension
-from models.config import ConfigError, FlowConfig, TrainConfig, checked
+from models.config import ConfigError, FlowConfig, TrainConfig, Value, checked
 
 TABLES = ("study", "data", "space", "training", "pruner", "sampler", "slurm")
 LARGEST = 2**20

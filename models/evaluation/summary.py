@@ -66,7 +66,8 @@ def summary(flow: Density, folder: Path, *, held_out: Named = (), seed: int = 0)
             "held_out": at in out,
         }
         if cell.box:
-            one["box"] = dict(zip(one["conditions"], map(list, cell.box), strict=True))
+            ends = zip(dataset.condition_columns, cell.box, strict=True)
+            one["box"] = {named.name: list(each) for named, each in ends if not named.categories}
         if dataset.weight_column:
             one["effective_rows"] = {split: cell.effective(split) for split in SPLITS}
         if at in rows:

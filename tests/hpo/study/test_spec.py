@@ -77,7 +77,9 @@ def write(folder, text):
         ),
         pytest.param(MINIMAL + '[pruner]\nkind = "best"', r"\[pruner\] kind", id="pruner"),
         pytest.param(
-            MINIMAL + "[data]\nhold_out_cells = [{ Z = [1] }]", r"\[data\].*Z.*\[1\]", id="cell-list"
+            MINIMAL + "[data]\nhold_out_cells = [{ Z = [1] }]",
+            r"\[data\].*Z.*\[1\]",
+            id="cell-list",
         ),
         pytest.param(
             MINIMAL + "[data]\nhold_out_cells = 3", r"\[data\] hold_out_cells.*3", id="no-cells"

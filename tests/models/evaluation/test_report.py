@@ -216,7 +216,7 @@ def test_a_cell_that_is_not_here_was_not_held_out_here(flow, prepared):
     assert found["held_out_nll"] is None
 
 
-@pytest.mark.parametrize("told", [7, [7], [{"conditions": {"Z": "low"}}], {"Z": 1}, [{}]])
+@pytest.mark.parametrize("told", [7, [7], [{"conditions": {"Z": [0.1]}}], {"Z": 1}, [{}]])
 def test_held_out_cells_that_are_none_are_refused(flow, prepared, told):
     emulator = Emulator(flow, {"metrics": {"held_out_cells": told}})
 
