@@ -82,6 +82,7 @@ RULES = (
     ),
     _SEVN,
     _pair("Stellar_Type(1)", "Stellar_Type(2)", "14"),
+    _pair("stellarType1", "stellarType2", "14"),
     _pair("kstar_1", "kstar_2", "14"),
     _pair("S1_state", "S2_state", '"BH"'),
     Rule(

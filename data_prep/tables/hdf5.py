@@ -11,9 +11,9 @@ This module finds them and reads their rows; `store` knows the layout of pandas.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from data_prep.errors import DataError, suggestion
+from data_prep.errors import DataError, first_line, suggestion
 from data_prep.tables import store
 from data_prep.tables.chunk import Chunk
 from data_prep.tables.store import Place, Places
@@ -80,6 +80,7 @@ class HDF5:
                 path: [*{c.field: None for c in columns.values() if c.dataset == path and c.field}]
                 for path in datasets
             }
+            self._check_compression(datasets.values())
             step = _step(datasets.values())
             for start in range(0, self.rows, step):
                 end = min(start + step, self.rows)
@@ -89,6 +90,19 @@ class HDF5:
                 }
                 found = {name: _array(blocks[c.dataset], c) for name, c in columns.items()}
                 yield Chunk.read(np.arange(start + 1, end + 1), end, found, kinds)
+
+    def _check_compression(self, datasets: Iterable[h5py.Dataset]) -> None:
+        import h5py
+
+        for dataset in datasets:
+            steps = dataset.id.get_create_plist()
+            for number, _, _, name in map(steps.get_filter, range(steps.get_nfilters())):
+                if not h5py.h5z.filter_avail(number):
+                    raise DataError(
+                        f"{self.path} is compressed by {name.decode(errors='replace')}, which h5py "
+                        "does not know alone: pip install hdf5plugin, or name a copy that "
+                        "ptrepack --complib=zlib --complevel=1 makes"
+                    )
 
 
 def tables(path: Path) -> dict[str, HDF5]:
@@ -136,12 +150,13 @@ def choose(path: Path, found: Mapping[str, HDF5], name: str | None) -> HDF5:
     return next(iter(found.values()))
 
 
-@contextmanager
+@contextlib.contextmanager
 def opened(path: Path) -> Iterator[h5py.File]:
     """The file, open for reading.
 
     Raises:
-        DataError: If h5py is not installed, or lacks the filter by which the file is compressed.
+        DataError: If h5py is not installed.
+        OSError: If it is damaged.
     """
     try:
         import h5py
@@ -150,22 +165,25 @@ def opened(path: Path) -> Iterator[h5py.File]:
             f"{path} is an HDF5 file, and h5py, which reads it, is not installed: "
             "pip install 'hpo-flows[hdf5]'"
         ) from None
+    with contextlib.suppress(ImportError):
+        import hdf5plugin  # noqa: F401 - it makes more ways of compression known to h5py
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except OSError as error:
-        if "required filter" not in str(error):
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, DataError):
             raise
-        raise DataError(
-            f"{path} is compressed in a way that h5py does not know ({error}): copy it with "
-            "ptrepack --complib=zlib --complevel=1, and name the copy"
-        ) from error
+        raise OSError(first_line(error)) from error  # what is not where the file says it is
 
 
 def _table(path: Path, name: str, node: h5py.Group | h5py.Dataset) -> HDF5 | None:
     """The table that a node is, if it is one."""
-    if hasattr(node, "dtype"):
+    import h5py
+
+    if isinstance(node, h5py.Dataset):
         found, rows = _records(node), node.shape[0] if node.shape else 0
+    elif not isinstance(node, h5py.Group):
+        return None  # the name of a type
     elif store.is_frame(node):
         found, rows = store.frame(node)
     else:
@@ -177,6 +195,7 @@ def _table(path: Path, name: str, node: h5py.Group | h5py.Dataset) -> HDF5 | Non
         for old, column in found
         if (unit := _unit(node if column.field else node.file[column.dataset]))
     }
+    units |= store.units_of_astropy(node)
     return HDF5(
         path=path,
         name=name or "/",
@@ -199,11 +218,15 @@ def _records(dataset: h5py.Dataset) -> Places:
 
 def _group(group: h5py.Group) -> tuple[Places, int]:
     """The datasets of the length that most have."""
+    import h5py
+
+    # A link of another kind can lead to another file, or to none.
+    names = (name for name in group if isinstance(group.get(name, getlink=True), h5py.HardLink))
     datasets = {
         name: node
-        for name, node in group.items()
-        if hasattr(node, "shape") and node.shape and not node.dtype.names
-        if not store.is_inner(name) and len(node.shape) <= 2 and store.kind_of(node.dtype)
+        for name, node in ((name, group[name]) for name in names)
+        if isinstance(node, h5py.Dataset) and node.shape and len(node.shape) <= 2
+        if store.kind_of(node.dtype) and not store.is_inner(name)
     }
     lengths = Counter(node.shape[0] for node in datasets.values())
     if not lengths:
@@ -219,8 +242,8 @@ def _group(group: h5py.Group) -> tuple[Places, int]:
 def _split(name: str, column: Place, shape: tuple[int, ...]) -> Places:
     if not column.kind or len(shape) > 1 or max(shape, default=0) > WIDEST:
         return []
-    if not shape:
-        return [(name, column)]
+    if not shape or shape == (1,):
+        return [(name, column.part(0) if shape else column)]
     return [(f"{name}_{at}", column.part(at)) for at in range(shape[0])]
 
 

@@ -253,6 +253,8 @@ def _table(path: Path, reading: Reading) -> Table:
     """The table in a file, whose format its first bytes tell: names of files mislead."""
     start, packed = content.first_bytes(path, reading.table)
     door = next((door for magic, door in DOORS.items() if start.startswith(magic)), None)
+    if start[512 : 512 + len(hdf5.MAGIC)] == hdf5.MAGIC:
+        door = beside.opened  # below a block of the user, as MATLAB's files have it
     if b"<VOTABLE" in start:
         door = Astronomy.votable
     if reading.names is not None and door is not None:

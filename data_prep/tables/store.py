@@ -96,6 +96,13 @@ def frame(group: h5py.Group) -> tuple[Places, int]:
     return _appended(group) if "table" in group else _fixed(group)
 
 
+def units_of_astropy(node: h5py.Group | h5py.Dataset) -> dict[str, str]:
+    """Units that astropy wrote beside a dataset of records: lines of YAML, one for each column."""
+    lines = node.parent.get(f"{node.name}.__table_column_meta__", ())
+    found = [re.match(rb"- \{name: (.+?), unit: (.+?)[,}]", bytes(line)) for line in lines]
+    return {match[1].decode(): match[2].decode() for match in found if match}
+
+
 def _fixed(group: h5py.Group) -> tuple[Places, int]:
     index = group["axis1"]
     # PyTables stores no empty array: one of length 1 tells by an attribute that it has no row.

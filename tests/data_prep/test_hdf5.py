@@ -1,13 +1,16 @@
 """HDF5: every layout gives the rows of the table, in chunks; no pickle is loaded."""
 
+import contextlib
 import pickle
 import sys
 
+import astropy.units as u
 import h5py
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from astropy.table import QTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -170,6 +173,7 @@ def several(tmp_path_factory, frame):
             group[name].attrs["units"] = unit
         group["of another length"] = np.arange(4.0)
         group["spin"] = np.arange(15.0).reshape(5, 3)
+        group["M1"] = np.arange(5.0).reshape(5, 1)
         file["loop"] = file["deep"]
     return path
 
@@ -210,7 +214,8 @@ def test_units_and_several_numbers_of_one_dataset_become_columns(several):
     )
     (chunk,) = source.chunks(["spin_1", "Mass_0"])
 
-    assert set(source.header) == {"Mass(1)", "Mass(2)", "SEED", "spin_0", "spin_1", "spin_2"}
+    spins = {"spin_0", "spin_1", "spin_2"}
+    assert set(source.header) == {"Mass(1)", "Mass(2)", "SEED", "M1", *spins}
     assert source.units["Mass_0"] == source.units["Mass(2)"] == "Msol"
     assert chunk.numbers["spin_1"].tolist() == [1, 4, 7, 10, 13]
 
@@ -246,3 +251,51 @@ def test_a_file_that_is_cut_off_is_told(several, tmp_path):
         DataError, match=r"cut.h5 cannot be read \(.+\): it may be damaged or cut off"
     ):
         Source.open(tmp_path / "cut.h5", {}, Reading(table="initC"))
+
+
+def test_another_compression_is_named_with_the_way_out(tmp_path, frame):
+    frame.to_hdf(tmp_path / "t.h5", key="t", format="table", complib="blosc", complevel=5)
+    source = Source.open(tmp_path / "t.h5", {})
+
+    with pytest.raises(DataError, match="is compressed by blosc, .*: pip install hdf5plugin"):
+        list(source.chunks(["m2"]))
+
+
+def test_a_file_below_a_block_of_the_user_is_read(tmp_path):
+    with h5py.File(tmp_path / "t.mat", "w", userblock_size=512) as file:
+        file["g/m"] = np.arange(5.0)
+
+    assert read(tmp_path / "t.mat")["m"] == [0, 1, 2, 3, 4]
+
+
+def test_units_that_astropy_wrote_are_taken_over(tmp_path):
+    table = QTable({"m1": [30.0, 20.0] * u.Msun, "v kick": [5.0, 6.0] * u.km / u.s, "q": [0.5, 1]})
+    table.write(tmp_path / "t.h5", path="data", serialize_meta=True)
+
+    assert Source.open(tmp_path / "t.h5", {}).units == {"m1": "solMass", "v kick": "km / s"}
+
+
+def test_no_link_leads_to_another_file(tmp_path):
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["g/secret"] = np.arange(3.0)
+    with h5py.File(tmp_path / "t.h5", "w") as file:
+        file["g/m"] = np.arange(3.0)
+        file["g/secret"] = h5py.ExternalLink("other.h5", "/g/secret")
+        file["g/nothing"] = h5py.SoftLink("/nowhere")
+        file["other"] = h5py.ExternalLink("other.h5", "/g")
+
+    assert Source.open(tmp_path / "t.h5", {}).header == ("m",)
+
+
+@pytest.mark.parametrize("kind", ["appended", "fixed", "columns"])
+def test_damaged_bytes_are_told_or_read_and_nothing_else(kind, frame, tmp_path):
+    write(tmp_path / "whole.h5", frame.iloc[:300], kind)
+    whole, rng = (tmp_path / "whole.h5").read_bytes(), np.random.default_rng(1)
+    for _ in range(40):
+        damaged = bytearray(whole)
+        for at in rng.integers(0, len(whole), 10):
+            damaged[at] = rng.integers(0, 256)
+        (tmp_path / "damaged.h5").write_bytes(damaged)
+        with contextlib.suppress(DataError):
+            source = Source.open(tmp_path / "damaged.h5", {})
+            list(source.chunks([], source.readable))
