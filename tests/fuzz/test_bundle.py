@@ -15,21 +15,23 @@ from hpo.pictures import likelihood
 from models import Emulator
 from models.arrays.flow import ArrayFlow
 from tests.fuzz.strategies import answer, broken, damaged, fuzz, memory, values
-from tests.random_flows import a_flow
+from tests.random_flows import a_flow, a_mixed_flow
 
 CARD, WEIGHTS = "emulator.json", "weights.safetensors"
 CONFIG = {"blocks": 2, "hidden": 6, "depth": 1, "bins": 4, "normalise": True}
 READERS = [Emulator.load, ArrayFlow.load]
 
 
-def of_config(config):
-    emulator = Emulator(a_flow(options=config))
+def of_flow(flow):
+    emulator = Emulator(flow)
     state = {name: value.numpy() for name, value in emulator.module.state_dict().items()}
     return json.loads(json.dumps(emulator.card)), state
 
 
-CARD_OF, STATE = of_config(CONFIG)
-MASKED_CARD, MASKED_STATE = of_config(CONFIG | {"conditioner": "masked", "kind": "affine"})
+CARD_OF, STATE = of_flow(a_flow(options=CONFIG))
+MASKED = CONFIG | {"conditioner": "masked", "kind": "affine"}
+MASKED_CARD, MASKED_STATE = of_flow(a_flow(options=MASKED))
+MIXED_CARD, MIXED_STATE = of_flow(a_mixed_flow(**CONFIG).requires_grad_(False))
 
 
 def packed(state, header=None):
@@ -123,6 +125,23 @@ def test_a_broken_card(folder, card):
 @given(card=broken(MASKED_CARD))
 def test_a_broken_card_of_a_masked_flow(folder, card):
     used_or_refused(forged(folder, card, packed(MASKED_STATE)))
+
+
+def with_patterns(patterns, **column):
+    card = json.loads(json.dumps(MIXED_CARD))
+    card["architecture"]["patterns"] = patterns
+    card["architecture"]["event_columns"][0] |= column
+    return card
+
+
+@fuzz(60)
+@given(card=broken(MIXED_CARD))
+@example(with_patterns([[None] * 3] * 100_000))
+@example(with_patterns([[n, None, None] for n in range(20_000)], atoms=list(range(20_000))))
+@example(with_patterns([[[]], None, 10**400]))
+@example(with_patterns([[0.0, None, 1.0]], atoms=[0.0, 1e-60, True]))
+def test_a_broken_card_of_a_flow_with_atoms(folder, card):
+    used_or_refused(forged(folder, card, packed(MIXED_STATE)))
 
 
 @fuzz(60)
