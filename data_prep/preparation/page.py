@@ -41,10 +41,10 @@ def shortened(rows: Iterable[Mapping[str, object]]) -> list[dict[str, object]]:
     short = []
     for row in rows:
         lowest, highest = row["lowest"], row["highest"]
-        span = None if lowest is None else f"{lowest:.5g} to {highest:.5g}"
+        ends = () if lowest is None else dict.fromkeys((f"{lowest:.5g}", f"{highest:.5g}"))
         short.append(
             {name: row[name] for name in ("column", "role", "unit", "support")}
-            | {"in the data": span, "in the flow": row["in the flow"]}
+            | {"in the data": " to ".join(ends) or None, "in the flow": row["in the flow"]}
         )
     return short
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from data_prep.codes import cosmic, pairs
 from data_prep.columns import Column, check_categories
-from data_prep.errors import DataError
+from data_prep.errors import DataError, quoted
 from data_prep.preparation.request import Request
 from data_prep.tables.chunk import Chunk
 from data_prep.tables.source import Source
@@ -81,7 +81,8 @@ def wanted(
 
 def faults(column: Column, values: NDArray[np.float64]) -> Iterator[Fault]:
     """Each rule that holds for all columns, and the values that break it."""
-    name, remedy = column.name, f"say by --support {column.name}=LOW:HIGH where its values lie"
+    name = column.name
+    remedy = f"say by --support {quoted(name)}=LOW:HIGH where its values lie"
     yield Fault(name, "not a finite number", ~np.isfinite(values))
     if column.positive:
         yield Fault(name, "not above zero", values <= 0, remedy)

@@ -74,6 +74,7 @@ class Spool:
             self._widen(name, records["events"][:, number])
         if self.request.weights:
             records["weight"] = chunk.numbers[self.request.weights]
+            self._widen(self.request.weights, records["weight"])
         for name in names:
             self._widen(name, chunk.numbers[name])
         self.rows += len(records)

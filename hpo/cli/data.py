@@ -149,6 +149,9 @@ def prepare(
         click.echo("\n" + render(page.shortened(lines), style) + "\n")
     for note in dataset.notes:
         click.echo(f"Note: {note}.", err=True)
+    if dataset.weight_column:
+        each = ", ".join(f"{part} {dataset.effective(part):,.1f}" for part in dataset.rows)
+        click.echo(f"Note: by {dataset.weight_column.name}, effective rows are {each}.", err=True)
     if style == "table":
         click.echo(f"{out} is ready: hpo launch --set data.path={out}")
 

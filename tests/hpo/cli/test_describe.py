@@ -53,7 +53,7 @@ def test_a_dataset_is_told_in_tables(weighted):
     lines = [line.split() for line in output.splitlines()]
     assert "200 rows in 2 cells, of t.csv" in output
     assert ["spin_1", "event", "-", "[0,", "1]", "0", "to", "1", "bounded", "probit"] in lines
-    assert ["w", "weight", "-", "positive", "-", "-"] in lines
+    assert ["w", "weight", "-", "positive", "1", "to", "2", "-"] in lines
     assert ["part", "rows", "effective", "rows", "mean", "weight"] in lines
     assert any(line[:2] == ["0.0001", "100"] and line[-1] == "100" for line in lines)
     assert "Note: spin_1 has 3 distinct values, whole steps of 0.5 apart" in output
