@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from data_prep.columns import Column, certain, counterparts, meaning_of, pair_of
 from data_prep.errors import quoted
@@ -10,6 +11,8 @@ from data_prep.preparation.request import Request
 
 EVENTS, CONDITIONS = ("Mass_0", "Mass_1"), ("Z", "alpha")
 """Columns of a dataset that are not named otherwise, as SEVN calls them."""
+WIDEST = 24
+"""Characters of the texts of a column that are shown."""
 _TWO_MASSES = (("mass", "mass ratio"), ("chirp mass", "mass ratio"), ("total mass", "mass ratio"))
 Ranges = Mapping[str, tuple[float, float]]
 
@@ -36,15 +39,17 @@ def lines(
     return [_line(column, role, seen, ranges.get(column.name)) for column, role, seen in told]
 
 
-def shortened(rows: Iterable[Mapping[str, object]]) -> list[dict[str, object]]:
+def shortened(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, object]]:
     """The same for a terminal of 80 characters: the range as one text."""
     short = []
     for row in rows:
         lowest, highest = row["lowest"], row["highest"]
         ends = () if lowest is None else dict.fromkeys((f"{lowest:.5g}", f"{highest:.5g}"))
+        texts = ", ".join(row.get("categories", ()))
+        texts = texts if len(texts) <= WIDEST else f"{texts[: WIDEST - 3]}..."
         short.append(
             {name: row[name] for name in ("column", "role", "unit", "support")}
-            | {"in the data": " to ".join(ends) or None, "in the flow": row["in the flow"]}
+            | {"in the data": " to ".join(ends) or texts or None, "in the flow": row["in the flow"]}
         )
     return short
 
@@ -117,7 +122,7 @@ def _line(
 ) -> dict[str, object]:
     support = "positive" if role == "weight" else column.support
     if column.categories:
-        support, span = f"one of {', '.join(column.categories)}", None
+        support, span = f"{len(column.categories)} texts", None
     lowest, highest = span or (None, None)
     return {
         "column": column.name,
@@ -127,7 +132,7 @@ def _line(
         "lowest": lowest,
         "highest": highest,
         "in the flow": seen,
-    }
+    } | ({"categories": list(column.categories)} if column.categories else {})
 
 
 def _event(column: Column, pair: tuple[int, int] | None, number: int) -> str:

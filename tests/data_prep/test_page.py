@@ -62,6 +62,16 @@ def test_two_masses_are_a_pair_and_an_atom_is_told(table):
     assert line.split()[-6:] == ["atom", "at", "2,", "else", "log", "ratio"]
 
 
+def test_texts_of_a_condition_are_told(tmp_path):
+    path = tmp_path / "t.csv"
+    rows = [f"{n},{('CE', 'a channel of a long name')[n % 2]}" for n in range(1, 21)]
+    path.write_text("\n".join(["m1,channel", *rows]) + "\n")
+
+    output = told(path, "--events", "m1", "--conditions", "channel")
+
+    assert "channel  condition  -     2 texts   CE, a channel of a lo...  one-hot" in output
+
+
 def test_a_name_that_is_not_known_is_real_and_told_so_with_a_warning_if_positive(table):
     dataset = prepare([table], table.parent / "out", event_columns=["mass_1", "tau"])
 
