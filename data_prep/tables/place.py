@@ -54,7 +54,7 @@ def tables_in(path: Path) -> list[Path]:
 
 def partitions(path: Path) -> dict[str, float | str]:
     """Values of the folders called `NAME=VALUE` in a path, as Hive, Spark and Dask write them."""
-    pairs = (part.partition("=") for part in path.parts[:-1] if "=" in part)
+    pairs = (part.partition("=") for part in path.parts[:-1] if part.count("=") == 1)
     return {name: _value(unquote(value)) for name, _, value in pairs if name}
 
 

@@ -162,6 +162,16 @@ TEXTS = {
         "ID,Mass_0,Mass_1,Z,alpha", rows=[f"#{k},{line}" for k, line in enumerate(lines())]
     ),
     "rdb": written("Mass_0\tMass_1\tZ\talpha", "N\tN\t10N\tN", rows=lines("\t")),
+    "units-beside-names": written("Mass_0 [Msun]  Mass_1 [Msun]  Z [-]  alpha", rows=lines(" ")),
+    "units-beside-names-in-a-comment": written(
+        "# run 7", "# Mass_0 (Msun) Mass_1 (Msun) Z alpha", rows=lines(" ")
+    ),
+    "units-of-a-labelled-row": written(
+        "name,Mass_0,Mass_1,Z,alpha", "units,Msun,Msun,,", rows=[f"b,{line}" for line in lines()]
+    ),
+    "numbers-of-columns": written(
+        "# (1) (2) (3) (4)", "# Mass_0 Mass_1 Z alpha", "# [Msun] [Msun] [] []", rows=lines(" ")
+    ),
     "byte-order-mark": b"\xef\xbb\xbf" + CSV,
     "byte-order-mark-and-comment": b"\xef\xbb\xbf# run 7\n" + CSV,
     "windows": CSV.replace(b"\n", b"\r\n"),
@@ -202,6 +212,15 @@ def test_units_in_a_text_are_taken_over(tmp_path, name):
     source = Source.open(put(tmp_path, "a.txt", TEXTS[name]), {"Mass_1": "m2"})
 
     assert source.units == {"Mass_0": "Msun", "m2": "Msun"}
+
+
+def test_a_unit_in_the_name_of_a_column_is_part_of_both(tmp_path):
+    path = put(tmp_path, "a.csv", written("Mass_0 [Msun],Mass(1),tau [Gyr],log(L)"))
+
+    source = Source.open(path, {"tau [Gyr]": "tau"})
+
+    assert source.names == ("Mass_0 [Msun]", "Mass(1)", "log(L)", "tau")
+    assert source.units == {"Mass_0 [Msun]": "Msun", "tau": "Gyr"}
 
 
 @pytest.mark.parametrize(
@@ -584,6 +603,9 @@ def test_a_text_from_a_name_can_be_filtered_by(tmp_path):
         pytest.param("a/o_{Z}_{alpha}.csv", "ZA", "must have {NAME} for each value", id="no-name"),
         pytest.param(
             "a/o_{Z}_{alpha}.csv", "b_{Z}", "does not match .* write the whole name", id="few"
+        ),
+        pytest.param(
+            "Z={Z}_alpha={alpha}/o.csv", None, "pass --from-path 'Z={Z}_alpha={alpha}'", id="signs"
         ),
         pytest.param("Z00{alpha:.0f}2_{Z}/o.csv", "Z{Z}_{x}", "can be .* or 0.00", id="digits"),
         pytest.param(

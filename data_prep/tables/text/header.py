@@ -24,15 +24,16 @@ TYPES = frozenset(
     "short str string text uint32 uint64 unsigned".split()
 )
 """Words of a line of types."""
-NO_UNIT = frozenset(["", "-", "--", "#", "1", "none", "unitless", "dimensionless"])
+NO_UNIT = frozenset(["", "-", "--", "#", "1", "none", "unit", "units", "unitless", "dimensionless"])
 """What a line of units has for a column without one."""
 UNITS = frozenset(
     "au cm count counts d day days deg dex erg event g gauss gpc gyr h hr hz k kg km kms kpc kyr l "
     "lsol lsun l_sun m mag min mpc msol msun m_sun m_sol myr pc r rad ratio rotations rsol rsun "
-    "r_sun r_sol s sec second seconds sollum solmass solrad state yr yrs year years".split()
+    "r_sun r_sol s sec second seconds sollum solmass solrad state yr yrs year years m⊙ m☉".split()
 )
 """Words that units are made of, in small letters."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eEdD]?[+-]?\d+)?|[+-]?(nan|inf(inity)?)", re.I)
+_IN_BRACKETS = re.compile(r"\[.*\]|\(.*\)")
 _RULE = re.compile(r"[-=+|:,;\s]*(---|===)[-=+|:,;\s]*")
 """A line that is drawn between names and rows."""
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
@@ -86,11 +87,11 @@ class Head:
         if not names:
             raise DataError(_nameless(rows[0] if rows else beside[-1]))
         _refuse_decimal_commas(rows, layout)
-        names = _widened(names, rows)
+        names, in_names = _bare(_widened(names, rows), layout)
         return cls(
             layout=layout,
             names=names,
-            units={name: unit for name, unit in zip(names, units) if unit} | of_ecsv,  # noqa: B905
+            units=in_names | dict(told for told in zip(names, units) if told[1]) | of_ecsv,  # noqa: B905
             lines=end,
             comments=marks,
         )
@@ -164,7 +165,7 @@ Rows = list[tuple[int, list[str]]]
 
 def _parted(split: Rows, width: int) -> tuple[list[list[str]], Rows]:
     """Lines of names, units and types; and the rows. Titles before them are left out."""
-    rest = list(split)
+    rest = [(line, _joined(row, width)) for line, row in split]
     titles = []
     while rest and abs(len(rest[0][1]) - width) > 1 and not _is_row(rest[0][1]):
         titles.append(rest.pop(0)[1])
@@ -174,6 +175,31 @@ def _parted(split: Rows, width: int) -> tuple[list[list[str]], Rows]:
     elif titles and len(titles[-1]) > 1:  # names for more or fewer columns than there are
         above.insert(0, titles[-1])
     return above + _leading(rest), rest
+
+
+def _joined(row: list[str], width: int) -> list[str]:
+    """Each name with its unit, where blanks separate values and both: `Mass_0 [Msun]`."""
+    found: list[str] = []
+    for word in row:
+        if found and _IN_BRACKETS.fullmatch(word):
+            found[-1] += f" {word}"
+        else:
+            found.append(word)
+    return found if len(found) == width else row
+
+
+def _bare(names: Iterable[str], layout: str) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Names, and the units in brackets behind them. Only what blanks part is no part of a name."""
+    found, units = [], {}
+    for name in names:
+        parts = re.fullmatch(r"(.+?)(?:\s*(\[.+\])|\s+(\(.+\)))", name)
+        unit = (parts[2] or parts[3])[1:-1] if parts else ""
+        if parts and layout == "whitespace":
+            name = parts[1]
+        if _is_unit(unit) and unit_in(unit):
+            units[name] = unit_in(unit)
+        found.append(name)
+    return tuple(found), units
 
 
 def _leading(rest: Rows) -> list[list[str]]:
@@ -209,8 +235,8 @@ def _are_units(row: Sequence[str]) -> bool:
 
 
 def _is_unit(text: str) -> bool:
-    if re.fullmatch(r"\[.*\]|\(.*\)", text):
-        return True
+    if _IN_BRACKETS.fullmatch(text):
+        return not _is_number(text[1:-1])
     words = [word for word in re.split(r"[\s*/^.()\d+-]+", text.casefold()) if word]
     return bool(words) and not _is_number(text) and all(word in UNITS for word in words)
 
@@ -227,6 +253,7 @@ def _from_remarks(remarks: Sequence[str], layout: str, width: int) -> list[list[
         tries = [fields(_behind(line), by) for by in (*DELIMITERS, layout)]
         # A line of units can begin with # for a pure number.
         tries += [row for row in [fields(line, layout)] if _is_lead(row)]
+        tries = [_joined(row, width) for row in tries]
         fitting = [row for row in tries if len(row) == width and not any(map(_is_number, row))]
         found += fitting[:1]
     return found
