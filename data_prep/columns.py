@@ -7,6 +7,7 @@ import itertools
 import math
 import re
 import reprlib
+import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -100,6 +101,15 @@ Value = float | str
 """Of a condition, as people write it: a number, or a text of a category."""
 
 
+def single(value: float) -> float:
+    """The nearest float32, as rows are kept; the value itself beyond them."""
+    # Not numpy, which `hpo --help` must not load.
+    try:
+        return float(struct.unpack("f", struct.pack("f", value))[0])
+    except OverflowError:
+        return value
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """One column of the prepared table."""
@@ -138,6 +148,11 @@ class Column:
                 f"the bounds and atoms of column {self.name!r} must be finite numbers, "
                 f"got {reprlib.repr(self.bounds + self.atoms)}"
             )
+        if len(set(map(single, self.atoms))) < len(self.atoms):
+            raise DataError(
+                f"column {self.name!r} has an atom twice, in the single precision that rows are "
+                f"kept in: {', '.join(map(str, self.atoms))}: name it once"
+            )
         if self.categories and (self.positive or self.bounds or self.atoms):
             raise DataError(f"column {self.name!r} is made of texts, which no bounds can have")
         if self.positive and self.bounds:
@@ -168,7 +183,9 @@ class Column:
 
     @property
     def title(self) -> str:
-        """Its name, of a category with all texts: what a flow and its data must agree on."""
+        """Its name with categories or atoms: what a flow and its data must agree on."""
+        if self.atoms:
+            return f"{self.name} (atoms {', '.join(f'{atom:.9g}' for atom in self.atoms)})"
         return f"{self.name} ({', '.join(self.categories)})" if self.categories else self.name
 
     def number(self, value: object) -> float:

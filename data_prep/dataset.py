@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from annotated_types import Interval, Len
 
 from data_prep.atomic import draft_of
-from data_prep.columns import Column, Value
+from data_prep.columns import Column, Value, single
 from data_prep.errors import DataError
 from data_prep.untrusted import contents, fault_of, is_finite
 
@@ -107,7 +106,7 @@ class Total:
 
 def key(conditions: Sequence[float]) -> tuple[float, ...]:
     """The identity of a cell: float32 values, so that 0.0004 is a cell however it was written."""
-    return tuple(map(_single, conditions))
+    return tuple(map(single, conditions))
 
 
 def kish(weights: float, squares: float) -> float:
@@ -132,14 +131,6 @@ def shown(cell: Mapping[str, Value]) -> str:
     """A cell as people read it: `Z = 0.001, channel = CE`."""
     texts = (one if isinstance(one, str) else f"{one:.7g}" for one in cell.values())
     return ", ".join(f"{name} = {text}" for name, text in zip(cell, texts, strict=True))
-
-
-def _single(value: float) -> float:
-    # Not numpy, which `hpo --help` must not load.
-    try:
-        return float(struct.unpack("f", struct.pack("f", value))[0])
-    except OverflowError:
-        return value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.columns import Column
+from data_prep.columns import Column, single
 from models.namespaces import Array
 
 Pattern = tuple[float | None, ...]
@@ -32,11 +32,6 @@ def left(pattern: Pattern) -> list[int]:
 def rest_of(pattern: Pattern, columns: Sequence[Column]) -> tuple[Column, ...]:
     """The columns that have a density under this pattern, as they are away from their atoms."""
     return tuple(replace(columns[f], atoms=()) for f in left(pattern))
-
-
-def single(atom: float) -> float:
-    """The atom as batches hold it, and as it is drawn."""
-    return float(np.float32(atom))
 
 
 def is_of(pattern: Pattern, columns: Sequence[Column], x: Sequence[Array]) -> Array:

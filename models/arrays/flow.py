@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as from_bytes
 
-from data_prep.columns import Column, pair_of
+from data_prep.columns import Column, pair_of, single
 from models.arrays.layers import Layer, Masked, Separate, Standardise, erf
 from models.bounds import intervals
 from models.bundle import domain
@@ -36,7 +36,7 @@ from models.bundle.files import misfit, read
 from models.config import FlowConfig
 from models.layout import CHOOSER, FLOWS, NET, Layout, below, check_values, inputs_of, members_of
 from models.namespaces import Array, Namespace, log_sum, namespace
-from models.patterns import is_of, left, single
+from models.patterns import is_of, left
 
 Precision = Literal["float32", "float64"]
 PARTS = 16_384

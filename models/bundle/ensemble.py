@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data_prep.columns import Column
 from data_prep.errors import InputError
 from models.bundle import domain
 from models.flow import atoms
@@ -41,7 +40,7 @@ class Ensemble(nn.Module):
             raise EnsembleError("an ensemble has at least one flow, got none")
         for other in members[1:]:
             for what in ("event_columns", "condition_columns"):
-                ours, theirs = (list(map(_named, getattr(x, what))) for x in (members[0], other))
+                ours, theirs = ([c.title for c in getattr(x, what)] for x in (members[0], other))
                 if ours != theirs:
                     raise EnsembleError(
                         f"the members of an ensemble have one set of {what.replace('_', ' ')}, got "
@@ -102,11 +101,6 @@ class Ensemble(nn.Module):
         if not edges:
             return torch.zeros_like(noise_N, dtype=torch.long)
         return (noise_N[:, None] > torch.tensor(edges).to(noise_N)).sum(1)
-
-
-def _named(column: Column) -> str:
-    atoms = ", ".join(f"{atom:g}" for atom in column.atoms)
-    return f"{column.title} with atoms at {atoms}" if atoms else column.title
 
 
 Density = ConditionalFlow | MixedFlow | Ensemble

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data_prep.columns import single
 from data_prep.dataset import Dataset
 from data_prep.stream import Batch
 from models import patterns
@@ -120,7 +121,7 @@ class MixedFlow(nn.Module):
 
     def _draw(self, k: int, noise_NF: Tensor, c_NC: Tensor, counts: Sequence[int] | None) -> Tensor:
         columns = [
-            torch.full_like(noise_NF[:, 0], 0.0 if atom is None else patterns.single(atom))
+            torch.full_like(noise_NF[:, 0], 0.0 if atom is None else single(atom))
             for atom in self.patterns[k]
         ]
         if rest := left(self.patterns[k]):

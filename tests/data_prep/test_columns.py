@@ -175,3 +175,8 @@ def test_several_missing_columns_are_told_at_once_with_what_to_type():
     assert words[1::2] == [
         "Mass(1)=Mass_0", "Mass(2)=Mass_1", "Metallicity@ZAMS(1)=Z", "CE_Alpha=alpha",
     ]  # fmt: skip
+
+
+def test_an_atom_that_single_precision_makes_of_another_is_refused():
+    with pytest.raises(DataError, match="'q' has an atom twice.* 0.3, 0.300000001: name it once"):
+        Column("q", "", atoms=(0.3, 0.300000001))

@@ -139,7 +139,7 @@ def with_patterns(patterns, **column):
 @example(with_patterns([[None] * 3] * 100_000))
 @example(with_patterns([[n, None, None] for n in range(20_000)], atoms=list(range(20_000))))
 @example(with_patterns([[[]], None, 10**400]))
-@example(with_patterns([[0.0, None, 1.0]], atoms=[0.0, 1e-60, True]))
+@example(with_patterns([[0.0, None, 1.0]], atoms=[0.0, 1e-50, True]))
 def test_a_broken_card_of_a_flow_with_atoms(folder, card):
     used_or_refused(forged(folder, card, packed(MIXED_STATE)))
 

@@ -1,5 +1,7 @@
 """The NLL of a whole split and of its cells."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -62,3 +64,13 @@ def test_data_with_other_columns_is_refused(prepared):
 
     with pytest.raises(DataError, match="has the condition columns Z, alpha, the flow Z: prepare"):
         nll.nll(flow(conditions=GRID[:1]), prepared, "test")
+
+
+def test_data_of_other_atoms_are_refused(prepared, flow, tmp_path):
+    """An NLL of a mixed measure does not compare with one of a density."""
+    dataset = Dataset.read(prepared)
+    first, *others = dataset.event_columns
+    changed = replace(dataset, event_columns=(replace(first, atoms=(9.0,)), *others))
+
+    with pytest.raises(DataError, match=r"Mass_0 \(atoms 9\), Mass_1, the flow Mass_0, Mass_1:"):
+        nll.check_columns(flow, changed, tmp_path)
