@@ -207,7 +207,7 @@ def _metrics(val_nll: float | None, test: TestNll | None, held_out: HeldOutNll |
 def _data(dataset: Dataset) -> dict[str, object]:
     """The dataset as a model card describes it."""
     grid = {
-        column.name: sorted({cell.conditions[k] for cell in dataset.cells})
+        column.name: [*map(column.value, sorted({cell.conditions[k] for cell in dataset.cells}))]
         for k, column in enumerate(dataset.condition_columns)
         if all(len(set(cell.box[k])) == 1 for cell in dataset.cells if cell.box)
     }

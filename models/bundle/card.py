@@ -113,19 +113,26 @@ def text(card: Card) -> str:
 
 
 def _call(card: Card) -> dict[str, object]:
-    """The lowest value of each condition as arguments in Python and as options; the ONNX inputs."""
-    at = {md.plain(name): md.limits(value)[0] for name, value in md.pairs(card.get("domain"))}
+    """The first value of each condition as arguments in Python and as options; the ONNX inputs."""
+    known = {md.plain(name): value for name, value in md.pairs(card.get("domain"))}
+    texts = {name: [*map(md.plain, md.texts(value))] for name, value in known.items()}
+    at = {name: (texts[name] or md.limits(value))[0] for name, value in known.items()}
+    written = {
+        name: json.dumps(value, ensure_ascii=False) if texts[name] else value
+        for name, value in at.items()
+    }
     arguments = [
         f"{name}={value}"
         if name.isidentifier() and not iskeyword(name)
         else f"**{{{json.dumps(name, ensure_ascii=False)}: {value}}}"
-        for name, value in at.items()
+        for name, value in written.items()
     ]
-    words = " ".join(f"{shlex.quote('--' + name)} {value}" for name, value in at.items())
+    words = " ".join(f"{shlex.quote('--' + k)} {shlex.quote(v)}" for k, v in at.items())
     return {
         "call": Markup("".join(f", {each}" for each in arguments)),
         "words": Markup(words),
         "order": list(at),
+        "numbered": [(name, [*enumerate(each)]) for name, each in texts.items() if each],
         "noise": len(md.mapping(card.get("event_columns")))
         + bool(_members(card))
         + bool(_atoms(card)),

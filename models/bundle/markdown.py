@@ -40,11 +40,12 @@ def environment(folder: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (code, count, linked, listed, mapping, pairs, score, short, text)
+    filters = (code, count, linked, listed, mapping, pairs, score, short, text, texts)
     made.filters |= {each.__name__: each for each in filters}
     made.filters |= {
         "each": items,
         "limits": lambda value: Markup(" | ".join(limits(value))),
+        "value": lambda value: text(value) or short(value),
         "span": lambda value: " to ".join(dict.fromkeys(limits(value))),
         "median": statistics.median,
     }
@@ -86,6 +87,12 @@ def short(value: object) -> str:
     if isinstance(value, int) and found is not None and abs(found) < 1e18:
         return str(value)
     return "" if found is None else f"{found:.7g}"
+
+
+def texts(value: object) -> list[str]:
+    """The texts of a list that holds nothing else, and is not empty."""
+    found = [text(one) for one in items(value)]
+    return found if all(found) else []
 
 
 def limits(value: object) -> tuple[str, str]:
