@@ -32,7 +32,7 @@ from models.layout import HUGE, TINY
 from models.namespaces import Array
 
 RESOLUTION = 1e-12
-"""Least distance from a bound that differs from none: in ranges, or in units with one bound."""
+"""Least distance from a bound, in units of the range, or of 1 where there is no other bound."""
 CENTRE = 0.1
 """Where y^2 or (2 u - 1)^2 is below this, a series stands for a difference of like numbers."""
 ATANH = tuple(1 / (2 * k + 1) for k in range(6))
@@ -59,7 +59,8 @@ class Interval:
         span = self.high - self.low
         least = max(RESOLUTION * (span if math.isfinite(span) else 1.0), TINY)
         self._steps = max(_step(self.low, math.inf), least), max(_step(self.high, -math.inf), least)
-        self._half = 0.5 * (span + sum(self._steps))
+        self._ends = self.low - self._steps[0], self.high + self._steps[1]
+        self._half = 0.5 * (self._ends[1] - self._ends[0])
 
     def holds(self, xp: Any, x: Array) -> Array:
         """Whether values are finite and lie between the bounds."""
@@ -68,17 +69,20 @@ class Interval:
 
     def forward(self, xp: Any, x: Array) -> tuple[Array, Array]:
         """y and log |dy / dx| of values that `holds` is true of."""
-        low_step, high_step = self._steps
+        # Clipped, since a compiler may add up bound and step first, and 1 + step is 1.
+        from_low, from_high = (
+            xp.clip(distance + step, step, None)
+            for distance, step in zip((x - self.low, self.high - x), self._steps, strict=True)
+        )
         if math.isinf(self.high):
-            y = xp.log(x - self.low + low_step)
+            y = xp.log(from_low)
             return y, -y
         if math.isinf(self.low):
-            y = -xp.log(self.high - x + high_step)
+            y = -xp.log(from_high)
             return y, y
-        above, below = x - self.low + low_step, self.high - x + high_step
-        above, below = above / self._half, below / self._half
+        from_low, from_high = from_low / self._half, from_high / self._half
         # y = r sqrt(w / r^2) has no hole at r = 0, where the ratio is 1.
-        r, product = 0.5 * (above - below), above * below
+        r, product = 0.5 * (from_low - from_high), from_low * from_high
         centre = r * r < CENTRE
         square = xp.where(centre, r * r, 0.5 * CENTRE)
         near = 2 / (2 - square) * _series(ATANH, (square / (2 - square)) ** 2)
@@ -89,30 +93,30 @@ class Interval:
 
     def inverse(self, xp: Any, y: Array) -> Array:
         """The value between the bounds that has this y."""
-        low_step, high_step = self._steps
-        lowest, highest = self.drawn
         if math.isinf(self.high):
-            far = xp.exp(xp.clip(y, math.log(TINY), math.log(HUGE)))
-            return xp.clip(self.low + (far - low_step), lowest, highest)
+            return xp.clip(self.low + (_exp(xp, y) - self._steps[0]), *self.drawn)
         if math.isinf(self.low):
-            far = xp.exp(xp.clip(-y, math.log(TINY), math.log(HUGE)))
-            return xp.clip(self.high - (far - high_step), lowest, highest)
+            return xp.clip(self.high - (_exp(xp, -y) - self._steps[1]), *self.drawn)
         y = xp.clip(y, -FARTHEST, FARTHEST)
         centre = y * y < CENTRE
         square = xp.where(centre, y * y, 0.5 * CENTRE)
-        near = xp.exp(-0.5 * square) * _series(SINH, (0.5 * square) ** 2)
-        middle = 0.5 * (self.low - low_step + self.high + high_step)
+        ratio = xp.exp(-0.5 * square) * _series(SINH, (0.5 * square) ** 2)
+        middle = 0.5 * sum(self._ends) + self._half * y * xp.sqrt(ratio)
         # From the nearer bound, whose distance keeps its digits.
-        left = xp.exp(-xp.where(centre, 1.0, y * y))
-        far = self._half * left / (1 + xp.sqrt(1 - left))
-        edge = xp.where(y < 0, self.low + (far - low_step), self.high - (far - high_step))
-        x = xp.where(centre, middle + self._half * y * xp.sqrt(near), edge)
-        return xp.clip(x, lowest, highest)
+        product = xp.exp(-xp.where(centre, 1.0, y * y))
+        distance = self._half * product / (1 + xp.sqrt(1 - product))
+        from_low, from_high = (distance - step for step in self._steps)
+        edge = xp.where(y < 0, self.low + from_low, self.high - from_high)
+        return xp.clip(xp.where(centre, middle, edge), *self.drawn)
 
 
 def intervals(columns: Sequence[Column]) -> dict[int, Interval]:
     """Of the columns that have bounds, by number."""
     return {k: Interval(*column.limits) for k, column in enumerate(columns) if column.bounds}
+
+
+def _exp(xp: Any, y: Array) -> Array:
+    return xp.exp(xp.clip(y, math.log(TINY), math.log(HUGE)))
 
 
 def _series(coefficients: tuple[float, ...], z: Array) -> Array:
@@ -138,8 +142,8 @@ def _inner(bound: float, towards: float) -> float:
 
 
 def _step(bound: float, towards: float) -> float:
-    """From a bound to the next float32; 0 where there is none."""
-    return 0.0 if math.isinf(bound) else abs(_next(bound, towards) - bound)
+    """Half the way from a bound to the next float32; 0 where there is none."""
+    return 0.0 if math.isinf(bound) else 0.5 * abs(_next(bound, towards) - bound)
 
 
 def _next(single: float, towards: float) -> float:

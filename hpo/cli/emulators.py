@@ -108,7 +108,7 @@ def _scored(bundle: Path) -> str:
 @listed
 def evaluate(emulator: Path, data: str, split: str, against: Path | None, style: Format) -> None:
     """Measure an emulator on a prepared dataset: NLL, distances per cell, whether a classifier
-    tells its draws from the data, coverage, unphysical events, speed.
+    tells its draws from the data, coverage, draws outside the data's range, speed.
 
     DATA is the folder that hpo prepare wrote, or `sample`. A number in parentheses is the floor:
     what a perfect emulator would reach with as many events. --against OTHER shows two emulators

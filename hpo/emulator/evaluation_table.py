@@ -147,7 +147,11 @@ def _measures(found: Found, split: str, some_held_out: bool) -> Iterator[_Measur
         yield _Measure(f"KS of PIT {name} to uniform", keys, ideal=floor)
     for label, key in (("KS", "ks"), ("W1", "wasserstein"), ("JS", "jensen_shannon")):
         yield _Measure(f"{label} / floor, median of cells", (f"median_{key}_over_floor",), ideal=1)
-    yield _Measure("unphysical draws", ("unphysical_fraction",), ideal=0)
+    for name in found["outside_range"]:
+        floor = ("outside_range_floor", name)
+        yield _Measure(f"draws outside the data's {name}", ("outside_range", name), ideal=floor)
+    if found["not_finite"]:
+        yield _Measure("draws that are not finite", ("not_finite",), ideal=0)
     yield _Measure("parameters", ("cost", "parameters"))
     yield _Measure("operations", ("cost", "flops_per_event"), "FLOPs per density")
     yield _Measure("draws", ("speed", "samples_per_second"), "per second")

@@ -15,7 +15,7 @@ import json
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from keyword import iskeyword
 from pathlib import Path
@@ -71,6 +71,7 @@ def text(card: Card) -> str:
     """The model card in Markdown, with a YAML front matter."""
     origin, metrics = md.mapping(card.get("provenance")), md.mapping(card.get("metrics"))
     members, origins = _members(card), _mappings(origin.get("members"))
+    flows = members or [md.mapping(card.get("architecture"))]
     best = (origins or [{}])[0] if members else origin
     cells = _mappings(metrics.get("cells"))
     rows = [md.number(md.mapping(cell.get("rows")).get("train")) or 0 for cell in cells]
@@ -98,7 +99,8 @@ def text(card: Card) -> str:
         origin=origin,
         data=md.mapping(origin.get("data")),
         best=best,
-        flows=members or [md.mapping(card.get("architecture"))],
+        flows=flows,
+        zero=_zero(_mappings(flows[0].get("event_columns"))),
         members=members,
         origins=origins,
         scores=_mappings(metrics.get("members")),
@@ -137,6 +139,17 @@ def _call(card: Card) -> dict[str, object]:
         + bool(_members(card))
         + bool(_atoms(card)),
     }
+
+
+def _zero(columns: Sequence[Card]) -> list[Markup]:
+    """Where the density of these event columns is 0."""
+    positive = [md.code(column.get("name")) for column in columns if column.get("positive") is True]
+    told = [Markup(f"{md.listed(positive, 12, 'or')} is not above 0")] if positive else []
+    for column in columns:
+        ends = (("below", md.short(column.get("low"))), ("above", md.short(column.get("high"))))
+        if sides := [f"{side} {bound}" for side, bound in ends if bound]:
+            told.append(Markup(f"{md.code(column.get('name'))} is {' or '.join(sides)}"))
+    return told
 
 
 def _ratios(cells: Iterable[Card]) -> list[float]:

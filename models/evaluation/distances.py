@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.columns import Value, values_of
-from data_prep.dataset import Dataset
+from data_prep.dataset import SPLITS, Dataset
 from data_prep.stream import Batch
 from models.bundle import batched
 from models.bundle.ensemble import Density
@@ -62,6 +62,18 @@ class Distances:
     """In nats, over the bins of the first two event columns, between as many events as half the
     cell has: with few events it is large even between like densities, as its floor shows."""
     jensen_shannon_floor: float
+
+
+@dataclass(frozen=True, slots=True)
+class BeyondData:
+    """How many drawn events are like no row of the data."""
+
+    outside_range: dict[str, float]
+    """By event column, the fraction outside the range of all the data."""
+    outside_range_floor: dict[str, float]
+    """The fraction that is expected of fresh rows of the data's own distribution."""
+    not_finite: float
+    """The fraction with a value that is not finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,11 +201,36 @@ def _below(values_N: NDArray[Any], weights_N: Weights, at: NDArray[Any]) -> NDAr
     return fractions[np.searchsorted(values_N[order_N], at, "right")]
 
 
-def unphysical_fraction(flow: Density, events_NF: NDArray[Any]) -> float:
-    """Fraction of events with a value that is not finite, or not positive where it has to be."""
-    positive = np.array([column.positive for column in flow.event_columns])
-    good_NF = np.isfinite(events_NF) & ((events_NF > 0) | ~positive)
-    return float(1 - good_NF.all(axis=1).mean())
+def beyond_data(
+    flow: Density, drawn_NF: NDArray[Any], dataset: Dataset, weights_N: Weights = None
+) -> BeyondData:
+    """Fractions of events, drawn at the conditions of the data's rows, that are like no row.
+
+    A side on which the data reach the flow's bound tells nothing, since no draw can be beyond it,
+    and a column with two such sides is left out. `weights_N` are those of the rows.
+
+    Source:
+        David & Nagaraja (2003), Order Statistics, section 2.5: of n + 1 values of one distribution
+        each is as often the greatest.
+    """
+    drawn_NF, kept = drawn_NF.astype(np.float32), {}
+    rows = sum(dataset.effective(split) for split in SPLITS)
+    for drawn_N, column in zip(drawn_NF.T, flow.event_columns, strict=True):
+        ends = np.array(dataset.ranges[column.name], np.float32)
+        free = (ends[0] > np.float32(column.limits[0]), ends[1] < np.float32(column.limits[1]))
+        beyond_N = (drawn_N < ends[0]) | (drawn_N > ends[1])
+        if any(free):
+            kept[column.name] = _fraction(beyond_N, weights_N), sum(free) / (rows + 1)
+    not_finite_N = ~np.isfinite(drawn_NF).all(axis=1)
+    return BeyondData(
+        outside_range={name: fraction for name, (fraction, _) in kept.items()},
+        outside_range_floor={name: float(floor) for name, (_, floor) in kept.items()},
+        not_finite=_fraction(not_finite_N, weights_N),
+    )
+
+
+def _fraction(chosen_N: NDArray[np.bool_], weights_N: Weights) -> float:
+    return float(np.average(chosen_N, weights=weights_N))
 
 
 class _Sample(NamedTuple):

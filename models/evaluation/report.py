@@ -1,8 +1,8 @@
 """Everything that is said about an emulator on a dataset.
 
 Puts together what the other modules measure, JSON-ready: NLL (`nll`), distances in each cell
-(`distances`), the two-sample test (`two_sample`), coverage (`calibration`), unphysical events, cost
-and speed. Cells that were kept out of training are told from the others.
+(`distances`), draws beyond the data, the two-sample test (`two_sample`), coverage (`calibration`),
+cost and speed. Cells that were kept out of training are told from the others.
 
 Axes:
     N events    F event columns    C conditions    K cells    M draws
@@ -33,9 +33,9 @@ from models.evaluation.distances import (
     CELL_ROWS,
     Bins,
     Distances,
+    beyond_data,
     cell_distances,
     distances,
-    unphysical_fraction,
 )
 from models.evaluation.nll import check_columns, mean_of, nll_of
 from models.evaluation.two_sample import Answers, outcome, right
@@ -94,7 +94,7 @@ def evaluate(
         it was `held_out`, of each cell with enough rows, and the `box` of each region;
         `median_*_over_floor` over those.
         `two_sample` and `calibration`: see the modules of that name; None if the rows are too few.
-        `unphysical_fraction` of draws at the split's conditions, `cost`, `speed`. Where rows have
+        `BeyondData` of draws at the split's conditions, `cost`, `speed`. Where rows have
         weights, every mean, distance and test is weighted, and `weights` names their column;
         `effective_rows` are given beside all rows.
 
@@ -140,7 +140,7 @@ def evaluation(
         ),
         "two_sample": asdict(outcome(answers)) if answers else None,
         "calibration": calibrated,
-        "unphysical_fraction": unphysical_fraction(flow, drawn_NF),
+        **asdict(beyond_data(flow, drawn_NF, dataset, test.weights)),
         "cost": asdict(batched.cost(flow)),
         "speed": _speed(flow, test, rng),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from data_prep.untrusted import finite
 from models.bundle import batched
 from models.bundle.ensemble import Density
 from models.evaluation.cells import CellRows, key_of, keys
-from models.evaluation.distances import cell_distances, unphysical_fraction
+from models.evaluation.distances import beyond_data, cell_distances
 from models.evaluation.nll import check_columns, mean_of, nll_of
 from models.evaluation.weighted import of
 
@@ -38,7 +39,7 @@ def summary(flow: Density, folder: Path, *, held_out: Named = (), seed: int = 0)
         floors by event column; of very many cells those with the most rows. Where rows have
         weights, `effective_rows` of each part stand beside the rows; of a region, `box` has the
         range of each condition. `cells_rows`: of how many test rows that is, the first of the part.
-        `unphysical_fraction` of as many draws.
+        `BeyondData` of as many draws.
 
     Raises:
         DataError: If the dataset has other columns than the flow.
@@ -80,6 +81,6 @@ def summary(flow: Density, folder: Path, *, held_out: Named = (), seed: int = 0)
     found = {
         "cells": told,
         "cells_rows": len(test.events),
-        "unphysical_fraction": unphysical_fraction(flow, drawn_NF),
+        **asdict(beyond_data(flow, drawn_NF, dataset, test.weights)),
     }
     return finite(found)  # type: ignore[no-any-return]

@@ -21,7 +21,7 @@ from hpo.dashboard.density.sources import TestRows
 from hpo.pictures.density import Array
 
 if TYPE_CHECKING:
-    from models.evaluation.distances import CellDistance
+    from models.evaluation.distances import BeyondData, CellDistance
     from models.flow.atoms import OneFlow
 
 Values = tuple[tuple[float, ...], tuple[float, ...]]
@@ -54,8 +54,8 @@ class CellMap:
     """As many of equal weight that would tell as much; None where all count alike."""
     held_out_XY: NDArray[np.bool_]
     """Whether the flow was trained without a cell that is there."""
-    unphysical: float
-    """Fraction of draws at the conditions of test rows that are not finite, or not above 0."""
+    beyond: BeyondData
+    """Of draws at the conditions of test rows."""
     least: int
     """Effective rows below which a cell has no distance."""
     notes: tuple[str, ...]
@@ -89,7 +89,7 @@ def cell_map(flow: OneFlow, dataset: Dataset, test: TestRows, held_out: frozense
         rows_XY=rows_XY,
         effective_XY=None if test.rows.weights is None else effective_XY,
         held_out_XY=held_out_XY,
-        unphysical=distances.unphysical_fraction(flow, drawn_NF),
+        beyond=distances.beyond_data(flow, drawn_NF, dataset, rows.weights),
         least=distances.CELL_ROWS,
         notes=test.notes,
     )

@@ -104,7 +104,6 @@ def density_plot(
         DensityError: If nothing that the flow draws is finite.
     """
     from models.bundle import batched
-    from models.evaluation import distances
 
     c_1C = np.array([[one.number(conditions[one.name]) for one in flow.condition_columns]])
     noise_NF = np.random.default_rng(0).standard_normal((DRAWS, len(flow.event_columns)), "f4")
@@ -112,9 +111,8 @@ def density_plot(
     drawn_NK = drawn_NF[np.isfinite(drawn_NF).all(axis=1)][:, at]
     if not len(drawn_NK):
         raise DensityError("no event that the flow draws here is finite: there is no density")
-    unphysical = distances.unphysical_fraction(flow, drawn_NF)
-    if unphysical:
-        notes = [*notes, f"{unphysical:.2%} of the draws are not finite, or not above 0."]
+    if lost := 1 - len(drawn_NK) / len(drawn_NF):
+        notes = [*notes, f"{lost:.2%} of the draws are not finite."]
     data_NK = None if rows_NF is None else rows_NF[:, at]
     nll_N = None if rows_NF is None else -batched.log_prob(flow, rows_NF, c_1C)
     frame = _Frame.around(drawn_NK, drawn_NK[:like] if data_NK is None else data_NK, weights_N)

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dash
 from dash import ALL, Input, Output, State, dcc, html
@@ -21,6 +21,9 @@ from hpo.dashboard.density.draws import Densities, Slider
 from hpo.dashboard.parts import THEME, TICK, Part, Site, drawn_into, theme_of
 from hpo.dashboard.runs import differences, learning, tables
 from hpo.records.record import RunRecord
+
+if TYPE_CHECKING:
+    from models.evaluation.distances import BeyondData
 
 SNAP = 0.012
 """A slider this close to a simulated value takes it, as a part of its length."""
@@ -149,8 +152,18 @@ def _register_density(app: dash.Dash, densities: Densities) -> None:
             found = densities.cells(key)
         except InputError as error:
             return style.sentence(str(error), theme_of(theme)), []
-        told = [f"Unphysical draws: {found.unphysical:.3g} of all.", *found.notes]
+        told = [*_beyond(found.beyond), *found.notes]
         return figures.cell_map(found, theme_of(theme)), [*map(parts.notice, told)]
+
+
+def _beyond(found: BeyondData) -> list[str]:
+    """Sentences about draws that are like no row of the data."""
+    told = [
+        f"Draws outside the data's {name}: {fraction:.3g} of all; of fresh rows "
+        f"{found.outside_range_floor[name]:.3g} are expected there."
+        for name, fraction in found.outside_range.items()
+    ]
+    return told + [f"Draws that are not finite: {found.not_finite:.3g}."] * (found.not_finite > 0)
 
 
 def _density(densities: Densities, key: str) -> list[Part]:

@@ -20,7 +20,7 @@ from models.bundle import markdown
 from models.bundle.card import MOST_CELLS, Terms
 from models.bundle.emulator import EmulatorError
 from models.bundle.ensemble import Ensemble
-from tests.random_flows import a_flow
+from tests.random_flows import GRID, a_flow, flow
 
 ROOT = Path(__file__).resolve().parents[3]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -48,7 +48,9 @@ def told(cells=3, **more):
             "test_nll_error": 0.0141,
             "cells": [cell(number, held_out=number == 1) for number in range(cells)],
             "cells_rows": 15738,
-            "unphysical_fraction": 0.0,
+            "outside_range": {"Mass_0": 2e-4, "Mass_1": 1e-4},
+            "outside_range_floor": {"Mass_0": 1.3e-4, "Mass_1": 1.3e-4},
+            "not_finite": 0.0,
         },
         "provenance": {
             "study": "bbh",
@@ -321,3 +323,28 @@ def test_it_says_that_rows_are_weighted_and_how_many_equal_ones_they_are_worth()
     assert "In parentheses after the rows" in quality
     assert "weighted by" not in section(card_of(), "Data")
     assert "after the rows" not in section(card_of(), "Quality")
+
+
+def test_it_says_where_there_is_no_density():
+    columns = (Column("m", "Msun", True), Column("q", "", low=0, high=1), Column("n", "", low=1))
+
+    holds = section(card_of(flow(columns, GRID)), "Where it holds")
+
+    told = "0 where `m` is not above 0, `q` is below 0 or above 1 or `n` is below 1, and nowhere"
+    assert told in " ".join(holds.split())
+
+
+def test_draws_outside_the_data_stand_beside_what_fresh_rows_would_do():
+    quality = section(card_of(), "Quality")
+
+    assert "| draws outside the data's `Mass_0` (of fresh rows 0.00013) | 0.0002 |" in quality
+    assert "| draws that are not finite | 0 |" in quality
+
+
+def test_a_card_of_an_older_version_keeps_its_own_measure():
+    card = card_of()
+    metrics = {k: v for k, v in card["metrics"].items() if "outside" not in k and k != "not_finite"}
+
+    quality = section({**card, "metrics": {**metrics, "unphysical_fraction": 0.25}}, "Quality")
+
+    assert "not finite, or not positive where they must be | 0.25 |" in quality

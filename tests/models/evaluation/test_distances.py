@@ -1,10 +1,13 @@
 """Distances of samples whose distance is known."""
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from data_prep.columns import Column
 from data_prep.dataset import Dataset
 from data_prep.stream import Stream, read_split
 from models.bundle import batched
@@ -12,10 +15,10 @@ from models.config import FlowConfig
 from models.evaluation.distances import (
     CELL_ROWS,
     Bins,
+    beyond_data,
     cell_distances,
     distances,
     ks_distance,
-    unphysical_fraction,
 )
 from models.flow.coordinates import constants
 from models.flow.density import build_flow
@@ -147,7 +150,36 @@ def test_only_cells_with_enough_rows_are_measured_the_fullest_first(flow, prepar
     assert min(rows) >= CELL_ROWS
 
 
-def test_unphysical_events_are_counted_once_each(flow):
-    events = np.array([[1.0, 2.0], [-1.0, -2.0], [np.nan, 3.0], [0.0, 1.0]])
+def test_draws_outside_the_data_are_counted_by_column_and_compared_with_fresh_rows(flow, prepared):
+    """Of the data's own distribution, as many are outside as the floor says."""
+    dataset, rng = Dataset.read(prepared), np.random.default_rng(0)
+    rows = sum(dataset.rows.values())
+    outside, floors = [], []
+    for _ in range(300):
+        data = rng.lognormal(1, 0.5, (rows, 2))
+        ends = {"Mass_0": (data[:, 0].min(), data[:, 0].max()), "Mass_1": (0.5, 40.0)}
+        found = beyond_data(flow, rng.lognormal(1, 0.5, (rows, 2)), replace(dataset, ranges=ends))
+        outside.append(found.outside_range["Mass_0"])
+        floors.append(found.outside_range_floor["Mass_0"])
 
-    assert unphysical_fraction(flow, events) == 0.75
+    assert set(floors) == {2 / (rows + 1)}
+    assert np.mean(outside) == pytest.approx(floors[0], rel=0.25)
+
+
+def test_what_bounds_exclude_is_not_counted_as_if_it_were_measured(prepared):
+    dataset = Dataset.read(prepared)
+    names = [column.name for column in dataset.event_columns]
+    full = replace(dataset, ranges=dict.fromkeys(names, (0.0, 1.0)))
+    short = replace(dataset, ranges=dict.fromkeys(names, (0.25, 1.0)))
+    bounded = SimpleNamespace(event_columns=[Column(name, "", low=0, high=1) for name in names])
+    real = SimpleNamespace(event_columns=[Column(name, "") for name in names])
+    events = np.array([[0.1, 0.5], [0.2, 0.9], [np.nan, 1.0], [1.0, 2.0]])
+
+    assert beyond_data(bounded, events, full).outside_range == {}
+    found = beyond_data(bounded, events, short)
+    assert found.outside_range["Mass_0"] == 0.5
+    assert found.outside_range_floor["Mass_0"] == 1 / (sum(dataset.rows.values()) + 1)
+    assert found.not_finite == 0.25
+    assert beyond_data(real, events, full).outside_range == {"Mass_0": 0.0, "Mass_1": 0.25}
+    weights = np.array([0.0, 0.0, 1.0, 3.0])
+    assert beyond_data(real, events, full, weights).outside_range["Mass_1"] == 0.75

@@ -52,7 +52,8 @@ def test_an_evaluation_is_json_and_complete(compared, prepared):
     found = compared["emulator"]
 
     assert found["test_nll"]["rows"] == Dataset.read(prepared).rows["test"]
-    assert found["unphysical_fraction"] == 0
+    assert found["not_finite"] == 0
+    assert found["outside_range"].keys() == {"Mass_0", "Mass_1"}
     assert found["cells"][0]["conditions"].keys() == {"Z", "alpha"}
     assert found["cells"][0]["floor"].keys() == {"Mass_0", "Mass_1"}
     assert found["speed"]["samples_per_second"] > 0
@@ -257,7 +258,7 @@ def test_a_card_s_cells_are_those_of_an_evaluation(compared, flow, prepared):
     ]
     assert sum(each["rows"]["test"] for each in told["cells"]) == told["cells_rows"]
     assert [each["conditions"] for each in told["cells"] if each["held_out"]] == HELD_OUT[::-1]
-    assert told["unphysical_fraction"] == 0
+    assert told["not_finite"] == 0
     by_conditions = {tuple(each["conditions"].values()): each for each in told["cells"]}
     for cell in compared["emulator"]["cells"]:
         ours = by_conditions[tuple(cell["conditions"].values())]

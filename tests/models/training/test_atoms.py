@@ -120,7 +120,7 @@ def test_nothing_tells_its_draws_from_the_data(prepared, trained):
     assert found["two_sample"]["accuracy"] < 0.5 + 4 * found["two_sample"]["error"]
     for each in found["calibration"]["pit"].values():
         assert each["ks"] < 3 * each["ks_floor"]
-    assert found["unphysical_fraction"] == 0
+    assert found["not_finite"] == 0
 
 
 class Stop(Exception):

@@ -10,6 +10,7 @@ from data_prep.columns import Column
 from hpo.dashboard.density import contours, figures
 from hpo.dashboard.density.cells import CellMap
 from models.config import FlowConfig
+from models.evaluation.distances import BeyondData
 from models.flow.coordinates import Constants, Moments
 from models.flow.density import ConditionalFlow
 
@@ -44,7 +45,7 @@ def map_of(**changes):
         ks_XY=np.array([[0.01, 0.03], [math.nan, 0.08], [0.02, math.nan]]),
         rows_XY=np.array([[900, 400], [12, 250], [300, 0]]),
         held_out_XY=np.zeros((3, 2), bool),
-        unphysical=0.0,
+        beyond=BeyondData({"Mass_0": 0.0}, {"Mass_0": 2e-4}, 0.0),
         least=200,
         notes=(),
     )

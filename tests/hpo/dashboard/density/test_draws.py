@@ -373,7 +373,8 @@ def test_a_map_has_every_cell_s_rows_and_the_distances_of_the_large_ones(shown, 
     ratios = {name: worst.ks[name] / worst.floor[name] for name in worst.ks}
     assert c.ratio_XY[2, 2] == pytest.approx(max(ratios.values()))
     assert c.ks_XY[2, 2] == pytest.approx(worst.ks[max(ratios, key=ratios.get)])
-    assert c.unphysical == 0.0
+    assert c.beyond.not_finite == 0.0
+    assert c.beyond.outside_range.keys() == c.beyond.outside_range_floor.keys() == worst.ks.keys()
 
 
 def test_two_viewers_do_not_work_out_the_same_map_twice(trained, prepared, monkeypatch):
