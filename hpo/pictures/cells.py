@@ -21,9 +21,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
-from data_prep.columns import Column, Value, values_of
-from data_prep.dataset import Dataset, shown
+from data_prep.cells import name_of, nearest, text_of
+from data_prep.columns import Column, Value
+from data_prep.dataset import Cell, Dataset, shown
 from data_prep.errors import suggestion
+from data_prep.regions import boxes, numbers
 from hpo.pictures import style
 from hpo.pictures.density import Array
 from hpo.pictures.style import PlotError
@@ -40,9 +42,15 @@ EVENLY = 6
 
 
 def at_conditions(
-    conditions_NC: NDArray[Any], columns: Sequence[Column], wanted: At, rows: str
+    conditions_NC: NDArray[Any],
+    columns: Sequence[Column],
+    wanted: At,
+    rows: str,
+    dataset: Dataset | None = None,
 ) -> NDArray[np.bool_]:
     """Which rows have the wanted conditions.
+
+    Of a dataset with scattered conditions, which rows are in a region that holds them.
 
     Raises:
         PlotError: If none has. Names the `rows`.
@@ -51,6 +59,8 @@ def at_conditions(
     mask = np.ones(len(conditions_NC), dtype=bool)
     names = [column.name for column in columns]
     check_names(wanted, names)
+    if dataset is not None and dataset.scattered:
+        return np.isin(numbers(dataset, conditions_NC), _holding(dataset, wanted, rows))
     for name, value in wanted.items():
         column = columns[names.index(name)]
         values_N = conditions_NC[:, names.index(name)]
@@ -94,11 +104,42 @@ def cells_of(emulator: Emulator, folder: Path | None, fixed: At) -> list[At]:
         return [dict(zip(names, values, strict=True)) for values in product(*steps)]
     dataset = Dataset.read(folder)
     check_columns(emulator.module, dataset, folder)
-    cells = [cell.conditions for cell in dataset.cells]
-    cells_KC = np.array(cells, dtype=np.float64).reshape(-1, len(names))
-    columns = dataset.condition_columns
-    kept = at_conditions(cells_KC, columns, fixed, f"cells of {folder}")
-    return [values_of(columns, cells[k]) for k in np.flatnonzero(kept)]
+    return [name_of(dataset, cell) for cell in _fixed(dataset, fixed, folder)]
+
+
+def _fixed(dataset: Dataset, fixed: At, folder: Path) -> list[Cell]:
+    """The cells, or regions, with the fixed values."""
+    cells_KC = np.array([cell.conditions for cell in dataset.cells], np.float64)
+    what = f"{'regions' if dataset.scattered else 'cells'} of {folder}"
+    kept = at_conditions(cells_KC, dataset.condition_columns, fixed, what, dataset)
+    return [dataset.cells[k] for k in np.flatnonzero(kept)]
+
+
+def _holding(dataset: Dataset, wanted: At, rows: str) -> list[int]:
+    """The regions whose boxes have these values."""
+    low_KC, high_KC = boxes(dataset)
+    kept_K = np.ones(len(dataset.cells), bool)
+    for k, column in enumerate(dataset.condition_columns):
+        if column.name in wanted:
+            value = np.float32(column.number(wanted[column.name]))
+            kept_K &= (low_KC[:, k] <= value) & (value <= high_KC[:, k])
+    if not kept_K.any():
+        near = nearest(dataset, {**name_of(dataset, dataset.cells[0]), **wanted}, 1)[0]
+        raise PlotError(
+            f"there are no {rows} at {shown(wanted)}: no "
+            f"region holds them, the nearest is {text_of(dataset, near)}"
+        )
+    return np.flatnonzero(kept_K).tolist()
+
+
+def map_of(
+    emulator: Emulator, folder: Path | None, fixed: At, plane: Sequence[Column]
+) -> tuple[list[At], Grid | Boxes]:
+    """The cells or regions with the fixed values, and the fields of a map of them."""
+    at = cells_of(emulator, folder, fixed)
+    if folder is not None and (dataset := Dataset.read(folder)).scattered:
+        return at, Boxes(plane, dataset, _fixed(dataset, fixed, folder))
+    return at, Grid.of(at, plane)
 
 
 def evenly(known: Known, count: int) -> list[Any]:
@@ -141,6 +182,10 @@ class Grid:
             return None
         return (int(found[1][0]) if len(found) > 1 else 0, int(found[0][0]))
 
+    def outline(self, place: tuple[int, int]) -> Rectangle:
+        """The field at a place."""
+        return Rectangle((place[1], place[0]), 1, 1)
+
     def filled(self, cells: Sequence[At], values: Sequence[float] | NDArray[Any]) -> Array:
         """The value of each cell in its field, NaN in the others, shape `(Y, X)`."""
         values_YX = np.full(self.shape, math.nan)
@@ -149,9 +194,51 @@ class Grid:
         return values_YX
 
 
+@dataclass(frozen=True, slots=True)
+class Boxes:
+    """The fields of a map of regions: each a box where its conditions are."""
+
+    columns: Sequence[Column]
+    dataset: Dataset
+    cells: Sequence[Cell]
+    """Those that are shown."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """All fields are in one row."""
+        return (1, len(self.cells))
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height in inches that a map needs."""
+        return 7.0, 4.0 if len(self.columns) > 1 else 1.5
+
+    def place(self, cell: At) -> tuple[int, int] | None:
+        """Row and column of the field that these conditions are in; None off them."""
+        columns = self.dataset.condition_columns
+        values = [[column.number(cell[column.name]) for column in columns]]
+        number = int(numbers(self.dataset, np.array(values))[0])
+        there = number >= 0 and self.dataset.cells[number] in self.cells
+        return (0, self.cells.index(self.dataset.cells[number])) if there else None
+
+    def filled(self, cells: Sequence[At], values: Sequence[float] | NDArray[Any]) -> Array:
+        """The value of each region in its field, NaN in the others."""
+        values_1K = np.full(self.shape, math.nan)
+        for cell, value in zip(cells, values, strict=True):
+            values_1K[self.place(cell)] = value
+        return values_1K
+
+    def outline(self, place: tuple[int, int]) -> Rectangle:
+        """The field at a place."""
+        sides = _sides(self.dataset, self.cells, self.columns)
+        ends = [side_K2[place[1]].tolist() for side_K2 in sides] + [[0.0, 1.0]]
+        (left, right), (low, high), *_ = ends
+        return Rectangle((left, low), right - left, high - low)
+
+
 def draw(
     axes: Axes,
-    grid: Grid,
+    grid: Grid | Boxes,
     values_YX: Array,
     span: tuple[float, float],
     notes: Mapping[tuple[int, int], str] | None = None,
@@ -160,6 +247,8 @@ def draw(
 ) -> ScalarMappable:
     """The fields with their numbers, which may be `whole`; hatched if there is a note alone."""
     (rows, columns), (low, high) = grid.shape, span
+    if isinstance(grid, Boxes):
+        return _draw_regions(axes, grid, values_YX[0], span, notes or {})
     drawn = axes.pcolormesh(
         np.arange(columns + 1.0),
         np.arange(rows + 1.0),
@@ -208,66 +297,76 @@ def _number(value: float, most: float) -> str:
     return f"{value:.{digits}f}" if value < 9.995 else f"{value:.0f}"
 
 
-def rows_of_cells(dataset: Dataset, *, columns: Sequence[str] | None = None, out: Path) -> Path:
-    """The (effective) rows of each cell or region, over one or two conditions.
-
-    Cells that differ in other conditions are added up; regions that do overlap.
-
-    Args:
-        dataset: A prepared dataset.
-        columns: The conditions across and up; by default the first two.
-        out: A picture.
-
-    Raises:
-        PlotError: If there is no such condition, or `columns` are more than two.
-    """
-    style.suffix_of(out)
-    there = {column.name: column for column in dataset.condition_columns}
-    names = list(columns or list(there)[:2])
-    check_names(names, list(there))
-    if len(names) > 2:
-        raise PlotError(f"a map shows one or two conditions, not {', '.join(names)}: name fewer")
-    plane = [there[name] for name in names]
-    at = [values_of(dataset.condition_columns, cell.conditions) for cell in dataset.cells]
-    grid = Grid.of(at, plane)
-    as_map = not dataset.scattered and max(grid.shape) <= WIDEST
-    size = grid.size if as_map else (5.6, 3.6)
-    with style.figure_of(max(4.5, size[0]), 1.0 + size[1]) as figure:
-        axes = figure.subplots()
-        if as_map:
-            rows_YX = np.zeros(grid.shape)
-            for where, cell in zip(at, dataset.cells, strict=True):
-                rows_YX[grid.place(where)] += cell.effective()
-            rows_YX[rows_YX == 0] = math.nan
-            drawn = draw(axes, grid, rows_YX, (0.0, float(np.nanmax(rows_YX))), whole=True)
-        else:
-            drawn = _draw_boxes(axes, dataset, plane)
-        effective = "effective " if dataset.weight_column else ""
-        style.colour_bar(figure, drawn, f"{effective}rows", [axes])
-        kind = "regions" if dataset.scattered else "cells"
-        total = f"{sum(dataset.rows.values()):,} rows"
-        style.heading(figure, f"{len(dataset.cells):,} {kind}, {total}")
-        style.write(figure, out)
-    return out
+def _draw_regions(
+    axes: Axes,
+    boxes: Boxes,
+    values_K: Array,
+    span: tuple[float, float],
+    notes: Mapping[tuple[int, int], str],
+) -> ScalarMappable:
+    """The regions with their numbers; hatched if there is none."""
+    drawn = draw_boxes(axes, boxes.dataset, boxes.columns, boxes.cells, values_K, span)
+    for k, value in enumerate(values_K.tolist()):
+        x, y = _middle(boxes.outline((0, k)), boxes.columns)
+        dark = not math.isnan(value) and value - span[0] < 0.55 * (span[1] - span[0])
+        text = notes.get((0, k), "") if math.isnan(value) else _number(value, span[1])
+        look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6}
+        axes.text(x, y, text, color="white" if dark else "black", **look)
+    if notes:  # shows through where a region has no value
+        axes.patch.set(hatch="///", edgecolor="0.75", linewidth=0)
+    return drawn
 
 
-def _draw_boxes(axes: Axes, dataset: Dataset, plane: Sequence[Column]) -> ScalarMappable:
-    """Each region, or cell of a large grid, where its conditions are."""
-    rows_K = np.array([cell.effective() for cell in dataset.cells])
+def _middle(field: Rectangle, columns: Sequence[Column]) -> tuple[float, float]:
+    """Where the middle of a field is seen."""
+    ends = [(field.get_x(), field.get_width()), (field.get_y(), field.get_height())]
+    middle = [low + width / 2 for low, width in ends]
+    for k, column in enumerate(columns):
+        if column.positive:
+            middle[k] = math.sqrt(ends[k][0] * sum(ends[k]))
+    return middle[0], middle[1]
+
+
+def _sides(
+    dataset: Dataset, cells: Sequence[Cell], plane: Sequence[Column]
+) -> list[NDArray[np.float64]]:
+    """Both ends of each region, or cell, along each condition of a plane."""
     sides = []
     for column in plane:
         k = dataset.condition_columns.index(column)
-        ends = [cell.box[k] if cell.box else (cell.conditions[k],) * 2 for cell in dataset.cells]
+        ends = [cell.box[k] if cell.box else (cell.conditions[k],) * 2 for cell in cells]
         sides.append(_widened(np.array(ends), column))
-    if len(sides) == 1:  # up to the rows that it has
-        sides.append(np.stack([0 * rows_K, rows_K], axis=1))
-        axes.set_ylabel("rows")
+    return sides
+
+
+def draw_boxes(
+    axes: Axes,
+    dataset: Dataset,
+    plane: Sequence[Column],
+    cells: Sequence[Cell],
+    values_K: NDArray[np.float64],
+    span: tuple[float, float] | None = None,
+) -> ScalarMappable:
+    """Each region, or cell of a large grid, where its conditions are.
+
+    Without a `span`, values are rows, up to which the boxes of one condition are drawn.
+    """
+    sides = _sides(dataset, cells, plane)
+    if len(sides) == 1:
+        heights_K = values_K if span is None else np.ones(len(values_K))
+        sides.append(np.stack([np.zeros(len(values_K)), heights_K], axis=1))
+        if span is None:
+            axes.set_ylabel("rows")
+        else:
+            axes.set_yticks([])
     boxes = zip(*(side_K2.tolist() for side_K2 in sides), strict=True)
     patches = [Rectangle((x, y), right - x, top - y) for (x, right), (y, top) in boxes]
     # Boxes lie upon each other where conditions are left out.
-    alpha = 1 if len(plane) == len(dataset.condition_columns) else 0.4
+    alpha = 1 if span or len(plane) == len(dataset.condition_columns) else 0.4
     drawn = PatchCollection(patches, cmap=style.MAP, linewidth=0.3, edgecolor="white", alpha=alpha)
-    drawn.set_array(rows_K)
+    drawn.set_array(np.ma.masked_invalid(values_K))
+    if span:
+        drawn.set_clim(*span)
     axes.add_collection(drawn)
     for axis, column, side_K2 in zip((axes.xaxis, axes.yaxis), plane, sides, strict=False):
         axis.set_label_text(style.label_of(column))

@@ -111,7 +111,8 @@ def compare(
 ) -> tuple[Array, Weights, Array, str]:
     """Test rows with these conditions and their weights, draws at the rows' conditions, a title."""
     rows, named = read_split(folder, "test"), emulator.module.condition_columns
-    mask = at_conditions(rows.conditions, named, at, f"test rows of {folder}")
+    dataset = Dataset.read(folder)
+    mask = at_conditions(rows.conditions, named, at, f"test rows of {folder}", dataset)
     here = rows.take(mask)
     events_NF, weights_N = here.events.astype(np.float64), ratios(here.weights)
     given = arguments_of(named, here.conditions)
@@ -125,7 +126,8 @@ def compare(
     repeated: dict[str, Any] = {name: each[drawn_at] for name, each in given.items()}
     drawn_NF = emulator.sample(len(drawn_at), seed=0, **repeated)
     nll = np.average(nll_N, weights=weights_N)
-    title = f"test rows, {style.text_of(at) or 'all cells'}: NLL = {nll:.3f}"
+    around = "the region of " if at and dataset.scattered else ""
+    title = f"test rows, {around}{style.text_of(at) or 'all cells'}: NLL = {nll:.3f}"
     title += ("" if math.isnan(error) else rf" $\pm$ {error:.3f}") + " nats per event"
     return events_NF[:, columns], weights_N, drawn_NF[:, columns], title
 

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.patches import Rectangle
 
 from data_prep.columns import Column
 from hpo.pictures import cells, style
@@ -63,8 +62,7 @@ def divergence(
     plane = _plane(emulator, columns)
     shown = [column.name for column in plane]
     fixed = {name: value for name, value in conditions.items() if name not in shown}
-    them = cells.cells_of(emulator, folder, fixed)
-    grid = cells.Grid.of(them, plane)
+    them, grid = cells.map_of(emulator, folder, fixed, plane)
     values_K, errors_K = from_reference(emulator, conditions, them, step=step)
     values_YX = grid.filled(them, values_K)
     with style.figure_of(max(6.0, grid.size[0]), 1.6 + grid.size[1]) as figure:
@@ -73,7 +71,9 @@ def divergence(
         place = grid.place(conditions)
         if framed := place is not None and not math.isnan(values_YX[place]):
             frame: Any = {"edgecolor": style.EMULATOR, "linewidth": 2.5, "clip_on": False}
-            axes.add_patch(Rectangle(place[::-1], 1, 1, facecolor="none", zorder=3, **frame))
+            field = grid.outline(place)
+            field.set(facecolor="none", zorder=3, **frame)
+            axes.add_patch(field)
         style.colour_bar(figure, fields, "Jensen-Shannon divergence [nats]", [axes])
         style.heading(
             figure,

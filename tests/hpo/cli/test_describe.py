@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from data_prep.dataset import SAMPLE, Cell, Dataset
 from data_prep.preparation.prepare import prepare
 from hpo.cli import main
-from hpo.pictures.cells import rows_of_cells
+from hpo.pictures.errors import rows_of_cells
 from hpo.pictures.style import PlotError
 
 EMULATORS = Path(__file__).parents[2] / "data"

@@ -246,3 +246,72 @@ def test_the_command_draws_each_kind_from_a_bundle(emulator, prepared, tmp_path,
     lost = run("divergence", *here, "--data", tmp_path / "nowhere", "--out", tmp_path / "no.png")
     assert lost.exit_code == 2
     assert not (tmp_path / "no.png").exists()
+
+
+# ---- regions
+
+
+@pytest.fixture(scope="module")
+def scattered(tmp_path_factory):
+    """Z in every row, alpha of two values; rows that a flow of random weights has nothing of."""
+    folder, rng = tmp_path_factory.mktemp("scattered"), np.random.default_rng(0)
+    masses = rng.lognormal(2.0, 0.3, size=(12_000, 2))
+    columns = {
+        "Mass_0": masses[:, 0],
+        "Mass_1": masses[:, 1],
+        "Z": rng.uniform(0.6, 1.9, 12_000),
+        "alpha": rng.choice([0.7, 1.5], 12_000),
+    }
+    pq.write_table(pa.table(columns), folder / "table.parquet")
+    prepare([folder / "table.parquet"], folder / "prepared")
+    return folder / "prepared"
+
+
+@pytest.mark.parametrize("open_", [{}, {"alpha": 0.7}], ids=["both", "one"])
+def test_a_map_of_scattered_conditions_has_a_box_for_each_region(
+    emulator, scattered, tmp_path, monkeypatch, open_
+):
+    drawn, dataset = [], Dataset.read(scattered)
+    draw = cells.draw
+    monkeypatch.setattr(cells, "draw", lambda *a, **k: drawn.append(a) or draw(*a, **k))
+
+    errors(emulator, scattered, conditions=open_, out=tmp_path / "errors.png")
+    divergence(
+        emulator, scattered, conditions={"Z": 1.0, "alpha": 0.7}, out=tmp_path / "divergence.png"
+    )
+
+    kept = [cell for cell in dataset.cells if not open_ or cell.box[1] == (0.7, 0.7)]
+    truth = distances.cell_distances(emulator.module, read_split(scattered, "test"), dataset)
+    ratio = {
+        tuple(each.conditions.values()): each.ks["Mass_0"] / each.floor["Mass_0"] for each in truth
+    }
+    _, boxes, values_1K, *_ = drawn[0]
+    assert list(boxes.cells) == kept
+    if not open_:
+        expected = [ratio[cell.conditions] for cell in kept]
+        np.testing.assert_allclose(values_1K[0], expected, rtol=1e-6)
+    assert not np.isnan(drawn[-1][2]).any()
+    for name in ("errors", "divergence"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(MAGIC[".png"])
+
+
+def test_a_contour_of_a_point_shows_its_region_at_the_rows_own_conditions(emulator, scattered):
+    from hpo.pictures.contours import compare
+
+    dataset = Dataset.read(scattered)
+    cell = dataset.cells[0]
+    asked, draw = [], emulator.sample
+    emulator.sample = lambda n, **given: asked.append(given) or draw(n, **given)
+    try:
+        data, _, drawn, title = compare(
+            emulator, scattered, {"Z": cell.box[0][1], "alpha": cell.conditions[1]}, [0, 1]
+        )
+    finally:
+        del emulator.sample
+
+    assert len(data) == cell.test
+    assert "the region of Z" in title
+    assert len(drawn) > len(data)
+    assert len(np.unique(asked[0]["Z"])) == cell.test
+    with pytest.raises(PlotError, match=r"no region holds them, the nearest is Z = "):
+        compare(emulator, scattered, {"Z": 7.0}, [0, 1])
