@@ -5,7 +5,8 @@
 Writes a table of SEVN's 35 columns of that size (as CSV) into a temporary folder and prepares it
 in a fresh process. The aim is a peak below 400 MB for 1 GB of CSV; it does not grow with the table.
 The layouts h5 and cosmic.h5 are of that size as HDF5, which pandas writes: the same table as one
-dataset of records, and COSMIC's own file, whose bpp is joined with its initC (below 600 MB).
+dataset of records, and COSMIC's own file, whose bpp is joined with its initC (below 600 MB). They
+need pandas and tables, which come with the extra `dev`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
@@ -77,12 +77,14 @@ def write(path: Path, csv_bytes: float) -> int:
 
 def write_hdf5(path: Path, size: float) -> int:
     """The table, or COSMIC's, appended by pandas until the file has that size."""
+    import pandas as pd
+
     rng, rows = np.random.default_rng(0), 0
     with pd.HDFStore(path, "w") as store:
         while path.stat().st_size < size:
             if path.name.endswith("cosmic.h5"):
                 for key, table in draw_cosmic(rng, rows).items():
-                    store.append(key, table, index=False)
+                    store.append(key, table.to_pandas(), index=False)
             else:
                 store.append("mergers", draw(rng).to_pandas(), min_itemsize=8, index=False)
             rows += BLOCK_ROWS
@@ -90,7 +92,7 @@ def write_hdf5(path: Path, size: float) -> int:
     return rows
 
 
-def draw_cosmic(rng: np.random.Generator, before: int) -> dict[str, pd.DataFrame]:
+def draw_cosmic(rng: np.random.Generator, before: int) -> dict[str, pa.Table]:
     """Four rows for each binary: its birth, then black holes that come nearer, and merge."""
     binaries = BLOCK_ROWS // 4
     number = before // 4 + np.arange(binaries)
@@ -104,7 +106,7 @@ def draw_cosmic(rng: np.random.Generator, before: int) -> dict[str, pd.DataFrame
     initial = {name: rng.random(binaries) for name in ("mass_1", "mass_2", "natal_kick_1", "phi_1")}
     initial["metallicity"] = rng.choice([0.0001, 0.0002, 0.001, 0.006, 0.02], binaries)
     initial["alpha1_0"] = rng.choice([0.5, 1.0, 3.0, 5.0], binaries)
-    return {"bpp": pd.DataFrame(bpp), "initC": pd.DataFrame({"bin_num": number, **initial})}
+    return {"bpp": pa.table(bpp), "initC": pa.table({"bin_num": number, **initial})}
 
 
 def draw(rng: np.random.Generator) -> pa.Table:

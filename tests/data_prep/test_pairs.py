@@ -9,6 +9,7 @@ import pytest
 
 from data_prep.errors import DataError
 from data_prep.preparation.prepare import prepare
+from data_prep.tables.text import table as text
 
 ROWS = 60
 
@@ -122,7 +123,9 @@ def test_pairs_of_every_code_are_told(code, tmp_path):
     assert sum(prepared(table, tmp_path, where=filter_of(told)).rows.values()) == 25
 
 
-def test_a_column_of_that_name_with_other_contents_is_nobodys(tmp_path):
+@pytest.mark.parametrize("block", [text.BLOCK_BYTES, 100])
+def test_a_column_of_that_name_with_other_contents_is_nobodys(block, tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "BLOCK_BYTES", block)
     table = sevn({}).assign(RemnantType_0="?", GWtime=["3", *["no number"] * (ROWS - 1)])
 
     assert sum(prepared(table, tmp_path).rows.values()) == ROWS
