@@ -95,7 +95,7 @@ def prepare(
     """
     out = Path(out)
     _check_out(out)
-    opened = [one for path in sources for one in Source.all(Path(path), columns, reading)]
+    opened = Source.all(sources, columns, reading)
     if not opened:
         raise DataError("there is no source table: name at least one file")
     _check_renames(opened, columns)

@@ -11,9 +11,9 @@ import lzma
 import shlex
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -58,21 +58,28 @@ class Source:
 
     @classmethod
     def all(
-        cls, given: Path, columns: Mapping[str, str], reading: Reading = AS_TOLD
+        cls, given: Iterable[Path], columns: Mapping[str, str], reading: Reading = AS_TOLD
     ) -> tuple[Source, ...]:
-        """The source of a file, or those of the tables in a folder.
+        """The sources of files, and of the tables in folders.
 
         Raises:
             DataError: As `open` does; or if a folder holds none, or tables of different columns.
         """
-        found = [cls.open(path, columns, reading, given) for path in place.tables_in(Path(given))]
-        for source in found[1:]:
-            if other := set(source.header) ^ set(found[0].header):
-                raise DataError(
-                    f"{given} holds tables of different columns: {min(other)!r} is not in both "
-                    f"{found[0].path} and {source.path}: name the tables that belong together"
-                )
-        return tuple(found)
+        found: list[Source] = []
+        for one in map(Path, given):
+            group = [cls.open(path, columns, reading, one) for path in place.tables_in(one)]
+            for source in group[1:]:
+                if other := set(source.header) ^ set(group[0].header):
+                    raise DataError(
+                        f"{one} holds tables of different columns: {min(other)!r} is not in both "
+                        f"{group[0].path} and {source.path}: name the tables that belong together"
+                    )
+            found += group
+        # A value that is a text in one path is none of the numbers in the others.
+        texts = {
+            name for one in found for name, value in one.constants.items() if isinstance(value, str)
+        }
+        return tuple(one._with_texts(texts) for one in found)
 
     @classmethod
     def open(
@@ -152,6 +159,11 @@ class Source:
         names = {name: self.renamed[name] for name in wanted}
         told = {name: self.constants[old] for name, old in names.items() if old in self.constants}
         names = {name: old for name, old in names.items() if name not in told}
+        if not names:
+            raise DataError(
+                f"{self.path}: {', '.join(told)} are values of its path, and no column of the table "
+                "is asked for: name one as an event"
+            )
         alike = {twin: name for name, old in names.items() for twin in twins(self.header, old)}
         read = names | {twin: twin for twin in alike}
         numeric = [name for name in read if alike.get(name, name) in numbers]
@@ -175,24 +187,36 @@ class Source:
         )
         return f"{fault}{';' if rest else ':'} {said}{shlex.quote(str(patterns[told[0]]))}"
 
-    def holds_texts(self, names: Iterable[str]) -> dict[str, bool]:
+    def holds_texts(self, names: Collection[str]) -> dict[str, bool]:
         """Whether columns are made of texts that are no numbers, as far as the first rows tell.
 
         A column without any value is left out.
         """
+        constants = {
+            name: isinstance(self.constants[old], str)
+            for name, old in self.renamed.items()
+            if name in names and old in self.constants
+        }
         found: dict[str, bool] = {}
-        wanted = set(names)
+        wanted = set(names) - constants.keys()
         for chunk in self.chunks([], sorted(wanted)) if wanted else ():
             told = {name: chunk.holds_texts(name) for name in wanted - found.keys()}
             found |= {name: one for name, one in told.items() if one is not None}
             if found.keys() == wanted:
                 break
-        return found
+        return found | constants
 
     def sha256(self) -> str:
         """Of the file's bytes."""
         with _reading(self.path), self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def _with_texts(self, names: Collection[str]) -> Source:
+        told = {
+            name: f"{value:g}" if name in names and isinstance(value, float) else value
+            for name, value in self.constants.items()
+        }
+        return replace(self, constants=told)
 
     def _refuse_unlike(self, chunk: Chunk, name: str, twin: str) -> None:
         """Refuse two columns of one name that do not hold the same."""

@@ -573,6 +573,22 @@ def test_conditions_are_read_from_names(tmp_path, fingerprint, name, pattern, wh
     assert made.ranges["Mass_0"] == (5, 14.75)
 
 
+def test_a_text_in_one_name_is_a_text_in_all(tmp_path):
+    files = [
+        path for one in ("7", "CE", "A") for path in sevn(tmp_path / one, one + "_{Z}_{alpha}.csv")
+    ]
+
+    made = prepare(
+        files,
+        tmp_path / "out",
+        condition_columns=["channel", "Z"],
+        reading=Reading(from_path="{channel}_{Z}_{alpha}"),
+    )
+
+    assert made.condition_columns[0].categories == ("7", "A", "CE")
+    assert sum(made.rows.values()) == 3 * len(ROWS)
+
+
 def test_a_text_from_a_name_can_be_filtered_by(tmp_path):
     files = sevn(tmp_path / "t", "CE_{Z}/a{alpha}.csv") + sevn(
         tmp_path / "u", "SMT_{Z}/a{alpha}.csv"
