@@ -161,8 +161,8 @@ class Source:
         names = {name: old for name, old in names.items() if name not in told}
         if not names:
             raise DataError(
-                f"{self.path}: {', '.join(told)} are values of its path, and no column of the table "
-                "is asked for: name one as an event"
+                f"{self.path}: {', '.join(told)} are values of its path, and no column of its "
+                "table is asked for: name one as an event"
             )
         alike = {twin: name for name, old in names.items() for twin in twins(self.header, old)}
         read = names | {twin: twin for twin in alike}

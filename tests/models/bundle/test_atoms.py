@@ -134,7 +134,9 @@ def test_flows_of_other_atoms_make_no_ensemble():
     other = a_mixed_flow((RATIO, MASSES[0]), ((1.0, None), (None, None)))
     assert without.noise_columns < one.noise_columns
 
-    with pytest.raises(EnsembleError, match=r"got chi_eff \(atoms 0\), Mass_0 and q \(atoms 1, 0.3\)"):
+    with pytest.raises(
+        EnsembleError, match=r"got chi_eff \(atoms 0\), Mass_0 and q \(atoms 1, 0.3\)"
+    ):
         Ensemble([one, other])
 
 
