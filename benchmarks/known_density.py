@@ -81,9 +81,11 @@ def shape(z_N: ArrayLike, alpha_N: ArrayLike) -> Shape:
     return Shape(top_N, box_N, 0.5 * rest_N, 0.38 * rest_N, 0.12 * rest_N)
 
 
-def sample(z_N: Floats, alpha_N: Floats, rng: np.random.Generator) -> Floats:
-    """One event for each condition: `(N, 2)`, Msun."""
-    rows, of = len(z_N), shape(z_N, alpha_N)
+def sample(
+    z_N: Floats, alpha_N: Floats, rng: np.random.Generator, of: Shape | None = None
+) -> Floats:
+    """One event for each condition: `(N, 2)`, Msun; of another shape, if one is given."""
+    rows, of = len(z_N), of or shape(z_N, alpha_N)
     part_N = (rng.random(rows)[:, None] > np.cumsum(of[1:4], axis=0).T).sum(axis=1)
     u_N, v_N = rng.random((2, rows))
 
@@ -99,10 +101,15 @@ def sample(z_N: Floats, alpha_N: Floats, rng: np.random.Generator) -> Floats:
     return np.stack([np.choose(part_N, mass_0), np.choose(part_N, mass_1)], axis=1)
 
 
-def log_prob(events_N2: NDArray[np.floating], z_N: ArrayLike, alpha_N: ArrayLike) -> Floats:
+def log_prob(
+    events_N2: NDArray[np.floating],
+    z_N: ArrayLike,
+    alpha_N: ArrayLike,
+    of: Shape | None = None,
+) -> Floats:
     """True log density [natural log, Msun^-2] of each event, `(N,)`; -inf outside the support."""
     mass_0, mass_1 = np.asarray(events_N2, float).T
-    of, ratio_N = shape(z_N, alpha_N), mass_1 / mass_0
+    of, ratio_N = of or shape(z_N, alpha_N), mass_1 / mass_0
     edge_N = of.top_N - 1
 
     box_N = _within(5.5, mass_0, 9) * _within(5, mass_1, 8) / 3

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from data_prep.columns import Column, certain, counterparts, meaning_of, pair_of
+from data_prep.dataset import Dataset
 from data_prep.errors import quoted
 from data_prep.preparation.request import Request
 
@@ -14,6 +15,8 @@ EVENTS, CONDITIONS = ("Mass_0", "Mass_1"), ("Z", "alpha")
 WIDEST = 24
 """Characters of the texts of a column that are shown."""
 _TWO_MASSES = (("mass", "mass ratio"), ("chirp mass", "mass ratio"), ("total mass", "mass ratio"))
+HEAVY = 0.2
+"""Effective rows over rows, below which a user is told."""
 Ranges = Mapping[str, tuple[float, float]]
 
 
@@ -88,6 +91,16 @@ def remarks(request: Request, ranges: Ranges, names: Iterable[str]) -> Iterator[
         yield (
             f"the table has a column {weights[0]!r}, but all rows count alike: pass --weights "
             f"{quoted(weights[0])} if it says how much each counts"
+        )
+
+
+def weighing(dataset: Dataset) -> Iterator[str]:
+    """A sentence, where a few heavy rows decide nearly everything."""
+    rows, effective = dataset.rows["train"], dataset.effective("train")
+    if effective < HEAVY * rows:
+        yield (
+            f"the weights differ so much that the {rows:,} rows of train tell as much as "
+            f"{effective:,.0f} of equal weight, and a flow learns no more than from so many"
         )
 
 

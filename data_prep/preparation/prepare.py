@@ -160,6 +160,7 @@ def prepare(
             totals=simulated.of(cells, request.condition_columns) if simulated else (),
             totals_unit=simulated.unit if simulated else None,
         )
+        dataset = replace(dataset, notes=(*dataset.notes, *page.weighing(dataset)))
         dataset.write(folder)
     return dataset
 

@@ -3,6 +3,9 @@
 import shlex
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
@@ -142,3 +145,18 @@ def test_the_command_that_takes_a_table_by_its_own_names_does(
     assert own is None or own in command
     again = CliRunner().invoke(main, shlex.split(command)[1:])
     assert again.exit_code == 0, again.output
+
+
+@pytest.mark.parametrize(("spread", "due"), [(0.5, False), (2.5, True)], ids=["alike", "uneven"])
+def test_few_heavy_rows_are_told(tmp_path, spread, due):
+    rng = np.random.default_rng(0)
+    columns = {name: rng.lognormal(3, 0.3, 5000) for name in ("Mass_0", "Mass_1")}
+    columns |= {"Z": np.full(5000, 0.001), "alpha": np.full(5000, 1.0)}
+    columns["weight"] = rng.lognormal(0, spread, 5000)
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+
+    dataset = prepare([tmp_path / "t.parquet"], tmp_path / "out", weights="weight")
+
+    told = [note for note in dataset.notes if "of equal weight" in note]
+    assert bool(told) == due
+    assert all(f"{dataset.effective('train'):,.0f} of equal weight" in note for note in told)
