@@ -91,11 +91,14 @@ RULES = (
         "that merge later than 13.7 Gyr (BWorldtime + GWtime)",
         "BWorldtime + GWtime <= 13700",
     ),
-    Rule(
-        ("Merges_Hubble_Time",),
-        "not Merges_Hubble_Time == 1",
-        "that do not merge within a Hubble time (Merges_Hubble_Time)",
-        "Merges_Hubble_Time == 1",
+    *(
+        Rule(
+            ("Merges_Hubble_Time",),
+            f"not Merges_Hubble_Time == {true}",
+            "that do not merge within a Hubble time (Merges_Hubble_Time)",
+            f"Merges_Hubble_Time == {true}",
+        )
+        for true in ("1", '"True"')  # which of them fits the column, as pandas wrote it to CSV
     ),
 )
 
