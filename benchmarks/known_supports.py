@@ -349,12 +349,83 @@ def _bumps(c_NC: Floats) -> tuple[Floats, Floats, Floats]:
     return share_N, np.stack([first_NF, second_NF]), spreads
 
 
+# ---- categories: formation channels of other laws, one of them rare, beside a grid ----
+
+
+CHANNELS = {"CE": 0.6, "RLO": 0.35, "SMT": 0.05}
+"""Share of each channel in the rows."""
+
+
+def categories(rows: int, rng: np.random.Generator) -> Iterator[Arm]:
+    """Channels as texts, the same rows with channels numbered, and one channel with as many rows.
+
+    `between` is at conditions of the rare channel that no row has.
+    """
+    place_N = rng.choice(len(CHANNELS), rows, p=[*CHANNELS.values()])
+    alpha_N = rng.choice(ALPHA_GRID, rows)
+    rare_NC = np.stack([rng.uniform(0.5, 4, EVALUATED), np.full(EVALUATED, 2.0)], axis=1)
+    between = Batch(_of_channel(*rare_NC.T, rng), rare_NC)
+    for name, place, told in (
+        ("texts", place_N, np.array([*CHANNELS])),
+        ("numbers", place_N, np.arange(float(len(CHANNELS)))),
+        ("one text", np.zeros(rows, int), np.array([*CHANNELS])),
+    ):
+        events_NF = _of_channel(alpha_N, place, rng)
+        yield Arm(
+            name=name,
+            columns={
+                "m": events_NF[:, 0],
+                "q": events_NF[:, 1],
+                "alpha": alpha_N,
+                "channel": told[place],
+            },
+            events=("m", "q"),
+            conditions=("alpha", "channel"),
+            log_prob=lambda rows: channel_log_prob(rows.events, *rows.conditions.T),
+            options={"support": {"m": "positive"}},
+            outside=lambda events_NF: (events_NF[:, 0] <= 0) | (abs(events_NF[:, 1] - 0.5) > 0.5),
+            between=between if place is place_N else None,
+        )
+
+
+def channel_log_prob(events_NF: ArrayLike, alpha_N: ArrayLike, place_N: ArrayLike) -> Floats:
+    """True log density of (m, q) in the channels of these places, `(N,)`."""
+    mass_N, q_N = np.asarray(events_NF, float).T
+    mean_N, spread_N, a_N, b_N, slope_N = _channel(alpha_N, place_N)
+    z_N = (np.log(mass_N) - mean_N - slope_N * q_N) / spread_N
+    ln_N = -0.5 * z_N**2 - np.log(mass_N * spread_N * (2 * np.pi) ** 0.5)
+    # A draw of 1 is the float32 next to a share that is a little less.
+    rest_N = np.maximum(1 - q_N, 0.5 * HALF_STEP)
+    return ln_N + (a_N - 1) * np.log(q_N) + (b_N - 1) * np.log(rest_N) - betaln(a_N, b_N)
+
+
+def _of_channel(alpha_N: Floats, place_N: ArrayLike, rng: np.random.Generator) -> Floats:
+    mean_N, spread_N, a_N, b_N, slope_N = _channel(alpha_N, place_N)
+    q_N = rng.beta(a_N, b_N)
+    ln_N = mean_N + slope_N * q_N + spread_N * rng.normal(size=len(q_N))
+    return np.stack([np.exp(ln_N), q_N], axis=1)
+
+
+def _channel(alpha: ArrayLike, place: ArrayLike) -> tuple[Floats, ...]:
+    """Of ln m mean, spread and slope in q, in this order around the powers of the law of q.
+
+    The order of the channels says nothing about them: the middle one is the farthest.
+    """
+    s_N, place_N = _slope(np.asarray(alpha, float)), np.asarray(place).astype(int)
+    mean_N = np.array([2.2, 3.4, 2.5])[place_N] + np.array([0.4, -0.2, 0.1])[place_N] * s_N
+    spread_N = np.array([0.35, 0.15, 0.25])[place_N]
+    a_N = np.array([6.0, 2.5, 3.0])[place_N] - 1.5 * s_N
+    b_N = np.array([1.5, 2.0, 4.0])[place_N]
+    return mean_N, spread_N, a_N, b_N, np.array([0.3, -0.4, 0.0])[place_N]
+
+
 # ---- what is done with every part ----
 
 PARTS: Mapping[str, Callable[[int, np.random.Generator], Iterator[Arm]]] = {
     "bounds": bounds,
     "atoms": atoms,
     "scattered": scattered,
+    "categories": categories,
 }
 """A function a part, which gives arms of so many rows."""
 
