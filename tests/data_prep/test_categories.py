@@ -128,8 +128,8 @@ def test_texts_of_several_files_are_put_together(tmp_path):
     [
         ([f"binary {k}" for k in range(600)], r"over 64: is it a name or a number of each row\?"),
         (["CE"] * 599 + ["3"], None),
-        (["CE"] * 599 + [""], r"column 'channel', row 600: no value is no text"),
-        (["CE"] * 599 + ["nan"], r"row 600: no value is no text"),
+        (["CE"] * 599 + [""], r"column 'channel', row 600: the empty value is no text"),
+        (["CE"] * 599 + ["nan"], r"row 600: the empty value is no text"),
         (["1"] * 599 + ["CE"], r"column 'channel', row 600: 'CE' is not a number"),
         (["CE\x1b[2J"] * 600, r"must be printable texts"),
         (["C" * 201] * 600, r"201 characters, over 200"),
@@ -234,7 +234,7 @@ def test_totals_that_do_not_are_of_every_channel(tmp_path):
     [
         (["0.002,HG,10"], r"channel must be one of CE, RLO, SMT, got 'HG': no row of the data"),
         (["0.002,CE,1000", "0.002,CE,1000"], r"row 2: Z = 0.002, channel = CE was in row 1"),
-        (["0.002,,1000"], r"row 1: no value is no text"),
+        (["0.002,,1000"], r"row 1: the empty value is no text"),
         (["0.002,CE,1000"], r"no row for Z = 0.0002, channel = CE and 4 other cells"),
     ],
     ids=["unknown", "twice", "empty", "missing"],
