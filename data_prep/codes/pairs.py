@@ -37,6 +37,7 @@ class Rule:
     rows: str
     """A filter that finds such rows."""
     what: str
+    """What they are, or do, after their number."""
     keep: str
     """A filter that leaves them out."""
     never: bool = False
@@ -54,7 +55,7 @@ class Rule:
 
 def _pair(one: str, two: str, black_hole: str) -> Rule:
     both = " and ".join(f"{_name(each)} == {black_hole}" for each in (one, two))
-    what = f"that are no pair of black holes ({one}, {two})"
+    what = f"are no pair of black holes ({one}, {two})"
     return Rule((one, two), f"not ({both})", what, both)
 
 
@@ -88,14 +89,14 @@ RULES = (
     Rule(
         ("BWorldtime", "GWtime"),
         "BWorldtime + GWtime > 13700",
-        "that merge later than 13.7 Gyr (BWorldtime + GWtime)",
+        "merge later than 13.7 Gyr (BWorldtime + GWtime)",
         "BWorldtime + GWtime <= 13700",
     ),
     *(
         Rule(
             ("Merges_Hubble_Time",),
             f"not Merges_Hubble_Time == {true}",
-            "that do not merge within a Hubble time (Merges_Hubble_Time)",
+            "do not merge within a Hubble time (Merges_Hubble_Time)",
             f"Merges_Hubble_Time == {true}",
         )
         for true in ("1", '"True"')  # which of them fits the column, as pandas wrote it to CSV
@@ -149,10 +150,12 @@ class Census:
         """Of rows that are kept, but are no mergers of two black holes in this universe."""
         kept = self.rows - sum(self.left_out.values())
         others = {rule: count for rule, count in (+self.found).items() if not rule.never}
+        for rule in [rule for rule, count in others.items() if count == kept]:
+            yield f"all {others.pop(rule)} rows {rule.what}, and are kept"
         if others:
             told = [f"{count} ({count / kept:.0%}) {rule.what}" for rule, count in others.items()]
             yield (
-                f"of {kept} rows, {' and '.join(told)} are kept: "
+                f"of {kept} rows, {', '.join(told)}: they are kept, and "
                 f"--where {self._filter(rule.keep for rule in others)} leaves them out"
             )
 

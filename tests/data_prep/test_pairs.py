@@ -91,9 +91,9 @@ def test_the_filter_goes_on_from_the_one_before(tmp_path):
 def test_other_pairs_are_kept_and_told(kind, share, tmp_path):
     dataset = prepared(sevn({kind: 20}), tmp_path)
 
-    (note,) = [note for note in dataset.notes if "are kept" in note]
+    (note,) = [note for note in dataset.notes if " kept" in note]
     assert sum(dataset.rows.values()) == ROWS + 20
-    assert note.startswith(f"of 80 rows, 20 ({share}) that ")
+    assert note.startswith(f"of 80 rows, 20 ({share}) ")
     helped = prepared(sevn({kind: 20}), tmp_path, where=filter_of(note))
     assert sum(helped.rows.values()) == ROWS
 
@@ -119,10 +119,18 @@ def test_pairs_of_every_code_are_told(code, tmp_path):
 
     dataset = prepared(table, tmp_path)
 
-    (told,) = [note for note in dataset.notes if "are kept" in note]
+    (told,) = [note for note in dataset.notes if " kept" in note]
     assert sum(dataset.rows.values()) == 40
     assert re.findall(r"(\d+) \(", told) == (["10", "10"] if "COMPAS" in code else ["15"])
     assert sum(prepared(table, tmp_path, where=filter_of(told)).rows.values()) == 25
+
+
+def test_a_table_of_other_pairs_alone_is_told_without_a_filter_that_leaves_nothing(tmp_path):
+    dataset = prepared(sevn({"BHNS": 20}), tmp_path, where="kind == 'BHNS'")
+
+    (note,) = [note for note in dataset.notes if " kept" in note]
+    assert note.startswith("all 20 rows are no pair of black holes (RemnantType_0")
+    assert "--where" not in note
 
 
 @pytest.mark.parametrize("block", [text.BLOCK_BYTES, 100])
