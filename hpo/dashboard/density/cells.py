@@ -69,8 +69,7 @@ def cell_map(flow: OneFlow, dataset: Dataset, test: TestRows, held_out: frozense
     from models.evaluation.weighted import effective, of
 
     rows = _some(test.rows, distances.CELL_ROWS)
-    noise_NF = np.random.default_rng(0).standard_normal(rows.events.shape, "f4")
-    drawn_NF = batched.from_noise(flow, noise_NF, rows.conditions)
+    drawn_NF = batched.draw(flow, rows.conditions, np.random.default_rng(0))
     values, places = _grid(dataset)
     ratio_XY, ks_XY = _worst(distances.cell_distances(flow, rows), dataset, places)
     rows_XY, held_out_XY = np.zeros(ratio_XY.shape, np.int64), np.zeros(ratio_XY.shape, bool)

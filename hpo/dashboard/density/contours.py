@@ -106,8 +106,7 @@ def density_plot(
     from models.bundle import batched
 
     c_1C = np.array([[one.number(conditions[one.name]) for one in flow.condition_columns]])
-    noise_NF = np.random.default_rng(0).standard_normal((DRAWS, len(flow.event_columns)), "f4")
-    drawn_NF = batched.from_noise(flow, noise_NF, c_1C)
+    drawn_NF = batched.draw(flow, np.repeat(c_1C, DRAWS, axis=0), np.random.default_rng(0))
     drawn_NK = drawn_NF[np.isfinite(drawn_NF).all(axis=1)][:, at]
     if not len(drawn_NK):
         raise DensityError("no event that the flow draws here is finite: there is no density")

@@ -17,6 +17,7 @@ from hpo.dashboard.density import cells, contours, draws, sources
 from hpo.dashboard.density.draws import Densities, DensityError
 from hpo.records.record import Cost, DataUsed, Environment, RunRecord
 from hpo.records.weights import WeightsError
+from models.bundle import batched
 from models.bundle.emulator import Emulator
 from models.config import FlowConfig, TrainConfig
 from models.evaluation import distances
@@ -24,6 +25,7 @@ from models.flow.coordinates import Constants, Moments
 from models.flow.density import build_flow
 from models.training import checkpoint
 from models.training.train import train
+from tests.random_flows import a_mixed_flow
 
 KEY = "bbh/trial-00000"
 SMALL = FlowConfig(blocks=2, hidden=16, bins=8)
@@ -476,3 +478,15 @@ def test_with_three_conditions_a_place_shows_the_worst_of_its_cells(prepared):
     assert ratio[1, 1] == pytest.approx(5)
     assert ks[1, 1] == 0.05
     assert np.isnan(ratio).sum() == 8
+
+
+def test_a_flow_of_columns_with_atoms_is_drawn_with_them():
+    flow = a_mixed_flow()
+    events = batched.draw(flow, np.repeat([[0.001, 1.0]], 500, axis=0), np.random.default_rng(1))
+
+    p = contours.density_plot(flow, {"Z": 0.001, "alpha": 1.0}, events, (1, 0), [])
+
+    at_zero = (events[:, 0] == 0).mean()
+    spike = (p.emulator.marginals[1] * np.diff(p.joined[1])).max()
+    assert spike > 0.9 * at_zero > 0.1
+    assert math.isfinite(p.nll)
