@@ -20,6 +20,8 @@ MOST_CATEGORIES = 64
 """Texts of one column: each is an input of a flow of its own."""
 NOT_CONDITIONS = frozenset({"self", "n", "events", "seed", "return_std", "on_extrapolation"})
 """Arguments of an emulator's methods, which no condition can be called."""
+ROUNDING = 2.0**-24
+"""How far, relatively, single precision moves a number."""
 LONGEST_NAME = 200
 """Characters of a column's name or unit."""
 CLOSE = 0.6
@@ -172,6 +174,16 @@ class Column:
         """Least and greatest possible value; infinite where there is no bound."""
         low = -math.inf if self.low is None else self.low
         return low, math.inf if self.high is None else self.high
+
+    def holds(self, values: Any) -> Any:
+        """Whether finite values, one or an array of any library, lie in the support.
+
+        A bound may be missed by what single precision rounds away.
+        """
+        if self.positive:
+            return values > 0
+        low, high = self.limits
+        return (values >= low - ROUNDING * abs(low)) & (values <= high + ROUNDING * abs(high))
 
     @property
     def support(self) -> str:

@@ -248,7 +248,7 @@ def _domain(
             if not is_finite(value):
                 raise ValueError(f"a domain is made of finite numbers, got {reprlib.repr(value)}")
         low, high = limits = tuple(map(float, stored[column.name]))
-        if not low <= high or (column.positive and low <= 0):
+        if not (low <= high and column.holds(low) and column.holds(high)):
             raise ValueError(f"the range of {column.name} cannot be {limits}")
         domain[column.name] = (low, high)
     return domain

@@ -66,8 +66,8 @@ def contours(
     across, up = (dataset.event_columns[at] for at in wanted)
     data, weights_N, drawn, title = compare(emulator, folder, conditions or {}, wanted)
     edges = (
-        density.edges(data[:, 0], drawn[:, 0], weights_N),
-        density.edges(data[:, 1], drawn[:, 1], weights_N),
+        density.edges(data[:, 0], drawn[:, 0], weights_N, across.limits),
+        density.edges(data[:, 1], drawn[:, 1], weights_N, up.limits),
     )
     with style.figure_of(7.2, 8.0) as figure:
         grid = figure.add_gridspec(2, 2, width_ratios=(4, 1), height_ratios=(1, 4))

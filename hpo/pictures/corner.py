@@ -98,7 +98,7 @@ def _shown(column: Column, data_N: Array, drawn_N: Array, weights_N: Weights) ->
     label = style.label_of(column)
     low, high = quantile(data_N, (0.01, 0.99), weights_N)
     if not (column.positive and high > WIDE * low > 0):
-        edges = density.edges(data_N, drawn_N, weights_N)
+        edges = density.edges(data_N, drawn_N, weights_N, column.limits)
         return _Shown(label, style.density_label_of(column), data_N, drawn_N, edges, weights_N)
     # A wild emulator may draw zero, which has no logarithm: it goes far off to the left.
     data_N, drawn_N = (np.log10(np.maximum(x, np.finfo(float).tiny)) for x in (data_N, drawn_N))

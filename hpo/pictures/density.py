@@ -31,8 +31,16 @@ SURE = 20
 rows."""
 
 
-def edges(data_N: Array, drawn_N: Array, weights_N: Weights = None) -> Array:
-    """Bins over nearly all events of both, but no wilder than the data for a wild emulator."""
+def edges(
+    data_N: Array,
+    drawn_N: Array,
+    weights_N: Weights = None,
+    within: tuple[float, float] = (-math.inf, math.inf),
+) -> Array:
+    """Bins over nearly all events of both, but no wilder than the data for a wild emulator.
+
+    None is beyond the bounds of the column, `within`.
+    """
     low, high = quantile(data_N, (0.001, 0.999), weights_N)
     wider = 0.3 * (high - low) or 0.05 * abs(high) or 1.0
     least, most = np.quantile(drawn_N, (0.002, 0.998))
@@ -40,7 +48,8 @@ def edges(data_N: Array, drawn_N: Array, weights_N: Weights = None) -> Array:
     high = max(high, min(most, high + wider)) + wider / 4
     # A quantity that is never negative is not shown with room for negative values.
     never_negative = min(data_N.min(), least) >= 0
-    return np.linspace(max(low, 0.0) if never_negative else low, high, BINS + 1)
+    low = max(low, within[0], 0.0 if never_negative else -math.inf)
+    return np.linspace(low, min(high, within[1]), BINS + 1)
 
 
 def counts(events_N2: Array, edges: Edges, weights_N: Weights = None) -> Array:

@@ -143,6 +143,8 @@ def _edges(emulator: Emulator, frames: Sequence[At]) -> Array:
     )
     low, high = np.quantile(drawn, (0.0005, 0.9995), axis=0)
     air = 0.06 * (high - low)
-    positive = [column.positive for column in emulator.module.event_columns]
-    low = np.where(positive, np.maximum(low - air, 1e-6 * high), low - air)
-    return np.linspace(low, high + air, PIXELS + 1, axis=1)
+    columns = emulator.module.event_columns
+    least, most = np.transpose([column.limits for column in columns])
+    least = np.where([column.positive for column in columns], 1e-6 * high, least)
+    low, high = np.maximum(low - air, least), np.minimum(high + air, most)
+    return np.linspace(low, high, PIXELS + 1, axis=1)

@@ -57,20 +57,22 @@ class ArrayFlow:
         """Args: flows of the same columns, an ensemble with equal weights."""
         self._members = tuple(members)
         self._card: dict[str, Any] = {}
-        first, self._columns = self._members[0], self._members[0].layout.condition_columns
+        first = self._members[0]
         self.event_columns = tuple(column.name for column in first.layout.event_columns)
         """Names of the columns of an event, in order."""
-        self.condition_columns = tuple(column.name for column in self._columns)
+        self.condition_columns = tuple(column.name for column in first.layout.condition_columns)
         """Names of the conditions, in order."""
         self.event_supports = first.layout.event_columns
         """The columns of an event, with where their values lie."""
+        self.condition_supports = first.layout.condition_columns
+        """Those of the conditions."""
         self.pair = pair_of(first.layout.event_columns)
         """Which two event columns are of one unit, such as two masses; None for none."""
         self._domain = domain.common([member.layout.domain for member in self._members])
-        self.domain = domain.told(self._columns, self._domain)
+        self.domain = domain.told(self.condition_supports, self._domain)
         """Range of each condition in the data; of a category its texts."""
         self.regions = domain.Regions.common(
-            [member.layout.regions for member in self._members], self._columns
+            [member.layout.regions for member in self._members], self.condition_supports
         )
         """Where rows are near, of scattered conditions; None where the range is all."""
         self.noise_columns = first.noise_columns + (len(self._members) > 1)
@@ -106,7 +108,7 @@ class ArrayFlow:
     @cached_property
     def efficiency(self) -> Efficiency:
         """Mergers per simulated binary or Msun, by numpy, as `Emulator.efficiency`."""
-        return Efficiency.from_card(self._card, self._columns)
+        return Efficiency.from_card(self._card, self.condition_supports)
 
     @classmethod
     def from_description(
@@ -143,7 +145,12 @@ class ArrayFlow:
         x_NF = np.asarray(events)
         domain.check_shape(self.event_columns, x_NF)
         c_NC = domain.conditions(
-            self._columns, self._domain, conditions, len(x_NF), on_extrapolation, self.regions
+            self.condition_supports,
+            self._domain,
+            conditions,
+            len(x_NF),
+            on_extrapolation,
+            self.regions,
         )
         return in_parts(lambda x, c: self.log_density(x, c, xp=np), x_NF, c_NC)
 

@@ -146,13 +146,8 @@ class Table:
         """
         x_NF = np.asarray(events, float)
         domain.check_shape(self.event_columns, x_NF)
-        logged_C = self.logged_A[len(self.event_columns) :].tolist()
-        columns = [
-            Column(name, "", logged, categories=texts_of(self.domain[name]))
-            for name, logged in zip(self.condition_columns, logged_C, strict=True)
-        ]
         limits = {name: limits_of(one) for name, one in self.domain.items()}
-        c_NC = domain.conditions(columns, limits, conditions, len(x_NF), "ignore")
+        c_NC = domain.conditions(self.condition_supports, limits, conditions, len(x_NF), "ignore")
         return in_parts(lambda x, c: self.log_density(x, c, xp=np), x_NF, c_NC)
 
     def log_density(self, x: Array, c: Array, *, xp: Namespace | None = None) -> Array:
@@ -245,6 +240,15 @@ class Table:
             ) from error
         raise TableError(
             f"{path} has schema {schema}, this version reads up to {SCHEMA}: upgrade hpo-flows"
+        )
+
+    @property
+    def condition_supports(self) -> tuple[Column, ...]:
+        """The conditions; those whose axis is logarithmic are positive."""
+        logged_C = self.logged_A[len(self.event_columns) :].tolist()
+        return tuple(
+            Column(name, "", logged, categories=texts_of(self.domain[name]))
+            for name, logged in zip(self.condition_columns, logged_C, strict=True)
         )
 
     @cached_property

@@ -113,7 +113,7 @@ def conditions(
     conditions. A warning points at who called the caller.
 
     Raises:
-        EmulatorError: If one is missing, unknown, not finite, not positive where it has to be, of
+        EmulatorError: If one is missing, unknown, not finite, not in its support, of
             a wrong length, none of its categories, or outside the domain under "raise".
     """
     names = [column.name for column in columns]
@@ -228,8 +228,9 @@ def _condition(
             f"{name} must be {'a text' if column.categories else 'a number'} or one value for "
             f"each of the {rows} events, got shape {value.shape}"
         )
-    if column.positive and (value <= 0).any():
-        raise EmulatorError(f"{name} must be above 0, got {value.min():g}")
+    if (wrong := value[~column.holds(value)]).size:
+        support = "above 0" if column.positive else f"in {column.support}"
+        raise EmulatorError(f"{name} must be {support}, got {wrong.flat[0]:.10g}")
     outside = value[~inside(value, limits)]
     if action != "ignore" and outside.size:
         _tell(beyond(name, float(outside.flat[0]), limits), action)

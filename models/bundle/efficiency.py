@@ -81,8 +81,9 @@ class Efficiency:
             if (count := len(cell.conditions)) != len(self.columns):
                 raise EmulatorError(f"a cell has {count} conditions, not {len(self.columns)}")
             for column, value in zip(self.columns, cell.conditions, strict=True):
-                if column.positive and value <= 0:
-                    raise EmulatorError(f"{column.name} must be above 0, got {value:g}")
+                if not column.holds(value):
+                    support = "above 0" if column.positive else f"in {column.support}"
+                    raise EmulatorError(f"{column.name} must be {support}, got {value:g}")
                 if column.categories and value not in range(len(column.categories)):
                     raise EmulatorError(f"{value:g} is the number of no text of {column.title}")
         for cell, (mergers, _) in zip(self.cells, self.sums or self._counts, strict=True):

@@ -246,13 +246,14 @@ class PopulationModel:
         free_N = dict(zip(self._numbers, given_N, strict=False))
         ln_fraction_TN, known_N = self._mixture.logs(xp, given_N[len(self._numbers) :])
         columns = []
-        for name in self._density.condition_columns:
+        for column in self._density.condition_supports:
+            name = column.name
             if name in self._nodes:
                 columns.append(xp.asarray(self._nodes[name])[:, None])
                 continue
             low, high = limits_of(self._density.domain[name])
             value_N = free_N[name]
-            its_own_N = xp.isfinite(value_N)
+            its_own_N = xp.isfinite(value_N) & column.holds(value_N)
             if not self.extrapolate:
                 its_own_N = its_own_N & inside(value_N, (low, high))
             known_N = known_N & its_own_N
@@ -311,6 +312,7 @@ class _ByTorch:
         self._emulator = emulator
         self.event_columns: tuple[str, ...] = emulator.event_columns
         self.condition_columns: tuple[str, ...] = emulator.condition_columns
+        self.condition_supports: tuple[Column, ...] = emulator.module.condition_columns
         self.domain: dict[str, Known] = emulator.domain
         self.regions: Regions | None = emulator.regions
 

@@ -114,9 +114,11 @@ def density_plot(
         notes = [*notes, f"{lost:.2%} of the draws are not finite."]
     data_NK = None if rows_NF is None else rows_NF[:, at]
     nll_N = None if rows_NF is None else -batched.log_prob(flow, rows_NF, c_1C)
-    frame = _Frame.around(drawn_NK, drawn_NK[:like] if data_NK is None else data_NK, weights_N)
+    columns = tuple(flow.event_columns[k] for k in at)
+    like_NK = drawn_NK[:like] if data_NK is None else data_NK
+    frame = _Frame.around(columns, drawn_NK, like_NK, weights_N)
     return DensityPlot(
-        columns=tuple(flow.event_columns[k] for k in at),
+        columns=columns,
         conditions=dict(conditions),
         units={column.name: column.unit for column in flow.condition_columns},
         edges=frame.edges,
@@ -139,10 +141,14 @@ class _Frame:
     """In bins; None where there is one column."""
 
     @classmethod
-    def around(cls, drawn_NK: Array, like_NK: Array, weights_N: Weights) -> _Frame:
+    def around(
+        cls, columns: Sequence[Column], drawn_NK: Array, like_NK: Array, weights_N: Weights
+    ) -> _Frame:
         """For all that is drawn, as fine as so many rows as `like_NK` has can be shown."""
-        columns = zip(like_NK.T, drawn_NK.T, strict=True)
-        edges = tuple(density.edges(*each, weights_N) for each in columns)
+        edges = tuple(
+            density.edges(like_N, drawn_N, weights_N, column.limits)
+            for column, like_N, drawn_N in zip(columns, like_NK.T, drawn_NK.T, strict=True)
+        )
         rows, spreads = effective(weights_N, len(like_NK)), None
         if len(edges) == 2:
             spreads = density.spreads(like_NK, (edges[0], edges[1]), weights_N)

@@ -94,6 +94,15 @@ def test_bins_hold_nearly_all_events_of_both_and_none_below_zero():
     assert np.mean(drawn < edges[-1]) > 0.99
 
 
+def test_no_bin_is_beyond_the_bounds_of_the_column():
+    rng = np.random.default_rng(0)
+    data, drawn = 2 * rng.beta(0.5, 0.5, (2, 5000)) - 1
+
+    edges = density.edges(data, drawn, None, (-1.0, 1.0))
+
+    assert (edges[0], edges[-1]) == (-1, 1)
+
+
 @pytest.mark.parametrize(
     ("values", "error"),
     [([1.0, 3.0], 1.0), ([1.0], math.nan), ([1.0, math.inf], math.nan)],

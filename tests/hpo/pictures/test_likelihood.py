@@ -45,6 +45,16 @@ def test_a_map_holds_nearly_all_events(emulator):
     assert (edges > 0).all()  # masses have no room for what cannot be
 
 
+def test_a_map_ends_at_the_bounds_of_its_columns():
+    columns = (Column("q", "", low=0, high=1), Column("chi_eff", "", low=-1, high=1))
+    made = Emulator(flow(columns, blocks=1, hidden=8, bins=4, shake=0.1).float())
+
+    edges = likelihood._edges(made, [HERE])
+
+    assert (edges.min(axis=1) >= [0, -1]).all()
+    assert (edges.max(axis=1) == 1).all()
+
+
 def test_an_animation_moves_the_condition_that_is_left_open(emulator, tmp_path):
     steps = []
     out = likelihood.animation(

@@ -8,10 +8,15 @@ import torch
 from onnx.reference import ReferenceEvaluator
 
 from data_prep.columns import Column
+from data_prep.dataset import Total
+from models import Emulator
 from models.arrays.table import Table
 from models.bundle import onnx
+from models.bundle.efficiency import Efficiency
+from models.bundle.files import EmulatorError
 from models.flow.coordinates import Constants, Moments
 from models.flow.density import from_description
+from models.inference.population import PopulationModel
 from models.layout import Layout
 from tests.random_flows import GRID, MASSES, flow, in_arrays
 
@@ -266,3 +271,66 @@ def test_bounds_are_in_the_description_alone():
     Layout.of(description).check(state)
     x_NF, c_NC = (torch.tensor(v, dtype=torch.float32) for v in (events(AT), C[None].repeat(8, 0)))
     torch.testing.assert_close(again.log_prob(x_NF, c_NC), made.log_prob(x_NF, c_NC))
+
+
+BIRTH_SPIN = Column("chi_b", "", low=0, high=1)
+
+
+@pytest.fixture(scope="module")
+def of_birth_spin():
+    domain = {"chi_b": (0.0, 0.5), "alpha": (0.5, 2.0)}
+    return bounded(MASSES, (BIRTH_SPIN, GRID[1]), kind="affine", blocks=1, domain=domain)
+
+
+@pytest.mark.parametrize("kind", [Emulator, in_arrays])
+def test_a_condition_beyond_its_bounds_is_refused_and_at_them_taken(of_birth_spin, kind):
+    made = kind(of_birth_spin)
+
+    at = made.log_prob([[8.0, 7.0]], chi_b=0.0, alpha=1.0)
+    with pytest.raises(EmulatorError, match=r"chi_b must be in \[0, 1\], got 1.2"):
+        made.log_prob([[8.0, 7.0]], chi_b=1.2, alpha=1.0, on_extrapolation="ignore")
+
+    assert np.isfinite(at).all()
+
+
+def test_a_population_is_nothing_where_a_condition_cannot_be(of_birth_spin):
+    made = in_arrays(of_birth_spin)
+    model = PopulationModel(made, extrapolate=True)
+    data = {"mass_1": np.array([8.0]), "mass_2": np.array([7.0])}
+
+    density = [model(data, chi_b=spin, alpha=1.0)[0] for spin in (-0.1, 0.0, 0.9, 1.1)]
+    impossible = model(data, chi_b=0.1, alpha=-1.0)
+
+    assert [value > 0 for value in density] == [False, True, True, False]
+    assert impossible == 0
+
+
+def test_a_rate_is_refused_outside_the_bounds_of_its_conditions():
+    totals = [Total((spin,), 1e3, 10) for spin in (0.0, 0.5, 1.0)]
+    rate = Efficiency((BIRTH_SPIN,), tuple(totals), "binaries")
+
+    assert np.isfinite(rate(chi_b=0.0))
+    with pytest.raises(EmulatorError, match=r"chi_b must be in \[0, 1\], got -0.1"):
+        rate(chi_b=-0.1, on_extrapolation="ignore")
+    with pytest.raises(EmulatorError, match=r"chi_b must be in \[0, 1\], got 1.5"):
+        Efficiency((BIRTH_SPIN,), (*totals, Total((1.5,), 1e3, 10)), "binaries")
+
+
+def test_a_description_whose_domain_is_beyond_its_bounds_is_none(of_birth_spin):
+    description = of_birth_spin.describe()
+    description["domain"]["chi_b"] = [0.0, 1.5]
+
+    with pytest.raises(ValueError, match="the range of chi_b cannot be"):
+        Layout.of(description)
+
+
+def test_masses_between_bounds_are_no_pair_and_make_a_population():
+    columns = tuple(Column(one.name, "Msun", low=2, high=100) for one in MASSES)
+    made = in_arrays(bounded(columns, GRID[:1], kind="affine", blocks=1))
+    data = {"mass_1": np.array([8.0, 101.0, 8.0]), "mass_2": np.array([7.0, 7.0, 1.9])}
+
+    density = PopulationModel(made)(data, Z=0.7)
+
+    assert made.pair is None
+    assert density[0] > 0
+    assert density[1] == density[2] == 0
