@@ -120,6 +120,11 @@ class PopulationModel:
         self._mixture = Mixture({k: v for k, v in known.items() if v and k not in (over or {})})
         self._nodes, self._ln_weights_K = self._sum(over or {})
         self._numbers = [name for name in conditions if name not in self._nodes]
+        if double := set(self._numbers).intersection(self._mixture.names):
+            raise PopulationError(
+                f"{min(double)!r} is the name of a condition and of a fraction: sum over one of "
+                "them, or prepare the data with another name"
+            )
         self.variable_names = [*self._numbers, *self._mixture.free]
         """Names of the parameters: conditions that are not summed over, and fractions."""
 

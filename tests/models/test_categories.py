@@ -3,14 +3,24 @@
 import importlib
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from data_prep.columns import Column
+from data_prep.errors import DataError
+from data_prep.preparation.prepare import prepare
+from data_prep.stream import read_split
 from models import ArrayFlow, Emulator, Table
 from models.bundle.domain import ExtrapolationWarning
 from models.bundle.ensemble import Ensemble, EnsembleError
 from models.bundle.files import EmulatorError
+from models.config import FlowConfig, TrainConfig
+from models.evaluation.comparison import compare
+from models.evaluation.report import evaluate
+from models.evaluation.summary import summary
+from models.training.train import train
 from tests.models.bundle.test_onnx import run
 from tests.random_flows import CHANNEL, GRID, MASSES, every_layer, flow, in_arrays
 
@@ -160,3 +170,78 @@ def test_a_single_text_is_a_condition_as_well():
     alone = flow(MASSES, (Column("channel", "", categories=("CE",)),))
 
     assert Emulator(alone).sample(3, channel="CE", seed=0).shape == (3, 2)
+
+
+MEANS, SPREADS = {"CE": (2.2, -0.4), "SMT": (3.2, -0.1)}, {"CE": (0.3, 0.2), "SMT": (0.15, 0.05)}
+"""Of ln Mass_0 and ln (Mass_1 / Mass_0): each of the channels is far from the other."""
+
+
+def logs_of(events):
+    first, second = np.log(events).T
+    return np.stack([first, second - first], 1)
+
+
+def true_nll(events, text):
+    z = (logs_of(events) - MEANS[text]) / SPREADS[text]
+    log_prob = -0.5 * z**2 - np.log(SPREADS[text]) - 0.5 * np.log(2 * np.pi)
+    return -float((log_prob.sum(1) - np.log(events).sum(1)).mean())
+
+
+@pytest.fixture(scope="module")
+def channels(tmp_path_factory):
+    """Folder of a prepared dataset: two channels, one of a fifth of the rows."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("channels")
+    text = rng.choice(["SMT", "CE"], 6_000, p=[0.2, 0.8])
+    means, spreads = (np.array([each[one] for one in text]) for each in (MEANS, SPREADS))
+    first, ratio = (means + spreads * rng.normal(size=means.shape)).T
+    table = {"Mass_0": np.exp(first), "Mass_1": np.exp(first + ratio)}
+    table |= {"Z": rng.choice([0.001, 0.002], 6_000), "channel": text}
+    pq.write_table(pa.table(table), folder / "table.parquet")
+    options = {"condition_columns": ("Z", "channel")}
+    prepare([folder / "table.parquet"], folder / "prepared", **options)
+    return folder / "prepared"
+
+
+@pytest.fixture(scope="module")
+def trained(channels):
+    config = FlowConfig(kind="affine", blocks=2, hidden=16)
+    options = {"epochs": 15, "batch_size": 256, "learning_rate": 0.01, "device": "cpu"}
+    return train(channels, config, TrainConfig(**options))[0]
+
+
+@pytest.mark.slow
+def test_the_density_of_each_channel_is_recovered(channels, trained):
+    emulator, rows = Emulator(trained), read_split(channels, "test")
+
+    for place, text in enumerate(("CE", "SMT")):
+        events = rows.events[rows.conditions[:, 1] == place].astype(float)
+        nll = -emulator.log_prob(events, Z=0.001, channel=text).mean()
+        assert nll - true_nll(events, text) < 0.03
+        drawn = logs_of(emulator.sample(4_000, Z=0.002, channel=text, seed=0))
+        np.testing.assert_allclose(drawn.mean(0), MEANS[text], atol=0.03)
+        np.testing.assert_allclose(drawn.std(0), SPREADS[text], rtol=0.15)
+
+
+@pytest.mark.slow
+def test_cells_of_an_evaluation_are_named_by_texts(channels, trained):
+    named = {"Z": 0.002, "channel": "SMT"}
+    emulator = Emulator(trained, {"metrics": {"held_out_cells": [{"conditions": named}]}})
+
+    found = evaluate(emulator, channels)
+
+    cells = [cell["conditions"] for cell in found["cells"]]
+    assert {"Z": 0.001, "channel": "CE"} in cells
+    assert {cell["channel"] for cell in cells} <= {"CE", "SMT"}
+    assert found["held_out_nll"]["cells"] == 1
+    both = compare(emulator, emulator, channels)["difference"]["cells"]
+    assert [cell["conditions"] for cell in both] == cells
+    assert {"Z": 0.002, "channel": "SMT"} in [
+        cell["conditions"] for cell in summary(trained, channels)["cells"]
+    ]
+
+
+def test_data_of_other_texts_are_refused(channels):
+    other = flow(conditions=(GRID[0], CHANNEL), double=False)
+
+    with pytest.raises(DataError, match=r"columns Z, channel \(CE, SMT\), the flow .*\(CE, RLO"):
+        evaluate(other, channels)

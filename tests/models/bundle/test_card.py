@@ -148,6 +148,28 @@ def test_an_ensemble_lists_its_members():
     assert "`noise`, 3 standard normal" in section(card, "How to load it")
 
 
+def test_a_category_is_told_by_its_texts():
+    texts = ("CE", "a `b`|<c>", "SMT")
+    category = Column("channel", "", categories=tuple(sorted(texts)))
+    facts = told(cells=2)
+    for each in facts["metrics"]["cells"]:
+        each["conditions"] = {"Z": 0.001, "channel": "SMT"}
+    facts["metrics"]["cells"][1]["box"] = {"Z": [0.001, 0.002]}
+
+    card = Emulator(flow(conditions=(GRID[0], category)), facts).card
+
+    assert "| `channel` | condition | text |" in section(card, "What it emulates")
+    quality, validity = section(card, "Quality"), section(card, "Where it holds")
+    assert "| 0.001 | SMT | 600 |" in quality
+    assert "| 0.001 to 0.002 | SMT | 601 *" in quality
+    assert "| `channel` | text | - | - | CE, SMT, a &#96;b" in validity.replace("\\`", "&#96;")
+    load = section(card, "How to load it")
+    assert 'emulator.sample(100_000, Z=0.5, channel="CE", seed=7)' in load
+    assert "--Z 0.5 --channel CE --out" in load
+    assert "`channel` is given as a number: 0 for CE, 1 for SMT, 2 for a" in load
+    assert "<c>" not in render(model_card.text(card))
+
+
 def test_regions_are_told_by_their_boxes():
     scattered = told(cells=2)
     scattered["provenance"]["data"]["scattered"] = True

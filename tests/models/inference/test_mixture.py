@@ -5,6 +5,7 @@ import importlib
 import numpy as np
 import pytest
 
+from data_prep.columns import Column
 from data_prep.dataset import Total
 from models.bundle.efficiency import Efficiency
 from models.inference.catalog import CatalogLikelihood
@@ -141,6 +142,13 @@ def test_the_efficiency_is_of_one_channel(arrays, efficiency):
 def test_fractions_that_are_none_are_refused(arrays, data, given, told):
     with pytest.raises(PopulationError, match=told):
         PopulationModel(arrays)(data, Z=1.0, **given)
+
+
+def test_a_condition_that_is_called_as_a_fraction_is_refused():
+    doubled = flow(conditions=(Column("channel_CE", ""), CHANNEL), **SMALL)
+
+    with pytest.raises(PopulationError, match="'channel_CE' is the name of a condition and of a"):
+        PopulationModel(in_arrays(doubled))
 
 
 def test_a_sum_of_one_but_for_rounding_is_one(arrays, data):

@@ -34,6 +34,27 @@ def moved(share=1.0, *, steps=2000, **options):
     return torch.stack([one(CELLS, step=step) for step in range(steps)])
 
 
+def test_a_category_stays_where_it_is():
+    cells = torch.tensor([[z, k] for z in Z for k in (0.0, 1.0, 2.0)])
+    dataset = Dataset(
+        event_columns=(),
+        condition_columns=(
+            Column("Z", "", True),
+            Column("channel", "", categories=("CE", "RLO", "SMT")),
+        ),
+        rows={"train": 1, "val": 1, "test": 1},
+        cells=tuple(Cell(tuple(cell), ROWS, 0, 0) for cell in cells.tolist()),
+        ranges={},
+        fingerprint="",
+    )
+    one = ConditionJitter(dataset, jitter=1.0, seed=0)
+
+    back = torch.stack([one(cells, step=step) for step in range(20)])
+
+    assert torch.equal(back[..., 1], cells[:, 1].expand(20, -1))
+    assert not torch.isclose(back[..., 0], cells[:, 0]).all()
+
+
 def test_no_share_moves_nothing():
     assert torch.equal(jitter(0.0)(CELLS, step=3), CELLS)
 
