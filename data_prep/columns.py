@@ -11,6 +11,7 @@ import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import Any, NamedTuple
 
 from data_prep.errors import DataError, quoted
@@ -208,10 +209,11 @@ class Column:
         """
         if isinstance(value, str) and value in self.categories:
             return float(self.categories.index(value))
-        if self.categories or isinstance(value, str) or not is_finite(value):
+        # A number of numpy counts as one, too.
+        if self.categories or not isinstance(value, Real) or not math.isfinite(value):
             kind = f"one of {', '.join(self.categories)}" if self.categories else "a number"
             raise DataError(f"{self.name} must be {kind}, got {reprlib.repr(value)}")
-        return float(value)  # type: ignore[arg-type]
+        return float(value)
 
     def value(self, number: float) -> Value:
         """What a stored number stands for: a category's text, else the number itself."""
