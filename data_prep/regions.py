@@ -66,7 +66,7 @@ def hashes(*columns_NK: NDArray[Any], seed: int = 0) -> NDArray[np.uint64]:
         Steele, Lea & Flood (2014), OOPSLA '14, 453: the mixing of SplitMix64.
     """
     rows = len(columns_NK[0])
-    hash_N = _mixed(np.full(rows, seed, np.uint64))
+    hash_N = _mixed(np.full(rows, seed % 2**64, np.uint64))
     for each_NK in columns_NK:
         # Adding makes 0 of -0.
         bits_NK = np.ascontiguousarray(each_NK + 0.0).view(np.uint32)
