@@ -120,10 +120,11 @@ def of_card(card: Mapping[str, Any], folder: Path) -> Description:
     Raises:
         EmulatorError: If the card describes no flow.
     """
-    flows = card["architecture"].get(MEMBERS) or [card["architecture"]]
+    whole = md.mapping(card.get("architecture"))
+    flows = md.items(whole.get(MEMBERS)) or [whole]
     try:
         layout = Layout.of(flows[0])
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         path = folder / files.CARD
         raise files.EmulatorError(
             f"{path} describes no flow ({error}): export the emulator again"

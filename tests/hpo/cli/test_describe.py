@@ -104,6 +104,18 @@ def test_an_emulator_is_told_without_torch(name, flows):
     assert "Z       condition  -     positive  0.5 to 2" in output
 
 
+@pytest.mark.parametrize("broken", [{}, {"architecture": {}}, {"architecture": {"members": 1}}])
+def test_a_card_that_describes_no_flow_is_refused(tmp_path, broken):
+    card = json.loads((EMULATORS / "emulator-1-affine" / "emulator.json").read_text())
+    del card["architecture"]
+    (tmp_path / "emulator.json").write_text(json.dumps(card | broken))
+
+    done = CliRunner().invoke(main, ["describe", str(tmp_path)])
+
+    assert done.exit_code == 2
+    assert "describes no flow" in done.output
+
+
 def test_a_folder_of_neither_is_refused(tmp_path):
     done = CliRunner().invoke(main, ["describe", str(tmp_path)])
 
