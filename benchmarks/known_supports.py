@@ -291,7 +291,7 @@ def _possible(events_NF: Floats) -> NDArray[np.bool_]:
 
 SIMULATIONS = 300
 """Of a cloud."""
-GRIDS = {1: 20, 2: 8, 3: 5, 4: 4, 5: 3}
+GRIDS = {1: 20, 2: 8, 3: 5, 5: 3}
 """Values of each condition of a grid, by the number of conditions."""
 
 

@@ -172,10 +172,9 @@ class TrainConfig(_Stored):
     """Weight of the past in the averaged weights, which are those that are evaluated and kept;
     0 = no averaging."""
     jitter: Annotated[float, Interval(ge=0, le=1)] = 0.7
-    """How far conditions are moved towards the neighbouring values of the grid (or the next points,
-    where they are scattered) while training, so
-    that the flow interpolates: 0 = not at all, 1 = up to those values; less where there are more
-    than 1,500 rows in a cell on average."""
+    """How far conditions are moved towards the next values of the grid, or the nearest point
+    where they are scattered, while training, so that the flow interpolates: 0 = not at all, 1 = up
+    to those values; less where there are more than 1,500 rows in a cell on average."""
     eval_every: Annotated[int, Interval(ge=0, le=1_000_000_000)] = 0
     """Steps between two evaluations of the validation split; 0 = at the end of each epoch."""
     objective: Objective = "val_nll"

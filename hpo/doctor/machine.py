@@ -156,7 +156,8 @@ def _data(spec: StudySpec | None) -> list[Check]:
         found = f"{folder} has no part-*.parquet in {', '.join(missing)}"
         return [Check("data", "failed", found, "prepare the dataset again with hpo prepare")]
     rows = sum(dataset.rows.values())
-    return [Check("data", "ok", f"{folder}: {rows:,} rows in {len(dataset.cells)} cells")]
+    kind = "regions" if dataset.scattered else "cells"
+    return [Check("data", "ok", f"{folder}: {rows:,} rows in {len(dataset.cells)} {kind}")]
 
 
 def _runs_folder(runs: Path, on: str) -> list[Check]:

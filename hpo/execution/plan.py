@@ -74,7 +74,8 @@ class Plan:
     def data(self) -> str:
         """The size of the dataset, for people."""
         rows, held_out = sum(self.dataset.rows.values()), len(self.spec.data.hold_out_cells)
-        text = f"{rows:,} rows in {len(self.dataset.cells)} cells"
+        kind = "regions" if self.dataset.scattered else "cells"
+        text = f"{rows:,} rows in {len(self.dataset.cells)} {kind}"
         if self.dataset.weight_column:
             effective = self.dataset.effective("train")
             text += f", weighted: {effective:,.0f} effective ones to train on"

@@ -6,6 +6,7 @@ Letters of the arrays:
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -68,18 +69,21 @@ def cell_map(flow: OneFlow, dataset: Dataset, test: TestRows, held_out: frozense
     from models.evaluation.cells import CellRows
     from models.evaluation.weighted import effective, of
 
-    rows = _some(test.rows, distances.CELL_ROWS)
+    rows = _some(test.rows, dataset, distances.CELL_ROWS)
     drawn_NF = batched.draw(flow, rows.conditions, np.random.default_rng(0))
     values, places = _grid(dataset)
-    ratio_XY, ks_XY = _worst(distances.cell_distances(flow, rows), dataset, places)
+    ratio_XY, ks_XY = _worst(distances.cell_distances(flow, rows, dataset), dataset, places)
     rows_XY, held_out_XY = np.zeros(ratio_XY.shape, np.int64), np.zeros(ratio_XY.shape, bool)
     effective_XY = np.zeros(ratio_XY.shape)
-    held = CellRows.of(test.rows)
+    held = CellRows.of(test.rows, dataset)
     for at, own in zip(held.keys, held.rows, strict=True):
-        rows_XY[places[at]] += len(own)
-        effective_XY[places[at]] += effective(of(test.rows.weights, own), len(own))
+        for place in places[at]:
+            rows_XY[place] += len(own)
+            effective_XY[place] += effective(of(test.rows.weights, own), len(own))
     for each in held_out:
-        held_out_XY[places[_key(each.conditions)]] = True
+        for place in places[_key(each.conditions)]:
+            held_out_XY[place] = True
+    scattered = "Conditions are scattered: a region fills all fields that begin in it."
     return CellMap(
         axes=dataset.condition_columns[:2],
         values=values,
@@ -90,34 +94,43 @@ def cell_map(flow: OneFlow, dataset: Dataset, test: TestRows, held_out: frozense
         held_out_XY=held_out_XY,
         beyond=distances.beyond_data(flow, drawn_NF, dataset, rows.weights),
         least=distances.CELL_ROWS,
-        notes=test.notes,
+        notes=(*test.notes, scattered) if dataset.scattered else test.notes,
     )
 
 
-def _some(rows: Batch, least: int) -> Batch:
+def _some(rows: Batch, dataset: Dataset, least: int) -> Batch:
     """Rows at random, of each cell its share of `MAP_ROWS` but at least `least`."""
+    from models.evaluation.cells import CellRows
+
     if len(rows.events) <= MAP_ROWS:
         return rows
-    _, cell_N, counts_K = np.unique(
-        rows.conditions, axis=0, return_inverse=True, return_counts=True
-    )
-    order_N = np.random.default_rng(0).permutation(len(rows.events))
-    by_cell_N = order_N[np.argsort(cell_N.ravel()[order_N], kind="stable")]
-    share = max(least, MAP_ROWS // len(counts_K))
-    parts = np.split(by_cell_N, np.cumsum(counts_K)[:-1])
-    kept = np.sort(np.concatenate([part[:share] for part in parts]))
-    return rows.take(kept)
+    cells, rng = CellRows.of(rows, dataset).rows, np.random.default_rng(0)
+    share = max(least, MAP_ROWS // len(cells))
+    return rows.take(np.sort(np.concatenate([rng.permutation(own)[:share] for own in cells])))
 
 
-def _grid(dataset: Dataset) -> tuple[Values, dict[_Key, tuple[int, int]]]:
-    """The values along both axes of a map, and the place of each cell."""
-    pairs = [(*cell.conditions, math.nan)[:2] for cell in dataset.cells]
-    across, up = (tuple(dict.fromkeys(sorted(each))) for each in zip(*pairs, strict=True))
+def _grid(dataset: Dataset) -> tuple[Values, dict[_Key, list[tuple[int, int]]]]:
+    """The values along both axes of a map, and the places of each cell.
+
+    Of regions the values are where one begins, and its places those that begin in it.
+    """
+    nowhere, cells = (math.nan, math.nan), dataset.cells
+    boxes = [cell.box or tuple((value, value) for value in cell.conditions) for cell in cells]
+    pairs = [(*box, nowhere)[:2] for box in boxes]
+    lows = zip(*((first[0], second[0]) for first, second in pairs), strict=True)
+    across, up = (tuple(dict.fromkeys(sorted(each))) for each in lows)
     places = {
-        _key(cell.conditions): (across.index(first), up.index(second))
-        for cell, (first, second) in zip(dataset.cells, pairs, strict=True)
+        _key(cell.conditions): list(
+            itertools.product(_between(across, first), _between(up, second))
+        )
+        for cell, (first, second) in zip(cells, pairs, strict=True)
     }
     return (across, up), places
+
+
+def _between(values: Sequence[float], ends: tuple[float, float]) -> list[int]:
+    """Which of the values are no less than the first end, and no more than the second."""
+    return [at for at, value in enumerate(values) if not (value < ends[0] or value > ends[1])]
 
 
 def _key(conditions: Sequence[float] | NDArray[Any]) -> _Key:
@@ -126,15 +139,17 @@ def _key(conditions: Sequence[float] | NDArray[Any]) -> _Key:
 
 
 def _worst(
-    distances: Sequence[CellDistance], dataset: Dataset, places: Mapping[_Key, tuple[int, int]]
+    distances: Sequence[CellDistance],
+    dataset: Dataset,
+    places: Mapping[_Key, Sequence[tuple[int, int]]],
 ) -> tuple[Array, Array]:
     """At each place the largest distance over its floor, and that distance."""
-    shape = np.max(list(places.values()), axis=0) + 1
+    shape = np.max([place for each in places.values() for place in each], axis=0) + 1
     ratio_XY, ks_XY = np.full(shape, math.nan), np.full(shape, math.nan)
     columns = dataset.condition_columns
     for each in distances:
-        place = places[_key([column.number(each.conditions[column.name]) for column in columns])]
-        for name, ks in each.ks.items():
+        at = _key([column.number(each.conditions[column.name]) for column in columns])
+        for place, (name, ks) in itertools.product(places[at], each.ks.items()):
             ratio = ks / each.floor[name] if each.floor[name] > 0 else math.inf
             if not ratio_XY[place] >= ratio:  # nor is NaN
                 ratio_XY[place], ks_XY[place] = ratio, ks

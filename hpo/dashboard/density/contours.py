@@ -16,8 +16,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data_prep.columns import Column, Value
+from data_prep.stream import Batch
 from hpo.dashboard.density.sources import DensityError
 from hpo.pictures import density
 from hpo.pictures.density import Array
@@ -86,6 +88,7 @@ def density_plot(
     notes: Sequence[str],
     *,
     weights_N: Weights = None,
+    own_NC: NDArray[np.float32] | None = None,
     like: int = DRAWS,
 ) -> DensityPlot:
     """The density that the flow draws at these conditions, beside the density of the rows.
@@ -97,6 +100,7 @@ def density_plot(
         at: One or two event columns, by their places.
         notes: Sentences that come first.
         weights_N: Of the rows, if they have some, over their mean.
+        own_NC: The rows' own conditions, where they are those of a region: draws are made there.
         like: Without rows, the picture is smoothed as if there were so many: contours then do not
             jump where a slider leaves a cell.
 
@@ -105,15 +109,19 @@ def density_plot(
     """
     from models.bundle import batched
 
-    c_1C = np.array([[one.number(conditions[one.name]) for one in flow.condition_columns]])
-    drawn_NF = batched.draw(flow, np.repeat(c_1C, DRAWS, axis=0), np.random.default_rng(0))
+    values = [one.number(conditions[one.name]) for one in flow.condition_columns]
+    rows_at = np.array([values])
+    drawn_at = np.repeat(rows_at, DRAWS, axis=0)
+    if rows_NF is not None and own_NC is not None:
+        drawn_at, rows_at = own_NC[Batch(own_NC, own_NC, weights_N).evenly(DRAWS)], own_NC
+    drawn_NF = batched.draw(flow, drawn_at, np.random.default_rng(0))
     drawn_NK = drawn_NF[np.isfinite(drawn_NF).all(axis=1)][:, at]
     if not len(drawn_NK):
         raise DensityError("no event that the flow draws here is finite: there is no density")
     if lost := 1 - len(drawn_NK) / len(drawn_NF):
         notes = [*notes, f"{lost:.2%} of the draws are not finite."]
     data_NK = None if rows_NF is None else rows_NF[:, at]
-    nll_N = None if rows_NF is None else -batched.log_prob(flow, rows_NF, c_1C)
+    nll_N = None if rows_NF is None else -batched.log_prob(flow, rows_NF, rows_at)
     columns = tuple(flow.event_columns[k] for k in at)
     like_NK = drawn_NK[:like] if data_NK is None else data_NK
     frame = _Frame.around(columns, drawn_NK, like_NK, weights_N)

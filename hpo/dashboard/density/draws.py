@@ -19,8 +19,9 @@ import numpy as np
 
 from data_prep import cells as naming
 from data_prep.columns import Column, Value, values_of
-from data_prep.dataset import Cell, Dataset, shown
+from data_prep.dataset import Cell, Dataset
 from data_prep.errors import DataError
+from data_prep.regions import numbers
 from data_prep.stream import Batch
 from hpo.dashboard.cache import Cache
 from hpo.dashboard.density.cells import CellMap, cell_map
@@ -185,6 +186,10 @@ class Densities:
             for name, value in named.items()
             if not (isinstance(value, str) or domain.inside(value, flow.domain[name]))
         ]
+        near = domain.Regions.common([flow.regions], flow.condition_columns)
+        c_1C = np.array([[one.number(named[one.name]) for one in flow.condition_columns]])
+        if not notes and near is not None and not near.near(np, c_1C).all():
+            notes.append(f"{domain.lonely(named, 'flow')}.")
         if source.record.state == "running":
             notes.insert(0, "The run is still going on: these are its best weights so far.")
         if dataset is None:
@@ -196,7 +201,8 @@ class Densities:
         like, notes = max(round(effective(weights_N, len(rows_NF))), FEWEST), [*notes, *told]
         if not (there and len(rows_NF)):
             return density_plot(flow, named, None, at, notes, like=like)
-        return density_plot(flow, named, rows_NF, at, notes, weights_N=weights_N)
+        own_NC = rows.conditions if dataset.scattered else None
+        return density_plot(flow, named, rows_NF, at, notes, weights_N=weights_N, own_NC=own_NC)
 
 
 def _names(columns: Sequence[Column]) -> list[str]:
@@ -237,7 +243,8 @@ def _slider(source: _Source, k: int, start: float) -> Slider:
     column = source.flow.condition_columns[k]
     low, high = source.flow.domain[column.name]
     cells = source.dataset.cells if source.dataset else ()
-    values = sorted({cell.conditions[k] for cell in cells})
+    few = all(len(set(cell.box[k])) == 1 for cell in cells if cell.box)
+    values = sorted({cell.conditions[k] for cell in cells}) if few else []
     return Slider(
         name=column.name,
         unit=column.unit,
@@ -264,14 +271,18 @@ def _rows_at(
 ) -> tuple[Batch, bool, list[str]]:
     """The test rows of the nearest cell, whether it is the cell asked for, and notes on it."""
     (cell,) = naming.nearest(dataset, named, 1)
-    where = shown(naming.name_of(dataset, cell))
-    mask_N = (test.rows.conditions == np.asarray(cell.conditions, np.float32)).all(axis=1)
-    rows = test.rows.take(mask_N)
+    where, kind = naming.text_of(dataset, cell), "region" if dataset.scattered else "cell"
+    number_N = numbers(dataset, test.rows.conditions)
+    rows = test.rows.take(number_N == dataset.cells.index(cell))
     asked = [column.number(named[column.name]) for column in dataset.condition_columns]
-    if not np.allclose(cell.conditions, asked, rtol=SAME, atol=0):
-        return rows, False, [f"Nothing was simulated here: the nearest cell is {where}."]
-    notes = [f"The flow was trained without this cell ({where})."] if cell in held_out else []
+    ends = np.array(cell.box or [(value, value) for value in cell.conditions])
+    margin_C = SAME * np.abs(ends).max(axis=1)
+    if (asked < ends[:, 0] - margin_C).any() or (asked > ends[:, 1] + margin_C).any():
+        return rows, False, [f"Nothing was simulated here: the nearest {kind} is {where}."]
+    notes = [f"The flow was trained without this {kind} ({where})."] if cell in held_out else []
+    if dataset.scattered:
+        notes.append(f"All of the region {where}: draws are at the conditions of its rows.")
     notes += test.notes
     if not len(rows.events):
-        notes.append(f"The cell {where} has no test rows.")
+        notes.append(f"The {kind} {where} has no test rows.")
     return rows, True, notes

@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from scipy.spatial import KDTree
 
 from data_prep.columns import Column
 from data_prep.dataset import Cell, Dataset
@@ -153,9 +154,9 @@ def test_a_scattered_condition_moves_by_the_distance_between_points(conditions, 
 
     far = reach(scattered(c_NC, columns)[0], c_NC)
 
-    # On a grid of as many points the next value is this far.
+    nearest = KDTree(c_NC).query(c_NC, 2)[0][:, 1]
     for each in far:
-        assert 0.6 < each * points ** (1 / conditions) < 1.6
+        assert each == pytest.approx(np.median(nearest) / conditions**0.5, rel=0.15)
 
 
 def test_of_a_sample_of_the_points_the_distance_is_that_of_all():

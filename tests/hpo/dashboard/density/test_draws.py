@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import math
 import os
 import shutil
@@ -6,14 +7,17 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data_prep.columns import Column
 from data_prep.dataset import Dataset
 from data_prep.errors import DataError, InputError
+from data_prep.preparation.prepare import prepare
 from data_prep.stream import read_split
 from hpo.dashboard.catalog import Catalog
-from hpo.dashboard.density import cells, contours, draws, sources
+from hpo.dashboard.density import cells, contours, draws, figures, sources
 from hpo.dashboard.density.draws import Densities, DensityError
 from hpo.records.record import Cost, DataUsed, Environment, RunRecord
 from hpo.records.weights import WeightsError
@@ -414,7 +418,7 @@ def test_a_map_of_very_many_rows_is_made_from_some_of_each_cell(trained, prepare
     rows = read_split(prepared, "test")
     monkeypatch.setattr(cells, "MAP_ROWS", 450)
 
-    kept = cells._some(rows, 20)
+    kept = cells._some(rows, Dataset.read(prepared), 20)
 
     _, all_K = np.unique(rows.conditions, axis=0, return_counts=True)
     _, kept_K = np.unique(kept.conditions, axis=0, return_counts=True)
@@ -490,3 +494,58 @@ def test_a_flow_of_columns_with_atoms_is_drawn_with_them():
     spike = (p.emulator.marginals[1] * np.diff(p.joined[1])).max()
     assert spike > 0.9 * at_zero > 0.1
     assert math.isfinite(p.nll)
+
+
+# ---- scattered conditions
+
+
+@pytest.fixture(scope="module")
+def regions_shown(tmp_path_factory):
+    """A run on data with a metallicity of its own in every row, and alpha of two values."""
+    path, rng = tmp_path_factory.mktemp("scattered"), np.random.default_rng(0)
+    table = {name: rng.lognormal(2.0, 1.0, 9000) for name in ("Mass_0", "Mass_1")}
+    table |= {"Z": rng.uniform(1.0, 4.0, 9000), "alpha": rng.choice([1.0, 3.0], 9000)}
+    pq.write_table(pa.table(table), path / "a.parquet")
+    dataset = prepare([path / "a.parquet"], path / "data")
+    (path / "runs" / KEY).mkdir(parents=True)
+    untrained(dataset, path / "runs" / KEY)
+    put(record_of(dataset, path / "data"), path / "runs" / KEY)
+    return Densities(catalog_of(path / "runs"), [path / "data"]), dataset
+
+
+def test_in_a_region_the_data_are_its_rows_and_the_draws_at_their_conditions(regions_shown):
+    shown, dataset = regions_shown
+    cell = dataset.cells[0]
+    point = {"Z": cell.box[0][0], "alpha": cell.conditions[1]}
+
+    plot = shown.plot(KEY, point)
+
+    assert dataset.scattered
+    assert plot.data.rows == cell.test
+    assert plot.nll == shown.plot(KEY, point | {"Z": cell.box[0][1]}).nll
+    assert any("draws are at the conditions of its rows" in note for note in plot.notes)
+
+
+def test_the_sliders_of_scattered_conditions_have_marks_for_a_grid_alone(regions_shown):
+    z, alpha = regions_shown[0].conditions(KEY)
+
+    assert z.grid == ()
+    assert alpha.grid == (1.0, 3.0)
+
+
+def test_a_region_fills_every_field_that_begins_in_it(regions_shown):
+    shown, dataset = regions_shown
+
+    c = shown.cells(KEY)
+
+    assert c.values[0] == tuple(sorted({cell.box[0][0] for cell in dataset.cells}))
+    assert c.values[1] == (1.0, 3.0)
+    for (i, z), (j, alpha) in itertools.product(enumerate(c.values[0]), enumerate(c.values[1])):
+        here = [cell.test for cell in dataset.cells if holds(cell.box, (z, alpha))]
+        assert c.rows_XY[i, j] == sum(here)
+        assert np.isnan(c.ratio_XY[i, j]) == (max(here, default=0) < distances.CELL_ROWS)
+    assert figures.cell_map(c).data
+
+
+def holds(box, point):
+    return all(low <= value <= high for (low, high), value in zip(box, point, strict=True))
