@@ -19,6 +19,7 @@ from data_prep.stream import read_split
 from hpo.dashboard.catalog import Catalog
 from hpo.dashboard.density import cells, contours, draws, figures, sources
 from hpo.dashboard.density.draws import Densities, DensityError
+from hpo.dashboard.pages import run
 from hpo.records.record import Cost, DataUsed, Environment, RunRecord
 from hpo.records.weights import WeightsError
 from models.bundle import batched
@@ -27,6 +28,7 @@ from models.config import FlowConfig, TrainConfig
 from models.evaluation import distances
 from models.flow.coordinates import Constants, Moments
 from models.flow.density import build_flow
+from models.layout import inputs_of
 from models.training import checkpoint
 from models.training.train import train
 from tests.random_flows import a_mixed_flow
@@ -100,13 +102,51 @@ def untrained(dataset, folder):
     """A checkpoint of a flow for these columns, without a training."""
     moments = [
         Moments(10, np.full(len(columns), 2.0), np.full(len(columns), 1.0))
-        for columns in (dataset.event_columns, dataset.condition_columns)
+        for columns in (dataset.event_columns, inputs_of(dataset.condition_columns))
     ]
     flow = build_flow(SMALL, dataset, Constants(*moments))
     tensors = {checkpoint.BEST + name: each for name, each in flow.state_dict().items()}
     stored = checkpoint.Checkpoint(tensors=tensors, state={"flow": flow.describe()})
     checkpoint.save(folder, stored)
     return flow
+
+
+@pytest.fixture(scope="module")
+def channels(tmp_path_factory):
+    """A run whose second condition is text, with its data."""
+    folder, rng = tmp_path_factory.mktemp("channels"), np.random.default_rng(0)
+    masses = {name: rng.uniform(5, 40, 900) for name in ("Mass_0", "Mass_1")}
+    conditions = {"Z": [0.001] * 450 + [0.002] * 450, "channel": ["SMT", "CE", "CE"] * 300}
+    pq.write_table(pa.table(masses | conditions), folder / "table.parquet")
+    data = folder / "data"
+    dataset = prepare([folder / "table.parquet"], data, condition_columns=("Z", "channel"))
+    (folder / KEY).mkdir(parents=True)
+    untrained(dataset, folder / KEY)
+    put(record_of(dataset, data), folder / KEY)
+    return Densities(catalog_of(folder), [data])
+
+
+def test_texts_are_places_on_a_slider_with_nothing_between(channels):
+    _, slider = channels.conditions(KEY)
+
+    assert (slider.texts, slider.grid) == (("CE", "SMT"), (0.0, 1.0))
+    assert run._marks(slider) == {0.0: "CE", 1.0: "SMT"}
+    assert [run._value(slider, place) for place in (0, 0.3, 0.7, 1)] == ["CE", "CE", "SMT", "SMT"]
+    assert run._told(slider, "CE") == "CE"
+
+
+def test_the_page_names_texts(channels):
+    plot = channels.plot(KEY, {"Z": 0.001, "channel": "SMT"})
+    beside = channels.plot(KEY, {"Z": 0.0015, "channel": "SMT"})
+
+    assert figures._head(plot).startswith("Z = 0.001, channel = SMT<br>NLL of these test rows")
+    assert plot.data.rows == 30
+    assert any("nearest cell is Z = 0.00" in note and "= SMT" in note for note in beside.notes)
+    cells = channels.cells(KEY)
+    assert figures.cell_map(cells, "light").data[0].y == ("CE", "SMT")
+    assert figures._of_cell(cells, 0, 1).startswith("Z = 0.001, channel = SMT<br>30 test rows")
+    with pytest.raises(InputError, match="channel must be one of CE, SMT, got 1.0"):
+        channels.plot(KEY, {"Z": 0.001, "channel": 1.0})
 
 
 def test_a_trained_run_can_be_drawn_from(shown):
