@@ -32,7 +32,7 @@ class Reading:
     """What a user says of how tables are to be read, where files do not tell."""
 
     table: str | None = None
-    """The table in a file that can hold several (HDF5)."""
+    """The table in a file that can hold several (HDF5, FITS, VOTable, zip)."""
     names: tuple[str, ...] | None = None
     """Names of the columns of a text without a line of names."""
     from_path: str | None = None
