@@ -343,13 +343,7 @@ def certain(near: Mapping[str, Sequence[str]]) -> dict[str, str]:
 
 
 def missing(path: object, names: Sequence[str], there: Sequence[str]) -> str:
-    """Says which columns a table lacks, and what to type instead: the sentence of a DataError.
-
-    Args:
-        path: Of the table.
-        names: The columns that are wanted and not there.
-        there: The others.
-    """
+    """Says that a table lacks `names` and has `there`, and what to type: a DataError's sentence."""
     near = counterparts(names, there)
     clear = certain(near)
     listed = ", ".join(there[:40]) + (", ..." if len(there) > 40 else "") or "no other"
