@@ -116,7 +116,9 @@ def _draw(
     across, up = emulator.module.event_columns
     axes.set(xlabel=style.label_of(across), ylabel=style.label_of(up))
     axes.set_title(style.text_of(conditions), loc="left")
-    label = "log$_{10}$ of the density over its highest [dimensionless]"
+    atoms = [{each.name: atom} for each in (across, up) for atom in each.atoms]
+    off = f" off {' and '.join(map(style.text_of, atoms))}," if atoms else ""
+    label = f"log$_{{10}}$ of the density{off} over its highest [dimensionless]"
     style.colour_bar(figure, mesh, label, [axes])
     return mesh, axes
 

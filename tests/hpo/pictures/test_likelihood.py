@@ -5,11 +5,11 @@ import pytest
 from PIL import Image
 
 from data_prep.columns import Column
-from hpo.pictures import likelihood
+from hpo.pictures import likelihood, style
 from hpo.pictures.style import PlotError
 from models import Emulator
 from models.bundle.emulator import EmulatorError
-from tests.random_flows import flow
+from tests.random_flows import MASSES, SPIN, a_mixed_flow, flow
 
 HERE = {"Z": 1.0, "alpha": 1.5}
 
@@ -53,6 +53,18 @@ def test_a_map_ends_at_the_bounds_of_its_columns():
 
     assert (edges.min(axis=1) >= [0, -1]).all()
     assert (edges.max(axis=1) == 1).all()
+
+
+def test_a_map_of_a_column_with_an_atom_says_that_it_is_of_the_rest():
+    mixed = a_mixed_flow((MASSES[0], SPIN), ((None, 0.0), (None, None)), blocks=1, bins=4)
+    emulator, here = Emulator(mixed), {"Z": 0.001, "alpha": 1.0}
+
+    with style.figure_of(6.6, 5.6) as figure:
+        likelihood._draw(figure, emulator, likelihood._edges(emulator, [here]), here)
+
+    assert figure.axes[1].get_ylabel() == (
+        "log$_{10}$ of the density off chi_eff = 0, over its highest [dimensionless]"
+    )
 
 
 def test_an_animation_moves_the_condition_that_is_left_open(emulator, tmp_path):
