@@ -286,6 +286,12 @@ def _contradictions(dataset: Dataset) -> Iterator[str]:
     sides = len(dataset.condition_columns) if dataset.scattered else 0
     if any(len(one.box) != sides for one in dataset.cells):
         yield "a region that has not two sides for each condition, or a cell that has some"
+    elif any(
+        not low <= value <= high
+        for one in dataset.cells
+        for value, (low, high) in zip(one.conditions, one.box, strict=False)
+    ):
+        yield "a region whose conditions are not in its box"
     if bool(dataset.totals) != (dataset.totals_unit is not None):
         yield f"totals in the unit {dataset.totals_unit}"
     counted = {key(one.conditions): one.mergers for one in dataset.totals}

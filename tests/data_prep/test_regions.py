@@ -1,5 +1,7 @@
 """Conditions that are no grid: how it is seen, how they are cut to regions, copies in one part."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -212,6 +214,27 @@ def test_rows_are_left_out_and_read_alone_by_region(tmp_path):
     assert cell.box[0][0] <= batch.conditions[:, 0].min() * (1 + 1e-6)
     with pytest.raises(DataError, match=r"Z = 1, alpha = 1 is in no region of it: the nearest"):
         Stream(out, "train", batch_size=10, only=[{"Z": 1.0, "alpha": 1.0}])
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda one: one.update(box=[[2.0, 1.0], [1.0, 1.0]]), "not in its box"),
+        (lambda one: one.update(conditions=[9.0, 1.0]), "not in its box"),
+        (lambda one: one.update(box=[[0.0, 1.0]]), "two sides for each condition"),
+        (lambda one: one.pop("box"), "two sides for each condition"),
+    ],
+    ids=["turned", "outside", "short", "none"],
+)
+def test_a_region_that_cannot_be_is_refused(tmp_path, change, fault):
+    prepared(tmp_path, Z=log_uniform(RNG(1), 6000), alpha=1.0)
+    path = tmp_path / "out" / "dataset.json"
+    stored = json.loads(path.read_text())
+    change(stored["cells"][0])
+    path.write_text(json.dumps(stored))
+
+    with pytest.raises(DataError, match=fault):
+        Dataset.read(tmp_path / "out")
 
 
 def test_totals_need_a_grid(tmp_path):
