@@ -38,12 +38,17 @@ class Meaning(NamedTuple):
     support: str
     """As `--support` takes it."""
 
+    def within(self, unit: str) -> str:
+        """The support in that unit: the bounds of an angle in another one are not known."""
+        other = self.unit and unit != self.unit and ":" in self.support
+        return "real" if other else self.support
+
 
 # Names are compared without case, blanks and signs: Mass(1), mass_1 and MASS1 are one. No text
 # is made of these words in two ways, else a long name would take for ever.
 _MORE = (
     "s[12]|star|primary|secondary|zams|ini|init|initial|birth|form|formation|dco|comp|compact"
-    "|remnant|rem|final|merge[rd]?|bh|ns|co|source|src|det|detector|lab|obs|frame"
+    "|moremassive|lessmassive|remnant|rem|final|merge[rd]?|bh|ns|co|source|src|det|detector|lab|obs|frame"
 )
 _OF, _AT = f"(?:{_MORE})*", f"(?:[0-2ab]|{_MORE})*"
 _PI = 3.1415927410125732  # in single precision, which is above it
@@ -98,6 +103,9 @@ _UNITS = {
     **dict.fromkeys(("km/s", "kms-1", "kms^-1", "kms**-1"), "km / s"),
 }
 """astropy's name of a unit, by its name in other places, in lower case without blanks and `_`."""
+_ENDS = "|".join(re.escape(unit) for unit, known in _UNITS.items() if known and len(unit) > 1)
+_ENDING = re.compile(rf"(.*[^\s_/[(])[\s_/]*[\s_/[(]({_ENDS})[\])]?", re.IGNORECASE)
+"""A name that ends in a unit: apart from it, or in brackets."""
 
 
 Value = float | str
@@ -245,24 +253,36 @@ class Column:
         Raises:
             DataError: If `support` is none, or the atoms are outside it.
         """
-        known = meaning_of(name) or Meaning("", "", "real")
+        known = meaning_of(name) or Meaning("", _with_unit(name)[1], "real")
         unit = (known.unit or "") if unit is None else unit_of(unit)
         if support is None:
-            # An angle's bounds are those of its unit.
-            other = known.unit and unit != known.unit and ":" in known.support
-            support = "real" if other else known.support
+            support = known.within(unit)
         return cls(name, unit, **_support(name, support), atoms=tuple(atoms))
 
 
 def meaning_of(name: str) -> Meaning | None:
-    """What a column of that name holds in the codes of the trade; None where it is unknown."""
+    """What a column of that name holds in the codes of the trade; None where it is unknown.
+
+    A name may end in its unit, as `m1_Msun` or `t_delay [Gyr]` does.
+    """
+    name, unit = _with_unit(name)
     plain = re.sub("[^0-9A-Za-z]", "", name)
     lower = plain.lower()
     for text in ("Z" + lower[1:], lower) if plain.startswith("Z") else (lower,):
         for pattern, meaning in _KNOWN:
             if pattern.fullmatch(text):
-                return meaning
+                return (
+                    meaning
+                    if unit is None
+                    else meaning._replace(unit=unit, support=meaning.within(unit))
+                )
     return None
+
+
+def _with_unit(name: str) -> tuple[str, str | None]:
+    """The name without the unit that it ends in, and that unit."""
+    found = _ENDING.fullmatch(name)
+    return (found[1], unit_of(found[2])) if found else (name, None)
 
 
 def unit_of(text: str) -> str:

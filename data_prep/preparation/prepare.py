@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from data_prep.atomic import folder_draft_of
 from data_prep.codes import cosmic, pairs
-from data_prep.columns import unit_of
+from data_prep.columns import Meaning, meaning_of, unit_of
 from data_prep.dataset import Cell, Dataset, rows_of
 from data_prep.errors import DataError, quoted
 from data_prep.preparation import page, parts
@@ -100,6 +100,9 @@ def prepare(
         raise DataError("there is no source table: name at least one file")
     _check_renames(opened, columns)
     names = {*event_columns, *condition_columns}
+    before = _before(columns, names)
+    units = {name: each.unit for name, each in before.items() if each.unit is not None}
+    units |= {name: each for name, each in _units(opened).items() if name in names} | dict(unit)
     request = Request(
         events=tuple(event_columns),
         conditions=tuple(condition_columns),
@@ -107,8 +110,8 @@ def prepare(
         split=cast(tuple[float, float, float], tuple(map(float, split))),
         drop_invalid=drop_invalid,
         weights=weights,
-        support=support,
-        units={name: each for name, each in _units(opened).items() if name in names} | dict(unit),
+        support={name: each.support for name, each in before.items()} | dict(support),
+        units=units,
         atoms={name: tuple(values) for name, values in atoms.items()},
         lattice=lattice,
         scattered=scattered,
@@ -173,6 +176,15 @@ def _texts(sources: Sequence[Source], request: Request) -> list[str]:
         if found.keys() == {*request.conditions}:
             break
     return [name for name in request.conditions if found.get(name)]
+
+
+def _before(columns: Mapping[str, str], names: Iterable[str]) -> dict[str, Meaning]:
+    """What names that are not known meant before they were renamed, where that was known."""
+    return {
+        new: meaning
+        for old, new in columns.items()
+        if new in names and not meaning_of(new) and (meaning := meaning_of(old))
+    }
 
 
 def _units(sources: Sequence[Source]) -> dict[str, str]:

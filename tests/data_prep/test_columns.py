@@ -71,6 +71,15 @@ def test_a_name_of_something_else_is_not_guessed(name):
         ("t_delay", "", "positive"),
         ("orbital_period", "d", "positive"),
         ("v_kick", "km / s", "[0, inf)"),
+        ("M1 [Msun]", "Msun", "positive"),
+        ("m2_msol", "Msun", "positive"),
+        ("t_delay_Gyr", "Gyr", "positive"),
+        ("Mass(1) (Msun)", "Msun", "positive"),
+        ("separation/AU", "AU", "positive"),
+        ("tilt_1_deg", "deg", "real"),
+        ("tilt_1", "rad", "[0, 3.14159]"),
+        ("x_kpc", "kpc", "real"),
+        ("e_d", "", "real"),
     ],
 )
 def test_a_known_name_brings_unit_and_support(name, unit, support):
@@ -106,7 +115,9 @@ def test_the_two_masses_of_a_binary_are_paired():
     assert pair_of(columns) == (2, 3)
 
 
-@pytest.mark.parametrize("word", ["star1", "form", "zams", "init", "s1", "primary", "comp", "bh"])
+@pytest.mark.parametrize(
+    "word", ["_msun", "star1", "form", "zams", "init", "s1", "primary", "comp", "bh"]
+)
 @pytest.mark.parametrize("head", ["mass", "Z", "z", "cos", "spin", ""])
 def test_a_long_name_takes_no_time(head, word):
     begin = time.process_time()

@@ -810,6 +810,17 @@ def test_what_is_said_of_a_column_is_kept(tmp_path):
     assert kept.condition_columns[1] == Column("alpha", "", low=0.5, high=5.0)
 
 
+def test_a_column_that_is_renamed_to_an_unknown_name_keeps_its_meaning(tmp_path):
+    path = write(tmp_path / "a.csv", ROWS, "id,S1_mass,x,Z,alpha")
+    renamed = {"S1_mass": "heavy", "x": "Mass_1"}
+
+    dataset = prepare([path], tmp_path / "out", event_columns=["heavy", "Mass_1"], columns=renamed)
+
+    assert [column.support for column in dataset.event_columns] == ["positive", "positive"]
+    assert [column.unit for column in dataset.event_columns] == ["Msun", "Msun"]
+    assert dataset.notes == ()
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said", "message"),
     [
