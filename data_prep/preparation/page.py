@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from data_prep.columns import Column, certain, counterparts, meaning_of, pair_of
+from data_prep.columns import Column, pair_of
 from data_prep.dataset import Dataset
 from data_prep.errors import quoted
+from data_prep.names.hints import certain, counterparts
+from data_prep.names.known import meaning_of
 from data_prep.preparation.request import Request
 
 EVENTS, CONDITIONS = ("Mass_0", "Mass_1"), ("Z", "alpha")

@@ -19,9 +19,9 @@ from typing import Any, cast
 
 from data_prep.atomic import folder_draft_of
 from data_prep.codes import cosmic, pairs
-from data_prep.columns import Meaning, meaning_of, unit_of
 from data_prep.dataset import Cell, Dataset, rows_of
 from data_prep.errors import DataError, quoted
+from data_prep.names.known import Meaning, meaning_of, unit_of
 from data_prep.preparation import page, parts
 from data_prep.preparation.request import Request
 from data_prep.preparation.rows import wanted

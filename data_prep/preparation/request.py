@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.columns import NOT_CONDITIONS, Column, meaning_of
+from data_prep.columns import NOT_CONDITIONS, Column
 from data_prep.errors import DataError, quoted, suggestion
+from data_prep.names.known import meaning_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

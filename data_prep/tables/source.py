@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from data_prep.columns import missing
 from data_prep.errors import DataError, first_line
+from data_prep.names.hints import missing
 from data_prep.tables import beside, content, hdf5, place
 from data_prep.tables.arrow import Arrow
 from data_prep.tables.astronomy import Astronomy

@@ -5,8 +5,10 @@ import time
 
 import pytest
 
-from data_prep.columns import Column, certain, counterparts, meaning_of, missing, pair_of
+from data_prep.columns import Column, pair_of
 from data_prep.errors import DataError
+from data_prep.names.hints import certain, counterparts, missing
+from data_prep.names.known import meaning_of
 
 NAMES = {
     # SEVN, MOBSE, COSMIC, COMPAS, POSYDON, bilby and gwpopulation

@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from data_prep.columns import unit_of
 from data_prep.errors import DataError
+from data_prep.names.known import unit_of
 
 DELIMITERS = {"csv": ",", "tab": "\t", "semicolon": ";", "pipe": "|", "whitespace": " "}
 """Of each layout; runs of blanks are made single ones first."""

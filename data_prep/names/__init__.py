@@ -1,0 +1,1 @@
+"""The names of columns: what they mean, and which of them are meant."""
