@@ -43,7 +43,8 @@ def numbers(dataset: Dataset, c_NC: NDArray[Any]) -> Numbers:
     single_NC = np.ascontiguousarray(c_NC, np.float32)
     if dataset.scattered:
         low_KC, high_KC = boxes(dataset)
-        return _within(np.nextafter(low_KC, np.float32(-np.inf)), high_KC, single_NC)
+        # Not above the number before: training takes that before 0 for 0.
+        return _within(low_KC, high_KC, single_NC, np.greater_equal)
     cells_KC = np.array([cell.conditions for cell in dataset.cells], np.float32)
     cells_KC = cells_KC.reshape(len(dataset.cells), len(dataset.condition_columns))
     hash_K = hashes(cells_KC)
@@ -214,14 +215,18 @@ class _Tree:
 
 
 def _within(
-    above_KC: NDArray[np.float32], up_to_KC: NDArray[np.float32], c_NC: NDArray[np.float32]
+    low_KC: NDArray[np.float32],
+    high_KC: NDArray[np.float32],
+    c_NC: NDArray[np.float32],
+    beyond: np.ufunc = np.greater,
 ) -> Numbers:
+    """The box of each row; `beyond` tells whether it may be at a low end."""
     number_N = np.full(len(c_NC), -1, np.intp)
     columns = np.ascontiguousarray(c_NC.T)
-    for number, (above_C, up_to_C) in enumerate(zip(above_KC, up_to_KC, strict=True)):
+    for number, (low_C, high_C) in enumerate(zip(low_KC, high_KC, strict=True)):
         inside_N = np.ones(len(c_NC), bool)
-        for values_N, above, up_to in zip(columns, above_C, up_to_C, strict=True):
-            inside_N &= (values_N > above) & (values_N <= up_to)
+        for values_N, low, high in zip(columns, low_C, high_C, strict=True):
+            inside_N &= beyond(values_N, low) & (values_N <= high)
         number_N[inside_N] = number
     return number_N
 

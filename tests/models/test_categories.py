@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from data_prep import cells
 from data_prep.columns import Column
 from data_prep.errors import DataError
 from data_prep.preparation.prepare import prepare
@@ -229,12 +230,12 @@ def test_cells_of_an_evaluation_are_named_by_texts(channels, trained):
 
     found = evaluate(emulator, channels)
 
-    cells = [cell["conditions"] for cell in found["cells"]]
-    assert {"Z": 0.001, "channel": "CE"} in cells
-    assert {cell["channel"] for cell in cells} <= {"CE", "SMT"}
+    named = [cell["conditions"] for cell in found["cells"]]
+    assert {"Z": 0.001, "channel": "CE"} in named
+    assert {cell["channel"] for cell in named} <= {"CE", "SMT"}
     assert found["held_out_nll"]["cells"] == 1
     both = compare(emulator, emulator, channels)["difference"]["cells"]
-    assert [cell["conditions"] for cell in both] == cells
+    assert [cell["conditions"] for cell in both] == named
     assert {"Z": 0.002, "channel": "SMT"} in [
         cell["conditions"] for cell in summary(trained, channels)["cells"]
     ]
@@ -245,3 +246,21 @@ def test_data_of_other_texts_are_refused(channels):
 
     with pytest.raises(DataError, match=r"columns Z, channel \(CE, SMT\), the flow .*\(CE, RLO"):
         evaluate(other, channels)
+
+
+def test_regions_of_the_first_text_are_found_while_training(tmp_path):
+    """There, numbers next to 0 are 0."""
+    rng = np.random.default_rng(0)
+    table = {name: rng.uniform(5, 40, 3_000) for name in ("Mass_0", "Mass_1", "Z")}
+    table["channel"] = rng.choice(["CE", "SMT"], 3_000)
+    pq.write_table(pa.table(table), tmp_path / "table.parquet")
+    options = {"condition_columns": ("Z", "channel"), "scattered": True}
+    dataset = prepare([tmp_path / "table.parquet"], tmp_path / "prepared", **options)
+
+    torch.set_flush_denormal(True)
+    try:
+        found = cells.find(dataset, [{"Z": 20.0, "channel": "CE"}], tmp_path)
+    finally:
+        torch.set_flush_denormal(False)
+
+    assert [cells.name_of(dataset, cell)["channel"] for cell in found] == ["CE"]

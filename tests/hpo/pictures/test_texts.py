@@ -58,7 +58,7 @@ def test_rows_are_chosen_by_a_text():
 
 def test_maps_have_texts_along_an_axis(emulator, prepared, tmp_path, seen):
     errors(emulator, prepared, out=tmp_path / "errors.png")
-    divergence(emulator, None, conditions={"Z": 1.2, "channel": "CE"}, out=tmp_path / "d.png")
+    divergence(emulator, None, conditions={"Z": 0.5, "channel": "CE"}, out=tmp_path / "d.png")
     rows_of_cells(Dataset.read(prepared), out=tmp_path / "rows.png")
 
     for figure in seen:
