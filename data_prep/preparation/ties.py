@@ -34,6 +34,8 @@ SAMPLE = 20_000
 """Rows in which single precision is compared with double."""
 FEW = 20
 """Values of a column that may be all that it can have."""
+COARSE = 1e-5
+"""Steps of single precision, in the spread of a column, from which on two merged values matter."""
 LISTED = 5
 """Values of a column that are named."""
 
@@ -225,9 +227,10 @@ def _merged(name: str, tally: _Tally) -> str | None:
     """That single precision makes one value of several, where it does."""
     doubles = np.concatenate(tally.sample or [np.empty(0)])
     there, left = len(np.unique(doubles)), len(np.unique(doubles.astype(np.float32)))
-    if there - left <= MANY * len(doubles):
+    largest = float(np.abs(doubles).max(initial=0))
+    coarse = np.spacing(np.float32(largest)) > COARSE * doubles.std() if len(doubles) else False
+    if there - left <= (0 if coarse else MANY * len(doubles)):
         return None
-    largest = float(np.abs(doubles).max())
     return (
         f"{name} keeps {left:,} of {there:,} distinct values, since a dataset holds single "
         f"precision, in steps of {np.spacing(np.float32(largest)):.2g} near {largest:.6g}: "
