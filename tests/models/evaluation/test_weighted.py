@@ -133,6 +133,17 @@ def test_a_perfect_density_is_as_far_off_as_the_floor_however_weights_vary(kind)
     assert np.mean(ratios, axis=0) == pytest.approx([1, 1], abs=0.2)
 
 
+def test_the_floor_of_a_distance_from_few_draws_goes_by_effective_rows():
+    """As many draws as effective rows: half of the distance is theirs."""
+    rng, bins, ratios = np.random.default_rng(7), Bins((np.zeros(1), np.zeros(1))), []
+    for _ in range(60):
+        x, weights = importance(rng, 500, "noise")
+        found = distances(x, rng.normal(size=(60, 2)), NAMES, bins, rng, weights)
+        ratios += [found.wasserstein[name] / found.wasserstein_floor[name] for name in NAMES]
+
+    assert np.mean(ratios) == pytest.approx(1, abs=0.2)
+
+
 @KINDS
 def test_errors_are_the_spread_of_weighted_means_and_coverages(kind):
     rng, z = np.random.default_rng(5), []
