@@ -227,7 +227,7 @@ def _start(source: _Source) -> tuple[float, ...]:
     cells = source.dataset.cells if source.dataset else ()
     seen = [cell for cell in cells if cell not in source.held_out]
     if seen:
-        return max(seen, key=lambda cell: cell.test).conditions
+        return max(seen, key=lambda cell: cell.effective("test")).conditions
     limits = [source.flow.domain[name] for name in _names(source.flow.condition_columns)]
     return tuple(
         math.sqrt(low * high) if _logarithmic(low, high) else (low + high) / 2
