@@ -127,12 +127,12 @@ def test_a_pickle_in_a_file_is_never_loaded(tmp_path, frame):
             else:
                 texts = next(name for name in file["t"] if file["t"][name].dtype.kind == "O")
                 file["t"][texts][0] = np.frombuffer(pickle.dumps(Bomb()), "u1")
-        table = hdf5.tables(path)["t"]
-        if kind == "appended":
+        with contextlib.suppress(DataError):  # its texts may not be as many as the columns
+            table = hdf5.tables(path)["t"]
             list(table.chunks({name: name for name in table.header}, []))
-        else:
+        if kind == "fixed":
             with pytest.raises(DataError, match="'channel' of table t as pickled objects"):
-                list(table.chunks({"channel": "channel"}, []))
+                list(hdf5.tables(path)["t"].chunks({"channel": "channel"}, []))
     assert not (tmp_path / "exploded").exists()
 
 
