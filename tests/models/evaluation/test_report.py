@@ -379,7 +379,8 @@ def test_csv_holds_every_number_of_the_tables(compared):
 
 
 def test_an_evaluation_of_weighted_rows_is_of_what_their_weights_make(weighted):
-    dataset, flow = Dataset.read(weighted), fresh(weighted)
+    dataset, flow, test = Dataset.read(weighted), fresh(weighted), read_split(weighted, "test")
+    nll_of = -batched.log_prob(flow, test.events, test.conditions)
 
     found = report.evaluate(flow, weighted)
     summed = summary.summary(flow, weighted)
@@ -391,6 +392,9 @@ def test_an_evaluation_of_weighted_rows_is_of_what_their_weights_make(weighted):
         at = tuple(cell["conditions"].values())
         assert cell["effective_rows"] == pytest.approx(effective[at], rel=1e-5)
         assert cell["effective_rows"] >= distances.CELL_ROWS
+        here = (test.conditions == np.array(at, np.float32)).all(axis=1)
+        own = np.average(nll_of[here], weights=test.weights[here])
+        assert cell["nll"]["mean"] == pytest.approx(own, abs=1e-9)
     told = {tuple(c["conditions"].values()) for c in found["cells"]}
     assert told == {at for at, n in effective.items() if n >= distances.CELL_ROWS}
     assert found["calibration"]["effective_rows"] < found["calibration"]["rows"]
