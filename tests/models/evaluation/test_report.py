@@ -379,30 +379,31 @@ def test_csv_holds_every_number_of_the_tables(compared):
 
 
 def test_an_evaluation_of_weighted_rows_is_of_what_their_weights_make(weighted):
-    dataset, flow, test = Dataset.read(weighted), fresh(weighted), read_split(weighted, "test")
-    nll_of = -batched.log_prob(flow, test.events, test.conditions)
+    """Of the training rows, since only of those some cells have enough effective ones."""
+    dataset, flow, rows = Dataset.read(weighted), fresh(weighted), read_split(weighted, "train")
+    nll_N = -batched.log_prob(flow, rows.events, rows.conditions)
 
-    found = report.evaluate(flow, weighted)
+    found = report.evaluate(flow, weighted, "train")
     summed = summary.summary(flow, weighted)
 
     assert found["weights"] == "weight"
-    assert found["test_nll"]["effective_rows"] == pytest.approx(dataset.effective("test"), rel=1e-5)
-    effective = {cell.conditions: cell.effective("test") for cell in dataset.cells}
+    whole = dataset.effective("train")
+    assert found["train_nll"]["effective_rows"] == pytest.approx(whole, rel=1e-5)
+    effective = {cell.conditions: cell.effective("train") for cell in dataset.cells}
+    enough = {at for at, n in effective.items() if n >= distances.CELL_ROWS}
+    assert 1 < len(enough) < sum(cell.train >= distances.CELL_ROWS for cell in dataset.cells)
+    assert {tuple(cell["conditions"].values()) for cell in found["cells"]} == enough
     for cell in found["cells"]:
         at = tuple(cell["conditions"].values())
+        here = (rows.conditions == np.array(at, np.float32)).all(axis=1)
+        own = np.average(nll_N[here], weights=rows.weights[here])
         assert cell["effective_rows"] == pytest.approx(effective[at], rel=1e-5)
-        assert cell["effective_rows"] >= distances.CELL_ROWS
-        here = (test.conditions == np.array(at, np.float32)).all(axis=1)
-        own = np.average(nll_of[here], weights=test.weights[here])
         assert cell["nll"]["mean"] == pytest.approx(own, abs=1e-9)
-    told = {tuple(c["conditions"].values()) for c in found["cells"]}
-    assert told == {at for at, n in effective.items() if n >= distances.CELL_ROWS}
     assert found["calibration"]["effective_rows"] < found["calibration"]["rows"]
     assert found["two_sample"]["effective_rows"] < found["two_sample"]["rows"]
-    for cell in summed["cells"]:
-        at = tuple(cell["conditions"].values())
-        assert cell["effective_rows"]["test"] == pytest.approx(effective[at])
-    table = tables.scores(found, "test", {})
+    for cell, stored in zip(summed["cells"], dataset.cells, strict=True):
+        assert cell["effective_rows"]["test"] == pytest.approx(stored.effective("test"))
+    table = tables.scores(found, "train", {})
     assert tables.whole(table)[0]["measure"] == "effective rows"
     assert all(row["effective rows"] for row in tables.cells(table))
 
