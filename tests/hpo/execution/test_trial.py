@@ -431,7 +431,9 @@ def test_the_best_are_mixed_and_scored_together(held_out, tmp_path):
     assert metrics["test_nll"] <= np.mean([one.test.nll for one in records])
     there = nll.nll(emulator.module, setting.data, "test", only=HELD_OUT)
     assert metrics["held_out_nll"] == pytest.approx(there.mean, rel=1e-9)
-    assert metrics["held_out_cells"][0].keys() == {"conditions", "nll", "error", "rows"}
+    assert metrics["held_out_cells"][0].keys() == {
+        *("conditions", "nll", "error", "rows", "effective_rows")
+    }
     assert held_out_of(emulator.card) == [
         each["conditions"] for each in metrics["cells"] if each["held_out"]
     ]
