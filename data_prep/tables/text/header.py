@@ -88,10 +88,12 @@ class Head:
             raise DataError(_nameless(rows[0] if rows else beside[-1]))
         _refuse_decimal_commas(rows, layout)
         names, in_names = _bare(_widened(names, rows), layout)
+        # An index without a name or a mark at the end of a line has no unit.
+        told = {name: unit for name, unit in zip(names, units, strict=False) if unit}
         return cls(
             layout=layout,
             names=names,
-            units=in_names | dict(told for told in zip(names, units) if told[1]) | of_ecsv,  # noqa: B905
+            units=in_names | told | of_ecsv,
             lines=end,
             comments=marks,
         )
