@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hpo.cluster.jobs import SchedulerError, ask_slurm, slurm_available
+from hpo.cluster.request import SlurmTable
 from hpo.doctor.check import Check, Verdict, guarded
-from hpo.queue.jobs import SchedulerError, ask_slurm, slurm_available
-from hpo.study.spec import SlurmTable
 
 _USABLE = ("idle", "mixed", "allocated", "completing", "reserved")
 """States of nodes that take jobs, now or later."""

@@ -15,10 +15,10 @@ from pathlib import Path
 import psutil
 import submitit
 
+from hpo.cluster.jobs import outside_of_jobs
 from hpo.doctor.machine import gpus
 from hpo.execution.plan import Plan
 from hpo.execution.worker import TERMINAL, work
-from hpo.queue.jobs import outside_of_jobs
 
 HAND_BACK_S = 15.0
 """Longest wait for workers that were told to end."""

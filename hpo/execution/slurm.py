@@ -13,9 +13,7 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from data_prep.errors import InputError
-from hpo.execution.plan import Plan
-from hpo.execution.worker import SIGNAL_S, work
-from hpo.queue.jobs import (
+from hpo.cluster.jobs import (
     JobState,
     SchedulerError,
     cluster_settings,
@@ -23,10 +21,13 @@ from hpo.queue.jobs import (
     outside_of_jobs,
     queue_has_changed,
 )
+from hpo.cluster.request import SlurmTable
+from hpo.execution.plan import Plan
+from hpo.execution.worker import SIGNAL_S, work
 from hpo.queue.slots import Slots
 from hpo.storage.address import FILE_VARIABLE, VARIABLE
 from hpo.study.place import WORKERS
-from hpo.study.spec import SlurmTable, StudySpec
+from hpo.study.spec import StudySpec
 
 RETRY_S, REFUSALS = 30.0, 5
 """Pause before SLURM is asked again for jobs that it refused; how often, if it takes none."""

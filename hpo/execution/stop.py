@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from optuna.storages import RDBStorage
 
-from hpo.queue.jobs import SchedulerError, cancel_jobs, job_states
+from hpo.cluster.jobs import SchedulerError, cancel_jobs, job_states
 from hpo.queue.leases import alive
 from hpo.storage.open import open_study
 from hpo.study.study import STOP_ATTRIBUTE, load_study, slots_of

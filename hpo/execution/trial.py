@@ -22,8 +22,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from data_prep.dataset import Dataset
 from data_prep.errors import DataError
+from hpo.cluster.jobs import job_of_this_process
 from hpo.queue.fence import Fence, fenced
-from hpo.queue.jobs import job_of_this_process
 from hpo.queue.leases import Claim, LeaseLost
 from hpo.queue.slots import Slots
 from hpo.records import environment

@@ -31,8 +31,8 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from data_prep.atomic import draft_of
+from hpo.cluster.jobs import SchedulerError, job_of_this_process, requeue_job
 from hpo.doctor.machine import cores, gpus
-from hpo.queue.jobs import SchedulerError, job_of_this_process, requeue_job
 from hpo.queue.leases import Claim, LeaseLost, Owner, alive
 from hpo.queue.slots import Slots
 from hpo.storage.address import url_of

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from hpo.queue.jobs import JobState, job_of_this_process, job_states
+from hpo.cluster.jobs import JobState, job_of_this_process, job_states
 
 LEASE_S = 180.0
 """Seconds without a renewal after which SLURM is asked about an owner on another host."""

@@ -13,7 +13,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from hpo.queue.jobs import job_states
+from hpo.cluster.jobs import job_states
 from hpo.queue.leases import AskSlurm, Claim, Lease, LeaseLost, Owner, jobs_of
 from hpo.queue.slots import Slots
 

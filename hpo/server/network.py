@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from data_prep.errors import InputError, first_line
-from hpo.queue.jobs import SchedulerError, ask_slurm, slurm_available
+from hpo.cluster.jobs import SchedulerError, ask_slurm, slurm_available
 
 LOOPBACK = ("127.0.0.1", "::1")
 

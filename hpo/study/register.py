@@ -16,7 +16,7 @@ import optuna
 from optuna.storages import RDBStorage
 
 from data_prep.errors import InputError
-from hpo.queue.jobs import job_states
+from hpo.cluster.jobs import job_states
 from hpo.queue.slots import Slots
 from hpo.queue.trials import TrialReader
 from hpo.records.folder import read_all

@@ -14,7 +14,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
-from hpo.queue.jobs import JobState
+from hpo.cluster.jobs import JobState
 from hpo.queue.leases import Lease, jobs_of
 from hpo.queue.trials import Snapshot, TrialSummary
 from hpo.records.folder import Stamp, read, stamp

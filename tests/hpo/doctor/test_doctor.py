@@ -8,12 +8,12 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from data_prep.errors import InputError
+from hpo.cluster.jobs import slurm_available
 from hpo.doctor import database, machine
 from hpo.doctor.check import Check
 from hpo.doctor.cluster import _minutes
 from hpo.doctor.machine import PreflightError, check, refuse
 from hpo.execution.slurm import sbatch_text
-from hpo.queue.jobs import slurm_available
 from hpo.storage import filesystem
 from hpo.storage.address import url_of
 from hpo.study.spec import parse

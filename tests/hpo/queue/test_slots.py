@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sql
 from optuna.trial import TrialState
 
-from hpo.queue.jobs import JobState
+from hpo.cluster.jobs import JobState
 from hpo.queue.leases import Lease, LeaseLost, Owner, began
 from hpo.queue.reaper import reap
 from tests import claimers

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from optuna.trial import TrialState
 
 from hpo.cli import main
-from hpo.queue.jobs import JobState
+from hpo.cluster.jobs import JobState
 from hpo.queue.leases import Owner
 from hpo.records.folder import read_all
 from hpo.records.record import now

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from hpo.study.spec import SlurmTable, SpecError, StudySpec, StudyTable, load, shipped
+from hpo.cluster.request import SlurmTable
+from hpo.study.spec import SpecError, StudySpec, StudyTable, load, shipped
 from models.config import ConfigError
 
 STORED = Path(__file__).parents[2] / "data" / "stored-study-0.1.json"

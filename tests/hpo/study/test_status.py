@@ -10,10 +10,10 @@ from optuna.trial import TrialState, create_trial
 from sqlalchemy import event
 
 from hpo.cli.progress import duration
+from hpo.cluster.jobs import queue_has_changed
 from hpo.execution.follow import follow, look
 from hpo.execution.launch import begin
 from hpo.execution.plan import make_plan
-from hpo.queue.jobs import queue_has_changed
 from hpo.queue.leases import Owner
 from hpo.records.record import EpochRow
 from hpo.storage.address import url_of

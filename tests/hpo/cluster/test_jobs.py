@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from hpo.queue.jobs import (
+from hpo.cluster.jobs import (
     SQUEUE_S,
     JobState,
     SchedulerError,
@@ -59,7 +59,7 @@ def test_squeue_is_asked_once_for_all_until_the_queue_has_changed(command, monke
     asked = command("squeue", "12_0|12|RUNNING|None\n15|15|RUNNING|None\n")
     command("scancel")
     now_s = [1000.0]
-    monkeypatch.setattr("hpo.queue.jobs.time.monotonic", lambda: now_s[0])
+    monkeypatch.setattr("hpo.cluster.jobs.time.monotonic", lambda: now_s[0])
 
     def times():
         job_states(["12_0"])

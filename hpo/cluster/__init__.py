@@ -1,0 +1,1 @@
+"""SLURM: its commands, and what a job asks of it."""
