@@ -11,13 +11,13 @@ import pytest
 from optuna.trial import TrialState
 
 from data_prep.errors import InputError
+from hpo.cluster import jobs
 from hpo.cluster.jobs import cancel_jobs, job_states
 from hpo.doctor.machine import PreflightError
 from hpo.execution.follow import follow
 from hpo.execution.launch import begin
 from hpo.execution.plan import make_plan
 from hpo.execution.slurm import LaunchError, SlurmJobs, sbatch_text
-from hpo.queue import jobs
 from hpo.storage.address import url_of
 from hpo.study.spec import load
 from tests.cluster.slurm import wait_for
