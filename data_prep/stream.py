@@ -8,6 +8,10 @@ permutations come from `SeedSequence((seed, epoch, window))`, so a batch is a pu
 Cells can be left out, or read alone. The rows of each row group that stay are counted beforehand,
 in the columns of the conditions alone; from then on a row group is as if it held no others.
 
+A bag is a bootstrap (Breiman 1996, Machine Learning 24, 123): each row is read as often as its own
+Poisson number of mean one says (Oza & Russell 2001, AISTATS, 105), in every epoch the same, which
+follows from the bag's seed and the row's place in the files. Of a cell about as many rows are read.
+
 Array names end in their axes:
     N rows    F event columns    C condition columns    K cells
 """
@@ -89,6 +93,7 @@ class Stream:
         memory_mb: float = 512,
         without: Named = (),
         only: Named | None = None,
+        bag: int | None = None,
     ) -> None:
         """Look at the files; nothing is decoded yet but, where cells are named, their conditions.
 
@@ -101,6 +106,7 @@ class Stream:
             memory_mb: Decoded rows are kept after the first pass if they fit in this.
             without: Cells whose rows are left out, each as a value of every condition column.
             only: Cells whose rows alone are read; None reads all.
+            bag: Seed of a bootstrap of these rows; None reads each of them once an epoch.
 
         Raises:
             DataError: If `folder` is no prepared dataset, its files do not fit together, or a
@@ -121,8 +127,10 @@ class Stream:
             named, inside = (without, False) if only is None else (only, True)
             chosen = cells.find(self.dataset, named, Path(folder))
             self._table = self._table.of_cells(chosen, inside=inside, split=split)
+        if bag is not None:
+            self._table = replace(self._table, bag=bag).counted()
         self.rows = self._table.rows
-        """Rows of the part that are read."""
+        """Rows of an epoch."""
         self.batch_size = batch_size
         self.batches = -(-self.rows // batch_size)
         """Batches of an epoch."""
@@ -212,7 +220,7 @@ def read_split(folder: Path, split: str) -> Batch:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """One row group of one part file, with `stored` rows, of which `rows` are read."""
+    """One row group of one part file, with `stored` rows, from which `rows` are read."""
 
     path: Path
     metadata: pq.FileMetaData
@@ -229,6 +237,8 @@ class _Table:
     groups: tuple[_Group, ...]
     chosen: Callable[[Floats], NDArray[np.bool_]] | None = None
     """Of each row's conditions, whether it is read; None reads all rows."""
+    bag: int | None = None
+    """Seed of the bootstrap of these rows; None reads each once."""
 
     @classmethod
     def open(cls, folder: Path, split: str) -> _Table:
@@ -246,14 +256,10 @@ class _Table:
         return table
 
     def of_cells(self, named: Sequence[Cell], *, inside: bool, split: str) -> _Table:
-        """The table as if it held only the rows of these cells, or only all others.
-
-        Every row group is counted, and one without a row to read is left out: it is not decoded.
-        """
+        """The table as if it held only the rows of these cells, or only all others."""
         wanted = [self.dataset.cells.index(cell) for cell in named]
         chosen = partial(_chosen, self.dataset, wanted, inside)
-        counted = [replace(group, rows=self._count(group, chosen)) for group in self.groups]
-        table = _Table(self.dataset, tuple(group for group in counted if group.rows), chosen)
+        table = replace(self, chosen=chosen).counted()
         rows = sum(getattr(cell, split) for cell in named)
         expected = rows if inside else self.rows - rows
         if table.rows != expected:
@@ -262,6 +268,11 @@ class _Table:
                 f"dataset.json says {expected}: prepare the data again"
             )
         return table
+
+    def counted(self) -> _Table:
+        """The table as it is read: a row group without a row to read is not decoded."""
+        counted = [replace(group, rows=int(self._times(group).sum())) for group in self.groups]
+        return replace(self, groups=tuple(group for group in counted if group.rows))
 
     @property
     def rows(self) -> int:
@@ -280,14 +291,14 @@ class _Table:
     def decode(self, number: int, into: Batch) -> None:
         """Fill `into` with the rows of a row group that are read, in file order."""
         group = self.groups[number]
-        if self.chosen is None or group.rows == group.stored:
+        if self.bag is None and group.rows == group.stored:
             self.fill(group, into)
             return
         whole = self.batch(group.stored)
         self.fill(group, whole)
-        read_N = self.chosen(whole.conditions)
+        read_R = np.repeat(np.arange(group.stored), self._times(group, whole.conditions))
         for found, wanted in zip(whole.arrays, into.arrays, strict=True):
-            np.compress(read_N, found, axis=0, out=wanted)
+            found.take(read_R, 0, wanted, "clip")
 
     def fill(self, group: _Group, into: Batch) -> None:
         """Fill `into` with all rows of a row group; a part of it without columns is not read."""
@@ -308,10 +319,19 @@ class _Table:
         except (OSError, KeyError, ValueError, pa.ArrowException) as error:
             raise _damaged(group.path, error) from error
 
-    def _count(self, group: _Group, chosen: Callable[[Floats], NDArray[np.bool_]]) -> int:
-        conditions_NC = self.batch(group.stored).conditions
-        self.fill(group, Batch(np.empty((group.stored, 0), np.float32), conditions_NC))
-        return int(np.count_nonzero(chosen(conditions_NC)))
+    def _times(self, group: _Group, conditions_NC: Floats | None = None) -> NDArray[np.int64]:
+        """How often each stored row of a row group is read; decodes conditions that it needs."""
+        times_N = np.ones(group.stored, np.int64)
+        if self.bag is not None:
+            place = f"{group.path.name} {group.index}".encode()
+            drawn = np.random.default_rng(np.random.SeedSequence(self.bag, spawn_key=[*place]))
+            times_N = drawn.poisson(1.0, group.stored)
+        if self.chosen is None:
+            return times_N
+        if conditions_NC is None:
+            conditions_NC = self.batch(group.stored).conditions
+            self.fill(group, Batch(np.empty((group.stored, 0), np.float32), conditions_NC))
+        return times_N * self.chosen(conditions_NC)
 
 
 def _groups(path: Path) -> Iterator[_Group]:

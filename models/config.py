@@ -192,6 +192,9 @@ class TrainConfig(_Stored):
     """Time budget of the training, over all restarts."""
     seed: Annotated[int, Interval(ge=0, le=2**63 - 1)] = 0
     """Of the weights and the order of the rows. Same seed, same machine: same flow."""
+    bag: bool = False
+    """Whether a bootstrap of the training rows takes their place, another one for each seed: for
+    members of an ensemble."""
     memory_mb: Annotated[float, Interval(ge=0, le=1e9)] = 512.0
     """Decoded rows are kept in memory after the first pass if they fit in this."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -203,5 +206,6 @@ class TrainConfig(_Stored):
         "objective": "val_nll",
         "ema": 0.0,
         "jitter": 0.0,
+        "bag": False,
         "tf32": False,
     }

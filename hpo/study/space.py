@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
 FLOW = frozenset(one.name for one in dataclasses.fields(FlowConfig))
 TRAINING = frozenset(one.name for one in dataclasses.fields(TrainConfig)) - {
-    # Equal in all trials of a study: pruning compares epochs, and seeds follow from the number.
+    # Equal in all trials of a study: pruning compares epochs, seeds follow from the number, and a
+    # bag is for members of an ensemble.
     "epochs",
     "objective",
     "seed",
+    "bag",
     "device",
     "memory_mb",
     "max_minutes",

@@ -121,25 +121,29 @@ class _Training:
         self.dataset = cells.without(whole, hold_out, folder)
         self.hold_out = [cells.name_of(whole, cell) for cell in cells.find(whole, hold_out, folder)]
         read = partial(Stream, folder, memory_mb=config.memory_mb)
-        self.stream = read(
-            "train", batch_size=config.batch_size, seed=config.seed, without=hold_out
+        fitted = partial(
+            read, "train", batch_size=config.batch_size, seed=config.seed, without=hold_out
         )
+        # Coordinates are of all rows: a bag may lack every row of a rare pattern of atoms.
+        whole_stream = self.stream = fitted()
+        if config.bag:
+            self.stream = fitted(bag=config.seed)
         evaluated = partial(read, "val", batch_size=EVALUATION_ROWS, shuffle=False)
         self.validation = evaluated(without=hold_out)
         self.held_out = evaluated(only=hold_out) if hold_out else None
         self.mean_weight = self.dataset.mean_weight("train")
         torch.manual_seed(config.seed)
-        rows = self.stream.epoch(0)
+        rows = whole_stream.epoch(0)
         self.flow = build(flow_config, self.dataset, rows, seed=config.seed)
         self.flow.to(self.device)
         if flow_config.normalise:
-            first = next(iter(self.stream.epoch(0)))
+            first = next(iter(whole_stream.epoch(0)))
             if first.weights is not None:  # the layers take none
                 first = first.take(first.evenly(len(first.events)))
             normalise(self.flow, *self._on_device(first)[:2])
         self.optimizer = Optimizer(self.flow, config)
         self.loss = BatchLoss(self.flow, self.optimizer.gradients, batch_size=config.batch_size)
-        points = Points.of(self.stream.epoch(0)) if self.dataset.scattered else None
+        points = Points.of(whole_stream.epoch(0)) if self.dataset.scattered else None
         self.jitter = ConditionJitter(
             self.dataset, jitter=config.jitter, seed=config.seed, points=points
         )

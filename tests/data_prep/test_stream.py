@@ -457,3 +457,55 @@ def test_bad_options_are_refused(many, options, message):
 def test_a_position_outside_the_epoch_is_refused(many, start):
     with pytest.raises(ValueError, match=rf"start must lie in \[0, 37\], got {start}"):
         Stream(many, "train", batch_size=100).epoch(0, start=start)
+
+
+# ---- bags
+
+
+def bagged(folder: Path, bag: int | None, **options) -> Counter[tuple[float, ...]]:
+    return rows(list(Stream(folder, "train", batch_size=100, bag=bag, **options).epoch(0)))
+
+
+def test_a_bag_draws_the_rows_of_every_cell_with_replacement(many):
+    stored = [*rows([read_split(many, "train")])]
+    bags = [bagged(many, seed) for seed in range(40)]
+    times_BN = np.array([[bag[row] for row in stored] for bag in bags])
+
+    assert all(set(bag) <= set(stored) for bag in bags)
+    # Poisson numbers of mean one: as many of each as there should be, within six standard errors.
+    for number, share in enumerate((0.3679, 0.3679, 0.1839, 0.0613)):
+        assert (times_BN == number).mean() == pytest.approx(share, abs=6 * 0.5 / times_BN.size**0.5)
+    for cell in Dataset.read(many).cells:
+        inside_N = [row[2:] == tuple(np.float32(cell.conditions).tolist()) for row in stored]
+        drawn = times_BN[:, inside_N]
+        assert drawn.mean() == pytest.approx(1, abs=6 / drawn.size**0.5)
+
+
+def test_bags_of_two_seeds_and_rows_of_one_bag_know_nothing_of_each_other(many):
+    stored = [*rows([read_split(many, "train")])]
+    times_BN = np.array([[bag[row] for row in stored] for bag in (bagged(many, k) for k in (0, 1))])
+    bound = 5 / len(stored) ** 0.5
+
+    assert abs(np.corrcoef(times_BN)[0, 1]) < bound
+    # Nor do the rows of two row groups, at the same place in each.
+    for distance in (1, 97, 970):
+        assert abs(np.corrcoef(times_BN[0, distance:], times_BN[0, :-distance])[0, 1]) < bound
+
+
+@settings(deadline=None, max_examples=10)
+@given(share=st.floats(0, 1), epoch=st.integers(0, 3), cached=st.booleans(), some=st.booleans())
+def test_a_bag_is_the_same_in_every_epoch_and_entered_anywhere(many, share, epoch, cached, some):
+    options = {"batch_size": 100, "bag": 7, "without": HELD_OUT if some else ()}
+    stream = Stream(many, "train", memory_mb=512 if cached else 0, **options)
+    whole = list(Stream(many, "train", memory_mb=0, **options).epoch(epoch))
+    start = int(share * stream.batches)
+
+    assert sum(len(batch.events) for batch in whole) == stream.rows
+    assert rows(whole) == bagged(many, 7, without=options["without"])
+    assert same(list(stream.epoch(epoch, start=start)), whole[start:])
+
+
+def test_the_bag_of_some_cells_has_their_rows_of_the_bag_of_all(many):
+    whole, some = bagged(many, 3), bagged(many, 3, without=HELD_OUT)
+
+    assert some == Counter({r: n for r, n in whole.items() if not of_held_out(np.array([r[2:]]))})

@@ -473,3 +473,19 @@ def test_a_training_that_cannot_hold_them_out_is_refused(prepared):
         train(prepared, FLOW, QUICK, hold_out=all_cells)
     with pytest.raises(ConfigError, match="objective = 'held_out_nll' needs cells that are held"):
         train(prepared, FLOW, replace(QUICK, objective="held_out_nll"))
+
+
+def test_a_bagged_training_is_of_other_rows_and_resumes_to_the_bit(prepared, quick, tmp_path):
+    config = replace(QUICK, bag=True)
+    whole, fit = train(prepared, FLOW, config)
+
+    interrupt(prepared, config, tmp_path, after=2)
+    resumed, resumed_fit = train(prepared, FLOW, config, checkpoint=tmp_path)
+
+    assert same(whole, resumed)
+    assert numbers(fit) == numbers(resumed_fit)
+    assert not same(whole, quick.flow)
+    # Coordinates are those of all rows.
+    assert torch.equal(whole.conditions.mean_K, quick.flow.conditions.mean_K)
+    with pytest.raises(CheckpointError, match="has bag = True, this one False"):
+        train(prepared, FLOW, QUICK, checkpoint=tmp_path)
