@@ -78,6 +78,14 @@ class Optimizer:
             stored |= {f"{number}.{k}": v for k, v in self._adamw.state[flat].items()}
         return stored
 
+    def is_of(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether this state has weights and biases parted as they are here.
+
+        An older version took every matrix of one column for a bias.
+        """
+        sizes = [tensors[f"{number}.exp_avg"].numel() for number in range(len(self._flats))]
+        return sizes == [flat.numel() for flat in self._flats]
+
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go back to the state that `tensors` gave."""
         for number, flat in enumerate(self._flats):
@@ -96,10 +104,13 @@ class Optimizer:
 
 
 def weights_and_biases(flow: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The matrices of a flow, which decay, and everything else, which does not."""
+    """The matrices of a flow, which decay, and everything else, which does not.
+
+    By name, since a bias is a matrix of one column, as is what reads one condition alone.
+    """
     both: tuple[list[nn.Parameter], list[nn.Parameter]] = [], []
-    for parameter in flow.parameters():
-        matrix = parameter.ndim == 2 and parameter.shape[1] != 1
+    for name, parameter in flow.named_parameters():
+        matrix = parameter.ndim == 2 and "bias" not in name.split(".")
         both[0 if matrix else 1].append(parameter)
     return both
 

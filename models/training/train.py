@@ -312,6 +312,12 @@ class _Training:
         """
         state, tensors = checkpoint.state, checkpoint.tensors
         self._compare(folder, state)
+        optimizer = below(tensors, "optimizer.")
+        if not state.get("trimmed") and not self.optimizer.is_of(optimizer):
+            raise CheckpointError(
+                f"the checkpoint in {folder} is of an older version, in which other weights decay: "
+                "use another folder to start anew, or end the training with that version"
+            )
         self.history = [Epoch(**row) for row in state["history"]]
         self.stopping = Stopping(**state["stopping"])
         self.step, self.elapsed_s = state["step"], state["elapsed_s"]
@@ -320,7 +326,7 @@ class _Training:
         if state.get("trimmed"):
             return
         self.flow.load_state_dict(below(tensors, "flow."))
-        self.optimizer.restore(below(tensors, "optimizer."))
+        self.optimizer.restore(optimizer)
         torch.set_rng_state(tensors["rng.cpu"])
         if self.device.type == "cuda" and "rng.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)

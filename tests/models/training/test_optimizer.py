@@ -2,11 +2,15 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from models.config import TrainConfig
+from data_prep.columns import Column
+from models.config import FlowConfig, TrainConfig
+from models.flow.coordinates import Constants, Moments
+from models.flow.density import ConditionalFlow
 from models.training.optimizer import Optimizer, clip, learning_rate
 
 
@@ -59,6 +63,26 @@ def test_matrices_decay_and_biases_do_not():
     for name, parameter in flow.named_parameters():
         shrunk = 0.95 if "weight" in name else 1.0
         torch.testing.assert_close(parameter.detach(), before[name] * shrunk)
+
+
+@pytest.mark.parametrize(
+    ("conditioner", "conditions"), [("separate", 0), ("separate", 1), ("masked", 1)]
+)
+def test_what_decays_does_not_depend_on_its_shape(conditioner, conditions):
+    """One condition, one feature alone, one hidden unit: matrices of one column."""
+    columns = [Column(name, "") for name in ("x", "y", "c")]
+    config = FlowConfig(conditioner=conditioner, hidden=1 + conditions, normalise=True)
+    moments = Constants(*(Moments(9, np.zeros(k), np.full(k, 9.0)) for k in (2, conditions)))
+    flow = ConditionalFlow(config, columns[:2], columns[2:][:conditions], moments, {"c": (0, 1)})
+    before = {name: p.detach().clone() for name, p in flow.named_parameters()}
+
+    optimizer = Optimizer(flow, TrainConfig(weight_decay=0.1, learning_rate=0.5))
+    optimizer.step(0.5)
+
+    assert any(p.shape[1:] == (1,) and "bias" not in name for name, p in flow.named_parameters())
+    for name, parameter in flow.named_parameters():
+        matrix = "weight" in name or "first" in name
+        torch.testing.assert_close(parameter.detach(), before[name] * (0.95 if matrix else 1.0))
 
 
 def test_clipping_shortens_a_long_gradient_and_leaves_a_short_one():

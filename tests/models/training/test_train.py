@@ -165,6 +165,23 @@ def test_a_checkpoint_of_another_training_is_refused(prepared, once, change, nam
         train(prepared, FLOW, replace(ONCE, **change), checkpoint=once.folder)
 
 
+def test_a_checkpoint_in_which_other_weights_decay_is_refused(prepared, once, tmp_path):
+    """An older version took every matrix of one column for a bias."""
+    stored = load(once.folder)
+    moments = ("optimizer.0.exp_avg", "optimizer.1.exp_avg")
+    both = torch.cat([stored.tensors[name] for name in moments])
+    for name, part in zip(moments, both.tensor_split([len(both) // 2]), strict=True):
+        stored.tensors[name] = part.clone()
+    save(tmp_path, stored)
+
+    with pytest.raises(CheckpointError, match="older version, in which other weights decay"):
+        train(prepared, FLOW, ONCE, checkpoint=tmp_path)
+
+    trim(tmp_path)
+    flow, _ = train(prepared, FLOW, ONCE, checkpoint=tmp_path)
+    assert same(flow, once.flow)
+
+
 def test_the_same_seed_gives_the_same_flow_and_leaves_the_global_generator_alone(prepared, once):
     before = torch.get_rng_state()
     same_seed, other = (train(prepared, FLOW, replace(ONCE, seed=seed))[0] for seed in (0, 1))
