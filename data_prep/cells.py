@@ -1,4 +1,4 @@
-"""Cells named by their conditions: found in a dataset, held out of it.
+"""Cells named by their conditions: found in a dataset, held out of it, dealt into folds.
 
 A cell is named by a value of every condition column. Values compare as float32, since batches hold
 no more: `Z = 0.0004` names the cell whether a source wrote 0.0004 or the float32 nearest to it.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -47,19 +48,55 @@ def without(dataset: Dataset, named: Named, folder: Path) -> Dataset:
         return dataset
     out = _found(dataset, named)
     cells = tuple(cell for cell in dataset.cells if cell not in out)
-    ends = [
-        end
-        for cell in cells
-        for end in (zip(*cell.box, strict=True) if cell.box else [cell.conditions])
-    ]
-    seen = zip(dataset.condition_columns, zip(*ends, strict=True), strict=True)
-    ranges = dataset.ranges | {column.name: (min(found), max(found)) for column, found in seen}
+    ends = zip(*(cell.ends for cell in cells), strict=True)
+    seen = zip(dataset.condition_columns, map(chain.from_iterable, ends), strict=True)
+    of_conditions = {column.name: (min(each), max(each)) for column, (*each,) in seen}
+    ranges = dataset.ranges | of_conditions
     return replace(dataset, cells=cells, rows=rows_of(cells), ranges=ranges)
 
 
-def faults(dataset: Dataset, named: Named) -> list[str]:
-    """A sentence for each reason why these cells cannot be held out of the dataset."""
-    return _unknown(dataset, named) or _nothing_left(dataset, named)
+def faults(dataset: Dataset, *named: Named) -> list[str]:
+    """A sentence for each reason why these sets of cells cannot be held out of the dataset."""
+    together = list(chain(*named))
+    return _unknown(dataset, together) or [
+        *_nothing_left(dataset, together),
+        *dict.fromkeys(fault for some in named for fault in _nothing_to_tell(dataset, some)),
+    ]
+
+
+def folds(dataset: Dataset, count: int) -> list[list[dict[str, Value]]]:
+    """The interior cells, named, dealt into so many folds: neighbours into different ones.
+
+    A neighbour is the next cell with the same other conditions; of regions, the next one whose
+    ranges of the other conditions overlap. Interior is what has neighbours on both sides in every
+    condition in which there is such a cell: of two values both are edges, and texts have no sides.
+
+    In the dataset's order, each goes where fewest of its neighbours are; of those, where fewest
+    cells are; of those, where fewest neighbours are in the folds before and after, as two that
+    follow each other are held out together; of those, into the first. So nothing counts but which
+    cells there are.
+
+    Raises:
+        DataError: If fewer are interior than there are folds.
+    """
+    what = "regions" if dataset.scattered else "cells"
+    beside = _beside(dataset)
+    between = [{k for k, sides in each.items() if all(sides)} for each in beside]
+    asked = set().union(*between)
+    interior = [at for at, within in enumerate(between) if asked and within == asked]
+    if len(interior) < count:
+        raise DataError(
+            f"{len(interior)} of its {len(dataset.cells)} {what} have neighbours on both sides in "
+            f"every condition that has more than edges, too few for {count} folds: choose fewer "
+            "(hold_out_folds, at least 3), or name some (hold_out_cells, report_cells)"
+        )
+    dealt: list[list[int]] = [[] for _ in range(count)]
+    for at in interior:
+        near = {other for sides in beside[at].values() for side in sides for other in side}
+        here = [len(near.intersection(fold)) for fold in dealt]
+        around = [here[j - 1] + here[(j + 1) % count] for j in range(count)]
+        dealt[min(range(count), key=lambda j: (here[j], len(dealt[j]), around[j]))].append(at)
+    return [[name_of(dataset, dataset.cells[at]) for at in fold] for fold in dealt]
 
 
 def name_of(dataset: Dataset, cell: Cell) -> dict[str, Value]:
@@ -156,8 +193,28 @@ def _unknown(dataset: Dataset, named: Named) -> list[str]:
     return found
 
 
+def _beside(dataset: Dataset) -> list[dict[int, list[list[int]]]]:
+    """Of each cell, for each condition of numbers, the places of its neighbours on either side."""
+    ends_KC2 = np.array([cell.ends for cell in dataset.cells], np.float32)
+    low_KC, high_KC = ends_KC2[..., 0], ends_KC2[..., 1]
+    sided = [k for k, column in enumerate(dataset.condition_columns) if not column.categories]
+    found: list[dict[int, list[list[int]]]] = []
+    for at in range(len(dataset.cells)):
+        meets_KC = (low_KC <= high_KC[at]) & (high_KC >= low_KC[at])
+        found.append({})
+        for k in sided:
+            others_K = np.delete(meets_KC, k, axis=1).all(axis=1)
+            found[at][k] = []
+            for near_K, far_K in ((low_KC[:, k], high_KC[:, k]), (-high_KC[:, k], -low_KC[:, k])):
+                beyond_K = others_K & (near_K > far_K[at])
+                # Whatever begins where the first of them has not ended yet: none is between.
+                next_K = beyond_K & (near_K <= far_K[beyond_K].min(initial=np.inf))
+                found[at][k].append(np.flatnonzero(next_K).tolist())
+    return found
+
+
 def _nothing_left(dataset: Dataset, named: Named) -> list[str]:
-    """The parts that would lack rows to train on, rows to judge by, or rows held out."""
+    """The parts that would lack rows to train on or to judge by."""
     if not named:
         return []
     out = _found(dataset, named)
@@ -169,8 +226,6 @@ def _nothing_left(dataset: Dataset, named: Named) -> list[str]:
         rows = dataset.rows[split]
         if rows and rows == held:
             found.append(f"the cells that are left have no row in the {split} part: name fewer")
-        if rows and not held and split != "train":
-            found.append(f"the held-out cells have no row in the {split} part: name larger ones")
     for k, column in enumerate(dataset.condition_columns):
         left = {column.value(cell.conditions[k]) for cell in dataset.cells if cell not in out}
         for text in column.categories:
@@ -180,3 +235,14 @@ def _nothing_left(dataset: Dataset, named: Named) -> list[str]:
                     "one text by others: name fewer"
                 )
     return found
+
+
+def _nothing_to_tell(dataset: Dataset, named: Named) -> list[str]:
+    """The parts in which cells that are held out have no rows."""
+    held = rows_of(_found(dataset, named)) if named else {}
+    return [
+        f"the held-out cells {'; '.join(map(shown, named))} have no row in the {split} part: hold "
+        "out larger ones"
+        for split in ("val", "test")
+        if held and dataset.rows[split] and not held[split]
+    ]

@@ -67,6 +67,11 @@ class Cell:
     """Sum of the squared weights in train, val and test."""
 
     @property
+    def ends(self) -> tuple[tuple[float, float], ...]:
+        """Lowest and highest value of each condition: of a region its box."""
+        return self.box or tuple((value, value) for value in self.conditions)
+
+    @property
     def rows(self) -> int:
         """Of all parts."""
         return self.train + self.val + self.test

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from hpo.records.listing import Format
     from models import Emulator
 
+UNSEEN = "in cells that neither trained nor chose it"
+"""Whose NLL an export tells where there are some: no decision saw it."""
+
 
 @click.command()
 @click.argument("study", metavar="STUDY")
@@ -74,7 +77,8 @@ def export(
         return
     record = records[0]
     told = [f"val NLL {record.best_val_nll:.4f}"]
-    for what, score in (("test", record.test), ("held-out", record.held_out)):
+    unseen = ("held-out", record.held_out) if record.report is None else (UNSEEN, record.report)
+    for what, score in (("test", record.test), unseen):
         if score and score.nll is not None:
             told.append(f"{what} NLL {score.nll:.4f} +- {score.error:.4f}")
     click.echo(f"{out}: trial {record.trial} of {record.study}, {', '.join(told)} nats per event")
@@ -87,11 +91,15 @@ def _scored(bundle: Path) -> str:
         return "; its data is not there to score it"
     if metrics["test_nll"] is None or metrics["test_nll_error"] is None:
         return ", test NLL not finite"
-    alone = metrics["members"][0]["test_nll"]
-    return (
-        f", test NLL {metrics['test_nll']:.4f} +- {metrics['test_nll_error']:.4f} nats per event "
-        f"(the best alone: {alone:.4f})"
-    )
+    told = ""
+    for what, name in (("test", "test"), (UNSEEN, "report")):
+        if metrics.get(f"{name}_nll") is not None:
+            alone = metrics["members"][0][f"{name}_nll"]
+            told += (
+                f", {what} NLL {metrics[f'{name}_nll']:.4f} +- {metrics[f'{name}_nll_error']:.4f} "
+                f"nats per event (the best alone: {alone:.4f})"
+            )
+    return told
 
 
 @click.command()

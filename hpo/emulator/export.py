@@ -18,8 +18,8 @@ from data_prep.untrusted import finite
 from hpo.queue.trials import Snapshot, TrialReader, TrialSummary
 from hpo.records import weights
 from hpo.records.folder import data_found
-from hpo.records.record import NAME, HeldOutNll, RunRecord, TestNll
-from hpo.records.scores import score, score_held_out
+from hpo.records.record import NAME, RunRecord
+from hpo.records.scores import scored
 from hpo.study.status import usable
 from hpo.study.study import record_of, trial_name
 from models.bundle.card import Terms
@@ -146,9 +146,9 @@ def _difference(
 def _card(records: Sequence[RunRecord], density: Density) -> dict[str, object]:
     """The bundle's card: its quality, its origin, how many mergers there are."""
     best, alone = records[0], len(records) == 1
-    folder, hold_out = Path(best.data.path), best.data.hold_out_cells
+    folder, kept_out = Path(best.data.path), best.data.kept_out
     dataset = _dataset(best)
-    each = [_metrics(one.best_val_nll, one.test, one.held_out) for one in records]
+    each = [_metrics(one, one.best_val_nll) for one in records]
     metrics = each[0] if alone else {}
     origin: dict[str, object] = {
         "study": best.study,
@@ -164,10 +164,9 @@ def _card(records: Sequence[RunRecord], density: Density) -> dict[str, object]:
     card: dict[str, object] = {"metrics": metrics, "provenance": origin}
     if dataset:
         if not alone:  # no record tells of an ensemble
-            val_nll = nll(density, folder, "val", without=hold_out).mean
-            test = score(density, folder, hold_out)
-            metrics |= _metrics(val_nll, test, score_held_out(density, folder, hold_out))
-        metrics |= summary(density, folder, held_out=hold_out)
+            val_nll = nll(density, folder, "val", without=kept_out).mean
+            metrics |= _metrics(scored(best, density, folder), val_nll)
+        metrics |= summary(density, folder, held_out=kept_out)
         origin["data"] = _data(dataset)
         if efficiency := Efficiency.of_dataset(dataset):
             card["efficiency"] = efficiency.to_card()
@@ -188,19 +187,22 @@ def _dataset(record: RunRecord) -> Dataset | None:
     return dataset if dataset.fingerprint == record.data.fingerprint else None
 
 
-def _metrics(val_nll: float | None, test: TestNll | None, held_out: HeldOutNll | None) -> Metrics:
-    """The quality of one flow, or of an ensemble."""
+def _metrics(record: RunRecord, val_nll: float | None) -> Metrics:
+    """The quality of one flow, or of an ensemble, whose scores the record tells."""
+    test = record.test
     metrics: Metrics = {
         "val_nll": val_nll,
         "test_nll": test.nll if test else None,
         "test_nll_error": test.error if test else None,
     }
-    if held_out:
-        metrics |= {
-            "held_out_nll": held_out.nll,
-            "held_out_nll_error": held_out.error,
-            "held_out_cells": [asdict(cell) for cell in held_out.cells],
-        }
+    for name, found in (("held_out", record.held_out), ("report", record.report)):
+        if found:
+            metrics |= {
+                f"{name}_nll": found.nll,
+                f"{name}_nll_error": found.error,
+                f"{name}_cells": [asdict(cell) for cell in found.cells],
+                f"{name}_worst": asdict(found.worst) if found.worst else None,
+            }
     return finite(metrics)  # type: ignore[no-any-return]
 
 

@@ -10,11 +10,12 @@ from sqlalchemy.engine import URL
 
 from data_prep import cells
 from data_prep.dataset import SAMPLE, Dataset
+from data_prep.errors import DataError
 from hpo.doctor.machine import cores, default_workers
 from hpo.storage.address import masked
 from hpo.study.place import WORKERS
 from hpo.study.space import grid
-from hpo.study.spec import SpecError, StudySpec
+from hpo.study.spec import DataTable, SpecError, StudySpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,13 +74,15 @@ class Plan:
     @property
     def data(self) -> str:
         """The size of the dataset, for people."""
-        rows, held_out = sum(self.dataset.rows.values()), len(self.spec.data.hold_out_cells)
+        rows, data = sum(self.dataset.rows.values()), self.spec.data
         kind = "regions" if self.dataset.scattered else "cells"
         text = f"{rows:,} rows in {len(self.dataset.cells)} {kind}"
         if self.dataset.weight_column:
             effective = self.dataset.effective("train")
             text += f", weighted: {effective:,.0f} effective ones to train on"
-        return f"{text}, {held_out} of them held out" if held_out else text
+        if data.hold_out_cells:
+            text += f", {len(data.hold_out_cells)} of them held out"
+        return f"{text}, {len(data.report_cells)} to report by" if data.report_cells else text
 
     def describe(self) -> str:
         """The resolved study, for people."""
@@ -116,13 +119,7 @@ def make_plan(
     """
     folder = SAMPLE if spec.data.path == "sample" else Path(spec.data.path).absolute()
     dataset = Dataset.read(folder)
-    if faults := cells.faults(dataset, spec.data.hold_out_cells):
-        told = [f"[data] hold_out_cells: {fault}" for fault in faults]
-        raise SpecError(f"the study {spec.study.name!r} on {folder}", told)
-    # As the dataset writes them, in its order.
-    held_out = cells.find(dataset, spec.data.hold_out_cells, folder)
-    held_out_names = [cells.name_of(dataset, cell) for cell in held_out]
-    data = dataclasses.replace(spec.data, path=str(folder), hold_out_cells=held_out_names)
+    data = _named(spec, dataset, folder)
     total = trials or spec.study.trials
     if spec.sampler.kind == "grid" and total > (points := len(grid(spec.space))):
         fault = f"its grid has {points} points, so --trials can be {points} at most, not {total}"
@@ -138,4 +135,36 @@ def make_plan(
         lowers=trials is not None,
         force_sqlite=force_sqlite,
         command=command,
+    )
+
+
+def _named(spec: StudySpec, dataset: Dataset, folder: Path) -> DataTable:
+    """`[data]` with the cells that are not trained on as the dataset writes them, in its order.
+
+    Raises:
+        SpecError: If they cannot be held out of it.
+    """
+    data = spec.data
+    given = [key for key in ("hold_out", "hold_out_cells", "report_cells") if getattr(data, key)]
+    sets = [data.hold_out_cells, data.report_cells]
+    try:
+        if data.hold_out:
+            dealt = cells.folds(dataset, data.hold_out_folds)
+            sets = [dealt[(data.hold_out_fold + k) % len(dealt)] for k in range(2)]
+        faults = cells.faults(dataset, *sets)
+    except DataError as error:
+        faults = [str(error)]
+    if faults:
+        told = [f"[data] {', '.join(given)}: {fault}" for fault in faults]
+        raise SpecError(f"the study {spec.study.name!r} on {folder}", told)
+    hold_out_cells, report_cells = (
+        [cells.name_of(dataset, cell) for cell in cells.find(dataset, some, folder)]
+        for some in sets
+    )
+    return dataclasses.replace(
+        data,
+        path=str(folder),
+        hold_out=None,
+        hold_out_cells=hold_out_cells,
+        report_cells=report_cells,
     )

@@ -29,7 +29,7 @@ from hpo.queue.slots import Slots
 from hpo.records import environment
 from hpo.records.folder import read
 from hpo.records.record import NAME, RecordError, RunRecord, State, now
-from hpo.records.scores import score, score_held_out, used, with_cost, with_history
+from hpo.records.scores import scored, used, with_cost, with_history
 from hpo.records.weights import WHOLE, belongs
 from hpo.study import space
 from hpo.study.adoption import misfit, told
@@ -179,7 +179,7 @@ def _suggested(
 
 
 def _train(job: ClaimedTrial, fence: Fence, started: str) -> RunRecord:
-    data, hold_out = Path(job.spec.data.path), job.spec.data.hold_out_cells
+    data = Path(job.spec.data.path)
     stored = checkpoint.load(job.folder)
     rows = _history(stored) if stored else []
     values = {row.epoch: row.objective(job.spec.training) for row in rows}
@@ -215,7 +215,8 @@ def _train(job: ClaimedTrial, fence: Fence, started: str) -> RunRecord:
             data,
             flow_config,
             train_config,
-            hold_out=hold_out,
+            hold_out=job.spec.data.hold_out_cells,
+            report=job.spec.data.report_cells,
             checkpoint=job.folder,
             save=save,
             on_epoch=on_epoch,
@@ -227,8 +228,7 @@ def _train(job: ClaimedTrial, fence: Fence, started: str) -> RunRecord:
     flow = checkpoint.best_flow(job.folder)
     ended = with_cost(ended, flow)
     if state != "pruned":
-        test, held_out = score(flow, data, hold_out), score_held_out(flow, data, hold_out)
-        ended = dataclasses.replace(ended, test=test, held_out=held_out)
+        ended = scored(ended, flow, data)
     return _put(fence, ended)
 
 

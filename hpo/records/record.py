@@ -100,13 +100,20 @@ class DataUsed:
     fingerprint: str | None
     """sha256 over content and split, from its dataset.json; null where none was taken."""
     rows: dict[str, int]
-    """Rows of each split: train, val, test; those of held-out cells are among them."""
+    """Rows of each split: train, val, test; those of cells kept out of training are among them."""
     hold_out_cells: tuple[dict[str, Value], ...] = ()
     """Cells that were kept out of training, each as the value of every condition column."""
+    report_cells: tuple[dict[str, Value], ...] = ()
+    """Further ones, by which nothing was judged."""
     weights: str | None = None
     """The column that says how much a row counts; null where all count alike."""
     effective_rows: dict[str, float] | None = None
     """Rows of equal weight that would tell as much as each split's; null where all count alike."""
+
+    @property
+    def kept_out(self) -> tuple[dict[str, Value], ...]:
+        """All cells that were kept out of training."""
+        return (*self.hold_out_cells, *self.report_cells)
 
 
 @_stored
@@ -161,7 +168,7 @@ class CellNll:
 
 @_stored
 class HeldOutNll:
-    """The best weights on the test split's rows of the held-out cells, which they never saw."""
+    """The best weights on the test split's rows of cells that they never saw."""
 
     nll: float | None
     """Mean over these rows, nats per event in the data's units; null where it is not finite."""
@@ -171,6 +178,9 @@ class HeldOutNll:
     """Events that it is the mean of."""
     cells: tuple[CellNll, ...]
     """Each of the cells on its own."""
+    worst: CellNll | None = None
+    """The one with the highest NLL, one that is not finite above all; null where no cell has rows,
+    and in older records."""
     effective_rows: float | None = None
     """Events of equal weight that would tell as much; null in older records."""
 
@@ -243,6 +253,8 @@ class RunRecord:
     """The best weights on the test split, once the run has ended well."""
     held_out: HeldOutNll | None = None
     """The best weights in the held-out cells; null where there are none."""
+    report: HeldOutNll | None = None
+    """The best weights in the report cells, by which nothing was judged; null likewise."""
     restarts: int = 0
     """How often a worker took the trial up again."""
     cost: Cost

@@ -21,7 +21,7 @@ from data_prep.errors import InputError
 from hpo.records import environment, weights
 from hpo.records.folder import data_found, read
 from hpo.records.record import EpochRow, RunRecord, now
-from hpo.records.scores import score, with_cost, with_history
+from hpo.records.scores import scored, with_cost, with_history
 from models.config import FlowConfig, TrainConfig
 from models.training import checkpoint
 from models.training.history import Epoch
@@ -89,7 +89,8 @@ def rerun(path: Path, out: Path, *, data: Path | None = None) -> Rerun:
                 folder,
                 FlowConfig.from_dict(then.flow),
                 config,
-                hold_out=list(then.data.hold_out_cells),
+                hold_out=then.data.hold_out_cells,
+                report=then.data.report_cells,
                 checkpoint=out,
                 on_epoch=on_epoch,
             )
@@ -129,12 +130,11 @@ def _record(then: RunRecord, folder: Path, out: Path, rows: list[Epoch]) -> RunR
         weights=checkpoint.digest(stored),
         data=dataclasses.replace(then.data, path=str(folder)),
         environment=environment.describe(TrainConfig.from_dict(then.training).device, None),
-        test=score(flow, folder, then.data.hold_out_cells) if then.test else None,
-        held_out=None,
         restarts=0,
         started=now(),
     )
-    return with_cost(with_history(record, rows), flow)
+    record = with_cost(with_history(record, rows), flow)
+    return scored(record, flow, folder) if then.test else record
 
 
 def _comparisons(then: RunRecord, now: RunRecord) -> Iterator[dict[str, object]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,19 +49,24 @@ def with_cost(record: RunRecord, flow: Density) -> RunRecord:
     return dataclasses.replace(record, cost=dataclasses.replace(record.cost, **cost))
 
 
-def score(flow: Density, folder: Path, hold_out: Named) -> TestNll:
-    """On the test rows of all cells but the held-out ones."""
-    found = nll(flow, folder, "test", without=hold_out)
-    return TestNll(
+def scored(record: RunRecord, flow: Density, folder: Path) -> RunRecord:
+    """The record with the scores of a flow on the test rows of its data, which lie in `folder`."""
+    found = nll(flow, folder, "test", without=record.data.kept_out)
+    test = TestNll(
         nll=found.mean, error=found.error, rows=found.rows, effective_rows=found.effective_rows
     )
+    held_out, report = (
+        _score_unseen(flow, folder, cells)
+        for cells in (record.data.hold_out_cells, record.data.report_cells)
+    )
+    return dataclasses.replace(record, test=test, held_out=held_out, report=report)
 
 
-def score_held_out(flow: Density, folder: Path, hold_out: Named) -> HeldOutNll | None:
-    """On the test rows of the held-out cells, together and each; None where there are none."""
-    if not hold_out:
+def _score_unseen(flow: Density, folder: Path, named: Named) -> HeldOutNll | None:
+    """In cells that were not trained on, together and each; None where there are none."""
+    if not named:
         return None
-    found = nll(flow, folder, "test", only=hold_out)
+    found = nll(flow, folder, "test", only=named)
     cells = tuple(
         CellNll(
             conditions=cell.conditions,
@@ -69,12 +75,14 @@ def score_held_out(flow: Density, folder: Path, hold_out: Named) -> HeldOutNll |
             rows=cell.nll.rows if cell.nll else 0,
             effective_rows=cell.nll.effective_rows if cell.nll else 0.0,
         )
-        for cell in cell_nlls(flow, folder, "test", hold_out)
+        for cell in cell_nlls(flow, folder, "test", named)
     )
+    told = [cell for cell in cells if cell.rows]
     return HeldOutNll(
         nll=finite(found.mean),
         error=finite(found.error),
         rows=found.rows,
         cells=cells,
+        worst=max(told, key=lambda cell: math.inf if cell.nll is None else cell.nll, default=None),
         effective_rows=found.effective_rows,
     )

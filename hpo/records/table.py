@@ -47,6 +47,10 @@ USUAL = (
     "test_error",
     "held_out_nll",
     "held_out_error",
+    "held_out_worst",
+    "report_nll",
+    "report_error",
+    "report_worst",
     "loss_rate",
     "seconds",
     "restarts",
@@ -86,7 +90,7 @@ def row(record: RunRecord) -> Row:
     """The run as one flat row; the module says which columns there are."""
     reported, cost = record.reported, record.cost
     last = record.epochs[-1] if record.epochs else None
-    holds_out = bool(record.data.hold_out_cells)
+    cells = {"held_out": record.data.hold_out_cells, "report": record.data.report_cells}
     flat: Row = {
         "study": record.study,
         "trial": record.trial,
@@ -96,14 +100,17 @@ def row(record: RunRecord) -> Row:
         "best_epoch": record.best_epoch,
         "best_val_nll": record.best_val_nll,
     }
-    if holds_out:
+    if record.data.hold_out_cells:
         flat["best_held_out_nll"] = record.best_held_out_nll
     if reported:
         flat |= {f"reported_{name}": getattr(reported, name) for name in ("epochs", "val_nll")}
         flat["label"] = reported.label
-    for name in ("test", "held_out") if holds_out else ("test",):
+    for name in ("test", *(name for name, some in cells.items() if some)):
+        found = getattr(record, name)
         for value in ("nll", "error"):
-            flat[f"{name}_{value}"] = getattr(getattr(record, name), value, None)
+            flat[f"{name}_{value}"] = getattr(found, value, None)
+        if name in cells:
+            flat[f"{name}_worst"] = found.worst.nll if found and found.worst else None
     flat |= {
         "loss_rate": last.loss_rate if last else None,
         "seconds": cost.seconds,
@@ -179,7 +186,7 @@ def objective(each: Row) -> object:
 
 def _with_options(flat: Row, record: RunRecord) -> Row:
     """The row with every resolved option, the data and the environment after it."""
-    environment, held_out = asdict(record.environment), record.data.hold_out_cells
+    environment = asdict(record.environment)
     versions = environment.pop("versions")
     options: dict[str, Mapping[str, object]] = {
         "flow": record.flow,
@@ -191,7 +198,11 @@ def _with_options(flat: Row, record: RunRecord) -> Row:
             "fingerprint": record.data.fingerprint,
             **{f"{split}_rows": count for split, count in record.data.rows.items()},
             **_weighted(record),
-            **({"hold_out_cells": _listed(held_out)} if held_out else {}),
+            **{
+                which: _listed(named)
+                for which in ("hold_out_cells", "report_cells")
+                if (named := getattr(record.data, which))
+            },
         },
         "environment": environment,
         "version": versions,

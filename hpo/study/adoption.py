@@ -12,11 +12,11 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from hpo.records.record import RunRecord, State
+from hpo.records.record import DataUsed, RunRecord, State
 from hpo.study import space
 from hpo.study.enqueue import fits
 from hpo.study.space import Range
-from hpo.study.spec import StudySpec
+from hpo.study.spec import DataTable, StudySpec
 from models.config import FREE_TO_CHANGE, ConfigError, FlowConfig, TrainConfig
 
 _TOLD: dict[State, TrialState] = {
@@ -62,7 +62,7 @@ def misfit(
     seeds = {"study": spec.study.seed, "trial": space.seed_of(spec.study.seed, number)}
     training = dataclasses.replace(spec.training, seed=seeds["trial"])
     ours: dict[str, Any] = {"trial": number, "data": fingerprint, "seeds": seeds}
-    ours |= {"held-out cells": _sorted(spec.data.hold_out_cells)}
+    ours |= _kept_out(spec.data)
     ours |= _options(*space.resolve({**spec.space, **record.params}, spec.flow, training))
     ours |= known
     try:
@@ -74,7 +74,7 @@ def misfit(
         "data": record.data.fingerprint,
         "seeds": record.seeds,
     }
-    theirs |= {"held-out cells": _sorted(record.data.hold_out_cells)}
+    theirs |= _kept_out(record.data)
     theirs |= _options(*options) | record.params
     return next(
         (
@@ -92,6 +92,7 @@ def _options(*configs: FlowConfig | TrainConfig) -> dict[str, Any]:
     return {key: value for key, value in every.items() if key not in FREE_TO_CHANGE}
 
 
-def _sorted(cells: Any) -> list[Any]:
-    """Cells without an order, neither theirs nor that of their conditions."""
-    return sorted(sorted(cell.items()) for cell in cells)
+def _kept_out(data: DataTable | DataUsed) -> dict[str, Any]:
+    """The cells that are not trained on, without an order, neither theirs nor of conditions."""
+    named = {"held-out cells": data.hold_out_cells, "report cells": data.report_cells}
+    return {what: sorted(sorted(cell.items()) for cell in cells) for what, cells in named.items()}

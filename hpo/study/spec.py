@@ -73,7 +73,36 @@ class DataTable:
     """Folder that `hpo prepare` wrote, seen from where `hpo` runs; `sample` is the shipped one."""
     hold_out_cells: list[dict[str, Value]] = field(default_factory=list)
     """Cells that no trial is trained on, a table of every condition's value each. Their NLL is told
-    separately: it says how well a flow does between the cells that it knows."""
+    separately: it says how well a flow does between the cells that it knows. The objective
+    `held_out_nll` judges by it."""
+    report_cells: list[dict[str, Value]] = field(default_factory=list)
+    """Further cells that no trial is trained on, likewise. Nothing is judged by their NLL, the
+    `report_nll`: it says how well the flow does that the others have chosen."""
+    hold_out: Literal["interior"] | None = None
+    """`interior` chooses both: the cells (or regions) with neighbours on both sides in every
+    condition, but one of two values, are dealt into folds, neighbours into different ones."""
+    hold_out_folds: Annotated[int, Ge(3)] = 4
+    """How many. Two are held out, the others are trained on."""
+    hold_out_fold: NonNegativeInt = 0
+    """The one that is `hold_out_cells`, counted from 0. The next, after the last the first, is
+    `report_cells`."""
+
+    def __post_init__(self) -> None:
+        if self.hold_out_fold >= self.hold_out_folds:
+            raise ValueError(
+                f"hold_out_fold must be below hold_out_folds = {self.hold_out_folds}, got "
+                f"{self.hold_out_fold}"
+            )
+        if self.hold_out and self.kept_out:
+            raise ValueError(
+                f"hold_out = {self.hold_out!r} chooses the cells itself: leave out either it, or "
+                "hold_out_cells and report_cells"
+            )
+
+    @property
+    def kept_out(self) -> list[dict[str, Value]]:
+        """All cells that no trial is trained on."""
+        return [*self.hold_out_cells, *self.report_cells]
 
 
 @checked
@@ -265,9 +294,9 @@ def _clashes(parts: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
             "[training] eval_every must be 0 in a study: pruning compares trials epoch by epoch"
         )
     if training and training.objective == "held_out_nll" and "data" in parts:
-        if not parts["data"].hold_out_cells:
+        if not (parts["data"].hold_out_cells or parts["data"].hold_out):
             faults.append(
                 "[training] objective = 'held_out_nll' needs cells that are held out: name some in "
-                "[data] hold_out_cells, or choose 'val_nll'"
+                "[data] hold_out_cells, have [data] hold_out = 'interior', or choose 'val_nll'"
             )
     return faults

@@ -43,12 +43,13 @@ def create_study(
 ) -> optuna.Study:
     """The study that `spec` describes: a new one, or the one of that name to be continued.
 
-    The data's path in `spec` is absolute; the dataset's fingerprint is stored with it, since a
-    folder's content can change under its name.
+    The data's path in `spec` is absolute, and its held-out cells are named; the dataset's
+    fingerprint is stored with it, since a folder's content can change under its name.
 
     Raises:
         SpecError: If a study of that name searches something else. Lists what differs.
     """
+    assert spec.data.hold_out is None, "the cells that it stands for are named in a plan"
     make_tables(storage.engine)  # which lets nothing of a deleted study be taken for the new one's
     study = optuna.create_study(
         study_name=spec.study.name, storage=storage, load_if_exists=True, direction="minimize"
@@ -165,6 +166,7 @@ def blank_record(study: optuna.Study, number: int) -> RunRecord:
             fingerprint=study.user_attrs[DATA_ATTRIBUTE],
             rows={},
             hold_out_cells=tuple(spec.data.hold_out_cells),
+            report_cells=tuple(spec.data.report_cells),
         ),
         environment=Environment(versions={}, device="", host=None, threads=None),
         cost=Cost(parameters=None, flops_per_event=None, seconds=None),
@@ -234,9 +236,9 @@ def _compared(spec: StudySpec) -> dict[str, str]:
     }
     values["[study] seed"] = spec.study.seed
     # Neither the order of cells nor that of their conditions is a difference.
-    values["[data] hold_out_cells"] = sorted(
-        spec.data.hold_out_cells, key=lambda c: sorted(c.items())
-    )
+    for which in ("hold_out_cells", "report_cells"):
+        cells = getattr(spec.data, which)
+        values[f"[data] {which}"] = sorted(cells, key=lambda cell: sorted(cell.items()))
     return {key: json.dumps(value, sort_keys=True) for key, value in values.items()}
 
 

@@ -10,7 +10,7 @@ Axes:
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,9 @@ from data_prep.stream import Batch
 from data_prep.untrusted import is_finite
 from models.bundle.files import EmulatorError
 from models.evaluation import weighted
+
+_KEPT_OUT = ("held_out_cells", "report_cells")
+"""Metrics of a card that name cells which the training was kept from."""
 
 Key = tuple[float, ...]
 """The conditions of a cell, as `data_prep.dataset.key` makes them comparable."""
@@ -120,19 +123,21 @@ def held_out_of(card: Mapping[str, Any]) -> list[dict[str, Value]]:
     metrics = card.get("metrics", {})
     members = metrics.get("members", ())  # an older ensemble names them in its members alone
     for told in (metrics, *(members if isinstance(members, list) else ())):
-        if not (isinstance(told, Mapping) and "held_out_cells" in told):
-            continue
-        listed, cells = told["held_out_cells"], []
-        for each in listed if isinstance(listed, list) else [None]:
-            cell = each.get("conditions") if isinstance(each, Mapping) else None
-            if not (isinstance(cell, Mapping) and all(map(_is_value, cell.values()))):
-                raise EmulatorError(
-                    "the emulator's card names held-out cells that are none (held_out_cells of "
-                    f"its metrics holds {reprlib.repr(cell)}): export the emulator again"
-                )
-            cells.append(dict(cell))
-        return cells
+        if isinstance(told, Mapping) and any(which in told for which in _KEPT_OUT):
+            return [cell for which in _KEPT_OUT for cell in _named(told.get(which, []), which)]
     return []
+
+
+def _named(listed: object, which: str) -> Iterator[dict[str, Value]]:
+    """The conditions of the cells in a card's list."""
+    for each in listed if isinstance(listed, list) else [None]:
+        cell = each.get("conditions") if isinstance(each, Mapping) else None
+        if not (isinstance(cell, Mapping) and all(map(_is_value, cell.values()))):
+            raise EmulatorError(
+                f"the emulator's card names held-out cells that are none ({which} of its metrics "
+                f"holds {reprlib.repr(cell)}): export the emulator again"
+            )
+        yield dict(cell)
 
 
 def _is_value(value: object) -> bool:

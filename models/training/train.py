@@ -1,9 +1,9 @@
 """Fitting a flow to a prepared dataset, epoch after epoch. Knows no Optuna.
 
 A row of history is one evaluation of the whole validation split in evaluation mode: at the end of
-each epoch, or after every `eval_every` steps. Rows of held-out cells are in none of it: their part
-of the validation split has an NLL of its own. The loop synchronises with the device once per row:
-losses and the first non-finite step are kept there.
+each epoch, or after every `eval_every` steps. Rows of cells that are kept out are in none of it:
+those of the held-out cells have an NLL of their own. The loop synchronises with the device once per
+row: losses and the first non-finite step are kept there.
 
 Where rows have weights, each counts as its weight over the mean weight of the training rows: in the
 loss of a batch, in every NLL, and in what coordinates are standardised by.
@@ -69,6 +69,7 @@ def train(
     train_config: TrainConfig,
     *,
     hold_out: Named = (),
+    report: Named = (),
     checkpoint: Path | None = None,
     save: Save = save,
     on_epoch: Callable[[Epoch], None] | None = None,
@@ -81,6 +82,7 @@ def train(
         train_config: How it is fitted.
         hold_out: Cells that the flow never sees, neither to be fitted nor standardised, each as a
             value of every condition column.
+        report: Further cells that it never sees, of which no NLL is taken here, either.
         checkpoint: A folder. If it holds a checkpoint, training goes on exactly from there; it
             is saved after each evaluation, before `on_epoch`.
         save: Puts a checkpoint into that folder; its exceptions pass through.
@@ -102,7 +104,7 @@ def train(
         )
     stored = load(checkpoint) if checkpoint is not None else None
     with _arithmetic(train_config):
-        training = _Training(Path(folder), flow_config, train_config, hold_out)
+        training = _Training(Path(folder), flow_config, train_config, hold_out, report)
         if checkpoint is not None and stored is not None:
             training.restore(checkpoint, stored)
         training.run(checkpoint, save, on_epoch)
@@ -113,23 +115,32 @@ class _Training:
     """A training under way: everything that a checkpoint holds, and the loop."""
 
     def __init__(
-        self, folder: Path, flow_config: FlowConfig, config: TrainConfig, hold_out: Named = ()
+        self,
+        folder: Path,
+        flow_config: FlowConfig,
+        config: TrainConfig,
+        hold_out: Named = (),
+        report: Named = (),
     ) -> None:
         self.config, self.device = config, _device(config)
         whole = Dataset.read(folder)
         # Its ranges are the flow's domain: beyond them, in a held-out cell too, the flow guesses.
-        self.dataset = cells.without(whole, hold_out, folder)
-        self.hold_out = [cells.name_of(whole, cell) for cell in cells.find(whole, hold_out, folder)]
+        kept_out = [*hold_out, *report]
+        self.dataset = cells.without(whole, kept_out, folder)
+        self.kept_out = {
+            which: [cells.name_of(whole, cell) for cell in cells.find(whole, named, folder)]
+            for which, named in (("hold_out", hold_out), ("report", report))
+        }
         read = partial(Stream, folder, memory_mb=config.memory_mb)
         fitted = partial(
-            read, "train", batch_size=config.batch_size, seed=config.seed, without=hold_out
+            read, "train", batch_size=config.batch_size, seed=config.seed, without=kept_out
         )
         # Coordinates are of all rows: a bag may lack every row of a rare pattern of atoms.
         whole_stream = self.stream = fitted()
         if config.bag:
             self.stream = fitted(bag=config.seed)
         evaluated = partial(read, "val", batch_size=EVALUATION_ROWS, shuffle=False)
-        self.validation = evaluated(without=hold_out)
+        self.validation = evaluated(without=kept_out)
         self.held_out = evaluated(only=hold_out) if hold_out else None
         self.mean_weight = self.dataset.mean_weight("train")
         torch.manual_seed(config.seed)
@@ -295,7 +306,7 @@ class _Training:
             "flow": self.flow.describe(),
             "training": asdict(self.config),
             "dataset": self.dataset.fingerprint,
-            "hold_out": self.hold_out,
+            **self.kept_out,
             "step": self.step,
             "elapsed_s": self.elapsed_s,
             "stopped": self.stopped,
@@ -333,11 +344,12 @@ class _Training:
 
     def _compare(self, folder: Path, state: dict[str, Any]) -> None:
         ours = {**asdict(self.config), **asdict(self.flow.config)}
-        ours |= {"data": self.dataset.fingerprint, "hold_out": self.hold_out}
+        ours |= {"data": self.dataset.fingerprint, **self.kept_out}
         # An option that a checkpoint lacks was added after it.
         theirs = asdict(TrainConfig.from_dict(state["training"]))
         theirs |= asdict(FlowConfig.from_dict(state["flow"]["config"]))
-        theirs |= {"data": state["dataset"], "hold_out": state.get("hold_out", [])}
+        theirs |= {"data": state["dataset"]}
+        theirs |= {which: state.get(which, []) for which in self.kept_out}
         for name in sorted(ours):
             if name not in FREE_TO_CHANGE and ours[name] != theirs[name]:
                 raise CheckpointError(

@@ -154,11 +154,15 @@ def test_what_had_begun_after_the_backup_goes_on_where_it_was(restored, data):
         ({"params": {"hidden": 99, "bound": 3.5}}, "its hidden is 99, which is not in"),
         ({"data": {"fingerprint": "0" * 64}}, "its data is '000"),
         ({"data": {"hold_out_cells": [{"Z": 0.01}]}}, "its held-out cells is "),
+        ({"data": {"report_cells": [{"Z": 0.01}]}}, "its report cells is "),
         ({"seeds": {"study": 0, "trial": 1}}, "its seeds is "),
         ({"training": {"epochs": 7}}, "its epochs is 7, the trial's 2"),
         ({"flow": {"kind": "magic"}}, "its options are not of this version"),
     ],
-    ids=["number", "parameters", "fewer", "space", "data", "cells", "seed", "option", "version"],
+    ids=[
+        *("number", "parameters", "fewer", "space", "data", "cells", "report", "seed", "option"),
+        "version",
+    ],
 )
 def test_what_is_not_of_the_trial_is_put_aside(restored, data, caplog, state, change, said):
     path = restored.of(1) / NAME

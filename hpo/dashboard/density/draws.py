@@ -261,7 +261,7 @@ def _slider(source: _Source, k: int, start: float) -> Slider:
 def _held_out(dataset: Dataset, record: RunRecord) -> frozenset[Cell]:
     """The cells that the flow was not trained on."""
     try:
-        return frozenset(naming.find(dataset, record.data.hold_out_cells, Path("the data")))
+        return frozenset(naming.find(dataset, record.data.kept_out, Path("the data")))
     except DataError:  # a run.json that names no cell of these data says nothing about them
         return frozenset()
 
@@ -275,7 +275,7 @@ def _rows_at(
     number_N = numbers(dataset, test.rows.conditions)
     rows = test.rows.take(number_N == dataset.cells.index(cell))
     asked = [column.number(named[column.name]) for column in dataset.condition_columns]
-    ends = np.array(cell.box or [(value, value) for value in cell.conditions])
+    ends = np.array(cell.ends)
     margin_C = SAME * np.abs(ends).max(axis=1)
     if (asked < ends[:, 0] - margin_C).any() or (asked > ends[:, 1] + margin_C).any():
         return rows, False, [f"Nothing was simulated here: the nearest {kind} is {where}."]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from data_prep.cells import Named
 from data_prep.dataset import shown
 from hpo.dashboard.runs.history import rate_unit
 from hpo.records.record import RunRecord
@@ -50,7 +51,8 @@ def settings(record: RunRecord) -> dict[str, dict[str, object]]:
                 f"effective {split} rows": count
                 for split, count in (record.data.effective_rows or {}).items()
             },
-            "held-out cells": _cells(record),
+            "held-out cells": _cells(record.data.hold_out_cells),
+            "report cells": _cells(record.data.report_cells),
         },
         "environment": {
             **{name: getattr(where, name) for name in ENVIRONMENT},
@@ -67,10 +69,9 @@ def cautions(records: Iterable[RunRecord]) -> list[str]:
     return [*_of_data(given), *_of_ends(given), *_of_time(given)]
 
 
-def _cells(record: RunRecord) -> str | None:
-    """The held-out cells as text, whatever the order in which they were given."""
-    cells = [shown(dict(sorted(cell.items()))) for cell in record.data.hold_out_cells]
-    return "; ".join(sorted(cells)) or None
+def _cells(named: Named) -> str | None:
+    """Cells as text, whatever the order in which they were given."""
+    return "; ".join(sorted(shown(dict(sorted(cell.items()))) for cell in named)) or None
 
 
 def _of_data(records: Sequence[RunRecord]) -> Iterator[str]:
@@ -80,11 +81,9 @@ def _of_data(records: Sequence[RunRecord]) -> Iterator[str]:
             f"These runs were trained on {len(prints)} different data sets: their NLLs do not "
             "compare."
         )
-    if len({_cells(each) for each in records}) > 1:
-        yield (
-            "Different cells were held out of these runs: their validation and test NLLs are "
-            "means over different rows."
-        )
+    data = [each.data for each in records]
+    if len({(_cells(each.hold_out_cells), _cells(each.report_cells)) for each in data}) > 1:
+        yield "Different cells were held out of these runs: their NLLs are of different rows."
     judged = {str(each.training.get("objective", "val_nll")) for each in records}
     if len(judged) > 1:
         told = " and ".join(sorted(OBJECTIVES.get(each, each) for each in judged))

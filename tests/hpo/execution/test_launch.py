@@ -1,6 +1,7 @@
 """A study from `hpo launch` to its end, with real workers, and through what can happen to them."""
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -24,7 +25,8 @@ from hpo.records.folder import read_all
 from hpo.records.record import RunRecord
 from hpo.storage.address import url_of
 from hpo.storage.open import open_storage
-from hpo.study.spec import load
+from hpo.study.spec import SpecError, load
+from hpo.study.study import blank_record, create_study, load_study
 
 pytestmark = pytest.mark.slow
 
@@ -410,6 +412,42 @@ def test_cells_that_cannot_be_held_out_are_all_named_before_anything_is_made(pla
     assert "Z = 0.0012, alpha = 1 is no cell of it: the nearest are Z = 0.001, alpha = 1" in said
     assert "Z = 0.01 must name Z and alpha: missing alpha, unknown none" in said
     assert "Z = 0.01, alpha = 5 is named twice" in said
+    assert not (place / "runs").exists()
+
+
+def test_interior_cells_are_named_when_a_study_is_planned(place):
+    interior = ["data.path=sample", "data.hold_out=interior", "training.objective=held_out_nll"]
+
+    def planned(*settings, **options):
+        spec = load("tiny.toml", settings=[*interior, *settings])
+        at = {"runs": place / "runs", "url": url_in(place)}
+        return make_plan(spec, trials=1, workers=1, on="local", **at, **options)
+
+    plans = [planned(f"data.hold_out_fold={fold}") for fold in range(4)]
+    for one, following in itertools.pairwise([*plans, plans[0]]):
+        assert one.spec.data.report_cells == following.spec.data.hold_out_cells
+    assert "36 cells, 3 of them held out, 4 to report by" in plans[0].describe()
+    every = [tuple(cell.values()) for plan in plans for cell in plan.spec.data.hold_out_cells]
+    assert len(set(every)) == len(every) == 14
+
+    def make(plan):
+        storage, data = open_storage(plan.url), plan.dataset.fingerprint
+        return create_study(storage, plan.spec, runs=plan.runs, fingerprint=data)
+
+    make(plans[0])
+    study, spec = load_study(open_storage(plans[0].url), "tiny")
+    assert spec == plans[0].spec
+    assert blank_record(study, 0).data.kept_out == tuple(spec.data.kept_out)
+    make(planned())  # the same file goes on with it
+    with pytest.raises(SpecError, match=r"\[data\] report_cells is .* there and .* here"):
+        make(plans[1])
+
+
+def test_a_dataset_with_too_few_interior_cells_is_refused_before_anything_is_made(place):
+    said = hpo("launch", "tiny.toml", "--set", "data.hold_out=interior", code=2)
+
+    assert "[data] hold_out: 1 of its 9 cells have neighbours on both sides in every" in said
+    assert "Traceback" not in said
     assert not (place / "runs").exists()
 
 

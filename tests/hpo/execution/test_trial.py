@@ -40,6 +40,8 @@ class Death(BaseException):
 
 
 HELD_OUT = [{"Z": 0.001, "alpha": 5.0}, {"Z": 0.01, "alpha": 0.5}]
+REPORT = [{"Z": 0.001, "alpha": 1.0}]
+KEPT_OUT = [*HELD_OUT, *REPORT]
 
 
 @pytest.fixture
@@ -56,8 +58,8 @@ def finished(prepared, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def held_out(prepared, tmp_path_factory):
-    """A study of two trials with cells held out, both ended. Do not write into it."""
-    setting = Setting(tmp_path_factory.mktemp("held-out"), prepared).study(HELD_OUT)
+    """A study of two trials with cells of both kinds held out. Do not write into it."""
+    setting = Setting(tmp_path_factory.mktemp("held-out"), prepared).study(HELD_OUT, REPORT)
     setting.slots.set_total(2)
     return setting.run()
 
@@ -66,10 +68,14 @@ class Setting:
     def __init__(self, runs, data):
         self.runs, self.data = runs, data
 
-    def study(self, hold_out=(), **training):
+    def study(self, hold_out=(), report=(), **training):
         tables = {
             "study": {"name": "s"},
-            "data": {"path": str(self.data), "hold_out_cells": list(hold_out)},
+            "data": {
+                "path": str(self.data),
+                "hold_out_cells": list(hold_out),
+                "report_cells": list(report),
+            },
             "space": {"hidden": [8], "blocks": 2},
             "training": {"epochs": 4, "batch_size": 512} | training,
             "pruner": {"min_epochs": 1},
@@ -321,14 +327,18 @@ def test_a_trial_tells_how_well_it_does_in_the_cells_held_out(held_out):
     setting, job, record = held_out, held_out.job, held_out.record
 
     flow = checkpoint.best_flow(job.folder)
-    there = nll.nll(flow, setting.data, "test", only=HELD_OUT)
-    others = nll.nll(flow, setting.data, "test", without=HELD_OUT)
+    others = nll.nll(flow, setting.data, "test", without=KEPT_OUT)
     assert (record.test.nll, record.test.rows) == (others.mean, others.rows)
-    assert (record.held_out.nll, record.held_out.error) == (there.mean, there.error)
-    assert [cell.conditions for cell in record.held_out.cells] == HELD_OUT
-    assert sum(cell.rows for cell in record.held_out.cells) == record.held_out.rows
-    assert record.test.rows + record.held_out.rows == record.data.rows["test"]
+    for found, cells in ((record.held_out, HELD_OUT), (record.report, REPORT)):
+        there = nll.nll(flow, setting.data, "test", only=cells)
+        assert (found.nll, found.error) == (there.mean, there.error)
+        assert [cell.conditions for cell in found.cells] == cells
+        assert sum(cell.rows for cell in found.cells) == found.rows
+        assert found.worst == max(found.cells, key=lambda cell: cell.nll)
+    unseen = record.held_out.rows + record.report.rows
+    assert record.test.rows + unseen == record.data.rows["test"]
     assert list(record.data.hold_out_cells) == HELD_OUT
+    assert list(record.data.report_cells) == REPORT
     assert all(row.held_out_nll is not None for row in record.epochs)
     assert read(job.folder / NAME) == record
     jsonschema.validate(json.loads((job.folder / NAME).read_text()), json_schema())
@@ -338,8 +348,8 @@ def test_a_trial_without_held_out_cells_says_nothing_of_them(finished):
     record = finished.record
 
     (row,) = runs.rows(finished.runs)
-    assert record.held_out is record.best_held_out_nll is None
-    assert not [name for name in row if "held_out" in name or "hold_out" in name]
+    assert record.held_out is record.best_held_out_nll is record.report is None
+    assert not [name for name in row if re.search("held_out|hold_out|report", name)]
 
 
 @pytest.mark.parametrize("objective", ["val_nll", "held_out_nll"])
@@ -366,17 +376,28 @@ def test_the_held_out_nll_reaches_the_listing_and_the_emulator(held_out, tmp_pat
     record, row = held_out.record, runs.rows(held_out.runs)[-1]
     assert (row["held_out_nll"], row["test_nll"]) == (record.held_out.nll, record.test.nll)
     assert row["hold_out_cells"] == "Z = 0.001, alpha = 5; Z = 0.01, alpha = 0.5"
-    assert "held_out_nll" in runs.usual([row])
+    assert row["report_cells"] == "Z = 0.001, alpha = 1"
+    assert (row["report_nll"], row["report_error"]) == (record.report.nll, record.report.error)
+    assert row["held_out_worst"] == max(cell.nll for cell in record.held_out.cells)
+    assert row["report_worst"] == record.report.worst.nll
+    assert {"held_out_nll", "report_nll", "report_worst"} <= {*runs.usual([row])}
 
     export.export(held_out.optuna, held_out.runs / "s", tmp_path / "emulator", trial=record.trial)
     emulator = Emulator.load(tmp_path / "emulator")
     assert emulator.card["metrics"]["held_out_nll"] == record.held_out.nll
     assert len(emulator.card["metrics"]["held_out_cells"]) == 2
+    assert emulator.card["metrics"]["report_nll"] == record.report.nll
+    assert held_out_of(emulator.card) == KEPT_OUT
     readme = (tmp_path / "emulator" / "README.md").read_text()
     score = f"{record.held_out.nll:.3f}"[:4]
     assert f"| NLL, test, in cells that it was not trained on | {score}" in readme
-    assert len(re.findall(r"^\| (?:0.001 \| 5|0.01 \| 0.5) \| [\d,]+ \* \|", readme, re.M)) == 2
-    assert readme.count(" * |") == 2
+    score = f"{record.report.nll:.3f}"[:4]
+    assert f"| NLL, test, in cells that neither trained nor chose it | {score}" in readme
+    assert f"| NLL, the worst of these: Z = 0.001, alpha = 1 | {score}" in readme
+    assert "quote that of the cells that neither trained nor chose it" in readme
+    marked = r"^\| (?:0.001 \| 5|0.01 \| 0.5|0.001 \| 1) \| [\d,]+ \* \|"
+    assert len(re.findall(marked, readme, re.M)) == 3
+    assert readme.count(" * |") == 3
 
 
 def test_an_export_says_where_it_comes_from_and_the_same_each_time(finished, tmp_path):
@@ -425,27 +446,28 @@ def test_the_best_are_mixed_and_scored_together(held_out, tmp_path):
     assert [one.best_val_nll for one in exported] == sorted(one.best_val_nll for one in records)
     emulator = Emulator.load(tmp_path / "both")
     metrics = emulator.card["metrics"]
-    told = nll.nll(emulator.module, setting.data, "test", without=HELD_OUT)
+    told = nll.nll(emulator.module, setting.data, "test", without=KEPT_OUT)
     assert metrics["test_nll"] == pytest.approx(told.mean, rel=1e-9)
     # The mean of densities scores no worse than the mean of scores (Jensen).
     assert metrics["test_nll"] <= np.mean([one.test.nll for one in records])
     there = nll.nll(emulator.module, setting.data, "test", only=HELD_OUT)
     assert metrics["held_out_nll"] == pytest.approx(there.mean, rel=1e-9)
+    there = nll.nll(emulator.module, setting.data, "test", only=REPORT)
+    assert metrics["report_nll"] == pytest.approx(there.mean, rel=1e-9)
     assert metrics["held_out_cells"][0].keys() == {
         *("conditions", "nll", "error", "rows", "effective_rows")
     }
-    assert held_out_of(emulator.card) == [
-        each["conditions"] for each in metrics["cells"] if each["held_out"]
-    ]
+    marked = [each["conditions"] for each in metrics["cells"] if each["held_out"]]
+    assert marked == sorted(held_out_of(emulator.card), key=lambda cell: tuple(cell.values()))
     assert emulator.card["provenance"]["trials"] == [one.trial for one in exported]
     with pytest.raises(export.ExportError, match="2 trials that ended well, too few"):
         export.export(setting.optuna, setting.runs / "s", tmp_path / "three", ensemble=3)
 
 
 def test_a_trial_held_out_goes_on_as_if_nothing_had_been(setting, monkeypatch):
-    whole = trial.run(setting.study(HELD_OUT, objective="held_out_nll").claim())
+    whole = trial.run(setting.study(HELD_OUT, REPORT, objective="held_out_nll").claim())
     other = Setting(setting.runs / "other", setting.data)
-    job = other.study(HELD_OUT, objective="held_out_nll").claim()
+    job = other.study(HELD_OUT, REPORT, objective="held_out_nll").claim()
     die_after_epoch(monkeypatch, other, 2)
     with pytest.raises(Death):
         trial.run(job)
@@ -455,7 +477,8 @@ def test_a_trial_held_out_goes_on_as_if_nothing_had_been(setting, monkeypatch):
     resumed = trial.run(other.claim())
 
     assert [row.held_out_nll for row in resumed.epochs] == [r.held_out_nll for r in whole.epochs]
-    assert (resumed.test, resumed.held_out) == (whole.test, whole.held_out)
+    for name in ("test", "held_out", "report"):
+        assert getattr(resumed, name) == getattr(whole, name) is not None
     values = {row.epoch: row.held_out_nll for row in whole.epochs}
     assert other.optuna.trials[0].intermediate_values == values
 

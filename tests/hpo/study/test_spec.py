@@ -91,8 +91,31 @@ def write(folder, text):
             id="cell-nan",
         ),
         pytest.param(
+            MINIMAL + '[data]\nhold_out = "interior"\nhold_out_cells = [{ Z = 0.1 }]',
+            r"\[data\] hold_out = 'interior' chooses the cells itself: leave out either it, or",
+            id="hold-out-twice",
+        ),
+        pytest.param(
+            MINIMAL + '[data]\nhold_out = "interior"\nreport_cells = [{ Z = 0.1 }]',
+            "chooses the cells itself",
+            id="report-twice",
+        ),
+        pytest.param(
+            MINIMAL + '[data]\nhold_out = "interior"\nhold_out_fold = 4',
+            r"\[data\] hold_out_fold must be below hold_out_folds = 4, got 4",
+            id="no-fold",
+        ),
+        pytest.param(
+            MINIMAL + "[data]\nhold_out_folds = 2",
+            r"\[data\] hold_out_folds must be at least 3, got 2",
+            id="folds",
+        ),
+        pytest.param(
+            MINIMAL + '[data]\nhold_out = "edge"', r"hold_out must be 'interior'", id="hold-out"
+        ),
+        pytest.param(
             MINIMAL + '[training]\nobjective = "held_out_nll"',
-            r"objective = 'held_out_nll' needs .* \[data\] hold_out_cells, or choose 'val_nll'",
+            r"objective = 'held_out_nll' needs .* \[data\] hold_out_cells, .* or choose 'val_nll'",
             id="objective",
         ),
         pytest.param(

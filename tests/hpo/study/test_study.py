@@ -56,6 +56,11 @@ def test_what_a_study_searches_is_read_back_from_the_database(storage):
             "f",
             r'\[data\] hold_out_cells is \[\] there and \[{"Z": 0.01}\] here',
         ),
+        (
+            ["data.report_cells=[{Z=0.01}]"],
+            "f",
+            r'\[data\] report_cells is \[\] there and \[{"Z": 0.01}\] here',
+        ),
         (["study.seed=3"], "f", r"\[study\] seed is 0 there and 3 here"),
         ([], "g", "trained on other data"),
     ],

@@ -232,6 +232,17 @@ def test_an_older_ensemble_names_them_in_its_members(flow):
     assert cells.held_out_of({}) == []
 
 
+def test_the_cells_to_report_by_were_held_out_too():
+    listed = {
+        f"{what}_cells": [{"conditions": cell}]
+        for what, cell in zip(("report", "held_out"), HELD_OUT, strict=True)
+    }
+
+    assert cells.held_out_of({"metrics": listed}) == HELD_OUT[::-1]
+    del listed["held_out_cells"]
+    assert cells.held_out_of({"metrics": listed}) == HELD_OUT[:1]
+
+
 def test_two_that_held_out_other_cells_are_not_compared_on_those(flow, other, prepared):
     ours, theirs = emulator_of(flow, HELD_OUT[0]), emulator_of(other, HELD_OUT[1])
 

@@ -345,6 +345,7 @@ def test_threads_take_the_same_step_every_time_and_give_the_threads_back(prepare
 # ---- held-out cells
 
 HELD_OUT = [{"Z": 0.001, "alpha": 5.0}, {"alpha": 0.5, "Z": 0.01}]
+REPORT = [{"Z": 0.001, "alpha": 1.0}]
 
 
 def with_other_events_in(cells, prepared, to):
@@ -376,6 +377,21 @@ def test_what_is_held_out_is_never_seen(prepared, tmp_path):
     assert numbers(fit) == numbers(other_fit)
     assert fit.history[-1].held_out_nll < other_fit.history[-1].held_out_nll - 1
     assert not same(one, train(other, FLOW, config)[0])  # and it would have shown
+
+
+def test_nothing_of_a_training_sees_the_cells_to_report_by(prepared, tmp_path):
+    other = with_other_events_in(REPORT, prepared, tmp_path / "other")
+
+    config = replace(QUICK, epochs=2, objective="held_out_nll")
+    (one, fit), (two, other_fit) = (
+        train(folder, FLOW, config, hold_out=HELD_OUT, report=REPORT)
+        for folder in (prepared, other)
+    )
+
+    assert same(one, two)
+    assert numbers(fit) == numbers(other_fit)
+    assert [e.held_out_nll for e in fit.history] == [e.held_out_nll for e in other_fit.history]
+    assert not same(one, train(other, FLOW, config, hold_out=HELD_OUT)[0])  # it would have shown
 
 
 def test_each_row_tells_the_nll_of_both_parts_of_the_validation_split(prepared, once):
@@ -443,15 +459,23 @@ def held_out(prepared, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("hold_out", [(), HELD_OUT[:1]], ids=["none", "fewer"])
-def test_a_checkpoint_with_other_held_out_cells_is_refused(prepared, held_out, hold_out):
-    with pytest.raises(CheckpointError, match="of another training: it has hold_out = .*0.001"):
-        train(prepared, FLOW, ONCE, hold_out=hold_out, checkpoint=held_out)
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ({}, "hold_out = .*0.001"),
+        ({"hold_out": HELD_OUT[:1]}, "hold_out = .*0.001"),
+        ({"hold_out": HELD_OUT, "report": REPORT}, r"report = \[\], this one .*0.001"),
+    ],
+    ids=["none", "fewer", "report"],
+)
+def test_a_checkpoint_with_other_held_out_cells_is_refused(prepared, held_out, named, said):
+    with pytest.raises(CheckpointError, match=f"of another training: it has {said}"):
+        train(prepared, FLOW, ONCE, **named, checkpoint=held_out)
 
 
 def test_a_checkpoint_from_before_held_out_cells_goes_on(prepared, once, tmp_path):
     stored = load(once.folder)
-    del stored.state["hold_out"], stored.state["training"]["objective"]
+    del stored.state["hold_out"], stored.state["report"], stored.state["training"]["objective"]
     del stored.state["history"][0]["held_out_nll"]
     save(tmp_path, stored)
 

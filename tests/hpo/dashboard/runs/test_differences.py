@@ -55,6 +55,11 @@ DATA = BASE.data
             id="cells",
         ),
         pytest.param(
+            {"data": dataclasses.replace(DATA, report_cells=({"Z": 0.1},))},
+            "Different cells were held out",
+            id="report-cells",
+        ),
+        pytest.param(
             {"training": BASE.training | {"objective": "held_out_nll"}},
             "judged by different things: held-out NLL and validation NLL",
             id="objective",
