@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
@@ -35,6 +35,7 @@ from models.config import FREE_TO_CHANGE, ConfigError, FlowConfig, TrainConfig
 from models.flow.atoms import OneFlow, build
 from models.flow.density import normalise
 from models.layout import below
+from models.training.arithmetic import arithmetic, device_of
 from models.training.checkpoint import (
     BEST,
     Checkpoint,
@@ -103,7 +104,7 @@ def train(
             "'val_nll'"
         )
     stored = load(checkpoint) if checkpoint is not None else None
-    with _arithmetic(train_config):
+    with arithmetic(train_config):
         training = _Training(Path(folder), flow_config, train_config, hold_out, report)
         if checkpoint is not None and stored is not None:
             training.restore(checkpoint, stored)
@@ -122,7 +123,7 @@ class _Training:
         hold_out: Named = (),
         report: Named = (),
     ) -> None:
-        self.config, self.device = config, _device(config)
+        self.config, self.device = config, device_of(config)
         whole = Dataset.read(folder)
         # Its ranges are the flow's domain: beyond them, in a held-out cell too, the flow guesses.
         kept_out = [*hold_out, *report]
@@ -373,28 +374,3 @@ def _sum(weights_N: Tensor | None, rows: int) -> Tensor | int:
 
 def _copy(flow: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in flow.state_dict().items()}
-
-
-@contextmanager
-def _arithmetic(config: TrainConfig) -> Iterator[None]:
-    """Settings of the thread (numpy included) and of the process, put back at the end.
-
-    Denormals, in the optimizer's averages above all, make a CPU 25 times slower.
-    """
-    flushed = bool(torch.tensor(1e-310, dtype=torch.float64).mul(0.5) == 0)
-    precision = torch.get_float32_matmul_precision()
-    device = _device(config)
-    try:
-        torch.set_flush_denormal(True)
-        torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            yield
-    finally:
-        torch.set_flush_denormal(flushed)
-        torch.set_float32_matmul_precision(precision)
-
-
-def _device(config: TrainConfig) -> torch.device:
-    if config.device != "auto":
-        return torch.device(config.device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
