@@ -355,6 +355,7 @@ def unpruned(record: RunRecord, scratch: Path) -> Line:
             FlowConfig.from_dict(record.flow),
             TrainConfig.from_dict(record.training),
             hold_out=record.data.hold_out_cells,
+            report=record.data.report_cells,
             checkpoint=folder,
         )
         val_nll = [epoch.val_nll for epoch in fit.history]

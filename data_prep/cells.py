@@ -86,9 +86,9 @@ def folds(dataset: Dataset, count: int) -> list[list[dict[str, Value]]]:
     interior = [at for at, within in enumerate(between) if asked and within == asked]
     if len(interior) < count:
         raise DataError(
-            f"{len(interior)} of its {len(dataset.cells)} {what} have neighbours on both sides in "
-            f"every condition that has more than edges, too few for {count} folds: choose fewer "
-            "(hold_out_folds, at least 3), or name some (hold_out_cells, report_cells)"
+            f"{len(interior)} of its {len(dataset.cells)} {what} are interior, with neighbours on "
+            f"both sides in every condition but those of two values, too few for {count} folds: "
+            "choose fewer (hold_out_folds, at least 3), or name some (hold_out_cells, report_cells)"
         )
     dealt: list[list[int]] = [[] for _ in range(count)]
     for at in interior:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hpo.records.listing import Format
     from models import Emulator
 
-UNSEEN = "in cells that neither trained nor chose it"
+UNSEEN = "NLL in cells that neither trained nor chose it"
 """Whose NLL an export tells where there are some: no decision saw it."""
 
 
@@ -77,10 +77,10 @@ def export(
         return
     record = records[0]
     told = [f"val NLL {record.best_val_nll:.4f}"]
-    unseen = ("held-out", record.held_out) if record.report is None else (UNSEEN, record.report)
-    for what, score in (("test", record.test), unseen):
+    unseen = (UNSEEN, record.report) if record.report else ("held-out NLL", record.held_out)
+    for what, score in (("test NLL", record.test), unseen):
         if score and score.nll is not None:
-            told.append(f"{what} NLL {score.nll:.4f} +- {score.error:.4f}")
+            told.append(f"{what} {score.nll:.4f} +- {score.error:.4f}")
     click.echo(f"{out}: trial {record.trial} of {record.study}, {', '.join(told)} nats per event")
 
 
@@ -92,13 +92,14 @@ def _scored(bundle: Path) -> str:
     if metrics["test_nll"] is None or metrics["test_nll_error"] is None:
         return ", test NLL not finite"
     told = ""
-    for what, name in (("test", "test"), (UNSEEN, "report")):
-        if metrics.get(f"{name}_nll") is not None:
-            alone = metrics["members"][0][f"{name}_nll"]
-            told += (
-                f", {what} NLL {metrics[f'{name}_nll']:.4f} +- {metrics[f'{name}_nll_error']:.4f} "
-                f"nats per event (the best alone: {alone:.4f})"
-            )
+    for what, name in (("test NLL", "test"), (UNSEEN, "report")):
+        nll, error, alone = (
+            each.get(f"{name}_nll{end}")
+            for each, end in ((metrics, ""), (metrics, "_error"), (metrics["members"][0], ""))
+        )
+        if nll is not None and error is not None:
+            told += f", {what} {nll:.4f} +- {error:.4f} nats per event"
+            told += f" (the best alone: {alone:.4f})" if alone is not None else ""
     return told
 
 

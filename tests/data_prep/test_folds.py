@@ -117,7 +117,7 @@ def test_too_few_interior_cells_are_refused_in_a_sentence(conditions, columns, s
     with pytest.raises(DataError) as caught:
         cells.folds(dataset(conditions, *columns), 4)
 
-    assert str(caught.value).startswith(f"{said} have neighbours on both sides")
+    assert str(caught.value).startswith(f"{said} are interior, with neighbours on")
     assert "too few for 4 folds: choose fewer (hold_out_folds, at least 3), or name" in str(
         caught.value
     )

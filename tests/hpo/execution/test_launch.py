@@ -446,7 +446,7 @@ def test_interior_cells_are_named_when_a_study_is_planned(place):
 def test_a_dataset_with_too_few_interior_cells_is_refused_before_anything_is_made(place):
     said = hpo("launch", "tiny.toml", "--set", "data.hold_out=interior", code=2)
 
-    assert "[data] hold_out: 1 of its 9 cells have neighbours on both sides in every" in said
+    assert "[data] hold_out: 1 of its 9 cells are interior, with neighbours on both" in said
     assert "Traceback" not in said
     assert not (place / "runs").exists()
 

@@ -10,9 +10,12 @@ import numpy as np
 import optuna
 import pytest
 import sqlalchemy
+from click.testing import CliRunner
 from optuna.trial import TrialState
 
 from data_prep.dataset import Dataset
+from hpo.cli import main
+from hpo.cli.emulators import _scored
 from hpo.emulator import export
 from hpo.execution import trial
 from hpo.queue.leases import LeaseLost, Owner
@@ -382,7 +385,11 @@ def test_the_held_out_nll_reaches_the_listing_and_the_emulator(held_out, tmp_pat
     assert row["report_worst"] == record.report.worst.nll
     assert {"held_out_nll", "report_nll", "report_worst"} <= {*runs.usual([row])}
 
-    export.export(held_out.optuna, held_out.runs / "s", tmp_path / "emulator", trial=record.trial)
+    words = ["export", "s", "--out", tmp_path / "emulator", "--trial", record.trial]
+    done = CliRunner().invoke(main, [*map(str, words), "--runs", str(held_out.runs)])
+    said = f", NLL in cells that neither trained nor chose it {record.report.nll:.4f} +- "
+    assert said in done.stdout
+    assert "held-out NLL" not in done.stdout
     emulator = Emulator.load(tmp_path / "emulator")
     assert emulator.card["metrics"]["held_out_nll"] == record.held_out.nll
     assert len(emulator.card["metrics"]["held_out_cells"]) == 2
@@ -454,6 +461,8 @@ def test_the_best_are_mixed_and_scored_together(held_out, tmp_path):
     assert metrics["held_out_nll"] == pytest.approx(there.mean, rel=1e-9)
     there = nll.nll(emulator.module, setting.data, "test", only=REPORT)
     assert metrics["report_nll"] == pytest.approx(there.mean, rel=1e-9)
+    said = f", NLL in cells that neither trained nor chose it {metrics['report_nll']:.4f} +- "
+    assert said in _scored(tmp_path / "both")
     assert metrics["held_out_cells"][0].keys() == {
         *("conditions", "nll", "error", "rows", "effective_rows")
     }
