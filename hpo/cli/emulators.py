@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from hpo.cli import options
 from hpo.cli.options import FILE, FOLDER, KEYED, listed, opened, placed, prepared
 
 if TYPE_CHECKING:
+    from hpo.emulator.choice import Run
     from hpo.records.listing import Format
     from models import Emulator
 
@@ -22,12 +24,22 @@ UNSEEN = "NLL in cells that neither trained nor chose it"
 
 
 @click.command()
-@click.argument("study", metavar="STUDY")
+@click.argument("study", metavar="STUDY|RUN")
 @click.option("--out", type=FOLDER, required=True, help="Folder to be made.")
 @click.option("--trial", type=click.IntRange(min=0), help="That trial [default: the best].")
 @click.option("--max-cost", type=click.IntRange(min=1), metavar="FLOPS", help="Per event at most.")
 @click.option(
     "--ensemble", type=click.IntRange(min=2), metavar="K", help="Mix the K best with equal weights."
+)
+@click.option("--train-on", is_flag=True, help="Train the configuration anew, on all cells.")
+@click.option(
+    "--members", type=click.IntRange(min=2), metavar="M", help="Of --train-on, mixed [default: 2]."
+)
+@click.option(
+    "--max-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="T",
+    help="Of --train-on, for all members together [default: no limit].",
 )
 @click.option("--license", "--licence", metavar="SPDX", help="Of the emulator: CC-BY-4.0.")
 @click.option("--author", "authors", multiple=True, metavar="NAME", help="Who made it. Repeatable.")
@@ -44,6 +56,9 @@ def export(
     trial: int | None,
     max_cost: int | None,
     ensemble: int | None,
+    train_on: bool,
+    members: int | None,
+    max_minutes: float | None,
     license: str | None,
     authors: tuple[str, ...],
     cite: tuple[str, ...],
@@ -52,25 +67,48 @@ def export(
 ) -> None:
     """Write the best trial's emulator: what downstream analysis loads.
 
+    RUN is the run.json of a single run, in place of a study's best. --train-on takes the
+    configuration alone: it is trained anew to its end, on all cells, once for each member of an
+    ensemble. The same command goes on with what was interrupted.
+
     Its README.md tells people what it is. --license, --author and --cite say there, and in
     emulator.json, what only you know.
 
     \b
         hpo export bbh --out emulator
         hpo export bbh --out emulator --ensemble 4
+        hpo export bbh --out emulator --train-on --members 4 --max-minutes 60
         hpo export bbh --out emulator --license CC-BY-4.0 --author 'A. Maker' --cite 'Maker 2026'
         python -c 'from models import Emulator; print(Emulator.load("emulator").card)'
     """
-    from hpo.emulator import export as exporting
+    from hpo.emulator import choice
+    from hpo.emulator.export import write
     from models.bundle.card import Terms
 
     terms = Terms(license=license, authors=authors, citation=cite)
     if trial is not None and ensemble:
         raise click.UsageError("give either --trial or --ensemble: an ensemble is of the best")
-    found, folder = opened(study, storage, runs)
-    records = exporting.export(
-        found, folder, out, trial=trial, max_cost=max_cost, ensemble=ensemble or 1, terms=terms
-    )
+    if train_on and ensemble:
+        raise click.UsageError("--train-on takes --members: its ensemble is of one configuration")
+    if not train_on and (members or max_minutes):
+        raise click.UsageError("--members and --max-minutes say something to --train-on alone")
+    if Path(study).suffix == ".json":
+        if trial is not None or max_cost or ensemble:
+            raise click.UsageError(
+                "--trial, --max-cost and --ensemble choose in a study, not a run"
+            )
+        runs_found = [choice.named(Path(study))]
+    else:
+        found, folder = opened(study, storage, runs)
+        runs_found = choice.best(found, folder, trial=trial, max_cost=max_cost, count=ensemble or 1)
+    chosen = runs_found[0].record
+    if train_on:
+        runs_found = _trained_on(runs_found[0], out, members or 2, max_minutes)
+    records = write(runs_found, out, terms, chosen=chosen if train_on else None)
+    if train_on:
+        what = f"{len(records)} members by the configuration of trial {chosen.trial}"
+        click.echo(f"{out}: {what} of {chosen.study}, on all cells, mixed{_scored(out)}")
+        return
     if len(records) > 1:
         numbers = ", ".join(str(record.trial) for record in records)
         click.echo(f"{out}: trials {numbers} of {records[0].study}, mixed{_scored(out)}")
@@ -84,6 +122,31 @@ def export(
     click.echo(f"{out}: trial {record.trial} of {record.study}, {', '.join(told)} nats per event")
 
 
+def _trained_on(run: Run, out: Path, count: int, max_minutes: float | None) -> list[Run]:
+    """The members by the configuration of a run, with the progress of their training."""
+    from rich.console import Console
+
+    from hpo.cli import progress
+    from hpo.emulator.members import Step, place_of, train_on
+
+    place, console = place_of(out), Console(stderr=True)
+    click.echo(f"{count} members are trained in {place}", err=True)
+    try:
+        with progress.of_steps("epochs", console) as show:
+
+            def tell(step: Step) -> None:
+                show(step.member * step.epochs + step.epoch, step.members * step.epochs)
+                if step.ended:
+                    done = f"[{step.member + 1} of {step.members} done]"
+                    words = progress.line(step.ended, f"member {step.member}")
+                    progress.say(console, f"{words}  {done}")
+
+            return train_on(run, place, count=count, max_minutes=max_minutes, tell=tell)
+    except KeyboardInterrupt:
+        click.echo(f"Interrupted: the same command goes on with {place}.", err=True)
+        sys.exit(130)
+
+
 def _scored(bundle: Path) -> str:
     """The NLL of an ensemble, from its card."""
     metrics = json.loads((bundle / "emulator.json").read_text(encoding="utf-8"))["metrics"]
@@ -93,13 +156,12 @@ def _scored(bundle: Path) -> str:
         return ", test NLL not finite"
     told = ""
     for what, name in (("test NLL", "test"), (UNSEEN, "report")):
-        nll, error, alone = (
-            each.get(f"{name}_nll{end}")
-            for each, end in ((metrics, ""), (metrics, "_error"), (metrics["members"][0], ""))
-        )
+        nll, error = (metrics.get(f"{name}_nll{end}") for end in ("", "_error"))
+        each = [one.get(f"{name}_nll") for one in metrics["members"]]
         if nll is not None and error is not None:
             told += f", {what} {nll:.4f} +- {error:.4f} nats per event"
-            told += f" (the best alone: {alone:.4f})" if alone is not None else ""
+            alone = ", ".join(f"{one:.4f}" for one in each if one is not None)
+            told += f" (alone: {alone})" if alone else ""
     return told
 
 

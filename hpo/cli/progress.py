@@ -78,12 +78,12 @@ def say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def line(record: RunRecord) -> str:
-    """A finished trial in a line."""
+def line(record: RunRecord, name: str | None = None) -> str:
+    """A finished trial, or what else `name` calls the run, in a line."""
     from hpo.study.status import usable
 
     seconds = record.cost.seconds or 0.0
-    parts = [f"trial {record.trial}", record.state.replace("_", " ")]
+    parts = [name or f"trial {record.trial}", record.state.replace("_", " ")]
     if record.best_val_nll is not None:
         parts.append(f"val NLL {record.best_val_nll:.4f}")
     if record.best_held_out_nll is not None:

@@ -1,8 +1,7 @@
-"""The best trials of a study as an emulator bundle, read back and compared before it says done."""
+"""Runs as an emulator bundle, read back and compared before it says done."""
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,15 +12,13 @@ import numpy as np
 import optuna
 
 from data_prep.dataset import Dataset
-from data_prep.errors import DataError, InputError
+from data_prep.errors import DataError
 from data_prep.untrusted import finite
-from hpo.queue.trials import Snapshot, TrialReader, TrialSummary
+from hpo.emulator import choice
+from hpo.emulator.choice import Run
 from hpo.records import weights
-from hpo.records.folder import data_found
 from hpo.records.record import NAME, RunRecord
 from hpo.records.scores import scored
-from hpo.study.status import usable
-from hpo.study.study import record_of, trial_name
 from models.bundle.card import Terms
 from models.bundle.domain import limits_of, texts_of
 from models.bundle.efficiency import Efficiency
@@ -36,10 +33,6 @@ MOST_VALUES, MOST_SOURCES = 1_000, 1_000
 Metrics = dict[str, object]
 
 
-class ExportError(InputError):
-    """A study that has no such trial to export. The message says which there are."""
-
-
 def export(
     study: optuna.Study,
     folder: Path,
@@ -50,31 +43,33 @@ def export(
     ensemble: int = 1,
     terms: Terms | None = None,
 ) -> list[RunRecord]:
-    """Write the bundle of a study's best trial, or of several mixed, to `out`.
+    """Write the bundle of the best of a study's trials, or of several: `best`, then `write`."""
+    runs = choice.best(study, folder, trial=trial, max_cost=max_cost, count=ensemble)
+    return write(runs, out, terms)
+
+
+def write(
+    runs: Sequence[Run], out: Path, terms: Terms | None = None, *, chosen: RunRecord | None = None
+) -> list[RunRecord]:
+    """Write the bundle of one run, or of several mixed with equal weights; their records.
 
     Args:
-        study: Its database says which trials are the best.
-        folder: Of its trials: holds `trial-*/run.json`.
+        runs: What is written.
         out: Folder to be made.
-        trial: Takes this one, whether it is the best or not.
-        max_cost: Takes the best of those with at most so many FLOPs per event.
-        ensemble: How many of the best, with equal weights; their records are returned.
         terms: Licence, authors and references, for the model card.
+        chosen: The trial by whose configuration they were trained anew, if they were.
 
     Raises:
-        ExportError: If there is no such trial, too few have a result, or the folder does not hold
-            what the study says of one that is wanted.
         WeightsError, CheckpointError: If the weights of one are not there, or of another run.
         EmulatorError: If `out` holds something else.
         DataError: If the data are those of the training, and their test part is damaged.
     """
-    chosen = _chosen(study, folder, trial, max_cost, ensemble)
-    sources = [folder / trial_name(record.trial) for record in chosen]
-    flows = [weights.flow_of(*each) for each in zip(chosen, sources, strict=True)]
-    records = [data_found(*each) for each in zip(chosen, sources, strict=True)]
+    records = [run.record for run in runs]
+    flows = [weights.flow_of(run.record, run.folder) for run in runs]
     density = flows[0] if len(flows) == 1 else Ensemble(flows)
-    trained = Emulator(density, _card(records, density) | (terms or Terms()).to_card())
-    extra = {NAME: sources[0] / NAME}
+    card = _card(records, density, chosen) | (terms or Terms()).to_card()
+    trained = Emulator(density, card)
+    extra = {NAME: runs[0].folder / NAME}
     # A copy is read back first: `out` may hold an older bundle, which a bad one must not replace.
     with tempfile.TemporaryDirectory() as folder_of_copy:
         _compare(trained, Emulator.load(trained.save(Path(folder_of_copy) / "copy", extra=extra)))
@@ -82,68 +77,9 @@ def export(
     return records
 
 
-def _chosen(
-    study: optuna.Study, folder: Path, trial: int | None, max_cost: int | None, ensemble: int
-) -> list[RunRecord]:
-    """The records of the trials to be exported, the best first."""
-    name, seen = study.study_name, TrialReader(study).look()
-    count = len(seen.trials)
-    if trial is not None and trial >= count:
-        raise ExportError(f"the study {name!r} has no trial {trial}: it has {count}")
-    best = [one for one in seen.ranked if trial in (None, one.number)]
-    if trial is not None and not best:
-        state = seen.trials[trial].state.name.lower()
-        raise ExportError(f"trial {trial} is {state}: only one that ended well can be exported")
-    found: list[RunRecord] = []
-    for one in best:
-        record = record_of(folder, one.number)
-        if record is None or not _agrees(one, record):
-            raise ExportError(_difference(name, seen, one, record, folder))
-        flops = record.cost.flops_per_event
-        if max_cost is None or (flops is not None and flops <= max_cost):
-            found.append(record)
-        if len(found) == ensemble:
-            return found
-    limit = f" with at most {max_cost} FLOPs per event" if max_cost else ""
-    if not found:
-        raise ExportError(f"{name!r} has no trial{limit} that ended well, of {count} there")
-    raise ExportError(
-        f"{name!r} has {len(found)} trials{limit} that ended well, too few for an ensemble of "
-        f"{ensemble}"
-    )
-
-
-def _agrees(one: TrialSummary, record: RunRecord) -> bool:
-    """Whether the record is of this trial and has its value."""
-    if not usable(record) or record.best_objective is None or one.value is None:
-        return False
-    same = math.isclose(record.best_objective, one.value, rel_tol=1e-12)
-    return same and record.trial == one.number
-
-
-def _difference(
-    name: str, seen: Snapshot, one: TrialSummary, record: RunRecord | None, folder: Path
-) -> str:
-    """The sentence for a trial whose record is not there or says otherwise."""
-    path = folder / trial_name(one.number) / NAME
-    if record is None:
-        fault = f"{path} is not there, or cannot be read"
-    else:
-        fault = f"{path} is of trial {record.trial}, {record.state}, with {record.best_objective}"
-    remedy = "bring its folder back"
-    for other in seen.ranked:
-        found = record_of(folder, other.number)
-        if found and _agrees(other, found):
-            best = other.number
-            remedy = f"bring its folder back, or export the best that is there by --trial {best}"
-            break
-    return (
-        f"trial {one.number} of {name!r} has the NLL {one.value} in the database, by "
-        f"which the best is told, and {fault}: {remedy}"
-    )
-
-
-def _card(records: Sequence[RunRecord], density: Density) -> dict[str, object]:
+def _card(
+    records: Sequence[RunRecord], density: Density, chosen: RunRecord | None
+) -> dict[str, object]:
     """The bundle's card: its quality, its origin, how many mergers there are."""
     best, alone = records[0], len(records) == 1
     folder, kept_out = Path(best.data.path), best.data.kept_out
@@ -152,7 +88,9 @@ def _card(records: Sequence[RunRecord], density: Density) -> dict[str, object]:
     metrics = each[0] if alone else {}
     origin: dict[str, object] = {
         "study": best.study,
-        **({"trial": best.trial} if alone else {"trials": [one.trial for one in records]}),
+        **(
+            {"trial": best.trial} if alone or chosen else {"trials": [one.trial for one in records]}
+        ),
         "data_fingerprint": best.data.fingerprint,
         "data_rows": best.data.rows,
     }
@@ -175,6 +113,10 @@ def _card(records: Sequence[RunRecord], density: Density) -> dict[str, object]:
     else:
         metrics["members"] = each
         origin["members"] = [{"trial": one.trial, **_training(one)} for one in records]
+    if chosen:
+        metrics["trial"] = _metrics(chosen, chosen.best_val_nll) | {
+            "objective": chosen.training.get("objective")
+        }
     return card
 
 

@@ -106,6 +106,8 @@ def text(card: Card) -> str:
         scores=_mappings(metrics.get("members")),
         versions=[f"{name} {value}" for name, value in md.pairs(best.get("versions"))],
         metrics=metrics,
+        # What the trial reached by whose configuration they were trained anew, if they were.
+        anew=md.mapping(metrics.get("trial")),
         cells=cells,
         largest=[cells[k] for k in sorted(most_populated)],
         ratios=_ratios(cells),

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from data_prep.dataset import Dataset
 from hpo.cli import main
 from hpo.cli.emulators import _scored
-from hpo.emulator import export
+from hpo.emulator import choice, export
 from hpo.execution import trial
 from hpo.queue.leases import LeaseLost, Owner
 from hpo.queue.slots import Slots
@@ -469,7 +469,7 @@ def test_the_best_are_mixed_and_scored_together(held_out, tmp_path):
     marked = [each["conditions"] for each in metrics["cells"] if each["held_out"]]
     assert marked == sorted(held_out_of(emulator.card), key=lambda cell: tuple(cell.values()))
     assert emulator.card["provenance"]["trials"] == [one.trial for one in exported]
-    with pytest.raises(export.ExportError, match="2 trials that ended well, too few"):
+    with pytest.raises(choice.ExportError, match="2 trials that ended well, too few"):
         export.export(setting.optuna, setting.runs / "s", tmp_path / "three", ensemble=3)
 
 

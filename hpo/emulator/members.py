@@ -1,0 +1,215 @@
+"""The members of an emulator that is trained to its end.
+
+A search asks which configuration is the best: its trials are short, and cells are kept from them to
+judge them by. Here the configuration of one is trained anew on all cells, for all its epochs, once
+for each member of an ensemble. Members differ by seed, which orders the rows and draws the first
+weights (Lakshminarayanan et al. 2017, https://arxiv.org/abs/1612.01474), and by the bootstrap of
+the rows (bagging: Breiman 1996, Machine Learning 24, 123).
+
+Each member has a folder with its checkpoint and its `run.json`. What was trained there already is
+not trained again, and what was interrupted goes on from its last epoch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.dataset import Dataset
+from data_prep.errors import DataError, InputError
+from hpo.emulator.choice import Run
+from hpo.records import environment
+from hpo.records.folder import read
+from hpo.records.record import FINISHED, NAME, Cost, DataUsed, RunRecord, now
+from hpo.records.scores import scored, used, with_cost, with_history
+from hpo.study.space import seed_of
+from models.config import FREE_TO_CHANGE, FlowConfig, TrainConfig
+from models.training import checkpoint
+from models.training.history import Epoch
+from models.training.train import train
+
+
+class MembersError(InputError):
+    """Members that cannot be trained. The message says what is in the way, and the way out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Where the trainings are."""
+
+    member: int
+    """From 0."""
+    members: int
+    epoch: int
+    """The last whole one of this member."""
+    epochs: int
+    """At most, of each member."""
+    ended: RunRecord | None = None
+    """The record of the member, when it has just ended."""
+
+
+def place_of(out: Path) -> Path:
+    """The folder of the members of the bundle `out`, beside it."""
+    return out.with_name(f"{out.name}.members")
+
+
+def train_on(
+    run: Run,
+    place: Path,
+    *,
+    count: int = 2,
+    max_minutes: float | None = None,
+    tell: Callable[[Step], None] = lambda step: None,
+) -> list[Run]:
+    """Train the members, or go on with them.
+
+    Args:
+        run: Gives the configuration, the seed from which those of the members follow, and the data.
+        place: Folder of the members' folders.
+        count: How many.
+        max_minutes: Time of all trainings together, over all restarts. Each plans for an equal
+            share of what those before it left, so that its learning rate falls in time.
+        tell: Called after each epoch, and when a member has ended; its exceptions pass through.
+
+    Raises:
+        MembersError: If the data are not there any more, a member's folder holds another one, or
+            no time is left for one.
+        CheckpointError: If its checkpoint is damaged or of another training.
+        NonFiniteLoss: If a loss or a gradient is not finite.
+    """
+    dataset = _dataset(run)
+    members: list[Run] = []
+    for number in range(count):
+        folder = place / f"member-{number}"
+        planned = _planned(run.record, dataset, number)
+        ended = _ended(planned, folder)
+        if ended is None:
+            left = _left(max_minutes, members, count, place)
+            planned = dataclasses.replace(planned, training=planned.training | left)
+            ended = _trained(planned, folder, Step(number, count, 0, 0), tell)
+        members.append(Run(ended, folder))
+    return members
+
+
+def _left(
+    max_minutes: float | None, members: Sequence[Run], count: int, place: Path
+) -> dict[str, float | None]:
+    """The option that says how long the next member is trained, after those there are."""
+    if max_minutes is None:
+        return {"max_minutes": None}
+    left = max_minutes - sum(_seconds(one.folder) for one in members) / 60
+    if left <= 0:
+        raise MembersError(
+            f"the {max_minutes:g} minutes are spent after {len(members)} of {count} members in "
+            f"{place}: give more by --max-minutes, or ask for fewer by --members"
+        )
+    return {"max_minutes": left / (count - len(members))}
+
+
+def _seconds(folder: Path) -> float:
+    """The time of a training that has ended, what was saved between its epochs included."""
+    stored = checkpoint.load(folder)
+    return float(stored.state["elapsed_s"]) if stored else 0.0
+
+
+def _dataset(run: Run) -> Dataset:
+    """That of the run's training."""
+    used_then = run.record.data
+    try:
+        dataset = Dataset.read(Path(used_then.path))
+    except DataError as error:
+        raise MembersError(
+            f"the data of {run.folder / NAME} are needed to train on: {error}"
+        ) from error
+    if dataset.fingerprint != used_then.fingerprint:
+        raise MembersError(
+            f"{used_then.path} does not hold the data that {run.folder / NAME} was trained on (the "
+            "fingerprints differ): bring them back, or export without --train-on"
+        )
+    return dataset
+
+
+def _planned(then: RunRecord, dataset: Dataset, number: int) -> RunRecord:
+    """The record of a member before it begins: on all cells, judged by the validation split."""
+    chosen = TrainConfig.from_dict(then.training)
+    config = dataclasses.replace(
+        chosen, objective="val_nll", seed=seed_of(chosen.seed, number), bag=True
+    )
+    return RunRecord(
+        study=then.study,
+        trial=then.trial,
+        state="running",
+        params=then.params,
+        flow=dataclasses.asdict(FlowConfig.from_dict(then.flow)),
+        training=dataclasses.asdict(config),
+        data=DataUsed(path=then.data.path, **used(dataset)),
+        seeds={**then.seeds, "member": config.seed},
+        environment=environment.describe(config.device, None),
+        cost=Cost(parameters=None, flops_per_event=None, seconds=None),
+        started=now(),
+        updated=now(),
+    )
+
+
+def _ended(planned: RunRecord, folder: Path) -> RunRecord | None:
+    """The record of the member, if it was trained to its end before."""
+    if not (folder / NAME).exists():
+        return None
+    there = read(folder / NAME)
+    _refuse_another(there, planned, folder)
+    if there.state not in FINISHED:
+        return None
+    return dataclasses.replace(there, study=planned.study, trial=planned.trial, data=planned.data)
+
+
+def _trained(
+    record: RunRecord, folder: Path, step: Step, tell: Callable[[Step], None]
+) -> RunRecord:
+    """The record of a member at its end, which is written into its folder beside the weights."""
+    if (folder / NAME).exists():
+        record = dataclasses.replace(record, started=read(folder / NAME).started)
+    record.write(folder)
+    config = TrainConfig.from_dict(record.training)
+    step = dataclasses.replace(step, epochs=config.epochs)
+    data = Path(record.data.path)
+
+    def on_epoch(epoch: Epoch) -> None:
+        tell(dataclasses.replace(step, epoch=min(epoch.epoch, config.epochs)))
+
+    flow, fit = train(
+        data, FlowConfig.from_dict(record.flow), config, checkpoint=folder, on_epoch=on_epoch
+    )
+    stored = checkpoint.load(folder)
+    assert stored is not None  # it has just been saved
+    ended = dataclasses.replace(
+        scored(with_cost(with_history(record, fit.history), flow), flow, data),
+        state="stopped_early" if fit.stopped else "complete",
+        reason=fit.stopped,
+        weights=checkpoint.digest(stored),
+        updated=now(),
+    )
+    ended.write(folder)
+    checkpoint.trim(folder)
+    tell(dataclasses.replace(step, epoch=config.epochs, ended=ended))
+    return ended
+
+
+def _refuse_another(there: RunRecord, wanted: RunRecord, folder: Path) -> None:
+    """Go on with nothing but the same training."""
+    found, expected = (
+        {
+            "data": one.data.fingerprint,
+            **dataclasses.asdict(FlowConfig.from_dict(one.flow)),
+            **dataclasses.asdict(TrainConfig.from_dict(one.training)),
+        }
+        for one in (there, wanted)
+    )
+    for name in expected:
+        if name not in FREE_TO_CHANGE and found[name] != expected[name]:
+            raise MembersError(
+                f"{folder} holds a member trained by trial {there.trial} of {there.study}, with "
+                f"{name} = {found[name]!r} where trial {wanted.trial} of {wanted.study} has "
+                f"{expected[name]!r}: remove {folder.parent}, or choose another --out"
+            )
