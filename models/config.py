@@ -7,7 +7,7 @@ is quick.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, dataclass_transform
 
 import pydantic
@@ -16,6 +16,7 @@ from pydantic_core import ArgsKwargs
 
 from data_prep.errors import InputError, suggestion
 
+Base = Literal["normal", "mixture"]
 Kind = Literal["spline", "affine"]
 Coordinates = Literal["log_ratio", "log_total", "log"]
 Conditioner = Literal["separate", "masked"]
@@ -115,8 +116,9 @@ class FlowConfig(_Stored):
     coordinates: Coordinates = "log_ratio"
     """Of the first two positive event columns of one unit, such as two masses: log x0 and
     log(x1 / x0), log(x0 + x1) and log(x1 / x0), or the logarithm of each."""
-    blocks: Annotated[int, Interval(ge=1, le=100)] = 2
-    """Autoregressive layers; the order of the features is reversed between two of them."""
+    blocks: Annotated[int, Interval(ge=0, le=100)] = 2
+    """Autoregressive layers; the order of the features is reversed between two of them. 0 leaves a
+    mixture as it is."""
     bins: Annotated[int, Interval(ge=1, le=1024)] = 16
     """Pieces of each spline."""
     bound: Annotated[float, Interval(ge=1, le=100)] = 5.0
@@ -131,6 +133,17 @@ class FlowConfig(_Stored):
     """Whether every hidden layer after the first adds to the one before (separate networks)."""
     activation: ActivationName = "silu"
     """Of the hidden units."""
+    base: Base = "normal"
+    """Density of the noise below the layers: a standard normal, or a mixture of smooth boxes whose
+    parameters follow the conditions."""
+    components: Annotated[int, Interval(ge=1, le=1024)] = 32
+    """Of the mixture."""
+    base_hidden: Annotated[int, Interval(ge=1, le=8192)] = 64
+    """Units in each hidden layer of the mixture's network."""
+    base_depth: Annotated[int, Interval(ge=1, le=10)] = 2
+    """Hidden layers of the mixture's network."""
+    smallest_width: Annotated[float, Interval(gt=1e-6, le=1)] = 3e-4
+    """Least width of a box, in standard deviations of its column."""
     normalise: bool = False
     """Whether each layer's features are scaled and shifted to the spread that the first batch has
     there. Constants, learned further on: what a row gets does not depend on its batch."""
@@ -142,11 +155,19 @@ class FlowConfig(_Stored):
         "conditioner": "masked",
         "residual": False,
         "normalise": False,
+        "base": "normal",
     }
 
     def __post_init__(self) -> None:
+        if not self.blocks and self.base == "normal":
+            raise ValueError("blocks = 0 needs base = 'mixture', got 'normal'")
         if self.residual and self.conditioner == "masked":
             raise ValueError("residual = true needs conditioner = 'separate', got 'masked'")
+
+    @property
+    def of_base(self) -> FlowConfig:
+        """The same with the mixture's network in place of those of the layers."""
+        return replace(self, hidden=self.base_hidden, depth=self.base_depth, residual=False)
 
 
 @checked

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from data_prep.columns import NOT_CONDITIONS, Column
 from data_prep.untrusted import is_finite
-from models import patterns
+from models import boxes, patterns
 from models.config import ConfigError, FlowConfig
 from models.patterns import Pattern, rest_of
 
@@ -27,6 +27,8 @@ Value = TypeVar("Value")
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 NET = "net._transform._transforms"
 """Prefix of the layers' weights; the number of the layer comes next."""
+BASE = "net._distribution.network"
+"""Prefix of the weights of a mixture's network."""
 FLOATS = ("float32", "float64")
 _DTYPES = {"positive_K": ("bool",), "initialized": ("bool",), "_permutation": ("int64",)}
 """Types of arrays that are not made of floats, by the end of their name."""
@@ -152,7 +154,7 @@ class Layout:
     def _layers(self) -> Shapes:
         if self.patterns:
             inputs = len(inputs_of(self.condition_columns))
-            yield from self._network(CHOOSER, inputs, len(self.patterns))
+            yield from self._network(CHOOSER, inputs, len(self.patterns), self.config)
             for k, part in self.parts().items():
                 yield from ((f"{FLOWS}.{k}.{name}", shape) for name, shape in part._layers())
             return
@@ -168,6 +170,10 @@ class Layout:
                 place += 1
             yield from self._conditioner(f"{NET}.{place}.autoregressive_net")
             place += 1
+        if self.config.base == "mixture":
+            inputs = len(inputs_of(self.condition_columns))
+            outputs = boxes.parameters_of(features) * self.config.components
+            yield from self._network(BASE, inputs, outputs, self.config.of_base)
 
     @property
     def _columns(self) -> dict[str, tuple[Column, ...]]:
@@ -181,8 +187,8 @@ class Layout:
         }
         return {"conditions": inputs_of(self.condition_columns), **of_parts}
 
-    def _network(self, name: str, inputs: int, outputs: int) -> Shapes:
-        sizes = [inputs, *[self.config.hidden] * self.config.depth, outputs]
+    def _network(self, name: str, inputs: int, outputs: int, config: FlowConfig) -> Shapes:
+        sizes = [inputs, *[config.hidden] * config.depth, outputs]
         for number, (columns, rows) in enumerate(pairwise(sizes)):
             yield f"{name}.weight.{number}", (rows, columns)
             yield f"{name}.bias.{number}", (rows, 1)
@@ -192,7 +198,7 @@ class Layout:
         features, conditions = len(self.event_columns), len(inputs_of(self.condition_columns))
         if config.conditioner == "separate":
             for f in range(features):
-                yield from self._network(f"{name}.networks.{f}", conditions + f, outputs)
+                yield from self._network(f"{name}.networks.{f}", conditions + f, outputs, config)
             return
         groups = masked_groups(config, features, conditions, outputs)
         for number, (inputs, units) in enumerate(pairwise(groups)):

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from models import boxes
 from models.bounds import Interval
 from models.config import FlowConfig
 from models.layout import (
@@ -31,7 +32,7 @@ from models.layout import (
     TINY,
     UNIT_SLOPE,
 )
-from models.namespaces import Array, Namespace
+from models.namespaces import Array, Namespace, log_sum
 
 ERF_REACH, ERF_DEGREE = 6.0, 44
 """Beyond 6 the error function is 1 to double precision; within, this degree in x^2 gives it."""
@@ -209,6 +210,40 @@ class Masked:
             out = out + xp.tensordot(weight, values, axes=1)
             at += len(values)
         return out
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """The density of the noise: `models/flow/mixture`."""
+
+    network: Separate
+    components: int
+    smallest: float
+
+    def log_density(self, xp: Namespace, z: Sequence[Array], c_CS: Array) -> Array:
+        """In nats, `S`."""
+        raw, log = boxes.log_density(xp, z, self._parameters(xp, c_CS), self.smallest)
+        return log_sum(xp, raw + log, axis=0) - log_sum(xp, raw, axis=0)
+
+    def from_noise(self, xp: Namespace, noise: Sequence[Array], c_CS: Array) -> list[Array]:
+        """Features made of standard normal noise, of which the last chooses the component."""
+        *u, chosen = (0.5 * (1 + erf(xp, value * 0.5**0.5)) for value in noise)
+        parameters = self._parameters(xp, c_CS)
+        raw = parameters[0]
+        edges = xp.exp(raw - log_sum(xp, raw, axis=0)).cumsum(0)[:-1]
+        number = (chosen > edges).sum(0)
+        if parameters[0, 0].size == 1:
+            own = xp.take(parameters.reshape(parameters.shape[:2]), number, axis=1)
+        else:
+            shape = parameters.shape[:2] + number.shape
+            own = xp.broadcast_to(parameters, shape)
+            own = xp.take_along_axis(own, number[None, None], axis=1)[:, 0]
+        return boxes.draw(xp, u, own, self.smallest)
+
+    def _parameters(self, xp: Namespace, c_CS: Array) -> Array:
+        """Of all components, `(P, K, *S)`."""
+        out = self.network.group(xp, c_CS, [], [])
+        return out.reshape((-1, self.components) + out.shape[1:])
 
 
 def _linear(xp: Namespace, weight: Array, x_HS: Array, bias: Array) -> Array:

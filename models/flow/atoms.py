@@ -44,8 +44,10 @@ class MixedFlow(nn.Module):
         self.config, self.patterns, self.domain = layout.config, layout.patterns, layout.domain
         self.event_columns, self.regions = layout.event_columns, layout.regions
         self.condition_columns = layout.condition_columns
-        self.noise_columns = len(self.event_columns) + 1
-        """Numbers that an event is made of: one more than columns chooses the pattern."""
+        chosen = 1 + (self.config.base == "mixture")
+        self.noise_columns = len(self.event_columns) + chosen
+        """Numbers that an event is made of: one more than columns chooses the pattern, and one
+        before it the component of a mixture."""
         whole = reduce(Moments.merge, (one.conditions for one in each))
         self.conditions = Standardise(self.condition_columns, whole)
         inputs = len(inputs_of(self.condition_columns))
@@ -88,7 +90,7 @@ class MixedFlow(nn.Module):
     def from_noise(
         self, noise_NF: Tensor, c_NC: Tensor, counts: Sequence[int] | None = None
     ) -> Tensor:
-        """The events, shape `(N, F)`, made of standard normal noise `(N, F + 1)`.
+        """The events, shape `(N, F)`, made of noise `(N, noise_columns)`.
 
         Its last column chooses the pattern; columns at an atom are exactly there, as float32.
         """
@@ -96,7 +98,8 @@ class MixedFlow(nn.Module):
         edges_KN = self._log_probabilities(c_NC, counts).exp().cumsum(0)[:-1]
         choice_N = (u_N > edges_KN).sum(0)
         parts = [partial(self._draw, k) for k in range(len(self.patterns))]
-        return by_choice(torch.zeros_like(noise_NF), choice_N, parts, noise_NF, c_NC, counts)
+        out_NF = torch.zeros_like(noise_NF[:, : len(self.event_columns)])
+        return by_choice(out_NF, choice_N, parts, noise_NF, c_NC, counts)
 
     def describe(self) -> dict[str, Any]:
         """All but the numbers of the state dict, JSON-ready; `from_description` reads it."""
@@ -125,7 +128,8 @@ class MixedFlow(nn.Module):
             for atom in self.patterns[k]
         ]
         if rest := left(self.patterns[k]):
-            drawn_NF = self._part(k).from_noise(noise_NF[:, rest], c_NC, counts)
+            own = [*rest, *range(len(self.event_columns), noise_NF.shape[1])]
+            drawn_NF = self._part(k).from_noise(noise_NF[:, own], c_NC, counts)
             for f, drawn_N in zip(rest, drawn_NF.unbind(1), strict=True):
                 columns[f] = drawn_N
         return torch.stack(columns, 1)

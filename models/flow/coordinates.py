@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -29,6 +29,9 @@ from data_prep.dataset import Dataset
 from data_prep.stream import Batch
 from models.bounds import intervals
 from models.layout import HUGE, TINY, inputs_of
+
+FIRST = 2048
+"""Most rows that are kept for the start of a mixture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +79,21 @@ class Moments:
 
 @dataclass(frozen=True, slots=True)
 class Constants:
-    """Moments of the training split, by which columns are standardised."""
+    """What a fresh flow takes from the training split, in its coordinates."""
 
     events: Moments
     conditions: Moments
+    """Moments by which columns are standardised."""
+    rows_NF: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
+    """The first events, at which the components of a mixture start."""
 
     def merge(self, other: Constants) -> Constants:
-        """Moments of both sets of rows."""
-        return Constants(self.events.merge(other.events), self.conditions.merge(other.conditions))
+        """Those of both sets of rows."""
+        return Constants(
+            self.events.merge(other.events),
+            self.conditions.merge(other.conditions),
+            np.concatenate([self.rows_NF, other.rows_NF[: FIRST - len(self.rows_NF)]]),
+        )
 
 
 def constants(dataset: Dataset, batches: Iterable[Batch], coordinates: str = "log") -> Constants:
@@ -98,9 +108,11 @@ def constants(dataset: Dataset, batches: Iterable[Batch], coordinates: str = "lo
     of_conditions = Coordinates(dataset.condition_columns)
     total: Constants | None = None
     for batch in batches:
+        events_NF = of_events.of_array(batch.events)
         found = Constants(
-            Moments.of(of_events.of_array(batch.events), batch.weights),
+            Moments.of(events_NF, batch.weights),
             Moments.of(of_conditions.of_array(batch.conditions), batch.weights),
+            events_NF[:FIRST],
         )
         total = found if total is None else total.merge(found)
     if total is None:

@@ -29,6 +29,7 @@ from models.config import FlowConfig
 from models.flow.conditions import Conditions
 from models.flow.coordinates import Constants, Moments, Standardise
 from models.flow.layers import LAYERS
+from models.flow.mixture.distribution import BoxMixture
 from models.layout import Layout, inputs_of
 
 SMALLEST_SPREAD = 1e-6
@@ -60,23 +61,34 @@ class ConditionalFlow(nn.Module):
         self.regions = tuple(map(tuple, regions))
         self.events = Standardise(event_columns, constants.events, config.coordinates)
         self.conditions = Standardise(condition_columns, constants.conditions)
-        self.net = Flow(CompositeTransform(self._layers()), StandardNormal([self.noise_columns]))
+        self.net = Flow(CompositeTransform(self._layers()), self._base(constants))
 
     @property
     def noise_columns(self) -> int:
-        """Numbers that an event is made of."""
-        return len(self.event_columns)
+        """Numbers that an event is made of: one more than columns chooses a mixture's component."""
+        return len(self.event_columns) + (self.config.base == "mixture")
+
+    def _base(self, constants: Constants) -> BoxMixture | StandardNormal:
+        features, inputs = len(self.event_columns), len(inputs_of(self.condition_columns))
+        if self.config.base == "normal":
+            return StandardNormal([features])
+        start_NF = torch.from_numpy(np.unique(constants.rows_NF, axis=0)).float()
+        if len(start_NF):
+            start_NF = (start_NF - self.events.mean_K) / self.events.spread_K
+        if self.config.blocks and self.config.blocks % 2 == 0:
+            start_NF = start_NF.flip(1)  # as the layers leave the features
+        return BoxMixture(self.config, features, inputs, start_NF)
 
     def _layers(self) -> list[nn.Module]:
         layers: list[nn.Module] = []
-        inputs = len(inputs_of(self.condition_columns))
+        features, inputs = len(self.event_columns), len(inputs_of(self.condition_columns))
         for block in range(self.config.blocks):
             if block:
-                layers.append(Reversal(self.noise_columns))
+                layers.append(Reversal(features))
             if self.config.normalise:
-                layers.append(Normalisation(self.noise_columns))
+                layers.append(Normalisation(features))
             kind = LAYERS[self.config.kind]
-            layers.append(kind(self.config, self.noise_columns, inputs))
+            layers.append(kind(self.config, features, inputs))
         return layers
 
     def forward(self, x_NF: Tensor, c_NC: Tensor) -> Tensor:
@@ -97,15 +109,21 @@ class ConditionalFlow(nn.Module):
                 by the weights; in evaluation mode they come faster only without gradients.
         """
         y_NF, log_det_N, inside_N = self.events(x_NF)
-        noise_NF, net_log_det_N = self.net._transform(y_NF, self._conditions(c_NC, counts))
-        log_prob_N = self.net._distribution.log_prob(noise_NF) + net_log_det_N + log_det_N
+        conditions = self._conditions(c_NC, counts)
+        noise_NF, net_log_det_N = self.net._transform(y_NF, conditions)
+        base = self.net._distribution
+        given = (conditions,) if isinstance(base, BoxMixture) else ()
+        log_prob_N = base.log_prob(noise_NF, *given) + net_log_det_N + log_det_N
         return torch.where(inside_N, log_prob_N, -torch.inf)
 
     def from_noise(
         self, noise_NF: Tensor, c_NC: Tensor, counts: Sequence[int] | None = None
     ) -> Tensor:
-        """The events, shape `(N, F)`, that the flow makes of standard normal noise."""
-        y_NF, _ = self.net._transform.inverse(noise_NF, self._conditions(c_NC, counts))
+        """The events, shape `(N, F)`, made of standard normal noise, `(N, noise_columns)`."""
+        conditions, base = self._conditions(c_NC, counts), self.net._distribution
+        if isinstance(base, BoxMixture):
+            noise_NF = base.from_noise(noise_NF, conditions)
+        y_NF, _ = self.net._transform.inverse(noise_NF, conditions)
         return self.events.inverse(y_NF)
 
     @torch.no_grad()
@@ -190,8 +208,11 @@ def describe(flow: Any) -> dict[str, Any]:
 
 def unset(events: Sequence[Column], conditions: Sequence[Column]) -> Constants:
     """Moments that are about to be replaced by stored ones."""
-    sizes = len(events), len(inputs_of(conditions))
-    return Constants(*(Moments(1, np.zeros(size), np.zeros(size)) for size in sizes))
+    of_events, of_conditions = (
+        Moments(1, np.zeros(size), np.zeros(size))
+        for size in (len(events), len(inputs_of(conditions)))
+    )
+    return Constants(of_events, of_conditions)
 
 
 def from_description(

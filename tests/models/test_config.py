@@ -20,7 +20,7 @@ def test_a_config_comes_back_from_its_dict(kind):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param({"blocks": 0}, "FlowConfig blocks must be at least 1, got 0", id="range"),
+        pytest.param({"blocks": -1}, "FlowConfig blocks must be at least 0, got -1", id="range"),
         pytest.param(
             {"kind": "spine"}, "kind must be 'spline' or 'affine', got 'spine'", id="kind"
         ),
@@ -29,6 +29,7 @@ def test_a_config_comes_back_from_its_dict(kind):
         pytest.param(
             {"activation": "sin"}, "must be 'relu', 'tanh', 'silu' or 'gelu'", id="activation"
         ),
+        pytest.param({"blocks": 0}, "blocks = 0 needs base = 'mixture', got 'normal'", id="empty"),
         pytest.param({"bins": 0}, "bins must be at least 1, got 0", id="bins"),
         pytest.param({"bound": 0.5}, "bound must be at least 1, got 0.5", id="bound"),
         pytest.param(
@@ -84,7 +85,7 @@ def test_a_bad_training_option_is_refused(options, message):
 
 def test_all_faults_are_listed_at_once():
     with pytest.raises(ConfigError, match="blocks must .*; depth must"):
-        FlowConfig(blocks=0, depth=0)
+        FlowConfig(blocks=-1, depth=0)
 
 
 def test_an_unknown_stored_option_is_refused():

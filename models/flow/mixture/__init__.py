@@ -1,0 +1,1 @@
+"""A conditional mixture of smooth boxes as the density of a flow's noise."""
