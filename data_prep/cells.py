@@ -88,7 +88,8 @@ def folds(dataset: Dataset, count: int) -> list[list[dict[str, Value]]]:
         raise DataError(
             f"{len(interior)} of its {len(dataset.cells)} {what} are interior, with neighbours on "
             f"both sides in every condition but those of two values, too few for {count} folds: "
-            "choose fewer (hold_out_folds, at least 3), or name some (hold_out_cells, report_cells)"
+            "choose fewer (hold_out_folds, at least 3; --folds), or name some (hold_out_cells, "
+            "report_cells)"
         )
     dealt: list[list[int]] = [[] for _ in range(count)]
     for at in interior:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from hpo.cli.options import FILE, FOLDER, KEYED, listed, opened, placed, prepare
 if TYPE_CHECKING:
     from hpo.emulator.choice import Run
     from hpo.records.listing import Format
+    from hpo.records.record import RunRecord
     from models import Emulator
 
 UNSEEN = "NLL in cells that neither trained nor chose it"
@@ -39,7 +40,14 @@ UNSEEN = "NLL in cells that neither trained nor chose it"
     "--max-minutes",
     type=click.FloatRange(min=0, min_open=True),
     metavar="T",
-    help="Of --train-on, for all members together [default: no limit].",
+    help="Of --train-on, for all trainings together [default: no limit].",
+)
+@click.option(
+    "--folds",
+    type=click.IntRange(min=2),
+    metavar="K",
+    help="Of --train-on: K flows more, each without some of the interior cells, to measure how "
+    "well it interpolates.",
 )
 @click.option("--license", "--licence", metavar="SPDX", help="Of the emulator: CC-BY-4.0.")
 @click.option("--author", "authors", multiple=True, metavar="NAME", help="Who made it. Repeatable.")
@@ -59,6 +67,7 @@ def export(
     train_on: bool,
     members: int | None,
     max_minutes: float | None,
+    folds: int | None,
     license: str | None,
     authors: tuple[str, ...],
     cite: tuple[str, ...],
@@ -85,63 +94,68 @@ def export(
     from hpo.emulator.export import write
     from models.bundle.card import Terms
 
-    terms = Terms(license=license, authors=authors, citation=cite)
     if trial is not None and ensemble:
         raise click.UsageError("give either --trial or --ensemble: an ensemble is of the best")
     if train_on and ensemble:
         raise click.UsageError("--train-on takes --members: its ensemble is of one configuration")
-    if not train_on and (members or max_minutes):
-        raise click.UsageError("--members and --max-minutes say something to --train-on alone")
+    if not train_on and (members or max_minutes or folds):
+        raise click.UsageError("--members, --max-minutes and --folds say something to --train-on")
+    terms = Terms(license=license, authors=authors, citation=cite)
     if Path(study).suffix == ".json":
         if trial is not None or max_cost or ensemble:
-            raise click.UsageError(
-                "--trial, --max-cost and --ensemble choose in a study, not a run"
-            )
-        runs_found = [choice.named(Path(study))]
+            raise click.UsageError("--trial, --max-cost and --ensemble choose in a study")
+        best = [choice.named(Path(study))]
     else:
         found, folder = opened(study, storage, runs)
-        runs_found = choice.best(found, folder, trial=trial, max_cost=max_cost, count=ensemble or 1)
-    chosen = runs_found[0].record
+        best = choice.best(found, folder, trial=trial, max_cost=max_cost, count=ensemble or 1)
     if train_on:
-        runs_found = _trained_on(runs_found[0], out, members or 2, max_minutes)
-    records = write(runs_found, out, terms, chosen=chosen if train_on else None)
-    if train_on:
-        what = f"{len(records)} members by the configuration of trial {chosen.trial}"
-        click.echo(f"{out}: {what} of {chosen.study}, on all cells, mixed{_scored(out)}")
-        return
-    if len(records) > 1:
-        numbers = ", ".join(str(record.trial) for record in records)
-        click.echo(f"{out}: trials {numbers} of {records[0].study}, mixed{_scored(out)}")
-        return
+        trained, unseen = _trained_on(best[0], out, members or 2, folds or 0, max_minutes)
+        write(trained, out, terms, chosen=best[0].record, folds=unseen)
+    else:
+        write(best, out, terms)
+    click.echo(f"{out}: {_told([run.record for run in best], out, members or 2 * train_on)}")
+
+
+def _told(records: Sequence[RunRecord], bundle: Path, members: int) -> str:
+    """What was exported: trials, or so many members by the configuration of one."""
     record = records[0]
+    if members:
+        what = f"{members} members by the configuration of trial {record.trial} of {record.study}"
+        return f"{what}, on all cells, mixed{_scored(bundle)}"
+    if len(records) > 1:
+        numbers = ", ".join(str(one.trial) for one in records)
+        return f"trials {numbers} of {record.study}, mixed{_scored(bundle)}"
     told = [f"val NLL {record.best_val_nll:.4f}"]
     unseen = (UNSEEN, record.report) if record.report else ("held-out NLL", record.held_out)
     for what, score in (("test NLL", record.test), unseen):
         if score and score.nll is not None:
             told.append(f"{what} {score.nll:.4f} +- {score.error:.4f}")
-    click.echo(f"{out}: trial {record.trial} of {record.study}, {', '.join(told)} nats per event")
+    return f"trial {record.trial} of {record.study}, {', '.join(told)} nats per event"
 
 
-def _trained_on(run: Run, out: Path, count: int, max_minutes: float | None) -> list[Run]:
-    """The members by the configuration of a run, with the progress of their training."""
+def _trained_on(
+    run: Run, out: Path, members: int, folds: int, max_minutes: float | None
+) -> tuple[list[Run], list[Run]]:
+    """The trainings by the configuration of a run, with their progress."""
     from rich.console import Console
 
     from hpo.cli import progress
     from hpo.emulator.members import Step, place_of, train_on
 
     place, console = place_of(out), Console(stderr=True)
-    click.echo(f"{count} members are trained in {place}", err=True)
+    click.echo(f"{members + folds} flows are trained in {place}", err=True)
     try:
         with progress.of_steps("epochs", console) as show:
 
             def tell(step: Step) -> None:
-                show(step.member * step.epochs + step.epoch, step.members * step.epochs)
+                show(step.number * step.epochs + step.epoch, step.count * step.epochs)
                 if step.ended:
-                    done = f"[{step.member + 1} of {step.members} done]"
-                    words = progress.line(step.ended, f"member {step.member}")
-                    progress.say(console, f"{words}  {done}")
+                    words = progress.line(step.ended, step.name)
+                    progress.say(console, f"{words}  [{step.number + 1} of {step.count} done]")
 
-            return train_on(run, place, count=count, max_minutes=max_minutes, tell=tell)
+            return train_on(
+                run, place, members=members, folds=folds, max_minutes=max_minutes, tell=tell
+            )
     except KeyboardInterrupt:
         click.echo(f"Interrupted: the same command goes on with {place}.", err=True)
         sys.exit(130)
@@ -162,6 +176,17 @@ def _scored(bundle: Path) -> str:
             told += f", {what} {nll:.4f} +- {error:.4f} nats per event"
             alone = ", ".join(f"{one:.4f}" for one in each if one is not None)
             told += f" (alone: {alone})" if alone else ""
+    between, trial = metrics.get("interpolation", {}), metrics.get("trial", {})
+    for what, nll, error in (
+        (
+            "by flows that lack them, NLL in interior cells",
+            between.get("nll"),
+            between.get("error"),
+        ),
+        (f"the trial's {UNSEEN}", trial.get("report_nll"), trial.get("report_nll_error")),
+    ):
+        if nll is not None and error is not None:
+            told += f"; {what} {nll:.4f} +- {error:.4f}"
     return told
 
 

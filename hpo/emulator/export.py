@@ -49,7 +49,12 @@ def export(
 
 
 def write(
-    runs: Sequence[Run], out: Path, terms: Terms | None = None, *, chosen: RunRecord | None = None
+    runs: Sequence[Run],
+    out: Path,
+    terms: Terms | None = None,
+    *,
+    chosen: RunRecord | None = None,
+    folds: Sequence[Run] = (),
 ) -> list[RunRecord]:
     """Write the bundle of one run, or of several mixed with equal weights; their records.
 
@@ -58,6 +63,7 @@ def write(
         out: Folder to be made.
         terms: Licence, authors and references, for the model card.
         chosen: The trial by whose configuration they were trained anew, if they were.
+        folds: Further flows of that configuration, each of which lacks other interior cells.
 
     Raises:
         WeightsError, CheckpointError: If the weights of one are not there, or of another run.
@@ -68,6 +74,8 @@ def write(
     flows = [weights.flow_of(run.record, run.folder) for run in runs]
     density = flows[0] if len(flows) == 1 else Ensemble(flows)
     card = _card(records, density, chosen) | (terms or Terms()).to_card()
+    if folds:
+        card["metrics"] |= {"interpolation": _interpolation([one.record for one in folds])}
     trained = Emulator(density, card)
     extra = {NAME: runs[0].folder / NAME}
     # A copy is read back first: `out` may hold an older bundle, which a bad one must not replace.
@@ -79,7 +87,7 @@ def write(
 
 def _card(
     records: Sequence[RunRecord], density: Density, chosen: RunRecord | None
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """The bundle's card: its quality, its origin, how many mergers there are."""
     best, alone = records[0], len(records) == 1
     folder, kept_out = Path(best.data.path), best.data.kept_out
@@ -99,7 +107,7 @@ def _card(
             "data_weights": best.data.weights,
             "data_effective_rows": best.data.effective_rows,
         }
-    card: dict[str, object] = {"metrics": metrics, "provenance": origin}
+    card: dict[str, Any] = {"metrics": metrics, "provenance": origin}
     if dataset:
         if not alone:  # no record tells of an ensemble
             val_nll = nll(density, folder, "val", without=kept_out).mean
@@ -146,6 +154,27 @@ def _metrics(record: RunRecord, val_nll: float | None) -> Metrics:
                 f"{name}_worst": asdict(found.worst) if found.worst else None,
             }
     return finite(metrics)  # type: ignore[no-any-return]
+
+
+def _interpolation(folds: Sequence[RunRecord]) -> Metrics:
+    """The NLL of cells that were not trained on, over flows each of which lacks others of them."""
+    found = [one.report for one in folds if one.report]
+    rows = np.array([one.effective_rows or one.rows for one in found])
+    nlls, errors = (
+        np.array([value if value is not None else np.nan for value in each])
+        for each in zip(*((one.nll, one.error) for one in found), strict=True)
+    )
+    worst = [asdict(one.worst) for one in found if one.worst]
+    interpolation = {
+        "folds": len(folds),
+        "nll": float(nlls @ rows / rows.sum()),
+        "error": float(np.hypot.reduce(errors * rows) / rows.sum()),
+        "worst": max(
+            worst, key=lambda cell: np.inf if cell["nll"] is None else cell["nll"], default=None
+        ),
+        "cells": [asdict(cell) for one in found for cell in one.cells],
+    }
+    return finite(interpolation)  # type: ignore[no-any-return]
 
 
 def _data(dataset: Dataset) -> dict[str, object]:

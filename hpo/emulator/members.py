@@ -6,7 +6,12 @@ for each member of an ensemble. Members differ by seed, which orders the rows an
 weights (Lakshminarayanan et al. 2017, https://arxiv.org/abs/1612.01474), and by the bootstrap of
 the rows (bagging: Breiman 1996, Machine Learning 24, 123).
 
-Each member has a folder with its checkpoint and its `run.json`. What was trained there already is
+How well such flows interpolate, no member can tell, since each has seen all cells. So that can be
+measured beside them: the interior cells are dealt into folds, and one flow more is trained without
+each fold, from the trial's own seed and on all other rows. Neither its stopping nor its weights
+depend on the cells that it lacks.
+
+Each training has a folder with its checkpoint and its `run.json`. What was trained there already is
 not trained again, and what was interrupted goes on from its last epoch.
 """
 
@@ -17,6 +22,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_prep import cells
+from data_prep.cells import Named
 from data_prep.dataset import Dataset
 from data_prep.errors import DataError, InputError
 from hpo.emulator.choice import Run
@@ -39,15 +46,18 @@ class MembersError(InputError):
 class Step:
     """Where the trainings are."""
 
-    member: int
-    """From 0."""
-    members: int
+    name: str
+    """Of the one under way: `member 0`."""
+    number: int
+    """Of those before it."""
+    count: int
+    """Of all."""
     epoch: int
-    """The last whole one of this member."""
+    """The last whole one."""
     epochs: int
-    """At most, of each member."""
+    """At most, of each training."""
     ended: RunRecord | None = None
-    """The record of the member, when it has just ended."""
+    """The record of the training, when it has just ended."""
 
 
 def place_of(out: Path) -> Path:
@@ -59,53 +69,74 @@ def train_on(
     run: Run,
     place: Path,
     *,
-    count: int = 2,
+    members: int = 2,
+    folds: int = 0,
     max_minutes: float | None = None,
     tell: Callable[[Step], None] = lambda step: None,
-) -> list[Run]:
-    """Train the members, or go on with them.
+) -> tuple[list[Run], list[Run]]:
+    """Train the members, and the flows without a fold, or go on with them.
 
     Args:
-        run: Gives the configuration, the seed from which those of the members follow, and the data.
-        place: Folder of the members' folders.
-        count: How many.
+        run: Gives the configuration, the seed from which all others follow, and the data.
+        place: Folder of the trainings' folders.
+        members: How many.
+        folds: Into how many the interior cells are dealt; 0 trains no flow without any.
         max_minutes: Time of all trainings together, over all restarts. Each plans for an equal
             share of what those before it left, so that its learning rate falls in time.
-        tell: Called after each epoch, and when a member has ended; its exceptions pass through.
+        tell: Called after each epoch, and when a training has ended; its exceptions pass through.
+
+    Returns:
+        The members, and the flows without a fold.
 
     Raises:
-        MembersError: If the data are not there any more, a member's folder holds another one, or
-            no time is left for one.
-        CheckpointError: If its checkpoint is damaged or of another training.
+        MembersError: If the data are not there any more, a folder holds another training, or no
+            time is left for one.
+        DataError: If fewer cells are interior than there are folds.
+        CheckpointError: If a checkpoint is damaged or of another training.
         NonFiniteLoss: If a loss or a gradient is not finite.
     """
-    dataset = _dataset(run)
-    members: list[Run] = []
-    for number in range(count):
-        folder = place / f"member-{number}"
-        planned = _planned(run.record, dataset, number)
+    plans = _plans(run, members, folds)
+    done: list[Run] = []
+    for name, planned in plans.items():
+        folder = place / name.replace(" ", "-")
         ended = _ended(planned, folder)
         if ended is None:
-            left = _left(max_minutes, members, count, place)
+            left = _left(max_minutes, done, len(plans), place)
             planned = dataclasses.replace(planned, training=planned.training | left)
-            ended = _trained(planned, folder, Step(number, count, 0, 0), tell)
-        members.append(Run(ended, folder))
-    return members
+            epochs = TrainConfig.from_dict(planned.training).epochs
+            step = Step(name, len(done), len(plans), 0, epochs)
+            ended = _trained(planned, folder, step, tell)
+        done.append(Run(ended, folder))
+    return done[:members], done[members:]
+
+
+def _plans(run: Run, members: int, folds: int) -> dict[str, RunRecord]:
+    """The record of each training before it begins, by the training's name."""
+    dataset = _dataset(run)
+    chosen = TrainConfig.from_dict(run.record.training)
+    chosen = dataclasses.replace(chosen, objective="val_nll", max_minutes=None)
+    plans = {}
+    for number in range(members):
+        config = dataclasses.replace(chosen, seed=seed_of(chosen.seed, number), bag=True)
+        plans[f"member {number}"] = _planned(run.record, dataset, config)
+    for number, fold in enumerate(cells.folds(dataset, folds) if folds else []):
+        plans[f"fold {number} of {folds}"] = _planned(run.record, dataset, chosen, fold)
+    return plans
 
 
 def _left(
-    max_minutes: float | None, members: Sequence[Run], count: int, place: Path
+    max_minutes: float | None, done: Sequence[Run], count: int, place: Path
 ) -> dict[str, float | None]:
-    """The option that says how long the next member is trained, after those there are."""
+    """The option that says how long the next training takes, after those that are done."""
     if max_minutes is None:
-        return {"max_minutes": None}
-    left = max_minutes - sum(_seconds(one.folder) for one in members) / 60
+        return {}
+    left = max_minutes - sum(_seconds(one.folder) for one in done) / 60
     if left <= 0:
         raise MembersError(
-            f"the {max_minutes:g} minutes are spent after {len(members)} of {count} members in "
-            f"{place}: give more by --max-minutes, or ask for fewer by --members"
+            f"the {max_minutes:g} minutes are spent after {len(done)} of {count} trainings in "
+            f"{place}: give more by --max-minutes, or ask for fewer --members or --folds"
         )
-    return {"max_minutes": left / (count - len(members))}
+    return {"max_minutes": left / (count - len(done))}
 
 
 def _seconds(folder: Path) -> float:
@@ -131,12 +162,10 @@ def _dataset(run: Run) -> Dataset:
     return dataset
 
 
-def _planned(then: RunRecord, dataset: Dataset, number: int) -> RunRecord:
-    """The record of a member before it begins: on all cells, judged by the validation split."""
-    chosen = TrainConfig.from_dict(then.training)
-    config = dataclasses.replace(
-        chosen, objective="val_nll", seed=seed_of(chosen.seed, number), bag=True
-    )
+def _planned(
+    then: RunRecord, dataset: Dataset, config: TrainConfig, unseen: Named = ()
+) -> RunRecord:
+    """The record of a training before it begins; cells that it does not see only report."""
     return RunRecord(
         study=then.study,
         trial=then.trial,
@@ -144,8 +173,12 @@ def _planned(then: RunRecord, dataset: Dataset, number: int) -> RunRecord:
         params=then.params,
         flow=dataclasses.asdict(FlowConfig.from_dict(then.flow)),
         training=dataclasses.asdict(config),
-        data=DataUsed(path=then.data.path, **used(dataset)),
-        seeds={**then.seeds, "member": config.seed},
+        data=DataUsed(
+            path=then.data.path,
+            report_cells=tuple({**cell} for cell in unseen),
+            **used(dataset),
+        ),
+        seeds={**then.seeds, "training": config.seed},
         environment=environment.describe(config.device, None),
         cost=Cost(parameters=None, flops_per_event=None, seconds=None),
         started=now(),
@@ -154,7 +187,7 @@ def _planned(then: RunRecord, dataset: Dataset, number: int) -> RunRecord:
 
 
 def _ended(planned: RunRecord, folder: Path) -> RunRecord | None:
-    """The record of the member, if it was trained to its end before."""
+    """The record of the training, if it came to its end before."""
     if not (folder / NAME).exists():
         return None
     there = read(folder / NAME)
@@ -167,19 +200,22 @@ def _ended(planned: RunRecord, folder: Path) -> RunRecord | None:
 def _trained(
     record: RunRecord, folder: Path, step: Step, tell: Callable[[Step], None]
 ) -> RunRecord:
-    """The record of a member at its end, which is written into its folder beside the weights."""
+    """The record of a training at its end, which is written into its folder beside the weights."""
     if (folder / NAME).exists():
         record = dataclasses.replace(record, started=read(folder / NAME).started)
     record.write(folder)
-    config = TrainConfig.from_dict(record.training)
-    step = dataclasses.replace(step, epochs=config.epochs)
     data = Path(record.data.path)
 
     def on_epoch(epoch: Epoch) -> None:
-        tell(dataclasses.replace(step, epoch=min(epoch.epoch, config.epochs)))
+        tell(dataclasses.replace(step, epoch=min(epoch.epoch, step.epochs)))
 
     flow, fit = train(
-        data, FlowConfig.from_dict(record.flow), config, checkpoint=folder, on_epoch=on_epoch
+        data,
+        FlowConfig.from_dict(record.flow),
+        TrainConfig.from_dict(record.training),
+        report=record.data.report_cells,
+        checkpoint=folder,
+        on_epoch=on_epoch,
     )
     stored = checkpoint.load(folder)
     assert stored is not None  # it has just been saved
@@ -192,7 +228,7 @@ def _trained(
     )
     ended.write(folder)
     checkpoint.trim(folder)
-    tell(dataclasses.replace(step, epoch=config.epochs, ended=ended))
+    tell(dataclasses.replace(step, epoch=step.epochs, ended=ended))
     return ended
 
 
@@ -201,6 +237,7 @@ def _refuse_another(there: RunRecord, wanted: RunRecord, folder: Path) -> None:
     found, expected = (
         {
             "data": one.data.fingerprint,
+            "report_cells": one.data.report_cells,
             **dataclasses.asdict(FlowConfig.from_dict(one.flow)),
             **dataclasses.asdict(TrainConfig.from_dict(one.training)),
         }
@@ -209,7 +246,7 @@ def _refuse_another(there: RunRecord, wanted: RunRecord, folder: Path) -> None:
     for name in expected:
         if name not in FREE_TO_CHANGE and found[name] != expected[name]:
             raise MembersError(
-                f"{folder} holds a member trained by trial {there.trial} of {there.study}, with "
+                f"{folder} holds a training by trial {there.trial} of {there.study}, with "
                 f"{name} = {found[name]!r} where trial {wanted.trial} of {wanted.study} has "
                 f"{expected[name]!r}: remove {folder.parent}, or choose another --out"
             )

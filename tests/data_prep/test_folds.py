@@ -118,8 +118,9 @@ def test_too_few_interior_cells_are_refused_in_a_sentence(conditions, columns, s
         cells.folds(dataset(conditions, *columns), 4)
 
     assert str(caught.value).startswith(f"{said} are interior, with neighbours on")
-    assert "too few for 4 folds: choose fewer (hold_out_folds, at least 3), or name" in str(
-        caught.value
+    assert (
+        "too few for 4 folds: choose fewer (hold_out_folds, at least 3; --folds), or name"
+        in str(caught.value)
     )
 
 

@@ -3,11 +3,15 @@
 import dataclasses
 import os
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from click.testing import CliRunner
 
 from data_prep.dataset import Dataset
+from data_prep.preparation.prepare import prepare
 from hpo.cli import main
 from hpo.emulator import members
 from hpo.emulator.choice import Run
@@ -21,13 +25,14 @@ from models.bundle.emulator import Emulator
 from models.config import FlowConfig, TrainConfig
 from models.evaluation.nll import nll
 from models.training.checkpoint import best_flow, load
+from models.training.train import train
 from tests import made_runs
 
 HELD_OUT = ({"Z": 0.01, "alpha": 0.5}, {"Z": 0.01, "alpha": 1.0}, {"Z": 0.01, "alpha": 5.0})
 """All that there is at one end of the grid."""
 
 
-def chosen(prepared, folder, trial=3, **training):
+def chosen(prepared, folder, trial=3, hold_out=HELD_OUT, **training):
     """A trial of a study that held cells out and was judged by them."""
     config = TrainConfig(
         **{"epochs": 3, "batch_size": 512, "device": "cpu", "seed": 11 + trial, **training}
@@ -42,7 +47,7 @@ def chosen(prepared, folder, trial=3, **training):
         best_held_out_nll=6.25,
         held_out=HeldOutNll(nll=6.25, error=0.5, rows=9, cells=()),
         data=dataclasses.replace(
-            data, path=str(prepared), hold_out_cells=HELD_OUT, **used(Dataset.read(prepared))
+            data, path=str(prepared), hold_out_cells=hold_out, **used(Dataset.read(prepared))
         ),
     )
     record.write(folder)
@@ -54,7 +59,7 @@ def whole(prepared, tmp_path_factory):
     """A run, and its two members, trained without a break. Do not write into their folders."""
     folder = tmp_path_factory.mktemp("members")
     run = chosen(prepared, folder)
-    return run, train_on(run, folder / "e.members")
+    return run, train_on(run, folder / "e.members")[0]
 
 
 def state(folder):
@@ -93,7 +98,7 @@ def test_interrupted_and_resumed_members_are_the_unbroken_ones(prepared, whole, 
     seen = []
 
     def break_off(step):
-        seen.append((step.member, step.epoch, step.ended is not None))
+        seen.append((step.number, step.epoch, step.ended is not None))
         if seen[-1] in {(0, 2, False), (1, 1, False)}:
             raise KeyboardInterrupt
 
@@ -101,7 +106,7 @@ def test_interrupted_and_resumed_members_are_the_unbroken_ones(prepared, whole, 
         with pytest.raises(KeyboardInterrupt):
             train_on(run, tmp_path, tell=break_off)
     before = os.stat(tmp_path / "member-0/checkpoint.safetensors").st_mtime_ns
-    resumed = train_on(run, tmp_path, tell=break_off)
+    resumed, _ = train_on(run, tmp_path, tell=break_off)
 
     assert seen == [
         *[(0, 1, False), (0, 2, False), (0, 3, False), (0, 3, True)],
@@ -119,7 +124,7 @@ def test_more_members_are_trained_beside_those_that_are_there(prepared, whole, t
     for member in two:
         (tmp_path / member.folder.name).symlink_to(member.folder)
 
-    three = train_on(run, tmp_path, count=3)
+    three, _ = train_on(run, tmp_path, members=3)
 
     assert [one.record for one in three[:2]] == [one.record for one in two]
     assert three[2].record.training["seed"] not in {one.record.training["seed"] for one in two}
@@ -128,7 +133,7 @@ def test_more_members_are_trained_beside_those_that_are_there(prepared, whole, t
 @pytest.mark.parametrize(
     ("trial", "training", "message"),
     [
-        pytest.param(4, {}, "trained by trial 3 of bbh, with seed = ", id="trial"),
+        pytest.param(4, {}, "a training by trial 3 of bbh, with seed = ", id="trial"),
         pytest.param(3, {"learning_rate": 0.5}, "learning_rate = 0.01 where", id="option"),
         pytest.param(3, {"epochs": 4}, "epochs = 3 where trial 3 of bbh has 4", id="epochs"),
     ],
@@ -157,7 +162,7 @@ def test_all_members_together_keep_to_their_time(prepared, tmp_path):
     run = chosen(prepared, tmp_path, epochs=100_000)
     budget_s = 1.5
 
-    trained = train_on(run, tmp_path / "m", max_minutes=budget_s / 60)
+    trained, _ = train_on(run, tmp_path / "m", max_minutes=budget_s / 60)
 
     spent = [load(one.folder).state["elapsed_s"] for one in trained]
     assert all(one.record.state == "stopped_early" for one in trained)
@@ -166,8 +171,8 @@ def test_all_members_together_keep_to_their_time(prepared, tmp_path):
     assert min(spent) > 0.2 * budget_s
     # And its learning rate has fallen to its end.
     assert all(one.record.epochs[-1].learning_rate < 2e-3 for one in trained)
-    with pytest.raises(MembersError, match="are spent after 2 of 3 members in .*--max-minutes"):
-        train_on(run, tmp_path / "m", count=3, max_minutes=budget_s / 60 / 2)
+    with pytest.raises(MembersError, match="are spent after 2 of 3 trainings in .*--max-minutes"):
+        train_on(run, tmp_path / "m", members=3, max_minutes=budget_s / 60 / 2)
 
 
 def test_the_emulator_of_members_says_how_each_was_trained_and_how_good_they_are(
@@ -192,10 +197,8 @@ def test_the_emulator_of_members_says_how_each_was_trained_and_how_good_they_are
     text = (tmp_path / "emulator" / "README.md").read_text()
     assert "by hyperparameter search: study bbh, trial 3" in text
     assert "trained anew by that configuration on all cells" in text
-    assert (
-        "| NLL, test, of trial 3, in cells that it was not trained on, and that chose it | 6.25 ± 0.50 |"
-        in text
-    )
+    unseen = "of trial 3, in cells that it was not trained on, and that chose it"
+    assert f"| NLL, test, {unseen} | 6.25 ± 0.50 |" in text
 
 
 def test_a_command_that_is_interrupted_goes_on_and_then_mixes(prepared, tmp_path, monkeypatch):
@@ -230,10 +233,10 @@ def test_a_command_that_is_interrupted_goes_on_and_then_mixes(prepared, tmp_path
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        pytest.param(["s", "--members", "2"], "say something to --train-on alone", id="members"),
-        pytest.param(["s", "--max-minutes", "2"], "to --train-on alone", id="minutes"),
+        pytest.param(["s", "--members", "2"], "say something to --train-on", id="members"),
+        pytest.param(["s", "--max-minutes", "2"], "to --train-on", id="minutes"),
         pytest.param(["s", "--train-on", "--ensemble", "2"], "takes --members", id="ensemble"),
-        pytest.param(["run.json", "--trial", "2"], "choose in a study, not a run", id="run"),
+        pytest.param(["run.json", "--trial", "2"], "choose in a study", id="run"),
         pytest.param(["run.json"], "run.json cannot be read", id="no run"),
     ],
 )
@@ -242,3 +245,51 @@ def test_what_does_not_go_together_is_said(words, message):
 
     assert said.exit_code == 2
     assert message in said.output
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """A prepared grid of 5 x 4 cells, six of them interior. Do not write into it."""
+    folder = tmp_path_factory.mktemp("wide")
+    rng = np.random.default_rng(5)
+    c_NC = np.array([(z, a) for z in (1, 2, 3, 4, 5) for a in (1, 2, 3, 4)])[
+        rng.integers(20, size=2000)
+    ]
+    x_N = np.exp(0.1 * c_NC.sum(1) + rng.normal(size=len(c_NC)))
+    table = {"Mass_0": x_N, "Z": c_NC[:, 0] / 1000, "alpha": c_NC[:, 1].astype(float)}
+    pq.write_table(pa.table(table), folder / "mergers.parquet")
+    prepare([folder / "mergers.parquet"], folder / "prepared", event_columns=("Mass_0",))
+    return folder / "prepared"
+
+
+def test_interior_cells_are_scored_by_flows_that_never_saw_them(wide, tmp_path):
+    run = chosen(wide, tmp_path / "trial", hold_out=())
+
+    trained, unseen = train_on(run, tmp_path / "m", folds=3)
+    write(trained, tmp_path / "e", chosen=run.record, folds=unseen)
+
+    interior = {(z / 1000, float(a)) for z in (2, 3, 4) for a in (2, 3)}
+    seen = [tuple(cell.values()) for one in unseen for cell in one.record.data.report_cells]
+    assert sorted(seen) == sorted(interior)
+    total, rows = 0.0, 0
+    for one in unseen:
+        assert not one.record.training["bag"]
+        assert one.record.training["seed"] == run.record.training["seed"]
+        out = one.record.data.report_cells
+        flow = weights.flow_of(one.record, one.folder)
+        again, _ = train(
+            wide,
+            FlowConfig.from_dict(one.record.flow),
+            TrainConfig.from_dict(one.record.training),
+            report=out,
+        )
+        assert same(flow.state_dict(), again.state_dict())
+        found = nll(flow, wide, "test", only=out)
+        total, rows = total + found.mean * found.rows, rows + found.rows
+    told = Emulator.load(tmp_path / "e").card["metrics"]["interpolation"]
+    assert told["nll"] == pytest.approx(total / rows)
+    assert len(told["cells"]) == 6
+    assert told["worst"]["nll"] == max(cell["nll"] for cell in told["cells"])
+    text = (tmp_path / "e" / "README.md").read_text()
+    assert "in the 6 interior cells, each by a flow of this configuration that was trained" in text
+    assert f"| NLL, the worst of these: Z = {told['worst']['conditions']['Z']}" in text
