@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,11 +17,7 @@ from hpo.cli.options import FILE, FOLDER, KEYED, listed, opened, placed, prepare
 if TYPE_CHECKING:
     from hpo.emulator.choice import Run
     from hpo.records.listing import Format
-    from hpo.records.record import RunRecord
     from models import Emulator
-
-UNSEEN = "NLL in cells that neither trained nor chose it"
-"""Whose NLL an export tells where there are some: no decision saw it."""
 
 
 @click.command()
@@ -35,6 +31,12 @@ UNSEEN = "NLL in cells that neither trained nor chose it"
 @click.option("--train-on", is_flag=True, help="Train the configuration anew, on all cells.")
 @click.option(
     "--members", type=click.IntRange(min=2), metavar="M", help="Of --train-on, mixed [default: 2]."
+)
+@click.option(
+    "--epochs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Of --train-on [default: those of the configuration].",
 )
 @click.option(
     "--max-minutes",
@@ -66,6 +68,7 @@ def export(
     ensemble: int | None,
     train_on: bool,
     members: int | None,
+    epochs: int | None,
     max_minutes: float | None,
     folds: int | None,
     license: str | None,
@@ -92,14 +95,18 @@ def export(
     """
     from hpo.emulator import choice
     from hpo.emulator.export import write
+    from hpo.emulator.outcome import told
     from models.bundle.card import Terms
 
     if trial is not None and ensemble:
         raise click.UsageError("give either --trial or --ensemble: an ensemble is of the best")
     if train_on and ensemble:
         raise click.UsageError("--train-on takes --members: its ensemble is of one configuration")
-    if not train_on and (members or max_minutes or folds):
-        raise click.UsageError("--members, --max-minutes and --folds say something to --train-on")
+    training = {"members": members, "epochs": epochs, "max_minutes": max_minutes, "folds": folds}
+    asked = {name: value for name, value in training.items() if value is not None}
+    if asked and not train_on:
+        words = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
+        raise click.UsageError(f"{words} of what? give --train-on, too")
     terms = Terms(license=license, authors=authors, citation=cite)
     if Path(study).suffix == ".json":
         if trial is not None or max_cost or ensemble:
@@ -109,33 +116,14 @@ def export(
         found, folder = opened(study, storage, runs)
         best = choice.best(found, folder, trial=trial, max_cost=max_cost, count=ensemble or 1)
     if train_on:
-        trained, unseen = _trained_on(best[0], out, members or 2, folds or 0, max_minutes)
+        trained, unseen = _trained_on(best[0], out, asked)
         write(trained, out, terms, chosen=best[0].record, folds=unseen)
     else:
         write(best, out, terms)
-    click.echo(f"{out}: {_told([run.record for run in best], out, members or 2 * train_on)}")
+    click.echo(f"{out}: {told([run.record for run in best], out, anew=train_on)}")
 
 
-def _told(records: Sequence[RunRecord], bundle: Path, members: int) -> str:
-    """What was exported: trials, or so many members by the configuration of one."""
-    record = records[0]
-    if members:
-        what = f"{members} members by the configuration of trial {record.trial} of {record.study}"
-        return f"{what}, on all cells, mixed{_scored(bundle)}"
-    if len(records) > 1:
-        numbers = ", ".join(str(one.trial) for one in records)
-        return f"trials {numbers} of {record.study}, mixed{_scored(bundle)}"
-    told = [f"val NLL {record.best_val_nll:.4f}"]
-    unseen = (UNSEEN, record.report) if record.report else ("held-out NLL", record.held_out)
-    for what, score in (("test NLL", record.test), unseen):
-        if score and score.nll is not None:
-            told.append(f"{what} {score.nll:.4f} +- {score.error:.4f}")
-    return f"trial {record.trial} of {record.study}, {', '.join(told)} nats per event"
-
-
-def _trained_on(
-    run: Run, out: Path, members: int, folds: int, max_minutes: float | None
-) -> tuple[list[Run], list[Run]]:
+def _trained_on(run: Run, out: Path, asked: dict[str, Any]) -> tuple[list[Run], list[Run]]:
     """The trainings by the configuration of a run, with their progress."""
     from rich.console import Console
 
@@ -143,7 +131,7 @@ def _trained_on(
     from hpo.emulator.members import Step, place_of, train_on
 
     place, console = place_of(out), Console(stderr=True)
-    click.echo(f"{members + folds} flows are trained in {place}", err=True)
+    click.echo(f"training in {place}", err=True)
     try:
         with progress.of_steps("epochs", console) as show:
 
@@ -153,41 +141,10 @@ def _trained_on(
                     words = progress.line(step.ended, step.name)
                     progress.say(console, f"{words}  [{step.number + 1} of {step.count} done]")
 
-            return train_on(
-                run, place, members=members, folds=folds, max_minutes=max_minutes, tell=tell
-            )
+            return train_on(run, place, tell=tell, **asked)
     except KeyboardInterrupt:
         click.echo(f"Interrupted: the same command goes on with {place}.", err=True)
         sys.exit(130)
-
-
-def _scored(bundle: Path) -> str:
-    """The NLL of an ensemble, from its card."""
-    metrics = json.loads((bundle / "emulator.json").read_text(encoding="utf-8"))["metrics"]
-    if "test_nll" not in metrics:
-        return "; its data is not there to score it"
-    if metrics["test_nll"] is None or metrics["test_nll_error"] is None:
-        return ", test NLL not finite"
-    told = ""
-    for what, name in (("test NLL", "test"), (UNSEEN, "report")):
-        nll, error = (metrics.get(f"{name}_nll{end}") for end in ("", "_error"))
-        each = [one.get(f"{name}_nll") for one in metrics["members"]]
-        if nll is not None and error is not None:
-            told += f", {what} {nll:.4f} +- {error:.4f} nats per event"
-            alone = ", ".join(f"{one:.4f}" for one in each if one is not None)
-            told += f" (alone: {alone})" if alone else ""
-    between, trial = metrics.get("interpolation", {}), metrics.get("trial", {})
-    for what, nll, error in (
-        (
-            "by flows that lack them, NLL in interior cells",
-            between.get("nll"),
-            between.get("error"),
-        ),
-        (f"the trial's {UNSEEN}", trial.get("report_nll"), trial.get("report_nll_error")),
-    ):
-        if nll is not None and error is not None:
-            told += f"; {what} {nll:.4f} +- {error:.4f}"
-    return told
 
 
 @click.command()

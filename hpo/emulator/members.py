@@ -71,6 +71,7 @@ def train_on(
     *,
     members: int = 2,
     folds: int = 0,
+    epochs: int | None = None,
     max_minutes: float | None = None,
     tell: Callable[[Step], None] = lambda step: None,
 ) -> tuple[list[Run], list[Run]]:
@@ -81,6 +82,7 @@ def train_on(
         place: Folder of the trainings' folders.
         members: How many.
         folds: Into how many the interior cells are dealt; 0 trains no flow without any.
+        epochs: Of each training at most; None has those of the configuration.
         max_minutes: Time of all trainings together, over all restarts. Each plans for an equal
             share of what those before it left, so that its learning rate falls in time.
         tell: Called after each epoch, and when a training has ended; its exceptions pass through.
@@ -95,7 +97,7 @@ def train_on(
         CheckpointError: If a checkpoint is damaged or of another training.
         NonFiniteLoss: If a loss or a gradient is not finite.
     """
-    plans = _plans(run, members, folds)
+    plans = _plans(run, members, folds, epochs)
     done: list[Run] = []
     for name, planned in plans.items():
         folder = place / name.replace(" ", "-")
@@ -103,18 +105,19 @@ def train_on(
         if ended is None:
             left = _left(max_minutes, done, len(plans), place)
             planned = dataclasses.replace(planned, training=planned.training | left)
-            epochs = TrainConfig.from_dict(planned.training).epochs
-            step = Step(name, len(done), len(plans), 0, epochs)
+            step = Step(name, len(done), len(plans), 0, planned.training["epochs"])
             ended = _trained(planned, folder, step, tell)
         done.append(Run(ended, folder))
     return done[:members], done[members:]
 
 
-def _plans(run: Run, members: int, folds: int) -> dict[str, RunRecord]:
+def _plans(run: Run, members: int, folds: int, epochs: int | None) -> dict[str, RunRecord]:
     """The record of each training before it begins, by the training's name."""
     dataset = _dataset(run)
     chosen = TrainConfig.from_dict(run.record.training)
-    chosen = dataclasses.replace(chosen, objective="val_nll", max_minutes=None)
+    chosen = dataclasses.replace(
+        chosen, epochs=epochs or chosen.epochs, objective="val_nll", max_minutes=None
+    )
     plans = {}
     for number in range(members):
         config = dataclasses.replace(chosen, seed=seed_of(chosen.seed, number), bag=True)

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from data_prep.dataset import Dataset
 from data_prep.preparation.prepare import prepare
 from hpo.cli import main
-from hpo.emulator import members
+from hpo.emulator import members, outcome
 from hpo.emulator.choice import Run
 from hpo.emulator.export import write
 from hpo.emulator.members import MembersError, place_of, train_on
@@ -124,7 +124,7 @@ def test_more_members_are_trained_beside_those_that_are_there(prepared, whole, t
     for member in two:
         (tmp_path / member.folder.name).symlink_to(member.folder)
 
-    three, _ = train_on(run, tmp_path, members=3)
+    three, _ = train_on(run, tmp_path, members=3, epochs=3)
 
     assert [one.record for one in three[:2]] == [one.record for one in two]
     assert three[2].record.training["seed"] not in {one.record.training["seed"] for one in two}
@@ -225,7 +225,7 @@ def test_a_command_that_is_interrupted_goes_on_and_then_mixes(prepared, tmp_path
     assert not there
     assert second.exit_code == 0, second.output
     assert "member 1, complete, val NLL" in second.output
-    assert "2 members by the configuration of trial 3 of bbh, on all cells, mixed" in second.output
+    assert "e: members by the configuration of trial 3 of bbh, on all cells, mixed" in second.output
     assert len(Emulator.load(tmp_path / "e").module.flows) == 2
     assert place_of(tmp_path / "e").is_dir()
 
@@ -233,8 +233,8 @@ def test_a_command_that_is_interrupted_goes_on_and_then_mixes(prepared, tmp_path
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        pytest.param(["s", "--members", "2"], "say something to --train-on", id="members"),
-        pytest.param(["s", "--max-minutes", "2"], "to --train-on", id="minutes"),
+        pytest.param(["s", "--members", "2"], "--members of what? give --train-on", id="members"),
+        pytest.param(["s", "--max-minutes", "2"], "--max-minutes of what?", id="minutes"),
         pytest.param(["s", "--train-on", "--ensemble", "2"], "takes --members", id="ensemble"),
         pytest.param(["run.json", "--trial", "2"], "choose in a study", id="run"),
         pytest.param(["run.json"], "run.json cannot be read", id="no run"),
@@ -265,7 +265,7 @@ def wide(tmp_path_factory):
 def test_interior_cells_are_scored_by_flows_that_never_saw_them(wide, tmp_path):
     run = chosen(wide, tmp_path / "trial", hold_out=())
 
-    trained, unseen = train_on(run, tmp_path / "m", folds=3)
+    trained, unseen = train_on(run, tmp_path / "m", folds=3, epochs=2)
     write(trained, tmp_path / "e", chosen=run.record, folds=unseen)
 
     interior = {(z / 1000, float(a)) for z in (2, 3, 4) for a in (2, 3)}
@@ -274,6 +274,7 @@ def test_interior_cells_are_scored_by_flows_that_never_saw_them(wide, tmp_path):
     total, rows = 0.0, 0
     for one in unseen:
         assert not one.record.training["bag"]
+        assert len(one.record.epochs) == 2
         assert one.record.training["seed"] == run.record.training["seed"]
         out = one.record.data.report_cells
         flow = weights.flow_of(one.record, one.folder)
@@ -290,6 +291,8 @@ def test_interior_cells_are_scored_by_flows_that_never_saw_them(wide, tmp_path):
     assert told["nll"] == pytest.approx(total / rows)
     assert len(told["cells"]) == 6
     assert told["worst"]["nll"] == max(cell["nll"] for cell in told["cells"])
+    said = f"in 6 interior cells flows without them have an NLL of {told['nll']:.4f} +- "
+    assert said in outcome.told([run.record], tmp_path / "e", anew=True)
     text = (tmp_path / "e" / "README.md").read_text()
     assert "in the 6 interior cells, each by a flow of this configuration that was trained" in text
     assert f"| NLL, the worst of these: Z = {told['worst']['conditions']['Z']}" in text

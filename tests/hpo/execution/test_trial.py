@@ -15,8 +15,8 @@ from optuna.trial import TrialState
 
 from data_prep.dataset import Dataset
 from hpo.cli import main
-from hpo.cli.emulators import _scored
 from hpo.emulator import choice, export
+from hpo.emulator.outcome import scored
 from hpo.execution import trial
 from hpo.queue.leases import LeaseLost, Owner
 from hpo.queue.slots import Slots
@@ -462,7 +462,7 @@ def test_the_best_are_mixed_and_scored_together(held_out, tmp_path):
     there = nll.nll(emulator.module, setting.data, "test", only=REPORT)
     assert metrics["report_nll"] == pytest.approx(there.mean, rel=1e-9)
     said = f", NLL in cells that neither trained nor chose it {metrics['report_nll']:.4f} +- "
-    assert said in _scored(tmp_path / "both")
+    assert said in scored(tmp_path / "both")
     assert metrics["held_out_cells"][0].keys() == {
         *("conditions", "nll", "error", "rows", "effective_rows")
     }
