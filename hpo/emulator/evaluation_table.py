@@ -16,6 +16,12 @@ from models.bundle.markdown import decimals
 Found = Mapping[str, Any]
 Row = dict[str, object]
 DIFFERENCE = "difference"
+KINDS = {
+    "trained_cells_nll": "trained cells",
+    "held_out_nll": "held-out cells",
+    "report_nll": "held-out cells that chose nothing",
+}
+"""NLLs of kinds of cells, where some were held out."""
 
 
 class Score(NamedTuple):
@@ -59,8 +65,8 @@ def scores(
         titles = zip((*names, DIFFERENCE), keys, strict=True)
         evaluations = {title: found[key] for title, key in titles}
     first = next(iter(evaluations.values()))
-    some_held_out = any(each["held_out_nll"] for each in evaluations.values())
-    told = [_score(one, evaluations) for one in _measures(first, split, some_held_out)]
+    kinds = [kind for kind in KINDS if any(each[kind] for each in evaluations.values())]
+    told = [_score(one, evaluations) for one in _measures(first, split, kinds)]
     for index, cell in enumerate(first["cells"]):
         here = {title: each["cells"][index] for title, each in evaluations.items()}
         held_out = cell["held_out"]
@@ -126,15 +132,15 @@ def _place(cell: Found) -> dict[str, Value]:
     return place
 
 
-def _measures(found: Found, split: str, some_held_out: bool) -> Iterator[_Measure]:
+def _measures(found: Found, split: str, kinds: Sequence[str]) -> Iterator[_Measure]:
     nats = "nats per event"
     if "weights" in found:
         yield _Measure("effective rows", (f"{split}_nll", "effective_rows"))
     yield _Measure(f"{split} NLL", (f"{split}_nll", "mean"), nats)
     yield _Measure("NLL, mean of cells", ("cell_averaged_nll", "mean"), nats)
-    if some_held_out:
-        yield _Measure(f"{split} NLL, trained cells", ("trained_cells_nll", "mean"), nats)
-        yield _Measure(f"{split} NLL, held-out cells", ("held_out_nll", "mean"), nats)
+    if "held_out_nll" in kinds:
+        for kind in kinds:
+            yield _Measure(f"{split} NLL, {KINDS[kind]}", (kind, "mean"), nats)
     yield _Measure("C2ST accuracy", ("two_sample", "accuracy"), ideal=0.5)
     levels = "calibration"
     for percent, one in found[levels]["coverage"].items():

@@ -28,8 +28,8 @@ from data_prep.untrusted import is_finite
 from models.bundle.files import EmulatorError
 from models.evaluation import weighted
 
-_KEPT_OUT = ("held_out_cells", "report_cells")
-"""Metrics of a card that name cells which the training was kept from."""
+REPORT = "report_cells"
+"""The metric of a card that names the cells by which nothing was chosen."""
 
 Key = tuple[float, ...]
 """The conditions of a cell, as `data_prep.dataset.key` makes them comparable."""
@@ -114,8 +114,12 @@ def key_of(columns: Sequence[Column], cell: Mapping[str, Value]) -> Key:
     return key([column.number(cell[column.name]) for column in columns])
 
 
-def held_out_of(card: Mapping[str, Any]) -> list[dict[str, Value]]:
+def held_out_of(
+    card: Mapping[str, Any], of: Sequence[str] = ("held_out_cells", REPORT)
+) -> list[dict[str, Value]]:
     """The cells that the training of an emulator was kept from, as its card names them.
+
+    `of` are the lists that are read: with `REPORT` alone, the cells by which nothing was chosen.
 
     Raises:
         EmulatorError: If what the card names is no cell.
@@ -123,8 +127,8 @@ def held_out_of(card: Mapping[str, Any]) -> list[dict[str, Value]]:
     metrics = card.get("metrics", {})
     members = metrics.get("members", ())  # an older ensemble names them in its members alone
     for told in (metrics, *(members if isinstance(members, list) else ())):
-        if isinstance(told, Mapping) and any(which in told for which in _KEPT_OUT):
-            return [cell for which in _KEPT_OUT for cell in _named(told.get(which, []), which)]
+        if isinstance(told, Mapping) and any(which in told for which in of):
+            return [cell for which in of for cell in _named(told.get(which, []), which)]
     return []
 
 

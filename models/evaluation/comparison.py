@@ -61,7 +61,8 @@ def _paired(
     """The differences that are taken event by event, with their standard errors."""
     test, gap_N = cells.batch, first.nll_N - second.nll_N
     both_held_out = first.held_out if first.held_out == second.held_out else None
-    told: dict[str, Any] = {**scores(gap_N, cells, split, both_held_out, test.weights)}
+    report = first.report if first.report == second.report else frozenset()
+    told: dict[str, Any] = scores(gap_N, cells, split, both_held_out, test.weights, report=report)
     told["cells"] = []
     rows = dict(zip(cells.keys, cells.rows, strict=True))
     for one, other in zip(first.found["cells"], second.found["cells"], strict=True):

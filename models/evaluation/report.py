@@ -28,7 +28,7 @@ from models.bundle import batched
 from models.bundle.emulator import Emulator
 from models.bundle.ensemble import Density
 from models.evaluation.calibration import calibration, levels, ranks
-from models.evaluation.cells import CellRows, Key, held_out_of, key_of, keys
+from models.evaluation.cells import REPORT, CellRows, Key, held_out_of, key_of, keys
 from models.evaluation.distances import (
     CELL_ROWS,
     Bins,
@@ -72,6 +72,8 @@ class Evaluation:
     levels: Levels
     held_out: frozenset[Key]
     """Cells of the dataset."""
+    report: frozenset[Key]
+    """Those of them by which nothing was chosen."""
 
 
 @np.errstate(invalid="ignore")  # an NLL may be infinite, and so its spread not a number
@@ -90,9 +92,9 @@ def evaluate(
     Returns:
         `{split}_nll` and `cell_averaged_nll`, in which cells count alike: mean and standard error
         in nats per event. `trained_cells_nll` and `held_out_nll`: of the rows of either kind of
-        cells, None where there are none. `cells`: `CellDistance`, `Distances`, the NLL, and whether
-        it was `held_out`, of each cell with enough rows, and the `box` of each region;
-        `median_*_over_floor` over those.
+        cells, None where there are none; `report_nll`: of the held-out cells that chose nothing.
+        `cells`: `CellDistance`, `Distances`, the NLL, and whether it was `held_out`, of each cell
+        with enough rows, and the `box` of each region; `median_*_over_floor` over those.
         `two_sample` and `calibration`: see the modules of that name; None if the rows are too few.
         `BeyondData` of draws at the split's conditions, `cost`, `speed`. Where rows have
         weights, every mean, distance and test is weighted, and `weights` names their column;
@@ -111,8 +113,8 @@ def evaluation(
 ) -> Evaluation:
     """The evaluation of rows that have been read, with the values of single events."""
     flow, cells = density_of(emulator), CellRows.of(test, dataset)
-    held_out = [] if isinstance(emulator, Density) else held_out_of(emulator.card)
-    out = keys(dataset, held_out)
+    card = {} if isinstance(emulator, Density) else emulator.card
+    out, report = keys(dataset, held_out_of(card)), keys(dataset, held_out_of(card, (REPORT,)))
     rng = np.random.default_rng(seed)
     nll_N = nll_of(flow, test)
     drawn_NF = batched.draw(flow, test.conditions, rng)
@@ -131,7 +133,7 @@ def evaluation(
     found = {
         "split": split,
         **({"weights": dataset.weight_column.name} if dataset.weight_column else {}),
-        **scores(nll_N, cells, split, out, test.weights),
+        **scores(nll_N, cells, split, out, test.weights, report=report),
         "cells": told,
         "median_ks_over_floor": _median_ratio(told, "ks", "floor"),
         "median_wasserstein_over_floor": _median_ratio(told, "wasserstein", "wasserstein_floor"),
@@ -144,7 +146,7 @@ def evaluation(
         "cost": asdict(batched.cost(flow)),
         "speed": _speed(flow, test, rng),
     }
-    return Evaluation(finite(found), nll_N, answers, levels_of, out)
+    return Evaluation(finite(found), nll_N, answers, levels_of, out, report)
 
 
 def read(folder: Path, split: str, *emulators: Emulator | Density) -> tuple[Dataset, Batch]:
@@ -164,20 +166,25 @@ def scores(
     split: str,
     out: frozenset[Key] | None,
     weights_N: Weights = None,
+    *,
+    report: frozenset[Key] = frozenset(),
 ) -> dict[str, dict[str, Any] | None]:
     """The mean NLL over events, over the means of cells, and over either kind of cells.
 
-    `nll_N` may be differences of two; `out` are the held-out cells, None to tell of neither kind.
+    `nll_N` may be differences of two; `out` are the held-out cells, None to tell of no kind, and
+    `report` those of them by which nothing was chosen.
     """
     told: dict[str, dict[str, Any] | None] = {
         f"{split}_nll": asdict(mean_of(nll_N, weights_N)),
         "cell_averaged_nll": _cell_averaged(nll_N, cells, weights_N),
     }
-    for name, held in (("trained_cells_nll", False), ("held_out_nll", True)):
+    trained = frozenset(cells.keys) - (out or frozenset())
+    kinds = {"trained_cells_nll": trained, "held_out_nll": out, "report_nll": report}
+    for name, kind in kinds.items():
         some = [
             rows
             for at, rows in zip(cells.keys, cells.rows, strict=True)
-            if out is not None and (at in out) == held
+            if out is not None and kind and at in kind
         ]
         told[name] = None
         if some:

@@ -24,6 +24,8 @@ from models.training import checkpoint
 
 pytestmark = pytest.mark.slow
 
+HELD_OUT, REPORT = ({"Z": 0.001, "alpha": alpha} for alpha in (5.0, 1.0))
+
 
 @pytest.fixture(scope="module", autouse=True)
 def no_storage():
@@ -46,7 +48,7 @@ def finished(trained, tmp_path):
 def run_trial(runs, data, prune_at=None):
     tables = {
         "study": {"name": "s"},
-        "data": {"path": str(data)},
+        "data": {"path": str(data), "hold_out_cells": [HELD_OUT], "report_cells": [REPORT]},
         "space": {"hidden": [8], "blocks": 1},
         "training": {"epochs": 4, "batch_size": 512, "max_minutes": 30.0},
         "pruner": {"min_epochs": 1},
@@ -78,6 +80,8 @@ def test_a_run_is_repeated_bit_for_bit(finished, tmp_path):
     assert done.verdict == "the same: every NLL and every weight, bit for bit"
     assert [row.val_nll for row in now.epochs] == [row.val_nll for row in then.epochs]
     assert (now.test, now.params, now.flow) == (then.test, then.params, then.flow)
+    assert (now.held_out, now.report) == (then.held_out, then.report)
+    assert now.report is not None
 
 
 def test_a_pruned_run_is_repeated_as_far_as_it_came(tmp_path, prepared):

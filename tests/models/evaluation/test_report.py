@@ -239,8 +239,26 @@ def test_the_cells_to_report_by_were_held_out_too():
     }
 
     assert cells.held_out_of({"metrics": listed}) == HELD_OUT[::-1]
+    assert cells.held_out_of({"metrics": listed}, (cells.REPORT,)) == HELD_OUT[:1]
     del listed["held_out_cells"]
     assert cells.held_out_of({"metrics": listed}) == HELD_OUT[:1]
+
+
+def test_the_nll_of_cells_that_chose_nothing_is_told_and_subtracted(flow, other, prepared):
+    chose, told = ([{"conditions": cell}] for cell in HELD_OUT)
+    card = {"metrics": {"held_out_cells": chose, "report_cells": told}}
+
+    found = comparison.compare(Emulator(flow, card), Emulator(other, card), prepared)
+
+    alone = [nll.nll(each, prepared, "test", only=HELD_OUT[1:]) for each in (flow, other)]
+    for key, expected in zip(("emulator", "against"), alone, strict=True):
+        assert found[key]["report_nll"]["mean"] == pytest.approx(expected.mean, abs=1e-6)
+        assert found[key]["report_nll"]["rows"] == expected.rows
+        assert found[key]["held_out_nll"]["cells"] == 2
+    gap = alone[0].mean - alone[1].mean
+    assert found["difference"]["report_nll"]["mean"] == pytest.approx(gap, abs=1e-6)
+    rows = [row["measure"] for row in tables.whole(tables.scores(found, "test", {}, ("a", "b")))]
+    assert "test NLL, held-out cells that chose nothing" in rows
 
 
 def test_two_that_held_out_other_cells_are_not_compared_on_those(flow, other, prepared):

@@ -44,7 +44,8 @@ class Rows:
         # A column's ranks lie in the order of the levels.
         rank = {"mass": np.concatenate(level) ** 2}
         found = calibration(level, [50] * 4, rank, parts)
-        told = scores(x[:, 0], cells, "test", frozenset(cells.keys[:1]), weights)
+        out = frozenset(cells.keys[:1])
+        told = scores(x[:, 0], cells, "test", out, weights, report=out)
         return {
             "mean": mean_of(x[:, 0], weights).mean,
             "ks": ks_distance(x[:, 0], self.drawn[:, 0], weights, None),
