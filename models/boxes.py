@@ -39,7 +39,7 @@ TILT = 6.0
 OPENING = 0.3
 """Factor on what columns before tell of a width."""
 FARTHEST = 1e15
-"""Distances from a middle beyond this, in standard deviations, change nothing."""
+"""What lies farther out, in standard deviations, has the density that there is here."""
 NEAREST = 1e-7
 """Share of a box that is left out at both ends when it is drawn from."""
 
@@ -79,8 +79,9 @@ def log_density(
     terms: list[Array] = []
     offsets: list[Array] = []
     for f, x in enumerate(x_F):
+        x = xp.clip(x, -FARTHEST, FARTHEST)
         terms.append(_log_density(xp, x, _box(xp, parameters_PS, f, offsets, smallest)))
-        offsets.append(_distance(xp, x, parameters_PS[1 + EACH * f]))
+        offsets.append(x - parameters_PS[1 + EACH * f])
     return parameters_PS[0], functools.reduce(operator.add, terms)
 
 
@@ -90,7 +91,7 @@ def draw(xp: Any, u_F: Sequence[Array], parameters_PS: Array, smallest: float) -
     offsets: list[Array] = []
     for f, u in enumerate(u_F):
         x_F.append(_inverse(xp, u, _box(xp, parameters_PS, f, offsets, smallest)))
-        offsets.append(_distance(xp, x_F[f], parameters_PS[1 + EACH * f]))
+        offsets.append(x_F[f] - parameters_PS[1 + EACH * f])
     return x_F
 
 
@@ -116,19 +117,17 @@ def _pairs(parameters_PS: Array, f: int) -> int:
     return 1 + EACH * features + f * (f - 1)
 
 
-def _distance(xp: Any, x: Array, middle: Array) -> Array:
-    return xp.clip(x - middle, -FARTHEST, FARTHEST)
-
-
 def _log_density(xp: Any, x: Array, box: Box) -> Array:
     """In nats per unit of x."""
     sharpness = box.sharpness
-    low = _distance(xp, x, box.middle) * (sharpness / box.width) + 0.5 * sharpness
+    low = (x - box.middle) * (sharpness / box.width) + 0.5 * sharpness
     high = low - sharpness
     # softplus(A) = max(A, 0) + log(1 + exp(-|A|)), without a difference of large numbers.
     low_rest, high_rest = (xp.log1p(xp.exp(-abs(A))) for A in (low, high))
     edges = low_rest + high_rest + xp.clip(high, 0, None) - xp.clip(low, None, 0)
-    t = (xp.clip(low, 0, None) - xp.clip(high, 0, None) + low_rest - high_rest) / sharpness
+    # Not max(A, 0) - max(A - D, 0), whose difference is anything far out.
+    above = xp.minimum(xp.clip(low, 0, None), sharpness)
+    t = (above + low_rest - high_rest) / sharpness
     t = xp.clip(t, 0, 1)
     u = 1 - t
     slope = box.last * t * t + 2 * t * u + box.first * u * u

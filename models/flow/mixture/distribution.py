@@ -24,8 +24,9 @@ from torch import Tensor
 
 from models import boxes
 from models.config import FlowConfig
-from models.flow.conditioners import Network
+from models.flow.conditioners import FusedPass, Network
 from models.flow.conditions import Conditions
+from models.flow.mixture.fused import FusedMixture
 
 WIDTHS = 0.05, 2.0
 """Least and greatest width of the first boxes, in standard deviations."""
@@ -74,9 +75,20 @@ class BoxMixture(Distribution):  # type: ignore[misc]
     def log_prob(self, inputs: Tensor, context: Any = None) -> Tensor:
         """Natural-log density of noise, `(N,)`; `context` as of the layers."""
         conditions = context if isinstance(context, Conditions) else _each(context, inputs)
+        if conditions.fused:
+            return self._fused(inputs, conditions)
         parameters_PKN = self._at_rows(self.parameters_of(conditions), conditions)
         raw_KN, log_KN = boxes.log_density(torch, inputs.unbind(1), parameters_PKN, self.smallest)
         return torch.logsumexp(torch.log_softmax(raw_KN, 0) + log_KN, 0)
+
+    def _fused(self, inputs_NF: Tensor, conditions: Conditions) -> Tensor:
+        one = FusedPass(self.network, conditions.c_CU.detach())
+        # Autograd asks for gradients by weights even where it is off, and arrays would be kept.
+        trained = [self.network] if torch.is_grad_enabled() else []
+        weights = [w for network in trained for w in (*network.weight, *network.bias)]
+        given = one, self.smallest, conditions.counts, inputs_NF.t(), *weights
+        out: Tensor = FusedMixture.apply(*given)  # type: ignore[no-untyped-call]
+        return out
 
     def from_noise(self, noise_NF: Tensor, conditions: Conditions) -> Tensor:
         """Features, `(N, F)`, made of standard normal noise `(N, F + 1)`.
