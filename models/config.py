@@ -21,6 +21,7 @@ Kind = Literal["spline", "affine"]
 Coordinates = Literal["log_ratio", "log_total", "log"]
 Conditioner = Literal["separate", "masked"]
 ActivationName = Literal["relu", "tanh", "silu", "gelu"]
+Blend = Literal["distance", "rows"]
 Objective = Literal["val_nll", "held_out_nll"]
 OBJECTIVES: Mapping[str, str] = {"val_nll": "validation NLL", "held_out_nll": "held-out NLL"}
 """The NLLs that can decide between epochs and between trials, as a sentence calls them."""
@@ -94,7 +95,7 @@ class _Stored:
     """Reads back a config that was stored, by an older version, too."""
 
     __slots__ = ()
-    _added: ClassVar[Mapping[str, Any]] = {}
+    added: ClassVar[Mapping[str, Any]] = {}
     """Values of options for configs that were stored before the option was added."""
 
     @classmethod
@@ -104,7 +105,7 @@ class _Stored:
         Raises:
             ConfigError: If an option is unknown or out of its range.
         """
-        return cls(**{**cls._added, **stored})
+        return cls(**{**cls.added, **stored})
 
 
 @checked
@@ -148,7 +149,7 @@ class FlowConfig(_Stored):
     """Whether each layer's features are scaled and shifted to the spread that the first batch has
     there. Constants, learned further on: what a row gets does not depend on its batch."""
 
-    _added: ClassVar[Mapping[str, Any]] = {
+    added: ClassVar[Mapping[str, Any]] = {
         "coordinates": "log",
         "bins": 32,
         "bound": 5.0,
@@ -193,9 +194,12 @@ class TrainConfig(_Stored):
     """Weight of the past in the averaged weights, which are those that are evaluated and kept;
     0 = no averaging."""
     jitter: Annotated[float, Interval(ge=0, le=1)] = 0.7
-    """How far conditions are moved towards the next values of the grid, or the nearest point
-    where they are scattered, while training, so that the flow interpolates: 0 = not at all, 1 = up
-    to those values; less where there are more than 1,500 rows in a cell on average."""
+    """Share of the steps in which the conditions of a cell are moved, up to the next values of the
+    grid, so that the flow interpolates; where they are scattered, share of the way to the nearest
+    point in every step. Less where there are more than 1,500 rows in a cell on average."""
+    blend: Blend = "distance"
+    """Half-way between two cells a flow has half of each (distance), or as much of each as it has
+    rows (rows: as before this option, when `jitter` was a share of the way on a grid, too)."""
     eval_every: Annotated[int, Interval(ge=0, le=1_000_000_000)] = 0
     """Steps between two evaluations of the validation split; 0 = at the end of each epoch."""
     objective: Objective = "val_nll"
@@ -223,10 +227,11 @@ class TrainConfig(_Stored):
     tf32: bool = False
     """Whether a GPU that can may multiply matrices with 10 bits of mantissa: faster, less exact."""
 
-    _added: ClassVar[Mapping[str, Any]] = {
+    added: ClassVar[Mapping[str, Any]] = {
         "objective": "val_nll",
         "ema": 0.0,
         "jitter": 0.0,
+        "blend": "rows",
         "bag": False,
         "tf32": False,
     }

@@ -158,6 +158,10 @@ class StudySpec:
         slurm = tables.get("slurm", {})
         if MEMORY & {*map(plain, slurm.get("extra", {}))}:  # in 0.1 it outranked memory_gb
             slurm["memory_gb"] = 0
+        # An option that it lacks was added after it, and has the value from before it was added.
+        for key, config in (("training", TrainConfig), ("flow", FlowConfig)):
+            before = {k: v for k, v in config.added.items() if k not in tables.get("space", {})}
+            tables[key] = before | tables.get(key, {})
         return parse(tables, source="the stored study", known=(*TABLES, "flow"))
 
 

@@ -1,24 +1,43 @@
-"""Conditions c + s (u1 - u2) gap, moved between the grid's points so that a flow interpolates.
+"""Conditions c + (u1 - u2) gap, moved between the grid's points so that a flow interpolates.
 
 A simulation knows a few values of each condition; between them a flow may say anything. With u1, u2
 uniform in [0, 1] a condition is moved by a triangular distribution that reaches the neighbouring
-values of the grid (`gap` away, in logarithms where the column is positive) for a share s = 1, and
-never further. A row of one cell is seen at all conditions up to the next: the flow learns to blend
-cells linearly, and on a grid point still meets that cell alone. As with any kernel, more rows need
-less width: s is the option `jitter` where a cell has `ROWS` rows on average or fewer, and less
-where it has more, since a flow that sees so many interpolates better by itself.
+values of the grid (`gap` away, in logarithms where the column is positive) and no further: a row of
+one cell is seen at all conditions up to the next, and on a grid point each cell is met alone. The
+share of the steps in which a cell is moved is the option `jitter` where a cell has `ROWS` rows on
+average or fewer, and less where it has more, since a flow that sees so many interpolates better by
+itself.
 
-Where conditions are scattered, the gap leads to the nearest point, as far as the training rows of
-the region have it: of 300 simulations it is wide, of a value in every row next to nothing. Of
-conditions that have a grid beside scattered ones, it is the grid's. Categories stay.
+With K_j(c) the triangles of cell j, a product over conditions, and N_j its rows, or their summed
+weights, a flow that fits what it sees at c without fault has the density
+
+    sum_j N_j w_j(c) K_j(c) p_j / sum_j N_j w_j(c) K_j(c)
+
+of the cells' densities p_j, where w_j weights the losses of moved rows. With w_k = sum_j N_j K_j /
+(N_k sum_j K_j) this is sum_j K_j p_j / sum_j K_j: linear in the distance to each cell (bilinear
+with two conditions), and half-way between two cells half of each, however many rows these have.
+As much loss is at c as without weights, so that they are one on average. Where the grid has a hole,
+j counts the cells that are there.
+
+`blend = "rows"` is what trainings of before did: no weights, and a share of the way in every step
+in place of the whole way in a share of the steps. Half-way the cell with more rows prevails, and up
+to 1 - `jitter` of the way no neighbour is met: a staircase.
+
+Where conditions are scattered, every step moves every condition, by `jitter` of the way to the
+nearest point, as far as the training rows of the region have it: of 300 simulations it is wide, of
+a value in every row next to nothing. Of conditions that have a grid beside scattered ones, it is
+the grid's. There are no weights: each row then counts as it does in a kernel regression, whose rows
+are where the simulations are. Categories stay.
 
 Tensor names end in their axes:
-    U distinct conditions    C conditions    G grid values of one condition    K regions    P points
+    U distinct conditions    C conditions    G grid values of one condition    P points
+    K cells or regions    B corners of a box between grid points
 """
 
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 import torch
@@ -26,6 +45,7 @@ from torch import Tensor
 
 from data_prep.dataset import Dataset
 from data_prep.regions import coordinates, numbers
+from models.config import Blend
 from models.training.points import Points
 
 ROWS = 1500
@@ -33,13 +53,20 @@ ROWS = 1500
 
 
 class ConditionJitter:
-    """Moves conditions by a share of the way to the next ones."""
+    """Moves conditions towards the next ones, and weights what it moved."""
 
     def __init__(
-        self, dataset: Dataset, *, jitter: float, seed: int, points: Points | None = None
+        self,
+        dataset: Dataset,
+        *,
+        jitter: float,
+        seed: int,
+        blend: Blend = "distance",
+        points: Points | None = None,
     ) -> None:
-        """Args: the dataset whose cells are the grid, the share, from 0 to 1, see above, and the
-        distinct conditions of the training rows where they are scattered.
+        """Args: the dataset whose cells are the grid, the share, from 0 to 1, and how cells are
+        blended, see above, and the distinct conditions of the training rows where they are
+        scattered.
         """
         self._dataset = dataset
         cells = [cell for cell in dataset.cells if cell.train]
@@ -51,10 +78,7 @@ class ConditionJitter:
         self._share = jitter * min(1.0, ROWS / max(1.0, rows)) ** 2
         self._logged = [column.positive for column in dataset.condition_columns]
         self._still = [bool(column.categories) for column in dataset.condition_columns]
-        self._grid = [
-            _coordinate(torch.unique(torch.from_numpy(c_PC[:, k])), logged)
-            for k, logged in enumerate(self._logged)
-        ]
+        self._grid = [torch.unique(values) for values in torch.from_numpy(c_PC).unbind(1)]
         self._gap_KC = None if points is None else _gaps(dataset, points)
         self._ends = [
             _coordinate(torch.tensor(dataset.ranges[column.name]), column.positive).tolist()
@@ -62,38 +86,66 @@ class ConditionJitter:
             else (-math.inf, math.inf)
             for column in dataset.condition_columns
         ]
+        self._by_distance = points is None and blend == "distance"
+        masses = [cell.weights[0] if cell.weights else cell.train for cell in dataset.cells]
+        self._mass_K = torch.tensor([*masses, 0.0])
+        sides = [(False,) if still else (False, True) for still in self._still]
+        self._far_BC = torch.tensor(list(product(*sides)))
         self._seed, self._generator = seed, torch.Generator()
 
-    def __call__(self, c_UC: Tensor, *, step: int) -> Tensor:
-        """The conditions of a training step, moved; the same whenever the step is repeated."""
+    def __call__(self, c_UC: Tensor, *, step: int) -> tuple[Tensor, Tensor | None]:
+        """The conditions of a training step, moved; the same whenever the step is repeated.
+
+        And the weights of the losses there, `(U,)`, one on average over rows; None for all one.
+        """
         if not self._share or not self._grid:
-            return c_UC
+            return c_UC, None
         self._generator.manual_seed((self._seed * 0x9E3779B97F4A7C15 + step) % 2**63)
         draws = torch.rand(2, *c_UC.shape, generator=self._generator)
-        here_UC = c_UC.cpu()
-        by_UC = (draws[0] - draws[1]) * self._share
-        wide_UC = torch.full_like(here_UC, math.nan)
-        if self._gap_KC is not None:
-            wide_UC = self._gap_KC[torch.from_numpy(numbers(self._dataset, here_UC.numpy()))]
-        moved = [
-            here_UC[:, k] if still else self._moved(here_UC[:, k], by_UC[:, k], wide_UC[:, k], k)
-            for k, still in enumerate(self._still)
-        ]
-        return torch.stack(moved, 1).to(c_UC)
+        here_UC, by_UC = c_UC.cpu(), draws[0] - draws[1]
+        by_UC[:, self._still] = 0
+        if not self._by_distance:
+            return self._moved(here_UC, by_UC * self._share)[0].to(c_UC), None
+        by_UC *= torch.rand(len(c_UC), 1, generator=self._generator) < self._share
+        moved_UC, next_UC = self._moved(here_UC, by_UC)
+        return moved_UC.to(c_UC), self._weights(here_UC, next_UC, by_UC.abs()).to(c_UC)
 
-    def _moved(self, c_U: Tensor, by_U: Tensor, wide_U: Tensor, column: int) -> Tensor:
-        """Moved by numbers in (-1, 1), in units of the way to the next value on that side.
-
-        Where `wide_U` is a number, the way is that instead, but not beyond the last value.
+    def _moved(self, c_UC: Tensor, by_UC: Tensor) -> tuple[Tensor, Tensor]:
+        """Conditions moved by numbers in (-1, 1), in units of the way to the next value on that
+        side, and those values; where points are scattered the way is that to the nearest one.
         """
-        grid_G, at_U = self._grid[column], _coordinate(c_U, self._logged[column])
-        below = torch.searchsorted(grid_G, at_U - 1e-5) - 1
-        above = torch.searchsorted(grid_G, at_U + 1e-5, right=True)
-        least, most = grid_G[below.clamp(min=0)], grid_G[above.clamp(max=len(grid_G) - 1)]
-        gap_U = torch.where(by_U < 0, at_U - least, most - at_U).clamp(min=0)
-        gap_U = torch.where(wide_U.isnan(), gap_U, wide_U)
-        moved_U = (at_U + by_U * gap_U).clamp(*self._ends[column])
-        return moved_U.exp() if self._logged[column] else moved_U
+        wide_UC = torch.full_like(c_UC, math.nan)
+        if self._gap_KC is not None:
+            wide_UC = self._gap_KC[torch.from_numpy(numbers(self._dataset, c_UC.numpy()))]
+        moved, following = [], []
+        for k, (grid_G, logged) in enumerate(zip(self._grid, self._logged, strict=True)):
+            c_U, by_U, wide_U = c_UC[:, k].contiguous(), by_UC[:, k], wide_UC[:, k]
+            below_U = torch.searchsorted(grid_G, c_U) - 1
+            above_U = torch.searchsorted(grid_G, c_U, right=True)
+            place_U = torch.where(by_U < 0, below_U, above_U)
+            inside_U = (place_U >= 0) & (place_U < len(grid_G)) & (by_U != 0)
+            next_U = torch.where(inside_U, grid_G[place_U.clamp(0, len(grid_G) - 1)], c_U)
+            at_U = _coordinate(c_U, logged)
+            gap_U = (_coordinate(next_U, logged) - at_U).abs()
+            at_U = at_U + by_U * torch.where(wide_U.isnan(), gap_U, wide_U)
+            at_U = at_U.clamp(*self._ends[k])
+            moved_U = at_U.exp() if logged else at_U
+            moved.append(torch.where(by_U == 0, c_U, moved_U))
+            following.append(next_U)
+        return torch.stack(moved, 1), torch.stack(following, 1)
+
+    def _weights(self, here_UC: Tensor, next_UC: Tensor, part_UC: Tensor) -> Tensor:
+        """sum_j N_j K_j / (N_k sum_j K_j) of rows moved by a part of the way to the next values.
+
+        Of all cells only those at the corners of the box between both have a K that is not zero.
+        """
+        far_B1C = self._far_BC[:, None]
+        corner_BUC = torch.where(far_B1C, next_UC, here_UC)
+        near_BU = torch.where(far_B1C, part_UC, 1 - part_UC).prod(2)
+        number = torch.from_numpy(numbers(self._dataset, corner_BUC.flatten(0, 1).numpy()))
+        mass_BU = self._mass_K[number].view_as(near_BU)
+        blend_U = (near_BU * mass_BU).sum(0) / (near_BU * (mass_BU > 0)).sum(0)
+        return blend_U / mass_BU[0]
 
 
 def _gaps(dataset: Dataset, points: Points) -> Tensor:

@@ -36,6 +36,8 @@ REPLICAS, REPLICA_ROWS = 4, 4096
 Python's lock."""
 MicroBatch = tuple[Tensor, Tensor, list[int], Tensor | None]
 """Arguments of `ConditionalFlow.log_prob`, and the weights of the events."""
+Move = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+"""What moves the distinct conditions of a batch and weights the losses of their rows."""
 
 
 class BatchLoss:
@@ -79,20 +81,28 @@ class BatchLoss:
         x_NF: Tensor,
         c_NC: Tensor,
         weights_N: Tensor | None = None,
-        move: Callable[[Tensor], Tensor] = lambda c_UC: c_UC,
+        move: Move = lambda c_UC: (c_UC, None),
     ) -> Tensor:
         """Set the gradients to those of the batch's mean NLL; returns that NLL.
 
         Weights are divided by their mean over all batches. `move` is applied to the distinct ones
-        among the conditions.
+        among the conditions. The weights that it gives are one on average over all rows, so that
+        gradients are those of the whole on average; the NLL is divided by their mean in the batch,
+        which would else be most of its noise.
         """
         c_UC, index_N = distinct(c_NC)
-        parts = self._parts(x_NF, move(c_UC), index_N, weights_N)
+        c_UC, moved_U = move(c_UC)
+        scale: Tensor | float = 1.0
+        if moved_U is not None:
+            own_N = torch.ones_like(x_NF[:, 0]) if weights_N is None else weights_N
+            weights_N = own_N * moved_U[index_N]
+            scale = own_N.sum(dtype=torch.float64) / weights_N.sum(dtype=torch.float64)
+        parts = self._parts(x_NF, c_UC, index_N, weights_N)
         loss = self._shared(lambda replica, mine: replica.backward(mine, len(x_NF)), parts)
         for replica in self._replicas[1 : len(parts)]:
             for total, gradient in zip(self._gradients, replica.gradients, strict=True):
                 total += gradient
-        return loss
+        return loss * scale
 
     def nll(self, x_NF: Tensor, c_NC: Tensor, weights_N: Tensor | None = None) -> Tensor:
         """Summed NLL of the rows in evaluation mode, each times its weight."""

@@ -157,7 +157,11 @@ class _Training:
         self.loss = BatchLoss(self.flow, self.optimizer.gradients, batch_size=config.batch_size)
         points = Points.of(whole_stream.epoch(0)) if self.dataset.scattered else None
         self.jitter = ConditionJitter(
-            self.dataset, jitter=config.jitter, seed=config.seed, points=points
+            self.dataset,
+            jitter=config.jitter,
+            seed=config.seed,
+            blend=config.blend,
+            points=points,
         )
         self.total_steps = config.epochs * self.stream.batches
         self.stopping = Stopping()

@@ -15,6 +15,7 @@ from data_prep.stream import Stream, read_split
 from models.bundle import batched
 from models.config import FlowConfig, TrainConfig
 from models.evaluation.nll import nll
+from models.flow.conditions import distinct
 from models.flow.coordinates import Moments
 from models.training import train as training
 from models.training.train import train
@@ -68,6 +69,26 @@ def test_the_batches_of_an_epoch_have_the_gradient_of_the_whole_on_average(weigh
     assert len(batches) > 10
     assert losses / len(x) == pytest.approx(whole.item(), rel=1e-5)
     torch.testing.assert_close(summed, torch.cat(state.optimizer.gradients), rtol=1e-3, atol=1e-5)
+
+
+def test_losses_of_moved_rows_count_as_told_and_the_nll_is_that_of_an_event(weighted):
+    state = training._Training(weighted, FLOW, ONCE)
+    x, c, w = state._on_device(next(iter(state.stream.epoch(0))))
+    times_U = torch.rand(len(distinct(c)[0])) * 3
+
+    loss = state.loss.backward(x, c, w, lambda c_UC: (c_UC, times_U))
+
+    gradients, flow = torch.cat(state.optimizer.gradients), state.flow
+    flow.zero_grad(set_to_none=False)
+    moved = w * times_U[distinct(c)[1]]
+    total = -(flow.log_prob(x, c) * moved).sum()
+    (total / len(x)).backward()
+    assert loss.item() == pytest.approx(
+        total.item() / moved.sum().item() * w.mean().item(), rel=1e-5
+    )
+    torch.testing.assert_close(
+        gradients, torch.cat(state.optimizer.gradients), rtol=1e-3, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("normalise", [False, True], ids=["plain", "normalised"])
