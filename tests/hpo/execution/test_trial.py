@@ -20,6 +20,7 @@ from hpo.emulator.outcome import scored
 from hpo.execution import trial
 from hpo.queue.leases import LeaseLost, Owner
 from hpo.queue.slots import Slots
+from hpo.records import scores
 from hpo.records import table as runs
 from hpo.records.folder import read
 from hpo.records.record import NAME, json_schema
@@ -342,9 +343,26 @@ def test_a_trial_tells_how_well_it_does_in_the_cells_held_out(held_out):
     assert record.test.rows + unseen == record.data.rows["test"]
     assert list(record.data.hold_out_cells) == HELD_OUT
     assert list(record.data.report_cells) == REPORT
+    stored = checkpoint.load(job.folder).state
+    assert (stored["hold_out"], stored["report"]) == (HELD_OUT, REPORT)
     assert all(row.held_out_nll is not None for row in record.epochs)
     assert read(job.folder / NAME) == record
     jsonschema.validate(json.loads((job.folder / NAME).read_text()), json_schema())
+
+
+def test_the_worst_cell_is_the_one_with_the_highest_nll_of_those_with_rows(held_out, monkeypatch):
+    nlls = {0.1: None, 0.2: nll.Nll(5.0, 0.1, 9, 9.0), 0.3: nll.Nll(np.inf, np.nan, 9, 9.0)}
+    record, flow = held_out.record, checkpoint.best_flow(held_out.job.folder)
+
+    def worst(*cells):
+        told = [nll.CellNll({"Z": Z}, nlls[Z]) for Z in cells]
+        monkeypatch.setattr(scores, "cell_nlls", lambda *_: told)
+        found = scores.scored(record, flow, held_out.data).report.worst
+        return found and found.conditions["Z"]
+
+    assert worst(0.1) is None
+    assert worst(0.1, 0.2) == 0.2
+    assert worst(0.2, 0.3) == worst(0.3, 0.2) == 0.3
 
 
 def test_a_trial_without_held_out_cells_says_nothing_of_them(finished):

@@ -392,11 +392,11 @@ def test_a_run_that_goes_on_says_so(runs, prepared):
     assert p.notes == ("The run is still going on: these are its best weights so far.",)
 
 
-def test_a_held_out_cell_is_told_from_the_others(runs, prepared):
+@pytest.mark.parametrize("kind", ["hold_out_cells", "report_cells"])
+def test_a_held_out_cell_is_told_from_the_others(runs, prepared, kind):
     dataset = Dataset.read(prepared)
-    used = DataUsed(
-        path="", fingerprint=dataset.fingerprint, rows=dataset.rows, hold_out_cells=(LARGEST,)
-    )
+    told = {"fingerprint": dataset.fingerprint, "rows": dataset.rows, kind: (LARGEST,)}
+    used = DataUsed(path="", **told)
     put(record_of(dataset, prepared, data=used), runs / KEY)
     densities = Densities(catalog_of(runs), [prepared])
 
