@@ -1,408 +1,269 @@
-"""What the default study finds in twenty minutes, beside random search and the thesis's grid.
+"""What a search finds beside random search and beside the default, at equal processor time.
 
-    python benchmarks/search.py [--minutes 20] [--workers 2] [--seed 0] [--prune-check 24]
-                                [--out FOLDER] [--report] [--fresh]
+    python benchmarks/search.py [--seconds 300] [--seeds 5] [--study bbh] [--data FOLDER]
+                                [--set TABLE.KEY=VALUE ...] [--results FILE] [--report] [--fresh]
 
-Three searches, one after another, each by `hpo launch` in a process of its own that is interrupted
-(Ctrl-C) when the minutes are over, its start included, so that its trials are handed back:
+Three ways to spend the same seconds of processor time on one thread:
 
-    ours     the study `bbh` as it is shipped
-    random   the same space, every trial drawn at random and trained to its end
-    thesis   the study `thesis`, the grid of the thesis, in its own order
+    default   the shipped configuration, again and again, each time from another seed
+    random    the study's space, every trial drawn at random and trained to its end
+    ours      the study as it is shipped: its sampler, which begins with the default, and its pruner
 
-A search is judged by its finished trial with the lowest validation NLL, of which the test NLL is
-given. As trials of the thesis take long, the table also tells of the best weights of any trial,
-ended or not, whose test NLL is measured here; ours has to beat those, too.
+All train for the study's epochs; a training under way when the time is over does not count. A way
+is judged by the NLL on the test rows of its trial with the lowest validation NLL. As all ways are
+tested on the same rows, their differences are more certain than their NLLs: the table tells the
+mean over seeds of the difference to `default`, its standard error from the spread of the seeds, and
+the one from the spread of the test rows.
 
-Then, was pruning worth it? Trials of ours that were pruned, `--prune-check` of them at random (all
-by default), are trained anew from their own seeds and nothing else changed, but not pruned:
-
-    epochs   that ours spent, over what the same trials take without pruning. One that stopped by
-             itself, for want of patience, costs its own length on both sides; where not all pruned
-             trials were trained again, the others count as those do in the mean.
-    regret   the best value with pruning above the best one without, of the same trials.
-
-Every search and every training is a line of the results file once it is done, and is not repeated:
-an interrupted benchmark goes on where it was. Lines are known by what was searched, not by the
-code: `--fresh` forgets them, `--report` searches nothing.
+Seeds and ways alternate. Each search is a line of the results file once it is done, and is not
+repeated: an interrupted benchmark goes on where it was. Lines are known by what was searched, not
+by the code: `--fresh` forgets them, `--report` searches nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
-import multiprocessing
-import os
 import shutil
-import signal
-import sys
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
+import optuna
 import torch
-from orchestration import verdict
+from numpy.typing import NDArray
 
-from hpo.records import weights
-from hpo.records.folder import read, read_all
-from hpo.records.record import FINISHED, RunRecord
-from hpo.storage.address import FILE_VARIABLE, VARIABLE
-from hpo.study.space import grid
-from hpo.study.spec import load
-from hpo.study.study import trial_folder
-from models.config import FlowConfig, TrainConfig
-from models.evaluation import nll
+from data_prep.dataset import SAMPLE, Dataset
+from data_prep.stream import read_split
+from hpo.study.sampling import pruner_of, sampler_of
+from hpo.study.space import default_point, seed_of, suggest
+from hpo.study.spec import PrunerTable, SamplerTable, StudySpec, load
+from models.bundle import batched
+from models.flow.atoms import OneFlow
+from models.training.history import Epoch
 from models.training.train import NonFiniteLoss, train
 
 RESULTS = Path(__file__).resolve().parent / "results" / "search.jsonl"
-PER_MINUTE = 15
-"""Trials that a search is given for each of its minutes: more than it can begin."""
-GRACE_S = 60.0
-"""How long a search may take to end."""
-FRACTION = 0.40
-"""Aim: epochs that pruning leaves."""
-REGRET = 0.005
-"""Aim: nats that pruning loses."""
+DEFAULT, RANDOM, OURS = WAYS = ("default", "random", "ours")
 Line = dict[str, Any]
+Floats = NDArray[np.floating]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Side:
-    """One way to search."""
-
-    name: str
-    study: str
-    settings: tuple[str, ...] = ()
+class Spent(Exception):
+    """The processor time is over."""
 
 
-OURS = Side(name="ours", study="bbh")
-SIDES = (
-    OURS,
-    Side(name="random", study="bbh", settings=("sampler.kind=random", "pruner.kind=none")),
-    Side(name="thesis", study="thesis"),
-)
+@dataclass(kw_only=True, slots=True)
+class Search:
+    """A search under way, and what it came to."""
 
+    spec: StudySpec
+    folder: Path
+    """The prepared dataset."""
+    seconds: float
+    start_s: float
+    trials: list[Line]
+    best: OneFlow | None = None
+    epochs: int = 0
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Results:
-    """The results file."""
-
-    path: Path
-
-    def lines(self) -> list[Line]:
-        """Whatever is done; a line that was cut off while written is not."""
-        if not self.path.exists():
-            return []
-        lines = []
-        for text in self.path.read_text(encoding="utf-8").splitlines():
+    def run(self) -> None:
+        """One trial after another until the time is over."""
+        study = optuna.create_study(pruner=pruner_of(self.spec))
+        if self.spec.sampler.kind == "tpe":
+            study.enqueue_trial(default_point(self.spec.space, self.spec.flow, self.spec.training))
+        for number in count():
+            study.sampler = sampler_of(self.spec, number)
+            trial = study.ask()
             try:
-                lines.append(json.loads(text))
-            except ValueError:
-                continue
-        return lines
+                value = self.trained(trial)
+            except Spent:
+                return
+            except (optuna.TrialPruned, NonFiniteLoss) as error:
+                pruned = isinstance(error, optuna.TrialPruned)
+                state = optuna.trial.TrialState.PRUNED if pruned else optuna.trial.TrialState.FAIL
+                study.tell(trial, state=state)
+                self.trials.append({"params": trial.params, "state": state.name.lower()})
+            else:
+                study.tell(trial, value)
 
-    def of(self, key: Mapping[str, Any]) -> Line | None:
-        """The line that has all of this."""
-        lines = [line for line in self.lines() if key.items() <= line.items()]
-        return lines[-1] if lines else None
+    def trained(self, trial: optuna.Trial) -> float:
+        """The lowest validation NLL of a trial that is trained to its end."""
+        spec, seed = self.spec, seed_of(self.spec.study.seed, trial.number)
+        flow, training = suggest(trial, spec.space, spec.flow, spec.training, seed=seed)
+        trained, fit = train(self.folder, flow, training, on_epoch=self.following(trial))
+        value = fit.best.objective(training)
+        if value < min((one.get("value", math.inf) for one in self.trials), default=math.inf):
+            self.best = trained
+        self.trials.append({"params": trial.params, "state": "complete", "value": value})
+        return value
 
-    def add(self, line: Mapping[str, Any]) -> None:
-        """Append, on a line of its own even after one that was cut off."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a+", encoding="utf-8") as file:
-            file.seek(0)
-            whole = file.read()
-            file.write("\n" * (bool(whole) and not whole.endswith("\n")) + json.dumps(line) + "\n")
+    def following(self, trial: optuna.Trial) -> Callable[[Epoch], None]:
+        """Called after each epoch of a trial: ends it, or the search."""
+
+        def on_epoch(epoch: Epoch) -> None:
+            self.epochs += 1
+            if time.process_time() - self.start_s > self.seconds:
+                raise Spent
+            trial.report(epoch.objective(self.spec.training), epoch.epoch)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+        return on_epoch
 
 
 def main() -> None:
     options = parsed()
-    results = Results(path=options.results)
     if options.fresh:
         options.results.unlink(missing_ok=True)
-    sides = [side for side in SIDES if side.name in options.sides]
-    if not options.report:
-        for side in sides:
-            if results.of(key_of(side, options)) is None:
-                results.add(search(side, options))
-    lines = [line for side in sides if (line := results.of(key_of(side, options)))]
-    report(lines, options)
-    ours = next((line for line in lines if line["side"] == OURS.name), None)
-    if ours is not None:
-        if not options.report:
-            train_on(ours, options, results)
-        report_pruning(ours, options, results)
+        shutil.rmtree(options.results.with_suffix(""), ignore_errors=True)
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    specs = {(way, seed): spec_of(way, seed, options) for seed in options.seeds for way in WAYS}
+    done = known(options.results)
+    for (way, seed), spec in specs.items():
+        if options.report or digest(spec, options) in done:
+            continue
+        line, log_prob_N = searched(spec, options)
+        line = {"way": way, "seed": seed, "digest": digest(spec, options), **line}
+        arrays(options, line).parent.mkdir(parents=True, exist_ok=True)
+        np.save(arrays(options, line), log_prob_N.astype(np.float32))
+        with options.results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        done[line["digest"]] = line
+        print(f"seed {seed}, {way}: {told(line)}", flush=True)
+    found = {key: done[d] for key, spec in specs.items() if (d := digest(spec, options)) in done}
+    report(found, options)
 
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=20, help="of each search")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--trials", type=int, help=f"of each search [{PER_MINUTE} a minute]")
-    parser.add_argument("--seed", type=int, default=0, help="of the studies")
-    parser.add_argument("--data", type=Path, help="a prepared dataset [the shipped sample]")
-    parser.add_argument("--sides", default=",".join(side.name for side in SIDES))
-    parser.add_argument("--prune-check", type=int, metavar="K", help="pruned trials [all]")
-    parser.add_argument("--out", type=Path, help="of the runs [beside the results]")
+    parser.add_argument("--seconds", type=float, default=300, help="processor time of a search")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--study", default="bbh")
+    parser.add_argument("--data", type=Path, default=SAMPLE, help="[the shipped sample]")
+    parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--report", action="store_true", help="search nothing")
     parser.add_argument("--fresh", action="store_true", help="forget older results")
     options = parser.parse_args()
-    options.sides = [name.strip() for name in options.sides.split(",")]
-    if unknown := set(options.sides) - {side.name for side in SIDES}:
-        parser.error(f"no {', '.join(sorted(unknown))}: there are ours, random, thesis")
-    options.out = (options.out or options.results.with_suffix("")).absolute()
-    options.trials = options.trials or max(30, math.ceil(PER_MINUTE * options.minutes))
+    options.seeds = range(options.seeds)
     return options
 
 
 # ---- the searches
 
 
-def key_of(side: Side, options: argparse.Namespace) -> Line:
-    """What a search is known by."""
-    return {
-        "side": side.name,
-        "minutes": options.minutes,
-        "workers": options.workers,
-        "seed": options.seed,
-        "data": str(options.data.absolute()) if options.data else "sample",
+def spec_of(way: str, seed: int, options: argparse.Namespace) -> StudySpec:
+    """The study that this way runs."""
+    spec = load(options.study, settings=options.set)
+    spec = replace(spec, study=replace(spec.study, seed=seed))
+    if way == OURS:
+        return spec
+    space = spec.space if way == RANDOM else {}
+    never, random = PrunerTable(kind="none"), SamplerTable(kind="random")
+    return replace(spec, space=space, pruner=never, sampler=random)
+
+
+def digest(spec: StudySpec, options: argparse.Namespace) -> str:
+    """Names a search among all that were ever done."""
+    data = Dataset.read(options.data).fingerprint
+    text = json.dumps([options.seconds, data, asdict(spec)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def searched(spec: StudySpec, options: argparse.Namespace) -> tuple[Line, Floats]:
+    """The results of a search, and the log density of every test row by its best flow."""
+    start_s = time.process_time()
+    search = Search(
+        spec=spec, folder=options.data, seconds=options.seconds, start_s=start_s, trials=[]
+    )
+    search.run()
+    if search.best is None:
+        raise SystemExit(f"no training ended within {options.seconds:g} s: give more --seconds")
+    test = read_split(options.data, "test")
+    log_prob_N = batched.log_prob(search.best, test.events, test.conditions)
+    values = [one["value"] for one in search.trials if "value" in one]
+    line = {
+        "epochs": search.epochs,
+        "first_val_nll": search.trials[0].get("value"),
+        "val_nll": min(values),
+        "test_nll": float(-log_prob_N.mean()),
+        "trials": search.trials,
     }
+    return line, log_prob_N
 
 
-def search(side: Side, options: argparse.Namespace) -> Line:
-    """Search for the minutes, and say what was found."""
-    key = key_of(side, options)
-    runs = options.out / "-".join(str(key[name]) for name in ("side", "minutes", "seed"))
-    shutil.rmtree(runs, ignore_errors=True)  # of a search that was broken off
-    runs.mkdir(parents=True)
-    print(f"{side.name}: searching for {options.minutes:g} minutes in {runs}", flush=True)
-    took_s = launched(command_of(side, key, runs, options), runs, 60 * options.minutes)
-    records = [one for _, one in read_all(runs) if isinstance(one, RunRecord)]
-    if not records:
-        raise SystemExit(f"{side.name} began no trial: see {runs / 'launch.log'}")
-    line = key | {"runs": str(runs), "took_s": took_s, "commit": records[0].environment.git_commit}
-    return line | counts_of(records) | found_by(records, runs)
+def arrays(options: argparse.Namespace, line: Line) -> Path:
+    folder: Path = options.results.with_suffix("")
+    return folder / f"{line['digest']}.npy"
 
 
-def command_of(side: Side, key: Line, runs: Path, options: argparse.Namespace) -> list[str]:
-    """`hpo launch` of a side."""
-    settings = [f"data.path={key['data']}", f"study.seed={options.seed}", *side.settings]
-    spec = load(side.study, settings=settings)
-    # A study file that lists fewer points than it may have trials would be refused.
-    most = len(grid(spec.space)) if spec.sampler.kind == "grid" else options.trials
-    command = [sys.executable, "-m", "hpo.cli", "launch", side.study]
-    command += ["--runs", str(runs), "--name", side.name]
-    command += ["--trials", str(min(most, options.trials)), "--workers", str(options.workers)]
-    return command + [word for setting in settings for word in ("--set", setting)]
-
-
-def launched(command: Sequence[str], runs: Path, seconds: float) -> float:
-    """Run the command for so long, interrupt it as Ctrl-C does, and say how long it ran."""
-    variables = {k: v for k, v in os.environ.items() if k not in (VARIABLE, FILE_VARIABLE)}
-    start_s = time.monotonic()
-    with (runs / "launch.log").open("wb") as log:
-        process = psutil.Popen(
-            command, stdout=log, stderr=log, env=variables, start_new_session=True
-        )
+def known(path: Path) -> dict[str, Line]:
+    """Whatever is done, by digest; a line that was cut off while written is not."""
+    lines: dict[str, Line] = {}
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
-            process.wait(seconds)
-        except psutil.TimeoutExpired:
-            pass
-        finally:
-            took_s = time.monotonic() - start_s
-            if process.poll() is None:
-                end(process)
-    if took_s < seconds:
-        print(f"it ended by itself after {took_s / 60:.1f} minutes, with {process.returncode}")
-    return took_s
-
-
-def end(process: psutil.Popen) -> None:
-    """Interrupt the launcher, which lets its workers hand their trials back."""
-    family = process.children(recursive=True)
-    process.send_signal(signal.SIGINT)
-    _, left = psutil.wait_procs([process, *family], timeout=GRACE_S)
-    for one in left:
-        print(f"process {one.pid} did not end within {GRACE_S:.0f} s and is killed")
-        one.kill()
-
-
-def counts_of(records: Sequence[RunRecord]) -> Line:
-    """How many trials came to what."""
-    states = [record.state for record in records]
-    return {
-        "begun": len(records),
-        "finished": sum(state in FINISHED for state in states),
-        **{state: states.count(state) for state in ("pruned", "failed", "running")},
-        "epochs": sum(len(record.epochs) for record in records),
-    }
-
-
-def found_by(records: Sequence[RunRecord], runs: Path) -> Line:
-    """The best finished trial, and the best weights of any trial."""
-    trials = [record for record in records if record.best_val_nll is not None]
-    ended = [record for record in trials if record.state in FINISHED and record.test]
-    line: Line = {"best": None, "any": None}
-    if ended:
-        best = min(ended, key=value_of)
-        assert best.test is not None
-        line["best"] = [best.trial, best.best_val_nll, best.test.nll, best.test.error]
-    if trials:
-        best = min(trials, key=value_of)
-        flow = weights.flow_of(best, trial_folder(runs, best.study, best.trial))
-        test = nll.nll(flow, Path(best.data.path), "test")
-        line["any"] = [best.trial, best.best_val_nll, test.mean, test.error, best.state]
-    return line
-
-
-def value_of(record: RunRecord) -> float:
-    assert record.best_val_nll is not None
-    return record.best_val_nll
-
-
-def report(lines: Sequence[Line], options: argparse.Namespace) -> None:
-    """The table of the searches, and what it must show."""
-    print(
-        f"\n{options.minutes:g} minutes each, {options.workers} workers; of finished trials, and "
-        f"of the best weights of any\n{'':8}{'begun':>6}{'finished':>9}{'pruned':>7}{'failed':>7}"
-        f"{'epochs':>7}{'val NLL':>9}{'test NLL':>19}{'any val':>9}{'any test':>9}  of a trial"
-    )
-    for line in lines:
-        best, every = line["best"], line["any"]
-        shown = f"{best[1]:9.4f}{best[2]:10.4f} +- {best[3]:.4f}" if best else f"{'none':>9}{'':19}"
-        weights = f"{every[1]:9.4f}{every[2]:9.4f}  {every[4]}" if every else ""
-        counts = f"{line['begun']:6}{line['finished']:9}{line['pruned']:7}{line['failed']:7}"
-        print(f"{line['side']:8}{counts}{line['epochs']:7}{shown}{weights}")
-    by_side = {line["side"]: line for line in lines}
-    ours = by_side.pop(OURS.name, None)
-    if ours is None or not by_side:
-        return
-    for field, what in (("best", "finished trials"), ("any", "any weights")):
-        rivals = {name: line[field][2] for name, line in by_side.items() if line[field]}
-        if not ours["best"] or not rivals:
-            print(f"       test NLL against {what} of others: nothing to compare")
+            line = json.loads(text)
+        except ValueError:
             continue
-        lowest = min(rivals, key=lambda name: rivals[name])
-        gap = ours["best"][2] - rivals[lowest]
-        verdict(f"test NLL of ours - the lowest of others' {what} ({lowest})", gap, "<=", 0.0)
+        lines[line["digest"]] = line
+    return lines
 
 
-# ---- was pruning worth it?
+# ---- the report
 
 
-def train_on(ours: Line, options: argparse.Namespace, results: Results) -> None:
-    """Train what is not done of the pruned trials to the end."""
-    left = [
-        record
-        for record in checked(ours, options)
-        if results.of(key_of_training(ours, record)) is None
-    ]
-    if not left:
+def told(line: Line) -> str:
+    states = [one["state"] for one in line["trials"]]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    return f"{counts}; val NLL {line['val_nll']:.4f}, test NLL {line['test_nll']:.4f}"
+
+
+def report(found: Mapping[tuple[str, int], Line], options: argparse.Namespace) -> None:
+    """A row for each way, means over the seeds of which all ways are done."""
+    seeds = [seed for seed in options.seeds if all((way, seed) in found for way in WAYS)]
+    if not seeds:
+        print("no seed is done yet")
         return
-    print(f"\ntraining {len(left)} pruned trials to their end", flush=True)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.workers, mp_context=context) as pool:
-        futures = {
-            pool.submit(unpruned, record, Path(ours["runs"]) / "unpruned"): record
-            for record in left
-        }
-        for number, future in enumerate(as_completed(futures), 1):
-            record = futures[future]
-            line = future.result()
-            results.add(key_of_training(ours, record) | line)
-            print(
-                f"[{number} of {len(left)}] trial {record.trial}: {len(record.epochs)} -> "
-                f"{line['epochs']} epochs, val NLL {record.best_val_nll} -> {line['value']}",
-                flush=True,
-            )
-
-
-def key_of_training(ours: Line, record: RunRecord) -> Line:
-    """What a training without pruning is known by."""
-    # A search that was repeated in the same folder has other trials.
-    return {"unpruned": record.trial, "runs": ours["runs"], "started": record.started}
-
-
-def checked(ours: Line, options: argparse.Namespace) -> list[RunRecord]:
-    """The pruned trials that are to be trained again, in random order."""
-    pruned = [record for record in records_of(ours) if record.state == "pruned"]
-    order = np.random.default_rng(0).permutation(len(pruned))
-    return [pruned[index] for index in order[: options.prune_check]]
-
-
-def records_of(line: Line) -> list[RunRecord]:
-    """The trials of a search, by number."""
-    paths = sorted(Path(line["runs"]).glob("*/trial-*/run.json"))
-    return [read(path) for path in paths]
-
-
-def unpruned(record: RunRecord, scratch: Path) -> Line:
-    """The trial once more, from its own seed and with its own threads, to its end."""
-    torch.set_num_threads(record.environment.threads or 1)
-    folder = scratch / f"trial-{record.trial:05d}"  # of an interrupted one: it goes on from there
-    val_nll: list[float] = []
-    start_s = time.monotonic()
-    try:
-        _, fit = train(
-            Path(record.data.path),
-            FlowConfig.from_dict(record.flow),
-            TrainConfig.from_dict(record.training),
-            hold_out=record.data.hold_out_cells,
-            report=record.data.report_cells,
-            checkpoint=folder,
-        )
-        val_nll = [epoch.val_nll for epoch in fit.history]
-        value, stopped = fit.best.val_nll, fit.stopped
-    except NonFiniteLoss as error:  # in a study, such a trial fails
-        value, stopped = None, str(error)
-    shutil.rmtree(folder, ignore_errors=True)
-    pairs = zip([row.val_nll for row in record.epochs], val_nll, strict=False)
-    return {
-        "epochs": len(val_nll) or len(record.epochs),
-        "value": value,
-        "stopped": stopped,
-        "took_s": time.monotonic() - start_s,
-        "differs": max((abs(was - now) for was, now in pairs if was is not None), default=0.0),
+    test_nll = {
+        way: [-np.load(arrays(options, found[way, seed])).astype(float) for seed in seeds]
+        for way in WAYS
     }
-
-
-def report_pruning(ours: Line, options: argparse.Namespace, results: Results) -> None:
-    """What pruning spared, and what it lost."""
-    records = [record for record in records_of(ours) if record.state != "running"]
-    pruned = [record for record in records if record.state == "pruned"]
-    pairs = [
-        (record, line)
-        for record in checked(ours, options)
-        if (line := results.of(key_of_training(ours, record)))
-    ]
-    if not pairs:
-        print("\nno pruned trial was trained to its end")
-        return
-    spent = sum(len(record.epochs) for record in records)
-    mean = sum(line["epochs"] for _, line in pairs) / len(pairs)
-    others = sum(len(record.epochs) for record in records if record.state != "pruned")
-    without = others + mean * len(pruned)
     print(
-        f"\npruning: {len(records)} trials ended, {len(pruned)} of them pruned, {len(pairs)} of "
-        f"these trained to their end"
+        f"\n{options.seconds:g} s of processor time a search, means over {len(seeds)} seeds\n{'':10}"
+        f"{'ended':>7}{'pruned':>8}{'epochs':>8}{'val NLL':>9}{'test NLL':>10}"
+        f"{'- default':>11}{'+- seeds':>10}{'+- rows':>9}"
     )
-    verdict("epochs spent / epochs without pruning", spent / without, "<=", FRACTION)
-    finished = [value_of(one) for one in records if one.state in FINISHED and one.best_val_nll]
-    regained = [line["value"] for _, line in pairs if line["value"] is not None]
-    if finished:
-        lost = min(finished) - min([*finished, *regained])
-        verdict("best value with pruning - without", lost, "<=", REGRET)
-        better = sum(value < min(finished) for value in regained)
-        print(f"       pruned trials that would have been the best: {better}")
-    same = sum(line["differs"] == 0 for _, line in pairs)
-    print(f"       trained again, {same} of {len(pairs)} went to the last bit as they had before")
+    for way in WAYS:
+        lines = [found[way, seed] for seed in seeds]
+        ended, pruned = (mean_count(lines, state) for state in ("complete", "pruned"))
+        epochs, val, test = (
+            np.mean([line[name] for line in lines]) for name in ("epochs", "val_nll", "test_nll")
+        )
+        counts = f"{ended:7.1f}{pruned:8.1f}{epochs:8.0f}"
+        pairs = [a - b for a, b in zip(test_nll[way], test_nll[DEFAULT], strict=True)]
+        print(f"{way:10}{counts}{val:9.4f}{test:10.4f}{'' if way == DEFAULT else paired(pairs)}")
+    pairs = [a - b for a, b in zip(test_nll[OURS], test_nll[RANDOM], strict=True)]
+    print(f"{'ours - random':52}{paired(pairs)}")
+
+
+def mean_count(lines: Sequence[Line], state: str) -> float:
+    return float(np.mean([sum(one["state"] == state for one in line["trials"]) for line in lines]))
+
+
+def paired(pairs: Sequence[Floats]) -> str:
+    """Mean difference, and its standard errors from the seeds and from the rows."""
+    means, rows_N = [pair.mean() for pair in pairs], np.mean(pairs, axis=0)
+    of_seeds = np.std(means, ddof=1) / math.sqrt(len(means)) if len(means) > 1 else math.nan
+    of_rows = rows_N.std(ddof=1) / math.sqrt(len(rows_N))
+    return f"{np.mean(means):+11.4f}{of_seeds:10.4f}{of_rows:9.4f}"
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from hpo.queue.total import NewTotal
 from hpo.storage.address import VARIABLE, hand_down
 from hpo.storage.open import kept_in_file, open_storage
 from hpo.study.place import runs_of_launch
-from hpo.study.space import grid
+from hpo.study.space import Scalar, default_point, grid
 from hpo.study.spec import SpecError, StudySpec, load
 from hpo.study.study import STOP_ATTRIBUTE, create_study, load_study, slots_of
 
@@ -55,13 +55,25 @@ def begin(
         )
     )
     study, slots = _make(plan)
-    points = grid(spec.space) if spec.sampler.kind == "grid" else ()
-    made = slots.set_total(plan.trials, lower=plan.lowers, points=points)
+    made = slots.set_total(plan.trials, lower=plan.lowers, points=_points(study, spec))
     if told := _told(plan, made):
         tell(told)
     study.set_user_attr(STOP_ATTRIBUTE, False)
     hand_down(plan.url)
     return study, slots
+
+
+def _points(study: optuna.Study, spec: StudySpec) -> list[dict[str, Scalar]]:
+    """Parameters of trials that no sampler chooses: a grid's, or the default for the first one.
+
+    It may well be among the best, and the Parzen estimator then begins from what it came to.
+    """
+    if spec.sampler.kind == "grid":
+        return grid(spec.space)
+    if spec.sampler.kind == "random" or study.get_trials(deepcopy=False):
+        return []
+    point = default_point(spec.space, spec.flow, spec.training)
+    return [point] if point else []
 
 
 def open_or_make(reference: str, *, runs: Path | None, url: URL) -> tuple[StudySpec, Slots]:

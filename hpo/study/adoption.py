@@ -14,8 +14,7 @@ from optuna.trial import TrialState
 
 from hpo.records.record import DataUsed, RunRecord, State
 from hpo.study import space
-from hpo.study.enqueue import fits
-from hpo.study.space import Range
+from hpo.study.space import Range, fits
 from hpo.study.spec import DataTable, StudySpec
 from models.config import FREE_TO_CHANGE, ConfigError, FlowConfig, TrainConfig
 

@@ -11,7 +11,7 @@ import optuna
 from data_prep.errors import InputError
 from data_prep.untrusted import UntrustedError, contents, parse
 from hpo.queue.trials import TrialReader
-from hpo.study.space import Dimension, Range, Scalar
+from hpo.study.space import Dimension, Range, fits
 
 Point = dict[str, Any]
 
@@ -87,18 +87,3 @@ def _faults(point: Point, space: Mapping[str, Dimension]) -> Iterator[str]:
         elif not fits(value, line):
             shown = f"{line.low} to {line.high}" if isinstance(line, Range) else line
             yield f"{key} = {value!r} is outside of {shown}"
-
-
-def fits(value: Scalar, line: Dimension) -> bool:
-    """Whether a line of the space can have this value."""
-    if isinstance(line, list):
-        return value in line
-    if not isinstance(line, Range):
-        return value == line
-    if isinstance(value, bool | str) or not line.low <= value <= line.high:
-        return False
-    whole = isinstance(line.low, int) and isinstance(line.high, int)
-    if line.step is not None or whole:
-        steps = (value - line.low) / (line.step or 1)
-        return abs(steps - round(steps)) < 1e-9
-    return True

@@ -114,6 +114,30 @@ def grid(space: Mapping[str, Dimension]) -> list[dict[str, Scalar]]:
     return [dict(zip(lists, point, strict=True)) for point in itertools.product(*lists.values())]
 
 
+def default_point(
+    space: Mapping[str, Dimension], flow: FlowConfig, training: TrainConfig
+) -> dict[str, Scalar]:
+    """What a trial without a sampler would have, as far as it lies in the space."""
+    given = dataclasses.asdict(flow) | dataclasses.asdict(training)
+    searched = {key: line for key, line in space.items() if isinstance(line, list | Range)}
+    return {key: given[key] for key, line in searched.items() if fits(given[key], line)}
+
+
+def fits(value: Scalar, line: Dimension) -> bool:
+    """Whether a line of the space can have this value."""
+    if isinstance(line, list):
+        return value in line
+    if not isinstance(line, Range):
+        return value == line
+    if isinstance(value, bool | str) or not line.low <= value <= line.high:
+        return False
+    whole = isinstance(line.low, int) and isinstance(line.high, int)
+    if line.step is not None or whole:
+        steps = (value - line.low) / (line.step or 1)
+        return abs(steps - round(steps)) < 1e-9
+    return True
+
+
 def seed_of(study_seed: int, number: int) -> int:
     """The seed of one trial: follows from study and number, unlike any neighbour's."""
     return int(np.random.SeedSequence([study_seed, number]).generate_state(1)[0])

@@ -27,6 +27,7 @@ from hpo.storage.address import url_of
 from hpo.storage.open import open_storage
 from hpo.study.spec import SpecError, load
 from hpo.study.study import blank_record, create_study, load_study
+from models.config import FlowConfig
 
 pytestmark = pytest.mark.slow
 
@@ -346,6 +347,29 @@ def test_a_launch_says_how_many_trials_there_will_be_where_it_is_not_what_was_ty
     slots.enqueue([{"hidden": 4}])
     assert launched(trials=2).look().total == 5
     assert told == ["tiny: 5 trials: 4 have begun, 1 was enqueued beyond 2"]
+
+
+def test_the_first_trial_has_the_defaults_as_far_as_the_space_allows_them(place):
+    default = FlowConfig()
+    layers = f"space.blocks={{low={default.blocks}, high=9}}"
+
+    made(place, "space.activation=['relu', 'silu']", "space.depth=[5]", layers)
+
+    first = [one.system_attrs.get("fixed_params") for one in trials_of(place)]
+    assert first == [{"activation": default.activation, "blocks": default.blocks}]
+
+
+def test_a_random_study_and_one_that_was_given_points_begin_with_none_of_their_own(place):
+    searched = "space.depth=[1, 2]"
+    made(place, searched, "sampler.kind=random", "study.name=random")
+    open_or_make("tiny.toml", runs=place / "runs", url=url_in(place))
+    (place / "points.json").write_text('{"blocks": 1}')
+    hpo("enqueue", "tiny.toml", "points.json")
+
+    made(place)
+
+    assert trials_of(place, "random") == []
+    assert [one.system_attrs["fixed_params"] for one in trials_of(place)] == [{"blocks": 1}]
 
 
 def test_a_grid_has_all_its_points_whatever_was_enqueued_before_its_launch(place):
