@@ -25,9 +25,19 @@ LAYERS = {
     "residual": {"kind": "spline", "residual": True, "depth": 3},
     "normalised": {"kind": "spline", "normalise": True},
 }
-"""Options of a flow of each kind."""
+"""Options of a flow of each kind with a normal base."""
+BASE = {"base": "mixture", "components": 4, "base_hidden": 16}
+MIXTURES = {
+    "mixture": {**BASE, "blocks": 0},
+    "mixture-affine-masked": {**BASE, "blocks": 1, "kind": "affine", "conditioner": "masked"},
+    "mixture-spline": {**BASE, "blocks": 2, "normalise": True},
+}
+"""Those with a mixture."""
+FLOWS = {**LAYERS, **MIXTURES}
 
 every_layer = pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS)
+every_mixture = pytest.mark.parametrize("layers", MIXTURES.values(), ids=MIXTURES)
+every_flow = pytest.mark.parametrize("layers", FLOWS.values(), ids=FLOWS)
 
 
 def flow(
@@ -117,6 +127,12 @@ def a_mixed_flow(
             for parameter in made.parameters():
                 parameter.add_(0.2 * torch.randn_like(parameter))
     return made.eval()
+
+
+def noise_of(flow, rows, *, seed=0, spread=1.0):
+    """What events are made of, `(rows, noise_columns)`, float64."""
+    rng = torch.Generator().manual_seed(seed)
+    return spread * torch.randn(rows, flow.noise_columns, generator=rng, dtype=torch.float64)
 
 
 def in_arrays(flow, **options):

@@ -23,7 +23,7 @@ from models.evaluation.report import evaluate
 from models.evaluation.summary import summary
 from models.training.train import train
 from tests.models.bundle.test_onnx import run
-from tests.random_flows import CHANNEL, GRID, MASSES, every_layer, flow, in_arrays
+from tests.random_flows import CHANNEL, GRID, MASSES, every_flow, flow, in_arrays
 
 CONDITIONS = (GRID[0], CHANNEL)
 TEXTS = ["SMT", "CE", "CE", "RLO"] * 5
@@ -46,10 +46,10 @@ def rows():
     return rng.uniform(3, 20, (len(TEXTS), 2)), rng.uniform(0.5, 2, len(TEXTS))
 
 
-@every_layer
+@every_flow
 def test_a_category_is_as_many_conditions_of_zero_and_one(layers):
     numbers = (GRID[0], *(Column(text, "") for text in CHANNEL.categories))
-    by_text, by_numbers = a_flow(**layers), flow(conditions=numbers, blocks=2, **layers)
+    by_text, by_numbers = a_flow(**layers), flow(conditions=numbers, **{"blocks": 2, **layers})
     by_numbers.load_state_dict(by_text.state_dict())
     x, z = torch.rand(2, 30, 2).double() * 9 + 1, torch.rand(30, 1).double() + 0.5
     place = torch.arange(30) % 3
@@ -61,7 +61,7 @@ def test_a_category_is_as_many_conditions_of_zero_and_one(layers):
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
-@every_layer
+@every_flow
 def test_runs_of_one_text_are_computed_as_single_rows_are(layers):
     made = a_flow(**layers)
     x = torch.rand(12, 2).double() * 9 + 1

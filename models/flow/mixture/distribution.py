@@ -99,9 +99,9 @@ class BoxMixture(Distribution):  # type: ignore[misc]
         parameters_PKU = self.parameters_of(conditions)
         edges_KU = torch.softmax(parameters_PKU[0], 0).cumsum(0)[:-1]
         edges_KN = conditions.spread(edges_KU) if self.components > 1 else edges_KU
-        chosen_N = (u_NF[:, -1] > edges_KN).sum(0)
+        chosen_N = (u_NF[:, self.features] > edges_KN).sum(0)
         parameters_PN = self._chosen(parameters_PKU, chosen_N, conditions)
-        x_F = boxes.draw(torch, u_NF[:, :-1].unbind(1), parameters_PN, self.smallest)
+        x_F = boxes.draw(torch, u_NF[:, : self.features].unbind(1), parameters_PN, self.smallest)
         return torch.stack(x_F).t()
 
     def parameters_of(self, conditions: Conditions) -> Tensor:

@@ -12,7 +12,7 @@ from onnx.reference import ReferenceEvaluator
 
 from models.bundle import onnx
 from models.config import ActivationName, Coordinates
-from tests.random_flows import GRID, MASSES, every_layer, flow
+from tests.random_flows import GRID, MASSES, every_flow, flow
 
 
 def run(path, **inputs):
@@ -28,7 +28,7 @@ def agree(made, folder, rows):
     """Both graphs in `folder` give what the flow gives, for this many rows."""
     rng = np.random.default_rng(rows)
     events, conditions = (rng.uniform(0.5, 20, (rows, 2)).astype("f4") for _ in range(2))
-    noise = rng.standard_normal((rows, 2)).astype("f4")
+    noise = rng.standard_normal((rows, made.noise_columns)).astype("f4")
     with torch.no_grad():
         log_prob, drawn = (
             f(torch.from_numpy(a), torch.from_numpy(conditions)).numpy()
@@ -41,9 +41,9 @@ def agree(made, folder, rows):
     np.testing.assert_allclose(found, drawn, rtol=2e-5)
 
 
-@every_layer
+@every_flow
 def test_the_graphs_agree_with_the_flow_for_any_number_of_rows(tmp_path, layers):
-    made = flow(shake=0.1, bins=8, blocks=2, **layers).float()
+    made = flow(**{"shake": 0.1, "bins": 8, "blocks": 2, **layers}).float()
     onnx.write(made, tmp_path)
 
     for rows in (1, 3, 250):

@@ -17,7 +17,7 @@ from models.flow.conditions import distinct
 from models.flow.coordinates import Constants, Moments
 from models.flow.density import build_flow, from_description
 from tests.pairwise import every_pair
-from tests.random_flows import GRID, LAYERS, MASSES, every_layer, flow
+from tests.random_flows import FLOWS, GRID, MASSES, every_flow, every_layer, flow, noise_of
 
 DATA = Path(__file__).parents[2] / "data"
 every_coordinates = pytest.mark.parametrize("coordinates", get_args(Coordinates))
@@ -35,13 +35,13 @@ def grid(points=400):
 
 
 @every_pair(
-    layers=LAYERS,
+    layers=FLOWS,
     coordinates=get_args(Coordinates),
     activation=["relu", "tanh"],
     where={"low": (0.5, 0.5), "middle": (1.0, 1.0), "high": (2.0, 0.7)},
 )
 def test_the_density_integrates_to_one(layers, coordinates, activation, where):
-    x_NF, area_N = grid(500)
+    x_NF, area_N = grid(800)
     made = flow(seed=1, bins=6, shake=0.1, coordinates=coordinates, activation=activation, **layers)
 
     with torch.no_grad():
@@ -50,7 +50,7 @@ def test_the_density_integrates_to_one(layers, coordinates, activation, where):
     assert float((log_prob_N.exp() * area_N).sum()) == pytest.approx(1, abs=3e-3)
 
 
-@every_layer
+@every_flow
 @pytest.mark.parametrize("positive", [True, False])
 def test_the_density_of_a_single_column_integrates_to_one(layers, positive):
     made = flow([Column("x", "", positive)], bins=6, shake=0.1, **layers)
@@ -205,7 +205,7 @@ def test_the_noise_of_an_event_gives_the_event_back(layers, coordinates):
     torch.testing.assert_close(made.from_noise(noise_NF, c_NC), x_NF, rtol=1e-8, atol=0)
 
 
-@every_layer
+@every_flow
 def test_training_and_evaluation_by_hand_are_the_plain_density(layers):
     made = flow(**layers)
     for module in made.modules():
@@ -228,24 +228,24 @@ def test_training_and_evaluation_by_hand_are_the_plain_density(layers):
             torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-9)
     made.eval()
     with torch.no_grad():
-        noise_NF = torch.randn(251, 2, dtype=torch.float64)
+        noise_NF = noise_of(made, 251)
         expected_NF = made.from_noise(noise_NF, c_NC)
         for arguments in ((c_UC, counts), (c_NC, ones)):
             torch.testing.assert_close(made.log_prob(x_NF, *arguments), plain_N)
             torch.testing.assert_close(made.from_noise(noise_NF, *arguments), expected_NF)
 
 
-@every_pair(layers=LAYERS, fused=[False, True], dtype=[torch.float32, torch.float64])
+@every_pair(layers=FLOWS, fused=[False, True], dtype=[torch.float32, torch.float64])
 def test_how_rows_are_split_is_not_seen_in_their_density_or_draws(layers, fused, dtype):
     made = flow(bins=8, shake=0.05, **layers)
-    x_NF, c_NC = (v.to(dtype) for v in drawn(made, 31))
+    x_NF, c_NC, noise_NF = (v.to(dtype) for v in (*drawn(made, 31), noise_of(made, 31)))
     made.to(dtype)
 
     with torch.no_grad():
-        for method in (made.log_prob, made.from_noise):
-            whole = method(x_NF, c_NC, [1] * 31 if fused else None)
+        for method, given in ((made.log_prob, x_NF), (made.from_noise, noise_NF)):
+            whole = method(given, c_NC, [1] * 31 if fused else None)
             for size in (1, 12):
-                pairs = zip(x_NF.split(size), c_NC.split(size), strict=True)
+                pairs = zip(given.split(size), c_NC.split(size), strict=True)
                 parts = [method(x, c, [1] * len(x) if fused else None) for x, c in pairs]
                 tolerance = 1e-12 if dtype == torch.float64 else 2e-5
                 torch.testing.assert_close(torch.cat(parts), whole, rtol=tolerance, atol=tolerance)
@@ -365,18 +365,19 @@ def test_a_column_that_is_the_same_in_the_first_batch_spoils_nothing():
         assert all(p.grad.isfinite().all() for p in fresh.parameters())
 
 
-@every_layer
+@every_flow
 def test_a_described_flow_is_the_same_flow(layers):
     made = flow(coordinates="log_total", **layers).float()
     again = from_description(json.loads(json.dumps(made.describe())), made.state_dict())
     x_NF, c_NC = (v.float() for v in drawn(flow(coordinates="log_total", **layers)))
 
     assert torch.equal(again.log_prob(x_NF, c_NC), made.log_prob(x_NF, c_NC))
-    assert torch.equal(again.from_noise(x_NF, c_NC), made.from_noise(x_NF, c_NC))
+    noise_NF = noise_of(made, len(c_NC)).float()
+    assert torch.equal(again.from_noise(noise_NF, c_NC), made.from_noise(noise_NF, c_NC))
     assert again.domain == {"Z": (0.5, 2.0), "alpha": (0.5, 2.0)}
 
 
-@every_layer
+@every_flow
 def test_events_as_far_away_as_numbers_go_have_no_nan(layers):
     made = flow([Column("x", "", False), Column("y", "", True)], **layers).float()
     x_NF = torch.tensor([[1e30, 1.0], [-1e30, 1e-30], [1e12, 1e38], [1e5, 1e-30]])
