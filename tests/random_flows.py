@@ -26,13 +26,13 @@ LAYERS = {
     "normalised": {"kind": "spline", "normalise": True},
 }
 """Options of a flow of each kind with a normal base."""
-BASE = {"base": "mixture", "components": 4, "base_hidden": 16}
+BASE = {"base": "mixture", "components": 4, "base_hidden": 16, "smallest_width": 0.3}
 MIXTURES = {
     "mixture": {**BASE, "blocks": 0},
     "mixture-affine-masked": {**BASE, "blocks": 1, "kind": "affine", "conditioner": "masked"},
     "mixture-spline": {**BASE, "blocks": 2, "normalise": True},
 }
-"""Those with a mixture."""
+"""Those with a mixture, of boxes wide enough for a grid."""
 FLOWS = {**LAYERS, **MIXTURES}
 
 every_layer = pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS)

@@ -17,9 +17,21 @@ from models.flow.conditions import distinct
 from models.flow.coordinates import Constants, Moments
 from models.flow.density import build_flow, from_description
 from tests.pairwise import every_pair
-from tests.random_flows import FLOWS, GRID, MASSES, every_flow, every_layer, flow, noise_of
+from tests.random_flows import (
+    FLOWS,
+    GRID,
+    MASSES,
+    MIXTURES,
+    every_flow,
+    every_layer,
+    flow,
+    noise_of,
+)
 
 DATA = Path(__file__).parents[2] / "data"
+BASES = {"normal": {}, "mixture": MIXTURES["mixture"], "mixture-spline": MIXTURES["mixture-spline"]}
+every_base = pytest.mark.parametrize("layers", BASES.values(), ids=BASES)
+TWO = {"normal": {"blocks": 2}, "mixture": MIXTURES["mixture"]}
 every_coordinates = pytest.mark.parametrize("coordinates", get_args(Coordinates))
 
 
@@ -41,7 +53,7 @@ def grid(points=400):
     where={"low": (0.5, 0.5), "middle": (1.0, 1.0), "high": (2.0, 0.7)},
 )
 def test_the_density_integrates_to_one(layers, coordinates, activation, where):
-    x_NF, area_N = grid(800)
+    x_NF, area_N = grid(500)
     made = flow(seed=1, bins=6, shake=0.1, coordinates=coordinates, activation=activation, **layers)
 
     with torch.no_grad():
@@ -63,8 +75,9 @@ def test_the_density_of_a_single_column_integrates_to_one(layers, positive):
     assert float(torch.trapezoid(p_N, x_N)) == pytest.approx(1, abs=1e-4)
 
 
-def test_draws_follow_the_density():
-    made, rows = flow(bins=6, shake=0.1), 200_000
+@every_base
+def test_draws_follow_the_density(layers):
+    made, rows = flow(bins=6, shake=0.1, **layers), 200_000
     drawn = made.sample(conditions(1.5, 0.8, rows), torch.Generator().manual_seed(3)).log()
     x_NF, area_N = grid()
     step = 16 / 399
@@ -95,12 +108,13 @@ def test_one_block_moves_the_first_mass_with_the_conditions():
     assert (marginals[2] - marginals[0]).abs().sum() > 0.01
 
 
-def test_nothing_is_possible_at_masses_that_cannot_be():
+@every_base
+def test_nothing_is_possible_at_masses_that_cannot_be(layers):
     x_NF = torch.tensor([[0.0, 5.0], [-1.0, 5.0], [5.0, float("nan")], [9.0, 5.0]]).double()
     x_NF.requires_grad_()
     c_NC = conditions(1, 1, 4).clone().requires_grad_()
 
-    log_prob_N = flow().log_prob(x_NF, c_NC)
+    log_prob_N = flow(**layers).log_prob(x_NF, c_NC)
     log_prob_N[3].backward()
 
     assert log_prob_N[:3].tolist() == [-np.inf] * 3
@@ -109,18 +123,18 @@ def test_nothing_is_possible_at_masses_that_cannot_be():
     assert c_NC.grad.isfinite().all()
 
 
-def test_draws_are_never_at_or_below_zero():
-    drawn = flow(shake=1.0).float().sample(conditions(2.0, 0.5, 20_000).float())
+@every_base
+def test_draws_are_never_at_or_below_zero(layers):
+    drawn = flow(shake=1.0, **layers).float().sample(conditions(2.0, 0.5, 20_000).float())
 
     assert (drawn > 0).all()
     assert drawn.isfinite().all()
 
 
-@pytest.mark.parametrize("features", [1, 2, 3, 5])
-@pytest.mark.parametrize("known", [0, 1, 2])
-def test_any_number_of_columns_works(features, known):
+@every_pair(layers=BASES, features=[1, 2, 3, 5, 10], known=[0, 1, 2, 5])
+def test_any_number_of_columns_works(layers, features, known):
     events = [Column(f"x{n}", "", n % 2 == 0) for n in range(features)]
-    made = flow(events, [Column(f"c{n}", "", True) for n in range(known)])
+    made = flow(events, [Column(f"c{n}", "", True) for n in range(known)], **layers)
     c_NC = torch.rand(20, known, dtype=torch.float64) + 0.5
 
     drawn_NF = made.sample(c_NC, torch.Generator().manual_seed(0))
@@ -132,16 +146,16 @@ def test_any_number_of_columns_works(features, known):
     assert all(p.grad is None or p.grad.isfinite().all() for p in made.parameters())
 
 
-@pytest.mark.parametrize("features", [1, 2, 3])
-def test_equal_conditions_worked_out_once_give_the_same_density_and_draws(features):
-    made = flow([Column(f"x{n}", "", False) for n in range(features)])
+@every_pair(layers=BASES, features=[1, 2, 3])
+def test_equal_conditions_worked_out_once_give_the_same_density_and_draws(layers, features):
+    made = flow([Column(f"x{n}", "", False) for n in range(features)], **layers)
     c_UC = torch.tensor([[0.5, 1.0], [2.0, 1.0], [2.0, 0.7]], dtype=torch.float64)
     counts = [1, 3, 2]
     c_NC = c_UC.repeat_interleave(torch.tensor(counts), dim=0)
     x_NF = torch.randn(6, features, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
-    for method in (made.log_prob, made.from_noise):
-        torch.testing.assert_close(method(x_NF, c_UC, counts), method(x_NF, c_NC))
+    for method, given in ((made.log_prob, x_NF), (made.from_noise, noise_of(made, 6))):
+        torch.testing.assert_close(method(given, c_UC, counts), method(given, c_NC))
 
 
 @pytest.mark.parametrize("columns", [0, 1, 2, 3])
@@ -251,8 +265,9 @@ def test_how_rows_are_split_is_not_seen_in_their_density_or_draws(layers, fused,
                 torch.testing.assert_close(torch.cat(parts), whole, rtol=tolerance, atol=tolerance)
 
 
-def test_vmap_of_grad_is_a_loop_over_events():
-    made = flow(hidden=64)
+@every_base
+def test_vmap_of_grad_is_a_loop_over_events(layers):
+    made = flow(hidden=64, **layers)
     x_NF, c_NC = drawn(made)
 
     def log_prob(x_F, c_C):
@@ -269,17 +284,18 @@ def test_vmap_of_grad_is_a_loop_over_events():
         torch.testing.assert_close(found.detach(), torch.stack(expected))
 
 
-@every_coordinates
-def test_the_gradients_of_the_density_are_those_of_finite_differences(coordinates):
-    made = flow(hidden=6, bins=4, blocks=2, coordinates=coordinates)
+@every_pair(coordinates=get_args(Coordinates), layers=TWO)
+def test_the_gradients_of_the_density_are_those_of_finite_differences(coordinates, layers):
+    made = flow(hidden=6, bins=4, coordinates=coordinates, **layers)
     x_NF, c_NC = (v.requires_grad_() for v in drawn(made, 3))
 
     assert torch.autograd.gradcheck(made.log_prob, (x_NF, c_NC))
     assert torch.autograd.gradgradcheck(made.log_prob, (x_NF, c_NC))
 
 
-def test_second_derivatives_are_those_of_torch_func():
-    made = flow(hidden=8, bins=4)
+@every_base
+def test_second_derivatives_are_those_of_torch_func(layers):
+    made = flow(hidden=8, bins=4, **layers)
     x_NF, c_NC = drawn(made, 1)
 
     with warnings.catch_warnings():
@@ -293,8 +309,9 @@ def test_second_derivatives_are_those_of_torch_func():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("layers", TWO.values(), ids=TWO)
 @pytest.mark.parametrize("method", ["log_prob", "from_noise"])
-def test_an_exported_flow_is_the_flow_for_any_number_of_rows(method):
+def test_an_exported_flow_is_the_flow_for_any_number_of_rows(method, layers):
     class Method(torch.nn.Module):
         def __init__(self, made):
             super().__init__()
@@ -303,18 +320,22 @@ def test_an_exported_flow_is_the_flow_for_any_number_of_rows(method):
         def forward(self, x_NF, c_NC):
             return getattr(self.made, method)(x_NF, c_NC)
 
-    made = flow(hidden=8, bins=8, blocks=2)
+    def given(rows):
+        x_NF, c_NC = drawn(made, rows)
+        return x_NF if method == "log_prob" else noise_of(made, rows), c_NC
+
+    made = flow(hidden=8, bins=8, **layers)
     rows = torch.export.Dim("rows", min=2, max=1_000_000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(
-            Method(made), drawn(made, 5), dynamic_shapes=({0: rows}, {0: rows})
+            Method(made), given(5), dynamic_shapes=({0: rows}, {0: rows})
         ).module()
 
     for count in (2, 3, 250):
-        x_NF, c_NC = drawn(made, count)
+        each = given(count)
         torch.testing.assert_close(
-            program(x_NF, c_NC), getattr(made, method)(x_NF, c_NC), rtol=1e-12, atol=1e-12
+            program(*each), getattr(made, method)(*each), rtol=1e-12, atol=1e-12
         )
 
 
