@@ -139,6 +139,9 @@ def test_interior_regions_have_others_around_them(columns):
 
     fold = dealt(data)
 
+    dealt_out = cells.folds(data, 4)
+    assert cells.faults(data, *dealt_out[:2]) == []
+    assert [len(cells.find(data, some, SAMPLE)) for some in dealt_out] == [*map(len, dealt_out)]
     of = {cell.conditions: cell.box for cell in data.cells}
     ends = np.array([of[middle] for middle in fold])
     assert (ends[..., 0] > c_SC.min(0)).all()
