@@ -26,7 +26,7 @@ from models.flow.mixture.part import Part
 from models.flow.mixture.slots import OneEach, Slots
 from models.flow.mixture.table import Table, rows_of_sums
 
-ELEMENTS, FEWEST_ROWS = 65_536, 64
+ELEMENTS, FEWEST_ROWS = 131_072, 64
 """Rows of a part times boxes; fewest rows of a part."""
 
 
@@ -44,7 +44,7 @@ class FusedMixture(torch.autograd.Function):
     ) -> Tensor:
         """`one`: a pass, whose `weights` these are; `counts`: as of `Conditions`."""
         out_MU = one.forward()
-        features, keep = len(x_FN), any(ctx.needs_input_grad)
+        features, keep = x_FN.shape[0], any(ctx.needs_input_grad)
         parameters_PKU = out_MU.view(boxes.parameters_of(features), -1, out_MU.shape[1])
         mixture = FusedBoxes(parameters_PKU, smallest, features)
         log_prob_N = mixture.forward(x_FN.detach(), counts, keep=keep)
@@ -85,7 +85,7 @@ class FusedBoxes:
         log_prob_N = torch.empty_like(x_FN[0])
         for rows, given, slots in self._slots(counts, x_FN):
             values_QKG = slots.of_conditions(self.table.values_QKU[:, :, given])
-            part = Part(slots.of_rows(x_FN[:, rows]), values_QKG, self.smallest)
+            part = Part(slots.of_rows(x_FN[:, rows]), values_QKG, self.smallest, keep=keep)
             log_prob_N[rows] = slots.to_rows(part.forward()[None])[0]
             if keep:
                 self.parts.append((rows, given, slots, part))

@@ -34,15 +34,20 @@ _ATEN = torch.ops.aten
 class Part:
     """Some rows: forward, then at most once backward."""
 
-    def __init__(self, x_FSG: Tensor, values_QKG: Tensor, smallest: float) -> None:
-        """Args: events in slots, the table at their groups, least width."""
-        self.features = len(x_FSG)
+    def __init__(self, x_FSG: Tensor, values_QKG: Tensor, smallest: float, *, keep: bool) -> None:
+        """Args: events in slots, the table at their groups, least width, and whether `backward`
+        comes, for which nothing that it needs is overwritten.
+        """
+        self.features = x_FSG.shape[0]
         self.x, self.values_QKG = x_FSG[:, :, None], values_QKG
         self.given = quantities(values_QKG[:, None], self.features)
         self.limits = math.log(smallest), math.log(boxes.WIDEST)
         slots, (components, groups) = x_FSG.shape[1], values_QKG.shape[1:]
-        self.rows = take(self.x, 13, self.features, slots, components, groups)
-        """In the end the rows of `Sums` from `y` to `middle`, then offsets, scales, t, n and q."""
+        own = 8, 9, 10, 11, 12
+        self.rows = take(self.x, 13 if keep else 8, self.features, slots, components, groups)
+        """In the end the rows of `Sums` from `y` to `middle`, then those of `kept`."""
+        self.kept = [self.rows[row] for row in (own if keep else (5, 7, 6, 5, 7))]
+        """Offsets, scales, t, n and q."""
         self.others = take(self.x, self.features, slots, components, groups)
         """Shares of the components in the density, then whether widths are not clipped."""
 
@@ -52,7 +57,7 @@ class Part:
         given, share = self.given, self.others[0]
         spare, edges = self.rows[:2], self.rows[3:5]
         first, second, rest, low, high = self.rows[:5].unbind(0)
-        t, n, q = self.rows[10:].unbind(0)
+        t, n, q = self.kept[2:]
         scaled = self._scaled()
         torch.add(scaled, given.sharpness, alpha=0.5, out=low)
         torch.sub(given.sharpness, low, out=high)
@@ -84,7 +89,7 @@ class Part:
         sums_BKG = take(self.x, rows_of_sums(self.features), *self.values_QKG.shape[1:])
         total = sums(sums_BKG, self.features)
         y, y_t, bent, low, high, skew, scaled, middle = self.rows[:8].unbind(0)
-        t, n, q = self.rows[10:].unbind(0)
+        t, n, q = self.kept[2:]
         g = self.others[0].mul_(grad_SG[:, None] / self.total)
         torch.sum(g, 0, out=total.g)
         torch.div(g, n, out=y)
@@ -113,7 +118,7 @@ class Part:
 
     def _scaled(self) -> Tensor:
         """(x - middle) D / w of all boxes; log-widths after the first go to the third row."""
-        scaled, offset, scale = self.rows[6], self.rows[8], self.rows[9]
+        scaled, (offset, scale) = self.rows[6], self.kept[:2]
         torch.sub(self.x, self.given.middle, out=offset)
         torch.mul(offset[0], self.given.width[0], out=scaled[0])
         if self.features == 1:
@@ -134,7 +139,7 @@ class Part:
         self, by_scaled: Tensor, scaled: Tensor, middle: Tensor, total: Sums, g: Tensor
     ) -> None:
         """The way back through `_scaled`: gradients by middles, widths and pairs."""
-        offset, scale, spare = self.rows[8], self.rows[9], self.rows[10, 0]
+        (offset, scale), spare = self.kept[:2], self.kept[2][0]
         torch.mul(by_scaled[0], self.given.width[0], out=middle[0])
         if self.features == 1:
             return
@@ -150,5 +155,4 @@ class Part:
 
     def _pairs(self) -> Iterator[tuple[int, int, int]]:
         """Number of each pair of a column and one before it, and both."""
-        pairs = [(f, g) for f in range(self.features) for g in range(f)]
-        return ((number, f, g) for number, (f, g) in enumerate(pairs))
+        return ((f * (f - 1) // 2 + g, f, g) for f in range(self.features) for g in range(f))

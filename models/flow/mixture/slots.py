@@ -42,7 +42,7 @@ class Slots:
 
     def of_rows(self, x_FN: Tensor) -> Tensor:
         """Values of the rows at the slots, `(F, S, G)`."""
-        return x_FN.index_select(1, self.row).view(len(x_FN), *self.shape)
+        return x_FN.index_select(1, self.row).view(-1, *self.shape)
 
     def to_rows(self, x_FSG: Tensor) -> Tensor:
         """Values of the slots at the rows, `(F, N)`."""

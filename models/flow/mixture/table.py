@@ -72,7 +72,7 @@ def quantities(values: Tensor, features: int) -> Quantities:
     """The rows of a table `(Q, ...)`; boxes have the axis of features first."""
     each, pairs = values[1 : 1 + 6 * features], values[1 + 6 * features :]
     each = each.view(6, features, *values.shape[1:])
-    middle = len(pairs) // 2
+    middle = features * (features - 1) // 2
     return Quantities._make((values[0], *each.unbind(0), pairs[:middle], pairs[middle:]))
 
 
@@ -86,7 +86,7 @@ def sums(values: Tensor, features: int) -> Sums:
     at = 1 + 8 * features
     each = values[1:at].view(8, features, *values.shape[1:])
     width, pairs = values[at : at + features - 1], values[at + features - 1 :]
-    middle = len(pairs) // 2
+    middle = features * (features - 1) // 2
     return Sums._make((values[0], *each.unbind(0), width, pairs[:middle], pairs[middle:]))
 
 
@@ -97,9 +97,9 @@ class Table:
         """Args: parameters as `boxes` orders them, least width, number of columns."""
         self.raw_PKU, self.features = parameters_PKU, features
         raw, pairs = self._parts(parameters_PKU)
-        count = 1 + 6 * features + 2 * len(pairs)
+        count = 1 + 6 * features + features * (features - 1)
         self.values_QKU = take(raw, count, *raw.shape[2:])
-        own = quantities(self.values_QKU, features)
+        self.own = own = quantities(self.values_QKU, features)
         self.clipped = torch.clamp(raw[:, 1:], *_limits(features, smallest, raw.dtype, raw.device))
         own.middle.copy_(raw[:, 0])
         own.width.copy_(self.clipped[:, 0])
@@ -113,13 +113,13 @@ class Table:
         whole = torch.log1p(-self.outside).sum(0).sub_(own.width[0])
         torch.add(self.log_weight, whole, out=own.constant)
         own.width[0].neg_().exp_().mul_(sharpness[0])
-        if len(pairs):
+        if features > 1:
             own.oblique.copy_(pairs[:, 0])
             torch.mul(pairs[:, 1], boxes.OPENING, out=own.opening)
 
     def backward(self, sums_BKU: Tensor) -> Tensor:
         """Gradient by the parameters, `(P, K, U)`, of sums over the rows of each condition."""
-        own, total = quantities(self.values_QKU, self.features), sums(sums_BKU, self.features)
+        own, total = self.own, sums(sums_BKU, self.features)
         grad_PKU = take(self.raw_PKU, *self.raw_PKU.shape)
         (raw, _), (grad, grad_pairs) = self._parts(self.raw_PKU), self._parts(grad_PKU)
         whole = total.g.sum(0, keepdim=True)
@@ -134,7 +134,7 @@ class Table:
         torch.mul((total.y - total.t).sub_(total.bend), own.first, out=grad[:, 3])
         torch.mul(total.t.sub_(total.bend), own.last, out=grad[:, 4])
         grad[:, 1:].mul_(self.clipped.eq_(raw[:, 1:]))
-        if len(grad_pairs):
+        if self.features > 1:
             torch.neg(total.oblique, out=grad_pairs[:, 0])
             torch.mul(total.opening, -boxes.OPENING, out=grad_pairs[:, 1])
         return grad_PKU
