@@ -7,14 +7,15 @@ Array names end in their axes:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flow_runs import Job
 from numpy.typing import NDArray
+
+from data_prep.dataset import Dataset
 
 Line = Mapping[str, Any]
 """The settings and results of one training."""
@@ -40,12 +41,6 @@ class Results:
                 continue
         return lines
 
-    def of(self, jobs: Iterable[Job]) -> list[Line]:
-        """The finished ones of these trainings."""
-        done = {line["digest"]: line for line in self.lines() if "digest" in line}
-        digests = [job.digest(self.folders[job.data]) for job in jobs]
-        return [done[digest] for digest in digests if digest in done]
-
     def add(self, line: Line) -> None:
         """Append, on a line of its own even after one that was cut off."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,11 +49,15 @@ class Results:
             whole = file.read()
             file.write("\n" * (bool(whole) and not whole.endswith("\n")) + json.dumps(line) + "\n")
 
+    def fingerprint(self, data: str) -> str:
+        """Of the dataset of this name."""
+        return Dataset.read(self.folders[data]).fingerprint
+
     def arrays(self, digest: str) -> Path:
         """Where the long results of a training are."""
         return self.path.with_suffix("") / f"{digest}.npz"
 
-    def log_prob_N(self, line: Line) -> NDArray[np.float64]:
-        """Log density of each test row."""
+    def array_N(self, line: Line, name: str) -> NDArray[np.float64]:
+        """`test_N` or `between_N`: the log density of each event."""
         with np.load(self.arrays(line["digest"])) as stored:
-            return np.asarray(stored["log_prob_N"], np.float64)
+            return np.asarray(stored[name], np.float64)

@@ -126,22 +126,33 @@ def log_prob(
         return np.asarray(np.log(density_N))
 
 
-def table(rows: int = ROWS, seed: int = 0) -> tuple[Floats, Floats, Floats]:
-    """Z, alpha, and events [Msun], `(rows, 2)`, of mergers spread over the cells as SEVN's are."""
-    rng = np.random.default_rng(seed)
+def conditions(rows: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Z and alpha of mergers spread over the cells as SEVN's are."""
     cells_N = rng.choice(COUNTS_AZ.size, rows, p=COUNTS_AZ.ravel() / COUNTS_AZ.sum())
-    alpha_N, z_N = ALPHA_GRID[cells_N // len(Z_GRID)], Z_GRID[cells_N % len(Z_GRID)]
+    return Z_GRID[cells_N % len(Z_GRID)], ALPHA_GRID[cells_N // len(Z_GRID)]
+
+
+def table(rows: int = ROWS, seed: int = 0) -> tuple[Floats, Floats, Floats]:
+    """Z, alpha, and events [Msun], `(rows, 2)`."""
+    rng = np.random.default_rng(seed)
+    z_N, alpha_N = conditions(rows, rng)
     return z_N, alpha_N, sample(z_N, alpha_N, rng)
 
 
 def write(folder: Path, rows: int = ROWS, seed: int = 0) -> Dataset:
     """The table as a prepared dataset in the new folder `folder`."""
-    z_N, alpha_N, events_N2 = table(rows, seed)
+    return prepared(folder, *table(rows, seed), f"known_density.write({rows}, {seed})")
+
+
+def prepared(
+    folder: Path, z_N: Floats, alpha_N: Floats, events_N2: Floats, command: str
+) -> Dataset:
+    """Mergers of any density as a prepared dataset in the new folder `folder`."""
     columns = {"Mass_0": events_N2[:, 0], "Mass_1": events_N2[:, 1], "Z": z_N, "alpha": alpha_N}
     with tempfile.TemporaryDirectory(prefix="known-density-") as draft:
         source = Path(draft) / "known.parquet"
         pq.write_table(pa.table(columns), source)
-        return prepare([source], folder, command=f"known_density.write({rows}, {seed})")
+        return prepare([source], folder, command=command)
 
 
 def off_grid(n: int, rng: np.random.Generator) -> tuple[Floats, Floats]:

@@ -116,9 +116,9 @@ class ThesisFlow(nn.Module):
             total_N = total_N + log_det_N
         return total_N - 0.5 * (x_NF**2 + math.log(2 * math.pi)).sum(1)
 
-    def sample(self, n: int, c_C: Tensor) -> Tensor:
-        """Draw `n` events at one condition."""
-        c_NC, x_NF = c_C.expand(n, -1), torch.randn(n, self.features)
+    def sample(self, c_NC: Tensor) -> Tensor:
+        """Draw one event under each condition."""
+        x_NF = torch.randn(len(c_NC), self.features)
         for layer in reversed(self.layers):
             x_NF = cast("MaskedNetwork", layer).inverse(x_NF, c_NC)
         return x_NF
