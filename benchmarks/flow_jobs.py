@@ -16,7 +16,7 @@ import thesis
 
 from models.config import FlowConfig, TrainConfig
 
-OURS, NORMAL, HISTOGRAMS = "ours", "ours, normal base", "histograms"
+OURS, NORMAL, HISTOGRAMS = "ours", "ours (normal base)", "histograms"
 FLOWS = (OURS, NORMAL, *rivals.TUNED, HISTOGRAMS, rivals.THESIS)
 UNSEEDED = (HISTOGRAMS, rivals.THESIS)
 """Flows of which one seed is enough."""
@@ -42,6 +42,7 @@ OLD_TRAINING: Mapping[str, Any] = {
     "weight_decay": 0.0,
     "ema": 0.999,
     "jitter": 0.7,
+    "blend": "rows",
     "patience": 15,
 }
 THESIS_STEPS, THESIS_BATCH = 5000, 1024
