@@ -62,10 +62,10 @@ class Part:
         torch.add(scaled, given.sharpness, alpha=0.5, out=low)
         torch.sub(given.sharpness, low, out=high)
         # What may be far below any number: the tails, with log-weights and log-widths.
-        torch.sum(torch.clamp(edges, max=0, out=spare).flatten(0, 1), 0, out=share)
-        share.add_(given.constant)
-        for log_width in rest[1:].unbind(0):
-            share.sub_(log_width)
+        torch.clamp(edges, max=0, out=spare)
+        torch.add(first.add_(second)[0], given.constant, out=share)
+        for f in range(1, self.features):
+            share.add_(first[f]).sub_(rest[f])
         top = share.amax(1, keepdim=True)
         share.sub_(top).clamp_(min=FAR[share.dtype]).exp_()
         # t, by softplus(A) = max(A, 0) - log max(a, 1 - a).
@@ -94,7 +94,7 @@ class Part:
         torch.sum(g, 0, out=total.g)
         torch.div(g, n, out=y)
         torch.mul(y, t, out=y_t)
-        both = torch.add(y, q.reciprocal_().mul_(g), alpha=2, out=q)
+        both = torch.add(y, torch.div(g, q, out=q), alpha=2, out=q)
         _ATEN.sigmoid_backward.grad_input(both, t, grad_input=bent)
         # W, the gradient by t over D.
         torch.sub(one, t, alpha=2, out=skew)
