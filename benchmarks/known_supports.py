@@ -1,7 +1,7 @@
 """Known densities on all that a column can be, and how far a fitted flow stays from each.
 
     python benchmarks/known_supports.py [--parts bounds] [--rows 100000] [--seconds 120]
-                                        [--seeds 1] [--results FILE]
+                                        [--base mixture] [--seeds 1] [--results FILE]
 
 A part is one kind of column. It gives arms: tables of one law, told to the flow in different ways,
 or made equally hard without what the part is about. Every arm gets the same seconds of processor
@@ -25,7 +25,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -444,14 +444,25 @@ def write(arm: Arm, folder: Path) -> Dataset:
         )
 
 
-def fit(folder: Path, seconds: float, seed: int) -> tuple[Any, dict[str, float]]:
+BASES: Mapping[str, tuple[FlowConfig, TrainConfig]] = {
+    "normal": (
+        FlowConfig(base="normal", blocks=2),
+        TrainConfig(learning_rate=1e-2, jitter=0.7, patience=0, device="cpu"),
+    ),
+    "mixture": (
+        FlowConfig(base="mixture", blocks=0),
+        TrainConfig(learning_rate=2e-2, jitter=0.0, patience=0, device="cpu"),
+    ),
+}
+"""What is fitted, and how."""
+
+
+def fit(folder: Path, seconds: float, seed: int, base: str) -> tuple[Any, dict[str, float]]:
     """A flow by so many seconds of processor time, and what it took."""
 
     def timed(epochs: int) -> tuple[Any, float]:
         start_s = time.process_time()
-        flow, _ = train(
-            folder, FlowConfig(), TrainConfig(epochs=epochs, patience=0, seed=seed, device="cpu")
-        )
+        flow, _ = train(folder, BASES[base][0], replace(BASES[base][1], epochs=epochs, seed=seed))
         return flow, time.process_time() - start_s
 
     timed(1)  # the first call pays for what is loaded
@@ -494,6 +505,7 @@ def main() -> None:
     parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated")
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--seconds", type=float, default=120, help="processor time of a training")
+    parser.add_argument("--base", choices=sorted(BASES), default=FlowConfig().base)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--results", type=Path, help="file that a JSON line an arm is added to")
     options = parser.parse_args()
@@ -505,7 +517,7 @@ def main() -> None:
                 with tempfile.TemporaryDirectory(prefix="known-") as draft:
                     folder = Path(draft) / "data"
                     write(arm, folder)
-                    flow, took = fit(folder, options.seconds, seed)
+                    flow, took = fit(folder, options.seconds, seed, BASES[options.base])
                     found = {**took, **measure(arm, folder, flow, seed)}
                 show(arm.name, found)
                 if options.results:
