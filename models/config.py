@@ -182,7 +182,7 @@ class TrainConfig(_Stored):
     learning_rate: Annotated[float, Interval(gt=0, lt=1)] = 1e-2
     """Highest step size of AdamW."""
     weight_decay: Annotated[float, Interval(ge=0, le=10)] = 0.0
-    """Of weight matrices, not of biases."""
+    """Of weight matrices and of a mixture's boxes, not of biases."""
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
     """cosine falls to 0 at the last planned step, plateau only over the last 30 %; constant stays.
     With `max_minutes`, at the end of that time if it comes first."""

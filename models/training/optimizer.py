@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from models.config import TrainConfig
+from models.flow.mixture.distribution import BoxMixture
 from models.layout import below
 
 AVERAGE = "average."
@@ -106,12 +107,15 @@ class Optimizer:
 def weights_and_biases(flow: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """The matrices of a flow, which decay, and everything else, which does not.
 
-    By name, since a bias is a matrix of one column, as is what reads one condition alone.
+    By name, since a bias is a matrix of one column, as is what reads one condition alone. The last
+    bias of a mixture's network decays, too: it is the boxes themselves, which then are of width 1
+    and level wherever the rows do not ask for more.
     """
     both: tuple[list[nn.Parameter], list[nn.Parameter]] = [], []
+    boxes = {id(one.network.bias[-1]) for one in flow.modules() if isinstance(one, BoxMixture)}
     for name, parameter in flow.named_parameters():
         matrix = parameter.ndim == 2 and "bias" not in name.split(".")
-        both[0 if matrix else 1].append(parameter)
+        both[0 if matrix or id(parameter) in boxes else 1].append(parameter)
     return both
 
 

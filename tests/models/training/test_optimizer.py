@@ -12,6 +12,7 @@ from models.config import FlowConfig, TrainConfig
 from models.flow.coordinates import Constants, Moments
 from models.flow.density import ConditionalFlow
 from models.training.optimizer import Optimizer, clip, learning_rate
+from tests.random_flows import flow as a_flow_of
 
 
 def rates(schedule):
@@ -132,3 +133,15 @@ def test_a_restored_optimizer_goes_on_as_the_unbroken_one():
             results.append(flow[0].weight.detach().clone())
 
     assert torch.equal(*results)
+
+
+def test_the_boxes_of_a_mixture_decay_and_the_biases_of_its_hidden_units_do_not():
+    made = a_flow_of(base="mixture", blocks=0)
+    network = made.net._distribution.network
+    before = [bias.detach().clone() for bias in network.bias]
+
+    optimizer = Optimizer(made, TrainConfig(weight_decay=0.1))
+    optimizer.step(0.5)
+
+    torch.testing.assert_close(network.bias[-1].detach(), before[-1] * (1 - 0.5 * 0.1))
+    assert all(torch.equal(*pair) for pair in zip(network.bias[:-1], before[:-1], strict=True))
