@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     "--members", type=click.IntRange(min=2), metavar="M", help="Of --train-on, mixed [default: 2]."
 )
 @click.option(
+    "--bag/--no-bag",
+    default=None,
+    help="Of --train-on: a bootstrap of the rows for each member, or all rows [default: --bag].",
+)
+@click.option(
     "--epochs",
     type=click.IntRange(min=1),
     metavar="N",
@@ -68,6 +73,7 @@ def export(
     ensemble: int | None,
     train_on: bool,
     members: int | None,
+    bag: bool | None,
     epochs: int | None,
     max_minutes: float | None,
     folds: int | None,
@@ -102,7 +108,8 @@ def export(
         raise click.UsageError("give either --trial or --ensemble: an ensemble is of the best")
     if train_on and ensemble:
         raise click.UsageError("--train-on takes --members: its ensemble is of one configuration")
-    training = {"members": members, "epochs": epochs, "max_minutes": max_minutes, "folds": folds}
+    training: dict[str, Any] = {"members": members, "bag": bag, "epochs": epochs}
+    training |= {"max_minutes": max_minutes, "folds": folds}
     asked = {name: value for name, value in training.items() if value is not None}
     if asked and not train_on:
         words = ", ".join(f"--{name.replace('_', '-')}" for name in asked)

@@ -70,6 +70,7 @@ def train_on(
     place: Path,
     *,
     members: int = 2,
+    bag: bool = True,
     folds: int = 0,
     epochs: int | None = None,
     max_minutes: float | None = None,
@@ -81,6 +82,7 @@ def train_on(
         run: Gives the configuration, the seed from which all others follow, and the data.
         place: Folder of the trainings' folders.
         members: How many.
+        bag: Whether each has a bootstrap of the rows, too; else they differ by seed alone.
         folds: Into how many the interior cells are dealt; 0 trains no flow without any.
         epochs: Of each training at most; None has those of the configuration.
         max_minutes: Time of all trainings together, over all restarts. Each plans for an equal
@@ -97,7 +99,7 @@ def train_on(
         CheckpointError: If a checkpoint is damaged or of another training.
         NonFiniteLoss: If a loss or a gradient is not finite.
     """
-    plans = _plans(run, members, folds, epochs)
+    plans = _plans(run, members, bag, folds, epochs)
     done: list[Run] = []
     for name, planned in plans.items():
         folder = place / name.replace(" ", "-")
@@ -111,16 +113,17 @@ def train_on(
     return done[:members], done[members:]
 
 
-def _plans(run: Run, members: int, folds: int, epochs: int | None) -> dict[str, RunRecord]:
+def _plans(
+    run: Run, members: int, bag: bool, folds: int, epochs: int | None
+) -> dict[str, RunRecord]:
     """The record of each training before it begins, by the training's name."""
-    dataset = _dataset(run)
-    chosen = TrainConfig.from_dict(run.record.training)
+    dataset, chosen = _dataset(run), TrainConfig.from_dict(run.record.training)
     chosen = dataclasses.replace(
         chosen, epochs=epochs or chosen.epochs, objective="val_nll", max_minutes=None
     )
     plans = {}
     for number in range(members):
-        config = dataclasses.replace(chosen, seed=seed_of(chosen.seed, number), bag=True)
+        config = dataclasses.replace(chosen, seed=seed_of(chosen.seed, number), bag=bag)
         plans[f"member {number}"] = _planned(run.record, dataset, config)
     for number, fold in enumerate(cells.folds(dataset, folds) if folds else []):
         plans[f"fold {number} of {folds}"] = _planned(run.record, dataset, chosen, fold)

@@ -196,7 +196,7 @@ def test_the_emulator_of_members_says_how_each_was_trained_and_how_good_they_are
     ]
     text = (tmp_path / "emulator" / "README.md").read_text()
     assert "by hyperparameter search: study bbh, trial 3" in text
-    assert "trained anew by that configuration on all cells" in text
+    assert "on all cells, from a seed of its own and on a bootstrap of the training rows" in text
     unseen = "of trial 3, in cells that it was not trained on, and that chose it"
     assert f"| NLL, test, {unseen} | 6.25 ± 0.50 |" in text
 
@@ -265,9 +265,10 @@ def wide(tmp_path_factory):
 def test_interior_cells_are_scored_by_flows_that_never_saw_them(wide, tmp_path):
     run = chosen(wide, tmp_path / "trial", hold_out=())
 
-    trained, unseen = train_on(run, tmp_path / "m", folds=3, epochs=2)
+    trained, unseen = train_on(run, tmp_path / "m", folds=3, epochs=2, bag=False)
     write(trained, tmp_path / "e", chosen=run.record, folds=unseen)
 
+    assert not any(one.record.training["bag"] for one in trained)
     interior = {(z / 1000, float(a)) for z in (2, 3, 4) for a in (2, 3)}
     seen = [tuple(cell.values()) for one in unseen for cell in one.record.data.report_cells]
     assert sorted(seen) == sorted(interior)
@@ -294,5 +295,6 @@ def test_interior_cells_are_scored_by_flows_that_never_saw_them(wide, tmp_path):
     said = f"in 6 interior cells flows without them have an NLL of {told['nll']:.4f} +- "
     assert said in outcome.told([run.record], tmp_path / "e", anew=True)
     text = (tmp_path / "e" / "README.md").read_text()
+    assert "all cells, from a seed of its own\n" in text
     assert "in the 6 interior cells, each by a flow of this configuration that was trained" in text
     assert f"| NLL, the worst of these: Z = {told['worst']['conditions']['Z']}" in text
