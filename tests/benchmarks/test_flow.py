@@ -85,7 +85,8 @@ def test_a_budget_is_of_processor_time_and_evaluation_takes_none(bench: SimpleNa
     start_s = time.process_time()
 
     with bench.clock.counted() as clock:
-        _, fit = train(SAMPLE, shape, config)
+        # Sleep is time that others have the processor.
+        _, fit = train(SAMPLE, shape, config, on_epoch=lambda _: time.sleep(0.05))
 
     spent_s = time.process_time() - start_s
     assert fit.stopped is not None
