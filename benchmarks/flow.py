@@ -93,6 +93,7 @@ def jobs_of(options: argparse.Namespace, results: Results) -> Iterator[Job]:
                 reader = read and read(results, data)
                 config = tuned(flow, data, budget(data, options), results, reader)
                 if config is None:
+                    print(f"{flow} is not tuned to {data}: --parts tune")
                     continue
             first[data, flow] = Job(
                 flow=flow, data=data, seed=0, seconds=budget(data, options), config=config
