@@ -32,6 +32,10 @@ HELD_OUT = ({"Z": 0.01, "alpha": 0.5}, {"Z": 0.01, "alpha": 1.0}, {"Z": 0.01, "a
 """All that there is at one end of the grid."""
 
 
+class BrokenOff(BaseException):
+    """Stands for whatever ends a training from outside."""
+
+
 def chosen(prepared, folder, trial=3, hold_out=HELD_OUT, **training):
     """A trial of a study that held cells out and was judged by them."""
     config = TrainConfig(
@@ -100,10 +104,10 @@ def test_interrupted_and_resumed_members_are_the_unbroken_ones(prepared, whole, 
     def break_off(step):
         seen.append((step.number, step.epoch, step.ended is not None))
         if seen[-1] in {(0, 2, False), (1, 1, False)}:
-            raise KeyboardInterrupt
+            raise BrokenOff
 
     for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(BrokenOff):
             train_on(run, tmp_path, tell=break_off)
     before = os.stat(tmp_path / "member-0/checkpoint.safetensors").st_mtime_ns
     resumed, _ = train_on(run, tmp_path, tell=break_off)
