@@ -40,6 +40,7 @@ OLD_TRAINING: Mapping[str, Any] = {
     "batch_size": 1024,
     "learning_rate": 1e-2,
     "weight_decay": 0.0,
+    "decay_rows": 0.0,
     "ema": 0.999,
     "jitter": 0.7,
     "blend": "rows",

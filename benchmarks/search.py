@@ -13,7 +13,8 @@ All train for the study's epochs; a training under way when the time is over doe
 is judged by the NLL on the test rows of its trial with the lowest validation NLL. As all ways are
 tested on the same rows, their differences are more certain than their NLLs: the table tells the
 mean over seeds of the difference to `default`, its standard error from the spread of the seeds, and
-the one from the spread of the test rows.
+the one from the spread of the test rows. The random trials, all trained to their end, tell how well
+the NLL at each rung of the pruner ranks them.
 
 Seeds and ways alternate. Each search is a line of the results file once it is done, and is not
 repeated: an interrupted benchmark goes on where it was. Lines are known by what was searched, not
@@ -28,7 +29,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -38,6 +39,7 @@ import numpy as np
 import optuna
 import torch
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 
 from data_prep.dataset import SAMPLE, Dataset
 from data_prep.stream import read_split
@@ -51,6 +53,7 @@ from models.training.train import NonFiniteLoss, train
 
 RESULTS = Path(__file__).resolve().parent / "results" / "search.jsonl"
 DEFAULT, RANDOM, OURS = WAYS = ("default", "random", "ours")
+COMPLETE = "complete"
 Line = dict[str, Any]
 Floats = NDArray[np.floating]
 
@@ -70,7 +73,6 @@ class Search:
     start_s: float
     trials: list[Line]
     best: OneFlow | None = None
-    epochs: int = 0
 
     def run(self) -> None:
         """One trial after another until the time is over."""
@@ -80,41 +82,39 @@ class Search:
         for number in count():
             study.sampler = sampler_of(self.spec, number)
             trial = study.ask()
+            line: Line = {"state": "running", "nll": [], "params": trial.params}
+            self.trials.append(line)
             try:
-                value = self.trained(trial)
+                value = self.trained(trial, line["nll"])
             except Spent:
                 return
             except (optuna.TrialPruned, NonFiniteLoss) as error:
                 pruned = isinstance(error, optuna.TrialPruned)
                 state = optuna.trial.TrialState.PRUNED if pruned else optuna.trial.TrialState.FAIL
                 study.tell(trial, state=state)
-                self.trials.append({"params": trial.params, "state": state.name.lower()})
+                line["state"] = state.name.lower()
             else:
                 study.tell(trial, value)
+                line["state"] = COMPLETE
+            line["params"] = trial.params
 
-    def trained(self, trial: optuna.Trial) -> float:
-        """The lowest validation NLL of a trial that is trained to its end."""
+    def trained(self, trial: optuna.Trial, nll: list[float]) -> float:
+        """The lowest NLL of a trial that is trained to its end; `nll` gets that of each epoch."""
         spec, seed = self.spec, seed_of(self.spec.study.seed, trial.number)
         flow, training = suggest(trial, spec.space, spec.flow, spec.training, seed=seed)
-        trained, fit = train(self.folder, flow, training, on_epoch=self.following(trial))
-        value = fit.best.objective(training)
-        if value < min((one.get("value", math.inf) for one in self.trials), default=math.inf):
-            self.best = trained
-        self.trials.append({"params": trial.params, "state": "complete", "value": value})
-        return value
-
-    def following(self, trial: optuna.Trial) -> Callable[[Epoch], None]:
-        """Called after each epoch of a trial: ends it, or the search."""
 
         def on_epoch(epoch: Epoch) -> None:
-            self.epochs += 1
+            nll.append(epoch.objective(training))
             if time.process_time() - self.start_s > self.seconds:
                 raise Spent
-            trial.report(epoch.objective(self.spec.training), epoch.epoch)
+            trial.report(nll[-1], epoch.epoch)
             if trial.should_prune():
                 raise optuna.TrialPruned
 
-        return on_epoch
+        trained, _ = train(self.folder, flow, training, on_epoch=on_epoch)
+        if min(nll) < min((min(one["nll"]) for one in complete(self.trials)), default=math.inf):
+            self.best = trained
+        return min(nll)
 
 
 def main() -> None:
@@ -189,15 +189,17 @@ def searched(spec: StudySpec, options: argparse.Namespace) -> tuple[Line, Floats
         raise SystemExit(f"no training ended within {options.seconds:g} s: give more --seconds")
     test = read_split(options.data, "test")
     log_prob_N = batched.log_prob(search.best, test.events, test.conditions)
-    values = [one["value"] for one in search.trials if "value" in one]
     line = {
-        "epochs": search.epochs,
-        "first_val_nll": search.trials[0].get("value"),
-        "val_nll": min(values),
+        "val_nll": min(min(one["nll"]) for one in complete(search.trials)),
         "test_nll": float(-log_prob_N.mean()),
         "trials": search.trials,
     }
     return line, log_prob_N
+
+
+def complete(trials: Sequence[Line]) -> list[Line]:
+    """Those that were trained to their end."""
+    return [one for one in trials if one["state"] == COMPLETE]
 
 
 def arrays(options: argparse.Namespace, line: Line) -> Path:
@@ -237,21 +239,39 @@ def report(found: Mapping[tuple[str, int], Line], options: argparse.Namespace) -
         for way in WAYS
     }
     print(
-        f"\n{options.seconds:g} s of processor time a search, means over {len(seeds)} seeds\n{'':10}"
+        f"\n{options.seconds:g} s of processor time each, means over {len(seeds)} seeds\n{'':10}"
         f"{'ended':>7}{'pruned':>8}{'epochs':>8}{'val NLL':>9}{'test NLL':>10}"
         f"{'- default':>11}{'+- seeds':>10}{'+- rows':>9}"
     )
     for way in WAYS:
         lines = [found[way, seed] for seed in seeds]
-        ended, pruned = (mean_count(lines, state) for state in ("complete", "pruned"))
-        epochs, val, test = (
-            np.mean([line[name] for line in lines]) for name in ("epochs", "val_nll", "test_nll")
-        )
+        ended, pruned = (mean_count(lines, state) for state in (COMPLETE, "pruned"))
+        epochs = np.mean([sum(len(one["nll"]) for one in line["trials"]) for line in lines])
+        val, test = (np.mean([line[name] for line in lines]) for name in ("val_nll", "test_nll"))
         counts = f"{ended:7.1f}{pruned:8.1f}{epochs:8.0f}"
         pairs = [a - b for a, b in zip(test_nll[way], test_nll[DEFAULT], strict=True)]
         print(f"{way:10}{counts}{val:9.4f}{test:10.4f}{'' if way == DEFAULT else paired(pairs)}")
     pairs = [a - b for a, b in zip(test_nll[OURS], test_nll[RANDOM], strict=True)]
     print(f"{'ours - random':52}{paired(pairs)}")
+    lines = [one for seed in seeds for one in complete(found[RANDOM, seed]["trials"])]
+    report_rungs(lines, load(options.study, settings=options.set))
+
+
+def report_rungs(trials: Sequence[Line], spec: StudySpec) -> None:
+    """How well the NLL at each rung ranks random trials, and what the pruner would lose of them."""
+    rung, factor, epochs = spec.pruner.min_epochs, spec.pruner.reduction_factor, []
+    while rung < spec.training.epochs:
+        epochs.append(rung)
+        rung *= factor
+    end_T = np.array([min(one["nll"]) for one in trials])
+    for rung in epochs:
+        at_T = np.array([one["nll"][min(rung, len(one["nll"])) - 1] for one in trials])
+        promoted = np.argsort(at_T)[: max(1, len(at_T) // factor)]
+        print(
+            f"after {rung} epochs: rank correlation with the end of {len(trials)} random trials "
+            f"{spearmanr(at_T, end_T).statistic:.2f}, lost by the best of their first "
+            f"{1 / factor:.0%} {end_T[promoted].min() - end_T.min():.4f} nats"
+        )
 
 
 def mean_count(lines: Sequence[Line], state: str) -> float:

@@ -117,7 +117,7 @@ class FlowConfig(_Stored):
     coordinates: Coordinates = "log_ratio"
     """Of the first two positive event columns of one unit, such as two masses: log x0 and
     log(x1 / x0), log(x0 + x1) and log(x1 / x0), or the logarithm of each."""
-    blocks: Annotated[int, Interval(ge=0, le=100)] = 2
+    blocks: Annotated[int, Interval(ge=0, le=100)] = 0
     """Autoregressive layers; the order of the features is reversed between two of them. 0 leaves a
     mixture as it is."""
     bins: Annotated[int, Interval(ge=1, le=1024)] = 16
@@ -134,7 +134,7 @@ class FlowConfig(_Stored):
     """Whether every hidden layer after the first adds to the one before (separate networks)."""
     activation: ActivationName = "silu"
     """Of the hidden units."""
-    base: Base = "normal"
+    base: Base = "mixture"
     """Density of the noise below the layers: a standard normal, or a mixture of smooth boxes whose
     parameters follow the conditions."""
     components: Annotated[int, Interval(ge=1, le=1024)] = 32
@@ -179,10 +179,13 @@ class TrainConfig(_Stored):
     """Passes over the training split, unless something below ends it before."""
     batch_size: Annotated[int, Interval(ge=1, le=10_000_000)] = 1024
     """Rows per gradient step."""
-    learning_rate: Annotated[float, Interval(gt=0, lt=1)] = 1e-2
+    learning_rate: Annotated[float, Interval(gt=0, lt=1)] = 2e-2
     """Highest step size of AdamW."""
     weight_decay: Annotated[float, Interval(ge=0, le=10)] = 0.0
     """Of weight matrices and of a mixture's boxes, not of biases."""
+    decay_rows: Annotated[float, Interval(ge=0, le=1e9)] = 5000.0
+    """Further decay, which falls with the number of training rows as a prior's part in what rows
+    tell does: so many rows over their number, but at most 1."""
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
     """cosine falls to 0 at the last planned step, plateau only over the last 30 %; constant stays.
     With `max_minutes`, at the end of that time if it comes first."""
@@ -193,7 +196,7 @@ class TrainConfig(_Stored):
     ema: Annotated[float, Interval(ge=0, le=0.999999)] = 0.999
     """Weight of the past in the averaged weights, which are those that are evaluated and kept;
     0 = no averaging."""
-    jitter: Annotated[float, Interval(ge=0, le=1)] = 0.7
+    jitter: Annotated[float, Interval(ge=0, le=1)] = 0.0
     """Share of the steps in which the conditions of a cell are moved, up to the next values of the
     grid, so that the flow interpolates; where they are scattered, share of the way to the nearest
     point in every step. Less where there are more than 1,500 rows in a cell on average."""
@@ -232,6 +235,7 @@ class TrainConfig(_Stored):
         "ema": 0.0,
         "jitter": 0.0,
         "blend": "rows",
+        "decay_rows": 0.0,
         "bag": False,
         "tf32": False,
     }

@@ -52,7 +52,10 @@ def flow(
     **options,
 ):
     """As bent as a trained one: `shake` moves its weights away from the identity."""
-    options, inputs = {"blocks": 3, "hidden": 16, **options}, len(inputs_of(conditions))
+    options, inputs = (
+        {"base": "normal", "blocks": 3, "hidden": 16, **options},
+        len(inputs_of(conditions)),
+    )
     moments = constants or Constants(
         Moments(100, np.full(len(events), 2.0), np.full(len(events), 25.0)),
         Moments(100, np.zeros(inputs), np.full(inputs, 100.0)),
@@ -90,7 +93,7 @@ def a_flow(features=2, conditions=2, options=None, *, seed=0, noise=0.1):
         constants=constants,
         domain=DOMAIN,
         double=False,  # not cast back: that would round nflows' constants
-        **{"blocks": FlowConfig().blocks, "hidden": 24, **(options or {})},
+        **{"blocks": 2, "hidden": 24, **(options or {})},
     )
     return made.requires_grad_(False)
 
@@ -106,7 +109,7 @@ def a_mixed_flow(
 ):
     """As a trained one, of columns with atoms."""
     layout = Layout(
-        config=FlowConfig(**{"hidden": 16, **options}),
+        config=FlowConfig(**{"base": "normal", "blocks": 2, "hidden": 16, **options}),
         event_columns=events,
         condition_columns=conditions,
         domain={column.name: DOMAIN[column.name] for column in conditions},

@@ -157,9 +157,25 @@ def lines_of(table: Mapping[str, Any]) -> dict[str, Dimension]:
             faults += _faults(key, lines[key])
         except ConfigError as error:
             faults += [f"{key}: {fault}" for fault in error.faults]
+    if not faults:
+        faults += _together(lines)
     if faults:
         raise ConfigError(*faults)
     return lines
+
+
+def _together(lines: Mapping[str, Dimension]) -> list[str]:
+    """The sentences for lines that exclude each other, whatever is chosen of the others."""
+    most = {key: line.high if isinstance(line, Range) else line for key, line in lines.items()}
+    layers = most.get("blocks", FlowConfig().blocks)
+    most["blocks"] = max(layers) if isinstance(layers, list) else layers
+    try:
+        resolve(
+            {k: v for k, v in most.items() if not isinstance(v, list)}, FlowConfig(), TrainConfig()
+        )
+    except ConfigError as error:
+        return list(error.faults)
+    return []
 
 
 def _faults(key: str, line: Dimension) -> list[str]:
@@ -175,7 +191,7 @@ def _faults(key: str, line: Dimension) -> list[str]:
     faults: dict[str, None] = {}
     for value in values:
         try:
-            resolve({key: value}, FlowConfig(), TrainConfig())
+            resolve({key: value}, FlowConfig(blocks=1), TrainConfig())
         except ConfigError as error:
             faults |= dict.fromkeys(error.faults)
     return list(faults)

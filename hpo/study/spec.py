@@ -162,6 +162,8 @@ class StudySpec:
         for key, config in (("training", TrainConfig), ("flow", FlowConfig)):
             before = {k: v for k, v in config.added.items() if k not in tables.get("space", {})}
             tables[key] = before | tables.get(key, {})
+        if tables["flow"].get("base") == "normal":  # needs layers, also where they are searched
+            tables["flow"].setdefault("blocks", 1)
         return parse(tables, source="the stored study", known=(*TABLES, "flow"))
 
 

@@ -29,13 +29,16 @@ FALL = 0.3
 class Optimizer:
     """Fits the weights of a flow; knows their moving average."""
 
-    def __init__(self, flow: nn.Module, config: TrainConfig) -> None:
-        """Args: the flow, whose parameters move into flat tensors, and its training."""
+    def __init__(self, flow: nn.Module, config: TrainConfig, *, rows: int) -> None:
+        """Args: the flow, whose parameters move into flat tensors, its training, and the number of
+        rows that it is trained on.
+        """
         self.config = config
+        decay = config.weight_decay + min(1.0, config.decay_rows / max(1, rows))
         self._flats = [_flat(parameters) for parameters in weights_and_biases(flow)]
         groups = [
-            {"params": [flat], "weight_decay": decay}
-            for flat, decay in zip(self._flats, (config.weight_decay, 0.0), strict=True)
+            {"params": [flat], "weight_decay": one}
+            for flat, one in zip(self._flats, (decay, 0.0), strict=True)
         ]
         self._adamw = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
         self._average = [flat.detach().clone() for flat in self._flats] if config.ema else []

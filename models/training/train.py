@@ -153,7 +153,7 @@ class _Training:
             if first.weights is not None:  # the layers take none
                 first = first.take(first.evenly(len(first.events)))
             normalise(self.flow, *self._on_device(first)[:2])
-        self.optimizer = Optimizer(self.flow, config)
+        self.optimizer = Optimizer(self.flow, config, rows=self.stream.rows)
         self.loss = BatchLoss(self.flow, self.optimizer.gradients, batch_size=config.batch_size)
         points = Points.of(whole_stream.epoch(0)) if self.dataset.scattered else None
         self.jitter = ConditionJitter(

@@ -29,7 +29,9 @@ def test_a_config_comes_back_from_its_dict(kind):
         pytest.param(
             {"activation": "sin"}, "must be 'relu', 'tanh', 'silu' or 'gelu'", id="activation"
         ),
-        pytest.param({"blocks": 0}, "blocks = 0 needs base = 'mixture', got 'normal'", id="empty"),
+        pytest.param(
+            {"base": "normal"}, "blocks = 0 needs base = 'mixture', got 'normal'", id="empty"
+        ),
         pytest.param({"bins": 0}, "bins must be at least 1, got 0", id="bins"),
         pytest.param({"bound": 0.5}, "bound must be at least 1, got 0.5", id="bound"),
         pytest.param(

@@ -5,9 +5,9 @@ import optuna
 import pytest
 from optuna.trial import FixedTrial
 
-from hpo.study.space import Range, grid, resolve, seed_of, suggest
+from hpo.study.space import Range, default_point, grid, lines_of, resolve, seed_of, suggest
 from hpo.study.spec import load
-from models.config import FlowConfig, TrainConfig
+from models.config import ConfigError, FlowConfig, TrainConfig
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "search-space.md"
 
@@ -62,6 +62,24 @@ def test_a_range_gives_its_own_kind_of_number_within_its_ends(line, kind):
         assert line.step is None or (value - line.low) % line.step == 0
 
 
+def test_a_normal_base_needs_a_line_of_layers():
+    with pytest.raises(ConfigError, match="blocks = 0 needs base = 'mixture', got 'normal'"):
+        lines_of({"base": "normal", "bins": [8, 16]})
+
+    for blocks in (2, [1, 2], {"low": 0, "high": 2}):
+        assert lines_of({"base": "normal", "blocks": blocks})["base"] == "normal"
+
+
+def test_the_default_is_a_point_of_the_shipped_space():
+    spec = load("bbh")
+    searched = {key for key, line in spec.space.items() if isinstance(line, Range | list)}
+
+    point = default_point(spec.space, spec.flow, spec.training)
+
+    assert point.keys() == searched
+    assert resolve(point, FlowConfig(), TrainConfig()) == (FlowConfig(), TrainConfig())
+
+
 def test_neighbouring_trials_and_studies_have_unlike_seeds():
     seeds = {seed_of(study, number) for study in range(20) for number in range(200)}
 
@@ -82,7 +100,9 @@ def test_the_thesis_study_means_what_it_did_whatever_the_defaults_became():
 
     assert (flow.kind, flow.coordinates, flow.conditioner) == ("affine", "log", "masked")
     assert (flow.depth, flow.residual, flow.normalise) == (2, False, False)
+    assert flow.base == "normal"
     assert (training.schedule, training.ema, training.jitter) == ("constant", 0, 0)
+    assert (training.weight_decay, training.decay_rows) == (1e-4, 0)
 
 
 def test_every_line_of_the_default_space_is_documented_with_its_range():

@@ -421,6 +421,7 @@ def test_an_emulator_of_the_first_version_gives_the_numbers_that_it_gave():
     c_NC = torch.tensor([then["Z"], then["alpha"]]).t()
 
     assert emulator.module.config == FlowConfig(
+        base="normal",
         kind="affine",
         coordinates="log",
         blocks=2,

@@ -19,8 +19,8 @@ from models.flow.atoms import build
 from models.flow.density import normalise
 from models.training.train import train
 
-FLOW = FlowConfig(hidden=16)
-CONFIG = TrainConfig(epochs=20, batch_size=256, device="cpu")
+FLOW = FlowConfig(base="normal", blocks=2, hidden=16)
+CONFIG = TrainConfig(epochs=20, batch_size=256, decay_rows=0.0, device="cpu")
 ALPHAS = np.array([0.5, 1.0, 5.0])
 AT_ZERO = np.array([0.2, 0.5, 0.8])
 """Probability of chi_eff = 0 in the rows of each alpha."""

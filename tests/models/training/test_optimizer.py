@@ -56,7 +56,7 @@ def test_a_plateau_before_its_fall_does_not_depend_on_how_long_the_training_is()
 def test_matrices_decay_and_biases_do_not():
     flow = two_layers()
     before = {name: p.detach().clone() for name, p in flow.named_parameters()}
-    optimizer = Optimizer(flow, TrainConfig(weight_decay=0.1, learning_rate=0.5))
+    optimizer = Optimizer(flow, TrainConfig(weight_decay=0.1, decay_rows=0.0), rows=9)
 
     gradients_of(flow, optimizer, 0.0)
     optimizer.step(0.5)
@@ -66,18 +66,31 @@ def test_matrices_decay_and_biases_do_not():
         torch.testing.assert_close(parameter.detach(), before[name] * shrunk)
 
 
+@pytest.mark.parametrize(("rows", "decay"), [(1000, 0.6), (4000, 0.225), (10, 1.1)])
+def test_a_decay_of_rows_falls_with_their_number(rows, decay):
+    flow = two_layers()
+    before = flow[0].weight.detach().clone()
+    optimizer = Optimizer(flow, TrainConfig(weight_decay=0.1, decay_rows=500.0), rows=rows)
+
+    gradients_of(flow, optimizer, 0.0)
+    optimizer.step(0.5)
+
+    torch.testing.assert_close(flow[0].weight.detach(), before * (1 - 0.5 * decay))
+
+
 @pytest.mark.parametrize(
     ("conditioner", "conditions"), [("separate", 0), ("separate", 1), ("masked", 1)]
 )
 def test_what_decays_does_not_depend_on_its_shape(conditioner, conditions):
     """One condition, one feature alone, one hidden unit: matrices of one column."""
     columns = [Column(name, "") for name in ("x", "y", "c")]
-    config = FlowConfig(conditioner=conditioner, hidden=1 + conditions, normalise=True)
+    shape = {"base": "normal", "blocks": 2, "hidden": 1 + conditions, "normalise": True}
+    config = FlowConfig(conditioner=conditioner, **shape)
     moments = Constants(*(Moments(9, np.zeros(k), np.full(k, 9.0)) for k in (2, conditions)))
     flow = ConditionalFlow(config, columns[:2], columns[2:][:conditions], moments, {"c": (0, 1)})
     before = {name: p.detach().clone() for name, p in flow.named_parameters()}
 
-    optimizer = Optimizer(flow, TrainConfig(weight_decay=0.1, learning_rate=0.5))
+    optimizer = Optimizer(flow, TrainConfig(weight_decay=0.1, decay_rows=0.0), rows=9)
     optimizer.step(0.5)
 
     assert any(p.shape[1:] == (1,) and "bias" not in name for name, p in flow.named_parameters())
@@ -98,7 +111,7 @@ def test_clipping_shortens_a_long_gradient_and_leaves_a_short_one():
 
 def test_the_average_lags_behind_and_the_last_weights_come_back():
     flow = two_layers()
-    optimizer = Optimizer(flow, TrainConfig(ema=0.5))
+    optimizer = Optimizer(flow, TrainConfig(ema=0.5, decay_rows=0.0), rows=9)
     start = flow[0].weight.detach().clone()
     for _ in range(20):
         gradients_of(flow, optimizer, 1.0)
@@ -118,14 +131,14 @@ def test_a_restored_optimizer_goes_on_as_the_unbroken_one():
     results = []
     for broken in (False, True):
         flow = two_layers()
-        optimizer = Optimizer(flow, TrainConfig(ema=0.9))
+        optimizer = Optimizer(flow, TrainConfig(ema=0.9), rows=9)
         for step in range(6):
             if broken and step == 3:
                 stored = {k: v.clone() for k, v in optimizer.tensors().items()}
                 weights = {k: v.clone() for k, v in flow.state_dict().items()}
                 flow = two_layers()
                 flow.load_state_dict(weights)
-                optimizer = Optimizer(flow, TrainConfig(ema=0.9))
+                optimizer = Optimizer(flow, TrainConfig(ema=0.9), rows=9)
                 optimizer.restore(stored)
             gradients_of(flow, optimizer, 0.1 * step + 0.1)
             optimizer.step(0.01)
@@ -140,7 +153,7 @@ def test_the_boxes_of_a_mixture_decay_and_the_biases_of_its_hidden_units_do_not(
     network = made.net._distribution.network
     before = [bias.detach().clone() for bias in network.bias]
 
-    optimizer = Optimizer(made, TrainConfig(weight_decay=0.1))
+    optimizer = Optimizer(made, TrainConfig(weight_decay=0.1, decay_rows=0.0), rows=9)
     optimizer.step(0.5)
 
     torch.testing.assert_close(network.bias[-1].detach(), before[-1] * (1 - 0.5 * 0.1))

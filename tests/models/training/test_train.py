@@ -25,7 +25,7 @@ from models.training.checkpoint import CheckpointError, best_flow, load, save, t
 from models.training.history import Fit
 from models.training.train import NonFiniteLoss, train
 
-FLOW = FlowConfig(blocks=2, hidden=16)
+FLOW = FlowConfig(base="normal", blocks=2, hidden=16)
 QUICK = TrainConfig(epochs=4, batch_size=256, learning_rate=5e-3, device="cpu")
 ONCE = replace(QUICK, epochs=1)
 
