@@ -7,6 +7,7 @@ must not be looked at any more.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -78,6 +79,14 @@ def take(like: Tensor, *shape: int) -> Tensor:
     # One made in inference mode could not be written to outside of it.
     with torch.inference_mode(False):
         return like.new_empty(shape)
+
+
+def take_part(like: Tensor, *shape: int) -> tuple[Tensor, Tensor]:
+    """The same where shapes change from step to step: an array, and the larger one to give back."""
+    count = math.prod(shape)
+    # Powers of two are few, so that spare arrays are met again.
+    whole = take(like, 1 << max(0, count - 1).bit_length())
+    return whole[:count].view(shape), whole
 
 
 def give_back(arrays: Iterable[Tensor]) -> None:

@@ -108,7 +108,6 @@ class FusedBoxes:
             if grad_FN is not None and by_x is not None:
                 grad_FN[:, rows] = slots.to_rows(by_x)
             part.give_back()
-            give_back([sums_BKG])
         grad_PKU = self.table.backward(sums_BKU)
         self.table.give_back()
         return grad_FN if grad_FN is None else grad_FN.mul_(self.near_FN), grad_PKU

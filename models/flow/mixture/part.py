@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from models import boxes
-from models.flow.fused import give_back, take
+from models.flow.fused import give_back, take_part
 from models.flow.mixture.table import Sums, quantities, rows_of_sums, sums
 
 FAR = {torch.float32: -80.0, torch.float64: -700.0}
@@ -44,12 +44,14 @@ class Part:
         self.limits = math.log(smallest), math.log(boxes.WIDEST)
         slots, (components, groups) = x_FSG.shape[1], values_QKG.shape[1:]
         own = 8, 9, 10, 11, 12
-        self.rows = take(self.x, 13 if keep else 8, self.features, slots, components, groups)
+        own_rows = 13 if keep else 8, self.features, slots, components, groups
+        self.rows, rows = take_part(self.x, *own_rows)
         """In the end the rows of `Sums` from `y` to `middle`, then those of `kept`."""
         self.kept = [self.rows[row] for row in (own if keep else (5, 7, 6, 5, 7))]
         """Offsets, scales, t, n and q."""
-        self.others = take(self.x, self.features, slots, components, groups)
+        self.others, others = take_part(self.x, self.features, slots, components, groups)
         """Shares of the components in the density, then whether widths are not clipped."""
+        self.taken = [rows, others]
 
     def forward(self) -> Tensor:
         """Log density, `(S, G)`."""
@@ -86,7 +88,9 @@ class Part:
     def backward(self, grad_SG: Tensor, grad_x_FSG: Tensor | None) -> Tensor:
         """Sums of gradients over slots, `(B, K, G)`; those by the events are written."""
         one, given = self.x.new_ones(1), self.given
-        sums_BKG = take(self.x, rows_of_sums(self.features), *self.values_QKG.shape[1:])
+        rows = rows_of_sums(self.features)
+        sums_BKG, taken = take_part(self.x, rows, *self.values_QKG.shape[1:])
+        self.taken.append(taken)
         total = sums(sums_BKG, self.features)
         y, y_t, bent, low, high, skew, scaled, middle = self.rows[:8].unbind(0)
         t, n, q = self.kept[2:]
@@ -113,8 +117,8 @@ class Part:
         return sums_BKG
 
     def give_back(self) -> None:
-        """Give back all arrays."""
-        give_back([self.rows, self.others])
+        """Give back all arrays, the sums too."""
+        give_back(self.taken)
 
     def _scaled(self) -> Tensor:
         """(x - middle) D / w of all boxes; log-widths after the first go to the third row."""
