@@ -517,7 +517,7 @@ def main() -> None:
                 with tempfile.TemporaryDirectory(prefix="known-") as draft:
                     folder = Path(draft) / "data"
                     write(arm, folder)
-                    flow, took = fit(folder, options.seconds, seed, BASES[options.base])
+                    flow, took = fit(folder, options.seconds, seed, options.base)
                     found = {**took, **measure(arm, folder, flow, seed)}
                 show(arm.name, found)
                 if options.results:

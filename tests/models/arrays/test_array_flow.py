@@ -16,7 +16,7 @@ from models.arrays.flow import ArrayFlow
 from models.bundle.domain import ExtrapolationWarning
 from models.bundle.ensemble import Ensemble
 from models.bundle.files import EmulatorError
-from tests.random_flows import a_flow, in_arrays
+from tests.random_flows import MIXTURES, a_flow, in_arrays, noise_of
 
 CASES = [
     pytest.param(2, 2, {}, id="default"),
@@ -34,6 +34,13 @@ CASES = [
     pytest.param(1, 2, {"bins": 1, "blocks": 1}, id="one-column-one-bin"),
     pytest.param(2, 0, {}, id="no-condition"),
     pytest.param(2, 0, {"conditioner": "masked"}, id="no-condition-masked"),
+    pytest.param(3, 2, {**MIXTURES["mixture"], "components": 1}, id="mixture-of-one"),
+]
+"""Those whose events are a smooth function of their noise."""
+EVERY_CASE = [
+    *CASES,
+    *(pytest.param(2, 2, layers, id=name) for name, layers in MIXTURES.items()),
+    pytest.param(3, 0, MIXTURES["mixture"], id="mixture-no-condition"),
 ]
 FEW_CASES = [
     pytest.param(2, 0, {"kind": "affine"}, id="affine"),
@@ -50,27 +57,34 @@ FEW_CASES = [
         2, 2, {"conditioner": "masked", "coordinates": "log", "activation": "gelu"}, id="masked"
     ),
     pytest.param(1, 2, {"bins": 1, "blocks": 1, "activation": "tanh"}, id="one-column-one-bin"),
+    pytest.param(2, 2, MIXTURES["mixture"], id="mixture"),
 ]
 """Every function of the layers once: a spline takes a compiler seconds."""
 
 
 def some_rows(features=2, conditions=2, rows=500):
-    """Events, conditions and noise: the bulk and far beyond the splines."""
+    """Events, conditions, noise of the events: the bulk and far beyond the splines."""
     rng = np.random.default_rng(1)
     x_NF = np.exp(rng.normal(2.0, 0.8, size=(rows, 3)))[:, :features]
     c_NC = np.stack([10 ** rng.uniform(-4, -2, rows), rng.uniform(0.5, 5, rows)], 1)
     return x_NF, c_NC[:, :conditions], 2 * rng.standard_normal((rows, features))
 
 
+def some_noise(flow, rows):
+    """So near the middle that Phi of it keeps its digits."""
+    return noise_of(flow, rows, spread=2.0 if flow.config.base == "normal" else 0.7).numpy()
+
+
 def tensors(*values, dtype=torch.float64):
     return [torch.from_numpy(value).to(dtype) for value in values]
 
 
-@pytest.mark.parametrize(("features", "conditions", "options"), CASES)
+@pytest.mark.parametrize(("features", "conditions", "options"), EVERY_CASE)
 def test_in_float64_it_is_the_torch_flow_to_ten_digits(features, conditions, options):
     flow = a_flow(features, conditions, options)
     in_numpy = in_arrays(flow)
-    x_NF, c_NC, noise_NF = some_rows(features, conditions)
+    x_NF, c_NC, _ = some_rows(features, conditions)
+    noise_NF = some_noise(flow, len(x_NF))
 
     flow.double()
     log_prob = flow.log_prob(*tensors(x_NF, c_NC)).numpy()
@@ -82,7 +96,7 @@ def test_in_float64_it_is_the_torch_flow_to_ten_digits(features, conditions, opt
     np.testing.assert_allclose(in_numpy.from_noise(noise_NF, c_NC), events, rtol=1e-10)
 
 
-@pytest.mark.parametrize(("features", "conditions", "options"), CASES)
+@pytest.mark.parametrize(("features", "conditions", "options"), EVERY_CASE)
 def test_in_float32_it_is_the_torch_flow_to_five_digits(features, conditions, options):
     flow = a_flow(features, conditions, options, noise=0.03)
     x_NF, c_NC, _ = some_rows(features, conditions)
@@ -99,33 +113,34 @@ def test_in_float32_it_is_the_torch_flow_to_five_digits(features, conditions, op
 def test_events_made_of_noise_have_the_density_of_that_noise(features, conditions, options):
     """The inverse undoes, and the determinant is that of the map by finite differences."""
     flow = in_arrays(a_flow(features, conditions, options))
-    _, c_NC, noise_NF = some_rows(features, conditions, rows=20)
-    noise_NF = noise_NF / 4
+    _, c_NC, _ = some_rows(features, conditions, rows=20)
+    noise_NF = noise_of(flow, 20, spread=0.5).numpy()
 
     step = 1e-6
     columns = [
         flow.from_noise(noise_NF + step * unit, c_NC)
         - flow.from_noise(noise_NF - step * unit, c_NC)
-        for unit in np.eye(features)
+        for unit in np.eye(features, flow.noise_columns)
     ]
     _, log_det_N = np.linalg.slogdet(np.stack(columns, -1) / (2 * step))
-    log_normal_N = -0.5 * (noise_NF**2 + np.log(2 * np.pi)).sum(1)
+    log_normal_N = -0.5 * (noise_NF[:, :features] ** 2 + np.log(2 * np.pi)).sum(1)
 
     log_density_N = flow.log_density(flow.from_noise(noise_NF, c_NC), c_NC)
     np.testing.assert_allclose(log_density_N, log_normal_N - log_det_N, atol=1e-5)
 
 
-def test_an_ensemble_is_the_mean_of_its_members():
-    ensemble = Ensemble([a_flow(seed=seed) for seed in range(3)]).eval()
+@pytest.mark.parametrize("options", [{}, *MIXTURES.values()], ids=["normal", *MIXTURES])
+def test_an_ensemble_is_the_mean_of_its_members(options):
+    ensemble = Ensemble([a_flow(options=options, seed=seed) for seed in range(3)]).eval()
     in_numpy = in_arrays(ensemble)
-    x_NF, c_NC, noise_NF = some_rows()
-    noise_NF = np.concatenate([noise_NF, np.random.default_rng(2).normal(size=(500, 1))], 1)
+    x_NF, c_NC, _ = some_rows()
+    noise_NF = noise_of(ensemble, 500, spread=0.7).numpy()
 
     ensemble.double()
     log_prob = ensemble.log_prob(*tensors(x_NF, c_NC)).numpy()
     events = ensemble.from_noise(*tensors(noise_NF, c_NC)).numpy()
 
-    assert in_numpy.noise_columns == 3
+    assert in_numpy.noise_columns == ensemble.noise_columns == 3 + ("base" in options)
     np.testing.assert_allclose(in_numpy.log_density(x_NF, c_NC), log_prob, rtol=1e-10)
     np.testing.assert_allclose(in_numpy.from_noise(noise_NF, c_NC), events, rtol=1e-10)
     assert in_numpy.log_density(np.array([-1.0, 5.0]), c_NC[0]) == -np.inf
@@ -145,8 +160,10 @@ def test_a_bundle_gives_what_the_emulator_gives(bundle):
     assert flow.domain == emulator.domain
 
 
-def test_one_condition_for_all_gives_what_one_for_each_would():
-    flow = in_arrays(a_flow())
+@pytest.mark.parametrize("options", [{}, *MIXTURES.values()], ids=["normal", *MIXTURES])
+def test_one_condition_for_all_gives_what_one_for_each_would(options):
+    made = a_flow(options=options)
+    flow, noise_NF = in_arrays(made), noise_of(made, 500).numpy()
     x_NF, c_NC, _ = some_rows()
     x_2NF = np.stack([x_NF, x_NF[:, ::-1]])
 
@@ -160,11 +177,16 @@ def test_one_condition_for_all_gives_what_one_for_each_would():
         flow.log_density(x_NF[:7], c_NC[:7]),
         rtol=1e-12,
     )
+    drawn_N7F = flow.from_noise(noise_NF[:, None], c_NC[None, :7])
+    for k in range(7):
+        alone_NF = flow.from_noise(noise_NF, c_NC[k])
+        np.testing.assert_allclose(drawn_N7F[:, k], alone_NF, rtol=1e-9)
 
 
 @pytest.mark.parametrize("event", [[-1.0, 5.0], [5.0, 0.0], [np.nan, 5.0], [5.0, np.inf]], ids=str)
-def test_events_that_cannot_be_have_no_density(event):
-    flow = in_arrays(a_flow())
+@pytest.mark.parametrize("options", [{}, MIXTURES["mixture"]], ids=["normal", "mixture"])
+def test_events_that_cannot_be_have_no_density(event, options):
+    flow = in_arrays(a_flow(options=options))
 
     assert flow.log_prob([event, [9.0, 8.0]], Z=0.001, alpha=1.0)[0] == -np.inf
     assert np.isfinite(flow.log_prob([event, [9.0, 8.0]], Z=0.001, alpha=1.0)[1])
@@ -189,7 +211,7 @@ def test_importing_it_imports_no_torch():
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
-@pytest.mark.parametrize(("features", "conditions", "options"), CASES)
+@pytest.mark.parametrize(("features", "conditions", "options"), EVERY_CASE)
 def test_the_torch_module_has_the_gradient_of_finite_differences(features, conditions, options):
     module = Emulator(a_flow(features, conditions, options)).module.double()
     x_NF, c_NC, _ = some_rows(features, conditions, rows=6)
@@ -226,7 +248,8 @@ def test_jax_compiles_it_to_the_same_numbers_and_torchs_gradient(features, condi
     jax = importlib.import_module("jax")
     flow = a_flow(features, conditions, options)
     plain = in_arrays(flow)
-    x_NF, c_NC, noise_NF = some_rows(features, conditions, rows=50)
+    x_NF, c_NC, _ = some_rows(features, conditions, rows=50)
+    noise_NF = some_noise(flow, 50)
     x, c = (value.requires_grad_() for value in tensors(x_NF, c_NC))
     gradients = torch.autograd.grad(
         flow.double().log_prob(x, c).sum(), (x, c), allow_unused=True, materialize_grads=True
