@@ -139,7 +139,8 @@ def _call(card: Card) -> dict[str, object]:
         "numbered": [(name, [*enumerate(each)]) for name, each in texts.items() if each],
         "noise": len(md.mapping(card.get("event_columns")))
         + bool(_members(card))
-        + bool(_atoms(card)),
+        + bool(_atoms(card))
+        + (md.mapping(_first(card).get("config")).get("base") == "mixture"),
     }
 
 
@@ -171,12 +172,16 @@ def _members(card: Card) -> list[Card]:
     return _mappings(md.mapping(card.get("architecture")).get(MEMBERS))
 
 
+def _first(card: Card) -> Card:
+    """The description of the flow, or of the first of an ensemble."""
+    return (_members(card) or [md.mapping(card.get("architecture"))])[0]
+
+
 def _atoms(card: Card) -> list[tuple[str, list[str]]]:
     """Each event column with atoms, and those."""
-    flow = (_members(card) or [md.mapping(card.get("architecture"))])[0]
     atoms = [
         (md.text(column.get("name")), list(map(md.short, md.items(column.get("atoms")))))
-        for column in _mappings(flow.get("event_columns"))
+        for column in _mappings(_first(card).get("event_columns"))
     ]
     return [(name, [each for each in values if each]) for name, values in atoms if any(values)]
 

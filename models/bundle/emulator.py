@@ -34,6 +34,7 @@ from models.bundle.ensemble import Density, Ensemble, from_description
 from models.bundle.files import (
     CARD,
     FORMAT,
+    FORMAT_OF_MIXTURES,
     FORMAT_OF_SEVERAL,
     FORMAT_OF_SUPPORTS,
     WEIGHTS,
@@ -252,6 +253,8 @@ def _flows(flow: Density) -> list[OneFlow]:
 
 
 def _format(flow: Density) -> int:
+    if any(one.config.base == "mixture" for one in _flows(flow)):
+        return FORMAT_OF_MIXTURES
     columns = (*flow.event_columns, *flow.condition_columns)
     if any(column.bounds or column.atoms or column.categories for column in columns):
         return FORMAT_OF_SUPPORTS

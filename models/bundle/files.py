@@ -17,9 +17,9 @@ from data_prep.errors import InputError
 from data_prep.untrusted import UntrustedError, contents, opened, parse
 
 CARD, WEIGHTS = "emulator.json", "weights.safetensors"
-FORMAT, FORMAT_OF_SEVERAL, FORMAT_OF_SUPPORTS = 1, 2, 3
-"""Version of the bundle of one flow, of an ensemble, and of either with columns that have bounds,
-atoms or categories."""
+FORMAT, FORMAT_OF_SEVERAL, FORMAT_OF_SUPPORTS, FORMAT_OF_MIXTURES = 1, 2, 3, 4
+"""Version of the bundle of one flow, of an ensemble, of either with columns that have bounds, atoms
+or categories, and of any whose base is a mixture."""
 LONGEST_FILE_NAME = 255
 LARGEST_CARD = 16 * 2**20
 """Bytes of the largest card that is read."""
@@ -83,9 +83,9 @@ def read_card(folder: Path) -> dict[str, Any]:
             raise ValueError("a value is of another type")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EmulatorError(f"{path} cannot be read: export the emulator again") from error
-    if not FORMAT <= version <= FORMAT_OF_SUPPORTS:
+    if not FORMAT <= version <= FORMAT_OF_MIXTURES:
         raise EmulatorError(
-            f"{path} has format {version}, this version reads up to {FORMAT_OF_SUPPORTS}: "
+            f"{path} has format {version}, this version reads up to {FORMAT_OF_MIXTURES}: "
             "upgrade hpo-flows"
         )
     if WEIGHTS not in files:

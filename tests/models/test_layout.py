@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.config import ActivationName, Conditioner, Coordinates, Kind
+from models.config import ActivationName, Base, Conditioner, Coordinates, Kind
 from models.layout import Layout
-from tests.random_flows import a_flow
+from tests.random_flows import MIXTURES, a_flow
 
 configs = st.fixed_dictionaries(
     {
@@ -16,13 +16,17 @@ configs = st.fixed_dictionaries(
         "coordinates": st.sampled_from(get_args(Coordinates)),
         "conditioner": st.sampled_from(get_args(Conditioner)),
         "activation": st.sampled_from(get_args(ActivationName)),
-        "blocks": st.integers(1, 3),
+        "base": st.sampled_from(get_args(Base)),
+        "components": st.integers(1, 4),
+        "base_hidden": st.integers(1, 4),
+        "base_depth": st.integers(1, 3),
+        "blocks": st.integers(0, 3),
         "bins": st.integers(1, 5),
         "hidden": st.integers(3, 9),
         "depth": st.integers(1, 3),
         "normalise": st.booleans(),
     }
-)
+).filter(lambda config: config["blocks"] or config["base"] == "mixture")
 
 
 @settings(deadline=None, max_examples=60)
@@ -34,6 +38,20 @@ def test_it_knows_the_weights_of_any_flow(config, features, conditions):
     state = flow.state_dict()
     assert dict(layout.shapes()) == {name: tuple(value.shape) for name, value in state.items()}
     layout.check(state)
+
+
+def test_weights_of_another_mixture_are_refused_by_name():
+    flow = a_flow(options={**MIXTURES["mixture"], "blocks": 0})
+    layout = Layout.of(flow.describe())
+    other = a_flow(options={**MIXTURES["mixture"], "components": 5}).state_dict()
+    without = {name: value for name, value in flow.state_dict().items() if "weight.1" not in name}
+
+    with pytest.raises(
+        ValueError, match=r"network\.weight\.2 is of shape \(65, 16\), not \(52, 16\)"
+    ):
+        layout.check(other)
+    with pytest.raises(ValueError, match=r"there is no net\._distribution\.network\.weight\.1"):
+        layout.check(without)
 
 
 def test_weights_of_another_flow_are_refused_by_name():

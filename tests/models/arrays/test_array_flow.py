@@ -343,7 +343,7 @@ def _no_card(folder):
 
 def _newer(folder):
     path = folder / "emulator.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 4}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 5}))
 
 
 def _no_weights(folder):
@@ -367,7 +367,7 @@ def _other_weights(folder):
     ("damage", "message"),
     [
         pytest.param(_no_card, "is not an emulator .* make one with `hpo export`", id="no-card"),
-        pytest.param(_newer, "has format 4, this version reads up to 3", id="newer"),
+        pytest.param(_newer, "has format 5, this version reads up to 4", id="newer"),
         pytest.param(_no_weights, "weights.safetensors is missing", id="no-weights"),
         pytest.param(_changed, "is not the file that was exported", id="changed"),
         pytest.param(_other_weights, "does not fit emulator.json", id="other"),

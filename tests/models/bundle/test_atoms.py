@@ -1,5 +1,6 @@
 """A flow with atoms as an emulator: saved, as graphs, in plain arrays, in an ensemble."""
 
+import copy
 import importlib
 import json
 from pathlib import Path
@@ -13,7 +14,16 @@ from models import ArrayFlow, Emulator, Table
 from models.arrays.table import TableError
 from models.bundle import batched, onnx
 from models.bundle.ensemble import Ensemble, EnsembleError
-from tests.random_flows import MASSES, PATTERNS, RATIO, SPIN, a_flow, a_mixed_flow, in_arrays
+from tests.random_flows import (
+    MASSES,
+    MIXTURES,
+    PATTERNS,
+    RATIO,
+    SPIN,
+    a_flow,
+    a_mixed_flow,
+    in_arrays,
+)
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 HERE = {"Z": 0.001, "alpha": 1.0}
@@ -23,7 +33,16 @@ def ensemble():
     return Ensemble([a_mixed_flow(seed=seed) for seed in range(2)]).eval()
 
 
-@pytest.fixture(scope="module", params=[a_mixed_flow, ensemble], ids=["flow", "ensemble"])
+def of_mixtures():
+    """As many numbers choose a component, a pattern and a member."""
+    return Ensemble([a_mixed_flow(seed=seed, **MIXTURES["mixture"]) for seed in range(2)]).eval()
+
+
+@pytest.fixture(
+    scope="module",
+    params=[a_mixed_flow, ensemble, of_mixtures],
+    ids=["flow", "ensemble", "of-mixtures"],
+)
 def flow(request):
     return request.param().requires_grad_(False)
 
@@ -41,7 +60,7 @@ def test_a_saved_emulator_draws_and_tells_the_same(flow, tmp_path):
 
     loaded = Emulator.load(emulator.save(tmp_path / "emulator"))
 
-    assert loaded.card["format"] == 3
+    assert loaded.card["format"] == (4 if flow.noise_columns == 6 else 3)
     text = " ".join((tmp_path / "emulator" / "README.md").read_text().split())
     assert "`chi_eff` is exactly 0 with a probability of its own." in text
     assert "`q` is exactly 1 or 0.3 with" in text
@@ -89,7 +108,7 @@ def test_in_plain_arrays_it_is_the_torch_flow(flow):
     noise, c_NC, events = given(flow)
     events[::7, 0] = 0.0
     plain = in_arrays(flow)
-    double = type(flow).double(ensemble() if isinstance(flow, Ensemble) else a_mixed_flow())
+    double = copy.deepcopy(flow).double()
 
     with torch.no_grad():
         tensors = [torch.from_numpy(each).double() for each in (events, noise, c_NC)]

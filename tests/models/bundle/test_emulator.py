@@ -219,7 +219,7 @@ def test_a_missing_file_is_found_out(copy):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param({"format": 4}, "has format 4, this version reads up to 3", id="newer"),
+        pytest.param({"format": 5}, "has format 5, this version reads up to 4", id="newer"),
         pytest.param({"files": {}}, "lists no weights.safetensors", id="no-weights"),
         pytest.param({"files": {"../secret": "0"}}, "cannot be read", id="path"),
         pytest.param({"architecture": {}}, "does not fit emulator.json", id="architecture"),

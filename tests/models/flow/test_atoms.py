@@ -9,14 +9,14 @@ import torch
 from data_prep.columns import Column
 from models.flow.atoms import from_description
 from models.patterns import is_of, of_events
-from tests.random_flows import GRID, MASSES, PATTERNS, RATIO, SPIN, a_mixed_flow
+from tests.random_flows import GRID, MASSES, MIXTURES, PATTERNS, RATIO, SPIN, a_mixed_flow, noise_of
 
 ROWS = 2_000
 
 
-@pytest.fixture(scope="module")
-def flow():
-    return a_mixed_flow()
+@pytest.fixture(scope="module", params=[{}, MIXTURES["mixture"]], ids=["normal", "mixture"])
+def flow(request):
+    return a_mixed_flow(**request.param)
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +61,11 @@ def test_an_event_of_no_known_pattern_has_no_density_and_no_gradient(flow):
     assert (x_NF.grad == 0).all()
 
 
-def test_probabilities_at_a_condition_and_densities_of_the_rest_make_one():
+@pytest.mark.parametrize("options", [{}, MIXTURES["mixture"]], ids=["normal", "mixture"])
+def test_probabilities_at_a_condition_and_densities_of_the_rest_make_one(options):
     spin, other = SPIN, Column("x", "", False, atoms=(1.0,))
     every = ((0.0, 1.0), (0.0, None), (None, 1.0), (None, None))
-    flow = a_mixed_flow((spin, other), every)
+    flow = a_mixed_flow((spin, other), every, **options)
     axis, c_1C = torch.linspace(-9, 9, 1501), torch.tensor([[1e-3, 1.0]])
     axis = axis + 1e-4  # no point at an atom
     step = float(axis[1] - axis[0])
@@ -87,7 +88,7 @@ def test_probabilities_at_a_condition_and_densities_of_the_rest_make_one():
 
 def test_the_share_of_draws_at_an_atom_is_its_probability(flow):
     c_1C = torch.tensor([[1e-3, 1.0]])
-    noise = torch.randn(60_000, 4, generator=torch.Generator().manual_seed(3))
+    noise = noise_of(flow, 60_000, seed=3).float()
 
     with torch.no_grad():
         drawn = flow.from_noise(noise, c_1C, [len(noise)])

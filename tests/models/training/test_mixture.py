@@ -16,7 +16,7 @@ from models.evaluation.nll import nll
 from models.training.train import train
 from tests.random_flows import BASE, every_mixture
 
-QUICK = TrainConfig(epochs=3, batch_size=256, learning_rate=1e-2, jitter=0.0, device="cpu")
+QUICK = TrainConfig(epochs=3, batch_size=256, learning_rate=1e-2, decay_rows=0.0, device="cpu")
 
 
 class Killed(Exception):
