@@ -175,9 +175,9 @@ class FlowConfig(_Stored):
 class TrainConfig(_Stored):
     """How one flow is fitted to the training split."""
 
-    epochs: Annotated[int, Interval(ge=1, le=1_000_000)] = 120
+    epochs: Annotated[int, Interval(ge=1, le=1_000_000)] = 200
     """Passes over the training split, unless something below ends it before."""
-    batch_size: Annotated[int, Interval(ge=1, le=10_000_000)] = 1024
+    batch_size: Annotated[int, Interval(ge=1, le=10_000_000)] = 2048
     """Rows per gradient step."""
     learning_rate: Annotated[float, Interval(gt=0, lt=1)] = 2e-2
     """Highest step size of AdamW."""

@@ -29,7 +29,8 @@ def layer(
 ):
     """A layer with weights far from the identity, in double precision."""
     torch.manual_seed(seed)
-    config = FlowConfig(kind=kind, hidden=hidden, bins=bins, bound=bound, **options)
+    shape = {"blocks": 1, "kind": kind, "hidden": hidden, "bins": bins, "bound": bound}
+    config = FlowConfig(**{**shape, **options})
     made = LAYERS[kind](config, features, conditions).double()
     with torch.no_grad():
         for parameter in made.parameters():
@@ -186,7 +187,9 @@ def test_a_spline_layer_leaves_alone_what_lies_beyond_its_bound(conditioner):
 @every_conditioner
 def test_a_fresh_layer_is_near_the_identity(kind, conditioner):
     torch.manual_seed(0)
-    transform = LAYERS[kind](FlowConfig(kind=kind, hidden=32, conditioner=conditioner), 2, 2)
+    transform = LAYERS[kind](
+        FlowConfig(blocks=1, kind=kind, hidden=32, conditioner=conditioner), 2, 2
+    )
     x_NF, c_NC = (v.float() for v in rows(2, 2))
 
     z_NF, log_det_N = transform(x_NF, c_NC)
