@@ -28,7 +28,8 @@ from torch import Tensor, nn
 NSF, SPLINE, MAF, THESIS = "zuko NSF", "nflows spline MAF", "zuko MAF", "thesis"
 TUNED = (NSF, SPLINE, MAF)
 BOUND = 5.0
-"""Splines reach to this many standard deviations, as zuko's always do."""
+"""Splines reach to this many units of what they see, as zuko's always do: of standard deviations,
+unless a shape says otherwise."""
 EVALUATION_ROWS = 8192
 """Rows that go through a flow together; all of a split at once is slower."""
 
@@ -66,12 +67,13 @@ class Rival(nn.Module):
 class Standardised(Rival):
     """A flow of zuko or nflows over the coordinates of ours."""
 
-    def __init__(self, flow: nn.Module, rows: Rows) -> None:
+    def __init__(self, flow: nn.Module, rows: Rows, bound: float) -> None:
         super().__init__()
         self.flow = flow
-        for name, values in (("x", _log_ratio(rows[0])), ("c", rows[1].log())):
+        units = {"x": (_log_ratio(rows[0]), bound / BOUND), "c": (rows[1].log(), 1.0)}
+        for name, (values, unit) in units.items():
             self.register_buffer(f"{name}_mean", values.mean(0))
-            self.register_buffer(f"{name}_std", values.std(0))
+            self.register_buffer(f"{name}_std", values.std(0) * unit)
 
     def prepared(self, rows: Rows) -> Rows:
         y_NF = (_log_ratio(rows[0]) - self.x_mean) / self.x_std
@@ -117,13 +119,16 @@ def build(name: str, shape: Mapping[str, Any], rows: Rows) -> Rival:
 
     Args:
         shape: `layers` autoregressive layers with `depth` hidden layers of `hidden` units in each
-            network, and `bins` of each spline. The thesis's has none.
+            network, `bins` of each spline, and how many standard deviations these reach to
+            (`bound`). The thesis's has none.
     """
     if name == THESIS:
         return Thesis(rows)
     features, conditions = rows[0].shape[1], rows[1].shape[1]
+    shape = dict(shape)
+    bound = shape.pop("bound", BOUND)
     if name == SPLINE:
-        return Standardised(_spline_maf(features, conditions, **shape), rows)
+        return Standardised(_spline_maf(features, conditions, **shape), rows, bound)
     options: dict[str, Any] = {
         "transforms": shape["layers"],
         "hidden_features": [shape["hidden"]] * shape["depth"],
@@ -132,7 +137,7 @@ def build(name: str, shape: Mapping[str, Any], rows: Rows) -> Rival:
         flow = zuko.flows.NSF(features, conditions, bins=shape["bins"], **options)
     else:
         flow = zuko.flows.MAF(features, conditions, **options)
-    return Standardised(flow, rows)
+    return Standardised(flow, rows, bound)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from data_prep.dataset import SAMPLE
@@ -32,12 +33,14 @@ def bench() -> Iterator[SimpleNamespace]:
         import known_density
         import power_law_peak
         import processor_time
+        import rivals
         import smoothed_histogram
 
         yield SimpleNamespace(
             known=known_density,
             peak=power_law_peak,
             clock=processor_time,
+            rivals=rivals,
             estimates=flow_estimates,
             histogram=smoothed_histogram,
         )
@@ -130,6 +133,24 @@ def test_histograms_are_a_density_and_draw_from_it(
     assert mass_N.sum() == pytest.approx(1, abs=0.01)
     exact_2 = mass_N @ np.log(events_N2)
     np.testing.assert_allclose(np.log(drawn_N2).mean(0), exact_2, atol=0.02)
+
+
+@pytest.mark.parametrize("name", ["zuko NSF", "nflows spline MAF", "zuko MAF"])
+def test_a_rival_is_a_density_of_the_masses_themselves(bench: SimpleNamespace, name: str) -> None:
+    shape = {"layers": 1, "hidden": 8, "depth": 1, "bins": 4, "bound": 10.0}
+    if name == bench.rivals.MAF:
+        del shape["bins"]
+    torch.manual_seed(0)
+    events_N2 = torch.randn(500, 2).mul(0.2).add(2).exp()
+    rival = bench.rivals.build(name, shape, (events_N2, events_N2))
+    step = 0.05
+    axes = torch.cartesian_prod(torch.arange(-4, 9, step), torch.arange(-7, 7, step))
+    grid_N2 = torch.stack([axes[:, 0], axes.sum(1)], 1).exp()
+
+    log_prob_N = bench.rivals.log_prob(rival, (grid_N2, events_N2[:1].expand(len(grid_N2), -1)))
+
+    mass_N = (log_prob_N + grid_N2.log().sum(1)).exp() * step**2
+    assert float(mass_N.double().sum()) == pytest.approx(1, abs=0.01)
 
 
 def nodes(law: SimpleNamespace, z: float, alpha: float) -> tuple[NDArray[np.floating], ...]:
