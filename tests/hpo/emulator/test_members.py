@@ -138,7 +138,7 @@ def test_more_members_are_trained_beside_those_that_are_there(prepared, whole, t
     ("trial", "training", "message"),
     [
         pytest.param(4, {}, "a training by trial 3 of bbh, with seed = ", id="trial"),
-        pytest.param(3, {"learning_rate": 0.5}, "learning_rate = 0.01 where", id="option"),
+        pytest.param(3, {"learning_rate": 0.5}, "learning_rate = 0.02 where", id="option"),
         pytest.param(3, {"epochs": 4}, "epochs = 3 where trial 3 of bbh has 4", id="epochs"),
     ],
 )
