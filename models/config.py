@@ -185,7 +185,7 @@ class TrainConfig(_Stored):
     """Of weight matrices and of a mixture's boxes, not of biases."""
     decay_rows: Annotated[float, Interval(ge=0, le=1e9)] = 5000.0
     """Further decay, which falls with the number of training rows as a prior's part in what rows
-    tell does: so many rows over their number, but at most 1."""
+    tell does: so many rows over their number, but at most 0.2."""
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
     """cosine falls to 0 at the last planned step, plateau only over the last 30 %; constant stays.
     With `max_minutes`, at the end of that time if it comes first."""

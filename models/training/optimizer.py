@@ -22,6 +22,8 @@ from models.flow.mixture.distribution import BoxMixture
 from models.layout import below
 
 AVERAGE = "average."
+MOST_DECAY = 0.2
+"""Of few rows. AdamW keeps a weight below one over its decay: a box could not reach the edges."""
 FALL = 0.3
 """Share of a training over which the learning rate of a plateau falls."""
 
@@ -34,7 +36,7 @@ class Optimizer:
         rows that it is trained on.
         """
         self.config = config
-        decay = config.weight_decay + min(1.0, config.decay_rows / max(1, rows))
+        decay = config.weight_decay + min(MOST_DECAY, config.decay_rows / max(1, rows))
         self._flats = [_flat(parameters) for parameters in weights_and_biases(flow)]
         groups = [
             {"params": [flat], "weight_decay": one}

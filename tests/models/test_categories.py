@@ -205,7 +205,7 @@ def channels(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(channels):
-    config = FlowConfig(kind="affine", blocks=2, hidden=16)
+    config = FlowConfig(base="normal", kind="affine", blocks=2, hidden=16)
     options = {"epochs": 15, "batch_size": 256, "learning_rate": 0.01, "device": "cpu"}
     return train(channels, config, TrainConfig(**options))[0]
 

@@ -107,7 +107,7 @@ class BoxMixture(Distribution):  # type: ignore[misc]
     def parameters_of(self, conditions: Conditions) -> Tensor:
         """Of all components at each distinct condition, `(P, K, U)`."""
         out: Tensor = self.network(conditions.c_CU)
-        return out.view(-1, self.components, out.shape[1])
+        return out.view(boxes.parameters_of(self.features), self.components, out.shape[1])
 
     def _at_rows(self, parameters_PKU: Tensor, conditions: Conditions) -> Tensor:
         """The same at every row, `(P, K, N)`; `(P, K, 1)` if all have one condition."""

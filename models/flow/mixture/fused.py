@@ -45,7 +45,8 @@ class FusedMixture(torch.autograd.Function):
         """`one`: a pass, whose `weights` these are; `counts`: as of `Conditions`."""
         out_MU = one.forward()
         features, keep = x_FN.shape[0], any(ctx.needs_input_grad)
-        parameters_PKU = out_MU.view(boxes.parameters_of(features), -1, out_MU.shape[1])
+        each = boxes.parameters_of(features)
+        parameters_PKU = out_MU.view(each, len(out_MU) // each, out_MU.shape[1])
         mixture = FusedBoxes(parameters_PKU, smallest, features)
         log_prob_N = mixture.forward(x_FN.detach(), counts, keep=keep)
         if keep:

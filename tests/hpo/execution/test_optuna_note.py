@@ -49,7 +49,7 @@ def test_a_study_says_what_it_searches_on_which_data_and_how_it_was_launched(stu
     optuna_note.describe(study, plan("hpo launch quick --set 'a|b'"))
 
     note, data = optuna_dashboard.get_note(study), Dataset.read(SAMPLE)
-    assert "`blocks`, `hidden`, `learning_rate`" in note
+    assert "`blocks`, `components`, `learning_rate`" in note
     assert f"{sum(data.rows.values()):,} rows in {len(data.cells)} cells" in note
     assert data.fingerprint[:12] in note
     assert "`hpo launch quick --set 'a\\|b'`" in note

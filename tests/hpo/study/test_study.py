@@ -48,7 +48,11 @@ def test_what_a_study_searches_is_read_back_from_the_database(storage):
     ("settings", "fingerprint", "message"),
     [
         (["training.epochs=12"], "f", r"\[training\] epochs is 9 there and 12 here"),
-        (["space.hidden=[16]"], "f", r"\[space\] hidden is \[16, 32\] there and \[16\] here"),
+        (
+            ["space.components=[8]"],
+            "f",
+            r"\[space\] components is \[8, 16\] there and \[8\] here",
+        ),
         (["space.depth=[1]"], "f", r"\[space\] depth is absent there and \[1\] here"),
         (["pruner.kind=none"], "f", r'\[pruner\] kind is "asha" there and "none" here'),
         (

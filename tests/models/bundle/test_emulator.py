@@ -194,7 +194,7 @@ def test_the_module_is_differentiable_in_events_and_conditions(bundle):
 def test_the_bundle_lists_the_sha256_of_every_other_file(bundle):
     card = json.loads((bundle / "emulator.json").read_text())
 
-    assert card["format"] == 1
+    assert card["format"] == 4
     assert sorted(card["files"]) == sorted(
         path.name for path in bundle.iterdir() if path.name != "emulator.json"
     )

@@ -23,7 +23,7 @@ def fresh(prepared, seed=0):
     """Close to two log-normals with the moments of the whole split."""
     dataset = Dataset.read(prepared)
     batches = Stream(prepared, "train", batch_size=1000, shuffle=False).epoch(0)
-    config = FlowConfig(blocks=2, hidden=16)
+    config = FlowConfig(base="normal", blocks=2, hidden=16)
     return build_flow(config, dataset, constants(dataset, batches), seed=seed).eval()
 
 

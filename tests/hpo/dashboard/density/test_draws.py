@@ -34,7 +34,7 @@ from models.training.train import train
 from tests.random_flows import a_mixed_flow
 
 KEY = "bbh/trial-00000"
-SMALL = FlowConfig(blocks=2, hidden=16, bins=8)
+SMALL = FlowConfig(base="normal", blocks=2, hidden=16, bins=8)
 LARGEST = {"Z": 0.01, "alpha": 5.0}
 """The cell of the known table with most rows."""
 
@@ -72,7 +72,7 @@ def catalog_of(folder):
 def trained(prepared, tmp_path_factory):
     """A folder of runs with one in it. Do not write into it."""
     folder = tmp_path_factory.mktemp("runs")
-    train(prepared, SMALL, TrainConfig(epochs=3), checkpoint=folder / KEY)
+    train(prepared, SMALL, TrainConfig(epochs=3, batch_size=256), checkpoint=folder / KEY)
     put(record_of(Dataset.read(prepared), prepared), folder / KEY)
     return folder
 
