@@ -22,6 +22,7 @@ trials = 6
 path = "{data}"
 
 [space]
+base = "normal"
 hidden = [4, 8]
 blocks = {{ low = 1, high = 2 }}
 learning_rate = {{ low = 1e-3, high = 1e-2, log = true }}

@@ -39,6 +39,7 @@ name = "faults"
 trials = {TRIALS}
 
 [space]
+base = "normal"
 hidden = [16, 32]
 blocks = {{ low = 2, high = 3 }}
 

@@ -56,6 +56,7 @@ trials = {TRIALS}
 path = "prepared"
 
 [space]
+base = "normal"
 hidden = [16, 32]
 blocks = {{ low = 2, high = 3 }}
 learning_rate = {{ low = 1e-4, high = 1e-2, log = true }}

@@ -19,6 +19,7 @@ name = "s"
 trials = 2
 
 [space]
+base = "normal"
 hidden = [4]
 blocks = 2
 

@@ -37,6 +37,7 @@ name = "tiny"
 trials = 3
 
 [space]
+base = "normal"
 hidden = [4, 8]
 blocks = { low = 1, high = 2 }
 

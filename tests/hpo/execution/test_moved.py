@@ -28,7 +28,7 @@ trials = 3
 path = "{data}"
 
 [space]
-hidden = [4, 8]
+components = [4, 8]
 
 [training]
 epochs = 2
@@ -91,7 +91,7 @@ def test_every_command_goes_on_where_the_runs_are_now(forks, trained, tmp_path, 
     hpo("plot", "tiny", "losses", "--out", "losses.png")
     more = how is moved  # a worker takes seconds to start
     if more:
-        (place / "points.json").write_text('[{"hidden": 8}]')
+        (place / "points.json").write_text('[{"components": 8}]')
         assert "tried next, as trials 2" in hpo("enqueue", "tiny", "points.json")
 
     said = hpo("launch", "tiny.toml", "--workers", 1, "--trials", 2 + more)

@@ -30,7 +30,7 @@ name = "tiny"
 trials = 2
 
 [space]
-hidden = [4, 8]
+components = [4, 8]
 
 [training]
 epochs = 1

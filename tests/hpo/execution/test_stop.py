@@ -30,7 +30,7 @@ workers = 1
 path = "{data}"
 
 [space]
-hidden = [4, 8]
+components = [4, 8]
 
 [training]
 epochs = 4000
@@ -89,7 +89,7 @@ def test_stop_now_ends_the_workers_and_their_trials_go_back(place):
 
 
 def test_points_are_given_to_a_study_that_is_made_for_them(place):
-    (place / "points.json").write_text('[{"hidden": 8}, {"hidden": 4}]')
+    (place / "points.json").write_text('[{"components": 8}, {"components": 4}]')
 
     assert "as trials 0, 1" in hpo("enqueue", "long.toml", "points.json")
     hpo("enqueue", "long", "points.json", "--from", "long", code=2)
@@ -97,7 +97,7 @@ def test_points_are_given_to_a_study_that_is_made_for_them(place):
     slots, study = slots_of(place)
     slots.set_total(3)
     trials = [slots.trial_of(slots.claim(Owner.this_process())) for _ in range(3)]
-    assert [trial.suggest_categorical("hidden", [4, 8]) for trial in trials[:2]] == [8, 4]
+    assert [trial.suggest_categorical("components", [4, 8]) for trial in trials[:2]] == [8, 4]
 
 
 def test_a_worker_that_is_cancelled_hands_its_trial_back(place):
@@ -122,5 +122,5 @@ def test_a_worker_that_is_cancelled_hands_its_trial_back(place):
 
 
 def points_file(place):
-    (place / "one.json").write_text('{"hidden": 4}')
+    (place / "one.json").write_text('{"components": 4}')
     return "one.json"

@@ -12,6 +12,7 @@ max_restarts = 10_000
 path = "data"
 
 [space]
+base = "normal"
 blocks = {{ low = 1, high = 2 }}
 bins = [4, 8]
 hidden = [4, 8]
