@@ -2,7 +2,6 @@
 
 import copy
 import importlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -171,20 +170,3 @@ def test_the_spread_of_an_ensemble_is_told_at_an_atom():
     assert log_prob[2] == -np.inf
     assert std[2] == 0
     assert len(PATTERNS) == 4
-
-
-def test_an_emulator_of_the_third_format_gives_the_numbers_that_it_gave():
-    """Of columns with bounds and atoms, under a number and a category."""
-    folder = DATA / "emulator-3-supports"
-    then = json.loads((DATA / "emulator-3-supports.json").read_text())
-    given = {name: then[name] for name in ("Z", "channel")}
-    log_prob = [-np.inf if each is None else each for each in then["log_prob"]]
-
-    emulator, plain = Emulator.load(folder), ArrayFlow.load(folder)
-
-    np.testing.assert_allclose(emulator.log_prob(then["events"], **given), log_prob, rtol=2e-5)
-    np.testing.assert_allclose(plain.log_prob(then["events"], **given), log_prob, rtol=2e-4)
-    drawn = emulator.module.from_noise(
-        *map(torch.tensor, (then["noise"], then["conditions"]))
-    ).detach()
-    np.testing.assert_allclose(drawn, then["drawn"], rtol=2e-5, atol=1e-6)

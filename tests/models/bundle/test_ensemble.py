@@ -1,6 +1,5 @@
 """Several flows as one density, in memory, as a bundle and as graphs."""
 
-import json
 from copy import deepcopy
 from pathlib import Path
 
@@ -160,16 +159,3 @@ def test_flows_of_other_columns_make_no_ensemble(members):
         Ensemble([members[0], other])
     with pytest.raises(EnsembleError, match="at least one"):
         Ensemble([])
-
-
-def test_an_ensemble_of_the_second_format_gives_the_numbers_that_it_gave():
-    emulator = Emulator.load(DATA / "emulator-2-ensemble")
-    then = json.loads((DATA / "emulator-2-ensemble.json").read_text())
-    given = {name: then[name] for name in ("Z", "alpha")}
-
-    found = emulator.log_prob(then["events"], on_extrapolation="ignore", **given)
-
-    np.testing.assert_allclose(found, then["log_prob"], rtol=2e-6)
-    c_NC = torch.tensor([then["Z"], then["alpha"]]).t()
-    drawn = emulator.module.from_noise(torch.tensor(then["noise"]), c_NC).detach()
-    np.testing.assert_allclose(drawn, then["drawn"], rtol=2e-5)
