@@ -208,8 +208,9 @@ class TrainConfig(_Stored):
     objective: Objective = "val_nll"
     """val_nll, or held_out_nll, which needs held-out cells: the NLL that decides which weights are
     the best and when to stop, and by which trials are ranked and pruned."""
-    patience: Annotated[int, Interval(ge=0, le=1_000_000)] = 15
-    """Evaluations without a better objective before stopping; 0 = never."""
+    patience: Annotated[int, Interval(ge=0, le=1_000_000)] = 50
+    """Evaluations without a better objective before stopping; 0 = never. Fewer end a training on
+    few rows before its learning rate has fallen, where most of the last gain is."""
     min_rate: Annotated[float, Interval(ge=0, le=1e6)] = 0.0
     """Stop when the smoothed objective falls by less nats per unit; 0 = never."""
     rate_per: Literal["epoch", "second"] = "epoch"
