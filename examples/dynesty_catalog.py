@@ -20,8 +20,8 @@ def main(folder: str, live_points: int = 100) -> None:
     catalog = mock_catalog.make(flow)
     metallicities = np.geomspace(*flow.domain["Z"], 6)
     # Thousands of calls on all samples: a table answers many times as fast as the flow.
-    table = Table.of(flow, points=64, condition_points=8)
-    model = PopulationModel(table, over={"Z": (metallicities, np.ones(6))})
+    tables = [Table.of(one, points=64, condition_points=8) for one in flow.members]
+    model = PopulationModel(tables, over={"Z": (metallicities, np.ones(6))})
     likelihood = CatalogLikelihood(model, catalog.events, catalog.injections, drawn=catalog.drawn)
     low, high = np.array([flow.domain[name] for name in likelihood.names]).T
 

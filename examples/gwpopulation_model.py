@@ -29,7 +29,9 @@ def main(folder: str, live_points: int = 100) -> None:
         for tables in (catalog.events, [catalog.injections])
     )
     # Thousands of calls on all samples: a table answers many times as fast as the flow.
-    masses = PopulationModel(Table.of(flow, points=64, condition_points=8))
+    tables = [Table.of(one, points=64, condition_points=8) for one in flow.members]
+    # The member of an ensemble is one more parameter: its error is common to all events.
+    masses = PopulationModel(tables, sample_member=len(tables) > 1)
     redshifts = PowerLawRedshift(z_max=1.0)
 
     # cache=False: the cache looks at the parameters alone, and the data are two different sets.
@@ -43,12 +45,15 @@ def main(folder: str, live_points: int = 100) -> None:
         ),
     )
     print("parameters:", ", ".join([*masses.variable_names, "lamb"]))
-    at_truth = likelihood.log_likelihood_ratio({**catalog.truth, "lamb": 0.0})
+    anyone = {"member": 0} if masses.sample_member else {}
+    at_truth = likelihood.log_likelihood_ratio({**catalog.truth, **anyone, "lamb": 0.0})
     print(f"ln L at the truth {at_truth:.2f}")
 
     bilby.core.utils.random.seed(0)
     priors = {name: bilby.core.prior.LogUniform(*ends) for name, ends in flow.domain.items()}
     priors["lamb"] = bilby.core.prior.Uniform(-4, 8)
+    if masses.sample_member:
+        priors["member"] = bilby.core.prior.Uniform(0, len(tables))
     with tempfile.TemporaryDirectory() as outdir:
         result = bilby.run_sampler(
             likelihood,

@@ -77,6 +77,13 @@ class ArrayFlow:
         self.noise_columns = first.noise_columns + (len(self._members) > 1)
         """Numbers that an event is made of; the last one of an ensemble chooses the member."""
 
+    @property
+    def members(self) -> tuple[Self, ...]:
+        """Each flow of an ensemble by itself; a single flow is its own only member."""
+        if len(self._members) == 1:
+            return (self,)
+        return tuple(type(self)([one]) for one in self._members)
+
     @classmethod
     def load(cls, folder: Path | str, *, dtype: Precision = "float64", xp: Namespace = np) -> Self:
         """The flow of a bundle, its weights compared with their sha256.

@@ -55,8 +55,17 @@ class Regions:
     @classmethod
     def common(cls, members: Iterable[Sequence[Box]], columns: Sequence[Column]) -> Self | None:
         """Where rows of all flows are near; None if none of them tells of regions."""
-        found = [cls.of(boxes, columns) for boxes in dict.fromkeys(map(tuple, members)) if boxes]
-        return reduce(cls._and, found) if found and columns else None
+        return cls.met(
+            [cls.of(boxes, columns) for boxes in members if boxes] if len(columns) else []
+        )
+
+    @classmethod
+    def met(cls, each: Iterable[Self | None]) -> Self | None:
+        """What all of these have in common; those that are None leave all open."""
+        known = {
+            (one.low_KC.tobytes(), one.high_KC.tobytes()): one for one in each if one is not None
+        }
+        return reduce(cls._and, known.values()) if known else None
 
     @classmethod
     def of(cls, boxes: Sequence[Box], columns: Sequence[Column]) -> Self:

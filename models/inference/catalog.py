@@ -1,9 +1,11 @@
 """ln L = sum_j ln <p(theta | c) / prior(theta)>_j - J ln P_det(c): the likelihood of a catalogue.
 
-The rate, of a prior flat in its logarithm, is marginalised over: Mandel, Farr & Gair (2019).
+The rate, of a prior flat in its logarithm, is marginalised over: Mandel, Farr & Gair (2019). So is
+the error of an ensemble's emulator: L is the mean of its members' likelihoods, each of the whole
+catalogue, since the error of a member is common to all events.
 
 Array names end in their axes:
-    N rows    J events of a catalogue    L posterior samples of one of them
+    N rows    M members    J events of a catalogue    L posterior samples of one of them
 """
 
 from __future__ import annotations
@@ -34,17 +36,24 @@ class Estimate:
     """Effective number of injections: Farr asks for four times the number of events at least."""
     effective_samples_J: Array
     """Effective number of posterior samples of every event."""
+    log_likelihood_M: Array
+    """Of each member of an ensemble, whose mean in the likelihood is `log_likelihood`. What comes
+    before is of the members by their shares in that mean."""
 
 
 class CatalogLikelihood:
     """The log-likelihood of a catalogue of mergers with selection effects, rate marginalised.
 
     ln L = sum_j ln <p(theta | conditions) / prior(theta)>_j - J ln P_det(conditions), the averages
-    over the posterior samples of event j, and over injections for the detected fraction P_det.
+    over the posterior samples of event j, and over injections for the detected fraction P_det. Of a
+    model of an ensemble, L is the mean over its members, each of which has an equal prior
+    probability: what the members disagree in widens the posterior, at no cost beyond that of the
+    ensemble's mean density. A model with `sample_member` leaves the mean to the sampler.
 
     Mandel, Farr & Gair (2019), https://arxiv.org/abs/1809.02063
     Farr (2019), https://arxiv.org/abs/1904.10879 (effective number of injections)
     Essick & Farr (2022), https://arxiv.org/abs/2204.00461 (variance of the sums)
+    Hoeting et al. (1999), https://doi.org/10.1214/ss/1009212519 (averages over models)
 
     Example:
         >>> likelihood = CatalogLikelihood(model, events, injections, drawn=1_000_000)
@@ -65,7 +74,8 @@ class CatalogLikelihood:
 
         Args:
             model: A `PopulationModel`, or anything with `ln_prob(dataset, **parameters)` and
-                `variable_names`.
+                `variable_names`; with `ln_prob_of_members`, an array of one row for each member,
+                that takes its place.
             events: Of each event its posterior samples: what the model reads (`mass_1`, ...) and
                 `prior`, the density that they were drawn under, per unit of the same quantities.
                 Numbers of samples may differ.
@@ -118,26 +128,41 @@ class CatalogLikelihood:
         """The log-likelihood with the error of its Monte-Carlo sums."""
         xp = namespace(*parameters.values())
         data = {name: xp.asarray(values) for name, values in self._data.items()}
-        ln_prob_N = self.model.ln_prob(data, **parameters)
-        ln_weights_N = ln_prob_N - xp.asarray(self._ln_prior_N)
+        ln_prob_MN = self._ln_prob_of_members(data, parameters)
+        ln_weights_MN = ln_prob_MN - xp.asarray(self._ln_prior_N)
         # The last row weighs nothing: it fills up shorter events, and a list of no injections.
-        padded_N = xp.concatenate([ln_weights_N, xp.full(1, -math.inf)])
-        ln_sum_J, effective_J = _sums(xp, padded_N[xp.asarray(self._rows_JL)], axis=1)
-        ln_found, effective = _sums(xp, padded_N[int(self._samples_J.sum()) :])
+        nothing_M1 = xp.full((len(ln_weights_MN), 1), -math.inf)
+        padded_MN = xp.concatenate([ln_weights_MN, nothing_M1], axis=1)
+        ln_MJL = padded_MN[:, xp.asarray(self._rows_JL)]
+        ln_MN = padded_MN[:, int(self._samples_J.sum()) :]
+        ln_sum_MJ, ln_found_M = log_sum(xp, ln_MJL, axis=2), log_sum(xp, ln_MN, axis=1)
+        ln_detected_M = ln_found_M - math.log(max(self.drawn, 1))
         count, samples_J = len(self._samples_J), xp.asarray(self._samples_J)
-        ln_detected = ln_found - math.log(max(self.drawn, 1))
-        possible = xp.isfinite(ln_detected) & xp.isfinite(ln_sum_J).all()
-        ln_events = xp.where(xp.isfinite(ln_sum_J), ln_sum_J, 0.0) - xp.log(samples_J)
-        ln_selected = xp.where(possible, ln_detected, 0.0)
+
+        possible_M = xp.isfinite(ln_detected_M) & xp.isfinite(ln_sum_MJ).all(1)
+        ln_events_MJ = xp.where(xp.isfinite(ln_sum_MJ), ln_sum_MJ, 0.0) - xp.log(samples_J)
+        ln_selected_M = xp.where(possible_M, ln_detected_M, 0.0)
+        ln_M = xp.where(possible_M, ln_events_MJ.sum(1) - count * ln_selected_M, -math.inf)
+
+        ln_share_M = _ln_shares(xp, ln_M)
+        effective_J = _effective(xp, ln_share_M, ln_MJL, ln_sum_MJ)
+        effective = _effective(xp, ln_share_M, ln_MN, ln_found_M)
         variance = xp.sum(_inverse(xp, effective_J) - 1 / samples_J)
         variance = variance + count**2 * (_inverse(xp, effective) - 1 / max(self.drawn, 1))
         return Estimate(
-            log_likelihood=xp.where(possible, ln_events.sum() - count * ln_selected, -math.inf),
+            log_likelihood=log_sum(xp, ln_M, axis=0) - math.log(len(ln_M)),
             variance=variance,
-            detected_fraction=xp.exp(ln_detected),
+            detected_fraction=xp.exp(log_sum(xp, ln_share_M + ln_detected_M, axis=0)),
             effective_injections=effective,
             effective_samples_J=effective_J,
+            log_likelihood_M=ln_M,
         )
+
+    def _ln_prob_of_members(self, data: Mapping[str, Array], parameters: dict[str, Array]) -> Array:
+        """Log densities, `(M, N)`; a model that knows no members is the only one of its own."""
+        if hasattr(self.model, "ln_prob_of_members"):
+            return self.model.ln_prob_of_members(data, **parameters)
+        return self.model.ln_prob(data, **parameters)[None]
 
 
 def _table(what: str, given: Mapping[str, ArrayLike]) -> dict[str, Any]:
@@ -161,12 +186,25 @@ def _table(what: str, given: Mapping[str, ArrayLike]) -> dict[str, Any]:
     return table
 
 
-def _sums(xp: Namespace, ln_weights: Array, axis: int = 0) -> tuple[Array, Array]:
-    """The log of the sum of weights, and the effective number of them: (sum w)^2 / sum w^2."""
-    ln_sum = log_sum(xp, ln_weights, axis)
-    some = xp.isfinite(ln_sum)
-    ln_squares = xp.where(some, log_sum(xp, 2 * ln_weights, axis), 0.0)
-    return ln_sum, xp.where(some, xp.exp(2 * xp.where(some, ln_sum, 0.0) - ln_squares), 0.0)
+def _ln_shares(xp: Namespace, ln_M: Array) -> Array:
+    """Log of the share of each member in the mean likelihood; equal ones where that is 0."""
+    ln_total = log_sum(xp, ln_M, axis=0)
+    some = xp.isfinite(ln_total)
+    return xp.where(some, ln_M - xp.where(some, ln_total, 0.0), -math.log(len(ln_M)))
+
+
+def _effective(xp: Namespace, ln_share_M: Array, ln_weights_M: Array, ln_sums_M: Array) -> Array:
+    """The effective number of weights, `(M, *S, L)`, along the last axis: 1 / sum u^2.
+
+    u is the weight as a part of the sum of all, of members by their shares: by how much the log of
+    the mean likelihood changes with it. Members use the same samples, so that their errors are not
+    independent; this holds them together. Of one member it is (sum w)^2 / sum w^2.
+    """
+    ln_part_M = ln_weights_M - xp.where(xp.isfinite(ln_sums_M), ln_sums_M, 0.0)[..., None]
+    shares = ln_share_M.reshape((-1,) + (1,) * (ln_part_M.ndim - 1))
+    ln_squares = log_sum(xp, 2 * log_sum(xp, ln_part_M + shares, axis=0), axis=-1)
+    some = xp.isfinite(ln_squares)
+    return xp.where(some, xp.exp(-xp.where(some, ln_squares, 0.0)), 0.0)
 
 
 def _inverse(xp: Namespace, number: Array) -> Array:

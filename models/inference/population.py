@@ -25,11 +25,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from data_prep.columns import Column
-from models.arrays.flow import PARTS, ArrayFlow
-from models.arrays.table import Table
+from models.arrays.flow import PARTS
 from models.bundle import domain
-from models.bundle.domain import Floats, Known, Regions, inside, limits_of, texts_of
+from models.bundle.domain import Floats, Known, inside, limits_of, texts_of
 from models.bundle.efficiency import Efficiency
+from models.inference.members import MEMBER, Density, Members
 from models.inference.mixture import Mixture, PopulationError
 from models.namespaces import Array, Namespace, log_sum, namespace
 
@@ -73,11 +73,13 @@ class PopulationModel:
         over: Over | None = None,
         efficiency: Efficiency | None = None,
         extrapolate: bool = False,
+        sample_member: bool = False,
     ) -> None:
         """Make a model of an emulator.
 
         Args:
-            emulator: An `Emulator`, `ArrayFlow` or `Table`.
+            emulator: An `Emulator`, `ArrayFlow` or `Table`, or a sequence of them, which are then
+                the members of an ensemble.
             second: The quantity beside mass_1 whose density it is; the key that is read.
             masses: Event columns that are the two masses. Any other event column is read from
                 the data under its own name; a value at one of its atoms counts by its probability.
@@ -91,14 +93,23 @@ class PopulationModel:
             extrapolate: Whether conditions outside the domain, or far from all rows where they are
                 scattered, of which the emulator knows nothing, are evaluated nevertheless;
                 otherwise the density there is 0.
+            sample_member: Whether the member of an ensemble is one more parameter, `member`, for
+                codes that sample: a number from 0 to the number of members, of which the whole
+                part counts. Its prior is flat there, and the density elsewhere 0. Otherwise the
+                density is the mean of the members'.
 
         Raises:
-            PopulationError: If a name is not one of the emulator's, or values and weights do not
-                make a sum.
+            PopulationError: If a name is not one of the emulator's, values and weights do not
+                make a sum, members do not belong together, or one is to be sampled of a single
+                flow.
         """
-        self._density: ArrayFlow | Table | _ByTorch = (
-            emulator if hasattr(emulator, "log_density") else _ByTorch(emulator)
-        )
+        self._density = Members(emulator)
+        if sample_member and len(self._density.each) == 1:
+            raise PopulationError(
+                "sample_member draws one flow of an ensemble, and this emulator is a single one: "
+                "export an ensemble (hpo export --train-on), or leave sample_member out"
+            )
+        self.sample_member = sample_member
         self._efficiency = efficiency
         conditions = self._density.condition_columns
         if efficiency and tuple(column.name for column in efficiency.columns) != conditions:
@@ -125,8 +136,14 @@ class PopulationModel:
                 f"{min(double)!r} is the name of a condition and of a fraction: sum over one of "
                 "them, or prepare the data with another name"
             )
-        self.variable_names = [*self._numbers, *self._mixture.free]
-        """Names of the parameters: conditions that are not summed over, and fractions."""
+        self._choice = [MEMBER] * sample_member
+        if MEMBER in self._numbers and sample_member:
+            raise PopulationError(
+                f"{MEMBER!r} is the name of a condition and of the choice of a member: sum over "
+                "the condition, or leave sample_member out"
+            )
+        self.variable_names = [*self._numbers, *self._mixture.free, *self._choice]
+        """Names of the parameters: conditions that are not summed over, fractions, the member."""
 
     def __call__(self, dataset: Mapping[str, Array], **conditions: Array) -> Array:
         """The density, in the shape of the data; exactly 0 outside the support.
@@ -150,6 +167,17 @@ class PopulationModel:
 
     def ln_prob(self, dataset: Mapping[str, Array], **conditions: Array) -> Array:
         """The natural logarithm of the density, which gwpopulation prefers; -inf where it is 0."""
+        ln_MS = self.ln_prob_of_members(dataset, **conditions)
+        if len(ln_MS) == 1:
+            return ln_MS[0]
+        return log_sum(namespace(ln_MS), ln_MS, axis=0) - math.log(len(ln_MS))
+
+    def ln_prob_of_members(self, dataset: Mapping[str, Array], **conditions: Array) -> Array:
+        """That of each member, `(M, *S)`; of the one that is chosen where `member` is a parameter.
+
+        The error of an emulator is common to all events, so that a likelihood is averaged over
+        members when it is that of the whole catalogue: `CatalogLikelihood` does so.
+        """
         wanted = ("mass_1", self.second, *self._others)
         if missing := [name for name in wanted if name not in dataset]:
             raise PopulationError(
@@ -164,7 +192,8 @@ class PopulationModel:
         # A number stays one row: all that depends on conditions alone is worked out once.
         rows = [shape if k < len(read) or v.ndim else (1,) for k, v in enumerate(given)]
         given_N = [xp.broadcast_to(*pair).reshape(-1) for pair in zip(given, rows, strict=True)]
-        return self._ln_prob_in_parts(xp, given_N).reshape(shape)
+        ln_MN = self._ln_prob_in_parts(xp, given_N)
+        return ln_MN.reshape(len(ln_MN), *shape)
 
     def efficiency(self, **conditions: Array) -> Array:
         """Mergers per binary, or per Msun, that is formed: the mean over what is summed over.
@@ -204,10 +233,17 @@ class PopulationModel:
             return self._ln_prob(xp, given_N)
         parts = [slice(at, at + size) for at in range(0, rows, size)]
         return np.concatenate(
-            [self._ln_prob(np, [v if len(v) == 1 else v[p] for v in given_N]) for p in parts]
+            [self._ln_prob(np, [v if len(v) == 1 else v[p] for v in given_N]) for p in parts],
+            axis=1,
         )
 
     def _ln_prob(self, xp: Namespace, given_N: list[Array]) -> Array:
+        """Of each member, or of the one that rows choose, `(M, N)`."""
+        members: Sequence[Density] = self._density.each
+        index_N: Array = None
+        if self.sample_member:
+            *given_N, member_N = given_N
+            members, index_N = self._density.chosen(xp, member_N)
         columns = len(self._density.event_columns)
         first_N, second_N, *others = given_N[:columns]
         within_N = xp.isfinite(xp.stack(given_N[:columns])).all(0) & (first_N > 0) & (second_N > 0)
@@ -219,14 +255,23 @@ class PopulationModel:
         within_N = within_N & (lighter_N <= heavier_N)
         c_KNC, known_N, ln_fraction_TN = self._conditions(xp, given_N[columns:])
         x_2NF = self._both_ways(xp, heavier_N, lighter_N, others)
-        ln_2KN = self._density.log_density(x_2NF[:, None], c_KNC[None], xp=xp)
         ln_KTN = self._ln_mergers_KTN(xp, c_KNC)
         if self._efficiency is not None:
             ln_KTN = ln_KTN - log_sum(xp, ln_KTN, axis=0)
         ln_KTN = ln_KTN + ln_fraction_TN
         ln_weights_KN = ln_KTN.reshape(-1, ln_KTN.shape[-1])
-        ln_N = log_sum(xp, (ln_2KN + ln_weights_KN).reshape(-1, ln_2KN.shape[-1]), axis=0)
-        return xp.where(within_N & known_N, ln_N + log_jacobian_N, -math.inf)
+        each = (one.log_density(x_2NF[:, None], c_KNC[None], xp=xp) for one in members)
+        ln_MN = xp.stack(
+            [
+                log_sum(xp, (ln_2KN + ln_weights_KN).reshape(-1, ln_2KN.shape[-1]), axis=0)
+                for ln_2KN in each
+            ]
+        )
+        if index_N is not None:
+            known_N = known_N & (index_N >= 0)
+            index_N = xp.broadcast_to(xp.maximum(index_N, 0), ln_MN.shape[1:])
+            ln_MN = xp.take_along_axis(ln_MN, index_N[None], axis=0)
+        return xp.where(within_N & known_N, ln_MN + log_jacobian_N, -math.inf)
 
     def _ln_mergers_KTN(self, xp: Namespace, c_KNC: Array) -> Array:
         """Log weight of each value that is summed over, times its mergers: `(K, T, N or 1)`."""
@@ -301,40 +346,20 @@ class PopulationModel:
 
     def _parameters(self, xp: Namespace, conditions: Mapping[str, Array]) -> list[Array]:
         """The conditions that are numbers, then the fractions of all texts."""
-        given, wanted = self._mixture.complete(xp, conditions), self._numbers + self._mixture.names
+        given, wanted = (
+            self._mixture.complete(xp, conditions),
+            [
+                *self._numbers,
+                *self._mixture.names,
+                *self._choice,
+            ],
+        )
         if set(given) != set(wanted):
             raise PopulationError(
                 f"the parameters are {', '.join(self.variable_names) or 'none'}, "
                 f"got {', '.join(conditions) or 'none'}"
             )
         return [given[name] for name in wanted]
-
-
-class _ByTorch:
-    """An `Emulator` as a density on numpy arrays."""
-
-    def __init__(self, emulator: Any) -> None:
-        self._emulator = emulator
-        self.event_columns: tuple[str, ...] = emulator.event_columns
-        self.condition_columns: tuple[str, ...] = emulator.condition_columns
-        self.condition_supports: tuple[Column, ...] = emulator.module.condition_columns
-        self.domain: dict[str, Known] = emulator.domain
-        self.regions: Regions | None = emulator.regions
-
-    def log_density(self, x: Array, c: Array, *, xp: Namespace | None = None) -> Array:
-        if (xp or namespace(x, c)) is not np:
-            raise PopulationError(
-                "an Emulator works on numpy arrays alone: load the bundle with "
-                "models.arrays.flow.ArrayFlow for JAX and cupy"
-            )
-        shape = np.broadcast_shapes(x.shape[:-1], c.shape[:-1])
-        # A copy: torch warns of arrays that it may not write to.
-        x_NF = np.array(np.broadcast_to(x, (*shape, x.shape[-1]))).reshape(-1, x.shape[-1])
-        c = c if math.prod(c.shape[:-1]) == 1 else np.broadcast_to(c, (*shape, c.shape[-1]))
-        c_NC = c.reshape(-1, c.shape[-1])
-        from models.bundle import batched  # here: torch takes seconds to load
-
-        return batched.log_prob(self._emulator.module, x_NF, c_NC).reshape(shape)
 
 
 def _values_and_log_weights(
