@@ -1,233 +1,304 @@
-"""How often the 90 % region of a posterior over (Z, alpha) holds the truth, by an emulator.
+"""How often the 90 % region of a catalogue's posterior over the conditions holds the truth.
 
-    pip install '.[examples]'
-    python benchmarks/coverage.py EMULATOR [--data FOLDER] [--catalogs 50] [--events 100]
-                                  [--cells interior|all] [--control] [--workers 2]
+    python benchmarks/coverage.py EMULATOR... --results FOLDER [--data FOLDER] [--between FOLDER]
+                                  [--law known|peak] [--catalogs 300] [--sizes 25 50 100 200 1000]
+                                  [--workers 2]
 
-Each mock catalogue is drawn from simulated mergers of one cell that no training saw: the test rows.
+Catalogues of every size are drawn at the cells of the grid and between them, and every method
+infers the conditions of each: of every EMULATOR (a bundle) its first member, the mean density of
+its members, and the mean of their likelihoods of the whole catalogue, as that of
+`CatalogLikelihood`.
 Events are observed without noise and without selection, so the likelihood is the product of the
-emulator's densities. The prior is flat in the logarithm of every condition, over the emulator's
-domain. emcee draws from the posterior; the truth is inside the region of highest density that
-holds 90 % if its log posterior is above that of the lowest tenth of the chain.
+densities. The prior is flat in the logarithm of every condition, over the first emulator's domain.
+Posteriors are exact: see `coverage_posterior`.
 
-Only a truth inside the domain is surrounded by prior, so cells at the edge of the grid are left out
-by default. All truths are points of the grid and the prior is not, so that even a perfect emulator
-need not have 90 % for few events: `--control` draws the events from the emulator itself instead.
+Without `--law` the events at the cells are rows of the simulation that no training saw: the test
+rows of `--data`, in catalogues that share none, as far as the rows go. Those between the cells are
+all rows of the dataset `--between`, which must hold cells that no emulator was trained on: prepare
+the table in two, with `--where`. With `--law` events are drawn from a known density, at the cells
+of `--data`, which must be of that density, and at points between them, one catalogue at each.
+
+Only a truth inside the domain is surrounded by prior, so cells at its edge are left out. Truths at
+cells are points of a grid and the prior is not, so that even a perfect emulator need not have 90 %
+for few events. Two controls tell that apart: events that the first member drew itself (`control`),
+and the known density in the emulator's place (`truth`, with `--law known`).
+
+Each catalogue's result is a file in FOLDER: the same command goes on with what was interrupted.
 
 Array names end in their axes:
-    N rows    F event columns    C conditions    W walkers    M draws
+    N events    F event columns    C conditions    U points of a grid    K cells
 """
 
 from __future__ import annotations
 
 import argparse
-import math
+import json
 import multiprocessing
 import os
-import time
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
+import coverage_report
+import known_density
 import numpy as np
+from coverage_posterior import Floats, LogLikelihood, Surface, found, surface
+from coverage_report import Result
 from numpy.typing import NDArray
 
+from data_prep.atomic import draft_of
 from data_prep.dataset import SAMPLE, Dataset
 from data_prep.stream import Batch, read_split
 from models import ArrayFlow
 from models.bundle.files import read_card
 
-Floats = NDArray[np.floating]
-
-LEVELS = (0.5, 0.68, 0.9)
-LEAST_ROWS = 200
-"""Test rows of a cell from which catalogues are drawn."""
-AIM = (0.80, 0.98)
-"""For the 90 % region: 50 catalogues of a perfect emulator have 82 to 98 % in 95 of 100 cases."""
-WALKERS, STEPS, DISCARD = 16, 200, 40
-COARSE = 16
-"""Points along each condition of the grid, from whose posterior the walkers start."""
+SIZES = (25, 50, 100, 200, 1_000)
+AT, BETWEEN = "at the cells", "between the cells"
+LEAST_ROWS = 100
+"""Training rows of a cell at which catalogues of a known density are drawn."""
+IMPOSSIBLE = -1e3
+"""Log density of an event that cannot be."""
+PARTS = 16_384
+"""Densities that are worked out together: their parts stay in the cache."""
+SETTINGS = "settings.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Catalog:
-    """Mergers of one cell."""
+    """Mergers of one truth."""
 
-    events_NF: Floats
+    place: str
+    cell: int
+    rows: int
+    """Training rows of the cell; 0 between the cells."""
+    number: int
     truth_C: Floats
-    seed: int
+    events_NF: Floats
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Posterior:
-    """What is found of one catalogue."""
-
-    rank: float
-    """Fraction of the posterior that is denser than at the truth."""
-    effective: float
-    """Draws that are independent, of the chain."""
-    away_C: Floats
-    """Truth minus the posterior's mean, in its standard deviations, of each log condition."""
+    @property
+    def name(self) -> str:
+        return f"{self.place.replace(' ', '-')}-{len(self.events_NF)}-{self.number:04d}.npz"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("emulator", type=Path, help="bundle, as `hpo export` writes it")
+    parser.add_argument("emulators", type=Path, nargs="+", metavar="EMULATOR")
+    parser.add_argument("--results", type=Path, required=True, help="folder, made or continued")
     parser.add_argument("--data", type=Path, default=SAMPLE, help="prepared dataset")
-    parser.add_argument("--catalogs", type=int, default=50)
-    parser.add_argument("--events", type=int, default=100, help="of each catalogue")
-    parser.add_argument("--cells", choices=("interior", "all"), default="interior")
-    parser.add_argument("--control", action="store_true", help="events of the emulator itself")
+    parser.add_argument("--between", type=Path, help="prepared dataset of cells nobody saw")
+    parser.add_argument("--law", choices=("known", "peak"), help="density that data is of")
+    parser.add_argument("--catalogs", type=int, default=300, help="of each size, at most")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="events")
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--report", action="store_true", help="of what is there; infers nothing")
     options = parser.parse_args()
-    if options.events > LEAST_ROWS:
-        parser.error(f"a catalogue has at most {LEAST_ROWS} events, the rows that a cell must have")
-    warn_of_seen_rows(options.emulator, options.data)
+    if options.law and options.between:
+        parser.error("--between is of a simulation: a known density has points between its cells")
+    emulators = named(options.emulators)
+    domain_C2 = np.array(list(ArrayFlow.load(options.emulators[0]).domain.values()))
+    made = of_law if options.law else of_simulation
+    catalogs = list(made(options, domain_C2))
+    keep(options)
 
-    cells = populated(read_split(options.data, "test"), options.cells == "interior")
-    if not cells:
-        parser.error(f"{options.data} has no such cell with {LEAST_ROWS} test rows")
-    catalogs = drawn(cells, options.catalogs, options.events, options.seed)
-    if options.control:
-        catalogs = of_the_emulator(ArrayFlow.load(options.emulator), catalogs)
-    # One thread for each worker; read when their numpy is imported.
-    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    start_s = time.perf_counter()
-    with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
-        found = list(pool.map(partial(infer, options.emulator), catalogs))
-    report(found, len(cells), options)
-    print(f"{time.perf_counter() - start_s:.0f} s with {options.workers} workers")
+    if not options.report:
+        # One thread for each worker; read when their numpy is imported.
+        os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        work = partial(infer, emulators, options.law, options.results, domain_C2)
+        # Sizes in turn, so that what is interrupted tells of all of them.
+        in_turn = sorted(catalogs, key=lambda one: one.number)
+        if options.workers == 1:
+            list(map(work, in_turn))
+        else:
+            start = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(options.workers, start) as pool:
+                list(pool.map(work, in_turn))
+    names = [name for name, _ in emulators]
+    done = [one for one in catalogs if (options.results / one.name).exists()]
+    results = [result(one, options.results / one.name, names) for one in done]
+    wanted = next((name for name in results[0].found if name.endswith(" members")), names[0])
+    coverage_report.show(results, wanted)
 
 
-def warn_of_seen_rows(emulator: Path, data: Path) -> None:
-    """Test rows of other data may be among those that the emulator was trained on."""
-    seen = read_card(emulator)["provenance"].get("data_fingerprint")
-    if seen != Dataset.read(data).fingerprint:
-        print("note: the emulator was trained on other data, perhaps on these rows")
+def named(folders: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Every emulator with its name."""
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        raise SystemExit(f"emulators need names of their own, got {', '.join(names)}")
+    return list(zip(names, folders, strict=True))
 
 
-def populated(test: Batch, interior: bool) -> list[Batch]:
-    """The rows of each cell with enough of them, perhaps without the edges of the grid."""
-    cells_KC, cell_N, counts_K = np.unique(
-        test.conditions, axis=0, return_inverse=True, return_counts=True
-    )
-    low_C, high_C = test.conditions.min(0), test.conditions.max(0)
-    inside_K = ((cells_KC > low_C) & (cells_KC < high_C)).all(1) | (not interior)
-    rows = [
-        np.flatnonzero(cell_N.ravel() == k)
-        for k in np.flatnonzero((counts_K >= LEAST_ROWS) & inside_K)
+def keep(options: argparse.Namespace) -> None:
+    """Refuse a folder of other results."""
+    settings = {
+        "emulators": [read_card(folder)["files"] for folder in options.emulators],
+        "data": [Dataset.read(one).fingerprint for one in (options.data, options.between) if one],
+        "law": options.law,
+        "catalogs": options.catalogs,
+    }
+    path = options.results / SETTINGS
+    if path.exists() and json.loads(path.read_text()) != settings:
+        raise SystemExit(f"{options.results} holds results of other emulators or data")
+    with draft_of(path) as draft:
+        draft.write_text(json.dumps(settings))
+
+
+def of_law(options: argparse.Namespace, domain_C2: Floats) -> Iterator[Catalog]:
+    """Catalogues of a known density, at its cells in turn, and at a point each between them."""
+    law = law_of(options.law)
+    cells = [
+        (number, cell.train, np.array(cell.conditions))
+        for number, cell in enumerate(Dataset.read(options.data).cells)
+        if cell.train >= LEAST_ROWS and interior(np.array(cell.conditions), domain_C2)
     ]
-    return [test.take(chosen) for chosen in rows]
+    for place, size in ((place, size) for place in (AT, BETWEEN) for size in options.sizes):
+        for number in range(options.catalogs):
+            rng = np.random.default_rng([zlib.crc32(place.encode()), size, number])
+            at, rows, truth_C = cells[number % len(cells)]
+            if place == BETWEEN:
+                at, rows, truth_C = number, 0, np.ravel(known_density.off_grid(1, rng))
+            z_N, alpha_N = np.repeat(truth_C[:, None], size, axis=1)
+            yield Catalog(
+                place=place,
+                cell=at,
+                rows=rows,
+                number=number,
+                truth_C=truth_C,
+                events_NF=law.sample(z_N, alpha_N, rng),
+            )
 
 
-def drawn(cells: Sequence[Batch], catalogs: int, events: int, seed: int) -> list[Catalog]:
-    """Catalogues of different rows of a cell each, the cell by chance."""
-    rng = np.random.default_rng(seed)
-    made = []
-    for number in range(catalogs):
-        cell = cells[rng.integers(len(cells))]
-        rows = rng.choice(len(cell.events), events, replace=False)
-        made.append(
-            Catalog(events_NF=cell.events[rows], truth_C=cell.conditions[0], seed=seed + number)
-        )
-    return made
+def of_simulation(options: argparse.Namespace, domain_C2: Floats) -> Iterator[Catalog]:
+    """Catalogues of rows that no training saw, of one size without a row in common."""
+    sources = [(AT, options.data, ("test",))]
+    if options.between:
+        sources.append((BETWEEN, options.between, ("train", "val", "test")))
+    for place, folder, splits in sources:
+        parts = [read_split(folder, split) for split in splits]
+        rows = Batch(*map(np.concatenate, zip(*(part[:2] for part in parts), strict=True)))
+        dataset, rng = Dataset.read(folder), np.random.default_rng(0)
+        seen = {tuple(np.float32(cell.conditions)): cell.train for cell in dataset.cells}
+        cells_KC, cell_N = np.unique(rows.conditions, axis=0, return_inverse=True)
+        chunks: dict[int, list[tuple[int, NDArray[np.intp]]]] = {size: [] for size in options.sizes}
+        for k, cell_C in enumerate(cells_KC):
+            if not interior(cell_C, domain_C2):
+                continue
+            mine = rng.permutation(np.flatnonzero(cell_N.ravel() == k))
+            for size, some in chunks.items():
+                some += [(k, mine[at : at + size]) for at in range(0, len(mine) - size + 1, size)]
+        for some in chunks.values():
+            for number, at in enumerate(rng.permutation(len(some))[: options.catalogs]):
+                k, chosen = some[at]
+                yield Catalog(
+                    place=place,
+                    cell=k,
+                    rows=seen[tuple(np.float32(cells_KC[k]))] if place == AT else 0,
+                    number=number,
+                    truth_C=cells_KC[k].astype(float),
+                    events_NF=rows.events[chosen].astype(float),
+                )
 
 
-def of_the_emulator(flow: ArrayFlow, catalogs: Sequence[Catalog]) -> list[Catalog]:
-    """As many events under the same conditions, drawn from the emulator."""
-    made = []
-    for catalog in catalogs:
-        rng = np.random.default_rng(catalog.seed)
-        noise = rng.standard_normal((len(catalog.events_NF), flow.noise_columns))
-        made.append(replace(catalog, events_NF=flow.from_noise(noise, catalog.truth_C)))
-    return made
+def interior(truth_C: Floats, domain_C2: Floats) -> bool:
+    """Whether prior is all around; not at the edge, but for rounding to float32."""
+    low_C, high_C = domain_C2.T
+    return bool(((truth_C > low_C * (1 + 1e-6)) & (truth_C < high_C * (1 - 1e-6))).all())
 
 
-class LogPosterior:
-    """Of the logarithms of the conditions, for many at once."""
-
-    def __init__(self, flow: ArrayFlow, events_NF: Floats) -> None:
-        self.flow, self.events_NF = flow, events_NF
-        limits = np.log([flow.domain[name] for name in flow.condition_columns])
-        self.low_C, self.high_C = limits.T
-
-    def __call__(self, log_c_WC: Floats) -> Floats:
-        out_W = np.full(len(log_c_WC), -np.inf)
-        # A truth at the edge is still inside, but for its rounding to float32.
-        near = 1e-6
-        inside_W = ((log_c_WC > self.low_C - near) & (log_c_WC < self.high_C + near)).all(1)
-        if inside_W.any():
-            c_W1C = np.exp(log_c_WC[inside_W])[:, None]
-            log_prob_WN = self.flow.log_density(self.events_NF[None], c_W1C)
-            out_W[inside_W] = log_prob_WN.sum(1, dtype=np.float64)
-        return out_W
-
-    def start(self, walkers: int, rng: np.random.Generator) -> Floats:
-        """Places by their posterior on a coarse grid, each moved at random inside its box."""
-        steps = (np.arange(COARSE) + 0.5) / COARSE
-        axes = [
-            low + (high - low) * steps for low, high in zip(self.low_C, self.high_C, strict=True)
-        ]
-        grid_MC = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
-        log_post_M = np.concatenate([self(part) for part in np.array_split(grid_MC, COARSE)])
-        weight_M = np.exp(log_post_M - log_post_M.max())
-        places = rng.choice(len(grid_MC), walkers, p=weight_M / weight_M.sum())
-        box_C = (self.high_C - self.low_C) / COARSE
-        return grid_MC[places] + box_C * rng.uniform(-0.5, 0.5, (walkers, len(axes)))
+def infer(
+    emulators: Sequence[tuple[str, Path]],
+    law: str | None,
+    results: Path,
+    domain_C2: Floats,
+    catalog: Catalog,
+) -> None:
+    """The surfaces of a catalogue, in its file."""
+    path = results / catalog.name
+    if path.exists():
+        return
+    found = {
+        name: surface(one, events_NF, catalog.truth_C, domain_C2)
+        for name, one, events_NF in likelihoods(emulators, law, catalog)
+    }
+    arrays = {f"{name}/{k}": v for name, one in found.items() for k, v in one._asdict().items()}
+    with draft_of(path) as draft, draft.open("wb") as file:
+        np.savez_compressed(file, **arrays)
 
 
-def infer(emulator: Path, catalog: Catalog) -> Posterior:
-    """Where the truth of a catalogue is in its posterior."""
-    import emcee
+def likelihoods(
+    emulators: Sequence[tuple[str, Path]], law: str | None, catalog: Catalog
+) -> Iterator[tuple[str, LogLikelihood, Floats]]:
+    """Name, likelihood and events of every surface that is wanted."""
+    events_NF = catalog.events_NF
+    for number, (name, folder) in enumerate(emulators):
+        whole = ArrayFlow.load(folder, dtype="float32")
+        for k, member in enumerate(whole.members):
+            yield f"{name}/{k}", of_flow(member), events_NF
+        if len(whole.members) > 1:
+            yield f"{name}/mean", of_flow(whole), events_NF
+        if not number:
+            first, rng = whole.members[0], np.random.default_rng(zlib.crc32(catalog.name.encode()))
+            noise_NF = rng.standard_normal((len(events_NF), first.noise_columns))
+            drawn_NF = first.from_noise(noise_NF, catalog.truth_C).astype(float)
+            yield "control", of_flow(first), drawn_NF
+    if law == "known":
+        yield "truth", of_truth, events_NF
 
-    log_posterior = LogPosterior(ArrayFlow.load(emulator, dtype="float32"), catalog.events_NF)
-    np.random.seed(catalog.seed)  # noqa: NPY002 -- emcee's own
-    rng = np.random.default_rng(catalog.seed)
-    sampler = emcee.EnsembleSampler(WALKERS, len(catalog.truth_C), log_posterior, vectorize=True)
-    sampler.run_mcmc(log_posterior.start(WALKERS, rng), STEPS)
 
-    log_truth_C = np.log(catalog.truth_C)
-    at_truth = log_posterior(log_truth_C[None])[0]
-    draws_MC = sampler.get_chain(discard=DISCARD, flat=True)
-    correlation = sampler.get_autocorr_time(discard=DISCARD, tol=0).max()
-    return Posterior(
-        rank=float((sampler.get_log_prob(discard=DISCARD, flat=True) > at_truth).mean()),
-        effective=len(draws_MC) / float(correlation),
-        away_C=(log_truth_C - draws_MC.mean(0)) / draws_MC.std(0),
+def of_flow(flow: ArrayFlow) -> LogLikelihood:
+    """Of a flow, for many conditions part by part."""
+
+    def log_likelihood(events_NF: Floats, c_UC: Floats) -> Floats:
+        parts = np.array_split(c_UC, max(1, len(events_NF) * len(c_UC) // PARTS))
+        each = (flow.log_density(events_NF[None], part[:, None], xp=np) for part in parts)
+        return np.concatenate([ln_UN.sum(1, dtype=np.float64) for ln_UN in each])
+
+    return log_likelihood
+
+
+def of_truth(events_NF: Floats, c_UC: Floats) -> Floats:
+    """Of the known density."""
+    z_U1, alpha_U1 = c_UC.T[..., None]
+    ln_UN = known_density.log_prob(events_NF, z_U1, alpha_U1)
+    # A grid closes in on where the fewest events are impossible, if some are at all of its points.
+    return np.asarray(np.maximum(ln_UN, IMPOSSIBLE).sum(1))
+
+
+def law_of(name: str) -> ModuleType:
+    """The module of a known density; gwpopulation is loaded only for its own."""
+    if name == "known":
+        return known_density
+    import power_law_peak
+
+    return power_law_peak
+
+
+def result(catalog: Catalog, path: Path, names: Sequence[str]) -> Result:
+    """What every method makes of the surfaces of a catalogue."""
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    known = {key.rpartition("/")[0] for key in arrays}
+    surfaces = {
+        name: Surface(*(arrays[f"{name}/{field}"] for field in Surface._fields)) for name in known
+    }
+    methods: dict[str, list[Surface]] = {}
+    for name in names:
+        members = [surfaces[f"{name}/{k}"] for k in range(len(known)) if f"{name}/{k}" in known]
+        methods[f"{name} one"] = members[:1]
+        if len(members) > 1:
+            methods[f"{name} mean density"] = [surfaces[f"{name}/mean"]]
+            methods[f"{name} members"] = members
+    methods |= {name: [surfaces[name]] for name in ("control", "truth") if name in known}
+    return Result(
+        place=catalog.place,
+        cell=catalog.cell,
+        rows=catalog.rows,
+        size=len(catalog.events_NF),
+        found={name: found(each, catalog.truth_C) for name, each in methods.items()},
     )
-
-
-def report(found: Sequence[Posterior], cells: int, options: argparse.Namespace) -> None:
-    ranks = np.array([posterior.rank for posterior in found])
-    count = len(found)
-    print(
-        f"{count} catalogues of {options.events} "
-        f"{'events of the emulator' if options.control else 'test events'}, from {cells} cells "
-        f"({options.cells}, at least {LEAST_ROWS} test rows)"
-    )
-    for level in LEVELS:
-        inside = int((ranks < level).sum())
-        error = math.sqrt(level * (1 - level) / count)
-        print(
-            f"truth inside the {level:4.0%} region: {inside} of {count}, {inside / count:.2f} "
-            f"(a perfect one: {level:.2f} +- {error:.2f})"
-        )
-    away_C = np.stack([posterior.away_C for posterior in found])
-    print(
-        "(truth - mean) / standard deviation of each log condition: mean "
-        f"{shown(away_C.mean(0))}, standard deviation {shown(away_C.std(0))}"
-    )
-    print(f"independent draws of a chain, median: {np.median([p.effective for p in found]):.0f}")
-    covered = float((ranks < 0.9).mean())
-    verdict = "met   " if AIM[0] <= covered <= AIM[1] else "MISSED"
-    print(f"{verdict} truth inside the 90% region: {covered:.2f} (aim {AIM[0]:g} to {AIM[1]:g})")
-
-
-def shown(values_C: Floats) -> str:
-    return " and ".join(f"{value:.2f}" for value in values_C)
 
 
 if __name__ == "__main__":
