@@ -1,10 +1,7 @@
 """A second table of mergers whose density is known: a power law and a peak, with a smooth turn-on.
 
-    python benchmarks/power_law_peak.py FOLDER [--rows ROWS] [--seed SEED]
-
-prepares one in FOLDER and prints the true NLL. The density is gwpopulation's
-`SinglePeakSmoothedMassDistribution` (Talbot & Thrane 2018, https://arxiv.org/abs/1801.02699), by
-gwpopulation itself; its parameters move smoothly with Z and alpha. Nothing in it has the shape of a
+The density is gwpopulation's `SinglePeakSmoothedMassDistribution` (Talbot & Thrane 2018,
+https://arxiv.org/abs/1801.02699), by gwpopulation itself; its parameters move smoothly with Z and alpha. Nothing in it has the shape of a
 flow's building blocks, and no flow was designed or tuned on it before it was measured. The cells
 and the rows in each are those of `known_density`.
 
@@ -17,7 +14,6 @@ Arrays end in their axes:
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -30,7 +26,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri
 
 from data_prep.dataset import Dataset
-from data_prep.stream import read_split
 
 LOWEST, HIGHEST = 2.0, 100.0
 """Masses between which gwpopulation normalises, Msun."""
@@ -139,19 +134,3 @@ def _ratio(point: dict[str, float], mass_0: Floats, rng: np.random.Generator) ->
         window_N = _turn_on(point, mass_0[left] * ratio_N[left])
         left = left[v_N * highest_N[left] >= window_N]
     return ratio_N
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--rows", type=int, default=ROWS)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    write(options.folder, options.rows, options.seed)
-    test = read_split(options.folder, "test")
-    nll = -log_prob(test.events, *test.conditions.T.astype(float)).mean()
-    print(f"{options.folder}: true NLL of its test rows {nll:.4f} nats per event")
-
-
-if __name__ == "__main__":
-    main()
