@@ -12,16 +12,17 @@ from models import Emulator
 from models.arrays.flow import ArrayFlow
 from models.bundle.efficiency import Efficiency
 from models.inference.population import PopulationError, PopulationModel
-from tests.random_flows import MASSES, SPIN, a_flow, a_mixed_flow, in_arrays
+from tests.random_flows import BASE, MASSES, SPIN, a_flow, a_mixed_flow, in_arrays
 
 HERE = {"Z": 0.001, "alpha": 1.0}
+LAYERED = {**BASE, "blocks": 1}
 OVER_Z = {"Z": ([0.0002, 0.001, 0.008], [1.0, 3.0, 2.0])}
 
 
 @pytest.fixture(scope="module")
 def flow():
-    """Of random weights, steep in alpha."""
-    return in_arrays(a_flow(seed=5, noise=0.12))
+    """Of random weights, steep in alpha: a layer above a mixture."""
+    return in_arrays(a_flow(seed=5, noise=0.12, options=LAYERED))
 
 
 @pytest.fixture
@@ -210,7 +211,7 @@ def test_many_samples_go_through_in_parts_to_the_same_density(flow):
 
 def test_an_emulator_by_torch_gives_what_plain_arrays_give(flow, masses):
     data = in_pairs(masses)
-    torchs, plain = Emulator(a_flow(seed=5, noise=0.12)), flow
+    torchs, plain = Emulator(a_flow(seed=5, noise=0.12, options=LAYERED)), flow
     alpha = np.linspace(0.5, 5, 200).reshape(4, 50)
 
     for over in ({}, OVER_Z):
