@@ -81,6 +81,9 @@ class Found(NamedTuple):
     """Content of the smallest region that holds it."""
     ranks_C: Floats
     """Probability of a smaller value of each condition."""
+    square: float
+    """Squared distance of the truth from the mean, in the posterior's covariance, per condition: 1
+    on average if the posterior is right, 2 where the emulator's error is as large as its width."""
 
 
 def surface(
@@ -106,6 +109,7 @@ def found(members: Sequence[Surface], truth_C: Floats) -> Found:
     ln_share_M = np.array([logsumexp(one.ln_U) + one.ln_volume for one in finer])
     share_M = np.exp(ln_share_M - logsumexp(ln_share_M))
     level, ranks_C = 0.0, np.zeros(len(truth_C))
+    mean_C, square_CC = np.zeros(len(truth_C)), np.zeros((len(truth_C),) * 2)
     for number, (share, one) in enumerate(zip(share_M, finer, strict=True)):
         part_U, points_UC = share * np.exp(one.ln_U - logsumexp(one.ln_U)), _points(one.axes_CG)
         others = [each.at(points_UC) for k, each in enumerate(members) if k != number]
@@ -113,7 +117,12 @@ def found(members: Sequence[Surface], truth_C: Floats) -> Found:
         step_C = np.diff(one.axes_CG, axis=1)[:, 0]
         below_UC = np.clip((np.log(truth_C) - points_UC) / step_C + 0.5, 0, 1)
         ranks_C += part_U @ below_UC
-    return Found(float(level), ranks_C)
+        away_UC = points_UC - np.log(truth_C)
+        mean_C += part_U @ away_UC
+        square_CC += (part_U * away_UC.T) @ away_UC
+    within_CC = square_CC - np.outer(mean_C, mean_C)
+    square = mean_C @ np.linalg.solve(within_CC, mean_C) / len(mean_C)
+    return Found(float(level), ranks_C, float(square))
 
 
 def _has_cliff(ln: Floats) -> bool:

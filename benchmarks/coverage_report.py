@@ -1,18 +1,24 @@
 """Tables of `benchmarks/coverage.py`: how often regions hold the truth, and its ranks.
 
-Catalogues of one cell share the emulator's error there, so errors are those of a bootstrap over
-cells.
+Of every method and size of catalogue: the share of regions that hold the truth; the squared
+distance of the truth from the posterior's mean, 1 if the posterior is right and 2 where the
+emulator's error is as large as its width; the Kolmogorov-Smirnov distances to uniform of the
+truths' levels and of the ranks of each condition, beside the one that 95 % of perfect posteriors
+stay below. Catalogues of one cell share the emulator's error there, so errors are those of a
+bootstrap over cells.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from coverage_posterior import Floats, Found
 from numpy.typing import NDArray
 from scipy.stats import kstest
+from tabulate import tabulate
 
 LEVELS = (0.5, 0.68, 0.9)
 AIM, AIMED = (0.86, 0.94), (100, 200)
@@ -33,32 +39,27 @@ class Result(NamedTuple):
 
 def show(results: Sequence[Result], wanted: str) -> None:
     """Print all tables, and whether the method `wanted` reaches the aim."""
+    measures = {f"{level:.0%} region": partial(_covered, level=level) for level in LEVELS}
+    measures |= {"squared distance": _squared, "KS: levels, ranks": _distances}
     for name, some in groups(results):
         sizes = sorted({one.size for one in some})
         methods = dict.fromkeys(each for one in some for each in one.found)
-        counts = "  ".join(f"{sum(one.size == size for one in some)} of {size}" for size in sizes)
-        print(f"\n{name}, {len({one.cell for one in some})} cells or points: catalogues {counts}")
-        width = max(map(len, methods))
-        for level in LEVELS:
-            print(f"{f'{level:.0%} region':<{width}}" + "".join(f"{size:>15,}" for size in sizes))
-            for method in methods:
-                cells = [_covered(some, method, size, level) for size in sizes]
-                print(f"{method:<{width}}" + "".join(f"{text:>15}" for text in cells))
-        print(
-            "KS distance of levels and of each condition's ranks to uniform (95 % of perfect ones)"
-        )
-        for method in methods:
-            cells = [_distances(some, method, size) for size in sizes]
-            print(f"{method:<{width}}" + "".join(f"{text:>27}" for text in cells))
+        counts = ", ".join(f"{sum(one.size == size for one in some)} of {size}" for size in sizes)
+        print(f"\n{name}, {len({one.cell for one in some})} cells or points; catalogues: {counts}")
+        for title, told in measures.items():
+            rows = [
+                [method, *(told(_of(some, method, size)) for size in sizes)] for method in methods
+            ]
+            print(tabulate(rows, [title, *sizes], "plain", disable_numparse=True))
     print()
     for name, some in groups(results):
         for size in AIMED:
-            inside = _inside(some, wanted, size, 0.9)[1]
-            if len(inside):
-                met = AIM[0] <= inside.mean() <= AIM[1]
+            inside = [one.level < 0.9 for _, one in _of(some, wanted, size)]
+            if inside:
+                share = float(np.mean(inside))
                 print(
-                    f"{'met   ' if met else 'MISSED'} {wanted}, {name}, {size} events: "
-                    f"{inside.mean():.3f} (aim {AIM[0]:g} to {AIM[1]:g})"
+                    f"{'met   ' if AIM[0] <= share <= AIM[1] else 'MISSED'} {wanted}, {name}, "
+                    f"{size} events: {share:.3f} (aim {AIM[0]:g} to {AIM[1]:g})"
                 )
 
 
@@ -75,24 +76,25 @@ def groups(results: Sequence[Result]) -> Iterator[tuple[str, list[Result]]]:
             yield f"{place}, smallest third (to {most:,} training rows)", few
 
 
-def _of(results: Sequence[Result], method: str, size: int) -> list[Result]:
-    return [one for one in results if one.size == size and method in one.found]
+def _of(results: Sequence[Result], method: str, size: int) -> list[tuple[int, Found]]:
+    """The cell of each catalogue of this size, and what the method finds."""
+    return [
+        (one.cell, one.found[method]) for one in results if one.size == size and method in one.found
+    ]
 
 
-def _inside(
-    results: Sequence[Result], method: str, size: int, level: float
-) -> tuple[NDArray[np.int_], Floats]:
-    """The cell of each catalogue, and whether its region holds the truth."""
-    some = _of(results, method, size)
-    inside = np.array([one.found[method].level < level for one in some], float)
-    return np.array([one.cell for one in some]), inside
+def _covered(some: Sequence[tuple[int, Found]], level: float) -> str:
+    return _mean([cell for cell, _ in some], [one.level < level for _, one in some])
 
 
-def _covered(results: Sequence[Result], method: str, size: int, level: float) -> str:
-    cells, inside = _inside(results, method, size, level)
-    if not len(inside):
+def _squared(some: Sequence[tuple[int, Found]]) -> str:
+    return _mean([cell for cell, _ in some], [one.square for _, one in some])
+
+
+def _mean(cells: Sequence[int], values: Sequence[float]) -> str:
+    if not len(values):
         return "-"
-    return f"{inside.mean():.3f} +- {error(cells, inside):.3f}"
+    return f"{np.mean(values):.3f} +- {error(np.array(cells), np.array(values, float)):.3f}"
 
 
 def error(cells: NDArray[np.int_], values: Floats) -> float:
@@ -103,10 +105,10 @@ def error(cells: NDArray[np.int_], values: Floats) -> float:
     return float((sums[drawn].sum(1) / counts[drawn].sum(1)).std())
 
 
-def _distances(results: Sequence[Result], method: str, size: int) -> str:
-    some = [one.found[method] for one in _of(results, method, size)]
+def _distances(some: Sequence[tuple[int, Found]]) -> str:
+    """Of the truths' levels and of each condition's ranks to uniform; of 95 % of perfect ones."""
     if not some:
         return "-"
-    columns = np.column_stack([[one.level for one in some], [one.ranks_C for one in some]]).T
+    columns = np.array([[one.level, *one.ranks_C] for _, one in some]).T
     distances = " ".join(f"{kstest(each, 'uniform').statistic:.3f}" for each in columns)
     return f"{distances} ({1.36 / np.sqrt(len(some)):.3f})"

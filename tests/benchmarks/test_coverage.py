@@ -59,6 +59,7 @@ def test_levels_and_ranks_are_those_of_the_known_posterior(bench, events):
         z = (np.log(TRUTH) - x.mean(0)) / (SPREAD / np.sqrt(events))
         assert found.level == pytest.approx(chi2.cdf((z**2).sum(), 2), abs=0.01)
         np.testing.assert_allclose(found.ranks_C, norm.cdf(z), atol=0.01)
+        assert found.square == pytest.approx((z**2).mean(), rel=0.05)
 
 
 def test_the_domain_ends_a_posterior(bench):
