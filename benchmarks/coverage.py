@@ -39,13 +39,14 @@ import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 
 import coverage_report
 import known_density
 import numpy as np
+import torch
 from coverage_posterior import Floats, LogLikelihood, Surface, found, surface
 from coverage_report import Result
 from numpy.typing import NDArray
@@ -53,7 +54,9 @@ from numpy.typing import NDArray
 from data_prep.atomic import draft_of
 from data_prep.dataset import SAMPLE, Dataset
 from data_prep.stream import Batch, read_split
-from models import ArrayFlow
+from models import Emulator
+from models.bundle import batched
+from models.bundle.ensemble import Density, Ensemble
 from models.bundle.files import read_card
 
 SIZES = (25, 50, 100, 200, 1_000)
@@ -99,13 +102,13 @@ def main() -> None:
     if options.law and options.between:
         parser.error("--between is of a simulation: a known density has points between its cells")
     emulators = named(options.emulators)
-    domain_C2 = np.array(list(ArrayFlow.load(options.emulators[0]).domain.values()))
+    domain_C2 = np.array(list(Emulator.load(options.emulators[0]).domain.values()))
     made = of_law if options.law else of_simulation
     catalogs = list(made(options, domain_C2))
     keep(options)
 
     if not options.report:
-        # One thread for each worker; read when their numpy is imported.
+        # One thread for each worker; read when its libraries are imported.
         os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         work = partial(infer, emulators, options.law, options.results, domain_C2)
         # Sizes in turn, so that what is interrupted tells of all of them.
@@ -234,27 +237,39 @@ def likelihoods(
     """Name, likelihood and events of every surface that is wanted."""
     events_NF = catalog.events_NF
     for number, (name, folder) in enumerate(emulators):
-        whole = ArrayFlow.load(folder, dtype="float32")
-        for k, member in enumerate(whole.members):
-            yield f"{name}/{k}", of_flow(member), events_NF
-        if len(whole.members) > 1:
-            yield f"{name}/mean", of_flow(whole), events_NF
+        densities = densities_of(folder)
+        for which, density in densities.items():
+            yield f"{name}/{which}", of_flow(density), events_NF
         if not number:
-            first, rng = whole.members[0], np.random.default_rng(zlib.crc32(catalog.name.encode()))
-            noise_NF = rng.standard_normal((len(events_NF), first.noise_columns))
-            drawn_NF = first.from_noise(noise_NF, catalog.truth_C).astype(float)
-            yield "control", of_flow(first), drawn_NF
+            conditions_NC = np.repeat(catalog.truth_C[None], len(events_NF), axis=0)
+            rng = np.random.default_rng(zlib.crc32(catalog.name.encode()))
+            drawn_NF = batched.draw(densities["0"], conditions_NC, rng)
+            yield "control", of_flow(densities["0"]), drawn_NF
     if law == "known":
         yield "truth", of_truth, events_NF
 
 
-def of_flow(flow: ArrayFlow) -> LogLikelihood:
+@cache
+def densities_of(folder: Path) -> dict[str, Density]:
+    """The members of a bundle by number, and their mean density."""
+    module = Emulator.load(folder).module
+    if not isinstance(module, Ensemble):
+        return {"0": module}
+    return {str(k): flow for k, flow in enumerate(module.flows)} | {"mean": module}
+
+
+def of_flow(flow: Density) -> LogLikelihood:
     """Of a flow, for many conditions part by part."""
 
+    @torch.no_grad()
     def log_likelihood(events_NF: Floats, c_UC: Floats) -> Floats:
-        parts = np.array_split(c_UC, max(1, len(events_NF) * len(c_UC) // PARTS))
-        each = (flow.log_density(events_NF[None], part[:, None], xp=np) for part in parts)
-        return np.concatenate([ln_UN.sum(1, dtype=np.float64) for ln_UN in each])
+        x_NF, c = (torch.as_tensor(each, dtype=torch.float32) for each in (events_NF, c_UC))
+        sums = []
+        for part_UC in c.split(max(1, PARTS // len(x_NF))):
+            counts = [len(x_NF)] * len(part_UC)
+            ln_M = flow.log_prob(x_NF.repeat(len(part_UC), 1), part_UC, counts)
+            sums.append(ln_M.view(len(part_UC), -1).double().sum(1))
+        return torch.cat(sums).numpy()
 
     return log_likelihood
 
