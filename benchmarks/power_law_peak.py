@@ -1,9 +1,9 @@
 """A second table of mergers whose density is known: a power law and a peak, with a smooth turn-on.
 
 The density is gwpopulation's `SinglePeakSmoothedMassDistribution` (Talbot & Thrane 2018,
-https://arxiv.org/abs/1801.02699), by gwpopulation itself; its parameters move smoothly with Z and alpha. Nothing in it has the shape of a
-flow's building blocks, and no flow was designed or tuned on it before it was measured. The cells
-and the rows in each are those of `known_density`.
+https://arxiv.org/abs/1801.02699), by gwpopulation itself; its parameters move smoothly with Z and
+alpha. Nothing in it has the shape of a flow's building blocks, and no flow was designed or tuned on
+it before it was measured. The cells and the rows in each are those of `known_density`.
 
 gwpopulation normalises by sums over a grid, here fine enough for 1e-4. Rows do not depend on the
 grid: they are drawn by rejection, which is exact.
