@@ -121,6 +121,8 @@ def main() -> None:
                 list(pool.map(work, in_turn))
     names = [name for name, _ in emulators]
     done = [one for one in catalogs if (options.results / one.name).exists()]
+    if not done:
+        raise SystemExit(f"{options.results} holds no results yet")
     results = [result(one, options.results / one.name, names) for one in done]
     wanted = next((name for name in results[0].found if name.endswith(" members")), names[0])
     coverage_report.show(results, wanted)
@@ -192,8 +194,10 @@ def of_simulation(options: argparse.Namespace, domain_C2: Floats) -> Iterator[Ca
             mine = rng.permutation(np.flatnonzero(cell_N.ravel() == k))
             for size, some in chunks.items():
                 some += [(k, mine[at : at + size]) for at in range(0, len(mine) - size + 1, size)]
-        for some in chunks.values():
-            for number, at in enumerate(rng.permutation(len(some))[: options.catalogs]):
+        for size, some in chunks.items():
+            # Of the size alone, so that further sizes leave the numbers of these as they are.
+            order = np.random.default_rng(size).permutation(len(some))
+            for number, at in enumerate(order[: options.catalogs]):
                 k, chosen = some[at]
                 yield Catalog(
                     place=place,
