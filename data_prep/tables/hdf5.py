@@ -6,7 +6,8 @@ A file can hold many tables, each known by its path in the file. Three shapes ar
 - a group whose datasets are columns of one length, as COMPAS writes a record type;
 - a dataset of records (a compound type), as h5py, PyTables and astropy write structured arrays.
 
-This module finds them and reads their rows; `store` knows the layout of pandas.
+This module finds them and reads their rows, and the texts and attributes beside them; `store` knows
+the layout of pandas.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from data_prep import atomic
 from data_prep.errors import DataError, first_line, suggestion
 from data_prep.tables import store
 from data_prep.tables.chunk import Chunk
@@ -91,6 +93,12 @@ class HDF5:
                 found = {name: _array(blocks[c.dataset], c) for name, c in columns.items()}
                 yield Chunk.read(np.arange(start + 1, end + 1), end, found, kinds)
 
+    def values(self, names: Collection[str]) -> dict[str, NDArray[np.float64]]:
+        """Whole columns of numbers, NaN where there is none."""
+        parts = [chunk.numbers for chunk in self.chunks({name: name for name in names}, names)]
+        none = [dict.fromkeys(names, np.empty(0))]
+        return {name: np.concatenate([part[name] for part in parts or none]) for name in names}
+
     def _check_compression(self, datasets: Iterable[h5py.Dataset]) -> None:
         import h5py
 
@@ -158,13 +166,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
         DataError: If h5py is not installed.
         OSError: If it is damaged.
     """
-    try:
-        import h5py
-    except ImportError:
-        raise DataError(
-            f"{path} is an HDF5 file, and h5py, which reads it, is not installed: "
-            "pip install 'hpo-flows[hdf5]'"
-        ) from None
+    h5py = _library(path)
     with contextlib.suppress(ImportError):
         import hdf5plugin  # noqa: F401 - it makes more ways of compression known to h5py
     try:
@@ -174,6 +176,48 @@ def opened(path: Path) -> Iterator[h5py.File]:
         if isinstance(error, DataError):
             raise
         raise OSError(first_line(error)) from error  # what is not where the file says it is
+
+
+def texts(path: Path, group: str) -> dict[str, str]:
+    """The texts that a group holds, by the names of their datasets; none if there is no group."""
+    with opened(path) as file:
+        nodes = dict(file[group].items()) if group in file else {}
+        return {name: store.text_of(node[()]) for name, node in nodes.items() if _is_text(node)}
+
+
+def attributes(path: Path, *nodes: str) -> dict[str, Any]:
+    """The attributes of the file and of some of its nodes together; later ones win."""
+    with opened(path) as file:
+        found = [file.attrs, *(file[node].attrs for node in nodes if node in file)]
+        return {name: value for each in found for name, value in each.items()}
+
+
+@contextlib.contextmanager
+def created(path: Path) -> Iterator[h5py.File]:
+    """A new file to be filled, which takes the place of `path` when the body ends well.
+
+    Raises:
+        DataError: If h5py is not installed.
+        OSError: If it cannot be written; it names `path`.
+    """
+    h5py = _library(path)
+    with atomic.draft_of(path) as draft, h5py.File(draft, "w") as file:
+        yield file
+
+
+def _library(path: Path) -> Any:
+    try:
+        import h5py
+    except ImportError:
+        raise DataError(
+            f"{path} is an HDF5 file, and h5py, which reads it, is not installed: "
+            "pip install 'hpo-flows[hdf5]'"
+        ) from None
+    return h5py
+
+
+def _is_text(node: h5py.Group | h5py.Dataset) -> bool:
+    return hasattr(node, "dtype") and node.size == 1 and store.kind_of(node.dtype) == "text"
 
 
 def _table(path: Path, name: str, node: h5py.Group | h5py.Dataset) -> HDF5 | None:

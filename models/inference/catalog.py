@@ -11,7 +11,7 @@ Array names end in their axes:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,9 @@ from numpy.typing import ArrayLike
 
 from models.inference.mixture import PopulationError
 from models.namespaces import Array, Namespace, log_sum, namespace
+
+Selection = Callable[[Array], tuple[Array, Array]]
+"""What logs of detected fractions take off log-likelihoods, and the derivatives of that."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,6 +129,10 @@ class CatalogLikelihood:
 
     def estimate(self, **parameters: Array) -> Estimate:
         """The log-likelihood with the error of its Monte-Carlo sums."""
+        count = len(self._samples_J)
+        return self._estimate(parameters, lambda ln_detected_M: (count * ln_detected_M, count))
+
+    def _estimate(self, parameters: dict[str, Array], selection: Selection) -> Estimate:
         xp = namespace(*parameters.values())
         data = {name: xp.asarray(values) for name, values in self._data.items()}
         ln_prob_MN = self._ln_prob_of_members(data, parameters)
@@ -137,18 +144,19 @@ class CatalogLikelihood:
         ln_MN = padded_MN[:, int(self._samples_J.sum()) :]
         ln_sum_MJ, ln_found_M = log_sum(xp, ln_MJL, axis=2), log_sum(xp, ln_MN, axis=1)
         ln_detected_M = ln_found_M - math.log(max(self.drawn, 1))
-        count, samples_J = len(self._samples_J), xp.asarray(self._samples_J)
+        samples_J = xp.asarray(self._samples_J)
 
         possible_M = xp.isfinite(ln_detected_M) & xp.isfinite(ln_sum_MJ).all(1)
         ln_events_MJ = xp.where(xp.isfinite(ln_sum_MJ), ln_sum_MJ, 0.0) - xp.log(samples_J)
-        ln_selected_M = xp.where(possible_M, ln_detected_M, 0.0)
-        ln_M = xp.where(possible_M, ln_events_MJ.sum(1) - count * ln_selected_M, -math.inf)
+        ln_selected_M, slope_M = selection(xp.where(possible_M, ln_detected_M, 0.0))
+        ln_M = xp.where(possible_M, ln_events_MJ.sum(1) - ln_selected_M, -math.inf)
 
         ln_share_M = _ln_shares(xp, ln_M)
         effective_J = _effective(xp, ln_share_M, ln_MJL, ln_sum_MJ)
         effective = _effective(xp, ln_share_M, ln_MN, ln_found_M)
         variance = xp.sum(_inverse(xp, effective_J) - 1 / samples_J)
-        variance = variance + count**2 * (_inverse(xp, effective) - 1 / max(self.drawn, 1))
+        slope = xp.sum(xp.exp(ln_share_M) * slope_M)
+        variance = variance + slope**2 * (_inverse(xp, effective) - 1 / max(self.drawn, 1))
         return Estimate(
             log_likelihood=log_sum(xp, ln_M, axis=0) - math.log(len(ln_M)),
             variance=variance,

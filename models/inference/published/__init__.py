@@ -1,0 +1,1 @@
+"""Catalogues as collaborations publish them: posterior samples, injections, results."""
