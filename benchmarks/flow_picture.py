@@ -43,7 +43,8 @@ def draw(path: Path, jobs: Sequence[Job], results: Results) -> None:
         for one, (name, log_prob_01) in zip(row, shown.items(), strict=False):
             panel(one, log_prob_01, top)
             one.set_title(f"{TITLES[data]}: {name}")
-    figure.suptitle("density [Msun$^{-2}$] at Z = {Z:g}, alpha = {alpha:g}".format_map(POINT))
+    here = ", ".join(f"{name} = {value:g}" for name, value in POINT.items())
+    figure.suptitle(f"density [Msun⁻²] at {here}")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     print(path)
