@@ -144,12 +144,9 @@ class ArrayFlow:
         For JAX and cupy, and inside `jax.jit`, use `log_density`.
 
         Raises:
-            EmulatorError: If events are of another shape, or a condition is missing, unknown,
-                not finite, none of its categories or of a wrong length, or outside the domain
-                under "raise".
+            EmulatorError: As `Emulator.log_prob`.
         """
-        x_NF = np.asarray(events)
-        domain.check_shape(self.event_columns, x_NF)
+        x_NF = domain.events(self.event_columns, events)
         c_NC = domain.conditions(
             self.condition_supports,
             self._domain,
@@ -172,13 +169,16 @@ class ArrayFlow:
             xp: The array library; by default that of `x` and `c`.
 
         Returns:
-            Shape `S`; -inf outside the support, where gradients are 0. The domain is not checked.
+            Shape `S`; -inf outside the support, where gradients are 0, and NaN where conditions
+            cannot be at all, such as a metallicity of 0. The domain is not checked.
         """
         xp = xp or namespace(x, c)
+        c = xp.asarray(c)
         each = [member.log_density(xp, x, c) for member in self._members]
-        if len(each) == 1:
-            return each[0]
-        return log_sum(xp, xp.stack(each), axis=0) - math.log(len(each))
+        ln = each[0]
+        if len(each) > 1:
+            ln = log_sum(xp, xp.stack(each), axis=0) - math.log(len(each))
+        return domain.or_nan(xp, ln, self.condition_supports, c)
 
     def from_noise(self, noise: Array, c: Array, *, xp: Namespace | None = None) -> Array:
         """The events, shape `(*S, F)`, that the flow makes of standard normal noise.
@@ -187,15 +187,18 @@ class ArrayFlow:
             noise: Shape `(*S, noise_columns)`.
             c: Conditions, as for `log_density`.
             xp: The array library; by default that of `noise` and `c`.
+
+        NaN where conditions cannot be at all.
         """
         xp = xp or namespace(noise, c)
+        c = xp.asarray(c)
         own = noise[..., : self._members[0].noise_columns]
         each = [member.from_noise(xp, own, c) for member in self._members]
         out = each[0]
         for k, other in enumerate(each[1:], start=1):
             edge = NormalDist().inv_cdf(k / len(each))
             out = xp.where(noise[..., -1:] > edge, other, out)
-        return out
+        return domain.or_nan(xp, out, self.condition_supports, c[..., None, :])
 
 
 def in_parts(function: Any, x_NF: NDArray[Any], c_NC: NDArray[Any], rows: int = PARTS) -> Floats:

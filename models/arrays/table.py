@@ -1,48 +1,56 @@
-"""ln p(x | c) on a grid, read off by linear interpolation: an emulator that needs no network.
+"""The density as numbers in one file: an emulator that needs no network.
 
-A flow of two masses under two conditions fits a table of some ten megabytes, whose interpolation is
-four-dimensional, in the logarithms of masses and positive conditions. The file is one `.npz`
-without pickles; this module alone writes and reads it. A `Table` stands wherever an `ArrayFlow`
-does: in `models/inference/population.py`, under numpy, cupy and JAX.
+p(x | c) is the product of p(x_0 | c), p(x_1 | x_0, c) and so on, each kept as lines
+(`models/arrays/lines.py`): one for every condition on a grid and every knot of the columns before.
+Knots lie where the density bends, so that few of them follow edges, and between the lines stand
+their means: the density integrates to one under every condition. Columns are in the coordinates of
+a flow, conditions in the logarithm where they are positive. The file is one `.npz` without pickles;
+this module alone writes and reads it. A `Table` stands wherever an `ArrayFlow` does: in
+`models/inference/population.py`, under numpy, cupy and JAX.
 
 Array names end in their axes:
-    F event columns    C conditions    A all axes of the grid, events first    S any axes
+    N rows    F event columns    C conditions    S any axes    K, M conditions, draws of each
 """
 
 from __future__ import annotations
 
-import functools
-import itertools
+import json
 import math
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from data_prep.atomic import draft_of
 from data_prep.columns import Column
 from data_prep.errors import InputError
 from models.arrays.flow import ArrayFlow, in_parts
 from models.arrays.layers import Standardise
-from models.bounds import Interval, intervals
+from models.arrays.lines import Corners, Lines, read
+from models.arrays.tabulation import tabulated
+from models.bounds import intervals
 from models.bundle import domain
 from models.bundle.domain import Floats, Known, Regions, limits_of, texts_of
 from models.namespaces import Array, Namespace, namespace
 
-SCHEMA = 2
-"""Version of the file. Raised when a reader of the old one would misread the new one: 2 knows
-bounds and categories. A table without any is written as 1."""
-DRAWS = 4_000
-"""Events drawn at each condition of the grid, to see how far it has to reach."""
-CUT, MARGIN = 5e-4, 0.1
-"""Share of the draws left out at each end, and what is added, in units of the range of the rest."""
-MOST_NODES = 200_000_000
-"""Numbers of a table that still fits memory: 0.8 GB."""
+SCHEMA = 3
+"""Version of the file. Those before kept ln p on a fixed grid, and did not integrate to one."""
+CHECKED, DRAWS = 24, 1_000
+"""Conditions under which the table is compared with the flow, and events drawn under each."""
+LARGEST_ERROR = 0.2
+"""Root-mean-square error of ln p, in nats, of a table that is handed out unless more is allowed."""
+GAP = 0.1
+"""How far from one the integral of such a table may be, in units of the error that is allowed."""
+MOST_NUMBERS = 200_000_000
+"""Of a table that still fits memory: 0.8 GB."""
+FEW = 64
+"""Of so many conditions the lines are worked out whole, once for all events."""
+ABOUT = ("domain", "pair", "captured", "rms_error", "integral")
+"""What the file says of a table beside its columns and arrays."""
 
 
 class TableError(InputError):
@@ -51,89 +59,101 @@ class TableError(InputError):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Table:
-    """p(events | conditions) on a grid; exactly zero outside it."""
+    """p(events | conditions) as lines; exactly zero beyond their ends."""
 
-    event_columns: tuple[str, ...]
-    """Names of the columns of an event, in order."""
-    condition_columns: tuple[str, ...]
-    """Names of the conditions, in order."""
+    event_supports: tuple[Column, ...]
+    """The columns of an event, with where their values lie."""
+    condition_supports: tuple[Column, ...]
+    """Those of the conditions; the points of a positive one are even in its logarithm."""
     domain: dict[str, Known]
     """Range of each condition, beyond which the density at its edge is taken; a category's texts,
     each of which is a point of its axis."""
-    logged_A: NDArray[np.bool_]
-    """Whether an axis is of the logarithm of its column."""
+    regions: Regions | None
+    """Where rows of the data are near, of scattered conditions; None where the range is all."""
     pair: tuple[int, int] | None
     """Event columns of which the second is divided by the first, such as two masses."""
-    limits_A2: Floats
-    """First and last point of each axis, in its own coordinate."""
-    log_density_A: NDArray[np.float32]
-    """Natural-log density per unit of the axes' coordinates; it integrates to one."""
+    lines: tuple[Lines, ...]
+    """Of each event column. Their first axes are the conditions' points, from one end of the domain
+    to the other, and then come the knots of the columns before."""
     captured: float
-    """Smallest part of the flow's density, over the conditions, that lay inside the grid."""
-    bounds_F2: Floats
-    """Bounds of each event column, infinite where there is none."""
-    rms_error: float
+    """Smallest part of the flow's density, over the conditions, that lay between the ends."""
+    rms_error: float = 0.0
     """Root-mean-square difference of the log density to the flow's in nats, over events drawn
-    under conditions between the points: what more points would improve."""
-    regions: Regions | None = None
-    """Where rows of the data are near, of scattered conditions; None where the range is all."""
+    under conditions between the points, where no event counts for more than one that is missing:
+    what more points would improve."""
+    integral: float = 1.0
+    """Of the density over where the flow has events, under that of those conditions where it is
+    farthest from one: the mean of the ratio of both densities over events of the flow."""
 
     @classmethod
-    def of(cls, flow: ArrayFlow, *, points: int = 128, condition_points: int = 12) -> Self:
+    def of(
+        cls,
+        flow: ArrayFlow,
+        *,
+        points: int = 48,
+        condition_points: int = 24,
+        largest_error: float = LARGEST_ERROR,
+    ) -> Self:
         """Tabulate a flow.
 
         Args:
             flow: The flow, or an ensemble.
-            points: Of each event column's axis.
-            condition_points: Of each condition's axis, evenly over the domain, in the logarithm
-                where the condition is positive; a category has a point for each text.
+            points: Knots of a line.
+            condition_points: Of each condition, evenly over the domain, in the logarithm where the
+                condition is positive; a category has a point for each text.
+            largest_error: Greatest `rms_error` of a table that is not refused, in nats.
 
         Raises:
-            TableError: If an axis has fewer than two points, or the table would not fit memory.
+            TableError: If there are too few points, the table would not fit memory, or its
+                `rms_error` is too large, or its `integral` farther from one than a tenth of that.
         """
-        if min(points, condition_points) < 2:
-            raise TableError("an axis has at least 2 points: raise points or condition_points")
+        if points < 3 or condition_points < 2:
+            raise TableError(
+                "a line has at least 3 points and a condition 2: raise points "
+                f"(got {points}) or condition_points (got {condition_points})"
+            )
         if atoms := [column.name for column in flow.event_supports if column.atoms]:
             raise TableError(
                 f"a grid has no place for the probabilities of atoms, which {', '.join(atoms)} "
                 "has: use the ArrayFlow itself"
             )
         known = [flow.domain[name] for name in flow.condition_columns]
-        c_points = [
-            max(2, len(texts_of(one))) if texts_of(one) else condition_points for one in known
-        ]
-        shape = (*[points] * len(flow.event_columns), *c_points)
-        nodes = math.prod(shape)
-        if nodes > MOST_NODES:
+        counts = [max(2, len(texts_of(one)) or condition_points) for one in known]
+        columns = len(flow.event_columns)
+        numbers = 3 * math.prod(counts) * sum(points ** (f + 1) for f in range(columns))
+        if numbers > MOST_NUMBERS:
             raise TableError(
-                f"a table of {nodes:,} numbers does not fit memory: choose fewer points "
+                f"a table of {numbers:,} numbers does not fit memory: choose fewer points "
                 f"(got {points}) or condition_points (got {condition_points})"
             )
-        domain_C2 = np.array([limits_of(one) for one in known]).reshape(-1, 2)
-        logged = (domain_C2[:, 0] > 0).tolist()
-        columns = flow.event_supports
-        positive = [column.positive for column in columns]
-        axes, c_axes = _axes(positive, flow.pair, intervals(columns)), _axes(logged, None, {})
-        c_limits_C2 = np.array(c_axes.forward(np, [*domain_C2])[0]).reshape(-1, 2)
-        c_NC = _nodes(c_axes, c_limits_C2, c_points)
-        limits_F2 = _reach(flow, axes, c_NC)
-        log_density, captured = _fill(flow, axes, limits_F2, points, c_NC)
-        # A condition of one value has an axis of some length all the same.
-        c_limits_C2[:, 1] += c_limits_C2[:, 0] == c_limits_C2[:, 1]
         table = cls(
-            event_columns=flow.event_columns,
-            condition_columns=flow.condition_columns,
+            event_supports=flow.event_supports,
+            condition_supports=flow.condition_supports,
             domain=flow.domain,
-            logged_A=np.array([*positive, *logged], bool),
-            pair=flow.pair,
-            limits_A2=np.concatenate([limits_F2, c_limits_C2]),
-            log_density_A=log_density.reshape(shape).astype(np.float32),
-            captured=captured,
-            bounds_F2=np.array([column.limits for column in columns]),
-            rms_error=0.0,
             regions=flow.regions,
+            pair=flow.pair,
+            lines=(),
+            captured=1.0,
         )
-        return replace(table, rms_error=_rms_error(flow, table, c_axes))
+        shares = np.meshgrid(*(np.linspace(0, 1, count) for count in counts), indexing="ij")
+        c_NC = table._at(np.stack([s.ravel() for s in shares], -1) if shares else np.zeros((1, 0)))
+        each = [tabulated(flow, table._axes, c_C, points) for c_C in c_NC]
+        made = []
+        for own in zip(*(one for one, _ in each), strict=True):
+            arrays = (np.stack(part).astype(np.float32) for part in zip(*own, strict=True))
+            made.append(Lines(*(part.reshape(*counts, *part.shape[1:]) for part in arrays)))
+        table = replace(table, lines=tuple(made), captured=min(part for _, part in each))
+        return table._measured(flow, largest_error)
+
+    @property
+    def event_columns(self) -> tuple[str, ...]:
+        """Names of the columns of an event, in order."""
+        return tuple(column.name for column in self.event_supports)
+
+    @property
+    def condition_columns(self) -> tuple[str, ...]:
+        """Names of the conditions, in order."""
+        return tuple(column.name for column in self.condition_supports)
 
     def log_prob(self, events: ArrayLike, **conditions: ArrayLike) -> Floats:
         """Natural-log density of events `(N, F)`, per unit of each event column, by numpy.
@@ -144,60 +164,38 @@ class Table:
         Raises:
             EmulatorError: As `ArrayFlow.log_prob`, but for the domain.
         """
-        x_NF = np.asarray(events, float)
-        domain.check_shape(self.event_columns, x_NF)
+        x_NF = domain.events(self.event_columns, events)
         limits = {name: limits_of(one) for name, one in self.domain.items()}
         c_NC = domain.conditions(self.condition_supports, limits, conditions, len(x_NF), "ignore")
         return in_parts(lambda x, c: self.log_density(x, c, xp=np), x_NF, c_NC)
 
     def log_density(self, x: Array, c: Array, *, xp: Namespace | None = None) -> Array:
-        """Natural-log density, as `ArrayFlow.log_density`; -inf outside the grid."""
+        """Natural-log density, as `ArrayFlow.log_density`; -inf beyond the ends of the lines."""
         xp = xp or namespace(x, c)
         x, c = xp.asarray(x), xp.asarray(c)
-        features = len(self.event_columns)
-        axes = _axes(self.logged_A[:features].tolist(), self.pair, self._intervals)
-        y, log_jacobian, within = axes.forward(xp, [x[..., f] for f in range(features)])
-        for k in range(len(self.condition_columns)):
-            value = xp.clip(c[..., k], *limits_of(self.domain[self.condition_columns[k]]))
-            y.append(xp.log(value) if self.logged_A[features + k] else value)
-        places, weights = [], []
-        for axis, value in enumerate(y):
-            low, high = map(float, self.limits_A2[axis])
-            last = self.log_density_A.shape[axis] - 1
-            place = (value - low) * (last / (high - low))
-            # Conditions are never off the grid, but for rounding.
-            within = within & ((place >= 0) & (place <= last) if axis < features else True)
-            cell = xp.clip(xp.floor(place), 0, last - 1)
-            places.append(cell.astype(int))
-            weights.append(xp.clip(place - cell, 0, 1))
-        return xp.where(within, self._interpolate(xp, places, weights) + log_jacobian, -math.inf)
+        y, ln, within = self._axes.forward(xp, [x[..., f] for f in range(len(self.lines))])
+        lines, corners = self._given(xp, c)
+        for own, value in zip(lines, y, strict=True):
+            more, between, corners = read(xp, own, corners, value)
+            ln, within = ln + more, within & between
+        return domain.or_nan(xp, xp.where(within, ln, -math.inf), self.condition_supports, c)
 
     def save(self, path: Path | str) -> Path:
         """Write the file, in one step: a reader sees the whole table or none."""
         path = Path(path)
-        known, near = [self.domain[name] for name in self.condition_columns], self.regions
-        texts = {
-            f"texts_{k}": np.array(texts_of(one)) for k, one in enumerate(known) if texts_of(one)
+        arrays = {
+            f"{name}_{f}": array
+            for f, own in enumerate(self.lines)
+            for name, array in own._asdict().items()
         }
-        more: dict[str, Any] = dict(texts)
-        if near is not None:
-            more["regions"] = np.stack([near.low_KC, near.high_KC])
+        if self.regions is not None:
+            arrays["regions"] = np.stack([self.regions.low_KC, self.regions.high_KC])
+        about = {name: getattr(self, name) for name in ABOUT} | {
+            what: [asdict(column) for column in getattr(self, what)]
+            for what in ("event_supports", "condition_supports")
+        }
         with draft_of(path) as draft, draft.open("wb") as file:
-            np.savez_compressed(
-                file,
-                schema=SCHEMA if self._intervals or texts else 1,
-                event_columns=np.array(self.event_columns, str),
-                condition_columns=np.array(self.condition_columns, str),
-                domain=np.array([limits_of(one) for one in known]).reshape(-1, 2),
-                logged=self.logged_A,
-                pair=np.array(self.pair or (), int),
-                limits=self.limits_A2,
-                log_density=self.log_density_A,
-                captured=self.captured,
-                bounds=self.bounds_F2,
-                rms_error=self.rms_error,
-                **more,
-            )
+            np.savez_compressed(file, schema=SCHEMA, about=json.dumps(about), **arrays)
         return path
 
     @classmethod
@@ -205,141 +203,118 @@ class Table:
         """The table of a file; no pickle is ever loaded.
 
         Raises:
-            TableError: If the file is no table, or is of a newer schema.
+            TableError: If the file is no table, or of another schema than this version's.
         """
         path = Path(path)
         try:
             with np.load(path, allow_pickle=False) as stored:
                 values = {name: stored[name] for name in stored.files}
-            if (schema := int(values["schema"])) <= SCHEMA:
-                conditions = tuple(map(str, values["condition_columns"]))
-                known: list[Known] = [
-                    tuple(map(str, values[f"texts_{k}"]))
-                    if f"texts_{k}" in values
-                    else (float(low), float(high))
-                    for k, (low, high) in enumerate(values["domain"])
-                ]
-                pair, features = values["pair"].tolist(), len(values["event_columns"])
-                open_F2 = np.tile([-math.inf, math.inf], (features, 1))
+            if (schema := int(values["schema"])) == SCHEMA:
+                about = json.loads(str(values["about"]))
+                events, conditions = (
+                    tuple(Column(**column) for column in about.pop(what))
+                    for what in ("event_supports", "condition_supports")
+                )
+                known, pair = about.pop("domain"), about.pop("pair")
                 return cls(
-                    event_columns=tuple(map(str, values["event_columns"])),
-                    condition_columns=conditions,
-                    domain=dict(zip(conditions, known, strict=True)),
-                    logged_A=values["logged"],
-                    pair=(pair[0], pair[1]) if pair else None,
-                    limits_A2=values["limits"],
-                    log_density_A=values["log_density"],
-                    captured=float(values["captured"]),
-                    bounds_F2=values.get("bounds", open_F2),
-                    rms_error=float(values["rms_error"]),
+                    event_supports=events,
+                    condition_supports=conditions,
+                    domain={name: tuple(its) for name, its in known.items()},
                     regions=Regions(*values["regions"]) if "regions" in values else None,
+                    pair=tuple(pair) if pair else None,
+                    lines=tuple(
+                        Lines(*(values[f"{name}_{f}"] for name in Lines._fields))
+                        for f in range(len(events))
+                    ),
+                    **about,
                 )
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             raise TableError(
                 f"{path} is not a table of an emulator ({error}): make one with `Table.of`"
             ) from error
+        if schema < SCHEMA:
+            raise TableError(
+                f"{path} has schema {schema}, whose densities do not integrate to one: make it "
+                "anew with `Table.of`"
+            )
         raise TableError(
-            f"{path} has schema {schema}, this version reads up to {SCHEMA}: upgrade hpo-flows"
-        )
-
-    @property
-    def condition_supports(self) -> tuple[Column, ...]:
-        """The conditions; those whose axis is logarithmic are positive."""
-        logged_C = self.logged_A[len(self.event_columns) :].tolist()
-        return tuple(
-            Column(name, "", logged, categories=texts_of(self.domain[name]))
-            for name, logged in zip(self.condition_columns, logged_C, strict=True)
+            f"{path} has schema {schema}, this version reads {SCHEMA}: upgrade hpo-flows"
         )
 
     @cached_property
-    def _intervals(self) -> dict[int, Interval]:
-        bounded_F = np.isfinite(self.bounds_F2).any(axis=1)
-        return {int(k): Interval(*self.bounds_F2[k].tolist()) for k in np.flatnonzero(bounded_F)}
+    def _axes(self) -> Standardise:
+        """Events <-> the coordinates of the lines: a flow's, neither shifted nor scaled."""
+        columns = self.event_supports
+        return Standardise(
+            positive=tuple(column.positive for column in columns),
+            bounded=intervals(columns),
+            pair=self.pair,
+            total=False,
+            turned=True,
+            mean=(0.0,) * len(columns),
+            spread=(1.0,) * len(columns),
+        )
 
-    def _interpolate(self, xp: Namespace, cells: list[Array], weights: list[Array]) -> Array:
-        flat = xp.asarray(self.log_density_A.reshape(-1))
-        strides = np.cumprod([1, *self.log_density_A.shape[:0:-1]])[::-1]
-        total: Array = 0.0
-        for corner in itertools.product((0, 1), repeat=len(cells)):
-            index: Array = 0
-            share: Array = 1.0
-            for side, cell, weight, stride in zip(corner, cells, weights, strides, strict=True):
-                index = index + (cell + side) * int(stride)
-                share = share * (weight if side else 1 - weight)
-            total = total + share * xp.take(flat, index)
-        return total
+    def _at(self, shares_NC: Floats) -> Floats:
+        """The conditions that are so far on the way from one end of the domain to the other."""
+        c_NC = np.empty_like(shares_NC)
+        for k, column in enumerate(self.condition_supports):
+            ends = low, high = limits_of(self.domain[column.name])
+            if column.positive:
+                low, high = np.log(ends)
+            value_N = low + (high - low) * shares_NC[:, k]
+            c_NC[:, k] = np.clip(np.exp(value_N) if column.positive else value_N, *ends)
+        return c_NC
 
+    def _given(self, xp: Namespace, c: Array) -> tuple[list[Lines], Corners]:
+        """Lines, their number along the first axis, and which of them stand around conditions."""
+        corners = [(xp.zeros(c.shape[:-1], int), xp.ones(c.shape[:-1]))]
+        for k, column in enumerate(self.condition_supports):
+            low, high = limits_of(self.domain[column.name])
+            # NaN, too, is taken to an end: its density is none of these lines'.
+            value = xp.clip(xp.where(c[..., k] >= low, c[..., k], low), low, high)
+            if column.positive:
+                value, low, high = xp.log(value), math.log(low), math.log(high)
+            last = self.lines[0].places.shape[k] - 1
+            place = (value - low) * (last / ((high - low) or 1.0))
+            cell = xp.clip(xp.floor(place), 0, last - 1)
+            t = xp.clip(place - cell, 0, 1)
+            corners = [
+                (line * (last + 1) + cell.astype(int) + side, weight * (t if side else 1 - t))
+                for line, weight in corners
+                for side in (0, 1)
+            ]
+        axes = len(self.condition_supports)
+        lines = [
+            Lines(*(array.reshape(-1, *array.shape[axes:]) for array in own)) for own in self.lines
+        ]
+        if (count := math.prod(c.shape[:-1])) > FEW:
+            return lines, corners
+        flat = [(line.reshape(-1), weight.reshape(-1)) for line, weight in corners]
+        mean = xp.ones(c.shape[:-1])
+        return [own.mean(xp, flat) for own in lines], [(xp.arange(count).reshape(mean.shape), mean)]
 
-def _axes(
-    logged: Sequence[bool], pair: tuple[int, int] | None, bounded: Mapping[int, Interval]
-) -> Standardise:
-    """Events <-> the coordinates of the grid: a flow's, neither shifted nor scaled."""
-    zeros, ones = (0.0,) * len(logged), (1.0,) * len(logged)
-    return Standardise(
-        positive=tuple(logged),
-        bounded=bounded,
-        pair=pair,
-        total=False,
-        turned=True,
-        mean=zeros,
-        spread=ones,
-    )
-
-
-def _nodes(axes: Standardise, limits_K2: Floats, points: Sequence[int]) -> Floats:
-    """All points of a grid in physical units, the last axis running fastest."""
-    ends = zip(limits_K2, points, strict=True)
-    lines = [np.linspace(low, high, count) for (low, high), count in ends]
-    grid = [line.reshape(-1) for line in np.meshgrid(*lines, indexing="ij")]
-    return np.array(axes.inverse(np, grid)).reshape(len(lines), math.prod(points)).T
-
-
-def _reach(flow: ArrayFlow, axes: Standardise, c_NC: Floats) -> Floats:
-    """First and last point of each event axis, `(F, 2)`, from draws under all conditions."""
-    rng = np.random.default_rng(0)
-    low_F, high_F = np.full((2, len(flow.event_columns)), [[np.inf], [-np.inf]])
-    for c_C in c_NC:
-        x_NF = flow.from_noise(rng.standard_normal((DRAWS, flow.noise_columns)), c_C[None])
-        ends = np.quantile(axes.forward(np, [*x_NF.T])[0], [CUT, 1 - CUT], axis=1)
-        margin_F = MARGIN * (ends[1] - ends[0])
-        low_F = np.minimum(low_F, ends[0] - margin_F)
-        high_F = np.maximum(high_F, ends[1] + margin_F)
-    return np.stack([low_F, high_F], -1)
-
-
-def _fill(
-    flow: ArrayFlow, axes: Standardise, limits_F2: Floats, points: int, c_NC: Floats
-) -> tuple[Floats, float]:
-    """Log density per unit of the axes at all nodes, `(events, conditions)`, each sum scaled to 1.
-
-    Also the smallest of the sums, by the trapezoidal rule.
-    """
-    x_NF = _nodes(axes, limits_F2, [points] * len(limits_F2))
-    log_jacobian_N = axes.forward(np, [*x_NF.T])[1]
-    share = np.r_[0.5, np.ones(points - 2), 0.5] / (points - 1)
-    cells = functools.reduce(np.multiply.outer, (share * np.ptp(ends) for ends in limits_F2))
-    ln_cell_N = np.log(cells).reshape(-1)
-    out = np.empty((len(x_NF), len(c_NC)))
-    captured = 1.0
-    for k, c_C in enumerate(c_NC):
-        ln_N = in_parts(flow.log_density, x_NF, c_C[None]) - log_jacobian_N
-        ln_sum = float(np.logaddexp.reduce(ln_N + ln_cell_N))
-        captured = min(captured, math.exp(ln_sum))
-        out[:, k] = ln_N - ln_sum
-    return out, captured
-
-
-def _rms_error(flow: ArrayFlow, table: Table, c_axes: Standardise) -> float:
-    """Root-mean-square difference of the log densities, over draws inside the grid."""
-    rng = np.random.default_rng(1)
-    share_NC = rng.random((DRAWS, len(flow.condition_columns)))
-    known = [flow.domain[name] for name in flow.condition_columns]
-    ends = c_axes.forward(np, [np.array(limits_of(one)) for one in known])[0]
-    y = [
-        np.floor(share_N * len(one)) if texts_of(one) else low + (high - low) * share_N
-        for (low, high), share_N, one in zip(ends, share_NC.T, known, strict=True)
-    ]
-    c_NC = np.array(c_axes.inverse(np, y)).reshape(-1, DRAWS).T
-    x_NF = flow.from_noise(rng.standard_normal((DRAWS, flow.noise_columns)), c_NC)
-    error_N = table.log_density(x_NF, c_NC) - flow.log_density(x_NF, c_NC)
-    return float(np.sqrt(np.mean(error_N[np.isfinite(error_N)] ** 2)))
+    def _measured(self, flow: ArrayFlow, largest_error: float) -> Self:
+        """The table with how far it is from the flow. Raises TableError if it is too far."""
+        rng = np.random.default_rng(1)
+        share_KC = rng.random((CHECKED, len(self.condition_supports)))
+        for k, column in enumerate(self.condition_supports):
+            if texts := len(column.categories):
+                share_KC[:, k] = np.floor(share_KC[:, k] * texts) / max(1, texts - 1)
+        gap_KM = np.empty((CHECKED, DRAWS))
+        for k, c_C in enumerate(self._at(share_KC)):
+            x_MF = flow.from_noise(rng.standard_normal((DRAWS, flow.noise_columns)), c_C[None])
+            gap_KM[k] = self.log_density(x_MF, c_C[None])
+            gap_KM[k] -= in_parts(flow.log_density, x_MF, c_C[None])
+        integral_K = np.exp(gap_KM).mean(1)
+        # Twice Hellinger's distance: of small differences their rms, and those in the far tails,
+        # where neither density is known, count as 2 at most.
+        error = float(np.sqrt(np.mean((2 * np.expm1(gap_KM / 2)) ** 2)))
+        integral = float(integral_K[np.abs(integral_K - 1).argmax()])
+        if not (error <= largest_error and abs(integral - 1) <= GAP * largest_error):
+            raise TableError(
+                f"a table of {self.lines[0].places.shape[-1]} points is {error:.2g} nats from the "
+                f"flow (rms; at most {largest_error:g}) and its integral {integral:.3f}: raise "
+                "points or condition_points"
+            )
+        return replace(self, rms_error=error, integral=integral)

@@ -9,6 +9,8 @@ Array names end in their axes:
 
 from __future__ import annotations
 
+import math
+import operator
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -146,13 +148,32 @@ def conditions(
     return c_NC
 
 
-def check_shape(columns: Sequence[str], x_NF: NDArray[Any]) -> None:
-    """Raises EmulatorError if these are not events `(N, F)` of the columns."""
+def or_nan(xp: Namespace, out: Array, columns: Sequence[Column], c: Array) -> Array:
+    """`out`, shape `S`, but NaN where conditions `(*S, C)` of these columns cannot be at all.
+
+    A number that can be is finite and in its column's support, and of a category the place of a
+    text. The domain is another question.
+    """
+    if not columns:
+        return out
+    each = [c[..., k] for k in range(len(columns))]
+    held = [xp.isfinite(value) & one.holds(value) for value, one in zip(each, columns, strict=True)]
+    for k, one in enumerate(columns):
+        if one.categories:
+            numbers_of_texts = (0.0, len(one.categories) - 1.0)
+            held[k] = held[k] & (each[k] == xp.floor(each[k])) & inside(each[k], numbers_of_texts)
+    return xp.where(reduce(operator.and_, held), out, math.nan)
+
+
+def events(columns: Sequence[str], given: ArrayLike) -> Floats:
+    """Events `(N, F)` of the columns as an array. Raises EmulatorError if they are none."""
+    x_NF = numbers(given, "events")
     if x_NF.ndim != 2 or x_NF.shape[1] != len(columns):
         raise EmulatorError(
             f"events must have shape (N, {len(columns)}), one column for each of "
             f"{', '.join(columns)}, got {x_NF.shape}"
         )
+    return x_NF
 
 
 def told(columns: Sequence[Column], domain: Domain) -> dict[str, Known]:

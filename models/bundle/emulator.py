@@ -162,8 +162,7 @@ class Emulator:
                 missing, unknown, not finite, none of its categories or of a wrong length, or
                 outside the domain under "raise"; or if `return_std` is asked of a single flow.
         """
-        x_NF = domain.numbers(events, "events")
-        domain.check_shape(self.event_columns, x_NF)
+        x_NF = domain.events(self.event_columns, events)
         c_NC = domain.conditions(
             self.module.condition_columns,
             self.module.domain,

@@ -3,7 +3,8 @@
 `log_prob.onnx`: events `(N, F)`, conditions `(N, C)` -> log_prob `(N,)`, nats.
 `sample.onnx`: noise `(N, F)`, standard normal, conditions `(N, C)` -> events `(N, F)`; columns
 with atoms need one number more, which chooses the pattern, and an ensemble one for the member.
-All float32 and in physical units; N is free. Torch needs the package `onnx` for it.
+All float32 and in physical units; N is free. Conditions that cannot be at all, such as a
+metallicity of 0, give NaN. Torch needs the package `onnx` for it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from models.bundle import domain
 from models.bundle.ensemble import Density
 
 LOG_PROB, SAMPLE = "log_prob.onnx", "sample.onnx"
@@ -31,7 +33,11 @@ class _Graph(nn.Module):
         self._method = method
 
     def forward(self, first_NF: Tensor, c_NC: Tensor | None = None) -> Tensor:
-        return self._method(first_NF, first_NF[:, :0] if c_NC is None else c_NC)
+        if c_NC is None:
+            return self._method(first_NF, first_NF[:, :0])
+        out = self._method(first_NF, c_NC)
+        given = c_NC if out.ndim == 1 else c_NC[:, None]
+        return domain.or_nan(torch, out, self.flow.condition_columns, given)
 
 
 def write(flow: Density, folder: Path) -> None:

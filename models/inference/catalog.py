@@ -112,9 +112,15 @@ class CatalogLikelihood:
         self._rows_JL = np.where(at_L < lengths_J1, ends_J1 - lengths_J1 + at_L, -1)
         """Rows of the samples of every event, filled up with -1."""
 
-    def __call__(self, theta: Sequence[float]) -> float:
-        """The log-likelihood in nats of parameters in the order of `names`; never NaN."""
-        return float(self.log_likelihood(np.asarray(theta, float)))
+    def __call__(self, theta: ArrayLike) -> Any:
+        """The log-likelihood in nats of parameters in the order of `names`; never NaN.
+
+        A float; of rows of parameters, as emcee gives them with `vectorize=True`, an array.
+        """
+        theta = np.asarray(theta, float)
+        if theta.ndim > 1:
+            return np.array([self(row) for row in theta])
+        return float(self.log_likelihood(theta))
 
     def log_likelihood(self, theta: Array) -> Array:
         """The log-likelihood as an array operation, for `jax.jit` and `jax.grad`."""

@@ -118,10 +118,10 @@ class ByTorch:
                 "models.arrays.flow.ArrayFlow for JAX and cupy"
             )
         shape = np.broadcast_shapes(x.shape[:-1], c.shape[:-1])
-        # A copy: torch warns of arrays that it may not write to.
+        # Copies: torch warns of arrays that it may not write to.
         x_NF = np.array(np.broadcast_to(x, (*shape, x.shape[-1]))).reshape(-1, x.shape[-1])
         c = c if math.prod(c.shape[:-1]) == 1 else np.broadcast_to(c, (*shape, c.shape[-1]))
-        c_NC = c.reshape(-1, c.shape[-1])
+        c_NC = np.array(c).reshape(-1, c.shape[-1])
         from models.bundle import batched  # here: torch takes seconds to load
 
         return batched.log_prob(self._module, x_NF, c_NC).reshape(shape)

@@ -189,6 +189,8 @@ class PopulationModel:
         parameters = self._parameters(xp, conditions)
         given = [xp.asarray(value) for value in (*read, *parameters)]
         shape = np.broadcast_shapes(*(value.shape for value in given))
+        if 0 in shape:
+            return xp.zeros((1 if self.sample_member else len(self._density.each), *shape))
         # A number stays one row: all that depends on conditions alone is worked out once.
         rows = [shape if k < len(read) or v.ndim else (1,) for k, v in enumerate(given)]
         given_N = [xp.broadcast_to(*pair).reshape(-1) for pair in zip(given, rows, strict=True)]
@@ -220,6 +222,8 @@ class PopulationModel:
         xp = namespace(*conditions.values())
         parameters = self._parameters(xp, conditions)
         given = xp.broadcast_arrays(*map(xp.asarray, parameters)) if parameters else []
+        if given and 0 in given[0].shape:
+            return xp.zeros(given[0].shape)
         c_KNC, known_N, ln_fraction_TN = self._conditions(xp, [v.reshape(-1) for v in given])
         ln_KTN = self._ln_mergers_KTN(xp, c_KNC) + ln_fraction_TN
         ln_N = log_sum(xp, ln_KTN.reshape(-1, ln_KTN.shape[-1]), axis=0)

@@ -16,7 +16,7 @@ from models.arrays.flow import ArrayFlow
 from models.bundle.domain import ExtrapolationWarning
 from models.bundle.ensemble import Ensemble
 from models.bundle.files import EmulatorError
-from tests.random_flows import MIXTURES, a_flow, in_arrays, noise_of
+from tests.random_flows import CHANNEL, GRID, MIXTURES, a_flow, flow, in_arrays, noise_of
 
 CASES = [
     pytest.param(2, 2, {}, id="default"),
@@ -188,8 +188,10 @@ def test_one_condition_for_all_gives_what_one_for_each_would(options):
 def test_events_that_cannot_be_have_no_density(event, options):
     flow = in_arrays(a_flow(options=options))
 
-    assert flow.log_prob([event, [9.0, 8.0]], Z=0.001, alpha=1.0)[0] == -np.inf
-    assert np.isfinite(flow.log_prob([event, [9.0, 8.0]], Z=0.001, alpha=1.0)[1])
+    found = flow.log_density(np.array([event, [9.0, 8.0]]), np.array([0.001, 1.0]))
+
+    assert found[0] == -np.inf
+    assert np.isfinite(found[1])
 
 
 def test_a_density_integrates_to_one():
@@ -380,3 +382,34 @@ def test_a_bundle_that_cannot_be_used_is_refused(bundle, tmp_path, damage, messa
 
     with pytest.raises(EmulatorError, match=message):
         ArrayFlow.load(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 0.0, -1.0])
+@pytest.mark.parametrize("column", [0, 1])
+def test_conditions_that_cannot_be_have_no_density(wrong, column):
+    """Not the one of Z = 1, and nothing that a sum over rows could pass over."""
+    flow = in_arrays(a_flow())
+    c_NC = np.array([[0.001, 1.0], [0.002, 2.0]])
+    c_NC[0, column] = wrong
+
+    log_density_N = flow.log_density(np.array([[9.0, 8.0]]), c_NC)
+    events_NF = flow.from_noise(np.array([[0.1, 0.2]]), c_NC)
+
+    for found in (log_density_N, events_NF.sum(1)):
+        assert np.isnan(found[0])
+        assert np.isfinite(found[1])
+
+
+@pytest.mark.parametrize("place", [-1.0, 0.5, 3.0])
+def test_a_place_that_no_text_has_is_no_condition(place):
+    of_texts = in_arrays(flow(conditions=(GRID[0], CHANNEL)))
+
+    found = of_texts.log_density(np.array([[9.0, 8.0]]), np.array([[0.001, place], [0.001, 2.0]]))
+
+    np.testing.assert_array_equal(np.isnan(found), [True, False])
+
+
+@pytest.mark.parametrize("event", [[np.nan, 8.0], [np.inf, 8.0]])
+def test_events_that_are_not_finite_are_refused(event):
+    with pytest.raises(EmulatorError, match="events must be finite"):
+        in_arrays(a_flow()).log_prob([event], Z=0.001, alpha=1.0)

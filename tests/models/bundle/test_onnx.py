@@ -11,6 +11,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 
 from models.bundle import onnx
+from models.bundle.emulator import Emulator
 from models.config import ActivationName, Coordinates
 from tests.random_flows import GRID, MASSES, every_flow, flow
 
@@ -70,6 +71,21 @@ def test_the_graph_knows_the_support(bundle):
 
     assert found[0] == -np.inf
     assert np.isfinite(found[1])
+
+
+def test_the_graphs_give_nan_where_conditions_cannot_be(bundle):
+    """Not the numbers of Z = 1."""
+    conditions = np.array([[0.001, 1.0], *([z, 1.0] for z in (np.nan, np.inf, 0, -1))], "f4")
+    cannot = [False, True, True, True, True]
+
+    log_prob = run(
+        bundle / "log_prob.onnx", events=np.full((5, 2), 9.0, "f4"), conditions=conditions
+    )
+    noise = np.zeros((5, Emulator.load(bundle).module.noise_columns), "f4")
+    events = run(bundle / "sample.onnx", noise=noise, conditions=conditions)
+
+    np.testing.assert_array_equal(np.isnan(log_prob), cannot)
+    np.testing.assert_array_equal(np.isnan(events).all(1), cannot)
 
 
 @pytest.mark.parametrize(("events", "conditions"), [(MASSES[:1], GRID[:1]), (MASSES, ())])

@@ -217,11 +217,15 @@ def test_emcee_samples_the_likelihood(flow):
     likelihood = CatalogLikelihood(model, events, injections, drawn=count)
     start = np.random.default_rng(0).uniform(1, 4, (8, 1))
 
-    sampler = emcee.EnsembleSampler(8, len(likelihood.names), likelihood)
-    sampler.random_state = np.random.RandomState(0).get_state()  # noqa: NPY002
-    sampler.run_mcmc(start, 40)
+    chains = []
+    for vectorize in (False, True):
+        sampler = emcee.EnsembleSampler(8, 1, likelihood, vectorize=vectorize)
+        sampler.random_state = np.random.RandomState(0).get_state()  # noqa: NPY002
+        sampler.run_mcmc(start, 20)
+        chains.append(sampler.get_chain(flat=True))
 
-    chain = sampler.get_chain(flat=True)
+    np.testing.assert_array_equal(*chains)
+    chain = chains[0]
     assert ((chain > 0.5) & (chain < 5)).all()
     assert 0.2 < sampler.acceptance_fraction.mean() < 1
 

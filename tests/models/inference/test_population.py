@@ -83,6 +83,27 @@ def test_outside_the_support_the_density_is_exactly_zero(flow, heavier, lighter)
     assert model.ln_prob(data, **HERE)[0] == -np.inf
 
 
+@pytest.mark.parametrize("library", ["numpy", "jax.numpy"])
+@pytest.mark.parametrize("second", ["mass_2", "mass_ratio"])
+def test_of_no_events_there_are_no_densities(flow, library, second):
+    """As gwpopulation's own models have it, for an event list that a cut left empty."""
+    xp = importlib.import_module(library)
+    none = {"mass_1": xp.zeros((3, 0)), second: xp.zeros((3, 0))}
+    model = PopulationModel(flow, second=second, over=OVER_Z)
+
+    for found in (model(none, alpha=1.0), model.ln_prob(none, alpha=xp.zeros((3, 0)))):
+        assert isinstance(found, type(xp.zeros(0)))
+        assert found.shape == (3, 0)
+
+
+def test_of_no_events_an_emulator_has_no_densities(bundle):
+    none = np.zeros(0)
+
+    found = PopulationModel(Emulator.load(bundle))({"mass_1": none, "mass_2": none}, **HERE)
+
+    assert found.shape == (0,)
+
+
 def test_a_mass_ratio_above_one_has_no_density(flow):
     data = {"mass_1": np.full(3, 9.0), "mass_ratio": np.array([1.0, 1.01, 0.5])}
 
@@ -155,6 +176,7 @@ def test_the_mean_efficiency_has_the_shape_of_the_conditions_and_is_0_outside(fl
     assert found[0, 1] == pytest.approx(float(model.efficiency(alpha=2.0)))
     plain = PopulationModel(flow, efficiency=efficiency)
     assert plain.efficiency(**HERE) == pytest.approx(float(efficiency(**HERE)))
+    assert plain.efficiency(Z=np.zeros((0, 2)), alpha=1.0).shape == (0, 2)
 
 
 @pytest.mark.slow
