@@ -61,6 +61,34 @@ def test_every_layout_tells_the_same(tmp_path):
             np.testing.assert_allclose(other.found[name], values, rtol=1e-9)
 
 
+def test_another_cosmology_leaves_the_density_of_what_is_seen(tmp_path):
+    path = write_injections(tmp_path / "o3", "o3", draws(200), drawn=500)
+    seen = []
+    for universe in (OPEN, OTHER):
+        found = read_injections(path, universe, **SAID).found
+        z, slope = found["redshift"], universe.cosmology.luminosity_distance_slope
+        seen.append(
+            [found["mass_1"] * (1 + z), found["prior"] / ((1 + z) ** 2 * slope(z))]
+            + [universe.cosmology.luminosity_distance(z)]
+        )
+
+    np.testing.assert_allclose(seen[1], seen[0], rtol=1e-7)
+
+
+def test_spins_beyond_the_largest_weigh_nothing_and_the_others_more(tmp_path):
+    columns, _ = MADE
+    path = write_injections(tmp_path / "o4a.hdf", "o4a", MADE, drawn=40_000)
+    slow = Universe(cosmology=PLANCK15_LAL, max_spin=0.5, evolution=1.5, max_redshift=0.8)
+
+    found = read_injections(path, slow, **SAID)
+
+    largest = np.maximum(columns["spin1_magnitude"], columns["spin2_magnitude"])
+    assert len(found.found["prior"]) == ((largest <= 0.5) & (columns["redshift"] <= 0.8)).sum()
+    fraction, error = detected(found, population)
+    assert fraction == pytest.approx(1, abs=3.5 * error)
+    assert error < 0.06
+
+
 def test_weights_stand_for_draws(tmp_path):
     """A third is kept of what is light, at three times the weight: the same population."""
     columns, _ = MADE
