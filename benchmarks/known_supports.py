@@ -10,7 +10,7 @@ time. Of each is told:
     excess    true minus fitted log density of the test rows, nats, and its standard error
     pit       largest distance of a column's ranks from uniform, over that of a perfect flow
     level     likewise of the contents of regions of highest density
-    c2st      what boosted trees tell test rows and draws apart by: 0.5 is a coin
+    c2st      AUC of boosted trees that tell draws from test rows: 0.5 is an exact emulator
     between   excess at conditions that no row of the table has, where the part has such
     outside   fraction of a million draws that lie where the density is zero
 
@@ -487,7 +487,7 @@ def measure(arm: Arm, folder: Path, flow: Any, seed: int) -> dict[str, float]:
         "error": float(excess_N.std() / np.sqrt(len(excess_N))),
         "pit": max(pit.values()),
         "level": told["calibration"]["level_ks"] / told["calibration"]["level_ks_floor"],
-        "c2st": told["two_sample"]["accuracy"],
+        "c2st": told["two_sample"]["auc"],
         "c2st_error": told["two_sample"]["error"],
         "outside": float(arm.outside(batched.draw(flow, conditions_NC, rng)).mean()),
         "pit_of": pit,

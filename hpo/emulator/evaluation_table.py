@@ -141,7 +141,8 @@ def _measures(found: Found, split: str, kinds: Sequence[str]) -> Iterator[_Measu
     if "held_out_nll" in kinds:
         for kind in kinds:
             yield _Measure(f"{split} NLL, {KINDS[kind]}", (kind, "mean"), nats)
-    yield _Measure("C2ST accuracy", ("two_sample", "accuracy"), ideal=0.5)
+    yield _Measure("C2ST AUC", ("two_sample", "auc"), ideal=0.5)
+    yield _Measure("C2ST AUC, real against real", ("real_against_real", "auc"), ideal=0.5)
     levels = "calibration"
     for percent, one in found[levels]["coverage"].items():
         keys = (levels, "coverage", percent, "fraction")
@@ -153,6 +154,12 @@ def _measures(found: Found, split: str, kinds: Sequence[str]) -> Iterator[_Measu
         yield _Measure(f"KS of PIT {name} to uniform", keys, ideal=floor)
     for label, key in (("KS", "ks"), ("W1", "wasserstein"), ("JS", "jensen_shannon")):
         yield _Measure(f"{label} / floor, median of cells", (f"median_{key}_over_floor",), ideal=1)
+    if found["worst_ks"]:
+        yield _Measure(
+            "KS / floor, worst cell", ("worst_ks", "over_floor"), ideal=("worst_ks", "ideal")
+        )
+    if found["small_cells"]:
+        yield from _measures_of_small_cells(found["small_cells"])
     for name in found["outside_range"]:
         floor = ("outside_range_floor", name)
         yield _Measure(f"draws outside the data's {name}", ("outside_range", name), ideal=floor)
@@ -162,6 +169,22 @@ def _measures(found: Found, split: str, kinds: Sequence[str]) -> Iterator[_Measu
     yield _Measure("operations", ("cost", "flops_per_event"), "FLOPs per density")
     yield _Measure("draws", ("speed", "samples_per_second"), "per second")
     yield _Measure("densities", ("speed", "log_prob_per_second"), "per second")
+
+
+def _measures_of_small_cells(found: Found) -> Iterator[_Measure]:
+    place = ("small_cells",)
+    yield _Measure("small cells, rows", (*place, "rows"))
+    if found["two_sample"]:
+        yield _Measure("small cells, C2ST AUC", (*place, "two_sample", "auc"), ideal=0.5)
+    levels = found["calibration"] or {"coverage": {}, "pit": {}}
+    for percent, one in levels["coverage"].items():
+        keys = (*place, "calibration", "coverage", percent, "fraction")
+        name = f"small cells, coverage of densest {percent} %"
+        yield _Measure(name, keys, ideal=one["nominal"])
+    for name in levels["pit"]:
+        keys = (*place, "calibration", "pit", name)
+        title = f"small cells, KS of PIT {name} to uniform"
+        yield _Measure(title, (*keys, "ks"), ideal=(*keys, "ks_floor"))
 
 
 def _measures_of_cell(
@@ -185,7 +208,7 @@ def _score(
     cell: Mapping[str, Value] | None = None,
     held_out: bool | str | None = None,
 ) -> Score:
-    has_error = one.keys[-1] in ("mean", "accuracy", "fraction")
+    has_error = one.keys[-1] in ("mean", "auc", "fraction")
     values = {
         title: (_at(each, one.keys), _at(each, (*one.keys[:-1], "error")) if has_error else None)
         for title, each in evaluations.items()

@@ -18,10 +18,11 @@ Gneiting, Balabdaoui & Raftery (2007), Journal of the Royal Statistical Society 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,8 @@ from models.evaluation.weighted import effective, joined, ratios, shares
 
 CONTENTS = (0.5, 0.9)
 """Of the regions whose coverage is told."""
+KOLMOGOROV_MEAN = math.sqrt(math.pi / 2) * math.log(2)
+"""Of the largest gap to the true distribution function, times the root of the number of values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,38 @@ class Calibration:
     """By event column."""
 
 
+class Levels(NamedTuple):
+    """The levels of events and their ranks, cell by cell."""
+
+    cells: list[NDArray[np.float64]]
+    """Of each cell's events that have one."""
+    draws: list[int]
+    """Of those cells."""
+    weights: list[NDArray[Any]] | None
+    """Of those events; None where rows have none."""
+    ranks: dict[str, list[NDArray[np.float64]]]
+    """Of those events, by event column."""
+    small: list[bool]
+    """Whether the cell is one of those with too few rows for distances."""
+
+    def of_small(self) -> Levels:
+        """Those of the small cells."""
+
+        def of_cells(each: list[Any]) -> list[Any]:
+            return list(itertools.compress(each, self.small))
+
+        weights = None if self.weights is None else of_cells(self.weights)
+        ranks = {name: of_cells(each) for name, each in self.ranks.items()}
+        return Levels(
+            *map(of_cells, (self.cells, self.draws)), weights, ranks, of_cells(self.small)
+        )
+
+    def calibration(self) -> Calibration:
+        """Their calibration."""
+        ranks_of_columns = {name: np.concatenate(each) for name, each in self.ranks.items()}
+        return calibration(self.cells, self.draws, ranks_of_columns, self.weights)
+
+
 def levels(
     log_prob_N: NDArray[Any], drawn_log_prob_M: NDArray[Any], rng: np.random.Generator
 ) -> NDArray[np.float64]:
@@ -118,8 +153,7 @@ def calibration(
     agree = _pairs_that_agree(levels_of_cells, draws, ratio_N)
     # How many events with draws of their own would tell as much as these.
     events = size / (1 + agree / (rows**2 / size))
-    # Mean of Kolmogorov's distribution.
-    floor = math.sqrt(math.pi / 2) * math.log(2) / math.sqrt(events)
+    floor = KOLMOGOROV_MEAN / math.sqrt(events)
     coverage = {}
     for p in CONTENTS:
         inside_N = level_N <= p

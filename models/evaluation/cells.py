@@ -67,6 +67,14 @@ class CellRows:
         keys = [key(cell.conditions) for cell in cells]
         return cls(batch, values_KC, _by_cell(cell_N, len(cells)), keys, boxes)
 
+    def small(self, least: float) -> NDArray[np.bool_]:
+        """Whether each row is of a cell with fewer effective rows than these."""
+        small_N = np.zeros(len(self.batch.events), bool)
+        for rows in self.rows:
+            weights_N = weighted.of(self.batch.weights, rows)
+            small_N[rows] = weighted.effective(weights_N, len(rows)) < least
+        return small_N
+
     @property
     def points(self) -> CellRows:
         """Rows of exactly equal conditions."""

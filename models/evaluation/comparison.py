@@ -17,9 +17,13 @@ from models.evaluation.calibration import gap_error
 from models.evaluation.cells import CellRows, key_of
 from models.evaluation.nll import mean_of
 from models.evaluation.report import Evaluation, evaluation, read, scores
+from models.evaluation.two_sample import Answers, parts, real_against_real
 from models.evaluation.weighted import of
 
-LEFT_OUT = ("box", "rows", "effective_rows", "error", "nominal", "conditions", "held_out", "cells")
+LEFT_OUT = (
+    *("box", "rows", "effective_rows", "error", "nominal", "ideal", "conditions", "held_out"),
+    *("cells", "real_against_real"),
+)
 """Of the numbers of an evaluation, those whose difference would mean nothing."""
 
 
@@ -45,9 +49,11 @@ def compare(
         DataError: If the dataset has other columns than one of the two, or the split has no rows.
         EmulatorError: If a card's held-out cells are none.
     """
-    dataset, test = read(folder, split, emulator, against)
+    dataset, test, other = read(folder, split, emulator, against)
+    real = real_against_real(dataset, test, other, seed=seed)
     first, second = (
-        evaluation(each, dataset, test, split, seed=seed) for each in (emulator, against)
+        evaluation(each, dataset, test, split, seed=seed, other=other, real=real)
+        for each in (emulator, against)
     )
     difference = _difference(first.found, second.found) | _paired(
         first, second, dataset, CellRows.of(test, dataset), split
@@ -84,11 +90,19 @@ def _paired(
             first.levels.weights,
         )
     if first.answers and second.answers:
-        # An event and the one drawn at its conditions count as one: one classifier answered both.
-        right_N, other_N = (each.right_2N.mean(axis=0) for each in (first.answers, second.answers))
-        gap = mean_of(right_N - other_N, first.answers.weights_N)
-        told["two_sample"] = {"accuracy": gap.mean, "error": gap.error}
+        told["two_sample"] = _gap(first.answers, second.answers)
+        small = _difference(first.found, second.found).get("small_cells")
+        among_N = first.small_N[first.answers.rows_N]
+        if small and among_N.any():
+            gap = _gap(*(each.among(among_N) for each in (first.answers, second.answers)))
+            told["small_cells"] = {**small, "two_sample": gap}
     return told
+
+
+def _gap(first: Answers, second: Answers) -> dict[str, float]:
+    """The difference of two AUCs of the same events."""
+    gap = mean_of(parts(first) - parts(second))
+    return {"auc": gap.mean, "error": gap.error}
 
 
 def _difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

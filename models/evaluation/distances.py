@@ -12,7 +12,7 @@ Axes:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from data_prep.dataset import SPLITS, Dataset
 from data_prep.stream import Batch
 from models.bundle import batched
 from models.bundle.ensemble import Density
+from models.evaluation.calibration import KOLMOGOROV_MEAN
 from models.evaluation.cells import CellRows
 from models.evaluation.weighted import Weights, effective, of, quantile
 
@@ -201,6 +202,28 @@ def _below(values_N: NDArray[Any], weights_N: Weights, at: NDArray[Any]) -> NDAr
     return fractions[np.searchsorted(values_N[order_N], at, "right")]
 
 
+def median_ratio(cells: Sequence[Mapping[str, Any]], what: str, floor: str) -> float | None:
+    """Median over cells, and columns if there are some, of the distance divided by its floor."""
+    ratios = [ratio for ratio, *_ in _ratios(cells, what, floor)]
+    return float(np.median(ratios)) if ratios else None
+
+
+def worst(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The largest Kolmogorov-Smirnov distance over its floor, and where that is.
+
+    The largest of many is above 1 with an exact emulator, too: its distance over the mean follows
+    Kolmogorov's distribution.
+    """
+    from scipy.stats import kstwobign
+
+    ratios = _ratios(cells, "ks", "floor")
+    if not ratios:
+        return None
+    largest, column, conditions = max(ratios, key=lambda one: one[0])
+    ideal = float(kstwobign.ppf(0.5 ** (1 / len(ratios)))) / KOLMOGOROV_MEAN
+    return {"over_floor": largest, "ideal": ideal, "column": column, "conditions": conditions}
+
+
 def beyond_data(
     flow: Density, drawn_NF: NDArray[Any], dataset: Dataset, weights_N: Weights = None
 ) -> BeyondData:
@@ -231,6 +254,19 @@ def beyond_data(
 
 def _fraction(chosen_N: NDArray[np.bool_], weights_N: Weights) -> float:
     return float(np.average(chosen_N, weights=weights_N))
+
+
+def _ratios(
+    cells: Sequence[Mapping[str, Any]], what: str, floor: str
+) -> list[tuple[float, str, Mapping[str, Any]]]:
+    """Distance over floor, with column, if there are some, and cell."""
+    told = []
+    for cell in cells:
+        values, floors = cell[what], cell[floor]
+        if not isinstance(values, Mapping):
+            values, floors = {"": values}, {"": floors}
+        told += [(values[n] / floors[n], n, cell["conditions"]) for n in values if floors[n] > 0]
+    return told
 
 
 class _Sample(NamedTuple):

@@ -2,7 +2,8 @@
 
 Puts together what the other modules measure, JSON-ready: NLL (`nll`), distances in each cell
 (`distances`), draws beyond the data, the two-sample test (`two_sample`), coverage (`calibration`),
-cost and speed. Cells that were kept out of training are told from the others.
+cost and speed. Cells that were kept out of training are told from the others. Cells with too few
+rows for distances are told of together.
 
 Axes:
     N events    F event columns    C conditions    K cells    M draws
@@ -15,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ from data_prep.untrusted import finite
 from models.bundle import batched
 from models.bundle.emulator import Emulator
 from models.bundle.ensemble import Density
-from models.evaluation.calibration import calibration, levels, ranks
+from models.evaluation.calibration import Levels, levels, ranks
 from models.evaluation.cells import REPORT, CellRows, Key, held_out_of, key_of, keys
 from models.evaluation.distances import (
     CELL_ROWS,
@@ -36,9 +37,19 @@ from models.evaluation.distances import (
     beyond_data,
     cell_distances,
     distances,
+    median_ratio,
+    worst,
 )
 from models.evaluation.nll import check_columns, mean_of, nll_of
-from models.evaluation.two_sample import Answers, outcome, right
+from models.evaluation.two_sample import DRAWS as SETS
+from models.evaluation.two_sample import (
+    Answers,
+    TwoSample,
+    ask,
+    beside_draws,
+    outcome,
+    real_against_real,
+)
 from models.evaluation.weighted import Weights, effective, error_of_mean, of
 
 DRAWS = 200_000
@@ -47,17 +58,6 @@ DRAWS_PER_EVENT = 10
 LEAST_DRAWS_OF_LEVELS = 50
 """Draws of a cell at least: of each event, where conditions are continuous."""
 SPEED_ROWS = 50_000
-
-
-class Levels(NamedTuple):
-    """The levels of events, as the calibration takes them."""
-
-    cells: list[NDArray[np.float64]]
-    """Of each cell's events that have one."""
-    draws: list[int]
-    """Of those cells."""
-    weights: list[NDArray[Any]] | None
-    """Of those events; None where rows have none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,8 @@ class Evaluation:
     answers: Answers | None
     """None of fewer than two events."""
     levels: Levels
+    small_N: NDArray[np.bool_]
+    """Whether the event's cell has too few rows for distances."""
     held_out: frozenset[Key]
     """Cells of the dataset."""
     report: frozenset[Key]
@@ -94,8 +96,12 @@ def evaluate(
         in nats per event. `trained_cells_nll` and `held_out_nll`: of the rows of either kind of
         cells, None where there are none; `report_nll`: of the held-out cells that chose nothing.
         `cells`: `CellDistance`, `Distances`, the NLL, and whether it was `held_out`, of each cell
-        with enough rows, and the `box` of each region; `median_*_over_floor` over those.
+        with enough rows, and the `box` of each region; `median_*_over_floor` over those, and
+        `worst_ks`, the largest such ratio of a cell's column, its place, and its `ideal`, the
+        median of the largest ratio of as many independent ones of an exact emulator.
         `two_sample` and `calibration`: see the modules of that name; None if the rows are too few.
+        `real_against_real`: the same test of two halves of the data. `small_cells`: test and
+        calibration of all cells with fewer rows, together; None if there are none.
         `BeyondData` of draws at the split's conditions, `cost`, `speed`. Where rows have
         weights, every mean, distance and test is weighted, and `weights` names their column;
         `effective_rows` are given beside all rows.
@@ -104,21 +110,32 @@ def evaluate(
         DataError: If the dataset has other columns than the flow, or the split has no rows.
         EmulatorError: If the card's held-out cells are none.
     """
-    dataset, test = read(folder, split, emulator)
-    return evaluation(emulator, dataset, test, split, seed=seed).found
+    dataset, test, other = read(folder, split, emulator)
+    real = real_against_real(dataset, test, other, seed=seed)
+    return evaluation(emulator, dataset, test, split, seed=seed, other=other, real=real).found
 
 
 def evaluation(
-    emulator: Emulator | Density, dataset: Dataset, test: Batch, split: str, *, seed: int
+    emulator: Emulator | Density,
+    dataset: Dataset,
+    test: Batch,
+    split: str,
+    *,
+    seed: int,
+    other: Batch | None = None,
+    real: TwoSample | None = None,
 ) -> Evaluation:
-    """The evaluation of rows that have been read, with the values of single events."""
+    """The evaluation of rows that have been read, with the values of single events.
+
+    The two-sample test learns from `other` rows, and `real` is what it says of the data alone.
+    """
     flow, cells = density_of(emulator), CellRows.of(test, dataset)
     card = {} if isinstance(emulator, Density) else emulator.card
     out, report = keys(dataset, held_out_of(card)), keys(dataset, held_out_of(card, (REPORT,)))
     rng = np.random.default_rng(seed)
     nll_N = nll_of(flow, test)
     drawn_NF = batched.draw(flow, test.conditions, rng)
-    near, calibrated, levels_of = _near_and_calibrated(flow, cells, nll_N, rng, seed)
+    near, levels_of = _near_and_levels(flow, cells, nll_N, rng, seed)
     told, rows = [], dict(zip(cells.keys, cells.rows, strict=True))
     boxes = [{"box": {name: list(ends) for name, ends in box.items()}} for box in cells.boxes]
     regions = dict(zip(cells.keys, boxes, strict=False))
@@ -127,37 +144,58 @@ def evaluation(
         score = mean_of(nll_N[rows[at]], of(test.weights, rows[at]))
         nll = {"held_out": at in out, "nll": asdict(score)}
         told.append({**asdict(ks), **regions.get(at, {}), **nll, **asdict(near[at])})
-    answers = None
-    if len(test.events) > 1:
-        answers = right(test.events, drawn_NF, test.conditions, weights_N=test.weights, seed=seed)
+    answers = _answers(flow, test, drawn_NF, other, rng, seed) if other else None
+    small_N = cells.small(CELL_ROWS)
     found = {
         "split": split,
         **({"weights": dataset.weight_column.name} if dataset.weight_column else {}),
         **scores(nll_N, cells, split, out, test.weights, report=report),
         "cells": told,
-        "median_ks_over_floor": _median_ratio(told, "ks", "floor"),
-        "median_wasserstein_over_floor": _median_ratio(told, "wasserstein", "wasserstein_floor"),
-        "median_jensen_shannon_over_floor": _median_ratio(
+        "median_ks_over_floor": median_ratio(told, "ks", "floor"),
+        "median_wasserstein_over_floor": median_ratio(told, "wasserstein", "wasserstein_floor"),
+        "median_jensen_shannon_over_floor": median_ratio(
             told, "jensen_shannon", "jensen_shannon_floor"
         ),
+        "worst_ks": worst(told),
         "two_sample": asdict(outcome(answers)) if answers else None,
-        "calibration": calibrated,
+        "real_against_real": asdict(real) if real else None,
+        "calibration": asdict(levels_of.calibration()),
+        "small_cells": _of_small_cells(cells, small_N, answers, levels_of),
         **asdict(beyond_data(flow, drawn_NF, dataset, test.weights)),
         "cost": asdict(batched.cost(flow)),
         "speed": _speed(flow, test, rng),
     }
-    return Evaluation(finite(found), nll_N, answers, levels_of, out, report)
+    return Evaluation(finite(found), nll_N, answers, levels_of, small_N, out, report)
 
 
-def read(folder: Path, split: str, *emulators: Emulator | Density) -> tuple[Dataset, Batch]:
-    """A dataset with the columns of these emulators, and a part of it, which has rows."""
+def _answers(
+    flow: Density,
+    test: Batch,
+    drawn_NF: NDArray[Any],
+    other: Batch,
+    rng: np.random.Generator,
+    seed: int,
+) -> Answers | None:
+    """Those of the two-sample test; one event is drawn at each row of the test already."""
+    more = [batched.draw(flow, test.conditions, rng) for _ in range(SETS - 1)]
+    learnt = [batched.draw(flow, other.conditions, rng) for _ in range(SETS)]
+    asked, learnt_from = (
+        beside_draws(part, drawn, flow.event_columns, seed=seed)
+        for part, drawn in ((test, [drawn_NF, *more]), (other, learnt))
+    )
+    return ask(learnt_from, asked, seed=seed)
+
+
+def read(folder: Path, split: str, *emulators: Emulator | Density) -> tuple[Dataset, Batch, Batch]:
+    """A dataset with the columns of these emulators, a part of it, which has rows, and another."""
     dataset = Dataset.read(folder)
     for each in emulators:
         check_columns(density_of(each), dataset, folder)
     test = read_split(Path(folder), split)
     if not len(test.events):
         raise DataError(f"the {split} part of {folder} has no rows")
-    return dataset, test
+    # Not the training rows, which a flow knows better than any others.
+    return dataset, test, read_split(Path(folder), "test" if split == "val" else "val")
 
 
 def scores(
@@ -223,16 +261,34 @@ def density_of(emulator: Emulator | Density) -> Density:
     return emulator if isinstance(emulator, Density) else emulator.module
 
 
-def _near_and_calibrated(
+def _of_small_cells(
+    cells: CellRows, small_N: NDArray[np.bool_], answers: Answers | None, levels_of: Levels
+) -> dict[str, Any] | None:
+    """What can be said of them together: the test's answers and the calibration."""
+    if not small_N.any():
+        return None
+    among_N = small_N[answers.rows_N] if answers else np.zeros(0, bool)
+    return {
+        "cells": sum(bool(small_N[rows[0]]) for rows in cells.rows),
+        "rows": int(small_N.sum()),
+        "effective_rows": effective(of(cells.batch.weights, small_N), int(small_N.sum())),
+        "two_sample": asdict(outcome(answers.among(among_N)))
+        if answers and among_N.any()
+        else None,
+        "calibration": asdict(levels_of.of_small().calibration()) if any(levels_of.small) else None,
+    }
+
+
+def _near_and_levels(
     flow: Density,
     cells: CellRows,
     nll_N: NDArray[np.float64],
     rng: np.random.Generator,
     seed: int,
-) -> tuple[dict[Key, Distances], dict[str, Any], Levels]:
-    """Distances of the cells with enough rows and the calibration, by one set of draws.
+) -> tuple[dict[Key, Distances], Levels]:
+    """Distances of the cells with enough rows and the levels of events, by one set of draws.
 
-    Then the levels that the calibration is of: at each event's own conditions, in regions too.
+    Levels are those at each event's own conditions, in regions too.
     """
     test, points = cells.batch, cells.points
     sizes = [effective(of(test.weights, rows), len(rows)) for rows in points.rows]
@@ -250,19 +306,18 @@ def _near_and_calibrated(
         for rows, drawn_m in zip(kept.values(), log_prob, strict=True)
     ]
     rank = {
-        column.name: np.concatenate(
-            [
-                ranks(test.events[k, f], each[:, f], rng)
-                for k, each in zip(kept.values(), drawn, strict=True)
-            ]
-        )
+        column.name: [
+            ranks(test.events[k, f], each[:, f], rng)
+            for k, each in zip(kept.values(), drawn, strict=True)
+        ]
         for f, column in enumerate(flow.event_columns)
     }
     weights = None if test.weights is None else [test.weights[rows] for rows in kept.values()]
-    calibrated = asdict(calibration(level, draws, rank, weights))
+    small_N = cells.small(CELL_ROWS)
+    small = [bool(small_N[rows[0]]) for rows in kept.values()]
     of_cells = dict(zip(kept, drawn, strict=True)) if points is cells else {}
     near = _near(flow, cells, of_cells, rng, seed)
-    return near, calibrated, Levels(level, draws, weights)
+    return near, Levels(level, draws, weights, rank, small)
 
 
 def _near(
@@ -310,17 +365,6 @@ def _with_levels(
 
 def _draws(rows: int) -> int:
     return max(LEAST_DRAWS_OF_LEVELS, DRAWS_PER_EVENT * rows)
-
-
-def _median_ratio(cells: Sequence[Mapping[str, Any]], what: str, floor: str) -> float | None:
-    """Median over cells, and columns if there are some, of the distance divided by its floor."""
-    ratios = []
-    for cell in cells:
-        values, floors = cell[what], cell[floor]
-        if not isinstance(values, Mapping):
-            values, floors = {"": values}, {"": floors}
-        ratios += [values[name] / floors[name] for name in values if floors[name] > 0]
-    return float(np.median(ratios)) if ratios else None
 
 
 def _speed(flow: Density, test: Batch, rng: np.random.Generator) -> dict[str, float]:

@@ -208,7 +208,7 @@ def test_the_emulator_is_evaluated_sampled_and_drawn(hpo, studied, prepared, tmp
     assert found["cells"]
     assert found["test_nll"]["rows"] == Dataset.read(prepared).rows["test"]
     beside = hpo("evaluate", emulator, prepared, "--against", emulator).stdout
-    assert "C2ST accuracy" in beside
+    assert "C2ST AUC" in beside
     assert "difference" in beside
     csv = hpo("evaluate", emulator, prepared, "--against", emulator, "--format", "csv").stdout
     table = pyarrow.csv.read_csv(io.BytesIO(csv.encode()))

@@ -14,7 +14,7 @@ from models.bundle import batched
 from models.bundle.emulator import EmulatorError
 from models.bundle.ensemble import Ensemble
 from models.config import FlowConfig
-from models.evaluation import cells, comparison, distances, nll, report, summary
+from models.evaluation import cells, comparison, distances, nll, report, summary, two_sample
 from models.flow.coordinates import constants
 from models.flow.density import build_flow
 
@@ -25,6 +25,15 @@ def fresh(prepared, seed=0):
     batches = Stream(prepared, "train", batch_size=1000, shuffle=False).epoch(0)
     config = FlowConfig(base="normal", blocks=2, hidden=16)
     return build_flow(config, dataset, constants(dataset, batches), seed=seed).eval()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_trees():
+    """Whatever they find, `test_two_sample` tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for trees in (two_sample.TREES, two_sample.OWN_TREES):
+            patch.setitem(trees, "max_iter", 10)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -88,34 +97,85 @@ def test_the_paired_difference_is_that_of_the_nlls_with_a_smaller_error(compared
         assert both["nll"]["mean"] == pytest.approx(gap, abs=1e-9)
 
 
+def test_small_cells_are_told_of_together(compared, prepared):
+    """Rows, coverage and the test's answers of the cells that are too small for the list."""
+    test, found = read_split(prepared, "test"), compared["emulator"]
+    sizes = np.unique(test.conditions, axis=0, return_counts=True)[1]
+    few = sizes[sizes < distances.CELL_ROWS]
+
+    small = found["small_cells"]
+
+    assert 0 < len(few) < len(sizes)
+    assert (small["cells"], small["rows"]) == (len(few), few.sum())
+    assert small["two_sample"]["rows"] == (1 + two_sample.DRAWS) * few.sum()
+    assert small["calibration"]["rows"] == few.sum()
+    gap = small["two_sample"]["auc"] - compared["against"]["small_cells"]["two_sample"]["auc"]
+    paired = compared["difference"]["small_cells"]["two_sample"]
+    assert paired["auc"] == pytest.approx(gap, abs=1e-12)
+    rows = {row["measure"]: row for row in tables.whole(tables.scores(found, "test", {}))}
+    assert rows["small cells, rows"]["value"] == f"{few.sum()}"
+    assert rows["small cells, C2ST AUC"]["ideal"] == "0.5"
+
+
+def test_a_cell_that_is_wrong_is_not_hidden_by_the_others(flow, prepared, monkeypatch):
+    def read(folder, split):
+        part = own_draws(flow)(folder, split)
+        part.events[(part.conditions == np.array([0.001, 1.0], np.float32)).all(axis=1), 0] *= 1.3
+        return part
+
+    told = []
+    for reader in (own_draws(flow), read):
+        monkeypatch.setattr(report, "read_split", reader)
+        told.append(report.evaluate(flow, prepared))
+
+    true, found = told
+    assert true["worst_ks"]["over_floor"] < 1.7 * true["worst_ks"]["ideal"]
+    assert found["median_ks_over_floor"] < 1.5
+    assert found["worst_ks"]["over_floor"] > 2 * found["worst_ks"]["ideal"]
+    assert found["worst_ks"]["column"] == "Mass_0"
+    assert found["worst_ks"]["conditions"] == {"Z": 0.001, "alpha": 1.0}
+
+
 def test_two_emulators_stand_beside_the_same_floors(compared):
     for ours, theirs in zip(
         compared["emulator"]["cells"], compared["against"]["cells"], strict=True
     ):
         for floor in ("floor", "wasserstein_floor", "jensen_shannon_floor"):
             assert ours[floor] == theirs[floor]
+    real, other = (compared[name]["real_against_real"] for name in ("emulator", "against"))
+    assert real == other
+    assert abs(real["auc"] - 0.5) < 4 * real["error"]
 
 
 def test_an_emulator_beside_itself_differs_in_nothing(flow, prepared):
     difference = comparison.compare(flow, flow, prepared)["difference"]
 
     assert difference["test_nll"]["mean"] == difference["test_nll"]["error"] == 0
-    assert difference["two_sample"] == {"accuracy": 0, "error": 0}
+    assert difference["two_sample"] == {"auc": 0, "error": 0}
     assert [one["fraction"] for one in difference["calibration"]["coverage"].values()] == [0, 0]
     assert difference["calibration"]["pit"]["Mass_0"] == {"ks": 0, "mean": 0, "spread": 0}
+
+
+def own_draws(density, times=1):
+    """In the place of the reading of a part: its events are those of the density."""
+
+    def read(folder, split):
+        part, rng = read_split(folder, split), np.random.default_rng(len(split))
+        own = batched.draw(density, part.conditions, rng).astype(np.float32)
+        return part._replace(events=own * times)
+
+    return read
 
 
 @pytest.mark.parametrize("members", [1, 2], ids=["flow", "ensemble"])
 def test_its_own_draws_pass_every_test(flow, other, prepared, monkeypatch, members):
     density = flow if members == 1 else Ensemble([flow, other]).eval()
-    test = read_split(prepared, "test")
-    own = batched.draw(density, test.conditions, np.random.default_rng(5)).astype(np.float32)
-    monkeypatch.setattr(report, "read_split", lambda *_: test._replace(events=own))
+    monkeypatch.setattr(report, "read_split", own_draws(density))
 
     found = report.evaluate(density, prepared)
 
-    accuracy = found["two_sample"]
-    assert abs(accuracy["accuracy"] - 0.5) < 4 * accuracy["error"]
+    for test in (found["two_sample"], found["small_cells"]["two_sample"]):
+        assert abs(test["auc"] - 0.5) < 4 * test["error"]
     for one in found["calibration"]["coverage"].values():
         assert abs(one["fraction"] - one["nominal"]) < 4 * one["error"]
     assert found["calibration"]["level_ks"] < 2.5 * found["calibration"]["level_ks_floor"]
@@ -124,10 +184,7 @@ def test_its_own_draws_pass_every_test(flow, other, prepared, monkeypatch, membe
 
 
 def test_a_column_that_is_moved_shows_in_its_own_transform(flow, prepared, monkeypatch):
-    test = read_split(prepared, "test")
-    own = batched.draw(flow, test.conditions, np.random.default_rng(5)).astype(np.float32)
-    own[:, 1] *= 1.2
-    monkeypatch.setattr(report, "read_split", lambda *_: test._replace(events=own))
+    monkeypatch.setattr(report, "read_split", own_draws(flow, np.array([1, 1.2], np.float32)))
 
     pit = report.evaluate(flow, prepared)["calibration"]["pit"]
 
@@ -154,16 +211,14 @@ def test_a_flow_and_an_ensemble_are_asked_about_the_same_events(flow, other, pre
 
 def test_differences_have_the_errors_of_paired_events(flow, other, prepared, monkeypatch):
     ensemble = Ensemble([flow, other]).eval()
-    test = read_split(prepared, "test")
-    own = batched.draw(flow, test.conditions, np.random.default_rng(5)).astype(np.float32)
-    monkeypatch.setattr(report, "read_split", lambda *_: test._replace(events=own))
+    monkeypatch.setattr(report, "read_split", own_draws(flow))
 
     found = comparison.compare(flow, ensemble, prepared)
 
     first, second, difference = (found[key] for key in ("emulator", "against", "difference"))
 
-    gap = first["two_sample"]["accuracy"] - second["two_sample"]["accuracy"]
-    assert difference["two_sample"]["accuracy"] == pytest.approx(gap, abs=1e-12)
+    gap = first["two_sample"]["auc"] - second["two_sample"]["auc"]
+    assert difference["two_sample"]["auc"] == pytest.approx(gap, abs=1e-12)
     assert 0 < difference["two_sample"]["error"] < 2 * first["two_sample"]["error"]
     for percent, one in difference["calibration"]["coverage"].items():
         both = [each["calibration"]["coverage"][percent] for each in (first, second)]
@@ -344,7 +399,7 @@ def test_the_table_shows_as_many_digits_as_the_error_allows(compared):
     rows = {row["measure"]: row for row in tables.whole(tables.scores(found, "test", {}))}
 
     assert rows["test NLL"]["value"] == "4.212 +- 0.014"
-    assert rows["C2ST accuracy"]["ideal"] == "0.5"
+    assert rows["C2ST AUC"]["ideal"] == "0.5"
     assert rows["parameters"]["value"] == f"{found['cost']['parameters']:,}"
 
 
@@ -375,7 +430,7 @@ def test_csv_holds_every_number_of_the_tables(compared):
 
     whole = {row["measure"]: row for row in rows if row["Z"] is None}
     assert [*whole] == [row["measure"] for row in tables.whole(told)]
-    assert whole["C2ST accuracy"]["ideal"] == 0.5
+    assert whole["C2ST AUC"]["ideal"] == 0.5
     pit = found["calibration"]["pit"]["Mass_1"]
     assert whole["KS of PIT Mass_1 to uniform"]["ideal"] == pit["ks_floor"]
     cell = found["cells"][1]

@@ -28,7 +28,12 @@ class Rows:
         self.drawn = rng.normal(size=(700, 2)) + 0.1
         self.level = rng.random(ROWS) ** 1.1
         self.cell = rng.integers(0, 4, ROWS)
-        self.right = rng.random((2, ROWS)) < 0.6
+        self.scores = rng.normal(size=(2, ROWS)) + [[0.0], [0.5]]
+
+    def answers(self, rows, weights):
+        """Of one classifier."""
+        share = np.ones(len(rows)) if weights is None else weights.astype(float)
+        return Answers(self.scores[:, rows], np.stack([share, share]), rows)
 
     def statistics(self, weights=None, times=1):
         """Every statistic that weights can change, but errors and floors, which know the rows."""
@@ -54,7 +59,7 @@ class Rows:
             "coverage": [one.fraction for one in found.coverage.values()],
             "level_ks": found.level_ks,
             "pit": [found.pit["mass"].ks, found.pit["mass"].mean, found.pit["mass"].spread],
-            "two_sample": outcome(Answers(self.right[:, rows], weights)).accuracy,
+            "two_sample": outcome(self.answers(rows, weights)).auc,
             "nll": [each and each["mean"] for each in told.values()],
         }
 
