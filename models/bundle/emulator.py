@@ -148,8 +148,8 @@ class Emulator:
 
         Args:
             events: Shape `(N, F)`, in the units of the event columns.
-            return_std: Also gives the standard deviation of the log densities of an ensemble's
-                members: what the data left open, as far as training tells.
+            return_std: Also gives the spread of an ensemble's members: the standard deviation of
+                their log densities. It is no error: what all of them get wrong is not in it.
             on_extrapolation: Action outside the domain: warn, raise or ignore.
             **conditions: Every condition, one value or one per event: numbers in physical units,
                 of a category a text.
