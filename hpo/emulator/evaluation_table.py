@@ -182,9 +182,9 @@ def _measures_of_small_cells(found: Found) -> Iterator[_Measure]:
         name = f"small cells, coverage of densest {percent} %"
         yield _Measure(name, keys, ideal=one["nominal"])
     for name in levels["pit"]:
-        keys = (*place, "calibration", "pit", name)
+        pit = (*place, "calibration", "pit", name)
         title = f"small cells, KS of PIT {name} to uniform"
-        yield _Measure(title, (*keys, "ks"), ideal=(*keys, "ks_floor"))
+        yield _Measure(title, (*pit, "ks"), ideal=(*pit, "ks_floor"))
 
 
 def _measures_of_cell(

@@ -96,14 +96,13 @@ class Levels(NamedTuple):
 
     def of_small(self) -> Levels:
         """Those of the small cells."""
-
-        def of_cells(each: list[Any]) -> list[Any]:
-            return list(itertools.compress(each, self.small))
-
-        weights = None if self.weights is None else of_cells(self.weights)
-        ranks = {name: of_cells(each) for name, each in self.ranks.items()}
+        chosen = list(itertools.compress(range(len(self.small)), self.small))
         return Levels(
-            *map(of_cells, (self.cells, self.draws)), weights, ranks, of_cells(self.small)
+            cells=[self.cells[k] for k in chosen],
+            draws=[self.draws[k] for k in chosen],
+            weights=None if self.weights is None else [self.weights[k] for k in chosen],
+            ranks={name: [each[k] for k in chosen] for name, each in self.ranks.items()},
+            small=[True] * len(chosen),
         )
 
     def calibration(self) -> Calibration:

@@ -77,7 +77,8 @@ class Beside(NamedTuple):
         """
         kinds, rows = self.inputs_KNI.shape[:2]
         weights_KN = np.ones((kinds, rows)) if self.weights_KN is None else self.weights_KN
-        return rows * np.concatenate([[shares(weights_KN[0])], shares(weights_KN[1:])])
+        of_draws = shares(weights_KN[1:])
+        return np.concatenate([shares(weights_KN[0])[None], of_draws]) * float(rows)
 
 
 class Answers(NamedTuple):
@@ -92,7 +93,8 @@ class Answers(NamedTuple):
 
     def among(self, chosen_N: NDArray[np.bool_]) -> Answers:
         """Those of chosen events."""
-        return Answers(*(each[..., chosen_N] for each in self))
+        scores_KN, share_KN = self.scores_KN[:, chosen_N], self.share_KN[:, chosen_N]
+        return Answers(scores_KN, share_KN, self.rows_N[chosen_N])
 
 
 def outcome(answers: Answers) -> TwoSample:
@@ -118,7 +120,7 @@ def parts(answers: Answers) -> NDArray[np.float64]:
     below_KN = np.stack([_below(each, own_N, share_N) for each in drawn])
     auc = float(share_N @ above_N)
     part_N = share_N * (above_N - auc) + (shares_KN * (below_KN - auc)).sum(axis=0)
-    return auc + rows * part_N
+    return np.asarray(auc + rows * part_N)
 
 
 def beside_draws(
