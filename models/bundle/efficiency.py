@@ -33,10 +33,12 @@ from models.bundle import domain
 from models.bundle.domain import Extrapolation, Floats
 from models.bundle.files import EmulatorError
 from models.namespaces import Array, Namespace, namespace
-from models.rates import Process
+from models.rates import Counts, Curve, Draws
 
 MOST_CELLS = 4_000
 """Cells above which a matrix of all pairs is too large."""
+DRAWS = 16
+"""Functions of the posterior that an inference is averaged over."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Efficiency:
     sums: tuple[tuple[float, float], ...] = ()
     """Of each cell the sum of its mergers' weights, and that of their squares; empty where all
     mergers count alike."""
+    averaged: bool = True
+    """Whether the curve is the mean over its settings; False for that of bundles of before."""
 
     def __post_init__(self) -> None:
         if self.sums and not (
@@ -128,7 +132,9 @@ class Efficiency:
                 for one in stored["cells"]
             )
             sums = tuple((one["mergers"], one["squares"]) for one in stored["cells"] if weighted)
-            return cls(tuple(columns), cells, stored["unit"], sums)
+            return cls(
+                tuple(columns), cells, stored["unit"], sums, stored.get("averaged", False) is True
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise EmulatorError(
                 f"the efficiency of this emulator cannot be read ({error}): export it again"
@@ -140,7 +146,7 @@ class Efficiency:
         # An older reader refuses mergers that are no whole number, rather than to count the rows.
         for cell, (weights, squares) in zip(cells, self.sums, strict=False):
             cell |= {"rows": cell["mergers"], "mergers": float(weights), "squares": squares}
-        return {"unit": self.unit, "cells": cells}
+        return {"unit": self.unit, "averaged": self.averaged, "cells": cells}
 
     @property
     def _counts(self) -> list[tuple[float, float]]:
@@ -178,11 +184,10 @@ class Efficiency:
                 values, or arrays that broadcast.
 
         Returns:
-            Array of the conditions' common shape: the median of the posterior, above 0. With
-            `return_std` a pair of it and the rate times the standard deviation s of its natural
-            log, so that `rate * exp(+-std / rate)` are the ends of the 68 % interval. The
-            counts are taken as Poisson; of a fraction p of all binaries, std is therefore too
-            large by 1 / sqrt(1 - p).
+            Array of the conditions' common shape: exp of the mean of the log rate over the
+            posterior, near its median and above 0. With `return_std` a pair of it and the rate
+            times the standard deviation s of its natural log, so that `rate * exp(+-std / rate)`
+            are the ends of the 68 % interval.
 
         Raises:
             EmulatorError: If a condition is missing, unknown, not finite, none of its categories
@@ -205,23 +210,39 @@ class Efficiency:
             self.columns, self.domain, flat, math.prod(shape), on_extrapolation
         )
         mean_N, std_N = np.full((2, len(c_NC)), math.nan)
-        for which, process in self._processes.items():
+        for which, curve in self._curves.items():
             mine_N = self._chosen(np, c_NC, which)
-            mean_N[mine_N], std_N[mine_N] = process.at(self._coordinates(np, c_NC[mine_N]))
+            mean_N[mine_N], std_N[mine_N] = curve.at(self._coordinates(np, c_NC[mine_N]))
         rate = np.exp(mean_N).reshape(shape)
         # Not the plain product: of two arrays without axes numpy makes a number.
         return (rate, np.asarray(rate * std_N.reshape(shape))) if return_std else rate
 
     def log_rate(self, c: Array, *, xp: Namespace | None = None) -> Array:
-        """Natural log of the median rate: nothing but array operations, for `jax.jit` and `grad`.
+        """Natural log of the mean rate: nothing but array operations, for `jax.jit` and `grad`.
 
-        Conditions `(*S, C)` in the order of `columns`; the domain is not checked.
+        The mean, which is what sums of rates are made of, is above what a call gives. Conditions
+        `(*S, C)` in the order of `columns`; the domain is not checked.
         """
         xp = xp or namespace(c)
         x, out = self._coordinates(xp, c), xp.full(c.shape[:-1], math.nan)
-        for which, process in self._processes.items():
-            ln_rate = process.offset + process.covariance(xp, x) @ xp.asarray(process.slope_M)
+        for which, curve in self._curves.items():
+            ln_rate = curve.log_mean(xp, x) if self.averaged else curve.mean_log(xp, x)
             out = xp.where(self._chosen(xp, c, which), ln_rate, out)
+        return out
+
+    def log_rates(self, c: Array, *, xp: Namespace | None = None) -> Array:
+        """That of `DRAWS` functions of the posterior, the same at every call: `(R, *S)`.
+
+        Each may be the rate, at all conditions at once: what depends on the rate is worked out
+        with each of them, and averaged last. Of a bundle of before, `log_rate` alone.
+        """
+        xp = xp or namespace(c)
+        if not self.averaged:
+            return self.log_rate(c, xp=xp)[None]
+        x, out = self._coordinates(xp, c), xp.full((DRAWS, *c.shape[:-1]), math.nan)
+        for which, draws in self._draws.items():
+            ln_rates = xp.moveaxis(draws.log_rate(xp, x), -1, 0)
+            out = xp.where(self._chosen(xp, c, which), ln_rates, out)
         return out
 
     def fractions(self, **conditions: Any) -> dict[str, Floats]:
@@ -267,29 +288,34 @@ class Efficiency:
         return chosen
 
     @cached_property
-    def _processes(self) -> dict[tuple[float, ...], Process]:
+    def _curves(self) -> dict[tuple[float, ...], Curve]:
         """The curve of every combination of categories."""
         c_MC = np.array([cell.conditions for cell in self.cells], np.float64)
         c_MC = c_MC.reshape(len(self.cells), len(self.columns))
-        counts_M, simulated_M = self._scaled()
+        counts = self._scaled()
         places = [k for k, column in enumerate(self.columns) if column.categories]
         every = sorted({tuple(row) for row in c_MC[:, places].tolist()})
         mine = {which: self._chosen(np, c_MC, which) for which in every}
-        return {
-            which: Process.fit(self._coordinates(np, c_MC[m]), counts_M[m], simulated_M[m])
-            for which, m in mine.items()
-        }
+        fit = Curve.fit if self.averaged else Curve.single
+        return {which: fit(self._coordinates(np, c_MC[m]), counts[m]) for which, m in mine.items()}
 
-    def _scaled(self) -> tuple[Floats, Floats]:
-        """Counts of mergers, and what was simulated for as many; both effective, by weight."""
+    @cached_property
+    def _draws(self) -> dict[tuple[float, ...], Draws]:
+        curves = enumerate(self._curves.items())
+        return {which: curve.drawn(DRAWS, seed) for seed, (which, curve) in curves}
+
+    def _scaled(self) -> Counts:
+        """Mergers, and what was simulated for as many; both effective, by weight."""
         weights_M, squares_M = np.array(self.sums or self._counts, np.float64).T
         simulated_M = np.array([cell.simulated for cell in self.cells], np.float64)
-        if not self.sums:
-            return weights_M, simulated_M
         # A cell without mergers is as sure as the others are on average.
         size_M = np.full(len(weights_M), squares_M.sum() / weights_M.sum())
         np.divide(squares_M, weights_M, out=size_M, where=weights_M > 0)
-        return weights_M / size_M, simulated_M / size_M
+        # Weighted mergers may be more than the binaries that they stand for.
+        binomial = self.averaged and self.unit == "binaries" and bool((size_M == 1).all())
+        return Counts(
+            mergers_M=weights_M / size_M, simulated_M=simulated_M / size_M, binomial=binomial
+        )
 
 
 def _fit(cell: Total, sums: tuple[float, float]) -> bool:

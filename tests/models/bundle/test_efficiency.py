@@ -14,6 +14,7 @@ from models.arrays.flow import ArrayFlow
 from models.bundle.domain import ExtrapolationWarning
 from models.bundle.efficiency import Efficiency
 from models.bundle.files import EmulatorError
+from models.rates import Settings
 from tests.random_flows import a_flow
 
 COLUMNS = (Column("Z", "", True), Column("alpha", "", True))
@@ -28,7 +29,7 @@ def truth(Z, alpha):
 
 def drawn(seed, simulated=20_000, rate=truth, unit="binaries"):
     rng = np.random.default_rng(seed)
-    cells = [Total(cell, simulated, int(rng.poisson(simulated * rate(*cell)))) for cell in GRID]
+    cells = [Total(cell, simulated, rng.binomial(int(simulated), rate(*cell))) for cell in GRID]
     return Efficiency(COLUMNS, tuple(cells), unit)
 
 
@@ -43,9 +44,10 @@ def efficiency():
     return drawn(0)
 
 
-def test_known_rates_are_recovered_between_the_cells_with_errors_that_hold():
+def test_waves_are_recovered_between_the_cells_with_errors_that_are_not_too_small():
+    """They are smoother than what rates are taken for, and known better than is said."""
     z = []
-    for seed in range(40):
+    for seed in range(8):
         rng = np.random.default_rng(1000 + seed)
         (p, q), (u, v) = rng.uniform(0, 2 * np.pi, 2), rng.uniform(0.3, 1.0, 2)
 
@@ -56,21 +58,49 @@ def test_known_rates_are_recovered_between_the_cells_with_errors_that_hold():
         rate, std = drawn(seed, rate=rate_of)(Z=Z, alpha=alpha, return_std=True)
         z.append(np.log(rate / rate_of(Z, alpha)) * rate / std)
 
-    # 40 rates at 20 points that depend on one another: a factor of 1.5 in the errors falls out.
-    assert 0.58 < np.mean(np.abs(z) < 1) < 0.85
-    assert np.mean(np.abs(z) < 2) > 0.9
+    assert np.mean(np.abs(z) < 1) > 0.75
+    assert 0.3 < np.sqrt(np.mean(np.square(z))) < 1
     assert abs(np.mean(z)) < 0.3
+
+
+@pytest.mark.slow
+def test_errors_are_right_where_the_rate_is_as_likely_as_it_is_taken_for():
+    """Rates of settings that are drawn from their prior, plateaus and cliffs among them."""
+    z = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        places = np.log(
+            GRID + list(zip(10 ** rng.uniform(-4, -2, 6), [0.7, 1.5, 4.0] * 2, strict=True))
+        )
+        unit = (places - places[:24].mean(0)) / np.ptp(places[:24], axis=0)
+        mean, std = Settings.prior(2)
+        one = Settings.of(mean + std * rng.standard_normal((1, len(mean))))
+        x = one.warped(np, unit[:, None])
+        covariance = one.covariance(np, x, x.swapaxes(0, 1))[:, 0]
+        g = rng.multivariate_normal(np.zeros(len(x)), covariance)
+        h = np.logaddexp(0, g + one.knee_K) / np.logaddexp(0, one.knee_K)
+        rates = 0.01 * h / (1 + 0.01 * h)
+        counts = rng.binomial(20_000, rates[:24])
+        if not counts.any():
+            continue
+        cells = tuple(Total(at, 20_000, int(n)) for at, n in zip(GRID, counts, strict=True))
+        Z, alpha = np.exp(places[24:]).T
+        rate, std = Efficiency(COLUMNS, cells, "binaries")(Z=Z, alpha=alpha, return_std=True)
+        z.append(np.log(rate / rates[24:]) * rate / std)
+
+    assert 0.6 < np.mean(np.abs(z) < 1) < 0.76
+    assert 0.9 < np.mean(np.abs(z) < 2) < 0.98
 
 
 def test_at_the_cells_the_errors_are_no_larger_than_those_of_the_counts():
     Z, alpha = np.array(GRID).T
     z = []
-    for seed in range(15):
+    for seed in range(8):
         one = drawn(seed)
         rate, std = one(Z=Z, alpha=alpha, return_std=True)
         z.append(np.log(rate / truth(Z, alpha)) * rate / std)
         count = np.array([cell.mergers for cell in one.cells])
-        assert (std / rate <= 1.001 / np.sqrt(rate * 20_000)).all()
+        assert (std / rate <= 1.01 * np.sqrt((1 - rate) / (rate * 20_000))).all()
         assert (np.abs(np.log(rate * 20_000 / count)) < 4 / np.sqrt(count)).all()
 
     assert 0.58 < np.mean(np.abs(z) < 1) < 0.85
@@ -88,7 +118,7 @@ def test_a_cell_with_many_mergers_has_their_ratio():
 def test_all_expected_mergers_are_all_mergers(efficiency):
     Z, alpha = np.array(GRID).T
 
-    expected = 20_000 * efficiency(Z=Z, alpha=alpha).sum()
+    expected = 20_000 * np.exp(efficiency.log_rate(np.stack([Z, alpha], -1))).sum()
 
     assert expected == pytest.approx(sum(cell.mergers for cell in efficiency.cells), rel=1e-3)
 
@@ -119,9 +149,40 @@ def test_a_cell_without_a_merger_is_small_finite_and_unsure():
 
 
 def test_per_msun_is_per_what_was_simulated():
-    binaries, mass = line(5, 10, 40, simulated=1e3), line(5, 10, 40, simulated=1e5, unit="Msun")
+    one, other = (line(5, 10, 40, simulated=each, unit="Msun") for each in (1e3, 1e5))
 
-    np.testing.assert_allclose(mass(x=[0.3, 1.7]) * 100, binaries(x=[0.3, 1.7]), rtol=1e-9)
+    np.testing.assert_allclose(other(x=[0.3, 1.7]) * 100, one(x=[0.3, 1.7]), rtol=1e-7)
+
+
+def test_where_most_binaries_merge_the_count_is_binomial():
+    """A rate is below 1, and of a fraction p its error is that of the count times sqrt(1 - p)."""
+    one = line(900, 950, 990, 999)
+
+    rate, std = one(x=np.linspace(0.0, 3.0, 31), return_std=True)
+
+    assert (rate < 1).all()
+    assert std[0] == pytest.approx(np.sqrt(0.9 * 0.1 / 1000), rel=0.2)
+    assert (std[::10] < 0.5 * np.sqrt(rate[::10] / 1000)).all()
+
+
+def test_the_mean_rate_is_that_of_the_functions_that_may_be_the_rate():
+    """Between cells and beyond: mean and spread of the draws are those of the posterior."""
+    one = line(400, 900, 30, 2, simulated=10_000.0)
+    x = np.array([0.0, 0.5, 1.5, 2.5, 3.0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("models.bundle.efficiency.DRAWS", 1600)
+        ln_RN = one.log_rates(x[:, None])
+
+    rate, std = one(x=x, return_std=True)
+
+    error = std / rate / np.sqrt(1600)
+    assert (np.abs(ln_RN.mean(0) - np.log(rate)) < 5 * error).all()
+    np.testing.assert_allclose(ln_RN.std(0), std / rate, rtol=0.15)
+    np.testing.assert_allclose(np.exp(one.log_rate(x[:, None])), np.exp(ln_RN).mean(0), rtol=0.12)
+    assert (np.exp(one.log_rate(x[:, None])) >= rate * (1 - 1e-9)).all()
+    # A draw is one function: what is drawn high beside a cell is drawn high a little farther, too.
+    near, far = one.log_rates(np.array([[1.5], [1.55]]))[:, :].T
+    assert np.corrcoef(near, far)[0, 1] > 0.8
 
 
 def test_a_thousand_cells_take_seconds():
@@ -195,24 +256,34 @@ def test_cells_that_cannot_be_are_refused(cells, unit, message):
         Efficiency((Column("x", "", False),), tuple(cells), unit)
 
 
+COSMIC = tuple(
+    Total(cell.conditions, 40_000, cell.train + cell.val + cell.test)
+    for cell in Dataset.read(SAMPLE).cells
+)
+
+
 @pytest.mark.slow
-def test_each_of_cosmics_cells_is_predicted_from_the_others():
-    dataset = Dataset.read(SAMPLE)
-    cells = tuple(
-        Total(cell.conditions, 40_000, cell.train + cell.val + cell.test) for cell in dataset.cells
-    )
+@pytest.mark.parametrize(
+    ("which", "within"),
+    # Found (benchmarks/rates.py): 75 and 96 % of the plateau's 28, 50 and 88 % of the cliff's 8.
+    [
+        pytest.param(lambda Z: Z < 0.003, ((0.6, 0.8), (0.9, 0.98)), id="plateau"),
+        pytest.param(lambda Z: Z > 0.003, ((0.5, 0.76), (0.87, 1.0)), id="cliff"),
+    ],
+)
+def test_each_of_cosmics_cells_is_predicted_from_the_others(which, within):
     z = []
-    for k, left_out in enumerate(cells):
-        others = Efficiency(COLUMNS, cells[:k] + cells[k + 1 :], "binaries")
+    for k, left_out in enumerate(COSMIC):
+        if not which(left_out.conditions[0]):
+            continue
+        others = Efficiency(COLUMNS, COSMIC[:k] + COSMIC[k + 1 :], "binaries")
         here = dict(zip(("Z", "alpha"), left_out.conditions, strict=True))
         rate, std = others(**here, return_std=True, on_extrapolation="ignore")
         error = np.hypot(std / rate, 1 / np.sqrt(left_out.mergers + 0.5))
         z.append(np.log(left_out.mergers / 40_000 / rate) / error)
 
-    # Found: median 0.30, 75 % and 86 %. Where the rate falls by orders, no smooth curve is right.
-    assert np.median(np.abs(z)) < 0.7
-    assert 0.6 < np.mean(np.abs(z) < 1) < 0.85
-    assert np.mean(np.abs(z) < 2) > 0.8
+    for sigmas, (low, high) in zip((1, 2), within, strict=True):
+        assert low <= np.mean(np.abs(z) < sigmas) <= high
 
 
 # ---- in a bundle
@@ -236,6 +307,45 @@ def test_a_bundle_tells_the_same_rates_with_torch_and_without(with_totals, effic
     assert (
         json.loads((with_totals / "emulator.json").read_text())["efficiency"]["unit"] == "binaries"
     )
+
+
+@pytest.mark.parametrize(
+    ("columns", "card", "at", "rate", "std"),
+    # Of version 0.1, before rates were averaged over settings.
+    [
+        pytest.param(
+            COLUMNS,
+            Efficiency(COLUMNS, COSMIC, "binaries").to_card(),
+            {"Z": [0.0003, 0.0015, 0.005, 0.006], "alpha": [1.7, 2.0, 0.7, 5.0]},
+            [0.09203445187140485, 0.05839966558444413, 0.0033601964846084673, 0.001639801543932669],
+            [0.06894990357147801, 0.042849914983339336, 0.0015611392335346, 0.00020016351454728914],
+            id="counts",
+        ),
+        pytest.param(
+            (Column("x", "", False),),
+            Efficiency(
+                (Column("x", "", False),),
+                line(10, 0, 7, simulated=1e5).cells,
+                "Msun",
+                ((20.0, 40.0), (0.0, 0.0), (14.0, 28.0)),
+            ).to_card(),
+            {"x": [1.0, 1.5, 8.0]},
+            [1.1521498425966362e-05, 6.543591178312055e-05, 7.103324274824897e-05],
+            [1.2912248367764178e-05, 0.0001307404753057038, 0.00014637795222873743],
+            id="weights",
+        ),
+    ],
+)
+def test_a_bundle_of_before_gives_the_numbers_that_it_gave(columns, card, at, rate, std):
+    del card["averaged"]
+    one = Efficiency.from_card({"efficiency": card}, columns)
+
+    found = one(**at, return_std=True, on_extrapolation="ignore")
+
+    np.testing.assert_allclose(found, (rate, std), rtol=1e-6)
+    c = np.stack(list(map(np.array, at.values())), -1)
+    np.testing.assert_allclose(one.log_rates(c), np.log(rate)[None], rtol=1e-6)
+    assert Efficiency.from_card({"efficiency": one.to_card()}, columns) == one
 
 
 def test_a_bundle_without_totals_names_the_remedy(bundle):
@@ -280,7 +390,7 @@ def weighed(seed, simulated=20_000, scale=1.0):
 
 def test_rates_of_weighted_mergers_are_recovered_with_errors_that_hold():
     z = []
-    for seed in range(20):
+    for seed in range(8):
         Z, alpha = np.array(GRID).T
         rate, std = weighed(seed)(Z=Z, alpha=alpha, return_std=True)
         z.append(np.log(rate / truth(Z, alpha)) * rate / std)
