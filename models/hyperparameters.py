@@ -40,7 +40,10 @@ def drawn(evidence: Log, mean_D: Floats, std_D: Floats, count: int) -> Floats:
     for round_ in range(1, MOST + 1):
         ln_prior_S = _log_density(theta_SD, mean_D, np.diag(std_D), math.inf)
         ln_proposed_S = np.logaddexp.reduce(
-            [math.log(rows) + _log_density(theta_SD, *of) for rows, *of in proposals]
+            [
+                math.log(rows) + _log_density(theta_SD, center_D, root_DD, freedom)
+                for rows, center_D, root_DD, freedom in proposals
+            ]
         )
         ln_weight_S = ln_evidence_S + ln_prior_S - ln_proposed_S
         if round_ == MOST or (round_ > 3 and _effective(ln_weight_S) >= ENOUGH):
@@ -68,7 +71,7 @@ def best(evidence: Log, starts_SD: Floats, grids: Sequence[Floats]) -> Floats:
                 best_D, height = tried_SD[values_S.argmax()], values_S.max()
         if height == before:
             break
-    return best_D
+    return np.asarray(best_D)
 
 
 def _fitted(theta_SD: Floats, ln_weight_S: Floats) -> tuple[Floats, Floats]:
@@ -81,7 +84,8 @@ def _fitted(theta_SD: Floats, ln_weight_S: Floats) -> tuple[Floats, Floats]:
     mean_D = weight_S @ theta_SD
     apart_SD = theta_SD - mean_D
     covariance_DD = 1.2 * (weight_S[:, None] * apart_SD).T @ apart_SD
-    return mean_D, np.linalg.cholesky(covariance_DD + 1e-6 * np.eye(columns))
+    root_DD = np.linalg.cholesky(covariance_DD + 1e-6 * np.eye(columns))
+    return np.asarray(mean_D), np.asarray(root_DD, np.float64)
 
 
 def _resampled(theta_SD: Floats, weight_S: Floats, count: int) -> Floats:
@@ -98,10 +102,10 @@ def _log_density(theta_SD: Floats, mean_D: Floats, root_DD: Floats, freedom: flo
     squares_S, D = (y_DS**2).sum(0), len(mean_D)
     ln_volume = float(np.log(np.diag(root_DD)).sum())
     if freedom == math.inf:
-        return -0.5 * squares_S - ln_volume - 0.5 * D * math.log(2 * math.pi)
+        return np.asarray(-0.5 * squares_S - ln_volume - 0.5 * D * math.log(2 * math.pi))
     half = (freedom + D) / 2
     scale = math.lgamma(half) - math.lgamma(freedom / 2) - 0.5 * D * math.log(math.pi * freedom)
-    return scale - ln_volume - half * np.log1p(squares_S / freedom)
+    return np.asarray(scale - ln_volume - half * np.log1p(squares_S / freedom))
 
 
 def _weights(ln_S: Floats) -> Floats:

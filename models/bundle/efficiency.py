@@ -32,8 +32,9 @@ from data_prep.untrusted import is_finite
 from models.bundle import domain
 from models.bundle.domain import Extrapolation, Floats
 from models.bundle.files import EmulatorError
+from models.modes import Counts
 from models.namespaces import Array, Namespace, namespace
-from models.rates import Counts, Curve, Draws
+from models.rates import Curve, Draws
 
 MOST_CELLS = 4_000
 """Cells above which a matrix of all pairs is too large."""

@@ -1,10 +1,10 @@
-"""Fractions of the texts of categories, such as formation channels: names, checks, logarithms.
+"""What is mixed or summed over: fractions of the texts of categories, and weights of values.
 
 The fractions of a category are as many numbers as it has texts, none below 0, with a sum of 1. All
 but the last are parameters, `channel_CE` for the text CE of `channel`.
 
 Array names end in their axes:
-    N rows    T combinations of the texts
+    N rows    T combinations of the texts    K values that are summed over
 """
 
 from __future__ import annotations
@@ -14,8 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from data_prep.columns import Column
 from data_prep.errors import InputError
+from models.bundle import domain
+from models.bundle.domain import Floats, Known, inside, limits_of, texts_of
 from models.namespaces import Array, Namespace
 
 TOLERANCE = 1e-6
@@ -103,3 +107,27 @@ def _check_sum(xp: Namespace, name: str, fractions: Sequence[Array]) -> None:
             f"the fractions of {name} add up to {total[wrong].flat[0]:.7g}, not to 1: divide them "
             "by their sum, or leave out the last one"
         )
+
+
+def values_and_log_weights(
+    name: str, values: ArrayLike, weights: ArrayLike, known: Known, extrapolate: bool
+) -> tuple[Floats, Floats]:
+    """Values of weight above 0, of a text its number, and the logs of their scaled weights."""
+    if texts := texts_of(known):
+        values = domain.values_of(Column(name, "", categories=texts), values)
+    values_K, weights_K = np.asarray(values, float), np.asarray(weights, float)
+    good = values_K.ndim == 1 and values_K.shape == weights_K.shape
+    if not good or not (weights_K >= 0).all() or not 0 < weights_K.sum() < math.inf:
+        raise PopulationError(
+            f"over[{name!r}] must be as many values as weights, the weights at least 0 and not "
+            f"all 0, got shapes {values_K.shape} and {weights_K.shape}"
+        )
+    values_K, weights_K = values_K[weights_K > 0], weights_K[weights_K > 0]
+    limits = limits_of(known)
+    if not extrapolate and not (within_K := inside(values_K, limits)).all():
+        raise PopulationError(
+            f"over has {name} = {values_K[~within_K][0]:g}, outside the range [{limits[0]:g}, "
+            f"{limits[1]:g}] that the emulator was trained on: leave it out, or set "
+            "extrapolate=True"
+        )
+    return values_K, np.log(weights_K / weights_K.sum())

@@ -13,6 +13,7 @@ p(x | f, c) = sum_t f_t p(x | t, c), each p(x | t, c) a density as above, with i
 Array names end in their axes:
     N rows    F event columns    C conditions    K values that are summed over
     T texts of categories that are mixed    S the axes of the data
+    M members, each under every rate    R functions that may be the merger efficiency
 """
 
 from __future__ import annotations
@@ -24,13 +25,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from data_prep.columns import Column
 from models.arrays.flow import PARTS
-from models.bundle import domain
-from models.bundle.domain import Floats, Known, inside, limits_of, texts_of
+from models.bundle.domain import inside, limits_of, texts_of
 from models.bundle.efficiency import Efficiency
 from models.inference.members import MEMBER, Density, Members
-from models.inference.mixture import Mixture, PopulationError
+from models.inference.mixture import Mixture, PopulationError, values_and_log_weights
 from models.namespaces import Array, Namespace, log_sum, namespace
 
 MASSES = ("Mass_0", "Mass_1")
@@ -89,14 +88,16 @@ class PopulationModel:
             efficiency: Of the emulator. With it, the weights w of `over` are of what is formed, in
                 binaries or Msun, and each counts by the mergers e that come of it: the density is
                 `sum_k w_k e_k p(x | c_k) / sum_k w_k e_k`. Without it, weights are of mergers.
-                Free fractions are of mergers with and without it.
+                Free fractions are of mergers with and without it. The error of e is that of
+                functions drawn from its posterior: each makes a member of its own of a flow.
             extrapolate: Whether conditions outside the domain, or far from all rows where they are
                 scattered, of which the emulator knows nothing, are evaluated nevertheless;
                 otherwise the density there is 0.
             sample_member: Whether the member of an ensemble is one more parameter, `member`, for
                 codes that sample: a number from 0 to the number of members, of which the whole
-                part counts. Its prior is flat there, and the density elsewhere 0. Otherwise the
-                density is the mean of the members'.
+                part counts; the rest chooses a function for the efficiency. Its prior is flat
+                there, and the density elsewhere 0. Otherwise the density is the mean of the
+                members'.
 
         Raises:
             PopulationError: If a name is not one of the emulator's, values and weights do not
@@ -259,26 +260,46 @@ class PopulationModel:
         within_N = within_N & (lighter_N <= heavier_N)
         c_KNC, known_N, ln_fraction_TN = self._conditions(xp, given_N[columns:])
         x_2NF = self._both_ways(xp, heavier_N, lighter_N, others)
-        ln_KTN = self._ln_mergers_KTN(xp, c_KNC)
-        if self._efficiency is not None:
-            ln_KTN = ln_KTN - log_sum(xp, ln_KTN, axis=0)
-        ln_KTN = ln_KTN + ln_fraction_TN
-        ln_weights_KN = ln_KTN.reshape(-1, ln_KTN.shape[-1])
+        ln_weights_RKN = self._ln_weights_RKN(xp, c_KNC, ln_fraction_TN)
         each = (one.log_density(x_2NF[:, None], c_KNC[None], xp=xp) for one in members)
-        ln_MN = xp.stack(
+        draws = len(ln_weights_RKN)
+        ln_MN = xp.concatenate(
             [
-                log_sum(xp, (ln_2KN + ln_weights_KN).reshape(-1, ln_2KN.shape[-1]), axis=0)
+                log_sum(
+                    xp,
+                    (ln_2KN + ln_weights_RKN[:, None]).reshape(draws, -1, ln_2KN.shape[-1]),
+                    axis=1,
+                )
                 for ln_2KN in each
             ]
         )
         if index_N is not None:
             known_N = known_N & (index_N >= 0)
-            index_N = xp.broadcast_to(xp.maximum(index_N, 0), ln_MN.shape[1:])
-            ln_MN = xp.take_along_axis(ln_MN, index_N[None], axis=0)
+            rest_N = xp.where(index_N >= 0, member_N - xp.floor(member_N), 0.0)
+            row_N = xp.maximum(index_N, 0) * draws + (rest_N * draws).astype(int)
+            row_N = xp.broadcast_to(row_N, ln_MN.shape[1:])
+            ln_MN = xp.take_along_axis(ln_MN, row_N[None], axis=0)
         return xp.where(within_N & known_N, ln_MN + log_jacobian_N, -math.inf)
 
+    def _ln_weights_RKN(self, xp: Namespace, c_KNC: Array, ln_fraction_TN: Array) -> Array:
+        """Log weights of a density under all conditions: `(R, K, N or 1)`, K with the texts.
+
+        Under each function that may be the merger efficiency, which is common to all events as
+        the error of a member is; where nothing is summed over it makes no difference.
+        """
+        ln_RKN = xp.asarray(self._ln_weights_K)[None, :, None]
+        summed = self._efficiency is not None and ln_RKN.size > self._mixture.combinations
+        if self._efficiency is not None and summed:
+            ln_RKN = ln_RKN + self._efficiency.log_rates(c_KNC, xp=xp)
+        draws, rows = len(ln_RKN), ln_RKN.shape[-1]
+        ln_RKTN = ln_RKN.reshape(draws, -1, self._mixture.combinations, rows)
+        if summed:
+            ln_RKTN = ln_RKTN - log_sum(xp, ln_RKTN, axis=1)[:, None]
+        ln_RKTN = ln_RKTN + ln_fraction_TN
+        return ln_RKTN.reshape(draws, -1, ln_RKTN.shape[-1])
+
     def _ln_mergers_KTN(self, xp: Namespace, c_KNC: Array) -> Array:
-        """Log weight of each value that is summed over, times its mergers: `(K, T, N or 1)`."""
+        """Log weight of each value that is summed over, times mean mergers: `(K, T, N or 1)`."""
         ln_KN = xp.asarray(self._ln_weights_K)[:, None]
         if self._efficiency is not None:
             ln_KN = ln_KN + self._efficiency.log_rate(c_KNC, xp=xp)
@@ -336,7 +357,7 @@ class PopulationModel:
                 f"{', '.join(names) or 'none'}"
             )
         terms = {
-            name: _values_and_log_weights(name, *pair, known[name], self.extrapolate)
+            name: values_and_log_weights(name, *pair, known[name], self.extrapolate)
             for name, pair in over.items()
         }
         for name, texts in self._mixture.texts.items():
@@ -364,27 +385,3 @@ class PopulationModel:
                 f"got {', '.join(conditions) or 'none'}"
             )
         return [given[name] for name in wanted]
-
-
-def _values_and_log_weights(
-    name: str, values: ArrayLike, weights: ArrayLike, known: Known, extrapolate: bool
-) -> tuple[Floats, Floats]:
-    """Values of weight above 0, of a text its number, and the logs of their scaled weights."""
-    if texts := texts_of(known):
-        values = domain.values_of(Column(name, "", categories=texts), values)
-    values_K, weights_K = np.asarray(values, float), np.asarray(weights, float)
-    good = values_K.ndim == 1 and values_K.shape == weights_K.shape
-    if not good or not (weights_K >= 0).all() or not 0 < weights_K.sum() < math.inf:
-        raise PopulationError(
-            f"over[{name!r}] must be as many values as weights, the weights at least 0 and not "
-            f"all 0, got shapes {values_K.shape} and {weights_K.shape}"
-        )
-    values_K, weights_K = values_K[weights_K > 0], weights_K[weights_K > 0]
-    limits = limits_of(known)
-    if not extrapolate and not (within_K := inside(values_K, limits)).all():
-        raise PopulationError(
-            f"over has {name} = {values_K[~within_K][0]:g}, outside the range [{limits[0]:g}, "
-            f"{limits[1]:g}] that the emulator was trained on: leave it out, or set "
-            "extrapolate=True"
-        )
-    return values_K, np.log(weights_K / weights_K.sum())

@@ -152,17 +152,43 @@ def efficiency():
 
 
 def test_stars_that_merge_more_often_weigh_more(flow, masses, efficiency):
+    """Under each function that may be the rate, by which a catalogue's likelihood is averaged."""
     data = in_pairs(masses)
     model = PopulationModel(flow, over=OVER_Z, efficiency=efficiency)
 
-    density, mean = model(data, alpha=2.0), model.efficiency(alpha=2.0)
+    densities = np.exp(model.ln_prob_of_members(data, alpha=2.0))
 
     Z, formed = np.array(OVER_Z["Z"][0]), np.array([1, 3, 2])
     each = [PopulationModel(flow)(data, Z=z, alpha=2.0) for z in Z]
-    rates = efficiency(Z=Z, alpha=2.0)
-    np.testing.assert_allclose(density, np.average(each, axis=0, weights=formed * rates), rtol=1e-9)
-    assert mean == pytest.approx(np.average(rates, weights=formed))
-    assert not np.allclose(density, PopulationModel(flow, over=OVER_Z)(data, alpha=2.0), rtol=0.05)
+    c = np.array([[z, 2.0] for z in Z])
+    expected = [
+        np.average(each, axis=0, weights=formed * rates)
+        for rates in np.exp(efficiency.log_rates(c))
+    ]
+    np.testing.assert_allclose(densities, expected, rtol=1e-9)
+    np.testing.assert_allclose(model(data, alpha=2.0), np.mean(expected, axis=0), rtol=1e-9)
+    assert np.std(densities, axis=0).max() > 1e-3 * densities.max()
+    mean = np.average(np.exp(efficiency.log_rate(c)), weights=formed)
+    assert model.efficiency(alpha=2.0) == pytest.approx(mean)
+    assert not np.allclose(expected, PopulationModel(flow, over=OVER_Z)(data, alpha=2.0), rtol=0.05)
+
+
+def test_where_nothing_is_summed_over_the_rate_makes_no_difference(flow, masses, efficiency):
+    data, model = in_pairs(masses), PopulationModel(flow, efficiency=efficiency)
+
+    found = model.ln_prob_of_members(data, **HERE)
+
+    np.testing.assert_array_equal(found, PopulationModel(flow).ln_prob_of_members(data, **HERE))
+
+
+def test_a_sampler_chooses_a_flow_and_a_rate_by_one_number(flow, masses, efficiency):
+    data, options = in_pairs(masses), {"over": OVER_Z, "efficiency": efficiency}
+    each = PopulationModel([flow, flow], **options).ln_prob_of_members(data, alpha=2.0)
+    model = PopulationModel([flow, flow], **options, sample_member=True)
+
+    for member, row in ((0.0, 0), (0.99, 15), (1.5, 24)):
+        np.testing.assert_allclose(model.ln_prob(data, alpha=2.0, member=member), each[row])
+    assert (model(data, alpha=2.0, member=2.0) == 0).all()
 
 
 def test_the_mean_efficiency_has_the_shape_of_the_conditions_and_is_0_outside(flow, efficiency):
@@ -175,7 +201,8 @@ def test_the_mean_efficiency_has_the_shape_of_the_conditions_and_is_0_outside(fl
     assert found[1, 1] == 0
     assert found[0, 1] == pytest.approx(float(model.efficiency(alpha=2.0)))
     plain = PopulationModel(flow, efficiency=efficiency)
-    assert plain.efficiency(**HERE) == pytest.approx(float(efficiency(**HERE)))
+    mean = np.exp(efficiency.log_rate(np.array(list(HERE.values()))))
+    assert plain.efficiency(**HERE) == pytest.approx(mean)
     assert plain.efficiency(Z=np.zeros((0, 2)), alpha=1.0).shape == (0, 2)
 
 
