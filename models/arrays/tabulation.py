@@ -90,7 +90,7 @@ def _ln_density(flow: ArrayFlow, axes: Standardise, c_C: Floats, nodes: Sequence
     ]
     x_NF = np.stack(axes.inverse(np, y), -1)
     log_jacobian_N = axes.forward(np, [*x_NF.T])[1]
-    ln_N = in_parts(flow.log_density, x_NF, c_C[None]) - log_jacobian_N
+    ln_N: Floats = in_parts(flow.log_density, x_NF, c_C[None]) - log_jacobian_N
     return ln_N.reshape(shape)
 
 

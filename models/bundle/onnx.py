@@ -37,7 +37,8 @@ class _Graph(nn.Module):
             return self._method(first_NF, first_NF[:, :0])
         out = self._method(first_NF, c_NC)
         given = c_NC if out.ndim == 1 else c_NC[:, None]
-        return domain.or_nan(torch, out, self.flow.condition_columns, given)
+        known: Tensor = domain.or_nan(torch, out, self.flow.condition_columns, given)
+        return known
 
 
 def write(flow: Density, folder: Path) -> None:
