@@ -275,7 +275,8 @@ class PopulationModel:
         )
         if index_N is not None:
             known_N = known_N & (index_N >= 0)
-            rest_N = xp.where(index_N >= 0, member_N - xp.floor(member_N), 0.0)
+            own_N = xp.where(index_N >= 0, member_N, 0.0)
+            rest_N = own_N - xp.floor(own_N)
             row_N = xp.maximum(index_N, 0) * draws + (rest_N * draws).astype(int)
             row_N = xp.broadcast_to(row_N, ln_MN.shape[1:])
             ln_MN = xp.take_along_axis(ln_MN, row_N[None], axis=0)
