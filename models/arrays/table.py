@@ -78,9 +78,9 @@ class Table:
     captured: float
     """Smallest part of the flow's density, over the conditions, that lay between the ends."""
     rms_error: float = 0.0
-    """Root-mean-square difference of the log density to the flow's in nats, over events drawn
-    under conditions between the points, where no event counts for more than one that is missing:
-    what more points would improve."""
+    """Distance to the flow in nats, over events drawn under conditions between the points: twice
+    Hellinger's, which is the root mean square of small differences of ln p, and to which an event
+    that the table all but lacks adds 2. More points lower it."""
     integral: float = 1.0
     """Of the density over where the flow has events, under that of those conditions where it is
     farthest from one: the mean of the ratio of both densities over events of the flow."""

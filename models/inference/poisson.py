@@ -86,8 +86,8 @@ class PoissonLikelihood(CatalogLikelihood):
     def estimate(self, **parameters: Array) -> Estimate:
         """The log-likelihood with the error of its Monte-Carlo sums.
 
-        The variance takes the relative error of N P_det times N P_det, as error of that number;
-        gwpopulation's `RateLikelihood` has its square root there, and the same log-likelihood.
+        The variance of the expected number is its relative variance times its square, where
+        gwpopulation's `RateLikelihood` takes the number itself; the log-likelihood is the same.
         """
         xp = namespace(*parameters.values())
         of_model = {name: value for name, value in parameters.items() if name != RATE}
