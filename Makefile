@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
-DEMO_TRIALS ?= 6
+DEMO_TRIALS ?= 10
 SOAK ?=
 MINUTES ?= 5
 EXAMPLES ?= 10
