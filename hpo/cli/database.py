@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from data_prep.errors import InputError
+from data_prep.words.numbers import size
 from hpo.cli.options import FILE, FOLDER, Command, existing, listed, placed
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def backup(file: Path, overwrite: bool, runs: Path | None, storage: str | None) 
     if os.path.lexists(file) and not overwrite:
         raise InputError(f"{file} is there already: name another file, or give --overwrite")
     back_up(url, file)
-    click.echo(f"{masked(url)} is copied to {file} ({file.stat().st_size / 1e6:,.1f} MB)")
+    click.echo(f"{masked(url)} is copied to {file} ({size(file.stat().st_size)})")
 
 
 @db.command()

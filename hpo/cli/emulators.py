@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from data_prep.errors import InputError
+from data_prep.words.numbers import counted
 from hpo.cli import options
 from hpo.cli.options import FILE, FOLDER, KEYED, listed, opened, placed, prepared
 
@@ -233,7 +234,7 @@ def sample(ctx: click.Context, emulator: Path, count: int, out: Path, seed: int 
     options.missing(at, loaded.condition_columns)
     events = loaded.sample(count, seed=seed, **at)
     write(out, loaded.event_columns, events, at)
-    click.echo(f"{out}: {count:,} events")
+    click.echo(f"{out}: {counted(count, 'event')}")
 
 
 @click.command(context_settings=KEYED)

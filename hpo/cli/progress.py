@@ -16,6 +16,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from data_prep.words.numbers import counted, duration, nll
+
 if TYPE_CHECKING:
     from hpo.records.record import RunRecord
     from hpo.study.status import StudyStatus
@@ -82,16 +84,15 @@ def line(record: RunRecord, name: str | None = None) -> str:
     """A finished trial, or what else `name` calls the run, in a line."""
     from hpo.study.status import usable
 
-    seconds = record.cost.seconds or 0.0
     parts = [name or f"trial {record.trial}", record.state.replace("_", " ")]
     if record.best_val_nll is not None:
-        parts.append(f"val NLL {record.best_val_nll:.4f}")
+        parts.append(f"val NLL {nll(record.best_val_nll)}")
     if record.best_held_out_nll is not None:
-        parts.append(f"held-out NLL {record.best_held_out_nll:.4f}")
-    parts.append(f"{len(record.epochs)} epochs in {seconds:.0f} s")
+        parts.append(f"held-out NLL {nll(record.best_held_out_nll)}")
+    parts.append(f"{counted(len(record.epochs), 'epoch')} in {duration(record.cost.seconds or 0)}")
     if record.restarts:
         parts.append(f"restarted {record.restarts} x")
-    if record.reason and not usable(record):
+    if record.reason and not usable(record) and record.state != "pruned":
         parts.append(record.reason)
     return ", ".join(parts)
 
@@ -99,26 +100,18 @@ def line(record: RunRecord, name: str | None = None) -> str:
 def summary(status: StudyStatus) -> str:
     """A study in two or three lines."""
     text = (
-        f"{status.study}: {status.finished} of {status.total} trials done "
+        f"{status.study}: {status.finished} of {counted(status.total, 'trial')} done "
         f"({status.complete} complete, {status.pruned} pruned, {status.failed} failed), "
         f"{len(status.running)} running, {status.waiting} waiting"
     )
     if status.eta_s is not None:
-        text += f", about {duration(status.eta_s)} left"
+        text += f", about {duration(round(status.eta_s))} left"
     named = {"held-out NLL": status.best_held_out_nll, "val NLL": status.best_val_nll}
-    if best := [f"{name} {nll:.4f}" for name, nll in named.items() if nll is not None]:
+    if best := [f"{name} {nll(value)}" for name, value in named.items() if value is not None]:
         text += f"\nbest: trial {status.best_trial}, {', '.join(best)} nats per event"
     if status.stopping:
         text += f"\nno new trial starts: {status.stopping}"
     return text
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it: `40 s`, `12 min`, `3 h 05 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 @contextlib.contextmanager
@@ -138,9 +131,9 @@ def _bar(console: Console, what: str) -> Iterator[Callable[..., None]]:
 
 def _note(status: StudyStatus) -> str:
     running = "  ".join(f"#{one.trial} epoch {one.epoch}/{one.epochs}" for one in status.running)
-    left = "" if status.eta_s is None else f"{duration(status.eta_s)} left"
+    left = "" if status.eta_s is None else f"{duration(round(status.eta_s))} left"
     return "   ".join(part for part in (_best(status), left, running) if part)
 
 
 def _best(status: StudyStatus) -> str:
-    return "" if status.best_objective is None else f"best {status.best_objective:.4f}"
+    return "" if status.best_objective is None else f"best {nll(status.best_objective)}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from data_prep.words.numbers import counted, size
 from hpo.cli.options import FILE, database, listed, placed, planned, study_name
 
 if TYPE_CHECKING:
@@ -218,11 +219,12 @@ def delete(study: str, yes: bool, runs: Path | None, storage: str | None) -> Non
 
     opened, name = database(storage, runs, reading=False), study_name(study)
     found = register.belongings(opened, name, runs)
+    trials = counted(found.trials, "trial")
     text = (
-        f"{found.trials} trials of {name} in the database, and {found.folder} with {found.files:,} "
-        f"files ({found.size / 1e6:,.1f} MB)"
+        f"{trials} of {name} in the database, and {found.folder} with "
+        f"{counted(found.files, 'file')} ({size(found.size)})"
         if found.folder
-        else f"{found.trials} trials of {name} in the database; a folder of its runs is not there"
+        else f"{trials} of {name} in the database; a folder of its runs is not there"
     )
     if not yes:
         if not sys.stdin.isatty():
@@ -248,12 +250,13 @@ def stop(study: str, now: bool, runs: Path | None, storage: str | None) -> None:
     found, name = database(storage, runs, reading=False), study_name(study)
     stop_study(found, name)
     if not now:
-        click.echo(f"{name}: no new trial starts; hpo launch goes on with it")
+        click.echo(f"{name}: no new trial starts; hpo launch {name} goes on with it")
         return
     ended = end_workers(found, name)
     click.echo(
-        f"{name}: {ended.jobs} jobs cancelled, {ended.processes} local workers ended, "
-        f"{ended.running} trials still running; hpo launch goes on with it"
+        f"{name}: {counted(ended.jobs, 'job')} cancelled, "
+        f"{counted(ended.processes, 'local worker')} ended, "
+        f"{counted(ended.running, 'trial')} still running; hpo launch {name} goes on with it"
     )
     for host in ended.elsewhere:
         click.echo(f"Note: a worker runs on {host}: run the same command there", err=True)

@@ -6,12 +6,11 @@ is one measure, of the whole part or of one cell, with its number in each of the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from data_prep.columns import Value
-from models.bundle.markdown import decimals
+from data_prep.words.numbers import short, with_error
 
 Found = Mapping[str, Any]
 Row = dict[str, object]
@@ -117,7 +116,7 @@ def cells(told: Sequence[Score]) -> list[Row]:
             rows.append({**(one.cell or {}), "rows": count, **held_out})
         elif one.measure == "effective rows":
             (count, _), *_ = one.values.values()
-            rows[-1][one.measure] = _short(count)
+            rows[-1][one.measure] = None if count is None else short(count)
         elif one.measure == "NLL" or len(one.values) == 1:
             rows[-1] |= _columns(one)
     return rows
@@ -243,26 +242,16 @@ def _columns(one: Score) -> Row:
     """A score of a cell as columns, their units in the heads."""
     heads = {"value": one.measure, DIFFERENCE: DIFFERENCE}
     unit = f" [{one.unit.removesuffix(' per event')}]" if one.unit else ""
-    floor = "" if one.ideal is None else f" ({_short(one.ideal, 2)})"
+    floor = "" if one.ideal is None else f" ({short(one.ideal, 2)})"
     texts = (
-        {"value": f"{_short(one.values['value'][0], 2) or '-'}{floor}"} if floor else _texts(one)
+        {"value": ("-" if (value := one.values["value"][0]) is None else short(value, 2)) + floor}
+        if floor
+        else _texts(one)
     )
     return {f"{heads.get(t, f'{one.measure} of {t}')}{unit}": text for t, text in texts.items()}
 
 
 def _with_error(value: float | None, error: float | None, *, sign: str = "") -> str | None:
-    """`4.212 +- 0.014`: as many decimals as the error's two leading digits have."""
-    if value is None or not error:
-        return _short(value, sign=sign)
-    places = decimals(error, 2)
-    return f"{value:{sign}.{places}f} +- {error:.{places}f}"
-
-
-def _short(value: float | None, digits: int = 3, *, sign: str = "") -> str | None:
-    """The number with so many digits at least, without an exponent; a count in full."""
     if value is None:
         return None
-    if isinstance(value, int) or not value:
-        return f"{value:{sign if value else ''},.0f}"
-    rounded = round(value, digits - 1 - math.floor(math.log10(abs(value))))
-    return f"{rounded:{sign},.{decimals(value, digits)}f}"
+    return with_error(value, error, sign=sign) if error else short(value, sign=sign)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_prep.words.numbers import nll, with_error
 from hpo.records.record import RunRecord
 
 UNSEEN = "NLL in cells that neither trained nor chose it"
@@ -21,11 +22,11 @@ def told(records: Sequence[RunRecord], bundle: Path, *, anew: bool = False) -> s
     if len(records) > 1:
         numbers = ", ".join(str(one.trial) for one in records)
         return f"trials {numbers} of {record.study}, mixed{scored(bundle)}"
-    told = [f"val NLL {record.best_val_nll:.4f}"]
+    told = [f"val NLL {nll(record.best_val_nll)}"] if record.best_val_nll is not None else []
     unseen = (UNSEEN, record.report) if record.report else ("held-out NLL", record.held_out)
     for what, score in (("test NLL", record.test), unseen):
         if score and score.nll is not None:
-            told.append(f"{what} {score.nll:.4f} +- {score.error:.4f}")
+            told.append(f"{what} {with_error(score.nll, score.error)}")
     return f"trial {record.trial} of {record.study}, {', '.join(told)} nats per event"
 
 
@@ -38,19 +39,19 @@ def scored(bundle: Path) -> str:
         return ", test NLL not finite"
     told = ""
     for what, name in (("test NLL", "test"), (UNSEEN, "report")):
-        nll, error = (metrics.get(f"{name}_nll{end}") for end in ("", "_error"))
+        value, error = (metrics.get(f"{name}_nll{end}") for end in ("", "_error"))
         each = [one.get(f"{name}_nll") for one in metrics["members"]]
-        if nll is not None and error is not None:
-            told += f", {what} {nll:.4f} +- {error:.4f} nats per event"
-            alone = ", ".join(f"{one:.4f}" for one in each if one is not None)
+        if value is not None and error is not None:
+            told += f", {what} {with_error(value, error)} nats per event"
+            alone = ", ".join(nll(one) for one in each if one is not None)
             told += f" (alone: {alone})" if alone else ""
     if between := metrics.get("interpolation"):
         told += f"; in {len(between['cells'])} interior cells flows without them have an NLL of "
         if between["nll"] is None or between["error"] is None:
             return f"{told}no finite number"
-        return f"{told}{between['nll']:.4f} +- {between['error']:.4f}"
+        return f"{told}{with_error(between['nll'], between['error'])}"
     trial = metrics.get("trial", {})
     if trial.get("report_nll") is not None and trial.get("report_nll_error") is not None:
-        error = trial["report_nll_error"]
-        told += f"; {UNSEEN}, of the trial, {trial['report_nll']:.4f} +- {error:.4f}"
+        value = with_error(trial["report_nll"], trial["report_nll_error"])
+        told += f"; {UNSEEN}, of the trial, {value}"
     return told

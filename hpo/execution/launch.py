@@ -15,6 +15,7 @@ from pathlib import Path
 import optuna
 from sqlalchemy.engine import URL
 
+from data_prep.words.numbers import counted
 from hpo.doctor import machine
 from hpo.execution import optuna_note
 from hpo.execution.plan import Plan, make_plan
@@ -119,7 +120,8 @@ def _told(plan: Plan, made: NewTotal) -> str | None:
     if asked == made.now >= made.before:
         return None
     if not plan.lowers:
-        return f"{name}: goes on to {made.now} trials, as before: --trials sets another number"
+        total = counted(made.now, "trial")
+        return f"{name}: goes on to {total}, as before: --trials sets another number"
     change = f"{made.before} -> {made.now}" if made.now < made.before else f"{made.now}"
     more = made.now - max(asked, made.begun)
     points = "waiting point" if made.removed == 1 else "waiting points"

@@ -11,6 +11,7 @@ from sqlalchemy.engine import URL
 from data_prep import cells
 from data_prep.dataset import SAMPLE, Dataset
 from data_prep.errors import DataError
+from data_prep.words.numbers import counted
 from hpo.doctor.machine import cores, default_workers
 from hpo.storage.address import masked
 from hpo.study.place import WORKERS
@@ -75,8 +76,8 @@ class Plan:
     def data(self) -> str:
         """The size of the dataset, for people."""
         rows, data = sum(self.dataset.rows.values()), self.spec.data
-        kind = "regions" if self.dataset.scattered else "cells"
-        text = f"{rows:,} rows in {len(self.dataset.cells)} {kind}"
+        kind = "region" if self.dataset.scattered else "cell"
+        text = f"{counted(rows, 'row')} in {counted(len(self.dataset.cells), kind)}"
         if self.dataset.weight_column:
             effective = self.dataset.effective("train")
             text += f", weighted: {effective:,.0f} effective ones to train on"
@@ -89,11 +90,11 @@ class Plan:
         spec = self.spec
         return "\n".join(
             [
-                f"study    {spec.study.name}: {self.trials} trials, {self.workers} workers "
-                f"({self.on}), threads of each: {self.threads}",
+                f"study    {spec.study.name}: {counted(self.trials, 'trial')}, "
+                f"{counted(self.workers, 'worker')} ({self.on}), threads of each: {self.threads}",
                 f"data     {spec.data.path}: {self.data}",
                 f"search   {spec.sampler.kind}, pruner {spec.pruner.kind}, "
-                f"at most {spec.training.epochs} epochs a trial",
+                f"at most {counted(spec.training.epochs, 'epoch')} a trial",
                 f"storage  {masked(self.url)}",
                 f"runs     {self.folder}",
             ]

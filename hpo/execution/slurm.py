@@ -13,6 +13,7 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from data_prep.errors import InputError
+from data_prep.words.numbers import counted
 from hpo.cluster.jobs import (
     JobState,
     SchedulerError,
@@ -82,7 +83,7 @@ class SlurmJobs:
         queue_has_changed()
         if sent:
             arrays = sorted({job.partition("_")[0] for job in sent})
-            self._tell(f"submitted {len(sent)} jobs: {', '.join(arrays)}")
+            self._tell(f"submitted {counted(len(sent), 'job')}: {', '.join(arrays)}")
         if refusal is None:
             self._refused = 0
             return

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, get_args
@@ -15,6 +16,7 @@ from typing import Literal, get_args
 import tabulate
 
 from data_prep.untrusted import finite
+from data_prep.words.numbers import PLUS_MINUS
 
 Format = Literal["table", "json", "csv", "latex"]
 
@@ -26,6 +28,9 @@ WIDEST = 48
 tabulate.MIN_PADDING = 0  # else a column is two characters wider than its head
 
 Rows = Sequence[Mapping[str, object]]
+
+_WITH_ERROR = re.compile(rf"[+-]?[\d,.]+ {re.escape(PLUS_MINUS)} [\d,.]+")
+"""What `numbers.with_error` makes."""
 
 _TEX = str.maketrans({**tabulate.LATEX_ESCAPE_RULES, "|": r"\textbar{}"})
 
@@ -150,6 +155,9 @@ def _tex(text: str | None, value: object) -> str:
         mantissa, _, exponent = text.partition("e")
         power = rf" \times 10^{{{int(exponent)}}}" if exponent else ""
         return f"${mantissa}{power}$"
+    if _WITH_ERROR.fullmatch(text):
+        sign = text.replace(PLUS_MINUS, r"\pm").replace(",", "{,}")
+        return f"${sign}$"
     # A line that begins with [ would be taken for the optional argument of the \\ before it.
     return _one_line(text).translate(_TEX).replace("[", "{[}")
 

@@ -16,6 +16,7 @@ import optuna
 from optuna.storages import RDBStorage
 
 from data_prep.errors import InputError
+from data_prep.words.numbers import counted
 from hpo.cluster.jobs import job_states
 from hpo.queue.slots import Slots
 from hpo.queue.trials import TrialReader
@@ -126,8 +127,8 @@ def _idle(storage: RDBStorage, name: str) -> tuple[optuna.Study, Slots]:
     running = sum(lease.lives(jobs) for lease in slots.leases())
     if running or jobs:
         raise RegisterError(
-            f"{name!r} has {running} trials in the hands of workers and {len(jobs or ())} jobs in "
-            f"SLURM: run hpo stop {name} --now first"
+            f"{name!r} has {counted(running, 'trial')} in the hands of workers and "
+            f"{counted(len(jobs or ()), 'job')} in SLURM: run hpo stop {name} --now first"
         )
     return study, slots
 

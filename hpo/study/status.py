@@ -14,6 +14,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
+from data_prep.words.numbers import duration
 from hpo.cluster.jobs import JobState
 from hpo.queue.leases import Lease, jobs_of
 from hpo.queue.trials import Snapshot, TrialSummary
@@ -167,14 +168,15 @@ def _stale(lease: Lease, jobs: Mapping[str, JobState] | None) -> str | None:
     if lease.lives(jobs):
         return None
     owner = lease.owner
+    silent = duration(round(lease.silent_s))
     if lease.doubtful and jobs is None:
         return (
-            f"its worker (process {owner.pid} on {owner.host}) was last heard of "
-            f"{lease.silent_s:.0f} s ago, and squeue does not answer: `hpo launch` goes on with it"
+            f"its worker (process {owner.pid} on {owner.host}) was last heard of {silent} ago, and "
+            "squeue does not answer: `hpo launch` goes on with it"
         )
     return (
-        f"its worker (process {owner.pid} on {owner.host}) is gone, last heard of "
-        f"{lease.silent_s:.0f} s ago: `hpo launch` goes on with it"
+        f"its worker (process {owner.pid} on {owner.host}) is gone, last heard of {silent} ago: "
+        "`hpo launch` goes on with it"
     )
 
 

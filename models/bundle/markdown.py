@@ -6,7 +6,6 @@ value is escaped, unless a filter has made it Markdown.
 
 from __future__ import annotations
 
-import math
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from markupsafe import Markup
 
 from data_prep.untrusted import is_finite
+from data_prep.words import numbers
 
 LONGEST_TEXT = 1_000
 """Characters of a name or a reference at most."""
@@ -40,7 +40,7 @@ def environment(folder: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (code, count, linked, listed, mapping, pairs, score, short, text, texts)
+    filters = (code, count, duration, linked, listed, mapping, pairs, score, short, text, texts)
     made.filters |= {each.__name__: each for each in filters}
     made.filters |= {
         "each": items,
@@ -50,11 +50,6 @@ def environment(folder: Path) -> Environment:
         "median": statistics.median,
     }
     return made
-
-
-def decimals(value: float, digits: int) -> int:
-    """Decimals with which a number shows so many leading digits."""
-    return max(0, digits - 1 - math.floor(math.log10(abs(value))))
 
 
 def mapping(value: object) -> Mapping[str, Any]:
@@ -101,14 +96,14 @@ def limits(value: object) -> tuple[str, str]:
 
 
 def score(value: object, error: object = None) -> str:
-    """`4.212 ± 0.014`: as many decimals as the error's two leading digits have."""
-    found, spread = number(value), number(error)
-    if found is None:
-        return ""
-    if not spread or not 1e-12 < spread < 1e12:
-        return f"{found:.4f}" if abs(found) < 1e12 else f"{found:.4g}"
-    places = decimals(spread, 2)
-    return f"{found:.{places}f} ± {spread:.{places}f}"
+    """`4.212 ± 0.014`: see `numbers.with_error`; nothing for no number."""
+    found = number(value)
+    return "" if found is None else numbers.with_error(found, number(error), between="±")
+
+
+def duration(value: object) -> str:
+    found = number(value)
+    return "" if found is None or not 0 <= found < 1e12 else numbers.duration(found)
 
 
 def listed(values: Sequence[object], most: int, last: str = "") -> Markup:

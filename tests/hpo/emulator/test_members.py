@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from data_prep.dataset import Dataset
 from data_prep.preparation.prepare import prepare
+from data_prep.words.numbers import with_error
 from hpo.cli import main
 from hpo.emulator import members, outcome
 from hpo.emulator.choice import Run
@@ -296,7 +297,8 @@ def test_interior_cells_are_scored_by_flows_that_never_saw_them(wide, tmp_path):
     assert told["nll"] == pytest.approx(total / rows)
     assert len(told["cells"]) == 6
     assert told["worst"]["nll"] == max(cell["nll"] for cell in told["cells"])
-    said = f"in 6 interior cells flows without them have an NLL of {told['nll']:.4f} +- "
+    number = with_error(told["nll"], told["error"])
+    said = f"in 6 interior cells flows without them have an NLL of {number}"
     assert said in outcome.told([run.record], tmp_path / "e", anew=True)
     text = (tmp_path / "e" / "README.md").read_text()
     assert "all cells, from a seed of its own\n" in text

@@ -156,3 +156,9 @@ def test_a_nested_value_is_written_as_json(format):
         .replace('""', '"')
         .count('"a":[1,2.5]')
     )
+
+
+def test_latex_sets_a_number_and_its_error_as_one():
+    text = render([{"nll": "4.216 +- 0.014", "draws": "+1,200 +- 20", "label": "a +- b"}], "latex")
+
+    assert r"$4.216 \pm 0.014$ & $+1{,}200 \pm 20$ & a +- b " in text
