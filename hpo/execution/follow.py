@@ -13,7 +13,7 @@ from data_prep.errors import InputError
 from hpo.execution.local import LocalWorkers
 from hpo.execution.plan import Plan
 from hpo.execution.slurm import LaunchError, SlurmJobs
-from hpo.execution.worker import REFUSED, HandBack, handing_back
+from hpo.execution.worker import REFUSED, TERMINAL, HandBack, handing_back
 from hpo.queue.slots import Slots
 from hpo.queue.trials import Snapshot
 from hpo.records.record import RunRecord
@@ -30,7 +30,7 @@ class DiskError(InputError):
     """The folder of the runs cannot be written any more. The message says why and the way out."""
 
 
-@handing_back(signal.SIGHUP, signal.SIGTERM)
+@handing_back(*TERMINAL, signal.SIGTERM)
 def follow(
     plan: Plan,
     study: optuna.Study,

@@ -107,6 +107,8 @@ def work(study_name: str, runs: str, threads: int, workers: int) -> int:
         if alive(others) >= workers:
             log.info("others took this worker's place while its job waited to start again")
             return 0
+    # A launch tells its workers by it, though it may itself be deaf to it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with handing_back(*TERMINAL, signal.SIGTERM, signal.SIGUSR2):
         return _Worker(study=study, spec=spec, slots=slots, owner=owner, runs=Path(runs)).work()
 
@@ -288,8 +290,9 @@ def handing_back(*numbers: signal.Signals) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, INSIST_S, INSIST_S)
         raise told
 
-    # Whoever starts a command with nohup wants no hang-up to end it.
-    deaf = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
+    # Whoever starts a command with nohup wants no hang-up to end it, nor a Ctrl-C one that a script
+    # has in its background.
+    deaf = {one for one in TERMINAL if signal.getsignal(one) is signal.SIG_IGN}
     before = {one: signal.signal(one, tell) for one in {*numbers} - deaf}
     before[signal.SIGALRM] = signal.getsignal(signal.SIGALRM)
     try:

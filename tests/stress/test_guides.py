@@ -4,11 +4,13 @@ A user who is not root makes a PostgreSQL of their own, and a study runs on it b
 runs on one node with SQLite. Only numbers, names of places and the size of the study are others.
 """
 
+import contextlib
 import json
 import os
 import re
 import shlex
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -162,9 +164,14 @@ def test_the_job_of_one_node_hands_its_trials_back_before_its_time_is_up(
     told = done([sbatch.replace("sbatch", "sbatch --parsable")], tmp_path, env=environment)
     job = told.split()[-1]
     wait_for(lambda: records(tmp_path), timeout_s=120, why="a trial begins")
-
-    slurm.ask("scancel", "--signal=INT", job)  # what --signal does at its time
-    wait_for((tmp_path / "runs" / "kept.db").exists, timeout_s=120, why="the database is kept")
+    said = tmp_path / f"slurm-{job}.out"
+    (database,) = re.findall(r"sqlite:///(\S+)", said.read_text())
+    # A worker that takes long to end has the database open while it is kept.
+    with contextlib.closing(sqlite3.connect(database)) as straggler:
+        straggler.execute("select * from studies").fetchall()
+        slurm.ask("scancel", "--signal=INT", job)  # what --signal does at its time
+        kept = (tmp_path / "runs" / "kept.db").exists
+        wait_for(kept, timeout_s=120, why=f"the database is kept: {said.read_text()}")
 
     assert "0 failed), 0 running, 2 waiting" in done(after, tmp_path, env=environment)
     assert {record.restarts for record in records(tmp_path)} == {0}

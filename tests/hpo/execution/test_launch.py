@@ -266,6 +266,26 @@ def test_a_launch_that_is_ended_hands_back_its_trials(place, number, tell):
     assert [record.restarts for record in records_of(place)] == [0]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_ctrl_c_that_python_swallows_ends_a_launch_all_the_same(place, monkeypatch):
+    monkeypatch.setattr("hpo.execution.worker.INSIST_S", 0.2)
+    plan, study, slots = made(place)
+    ends = signal.getsignal(signal.SIGINT)
+
+    class Finalized:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def show(*_):
+        Finalized()
+        time.sleep(10)
+        raise AssertionError("nobody told it again")
+
+    with pytest.raises(KeyboardInterrupt):
+        follow(plan, study, slots, show=show, tell=print)
+    assert signal.getsignal(signal.SIGINT) == ends
+
+
 def test_a_stopped_study_starts_no_trial_until_it_is_launched_again(forks, place):
     plan, study, slots = made(place, trials=2)
     forks.hpo("stop", "tiny", cwd=place)
