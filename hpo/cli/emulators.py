@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     help="Of --train-on: K flows more, each without some of the interior cells, to measure how "
     "well it interpolates.",
 )
+@click.option("--overwrite", is_flag=True, help="Replace an emulator of another trial in --out.")
 @click.option("--license", "--licence", metavar="SPDX", help="Of the emulator: CC-BY-4.0.")
 @click.option("--author", "authors", multiple=True, metavar="NAME", help="Who made it. Repeatable.")
 @click.option(
@@ -78,6 +79,7 @@ def export(
     epochs: int | None,
     max_minutes: float | None,
     folds: int | None,
+    overwrite: bool,
     license: str | None,
     authors: tuple[str, ...],
     cite: tuple[str, ...],
@@ -89,6 +91,8 @@ def export(
     RUN is the run.json of a single run, in place of a study's best. --train-on takes the
     configuration alone: it is trained anew to its end, on all cells, once for each member of an
     ensemble. The same command goes on with what was interrupted.
+
+    An emulator of another trial that is in --out stays there, unless --overwrite is given.
 
     Its README.md tells people what it is. --license, --author and --cite say there, and in
     emulator.json, what only you know.
@@ -102,7 +106,7 @@ def export(
     """
     from hpo.emulator import choice
     from hpo.emulator.export import write
-    from hpo.emulator.outcome import told
+    from hpo.emulator.outcome import replaced, told
     from models.bundle.card import Terms
 
     if trial is not None and ensemble:
@@ -123,12 +127,15 @@ def export(
     else:
         found, folder = opened(study, storage, runs)
         best = choice.best(found, folder, trial=trial, max_cost=max_cost, count=ensemble or 1)
+    old = replaced(out, [run.record for run in best], anew=train_on, overwrite=overwrite)
     if train_on:
         trained, unseen = _trained_on(best[0], out, asked)
         write(trained, out, terms, chosen=best[0].record, folds=unseen)
     else:
         write(best, out, terms)
     click.echo(f"{out}: {told([run.record for run in best], out, anew=train_on)}")
+    if old:
+        click.echo(f"replaced: {old}")
 
 
 def _trained_on(run: Run, out: Path, asked: dict[str, Any]) -> tuple[list[Run], list[Run]]:

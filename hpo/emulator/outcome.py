@@ -3,14 +3,68 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from data_prep.words.numbers import nll, with_error
+from hpo.emulator.choice import ExportError
 from hpo.records.record import RunRecord
+from models.bundle import files
+from models.bundle import markdown as md
 
 UNSEEN = "NLL in cells that neither trained nor chose it"
 """Whose NLL an export tells where there are some: no decision saw it."""
+
+
+def replaced(
+    out: Path, records: Sequence[RunRecord], *, anew: bool = False, overwrite: bool = False
+) -> str | None:
+    """What is in the place of an export of `records`, which it takes; None where nothing is.
+
+    Args:
+        out: Folder of the bundle.
+        records: Of what is exported, or `anew` trained by the configuration of the first.
+        overwrite: Whether an emulator of other trials or other data may be replaced.
+
+    Raises:
+        ExportError: If it may not.
+    """
+    if not (out / files.CARD).exists():
+        return None
+    try:
+        card = files.read_card(out)
+    except files.EmulatorError:  # damaged: it may have been anything
+        card = {}
+    there, ours = md.mapping(card.get("provenance")), _origin(records, anew)
+    metrics, told = md.mapping(card.get("metrics")), _named(there)
+    if (test_nll := md.number(metrics.get("test_nll"))) is not None:
+        told += f", test NLL {with_error(test_nll, md.number(metrics.get('test_nll_error')))}"
+    if not overwrite and any(there.get(key) != value for key, value in ours.items()):
+        raise ExportError(
+            f"{out} holds another emulator ({told}) than this one ({_named(ours)}): choose "
+            "another --out, or replace it with --overwrite"
+        )
+    return told
+
+
+def _origin(records: Sequence[RunRecord], anew: bool) -> dict[str, object]:
+    """The part of the card's provenance that tells one emulator from another."""
+    first = records[0]
+    origin: dict[str, object] = {"study": first.study, "trial": first.trial, "trials": None}
+    if len(records) > 1:
+        origin |= {"trial": None, "trials": [one.trial for one in records]}
+    elif not anew:  # a study deleted and begun again has the same name and numbers
+        origin["trained"] = first.updated
+    return origin | {"data_fingerprint": first.data.fingerprint}
+
+
+def _named(origin: Mapping[str, Any]) -> str:
+    numbers = [one for one in md.items(origin.get("trials")) if isinstance(one, int)]
+    if not origin.get("study") or origin.get("trial") is None and not numbers:
+        return "of no study"
+    what = f"trials {', '.join(map(str, numbers))}" if numbers else f"trial {origin['trial']}"
+    return f"{what} of {origin['study']}"
 
 
 def told(records: Sequence[RunRecord], bundle: Path, *, anew: bool = False) -> str:

@@ -256,7 +256,14 @@ def test_an_export_takes_the_best_or_the_trial_asked_for(hpo, studied, tmp_path)
 
     assert f"trial {rows[0]['trial']} of quick" in hpo("export", "quick", "--out", "e", *at).stdout
     assert json.loads((tmp_path / "e/run.json").read_text())["trial"] == rows[0]["trial"]
-    hpo("export", "quick", "--out", "e", *at)
+    card = json.loads((tmp_path / "e/emulator.json").read_text())
+    card["provenance"]["trial"] = 7
+    (tmp_path / "e/emulator.json").write_text(json.dumps(card))
+    said = hpo("export", "quick", "--out", "e", *at, code=2).stderr
+    assert "e holds another emulator (trial 7 of quick, test NLL " in said
+    assert json.loads((tmp_path / "e/emulator.json").read_text()) == card
+    said = hpo("export", "quick", "--out", "e", "--overwrite", *at).stdout
+    assert "replaced: trial 7 of quick, test NLL " in said
     words = ("--licence", "CC-BY-4.0", "--author", "A", "--author", "B", "--cite", "us")
     hpo("export", "quick", "--out", "e", *words, *at)
     card = json.loads((tmp_path / "e/emulator.json").read_text())
