@@ -10,7 +10,7 @@ its members, and the mean of their likelihoods of the whole catalogue, as that o
 `CatalogLikelihood`.
 Events are observed without noise and without selection, so the likelihood is the product of the
 densities. The prior is flat in the logarithm of every condition, over the first emulator's domain.
-Posteriors are exact: see `coverage_posterior`.
+Posteriors are exact: see `models.evaluation.catalogs.posterior`.
 
 Without `--law` the events at the cells are rows of the simulation that no training saw: the test
 rows of `--data`, in catalogues that share none, as far as the rows go. Those between the cells are
@@ -46,8 +46,6 @@ from types import ModuleType
 import coverage_report
 import known_density
 import numpy as np
-import torch
-from coverage_posterior import Floats, LogLikelihood, Surface, found, surface
 from coverage_report import Result
 from numpy.typing import NDArray
 
@@ -58,15 +56,13 @@ from models import Emulator
 from models.bundle import batched
 from models.bundle.ensemble import Density, Ensemble
 from models.bundle.files import read_card
+from models.evaluation.catalogs.coverage import IMPOSSIBLE, log_likelihood_of
+from models.evaluation.catalogs.posterior import Floats, LogLikelihood, Surface, found, surface
 
 SIZES = (25, 50, 100, 200, 1_000)
 AT, BETWEEN = "at the cells", "between the cells"
 LEAST_ROWS = 100
 """Training rows of a cell at which catalogues of a known density are drawn."""
-IMPOSSIBLE = -1e3
-"""Log density of an event that cannot be."""
-PARTS = 16_384
-"""Densities that are worked out together: their parts stay in the cache."""
 SETTINGS = "settings.json"
 
 
@@ -226,13 +222,19 @@ def infer(
     path = results / catalog.name
     if path.exists():
         return
+    truth_C, ends_C2 = np.log(catalog.truth_C), np.log(domain_C2)
     found = {
-        name: surface(one, events_NF, catalog.truth_C, domain_C2)
+        name: surface(by_logarithms(one), events_NF, truth_C, ends_C2)
         for name, one, events_NF in likelihoods(emulators, law, catalog)
     }
     arrays = {f"{name}/{k}": v for name, one in found.items() for k, v in one._asdict().items()}
     with draft_of(path) as draft, draft.open("wb") as file:
         np.savez_compressed(file, **arrays)
+
+
+def by_logarithms(log_likelihood: LogLikelihood) -> LogLikelihood:
+    """Of the logarithms of the conditions."""
+    return lambda events_NF, points_UC: log_likelihood(events_NF, np.exp(points_UC))
 
 
 def likelihoods(
@@ -243,12 +245,12 @@ def likelihoods(
     for number, (name, folder) in enumerate(emulators):
         densities = densities_of(folder)
         for which, density in densities.items():
-            yield f"{name}/{which}", of_flow(density), events_NF
+            yield f"{name}/{which}", log_likelihood_of(density), events_NF
         if not number:
             conditions_NC = np.repeat(catalog.truth_C[None], len(events_NF), axis=0)
             rng = np.random.default_rng(zlib.crc32(catalog.name.encode()))
             drawn_NF = batched.draw(densities["0"], conditions_NC, rng)
-            yield "control", of_flow(densities["0"]), drawn_NF
+            yield "control", log_likelihood_of(densities["0"]), drawn_NF
     if law == "known":
         yield "truth", of_truth, events_NF
 
@@ -260,22 +262,6 @@ def densities_of(folder: Path) -> dict[str, Density]:
     if not isinstance(module, Ensemble):
         return {"0": module}
     return {str(k): flow for k, flow in enumerate(module.flows)} | {"mean": module}
-
-
-def of_flow(flow: Density) -> LogLikelihood:
-    """Of a flow, for many conditions part by part."""
-
-    @torch.no_grad()
-    def log_likelihood(events_NF: Floats, c_UC: Floats) -> Floats:
-        x_NF, c = (torch.as_tensor(each, dtype=torch.float32) for each in (events_NF, c_UC))
-        sums = []
-        for part_UC in c.split(max(1, PARTS // len(x_NF))):
-            counts = [len(x_NF)] * len(part_UC)
-            ln_M = flow.log_prob(x_NF.repeat(len(part_UC), 1), part_UC, counts)
-            sums.append(ln_M.view(len(part_UC), -1).double().sum(1))
-        return torch.cat(sums).numpy()
-
-    return log_likelihood
 
 
 def of_truth(events_NF: Floats, c_UC: Floats) -> Floats:
@@ -316,7 +302,7 @@ def result(catalog: Catalog, path: Path, names: Sequence[str]) -> Result:
         cell=catalog.cell,
         rows=catalog.rows,
         size=len(catalog.events_NF),
-        found={name: found(each, catalog.truth_C) for name, each in methods.items()},
+        found={name: found(each, np.log(catalog.truth_C)) for name, each in methods.items()},
     )
 
 

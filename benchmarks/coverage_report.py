@@ -15,15 +15,15 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from coverage_posterior import Floats, Found
-from numpy.typing import NDArray
 from scipy.stats import kstest
 from tabulate import tabulate
+
+from models.evaluation.catalogs.coverage import error
+from models.evaluation.catalogs.posterior import Found
 
 LEVELS = (0.5, 0.68, 0.9)
 AIM, AIMED = (0.86, 0.94), (100, 200)
 """For the 90 % region, and the sizes of catalogues that it is for."""
-BOOTSTRAPS = 1_000
 
 
 class Result(NamedTuple):
@@ -95,14 +95,6 @@ def _mean(cells: Sequence[int], values: Sequence[float]) -> str:
     if not len(values):
         return "-"
     return f"{np.mean(values):.3f} +- {error(np.array(cells), np.array(values, float)):.3f}"
-
-
-def error(cells: NDArray[np.int_], values: Floats) -> float:
-    """Standard error of a mean by a bootstrap over cells."""
-    _, cell = np.unique(cells, return_inverse=True)
-    sums, counts = np.bincount(cell, values), np.bincount(cell)
-    drawn = np.random.default_rng(0).integers(len(sums), size=(BOOTSTRAPS, len(sums)))
-    return float((sums[drawn].sum(1) / counts[drawn].sum(1)).std())
 
 
 def _distances(some: Sequence[tuple[int, Found]]) -> str:

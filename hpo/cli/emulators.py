@@ -107,7 +107,7 @@ def export(
     from hpo.emulator import choice
     from hpo.emulator.export import write
     from hpo.emulator.outcome import replaced, told
-    from models.bundle.card import Terms
+    from models.bundle.readme.card import Terms
 
     if trial is not None and ensemble:
         raise click.UsageError("give either --trial or --ensemble: an ensemble is of the best")

@@ -16,7 +16,7 @@ from data_prep.dataset import SPLITS, Cell, Dataset
 from data_prep.errors import InputError
 from data_prep.preparation import page
 from models.bundle import files
-from models.bundle import markdown as md
+from models.bundle.readme import markdown as md
 from models.layout import MEMBERS, Layout
 
 Row = dict[str, object]

@@ -19,11 +19,11 @@ from hpo.emulator.choice import Run
 from hpo.records import weights
 from hpo.records.record import NAME, RunRecord
 from hpo.records.scores import scored
-from models.bundle.card import Terms
 from models.bundle.domain import limits_of, texts_of
 from models.bundle.efficiency import Efficiency
 from models.bundle.emulator import Emulator
 from models.bundle.ensemble import Density, Ensemble
+from models.bundle.readme.card import Terms
 from models.evaluation.nll import nll
 from models.evaluation.summary import summary
 

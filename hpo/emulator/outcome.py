@@ -11,7 +11,7 @@ from data_prep.words.numbers import nll, with_error
 from hpo.emulator.choice import ExportError
 from hpo.records.record import RunRecord
 from models.bundle import files
-from models.bundle import markdown as md
+from models.bundle.readme import markdown as md
 
 UNSEEN = "NLL in cells that neither trained nor chose it"
 """Whose NLL an export tells where there are some: no decision saw it."""

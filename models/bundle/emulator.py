@@ -27,7 +27,6 @@ from safetensors.torch import save as to_bytes
 
 from data_prep.atomic import folder_draft_of
 from models.bundle import batched, domain, files, onnx
-from models.bundle import card as model_card
 from models.bundle.domain import Extrapolation, ExtrapolationWarning, Floats
 from models.bundle.efficiency import Efficiency
 from models.bundle.ensemble import Density, Ensemble, from_description
@@ -40,6 +39,7 @@ from models.bundle.files import (
     WEIGHTS,
     EmulatorError,
 )
+from models.bundle.readme import card as model_card
 from models.flow.atoms import OneFlow
 from models.layout import check_values
 

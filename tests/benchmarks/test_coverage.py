@@ -1,4 +1,4 @@
-"""The exact posteriors of the benchmark of coverage, beside known ones, and its errors."""
+"""The catalogues of the benchmark of coverage, its files and its errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from scipy.stats import chi2, norm
 
 from models import Emulator
 from models.bundle.ensemble import Ensemble
@@ -16,8 +15,6 @@ from tests.random_flows import a_flow
 
 ROOT = Path(__file__).parents[2]
 DOMAIN = np.array([[1e-4, 1e-2], [0.5, 5.0]])
-SPREAD = np.array([0.8, 0.5])
-TRUTH = np.array([0.0012, 1.4])
 
 
 @pytest.fixture(scope="module")
@@ -26,83 +23,9 @@ def bench() -> Iterator[SimpleNamespace]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "benchmarks"))
         import coverage
-        import coverage_posterior
         import coverage_report
 
-        yield SimpleNamespace(main=coverage, posterior=coverage_posterior, report=coverage_report)
-
-
-def normal(shift=0.0, correlation=0.0):
-    """Events are normal about the logarithms of the conditions, plus an error."""
-
-    def log_likelihood(x, c):
-        z = (x.mean(0) - np.log(c) - shift) / SPREAD
-        square = (z**2).sum(1) - 2 * correlation * z.prod(1)
-        return -0.5 * len(x) * square / (1 - correlation**2)
-
-    return log_likelihood
-
-
-def drawn(events, seed):
-    rng = np.random.default_rng(seed)
-    return np.log(TRUTH) + SPREAD * rng.standard_normal((events, 2))
-
-
-@pytest.mark.parametrize("events", [40, 1_000, 300_000])
-def test_levels_and_ranks_are_those_of_the_known_posterior(bench, events):
-    for seed in range(3):
-        x = drawn(events, seed)
-
-        one = bench.posterior.surface(normal(), x, TRUTH, DOMAIN)
-        found = bench.posterior.found([one], TRUTH)
-
-        z = (np.log(TRUTH) - x.mean(0)) / (SPREAD / np.sqrt(events))
-        assert found.level == pytest.approx(chi2.cdf((z**2).sum(), 2), abs=0.01)
-        np.testing.assert_allclose(found.ranks_C, norm.cdf(z), atol=0.01)
-        assert found.square == pytest.approx((z**2).mean(), rel=0.05)
-
-
-def test_the_domain_ends_a_posterior(bench):
-    """A few events near the edge: compared with the sum over a fine grid."""
-    truth, x = np.array([1.2e-4, 4.5]), drawn(12, 3) - np.log(TRUTH) + np.log([1.2e-4, 4.5])
-
-    one = bench.posterior.surface(normal(), x, truth, DOMAIN)
-    found = bench.posterior.found([one], truth)
-
-    level, ranks = by_brute_force([normal()], x, truth)
-    assert found.level == pytest.approx(level, abs=0.01)
-    np.testing.assert_allclose(found.ranks_C, ranks, atol=0.03)
-
-
-@pytest.mark.parametrize(
-    "members",
-    [
-        pytest.param([normal(correlation=0.97)], id="a ridge"),
-        pytest.param([normal(), normal(4 * SPREAD / 20)], id="members that disagree"),
-    ],
-)
-def test_what_is_no_round_hill_is_compared_with_the_sum_over_a_fine_grid(bench, members):
-    """The members are four standard deviations apart, each on its own grid."""
-    x = drawn(400, 5)
-
-    surfaces = [bench.posterior.surface(one, x, TRUTH, DOMAIN) for one in members]
-    found = bench.posterior.found(surfaces, TRUTH)
-
-    level, ranks = by_brute_force(members, x, TRUTH)
-    assert found.level == pytest.approx(level, abs=0.01)
-    np.testing.assert_allclose(found.ranks_C, ranks, atol=0.03)
-
-
-def by_brute_force(members, x, truth):
-    parts = 500
-    axes = [low + (high - low) * (np.arange(parts) + 0.5) / parts for low, high in np.log(DOMAIN)]
-    points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
-    weights = sum(np.exp(one(x, np.exp(points))) for one in members)
-    at = sum(np.exp(one(x, truth[None]))[0] for one in members)
-    weights, at = weights / weights.sum(), at / weights.sum()
-    return weights[weights > at].sum(), [
-        weights[points[:, k] < np.log(truth[k])].sum() for k in (0, 1)
-    ]
+        yield SimpleNamespace(main=coverage, report=coverage_report)
 
 
 def test_catalogues_of_one_size_share_no_row_and_are_no_ones_training(bench, prepared):

@@ -6,7 +6,7 @@ from hypothesis import given
 from markdown_it import MarkdownIt
 
 from models import Emulator
-from models.bundle import card as model_card
+from models.bundle.readme import card as model_card
 from models.evaluation.cells import held_out_of
 from tests.fuzz.strategies import answer, broken, fuzz
 from tests.fuzz.test_bundle import CONFIG

@@ -59,7 +59,7 @@ import sys
 import numpy as np
 
 from models import Emulator
-from models.bundle.card import text
+from models.bundle.readme.card import text
 
 folder, rows, *absent = sys.argv[1:]
 assert not [name for name in absent if importlib.util.find_spec(name)]

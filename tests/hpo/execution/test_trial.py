@@ -29,8 +29,8 @@ from hpo.storage.open import open_storage
 from hpo.study.spec import parse
 from hpo.study.status import Records, status_of
 from hpo.study.study import create_study, trial_folder
-from models.bundle.card import Terms
 from models.bundle.emulator import Emulator
+from models.bundle.readme.card import Terms
 from models.evaluation import nll
 from models.evaluation.cells import held_out_of
 from models.training import checkpoint

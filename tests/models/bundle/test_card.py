@@ -15,11 +15,11 @@ from markdown_it import MarkdownIt
 from data_prep.columns import Column
 from hpo.cli import main
 from models import Emulator
-from models.bundle import card as model_card
-from models.bundle import markdown
-from models.bundle.card import MOST_CELLS, Terms
 from models.bundle.emulator import EmulatorError
 from models.bundle.ensemble import Ensemble
+from models.bundle.readme import card as model_card
+from models.bundle.readme import markdown
+from models.bundle.readme.card import MOST_CELLS, Terms
 from tests.random_flows import GRID, a_flow, flow
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -1,9 +1,10 @@
 """Exact posteriors of the conditions of a catalogue, on grids that close in on them.
 
-A posterior is worked out on a grid of GRID points along each condition's logarithm, under a flat
-prior over the emulator's domain. The grid begins as the whole domain, with few of the events, and
-closes in on where the likelihood is within REACH of its maximum, or opens where it is cut off,
-until it fits; the last one has all events. There is no chain, and so no noise.
+Conditions are given in the coordinates in which the prior is flat over the emulator's domain, such
+as the logarithm of a metallicity. A posterior is worked out on a grid of equal parts of each. The
+grid begins as the whole domain, with few of the events, and closes in on where the likelihood is
+within REACH of its maximum, or opens where it is cut off, until it fits; the last one has all
+events. There is no chain, and so no noise.
 
 Array names end in their axes:
     N events    F event columns    C conditions    U points of a grid    G points along one axis
@@ -24,12 +25,14 @@ LogLikelihood = Callable[[Floats, Floats], Floats]
 """Of events `(N, F)` under each of the conditions `(U, C)`, `(U,)`."""
 
 GRID = 20
+"""Points along each condition."""
 REACH = 10.0
 """Nats below the maximum, beyond which lies less than a thousandth of a posterior."""
 FIRST = 64
 """Events that the first grid takes; each later one takes four times as many."""
-FINER = 5
-"""Points along each axis for each of the grid, to which a log-likelihood is interpolated."""
+FINER, FINEST = 5, 12_000
+"""Points along each axis for each of the grid, to which a log-likelihood is interpolated, and of
+that finer grid altogether."""
 FITS = 0.6
 """Share of a grid's points along each condition that have to be within reach."""
 MOST = 14
@@ -39,11 +42,15 @@ DEPTH, CLIFF = 1e4, 200.0
 that is one of an edge, as known densities have them."""
 
 
+class NoGridError(RuntimeError):
+    """A posterior that no grid fits."""
+
+
 class Surface(NamedTuple):
     """A log-likelihood on a grid, and at the truth."""
 
     axes_CG: Floats
-    """Logarithms of the conditions, at the middles of as many equal parts."""
+    """Coordinates of the conditions, at the middles of as many equal parts."""
     ln_U: Floats
     """The last condition varies fastest."""
     ln_truth: float
@@ -54,15 +61,19 @@ class Surface(NamedTuple):
         return float(np.log(np.diff(self.axes_CG, axis=1)[:, 0]).sum())
 
     def finer(self) -> Surface:
-        """On a grid of FINER points for each one, interpolated."""
+        """On a grid of up to FINER points for each one along every axis, interpolated."""
+        columns, grid = self.axes_CG.shape
+        times = min(FINER, max(2, int(FINEST ** (1 / columns) / grid)))
         step_C1 = np.diff(self.axes_CG, axis=1)[:, :1]
         box_C2 = self.axes_CG[:, [0, -1]] + 0.5 * step_C1 * np.array([-1, 1])
-        axes_CG = _axes(box_C2, FINER * GRID)
+        axes_CG = _axes(box_C2, times * grid)
         return Surface(axes_CG, self.at(_points(axes_CG)), self.ln_truth)
 
     def at(self, points_UC: Floats) -> Floats:
         """Interpolated; -inf outside the grid."""
-        ln = np.maximum(self.ln_U, self.ln_U.max() - DEPTH).reshape([GRID] * len(self.axes_CG))
+        ln = np.maximum(self.ln_U, self.ln_U.max() - DEPTH).reshape(
+            [self.axes_CG.shape[1]] * len(self.axes_CG)
+        )
         # A quadratic is its own cubic spline, however oblique; at a cliff a spline would swing.
         kind = "linear" if _has_cliff(ln) else "cubic"
         read = RegularGridInterpolator(tuple(self.axes_CG), ln, kind, False, None)
@@ -87,19 +98,28 @@ class Found(NamedTuple):
 
 
 def surface(
-    log_likelihood: LogLikelihood, events_NF: Floats, truth_C: Floats, domain_C2: Floats
+    log_likelihood: LogLikelihood,
+    events_NF: Floats,
+    truth_C: Floats,
+    domain_C2: Floats,
+    grid: int = GRID,
 ) -> Surface:
-    """The log-likelihood where it matters, around its maximum in the domain."""
-    ends_C2 = np.log(domain_C2)
-    box_C2, rows = ends_C2, min(FIRST, len(events_NF))
+    """The log-likelihood where it matters, around its maximum in the domain.
+
+    Raises:
+        NoGridError: If that cannot be found.
+    """
+    box_C2, rows = domain_C2, min(FIRST, len(events_NF))
     for _ in range(MOST):
-        axes_CG = _axes(box_C2)
-        ln_U = log_likelihood(events_NF[:rows], np.exp(_points(axes_CG)))
-        wanted_C2, fits = _around(box_C2, ln_U, ends_C2)
+        axes_CG = _axes(box_C2, grid)
+        ln_U = log_likelihood(events_NF[:rows], _points(axes_CG))
+        if np.isnan(ln_U).any():
+            break
+        wanted_C2, fits = _around(box_C2, ln_U, domain_C2, grid)
         if fits and rows == len(events_NF):
             return Surface(axes_CG, ln_U, float(log_likelihood(events_NF, truth_C[None])[0]))
         box_C2, rows = wanted_C2, min(4 * rows, len(events_NF))
-    raise RuntimeError(f"no grid fits the posterior of {len(events_NF)} events at {truth_C}")
+    raise NoGridError(f"no grid fits the posterior of {len(events_NF)} events at {truth_C}")
 
 
 def found(members: Sequence[Surface], truth_C: Floats) -> Found:
@@ -115,9 +135,9 @@ def found(members: Sequence[Surface], truth_C: Floats) -> Found:
         others = [each.at(points_UC) for k, each in enumerate(members) if k != number]
         level += part_U[logsumexp([one.ln_U, *others], axis=0) > ln_truth].sum()
         step_C = np.diff(one.axes_CG, axis=1)[:, 0]
-        below_UC = np.clip((np.log(truth_C) - points_UC) / step_C + 0.5, 0, 1)
+        below_UC = np.clip((truth_C - points_UC) / step_C + 0.5, 0, 1)
         ranks_C += part_U @ below_UC
-        away_UC = points_UC - np.log(truth_C)
+        away_UC = points_UC - truth_C
         mean_C += part_U @ away_UC
         square_CC += (part_U * away_UC.T) @ away_UC
     within_CC = square_CC - np.outer(mean_C, mean_C)
@@ -132,7 +152,7 @@ def _has_cliff(ln: Floats) -> bool:
     return any(bool((step[top > ln.max() - REACH] > CLIFF).any()) for top, step in ends)
 
 
-def _axes(box_C2: Floats, parts: int = GRID) -> Floats:
+def _axes(box_C2: Floats, parts: int) -> Floats:
     low_C1, high_C1 = box_C2[:, :1], box_C2[:, 1:]
     return low_C1 + (high_C1 - low_C1) * (np.arange(parts) + 0.5) / parts
 
@@ -141,17 +161,17 @@ def _points(axes_CG: Floats) -> Floats:
     return np.stack(np.meshgrid(*axes_CG, indexing="ij"), -1).reshape(-1, len(axes_CG))
 
 
-def _around(box_C2: Floats, ln_U: Floats, ends_C2: Floats) -> tuple[Floats, bool]:
+def _around(box_C2: Floats, ln_U: Floats, ends_C2: Floats, grid: int) -> tuple[Floats, bool]:
     """The box of what is within reach and one part more, and whether this grid fits already.
 
     It is opened by half where the grid cuts off what is within reach, but never past the ends.
     """
-    shape = (GRID,) * len(box_C2)
+    shape = (grid,) * len(box_C2)
     near_CU = np.array(np.unravel_index(np.flatnonzero(ln_U >= ln_U.max() - REACH), shape))
     first_C, last_C = near_CU.min(1), near_CU.max(1)
-    cut_C2 = np.stack([first_C == 0, last_C == GRID - 1], 1) & (box_C2 != ends_C2)
-    parts_C2 = np.stack([first_C - 1, last_C + 2], 1) + cut_C2 * np.array([-GRID, GRID]) // 2
-    step_C1 = np.diff(box_C2, axis=1) / GRID
+    cut_C2 = np.stack([first_C == 0, last_C == grid - 1], 1) & (box_C2 != ends_C2)
+    parts_C2 = np.stack([first_C - 1, last_C + 2], 1) + cut_C2 * np.array([-grid, grid]) // 2
+    step_C1 = np.diff(box_C2, axis=1) / grid
     wanted_C2 = np.clip(box_C2[:, :1] + step_C1 * parts_C2, ends_C2[:, :1], ends_C2[:, 1:])
-    fits = (last_C - first_C + 1 >= FITS * GRID) & ~cut_C2.any(1)
+    fits = (last_C - first_C + 1 >= FITS * grid) & ~cut_C2.any(1)
     return wanted_C2, bool(fits.all())

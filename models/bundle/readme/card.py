@@ -23,8 +23,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from models.bundle import markdown as md
 from models.bundle.files import FORMAT, EmulatorError
+from models.bundle.readme import markdown as md
 from models.layout import MEMBERS
 
 MOST_CELLS = 60

@@ -1,0 +1,157 @@
+"""For how many events of a catalogue an emulator is good, as its export measured it.
+
+The emulator's error is common to all events of a catalogue. A posterior of n events is narrower by
+sqrt(n) than that of one, the error is not, so there is a number of events at which both are equal.
+With m the mean squared distance of truths from the posterior's mean, in its covariance and per
+condition, m is 1 where the error is nothing and 1 + n/N with N that number: N = n / (m - 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from data_prep.columns import Value
+from data_prep.dataset import shown
+from data_prep.untrusted import is_finite
+from data_prep.words.numbers import short
+from models.bundle.files import EmulatorError
+
+CELLS, HELD_OUT = "cells", "held-out cells"
+KEY = "reliability"
+"""Of the card."""
+
+
+class ReliabilityWarning(UserWarning):
+    """A catalogue has more events than the emulator is known to be good for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Catalogs:
+    """Where truths were in the posteriors of catalogues of one size, at one kind of cells."""
+
+    place: str
+    """`CELLS` or `HELD_OUT`, which are cells that the emulator was trained without."""
+    events: int
+    """Of each catalogue."""
+    catalogs: int
+    cells: int
+    """Which they are of."""
+    cells_inside: int
+    """Cells that are inside of the domain, whose prior is all around the truth."""
+    covered: int
+    """Catalogues whose 90 % region holds the truth."""
+    square: float
+    """Mean squared distance of the truth from the posterior's mean: 1 if it is right."""
+    error: float
+    """Standard error of that, by a bootstrap over cells, at least that of right posteriors."""
+    worst: dict[str, Value]
+    """The conditions of the cell with the largest mean square."""
+
+    @property
+    def good_for(self) -> GoodFor:
+        """The number of events at which the emulator's error equals the posterior's width."""
+        excess = self.square - 1
+        low = self.events / (max(excess, 0.0) + self.error)
+        if excess <= self.error:
+            return GoodFor(None, low, None)
+        return GoodFor(self.events / excess, low, self.events / (excess - self.error))
+
+
+@dataclass(frozen=True, slots=True)
+class GoodFor:
+    """A number of events."""
+
+    events: float | None
+    """None where the squared distance is not above 1 by its error: more than `low`."""
+    low: float
+    """At one standard error more."""
+    high: float | None
+    """At one standard error less; None where there is no end."""
+
+    @property
+    def most(self) -> float:
+        """Events beyond which the emulator is wrong, or not known to be right."""
+        return self.low if self.events is None else self.events
+
+    def __str__(self) -> str:
+        if self.events is None:
+            return f"more than {short(self.low, 2)}"
+        return f"{short(self.events, 2)} ({short(self.low, 2)} to {short(self.high or 0, 2)})"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reliability:
+    """What catalogues of an emulator's own validation rows told of its posteriors."""
+
+    measured: tuple[Catalogs, ...]
+    """Of the cells, and of those held out, by falling numbers of events."""
+    missing: dict[str, str]
+    """Why nothing was measured at `CELLS`, or at `HELD_OUT`."""
+
+    def at(self, place: str) -> Catalogs | None:
+        """The largest catalogues there, which tell most."""
+        there = [one for one in self.measured if one.place == place]
+        return max(there, key=lambda one: one.events, default=None)
+
+    @property
+    def limiting(self) -> Catalogs | None:
+        """The catalogues that set the limit: of cells or held-out ones, the lesser number."""
+        some = [one for one in map(self.at, (CELLS, HELD_OUT)) if one]
+        return min(some, key=lambda one: one.good_for.most, default=None)
+
+    def warning(self, events: int) -> str | None:
+        """What to say of a catalogue of so many events; None where nothing is to be said."""
+        found = self.limiting
+        if found is None or events <= found.good_for.most:
+            return None
+        known = found.good_for
+        remedy = f"more rows in cells such as {shown(found.worst)}, more members, longer training"
+        if known.events is None:
+            return (
+                f"the catalogue has {events:,} events, and this emulator is known to be good for "
+                f"{short(known.low, 2)}, not for more: measure it on more rows (hpo export), or "
+                f"improve it: {remedy}"
+            )
+        return (
+            f"the catalogue has {events:,} events, and this emulator is good for {known}, beyond "
+            f"which its own error is larger than the posterior is wide: {remedy}"
+        )
+
+    def to_card(self) -> dict[str, Any]:
+        """For `emulator.json`."""
+        each = [asdict(one) | {"good_for": asdict(one.good_for)} for one in self.measured]
+        return {"measured": each, "missing": self.missing}
+
+    @classmethod
+    def from_card(cls, card: Mapping[str, Any]) -> Self | None:
+        """What a card holds of it; None of an older one, or where it was left out.
+
+        Raises:
+            EmulatorError: If it cannot be read.
+        """
+        if KEY not in card:
+            return None
+        try:
+            stored = card[KEY]
+            return cls(
+                measured=tuple(map(_catalogs, stored["measured"])),
+                missing={str(k): str(why) for k, why in stored["missing"].items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise EmulatorError(
+                f"the reliability of this emulator cannot be read ({error}): export it again"
+            ) from error
+
+
+def _catalogs(stored: Mapping[str, Any]) -> Catalogs:
+    found = Catalogs(**{name: stored[name] for name in Catalogs.__dataclass_fields__})
+    if found.place not in (CELLS, HELD_OUT):
+        raise ValueError(f"place is {found.place!r}")
+    numbers = ("events", "catalogs", "cells", "cells_inside", "covered", "square", "error")
+    if not all(is_finite(getattr(found, name)) for name in numbers):
+        raise ValueError("a value is no number")
+    if not (found.events > 0 and found.error > 0 and isinstance(found.worst, dict)):
+        raise ValueError("a value cannot be")
+    return found

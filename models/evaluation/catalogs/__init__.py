@@ -1,0 +1,1 @@
+"""Where the truth of a catalogue lies in the posterior that an emulator gives."""

@@ -1,0 +1,317 @@
+"""How often the posterior of a catalogue holds the truth, on catalogues of a dataset's own rows.
+
+The rows of a cell are dealt into catalogues that share none, and the conditions of each are
+inferred as `CatalogLikelihood` does: the likelihood is the mean of the members' likelihoods of the
+whole catalogue, the prior flat over the domain in the logarithm of what is positive. Events are
+observed without noise and without selection, so that a posterior is as narrow as it can be.
+Posteriors are exact: see `posterior`.
+
+Only a truth inside the domain is surrounded by prior, so cells at its edge are left out. Weighted
+rows are thinned by their weights, so that those that are left are mergers of equal weight.
+
+Array names end in their axes:
+    N events    F event columns    C conditions    U points of a grid    K cells
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data_prep.cells import name_of
+from data_prep.columns import Column
+from data_prep.dataset import Dataset, key
+from data_prep.stream import Batch, Stream
+from models.bundle.ensemble import Density
+from models.bundle.reliability import CELLS, HELD_OUT, Catalogs, Reliability
+from models.evaluation.catalogs.posterior import (
+    Floats,
+    Found,
+    LogLikelihood,
+    NoGridError,
+    found,
+    surface,
+)
+from models.evaluation.cells import CellRows, Key
+
+SIZES = (200, 100, 50, 25)
+"""Events of catalogues, of which the two largest are taken that the rows suffice for."""
+LEAST_CATALOGS, LEAST_CELLS = 10, 4
+"""With which something is measured."""
+GRIDS = {1: 20, 2: 14, 3: 8}
+"""Points along each of so many conditions; their number to that power is what it costs."""
+ROWS = 200_000
+"""Rows at most that are read."""
+PARTS = 16_384
+"""Densities that are worked out together: their parts stay in the cache."""
+IMPOSSIBLE = -1e3
+"""Log density of an event that cannot be: a grid closes in on where the fewest are such."""
+BOOTSTRAPS = 1_000
+LEVEL = 0.9
+"""Content of the regions that are counted."""
+
+Step = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Catalog:
+    """Mergers of one truth."""
+
+    cell: int
+    """Its number in the dataset."""
+    truth_C: Floats
+    events_NF: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Cells of one kind."""
+
+    name: str
+    cells: int
+    """Inside of the domain."""
+    dealt: dict[int, list[_Catalog]]
+    """Catalogues by their number of events."""
+
+
+def measure(
+    density: Density,
+    folder: Path,
+    *,
+    catalogs: int,
+    split: str = "val",
+    held_out: frozenset[Key] = frozenset(),
+    seed: int = 0,
+    step: Step = lambda done, total: None,
+) -> Reliability:
+    """Where truths are in the posteriors of catalogues.
+
+    Args:
+        density: A flow, or an ensemble.
+        folder: A prepared dataset of its columns.
+        catalogs: Of each size and kind of cells, at most.
+        split: Whose rows are taken; of held-out cells those of the training part as well.
+        held_out: The cells of the dataset that the flow was trained without.
+        seed: By which rows are dealt.
+        step: Called with the number of posteriors that are done, and of all.
+    """
+    dataset = Dataset.read(folder)
+    if why := _refusal(dataset):
+        return Reliability(measured=(), missing={CELLS: why, HELD_OUT: why})
+    axes, rng = _Axes.of(density), np.random.default_rng(seed)
+    places, missing = list[_Place](), dict[str, str]()
+    for name, batch in _rows(dataset, folder, split, held_out):
+        place = _dealt(name, batch, dataset, axes, catalogs, rng)
+        if place.dealt:
+            places.append(place)
+        else:
+            missing[name] = _too_few(place, split)
+    if not held_out:
+        missing[HELD_OUT] = "no cell was held out of training"
+    total = sum(len(some) for place in places for some in place.dealt.values())
+    measured, done = list[Catalogs](), 0
+    for place in places:
+        try:
+            for events, some in place.dealt.items():
+                each = []
+                for one in some:
+                    each.append(_where_truth_is(density, one, axes))
+                    step(done := done + 1, total)
+                measured.append(_told(place, events, some, each, dataset))
+        except NoGridError as error:
+            measured = [one for one in measured if one.place != place.name]
+            missing[place.name] = str(error)
+    return Reliability(measured=tuple(measured), missing=missing)
+
+
+def log_likelihood_of(flow: Density) -> LogLikelihood:
+    """Of events `(N, F)` under many conditions `(U, C)`, part by part."""
+
+    @torch.no_grad()
+    def log_likelihood(events_NF: Floats, c_UC: Floats) -> Floats:
+        like = flow.conditions.mean_K
+        x_NF, c = (torch.as_tensor(each, dtype=like.dtype) for each in (events_NF, c_UC))
+        sums = []
+        for part_UC in torch.split(c, max(1, PARTS // len(x_NF))):
+            counts = [len(x_NF)] * len(part_UC)
+            ln_M = flow.log_prob(x_NF.repeat(len(part_UC), 1), part_UC, counts)
+            ln_UN = ln_M.view(len(part_UC), -1).clamp_min(IMPOSSIBLE)
+            sums.append(ln_UN.double().sum(1))
+        return torch.cat(sums).numpy()
+
+    return log_likelihood
+
+
+def error(cells: NDArray[np.int_], values: Floats) -> float:
+    """Standard error of a mean by a bootstrap over cells."""
+    _, cell = np.unique(cells, return_inverse=True)
+    sums, counts = np.bincount(cell, values), np.bincount(cell)
+    drawn = np.random.default_rng(0).integers(len(sums), size=(BOOTSTRAPS, len(sums)))
+    return float((sums[drawn].sum(1) / counts[drawn].sum(1)).std())
+
+
+@dataclass(frozen=True, slots=True)
+class _Axes:
+    """Conditions in the coordinates in which the prior is flat, and its ends."""
+
+    positive_C: NDArray[np.bool_]
+    ends_C2: Floats
+
+    @classmethod
+    def of(cls, density: Density) -> _Axes:
+        columns: Sequence[Column] = density.condition_columns
+        positive_C = np.array([column.positive for column in columns])
+        ends_C2 = np.array([density.domain[column.name] for column in columns], float)
+        return cls(positive_C, cls(positive_C, ends_C2).to(ends_C2.T).T)
+
+    def to(self, values_UC: Floats) -> Floats:
+        logs_UC = np.log(np.where(self.positive_C, values_UC, 1.0))
+        return np.where(self.positive_C, logs_UC, values_UC)
+
+    def back(self, points_UC: Floats) -> Floats:
+        powers_UC = np.exp(np.where(self.positive_C, points_UC, 0.0))
+        return np.where(self.positive_C, powers_UC, points_UC)
+
+    def hold(self, truth_C: Floats) -> bool:
+        """Whether prior is all around; not at the edge, but for rounding to float32."""
+        at_C, (low_C, high_C) = self.to(truth_C), self.ends_C2.T
+        margin_C = 1e-6 * np.maximum(high_C - low_C, abs(self.ends_C2).max(1))
+        return bool(((at_C > low_C + margin_C) & (at_C < high_C - margin_C)).all())
+
+
+def _refusal(dataset: Dataset) -> str | None:
+    """Why no catalogue can be made of its rows."""
+    columns = dataset.condition_columns
+    if not columns:
+        return "there are no conditions to infer"
+    if dataset.scattered:
+        return "its conditions are scattered, so that no events share theirs"
+    if texts := [column.name for column in columns if column.categories]:
+        return f"the condition {texts[0]} is a category"
+    if len(columns) > max(GRIDS):
+        return f"it has {len(columns)} conditions, and posteriors are worked out of {max(GRIDS)}"
+    return None
+
+
+def _rows(
+    dataset: Dataset, folder: Path, split: str, held_out: frozenset[Key]
+) -> Iterator[tuple[str, Batch]]:
+    """Rows that no training saw, of the cells and of those held out."""
+    out = [name_of(dataset, cell) for cell in dataset.cells if key(cell.conditions) in held_out]
+    yield CELLS, _read(Stream(folder, split, batch_size=ROWS, shuffle=False, without=out))
+    if out:
+        parts = dict.fromkeys((split, "train"))
+        streams = [Stream(folder, p, batch_size=ROWS, shuffle=False, only=out) for p in parts]
+        yield HELD_OUT, _joined([_read(one) for one in streams])
+
+
+def _read(stream: Stream) -> Batch:
+    """The first rows of a part: they are shuffled at rest, so that any are a fair choice."""
+    columns = stream.dataset.event_columns, stream.dataset.condition_columns
+    none = Batch(*(np.empty((0, len(each)), np.float32) for each in columns))
+    return next(iter(stream.epoch(0)), none)
+
+
+def _joined(batches: Sequence[Batch]) -> Batch:
+    some = [one for one in batches if len(one.events)] or [*batches][:1]
+    return Batch(*map(np.concatenate, zip(*(one.arrays for one in some), strict=True)))
+
+
+def _dealt(
+    name: str,
+    batch: Batch,
+    dataset: Dataset,
+    axes: _Axes,
+    catalogs: int,
+    rng: np.random.Generator,
+) -> _Place:
+    """Catalogues of the two largest sizes that rows suffice for, a round of all cells at a time."""
+    number_of = {key(cell.conditions): number for number, cell in enumerate(dataset.cells)}
+    found = CellRows.of(batch)
+    rows_K = {
+        number_of[at]: rng.permutation(_of_equal_weight(batch, rows, rng))
+        for at, rows in zip(found.keys, found.rows, strict=True)
+        if axes.hold(np.array(dataset.cells[number_of[at]].conditions))
+    }
+    order = rng.permutation([*rows_K]).tolist()
+    dealt: dict[int, list[_Catalog]] = {}
+    for events in SIZES:
+        rounds = [
+            _Catalog(
+                number,
+                np.array(dataset.cells[number].conditions),
+                batch.events[rows_K[number][at : at + events]].astype(float),
+            )
+            for at in range(0, max(map(len, rows_K.values()), default=0), events)
+            for number in order
+            if len(rows_K[number]) >= at + events
+        ]
+        some = rounds[:catalogs]
+        if len(some) >= LEAST_CATALOGS and len({one.cell for one in some}) >= LEAST_CELLS:
+            dealt[events] = some
+        if len(dealt) == 2:
+            break
+    return _Place(name, len(rows_K), dealt)
+
+
+def _of_equal_weight(
+    batch: Batch, rows: NDArray[np.intp], rng: np.random.Generator
+) -> NDArray[np.intp]:
+    """Rows that are kept with a probability in proportion to their weights (von Neumann 1951)."""
+    if batch.weights is None:
+        return rows
+    weights_N = batch.weights[rows]
+    kept: NDArray[np.intp] = rows[rng.random(len(rows)) * weights_N.max() < weights_N]
+    return kept
+
+
+def _too_few(place: _Place, split: str) -> str:
+    if not place.cells:
+        return "no cell is inside of the domain, with prior all around"
+    return (
+        f"the {split} rows of the {place.cells} cells inside of the domain make fewer than "
+        f"{LEAST_CATALOGS} catalogues of {SIZES[-1]} events from {LEAST_CELLS} cells"
+    )
+
+
+def _where_truth_is(density: Density, catalog: _Catalog, axes: _Axes) -> Found:
+    flows = getattr(density, "flows", [density])
+    truth_C = axes.to(catalog.truth_C)
+    surfaces = []
+    for log_likelihood in map(log_likelihood_of, flows):
+
+        def at(events_NF: Floats, points_UC: Floats, of: LogLikelihood = log_likelihood) -> Floats:
+            return of(events_NF, axes.back(points_UC))
+
+        grid = GRIDS[len(truth_C)]
+        surfaces.append(surface(at, catalog.events_NF, truth_C, axes.ends_C2, grid))
+    return found(surfaces, truth_C)
+
+
+def _told(
+    place: _Place, events: int, some: Sequence[_Catalog], each: Sequence[Found], dataset: Dataset
+) -> Catalogs:
+    cell_N, square_N = np.array([one.cell for one in some]), np.array([one.square for one in each])
+    cells = np.unique(cell_N)
+    # A bootstrap of few cells finds too small a spread, and by luck none: of independent posteriors
+    # that are right, each square is of as many standard normals as there are conditions.
+    of_cells = error(cell_N, square_N) * math.sqrt(len(cells) / (len(cells) - 1))
+    by_chance = math.sqrt(2 / len(dataset.condition_columns) / len(some))
+    worst = max(cells, key=lambda cell: square_N[cell_N == cell].mean())
+    return Catalogs(
+        place=place.name,
+        events=events,
+        catalogs=len(some),
+        cells=len(cells),
+        cells_inside=place.cells,
+        covered=sum(one.level < LEVEL for one in each),
+        square=float(square_N.mean()),
+        error=max(of_cells, by_chance),
+        worst=name_of(dataset, dataset.cells[worst]),
+    )
