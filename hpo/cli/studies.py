@@ -17,14 +17,15 @@ from hpo.cli.options import FILE, database, listed, placed, planned, study_name
 if TYPE_CHECKING:
     from hpo.execution.plan import Plan
     from hpo.records.listing import Format
+    from hpo.study.status import StudyStatus
 
 
 @click.command()
-@click.argument("study", default="bbh", metavar="[STUDY.toml]")
+@click.argument("study", default="bbh", metavar="[STUDY]")
 @click.option("--trials", type=click.IntRange(min=1), help="Trials in total [default: study's].")
 @click.option("--name", help="Name of the study [default: the file's].")
 @click.option("--detach", is_flag=True, help="Go on in the background and return.")
-@click.option("--dry-run", is_flag=True, help="Show what would be run; touch nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the study as a file; touch nothing.")
 @planned
 @placed
 def launch(
@@ -39,30 +40,32 @@ def launch(
 ) -> None:
     """Run a study until it has --trials trials in total.
 
-    STUDY.toml is a file or the name of a shipped study (bbh, quick, thesis). The same command, run
-    again after anything, finishes what is missing, and does nothing when all is there.
+    STUDY is a study that was launched before, by its name and with all its options; else a file,
+    with or without .toml, or a shipped study (bbh, quick, thesis). The same command, run again
+    after anything, finishes what is missing, and does nothing when all is there.
 
     \b
         hpo launch --trials 6
-        hpo launch studies/bbh.toml --trials 200 --set data.path=prepared --set training.epochs=50
+        hpo launch mine.toml --trials 200 --set data.path=prepared --set training.epochs=50
+        hpo launch mine --trials 300
+        hpo launch bbh --name long --set training.epochs=100 --dry-run > long.toml
     """
     from hpo.execution import launch as launching
     from hpo.execution.plan import make_plan
     from hpo.execution.slurm import sbatch_text
     from hpo.storage.address import url_of
     from hpo.study.place import runs_of_launch
-    from hpo.study.spec import load
 
     words, url = _in_background(sys.argv[1:]), url_of(storage, runs)
-    spec = load(study, settings=settings, name=name)
+    spec = launching.asked_for(study, settings=settings, name=name, runs=runs, url=url)
     place = runs_of_launch(url, spec.study.name, runs)
     plan = make_plan(spec, runs=place, url=url, command=shlex.join(["hpo", *words]), **asked)
-    click.echo(plan.describe())
+    click.echo(plan.describe(), err=dry_run)
     if dry_run:
-        resolved = json.dumps(json.loads(plan.spec.to_json()), indent=2)
-        click.echo(f"\nstudy, resolved:\n{resolved}")
+        click.echo(plan.spec.to_toml(), nl=False)
         if plan.on == "slurm":
-            click.echo(f"\nsbatch script:\n{sbatch_text(plan.spec, plan.runs, plan.workers)}")
+            script = sbatch_text(plan.spec, plan.runs, plan.workers)
+            click.echo(f"\nsbatch script:\n{script}", err=True)
     elif detach:
         launching.begin(plan, tell=click.echo)
         output = launching.detach(words, plan)
@@ -155,12 +158,25 @@ def status(
                 show(json.dumps(told, indent=2, default=str))
             elif style == "table":
                 running = [render(told["running"], style)] if status.running else []
-                show("\n".join([progress.summary(status), *running]))
+                show("\n".join([progress.summary(status), *running, *_next(status, runs, storage)]))
             else:
                 show(render([{**told, "running": len(status.running)}], style))
             if not watch or not (status.running or status.waiting):
                 return
             time.sleep(2)
+
+
+def _next(status: StudyStatus, runs: Path | None, storage: str | None) -> list[str]:
+    """The command that goes on with the study, where nobody works at it."""
+    if status.running and not status.stopping:
+        return []
+    words = ["hpo", "launch", status.study]
+    words += ["--on", status.on] if status.on != "local" else []
+    words += ["--runs", str(runs)] if runs else []
+    words += ["--storage", "URL"] if storage else []  # which may hold a password
+    if status.waiting or status.stopping:
+        return [f"go on: {shlex.join(words)}"]
+    return [f"more: {shlex.join([*words, '--trials', str(2 * status.total)])}"]
 
 
 @click.command()
@@ -186,12 +202,12 @@ def studies(runs: Path | None, storage: str | None, style: Format) -> None:
 def rename(old: str, new: str, runs: Path | None, storage: str | None) -> None:
     """Rename a study: in the database, in its records, and the folder of its runs.
 
-    No worker may be at it. Where it was broken off, the same command finishes. To go on with the
-    study, give its new name: in its file, or by --name.
+    No worker may be at it. Where it was broken off, the same command finishes. The study goes on
+    under its new name.
 
     \b
         hpo rename bbh bbh-coarse
-        hpo launch bbh --name bbh-coarse --trials 200
+        hpo launch bbh-coarse --trials 200
     """
     from hpo.execution import optuna_note
     from hpo.storage.open import open_study

@@ -6,6 +6,7 @@ what is missing.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 import optuna
 from sqlalchemy.engine import URL
 
+from data_prep.dataset import located
 from data_prep.words.numbers import counted
 from hpo.doctor import machine
 from hpo.execution import optuna_note
@@ -22,12 +24,20 @@ from hpo.execution.plan import Plan, make_plan
 from hpo.execution.slurm import sbatch_text
 from hpo.queue.slots import Slots
 from hpo.queue.total import NewTotal
-from hpo.storage.address import VARIABLE, hand_down
+from hpo.storage.address import VARIABLE, StorageError, hand_down
 from hpo.storage.open import kept_in_file, open_storage
-from hpo.study.place import runs_of_launch
+from hpo.study.place import folder_of, runs_of_launch
 from hpo.study.space import Scalar, default_point, grid
 from hpo.study.spec import SpecError, StudySpec, load
-from hpo.study.study import STOP_ATTRIBUTE, create_study, load_study, slots_of
+from hpo.study.study import (
+    DATA_ATTRIBUTE,
+    ON_ATTRIBUTE,
+    SPEC_ATTRIBUTE,
+    STOP_ATTRIBUTE,
+    create_study,
+    load_study,
+    slots_of,
+)
 
 
 def begin(
@@ -60,6 +70,7 @@ def begin(
     if told := _told(plan, made):
         tell(told)
     study.set_user_attr(STOP_ATTRIBUTE, False)
+    study.set_user_attr(ON_ATTRIBUTE, plan.on)
     hand_down(plan.url)
     return study, slots
 
@@ -75,6 +86,55 @@ def _points(study: optuna.Study, spec: StudySpec) -> list[dict[str, Scalar]]:
         return []
     point = default_point(spec.space, spec.flow, spec.training)
     return [point] if point else []
+
+
+def asked_for(
+    reference: str, *, settings: Sequence[str], name: str | None, runs: Path | None, url: URL
+) -> StudySpec:
+    """The study by its file, or by its name in the database, with all that it was made with.
+
+    Args:
+        reference: A name; of a shipped study or a file, if the database has none of that name.
+        settings: `TABLE.KEY=VALUE` each, laid over it.
+        name: Makes another study of the file's.
+        runs: As `--runs` says.
+        url: Of the database.
+
+    Raises:
+        SpecError: As `load`.
+        PlaceError: If the study's folder is not where it should be.
+    """
+    stored = None
+    if not (name or reference.endswith(".toml") or Path(reference).is_file()):
+        stored = _stored(reference, runs, url)
+    if stored is None:
+        return load(reference, settings=settings, name=name)
+    return StudySpec.from_json(stored.to_json(), settings)
+
+
+def _stored(name: str, runs: Path | None, url: URL) -> StudySpec | None:
+    """The study of that name with the trials that it has, and its data where they are now."""
+    try:
+        storage = open_storage(url, reading=True, retrying=False)
+    except StorageError:  # none yet; any other fault is told by the launch, with all others
+        return None
+    try:
+        if name not in optuna.get_all_study_names(storage):
+            return None
+        study = optuna.load_study(study_name=name, storage=storage)
+        if SPEC_ATTRIBUTE not in study.user_attrs:  # another program's, or a half made one
+            return None
+        study, spec = load_study(storage, name)
+        data = located(
+            Path(spec.data.path), study.user_attrs[DATA_ATTRIBUTE], folder_of(storage, study, runs)
+        )
+        return dataclasses.replace(
+            spec,
+            study=dataclasses.replace(spec.study, trials=slots_of(study, spec).look().total),
+            data=dataclasses.replace(spec.data, path=str(data)),
+        )
+    finally:
+        storage.engine.dispose()
 
 
 def open_or_make(reference: str, *, runs: Path | None, url: URL) -> tuple[StudySpec, Slots]:

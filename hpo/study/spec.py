@@ -16,6 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
+import tomli_w
 from annotated_types import Ge
 from pydantic import AfterValidator, NonNegativeInt, PositiveInt
 
@@ -151,9 +152,24 @@ class StudySpec:
             tables["flow"].pop(key, None)
         return json.dumps(tables)
 
+    def to_toml(self) -> str:
+        """The study as a file that `load` reads, with every default filled in."""
+        tables = json.loads(self.to_json())
+        flow, usual = tables.pop("flow"), dataclasses.asdict(FlowConfig())
+        # Of a study that was stored by a version with other defaults.
+        tables["space"] |= {key: value for key, value in flow.items() if value != usual[key]}
+        given = {
+            name: {key: value for key, value in table.items() if value is not None}
+            for name, table in tables.items()
+        }
+        for key, line in given["space"].items():
+            if isinstance(line, dict):
+                given["space"][key] = {k: v for k, v in line.items() if v is not None}
+        return tomli_w.dumps(given)
+
     @staticmethod
-    def from_json(text: str) -> StudySpec:
-        """The study that `to_json` wrote."""
+    def from_json(text: str, settings: Sequence[str] = ()) -> StudySpec:
+        """The study that `to_json` wrote, with a command line's changes laid over it."""
         tables = json.loads(text)
         slurm = tables.get("slurm", {})
         if MEMORY & {*map(plain, slurm.get("extra", {}))}:  # in 0.1 it outranked memory_gb
@@ -164,6 +180,8 @@ class StudySpec:
             tables[key] = before | tables.get(key, {})
         if tables["flow"].get("base") == "normal":  # needs layers, also where they are searched
             tables["flow"].setdefault("blocks", 1)
+        for setting in settings:
+            _lay_over(tables, setting)
         return parse(tables, source="the stored study", known=(*TABLES, "flow"))
 
 
@@ -177,7 +195,8 @@ def load(reference: str, *, settings: Sequence[str] = (), name: str | None = Non
     """Read a study file, with the command line's changes laid over it.
 
     Args:
-        reference: Path of a TOML file, or the name of a shipped study such as `bbh`.
+        reference: Path of a TOML file, with or without its ending, or the name of a shipped study
+            such as `bbh`.
         settings: `TABLE.KEY=VALUE` each, the value in TOML's own writing; a bare word is text.
         name: Takes the place of `[study] name`.
 
@@ -223,16 +242,21 @@ def parse(tables: Mapping[str, Any], *, source: str, known: Sequence[str] = TABL
 
 
 def _read(reference: str) -> tuple[str, str]:
-    path = Path(reference)
+    beside = Path(f"{reference}.toml")
+    path = beside if beside.is_file() and not Path(reference).is_file() else Path(reference)
     if path.is_file():
         try:
-            return reference, contents(path, LARGEST).decode("utf-8")
+            return str(path), contents(path, LARGEST).decode("utf-8")
         except (OSError, UnicodeDecodeError, UntrustedError) as error:
             raise SpecError(reference, [f"it cannot be read: {error}"]) from error
     if reference in shipped():
         return reference, (resources.files("studies") / f"{reference}.toml").read_text("utf-8")
     raise SpecError(
-        reference, [f"there is no such file; the shipped studies are {', '.join(shipped())}"]
+        reference,
+        [
+            "there is no such file, nor a study of that name in the database; the shipped studies "
+            f"are {', '.join(shipped())}"
+        ],
     )
 
 
@@ -265,6 +289,8 @@ def _lay_over(tables: dict[str, Any], setting: str) -> None:
     if not isinstance(target, dict):
         raise SpecError(f"--set {setting}", [f"{table} is not a table"])
     target[key] = value
+    if (table, key) == ("data", "hold_out"):  # a stored study has the cells that it stood for
+        target |= {"hold_out_cells": [], "report_cells": []}
     for other in {"space": ("training",), "training": ("space",)}.get(table, ()):
         tables.get(other, {}).pop(key, None)  # what was set last holds
 

@@ -21,7 +21,7 @@ from hpo.queue.trials import Snapshot, TrialSummary
 from hpo.records.folder import Stamp, read, stamp
 from hpo.records.record import FINISHED, NAME, RecordError, RunRecord
 from hpo.study.spec import StudySpec
-from hpo.study.study import stop_reason, trial_name
+from hpo.study.study import ON_ATTRIBUTE, stop_reason, trial_name
 
 KEPT = 1024
 """Records that are kept in memory: of all trials that run at once."""
@@ -70,6 +70,8 @@ class StudyStatus:
     """Why no new trial starts; None when one may."""
     best_held_out_nll: float | None = None
     """Of the best trial in the held-out cells, where this is the study's objective."""
+    on: str = "local"
+    """Where the workers of the last launch were: `local` or `slurm`."""
     eta_s: float | None = None
     """Seconds until the last trial ends, from the mean time of the ended ones and the number of
     workers now; None until a trial ended, and when none runs."""
@@ -127,6 +129,7 @@ def status_of(
         best_val_nll=val_nll,
         stopping=stop_reason(spec, seen.attributes, lambda: seen.trials),
         best_held_out_nll=value if by_held_out else None,
+        on=str(seen.attributes.get(ON_ATTRIBUTE, "local")),
         eta_s=_eta_s(seen.trials, counts[TrialState.WAITING]),
     )
 

@@ -35,6 +35,8 @@ from models.config import FREE_TO_CHANGE
 SPEC_ATTRIBUTE = "hpo:spec"
 DATA_ATTRIBUTE = "hpo:data"
 STOP_ATTRIBUTE = "hpo:stop"
+ON_ATTRIBUTE = "hpo:on"
+"""Where the workers of the last launch were: `local` or `slurm`."""
 RENAMING_ATTRIBUTE = "hpo:renaming"
 
 
@@ -61,7 +63,10 @@ def create_study(
     if SPEC_ATTRIBUTE in study.user_attrs or study.get_trials(deepcopy=False):
         faults = list(_differences(study, spec, fingerprint))
         if faults:
-            hint = "give this one another name (--name), or take these changes back"
+            hint = (
+                "give this one another name (--name), or take these changes back: hpo launch "
+                f"{study.study_name} goes on with it as it is"
+            )
             raise SpecError(f"the study {spec.study.name!r}", [*faults, hint])
     store_place(storage, study, runs)
     study.set_user_attr(DATA_ATTRIBUTE, fingerprint)

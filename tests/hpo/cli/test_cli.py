@@ -188,7 +188,9 @@ def test_a_listing_without_runs_says_so_and_is_still_one_for_a_program(hpo, tmp_
 def test_status_logs_and_runs_tell_of_the_study(hpo, studied):
     at = ("--runs", studied / "runs")
 
-    assert "2 of 2 trials done" in hpo("status", "quick", *at).stdout
+    told = hpo("status", "quick", *at).stdout
+    assert "2 of 2 trials done" in told
+    assert told.endswith(f"more: hpo launch quick --runs {at[1]} --trials 4\n")
     assert hpo("status", "quick", "--watch", *at).stdout == hpo("status", "quick", *at).stdout
     assert json.loads(hpo("status", *at, "--format", "json").stdout)[0]["trials"] == 2
     assert "epoch 3: train" in hpo("logs", "quick", 1, *at).stdout

@@ -1,6 +1,7 @@
 """A study from `hpo launch` to its end, with real workers, and through what can happen to them."""
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 
 import optuna
 import psutil
@@ -18,7 +20,7 @@ from optuna.trial import TrialState
 from hpo.cli import main
 from hpo.cli.progress import line
 from hpo.execution.follow import follow
-from hpo.execution.launch import begin, open_or_make
+from hpo.execution.launch import asked_for, begin, open_or_make
 from hpo.execution.plan import make_plan
 from hpo.queue.leases import Owner
 from hpo.records.folder import read_all
@@ -317,6 +319,42 @@ def test_a_study_with_other_options_is_not_continued(place):
 
     assert "[training] epochs is 4 there and 9 here" in said
     assert "--name" in said
+    assert said.endswith("hpo launch tiny goes on with it as it is\n")
+
+
+def test_a_study_goes_on_by_its_name_with_all_that_it_was_made_with(place, monkeypatch):
+    settings = ["training.epochs=9", "space.hidden=[1, 4]", "data.hold_out=interior"]
+    settings += ["data.path=sample", "training.objective=held_out_nll"]
+    plan, *_ = made(place, *settings, trials=5)
+    (place / "tiny.toml").unlink()
+    url, runs = url_in(place), place / "runs"
+    asked = functools.partial(asked_for, "tiny", name=None, runs=None, url=url)
+
+    spec = asked(settings=())
+
+    assert (spec.study.trials, spec.training) == (5, plan.spec.training)
+    assert spec.space == plan.spec.space
+    again = asked(settings=settings)
+    again = make_plan(again, trials=None, workers=1, on="local", runs=runs, url=url)
+    assert again.spec.data == plan.spec.data
+    _, slots = begin(again)
+    assert slots.look().total == 5
+    said = hpo("launch", "tiny", "--set", "training.epochs=4", "--trials", 7, code=2)
+    assert "[training] epochs is 9 there and 4 here" in said
+    assert hpo("status", "tiny").splitlines()[-1] == "go on: hpo launch tiny"
+    told = hpo("status", "tiny", "--runs", "runs")
+    assert told.splitlines()[-1] == "go on: hpo launch tiny --runs runs"
+    monkeypatch.chdir(place / "runs")
+    words = ["launch", "tiny", "--dry-run", "--storage", f"sqlite:///{place}/runs/hpo.db"]
+    assert tomllib.loads(CliRunner().invoke(main, words).stdout)["training"]["epochs"] == 9
+
+
+def test_another_name_makes_another_study_of_the_file(place):
+    made(place, "training.epochs=9")
+
+    spec = asked_for("tiny", settings=(), name="other", runs=None, url=url_in(place))
+
+    assert (spec.study.name, spec.training.epochs) == ("other", 4)
 
 
 def test_the_runs_of_a_forgotten_study_are_not_taken_for_a_new_ones(place):

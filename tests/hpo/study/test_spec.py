@@ -5,7 +5,7 @@ import pytest
 
 from hpo.cluster.request import SlurmTable
 from hpo.study.spec import SpecError, StudySpec, StudyTable, load, shipped
-from models.config import ConfigError
+from models.config import ConfigError, FlowConfig
 
 STORED = Path(__file__).parents[2] / "data" / "stored-study-0.1.json"
 """What the last version stored of a study with ranges, held-out cells and options of sbatch."""
@@ -168,8 +168,46 @@ def test_every_fault_is_listed_at_once(tmp_path):
 
 
 def test_a_file_that_is_not_there_names_the_shipped_studies(tmp_path):
-    with pytest.raises(SpecError, match="no such file; the shipped studies are bbh, quick, thesis"):
+    with pytest.raises(
+        SpecError, match="no such file, nor .*; the shipped studies are bbh, quick, thesis"
+    ):
         load(str(tmp_path / "none.toml"))
+
+
+def test_a_file_is_found_without_its_ending_and_before_a_shipped_study(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "quick"):
+        (tmp_path / f"{name}.toml").write_text(f'[study]\nname = "{name}"\nseed = 77\n')
+
+        assert load(name).study.seed == 77
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        *((name, []) for name in shipped()),
+        (
+            "bbh",
+            ["data.hold_out_cells=[{Z = 0.001, alpha = 1.0}]", "slurm.extra={reservation = 'a b'}"],
+        ),
+        ("bbh", ["data.hold_out=interior", "data.hold_out_fold=2", "space.hidden=48"]),
+        ("quick", ["space.learning_rate={low = 1e-4, high = 0.5, log = true}"]),
+    ],
+)
+def test_the_file_of_a_study_is_the_study(tmp_path, name, settings):
+    spec = load(name, settings=settings)
+    (tmp_path / "again.toml").write_text(spec.to_toml())
+
+    assert load(str(tmp_path / "again.toml")) == spec
+
+
+def test_the_file_of_a_study_with_older_defaults_names_them(tmp_path):
+    stored = json.loads(load("quick").to_json())
+    stored["flow"]["activation"] = "relu" if FlowConfig().activation != "relu" else "tanh"
+    spec = StudySpec.from_json(json.dumps(stored))
+    (tmp_path / "again.toml").write_text(spec.to_toml())
+
+    assert load(str(tmp_path / "again.toml")).space["activation"] == spec.flow.activation
 
 
 @pytest.mark.parametrize("name", shipped())
