@@ -33,7 +33,7 @@ def main() -> None:
             taken(page, options.out / "dashboard-runs.png")
             chosen = page.evaluate("document.querySelector('#compare').href")
             page.goto(chosen)
-            page.locator("#importance .main-svg").first.wait_for()
+            page.locator("#multiples .main-svg").first.wait_for()
             taken(page, options.out / "dashboard-compare.png")
             key = chosen.partition("run=")[2].partition("&")[0]
             page.goto(f"{address.partition('/runs/')[0]}/runs/run/{key}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import dash
+import plotly.graph_objects as go
 from dash import Input, Output, State, dcc, html
 from dash.development.base_component import Component
 
@@ -33,6 +34,9 @@ THEME = Input("theme", "data")
 GRAPH: Any = {
     "displaylogo": False,
     "responsive": True,
+    # Plotly's own offer to upload the figure to its cloud.
+    "showSendToCloud": False,
+    "plotlyServerURL": "",
     "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
     "toImageButtonOptions": {"format": "svg"},
 }
@@ -62,16 +66,30 @@ def notice(text: str, *, kind: str = "note") -> html.P:
 
 def card(title: str, *children: Part, note: str = "", wide: bool = False) -> html.Section:
     """A titled part of a page."""
-    head: list[Part] = [html.H2(title)]
+    head: list[Part] = [html.H2(title)] if title else []
     if note:
         head.append(html.P(note, className="hint"))
     return html.Section([*head, *children], className="card wide" if wide else "card")
 
 
+def title(text: str, *beside: Part) -> html.Div:
+    """The heading of a page, with links beside it."""
+    return html.Div([html.H1(text), *beside], className="head")
+
+
 def graph(name: str, *, height: int = 380) -> html.Div:
     """A graph that fills its card; a callback draws it by `drawn_into`."""
-    shown = dcc.Graph(id=name, config=GRAPH, style={"height": f"{height}px"})
+    size = {"height": f"{height}px"}
+    shown = dcc.Graph(id=name, config=GRAPH, style=size, clear_on_unhover=True)
     return html.Div([dcc.Store(id=f"{name}-fresh"), shown])
+
+
+def drawn(figure: go.Figure, name: str, key: Mapping[str, str], *, height: int) -> html.Figure:
+    """A graph that is drawn already; `name` says what it shows."""
+    size = {"height": f"{height}px"}
+    shown = dcc.Graph(figure=figure, id=dict(key), config=GRAPH, style=size, clear_on_unhover=True)
+    named: Any = {"aria-label": name}
+    return html.Figure(shown, **named)
 
 
 def drawn_into(name: str) -> Output:

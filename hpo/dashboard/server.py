@@ -155,6 +155,8 @@ class _Gate:
         self._host = host
         self._headers = {
             "Content-Security-Policy": policy,
+            # A window that a page opens elsewhere cannot be handed anything.
+            "Cross-Origin-Opener-Policy": "same-origin",
             "Referrer-Policy": "same-origin",
             "X-Content-Type-Options": "nosniff",
             "X-Frame-Options": "DENY",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -159,6 +159,12 @@ def note(figure: go.Figure, theme: ThemeName, text: str, **place: Any) -> None:
             "font": {"size": 11, "color": THEMES[theme].soft},
         }
         figure.add_annotation({**usual, "text": text, **place})
+
+
+def colours_of(keys: Iterable[str], theme: ThemeName) -> dict[str, str]:
+    """The colour of each run in all pictures of a page; a run's place decides."""
+    palette = THEMES[theme].palette
+    return {key: palette[index % len(palette)] for index, key in enumerate(keys)}
 
 
 def sentence(text: str, theme: ThemeName = "light") -> go.Figure:

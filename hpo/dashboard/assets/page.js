@@ -51,5 +51,31 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
         : many ? `Compare the first ${asked.most}` : keys.length === 1 ? "Look at 1 run" : `Compare ${keys.length} runs`;
       return [compare, label, keys.length ? "some" : "none"];
     },
+
+    // The run below the mouse in one picture stands out in all of them, and in the table.
+    highlight(hovered, figure) {
+      const point = [hovered].flat().find((each) => each?.points)?.points[0];
+      light(point ? point.customdata ?? figure?.data[point.curveNumber]?.meta : null);
+    },
   },
+});
+
+const shownGraphs = () => [...document.querySelectorAll(".js-plotly-plot")];
+
+function light(key) {
+  const run = (element, data) => element.classList.toggle("unlit", Boolean(key) && data !== undefined && data !== key);
+  shownGraphs().forEach((graph) => graph.querySelectorAll(".scatterlayer .trace").forEach((trace) => {
+    const { meta, customdata } = trace.__data__?.[0]?.trace ?? {};
+    if (meta) run(trace, meta);
+    if (customdata) trace.querySelectorAll(".point").forEach((point) => run(point, point.__data__.data));
+  }));
+  document.querySelectorAll("[data-run]").forEach((row) => row.classList.toggle("lit", row.dataset.run === key));
+}
+
+document.addEventListener("mouseover", (event) => {
+  const row = event.target.closest?.("[data-run]");
+  if (row) light(row.dataset.run);
+});
+document.addEventListener("mouseout", (event) => {
+  if (event.target.closest?.("[data-run]")) light(null);
 });

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from dash import Input, Output, State, ctx, dcc, html
 
 from data_prep.errors import InputError
 from data_prep.where import Filter
+from data_prep.words import numbers
 from hpo.dashboard import address, parts
 from hpo.dashboard.address import MOST, Query
 from hpo.dashboard.parts import Part, Site
@@ -22,6 +24,9 @@ from hpo.records.table import IDENTITY, Row, ranked, usual
 
 BEST = 5
 """Runs that the button takes."""
+
+MOST_CHIPS = 12
+"""Studies, and data sets, that have a link of their own; the filter finds the others."""
 
 STATES = ("complete", "stopped_early", "running", "pruned", "failed", "unreadable")
 """In the order in which they are counted."""
@@ -64,8 +69,9 @@ def layout(site: Site, query: Query) -> list[Part]:
         dcc.Store(id="seen", data=site.catalog.version),
         dcc.Store(id="asked", data={"columns": list(query.columns), "most": MOST}),
         dcc.Download(id="file"),
+        parts.title("Runs", _chips(rows, query)),
         html.Div(_summary(table), id="summary", className="summary"),
-        parts.card("Runs", *content, wide=True),
+        parts.card("", *content, wide=True),
         html.Pre(START, id="start", className="start", hidden=bool(rows)),
     ]
 
@@ -117,8 +123,9 @@ def register(app: dash.Dash, site: Site) -> None:
     def choose(_best: int, _none: int, shown: list[Row] | None) -> object:
         if ctx.triggered_id == "none":
             return []
-        ended = [(row["rank"], row["run"]) for row in shown or () if row["rank"] is not None]
-        return {"ids": [key for _, key in sorted(ended)[:BEST]]}
+        ended = [row for row in shown or () if row["rank"] is not None]
+        of_first = [row for row in ended if row["data set"] == ended[0]["data set"]]
+        return {"ids": [row["run"] for row in sorted(of_first, key=_rank)[:BEST]]}
 
     @app.callback(
         Output("file", "data"),
@@ -166,16 +173,25 @@ def _table(rows: Sequence[Row], query: Query) -> _Table:
     found = [row for row in rows if where is None or where.matches(row)]
     asked = [name for name in query.columns if name in by_name] or _usual(rows)
     shown = tables.differing(found) if query.differing else asked
-    ranks = {row["run"]: rank for rank, row in enumerate(ranked(found), start=1)}
+    ranks, data = tables.ranks(found), tables.data_names(rows)
     kept = ["run", "state", *shown]
     return _Table(
         known=known,
         found=found,
         rows=[
-            {"rank": ranks.get(row["run"]), **{name: _plain(row.get(name)) for name in kept}}
+            {
+                "rank": ranks.get(str(row["run"])),
+                "data set": data.get(str(row.get("fingerprint") or "")),
+                **{name: _plain(row.get(name)) for name in kept},
+            }
             for row in found
         ],
-        heads=[_run_head(found), RANK, *(_head(by_name[name]) for name in shown)],
+        heads=[
+            _run_head(found),
+            *([DATA] if len(tables.by_data(found)) > 1 else []),
+            RANK,
+            *(_head(by_name[name]) for name in shown),
+        ],
     )
 
 
@@ -266,11 +282,22 @@ def _run_head(found: Sequence[Row]) -> dict[str, Any]:
     }
 
 
+DATA = {
+    "field": "data set",
+    "headerName": "data set",
+    "headerTooltip": "Runs of different data are ranked apart: their NLLs do not compare",
+    "sort": "asc",
+    "sortIndex": 0,
+    "initialWidth": 120,
+    "filter": "agTextColumnFilter",
+}
+
 RANK = {
     "field": "rank",
     "headerName": "rank",
-    "headerTooltip": "Among the runs that came to their own end, by their objective",
+    "headerTooltip": "Among the runs on these data that came to their own end, by their objective",
     "sort": "asc",
+    "sortIndex": 1,
     "initialWidth": 96,
     **NUMBER,
 }
@@ -305,16 +332,47 @@ def _summary(table: _Table) -> list[Part]:
         for state in STATES
         if counts[state]
     ]
-    first = ranked(table.found)[:1]
-    if first:
-        key, nll = str(first[0]["run"]), first[0].get("best_val_nll")
-        told = f"best: {tables.short(key)}, validation NLL {tables.text_of(nll)} nats/event"
-        chips.append(html.A(told, href=address.of_run(key), className="best"))
-    prints = {row.get("fingerprint") for row in table.found if row["state"] != "unreadable"}
-    if len(prints) > 1:
-        told = f"These runs used {len(prints)} different data sets: their NLLs do not compare."
-        chips.append(parts.notice(told, kind="caution"))
+    groups, data = tables.by_data(table.found), tables.data_names(table.found)
+    for print_, group in groups.items():
+        for first in ranked(group)[:1]:
+            key, nll = str(first["run"]), tables.objective(first) or math.nan
+            where = f" on {data[print_]}" if len(groups) > 1 else ""
+            told = f"best{where}: {tables.short(key)}, NLL {numbers.nll(nll)} {tables.NLL}"
+            chips.append(html.A(told, href=address.of_run(key), className="best"))
     return chips
+
+
+def _chips(rows: Sequence[Row], query: Query) -> Part:
+    """Links to the runs of each study and each data set alone."""
+    studies = Counter(str(row["study"]) for row in rows)
+    data, groups = tables.data_names(rows), tables.by_data(rows)
+    kinds = {
+        "Study": {name: (f"study == {name!r}", count) for name, count in studies.items()},
+        "Data": {
+            data[each]: (f"fingerprint == {each!r}", len(group))
+            for each, group in groups.items()
+            if each
+        },
+    }
+    chips: list[Part] = []
+    for kind, offered in kinds.items():
+        if len(offered) > 1:
+            chips += [html.Span(kind, className="hint"), *_links(offered, query)]
+    if chips:
+        chips.append(html.A("all runs", href=address.ROOT, className="chip"))
+    named: Any = {"aria-label": "Studies and data"}
+    return html.Nav(chips, className="chips", **named)
+
+
+def _links(offered: Mapping[str, tuple[str, int]], query: Query) -> Iterator[Part]:
+    for name, (where, count) in [*offered.items()][:MOST_CHIPS]:
+        chosen: Any = {"aria-current": "true"} if query.where == where else {}
+        href = address.ROOT + str(Query(where=where))
+        yield html.A(f"{name} ({count:,})", href=href, className="chip", **chosen)
+
+
+def _rank(row: Row) -> int:
+    return int(str(row["rank"]))
 
 
 def _listed(

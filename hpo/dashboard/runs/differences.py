@@ -11,23 +11,30 @@ from hpo.records.record import RunRecord
 from models.config import OBJECTIVES
 
 ENVIRONMENT = ("device", "host", "threads", "slurm_job_id", "git_commit")
-GROUPS = ("configuration", "data", "environment")
+
+ASIDE = ("seed", "folder", "host", "threads", "slurm_job_id")
+"""Settings that make no run better: which random numbers, and where it ran."""
 
 
-def difference(records: Mapping[str, RunRecord]) -> list[dict[str, object]]:
-    """One row for each setting that differs: `group`, `setting`, and the value of every run.
+def difference(records: Mapping[str, RunRecord]) -> dict[str, dict[str, object]]:
+    """The settings that differ, with the value of every run, None where it has no such setting.
 
-    Groups are `configuration` (what was chosen or given, pruner and seeds included), `data` and
-    `environment`. A run that has no such setting has None.
+    The sampler's choices come first. Seeds and what tells where a run was made are left out.
     """
-    by_run = {key: settings(record) for key, record in records.items()}
-    found = []
-    for group in GROUPS:
-        for setting in dict.fromkeys(name for each in by_run.values() for name in each[group]):
-            values = {key: each[group].get(setting) for key, each in by_run.items()}
-            if len({repr(each) for each in values.values()}) > 1:
-                found.append({"group": group, "setting": setting, **values})
+    by_run = {
+        key: {name: each for group in settings(record).values() for name, each in group.items()}
+        for key, record in records.items()
+    }
+    found = {}
+    for name in dict.fromkeys(name for each in by_run.values() for name in each):
+        values = {key: each.get(name) for key, each in by_run.items()}
+        if not _aside(name) and len({repr(each) for each in values.values()}) > 1:
+            found[name] = values
     return found
+
+
+def _aside(name: str) -> bool:
+    return name in ASIDE or name.startswith("seed: ")
 
 
 def settings(record: RunRecord) -> dict[str, dict[str, object]]:
@@ -75,12 +82,6 @@ def _cells(named: Named) -> str | None:
 
 
 def _of_data(records: Sequence[RunRecord]) -> Iterator[str]:
-    prints = {each.data.fingerprint for each in records} - {None}
-    if len(prints) > 1:
-        yield (
-            f"These runs were trained on {len(prints)} different data sets: their NLLs do not "
-            "compare."
-        )
     data = [each.data for each in records]
     if len({(_cells(each.hold_out_cells), _cells(each.report_cells)) for each in data}) > 1:
         yield "Different cells were held out of these runs: their NLLs are of different rows."
@@ -88,12 +89,6 @@ def _of_data(records: Sequence[RunRecord]) -> Iterator[str]:
     if len(judged) > 1:
         told = " and ".join(sorted(OBJECTIVES.get(each, each) for each in judged))
         yield f"These runs were judged by different things: {told}."
-    thesis = [each for each in records if each.reported]
-    if 0 < len(thesis) < len(records):
-        yield (
-            f"From the thesis's program: {_listed(thesis)}. Nothing tells whether their data are "
-            "those of the other runs, and its batch norm saw the validation batch."
-        )
 
 
 def _of_ends(records: Sequence[RunRecord]) -> list[str]:

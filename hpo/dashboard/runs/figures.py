@@ -1,4 +1,4 @@
-"""Runs as points and bars, as Plotly figures: importances, any two quantities, the Pareto front.
+"""Runs as points, as Plotly figures: parameters, any two quantities, the Pareto front.
 
 A figure is complete without the page: every axis has its unit, and a note counts the runs that are
 left out. Learning curves are in `learning`; optuna-dashboard draws parallel coordinates.
@@ -31,29 +31,73 @@ NAMED_POINTS = 8
 """Runs of a Pareto front up to which each has its name beside it."""
 
 
-def importances(pairs: Sequence[tuple[str, float]], theme: ThemeName = "light") -> go.Figure:
-    """The importance of each parameter, as bars."""
-    if not pairs:
-        return style.sentence("There is no parameter to tell of.", theme)
-    colours = style.THEMES[theme]
-    shares = [100 * share for _, share in reversed(pairs)]
-    figure = style.empty(theme)
-    figure.add_bar(
-        x=shares,
-        y=[style.plain(name, 24) for name, _ in reversed(pairs)],
-        orientation="h",
-        marker={"color": colours.accent, "cornerradius": 3},
-        text=[f"{share:.0f} %" for share in shares],
-        textposition="outside",
-        textfont={"color": colours.soft},
-        cliponaxis=False,
-        hovertemplate="%{y}: %{x:.1f} %<extra></extra>",
-    )
-    style.axis(figure, "x", "Share of the importance [%]", keep="importance")
-    figure.update_xaxes(range=[0, 1.14 * max(*shares, 1.0)])
-    figure.update_yaxes(ticksuffix="  ", automargin=True, showgrid=False, type="category")
-    figure.update_layout(bargap=0.35, showlegend=False)
+def multiple(
+    rows: Sequence[Row],
+    name: str,
+    share: float | None,
+    own: Mapping[str, str],
+    theme: ThemeName = "light",
+) -> go.Figure:
+    """The objective against one parameter: a point a run, those of `own` in its colours.
+
+    Args:
+        rows: Runs of the same data.
+        name: The parameter.
+        share: Its importance, in [0, 1]; None where it is unknown.
+        own: Colours by the runs' keys.
+        theme: Of the page.
+    """
+    column = next(each for each in tables.columns(rows) if each.name == name)
+    figure = style.empty(theme).update_layout(margin={"l": 56, "r": 12, "t": 58, "b": 44})
+    figure.update_layout(showlegend=False)
+    values = [tables.number(row.get(name)) for row in rows if tables.objective(row) is not None]
+    numbers = [each for each in values if each is not None]
+    log = column.kind == "number" and tables.logarithmic(numbers)
+    groups: dict[tuple[bool, str], list[Row]] = {}
+    for row in rows:
+        if _place(row, column, log) is not None and tables.objective(row) is not None:
+            groups.setdefault((str(row["run"]) in own, str(row["state"])), []).append(row)
+    for _, group in sorted(groups.items()):  # the chosen ones last, above the others
+        x = [_place(row, column, log) for row in group]
+        y = [tables.objective(row) for row in group]
+        figure.add_scatter(x=x, y=y, **_points(group, own, theme, [column]))
+    kind = column.kind if column.kind == "number" else "text"
+    style.axis(figure, "x", _title(column), log=log, keep=name, kind=kind)
+    style.axis(figure, "y", f"NLL [{tables.NLL}]", keep="objective")
+    _show_ends(figure, rows)
+    told = "importance unknown" if share is None else f"{share:.0%} of the importance"
+    way = importance.direction(rows, name)
+    head = f"<b>{style.plain(name, 28)}</b><br>{told}{', ' if way else ''}{style.plain(way, 28)}"
+    style.note(figure, theme, head, xshift=-44, font={"size": 12})
     return figure
+
+
+def _show_ends(figure: go.Figure, rows: Sequence[Row]) -> None:
+    """Limits that show where the runs differ that came to their own end."""
+    every = [each for row in rows if (each := tables.objective(row)) is not None]
+    ends = [each for row in ranked(rows) if (each := tables.objective(row)) is not None]
+    if len(ends) > 1 and max(ends) > min(ends):
+        top = min(max(every), 3 * max(ends) - 2 * min(ends))
+        air = 0.08 * (top - min(every))
+        figure.update_yaxes(range=[min(every) - air, top + air])
+
+
+def _points(
+    rows: Sequence[Row], own: Mapping[str, str], theme: ThemeName, told: Sequence[Column]
+) -> dict[str, Any]:
+    """Markers of runs of one state, in their own colours or in that of the background."""
+    keys, colours = [str(row["run"]) for row in rows], style.THEMES[theme]
+    state = str(rows[0]["state"])
+    marker = {
+        "color": [own.get(key, colours.faded) for key in keys],
+        "symbol": SYMBOLS.get(state, "square"),
+        "size": [11 if key in own else 8 for key in keys],
+        "opacity": 0.9,
+        "line": {"width": 1.5 if state == "pruned" else 0.5},
+    }
+    if state != "pruned":
+        marker["line"]["color"] = colours.label  # type: ignore[index]
+    return {"mode": "markers", "marker": marker, **_hover(rows, told)}
 
 
 def scatter(
@@ -64,8 +108,9 @@ def scatter(
     log_x: bool = False,
     log_y: bool = False,
     theme: ThemeName = "light",
+    own: Mapping[str, str] | None = None,
 ) -> go.Figure:
-    """One point a run; its state is the marker, `customdata` its key.
+    """One point a run; its state is the marker, `customdata` its key, `own` colours by key.
 
     Runs that lack one of the two values, or whose value is not positive on a logarithmic axis, are
     counted below.
@@ -83,7 +128,7 @@ def scatter(
 
     figure, colours = style.empty(theme), style.THEMES[theme]
     shade = known.get(colour or "")
-    colour_of, bar, legend = _paint(shown, shade, theme)
+    colour_of, bar, legend = _paint(shown, shade, theme, own or {})
     told = [each for each in (known[x], known[y], shade) if each is not None]
     for state in dict.fromkeys([*SYMBOLS, *(str(row["state"]) for row in shown)]):
         if group := [row for row in shown if row["state"] == state]:
@@ -113,8 +158,16 @@ def scatter(
     return figure
 
 
-def pareto(rows: Sequence[Row], cost: str, theme: ThemeName = "light") -> go.Figure:
-    """Objective against cost of the finished runs, and the front that none of them beats."""
+def pareto(
+    rows: Sequence[Row],
+    cost: str,
+    theme: ThemeName = "light",
+    own: Mapping[str, str] | None = None,
+) -> go.Figure:
+    """Objective against cost of the finished runs, and the front that none of them beats.
+
+    `own` gives the colours of runs by their keys.
+    """
     priced = [row for row in ranked(rows) if tables.number(row.get(cost)) is not None]
     if not priced:
         return style.sentence("No run that came to its own end tells of this cost.", theme)
@@ -125,8 +178,8 @@ def pareto(rows: Sequence[Row], cost: str, theme: ThemeName = "light") -> go.Fig
     figure, colours = style.empty(theme), style.THEMES[theme]
     steps: dict[str, Any] = {
         "mode": "lines+markers",
-        "line": {"color": colours.palette[0], "width": 1.5, "shape": "hv"},
-        "marker": {"color": colours.palette[0], "size": 10},
+        "line": {"color": colours.soft, "width": 1.5, "shape": "hv"},
+        "marker": {"size": 11},
         "name": "Pareto front",
     }
     if len(front) <= NAMED_POINTS:
@@ -134,14 +187,16 @@ def pareto(rows: Sequence[Row], cost: str, theme: ThemeName = "light") -> go.Fig
         font = {"color": colours.soft, "size": 11}
         steps |= {"text": names, "textposition": "top right", "textfont": font}
         steps["mode"] += "+text"
-    points = {
+    points: dict[str, Any] = {
         "mode": "markers",
-        "marker": {"color": colours.faded, "size": 8},
+        "marker": {"size": 9},
         "name": "beaten by another",
     }
     told = [each for each in tables.columns(rows) if each.name in (cost, "best_val_nll")]
-    for group, drawn in ((rest, points), (front, steps)):
+    for group, drawn, plain in ((rest, points, colours.faded), (front, steps, colours.soft)):
         if group:
+            colour = [(own or {}).get(str(row["run"]), plain) for row in group]
+            drawn = drawn | {"marker": drawn["marker"] | {"color": colour}}
             x = [tables.number(row[cost]) for row in group]
             y = [tables.objective(row) for row in group]
             figure.add_scatter(x=x, y=y, cliponaxis=False, **drawn, **_hover(group, told))
@@ -163,7 +218,7 @@ def _place(row: Row, column: Column, log: bool) -> float | str | None:
 
 
 def _paint(
-    rows: Sequence[Row], column: Column | None, theme: ThemeName
+    rows: Sequence[Row], column: Column | None, theme: ThemeName, own: Mapping[str, str]
 ) -> tuple[Mapping[str, Any], dict[str, Any], list[go.Scatter]]:
     """Colours of the runs by key; the axis of a numeric colour; a legend for texts.
 
@@ -172,7 +227,8 @@ def _paint(
     colours = style.THEMES[theme]
     keys = [str(row["run"]) for row in rows]
     if column is None:
-        return dict.fromkeys(keys, colours.accent), {}, []
+        rest = colours.faded if own else colours.accent
+        return {key: own.get(key, rest) for key in keys}, {}, []
     if column.kind == "number":
         values = [tables.number(row.get(column.name)) for row in rows]
         log = tables.logarithmic(each for each in values if each is not None)

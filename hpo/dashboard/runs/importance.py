@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from hpo.dashboard.runs.tables import TablesError, logarithmic, number, objective, parameters
@@ -14,8 +15,11 @@ from hpo.records.table import Row
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-FEWEST = 8
-"""Runs with a result below which nothing is said of which parameter matters."""
+FEWEST = 2
+"""Runs with a result below which nothing is said of which parameter matters: as Optuna does."""
+
+CLEAR = 0.3
+"""Rank correlation with the NLL from which on a parameter has a direction."""
 
 
 def importance(rows: Sequence[Row]) -> list[tuple[str, float]]:
@@ -53,6 +57,32 @@ def importance(rows: Sequence[Row]) -> list[tuple[str, float]]:
     if values[math.ceil(better * len(values)) - 1] >= values[-1]:
         raise TablesError("no run is better than the others: there is nothing to explain")
     return _ped_anova(able, varied, better)
+
+
+def direction(rows: Sequence[Row], name: str) -> str:
+    """Which values of a parameter the better of the finished runs have, in words.
+
+    Of a number it is the sign of Spearman's rank correlation with the objective, of other values
+    the one with the lowest median.
+    """
+    able = [row for row in table.ranked(rows) if row.get(name) is not None]
+    values = [number(row[name]) for row in able]
+    nlls = [objective(row) or 0.0 for row in able]
+    if len(able) < 3 or len({repr(row[name]) for row in able}) < 2:
+        return ""
+    if None in values:
+        by_value: dict[str, list[float]] = {}
+        for row, nll in zip(able, nlls, strict=True):
+            by_value.setdefault(str(row[name]), []).append(nll)
+        return f"best: {min(by_value, key=lambda each: median(by_value[each]))}"
+    if len(set(nlls)) < 2:
+        return ""
+    import scipy.stats
+
+    rho = scipy.stats.spearmanr(values, nlls).statistic
+    if abs(rho) < CLEAR:
+        return "no clear direction"
+    return "better when low" if rho > 0 else "better when high"
 
 
 def front(rows: Sequence[Row], cost: str) -> list[Row]:

@@ -146,6 +146,7 @@ class _Line:
                 "opacity": FAINT if self.faint else 1.0,
                 "legendgroup": style.plain(self.key, 1000),
                 "name": self.name,
+                "meta": self.key,
                 "hovertemplate": f"<b>{self.name}</b><br>{_HOVER[along]}<br>{told}<extra></extra>",
                 **more,
             }
@@ -164,7 +165,7 @@ class _Line:
 
 
 def _lines(records: Mapping[str, RunRecord], theme: ThemeName) -> list[_Line]:
-    palette, names = style.THEMES[theme].palette, tables.names(records)
+    colours, names = style.colours_of(records, theme), tables.names(records)
     curves = {key: history.curve(record) for key, record in records.items()}
     drawn = {key: _thin(curve) for key, curve in curves.items()}
     many = 2 * sum(map(len, drawn.values())) > MOST_SVG
@@ -175,8 +176,8 @@ def _lines(records: Mapping[str, RunRecord], theme: ThemeName) -> list[_Line]:
             record=records[key],
             curve=curve,
             at=drawn[key],
-            colour=palette[index % len(palette)],
-            dash=DASHES[index // len(palette) % len(DASHES)],
+            colour=colours[key],
+            dash=DASHES[index // len(style.THEMES[theme].palette) % len(DASHES)],
             ring=style.THEMES[theme].label,
             tracer=go.Scattergl if many else go.Scatter,
         )

@@ -127,6 +127,40 @@ def axes(rows: Sequence[Row]) -> list[Column]:
     ]
 
 
+def by_data(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """The rows by the fingerprint of their data, the largest group first; "" where it is unknown.
+
+    NLLs compare within such a group alone.
+    """
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["state"] != table.UNREADABLE:
+            found.setdefault(str(row.get("fingerprint") or ""), []).append(row)
+    return dict(sorted(found.items(), key=lambda each: -len(each[1])))
+
+
+def data_names(rows: Iterable[Row]) -> dict[str, str]:
+    """A name for each of the rows' data sets: its folder's, and its fingerprint's beginning."""
+    folders = {
+        each: str(found[0].get("data") or "").rstrip("/").rsplit("/", 1)[-1] or "unknown"
+        for each, found in by_data(rows).items()
+    }
+    often = Counter(folders.values())
+    return {
+        each: name if often[name] == 1 else f"{name} {each[:6]}".rstrip()
+        for each, name in folders.items()
+    }
+
+
+def ranks(rows: Iterable[Row]) -> dict[str, int]:
+    """The rank of each run that came to its own end, from 1 among the runs of the same data."""
+    return {
+        str(row["run"]): rank
+        for group in by_data(rows).values()
+        for rank, row in enumerate(table.ranked(group), start=1)
+    }
+
+
 def objective(row: Row) -> float | None:
     """The value that ranks the run, lowest first, in nats per event; None without a result."""
     return number(table.objective(row))

@@ -197,6 +197,7 @@ def test_every_answer_forbids_what_no_page_of_ours_does(server):
         assert headers.get_all("X-Content-Type-Options") == ["nosniff"], path
         assert headers.get_all("Referrer-Policy") == ["same-origin"], path
         assert headers.get_all("X-Frame-Options") == ["DENY"], path
+        assert headers.get_all("Cross-Origin-Opener-Policy") == ["same-origin"], path
         [policy] = headers.get_all("Content-Security-Policy")
         assert "default-src 'self'" in policy
         assert "http" not in policy

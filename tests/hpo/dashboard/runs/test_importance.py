@@ -55,7 +55,7 @@ def test_a_parameter_that_only_some_runs_have_is_left_out():
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        pytest.param([({"a": i}, float(i)) for i in range(7)], "from 8 runs on .* are 7", id="few"),
+        pytest.param([({"a": 1}, 1.0)], "from 2 runs on .* there are 1", id="few"),
         pytest.param([({"a": 1}, float(i)) for i in range(9)], "no parameter in common", id="same"),
         pytest.param([({"a": i}, 5.0) for i in range(9)], "no run is better", id="level"),
         pytest.param([], "there are 0", id="none"),
@@ -71,6 +71,28 @@ def test_pruned_runs_say_nothing_of_importance():
 
     with pytest.raises(TablesError, match="there are 0"):
         importance.importance(searched(*pairs, state="pruned"))
+
+
+def test_two_runs_tell_of_importance_as_optuna_does():
+    found = importance.importance(searched(({"a": 1, "b": 5}, 1.0), ({"a": 2, "b": 5}, 2.0)))
+
+    assert [name for name, _ in found] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        pytest.param([1, 2, 3, 4], "better when low", id="low"),
+        pytest.param([4, 3, 2, 1], "better when high", id="high"),
+        pytest.param([1, 3, 3, 1], "no clear direction", id="none"),
+        pytest.param(["x", "y", "y", "y"], "best: x", id="text"),
+        pytest.param([1, 1, 1, 1], "", id="same"),
+    ],
+)
+def test_a_parameter_has_the_direction_of_the_better_runs(values, told):
+    rows = searched(*(({"a": each}, float(nll)) for nll, each in enumerate(values)))
+
+    assert importance.direction(rows, "a") == told
 
 
 costs = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), max_size=12)

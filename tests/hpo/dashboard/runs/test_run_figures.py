@@ -83,19 +83,19 @@ MANY = searched(
 def every_figure(records, rows, theme="light"):
     """One of each kind, by name."""
     names = tables.parameters(listing.columns_of(rows))
-    pairs = [(name, 0.5) for name in names]
+    own = style.colours_of(records, theme)
     return {
         "curves": learning.curves(records, theme=theme),
         "excess": learning.curves(records, excess=True, theme=theme),
         "rates": learning.rates(records, theme=theme),
-        "importances": figures.importances(pairs, theme),
+        "multiple": figures.multiple(rows, names[0], 0.5, own, theme),
         "scatter": figures.scatter(rows, "best_val_nll", "seconds", "study", theme=theme),
         "states": figures.scatter(rows, "trial", "best_val_nll", theme=theme),
         "pareto": figures.pareto(rows, "seconds", theme),
     }
 
 
-KINDS = ("curves", "excess", "rates", "importances", "scatter", "states", "pareto")
+KINDS = ("curves", "excess", "rates", "multiple", "scatter", "states", "pareto")
 
 SOME = {f"bbh/trial-{i:05d}": learner(30, seed=i) for i in range(3)}
 
@@ -104,7 +104,7 @@ def texts(value, name=""):
     """Every text of a figure but the keys that it carries for clicks."""
     if isinstance(value, dict):
         for key, each in value.items():
-            if key != "customdata":
+            if key not in ("customdata", "meta"):
                 yield from texts(each, key)
     elif isinstance(value, list | tuple):
         for each in value:
@@ -145,7 +145,7 @@ def test_text_reads_the_same_behind_its_escapes():
     assert style.plain("x" * 100, 10) == "x" * 9 + "…"
 
 
-@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"importances"}))
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_axis_has_a_title_and_every_nll_its_unit(kind):
     layout = every_figure(SOME, [row(each) for each in SOME.values()])[kind].layout
 
@@ -167,7 +167,6 @@ def test_a_figure_shows_the_page_behind_it_and_keeps_its_zoom(theme):
     [
         pytest.param(learning.curves({}), id="curves"),
         pytest.param(learning.rates({}), id="rates"),
-        pytest.param(figures.importances([]), id="importances"),
         pytest.param(figures.scatter([], "seconds", "trial"), id="scatter"),
         pytest.param(figures.scatter(MANY, "test_nll", "trial"), id="no-value"),
         pytest.param(figures.scatter(MANY, "gone", "trial"), id="no-column"),
@@ -339,11 +338,27 @@ def test_runs_that_stop_alike_share_one_line():
     assert len(learning.rates(records).layout.shapes) == 1
 
 
-def test_bars_stand_highest_first():
-    figure = figures.importances([("learning_rate", 0.7), ("blocks", 0.3)])
+def test_a_run_has_one_colour_in_all_pictures():
+    records = {f"bbh/trial-{i:05d}": learner(3, seed=i) for i in range(3)}
+    rows = [row(dataclasses.replace(one, trial=i)) for i, one in enumerate(records.values())]
+    own = style.colours_of(records, "light")
 
-    assert list(figure.data[0].y) == ["blocks", "learning_rate"]  # Plotly begins at the bottom
-    assert list(figure.data[0].x) == pytest.approx([30, 70])
+    lines = {line.meta: line.line.color for line in validation(learning.curves(records))}
+    pictures = [
+        figures.multiple(rows, "blocks", 0.5, own),
+        figures.scatter(rows, "trial", "best_val_nll", own=own),
+        figures.pareto(rows, "seconds", own=own),
+    ]
+
+    assert lines == own
+    for figure in pictures:
+        marked = [each for each in figure.data if each.customdata is not None]
+        shown = {
+            key: colour
+            for each in marked
+            for key, colour in zip(each.customdata, each.marker.color, strict=True)
+        }
+        assert shown == own
 
 
 def test_a_point_carries_the_key_of_its_run_and_its_state_as_a_symbol():

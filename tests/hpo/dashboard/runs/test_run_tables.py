@@ -1,7 +1,11 @@
+import dataclasses
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hpo.dashboard.runs import tables
-from tests.made_runs import epoch, row, run, searched, trained
+from tests.made_runs import BASE, epoch, row, run, searched, trained
 
 
 def test_every_column_but_the_key_is_described_in_the_rows_own_order():
@@ -93,3 +97,27 @@ def test_runs_of_one_short_name_keep_their_keys():
     found = tables.names([*two, "a/trial-00001"])
 
     assert found == {two[0]: two[0], two[1]: two[1], "a/trial-00001": "a 1"}
+
+
+@given(pairs=st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9)), max_size=15))
+def test_runs_of_different_data_are_never_ranked_together(pairs):
+    rows = [
+        row(
+            f"bbh/{trial}",
+            run(
+                trial,
+                best_val_nll=float(nll),
+                data=dataclasses.replace(BASE.data, fingerprint=data),
+            ),
+        )
+        for trial, (data, nll) in enumerate(pairs)
+    ]
+
+    ranks = tables.ranks(rows)
+
+    for data in {data for data, _ in pairs}:
+        own = {f"bbh/{trial}": nll for trial, (its, nll) in enumerate(pairs) if its == data}
+        by_rank = sorted(own, key=lambda key: ranks[key])
+        assert [ranks[key] for key in by_rank] == list(range(1, len(own) + 1))
+        assert [own[key] for key in by_rank] == sorted(own.values())
+    assert len(set(tables.data_names(rows).values())) == len({data for data, _ in pairs})
