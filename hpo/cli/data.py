@@ -177,7 +177,7 @@ def describe(source: str, picture: Path | None, columns: str | None, style: Form
     from data_prep.dataset import Dataset
     from data_prep.preparation import page
     from hpo.emulator import description
-    from hpo.records.listing import render
+    from hpo.records.listing import paragraph, render
 
     folder = options.prepared(source)
     found = description.of(folder)
@@ -195,10 +195,10 @@ def describe(source: str, picture: Path | None, columns: str | None, style: Form
     tables = [page.shortened(found.columns), found.parts, found.listed_cells()]
     shown = [render(rows, style) for rows in tables if rows]
     if style == "table":
-        shown.insert(0, found.title)
+        shown.insert(0, paragraph(found.title))
         if len(found.cells) > description.MOST_CELLS:
             more = len(found.cells) - description.MOST_CELLS
             shown.append(f"... and {more} more {found.kind}: --format csv has them all")
-        shown += [f"Note: {note}." for note in found.notes]
+        shown += [paragraph(f"Note: {note}.") for note in found.notes]
         shown += [str(picture)] if picture else []
     click.echo("\n\n".join(shown))

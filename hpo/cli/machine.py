@@ -12,6 +12,7 @@ import click
 from hpo.cli.options import listed, placed, planned
 
 if TYPE_CHECKING:
+    from hpo.doctor.check import Check
     from hpo.records.listing import Format
 
 
@@ -30,7 +31,9 @@ def doctor(
     storage: str | None,
     style: Format,
 ) -> None:
-    """Check this machine and cluster: every line ok, warning or failed, with the remedy.
+    """Check this machine and cluster before a launch.
+
+    What is ok is listed; a warning or a failure has its remedy below.
 
     \b
         hpo doctor
@@ -55,6 +58,22 @@ def doctor(
         force_sqlite=force_sqlite,
         script=sbatch_text(spec, place, workers) if spec and on == "slurm" else None,
     )
-    click.echo(render([dataclasses.asdict(one) for one in checks], style))
+    if style == "table":
+        fine = [one for one in checks if one.verdict == "ok"]
+        click.echo(render([{"ok": one.what, "found": one.found} for one in fine], style))
+        for one in checks:
+            if one.verdict != "ok":
+                click.echo(f"\n{_block(one)}")
+    else:
+        click.echo(render([dataclasses.asdict(one) for one in checks], style))
     if any(one.verdict == "failed" for one in checks):
         sys.exit(1)
+
+
+def _block(check: Check) -> str:
+    """A check that is not all right, and what to do."""
+    from hpo.records.listing import paragraph
+
+    told = [check.found, *([f"remedy: {check.remedy}"] if check.remedy else [])]
+    lines = [paragraph(one, "    ") for one in told]
+    return "\n".join([f"{check.verdict}: {check.what}", *lines])

@@ -114,6 +114,29 @@ def summary(status: StudyStatus) -> str:
     return text
 
 
+def running(status: StudyStatus) -> str:
+    """The running trials, one in a line; why one makes no progress, below."""
+    from hpo.records.listing import render
+
+    rows = [
+        {
+            "trial": one.trial,
+            "epoch": f"{one.epoch}/{one.epochs}",
+            "val NLL": None if one.val_nll is None else round(one.val_nll, 4),
+            "left": None if one.eta_s is None else duration(round(one.eta_s)),
+            "host": one.host,
+            "device": one.device,
+            "job": one.job,
+            "restarts": one.restarts or None,
+        }
+        for one in status.running
+    ]
+    names = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+    stale = [f"trial {one.trial}: {one.stale}" for one in status.running if one.stale]
+    more = "--format json has them"
+    return "\n".join([render(rows, "table", columns=names, more=more), *stale])
+
+
 @contextlib.contextmanager
 def _bar(console: Console, what: str) -> Iterator[Callable[..., None]]:
     """Changes the fields of a bar, which elsewhere than on a terminal is not there."""

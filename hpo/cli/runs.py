@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from data_prep.errors import InputError
-from hpo.cli.options import FILE, FOLDER, listed, opened, placed, prepared
+from data_prep.words.numbers import counted
+from hpo.cli.options import FILE, FOLDER, listed, names, opened, placed, prepared
 
 if TYPE_CHECKING:
     from hpo.records.listing import Format
+
+MOST_REASONS = 5
+"""Runs without a result whose reasons are told below a list."""
 
 
 @click.command()
@@ -39,7 +43,9 @@ def logs(study: str, trial: int, runs: Path | None, storage: str | None) -> None
     "--where", metavar="EXPRESSION", help="Such as 'blocks >= 10 and activation == \"relu\"'."
 )
 @click.option("--sort", multiple=True, metavar="COLUMN", help="Repeatable; -COLUMN: downwards.")
-@click.option("--differing", is_flag=True, help="Only the columns that differ.")
+@click.option("--differing", is_flag=True, help="Of all options only those that differ.")
+@click.option("--columns", metavar="A,B", help="These columns; --format csv has the names of all.")
+@click.option("--all", "every", is_flag=True, help="All columns, however wide.")
 @click.option("--best", type=click.IntRange(min=1), is_flag=False, flag_value=1, help="The K best.")
 @listed
 def runs(
@@ -47,13 +53,18 @@ def runs(
     where: str | None,
     sort: tuple[str, ...],
     differing: bool,
+    columns: str | None,
+    every: bool,
     best: int | None,
     style: Format,
 ) -> None:
-    """List run JSONs, ours and the thesis's.
+    """List run JSONs, ours and the thesis's: rank, state, NLL, and the parameters as they fit.
+
+    JSON and CSV have every column of every run.
 
     \b
         hpo runs --where 'blocks >= 10 and activation == "relu"' --sort best_val_nll
+        hpo runs --columns trial,best_val_nll,learning_rate --best 5
         hpo runs thesis_runs --differing --format latex
     """
     from hpo.records import table
@@ -65,16 +76,27 @@ def runs(
         from data_prep.where import Filter  # Arrow's functions take longer than a short list
 
         chosen = Filter.parse(where, columns_of(rows))
-    kept = table.select(rows, where=chosen, sort=sort, best=best, differing=differing)
-    shown = table.usual(kept) if style in ("table", "latex") and not differing else None
+    for_people = style in ("table", "latex") and not (columns or every)
+    shown = list(names(columns, "--columns")) if columns else None
+    kept = table.select(
+        rows, where=chosen, sort=sort, best=best, differing=differing and not for_people
+    )
+    table.check_columns(rows, shown or ())
     if not kept:
         none = f"no runs in {folder}: name the folder that hpo launch tells"
-        some = f"none of the {len(rows)} runs in {folder} is as asked"
+        some = f"of {counted(len(rows), 'run')} in {folder} none is as asked"
         click.echo(some if rows else none, err=True)
         if style == "table":
             return
-        shown = columns_of(rows) or [*table.IDENTITY, *table.USUAL]  # the heads, for a program
-    click.echo(render(kept, style, columns=shown))
+        shown = shown or columns_of(rows) or [*table.IDENTITY, *table.USUAL]  # for a program
+    found = table.short(kept, differing=differing) if for_people else kept
+    remedy = "--columns A,B shows some, --all everything"
+    click.echo(render(found, style, columns=shown, fit=not every, more=remedy))
+    told = table.reasons(kept) if for_people and style == "table" else []
+    for sentence in told[:MOST_REASONS]:
+        click.echo(f"\n{sentence}")
+    if len(told) > MOST_REASONS:
+        click.echo(f"\n... and {len(told) - MOST_REASONS} more: --columns trial,reason")
 
 
 @click.command()

@@ -157,7 +157,7 @@ def status(
             if style == "json":
                 show(json.dumps(told, indent=2, default=str))
             elif style == "table":
-                running = [render(told["running"], style)] if status.running else []
+                running = [progress.running(status)] if status.running else []
                 show("\n".join([progress.summary(status), *running, *_next(status, runs, storage)]))
             else:
                 show(render([{**told, "running": len(status.running)}], style))

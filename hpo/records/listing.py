@@ -1,4 +1,4 @@
-"""Rows as text: a table to look at, JSON and CSV to read back, LaTeX to print.
+"""Rows as text: a table that fits a terminal, JSON and CSV to read back, LaTeX to print.
 
 Every command lists through this module, so that all take one `--format`.
 """
@@ -9,8 +9,10 @@ import csv
 import io
 import json
 import re
+import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
 import tabulate
@@ -22,8 +24,8 @@ Format = Literal["table", "json", "csv", "latex"]
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 
-WIDEST = 48
-"""Characters of a cell that a terminal shows; everywhere else nothing is cut."""
+LONG, GAP = 24, 2
+"""Characters of a text beyond which it may take several lines; blanks between columns."""
 
 tabulate.MIN_PADDING = 0  # else a column is two characters wider than its head
 
@@ -35,7 +37,14 @@ _WITH_ERROR = re.compile(rf"[+-]?[\d,.]+ {re.escape(PLUS_MINUS)} [\d,.]+")
 _TEX = str.maketrans({**tabulate.LATEX_ESCAPE_RULES, "|": r"\textbar{}"})
 
 
-def render(rows: Rows, format: Format, *, columns: Sequence[str] | None = None) -> str:
+def render(
+    rows: Rows,
+    format: Format,
+    *,
+    columns: Sequence[str] | None = None,
+    fit: bool = True,
+    more: str = "--format csv has them",
+) -> str:
     """The rows as text, without a newline at the end.
 
     A value that is missing or None is `-` in a table, `--` in LaTeX, nothing in CSV and null in
@@ -47,11 +56,14 @@ def render(rows: Rows, format: Format, *, columns: Sequence[str] | None = None) 
         format: `table` is ruled on a terminal and plain aligned text elsewhere; `latex` is a
             `tabular` with the rules of the booktabs package.
         columns: Which to show, in this order; by default all, as they first appear.
+        fit: Whether a table leaves out the columns that do not fit into a line of the terminal,
+            the last ones first, and names them below.
+        more: What shows those that were left out.
     """
     names = list(columns) if columns is not None else columns_of(rows)
     match format:
         case "table":
-            return _table(rows, names)
+            return _table(rows, names, fit, more)
         case "json":
             chosen = [{name: finite(row.get(name)) for name in names} for row in rows]
             return json.dumps(chosen, indent=2, allow_nan=False, ensure_ascii=False, default=str)
@@ -69,35 +81,79 @@ def columns_of(rows: Iterable[Mapping[str, object]]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
-def _table(rows: Rows, names: Sequence[str]) -> str:
-    terminal = sys.stdout.isatty()
-    # As wide as it needs to be: a squeezed number is a wrong number. Pipe it to `less -S`.
-    text = _aligned(rows, names, _cut if terminal else _shown, "simple" if terminal else "plain")
-    return "\n".join(line.rstrip() for line in text.splitlines())
+def _table(rows: Rows, names: Sequence[str], fit: bool, more: str) -> str:
+    columns = {name: list(map(_shown, _cells([row.get(name) for row in rows]))) for name in names}
+    width = shutil.get_terminal_size().columns if fit else sys.maxsize
+    sides = dict(zip(names, _sides(rows, names), strict=True))
+    rooms = _rooms(columns, {name for name in names if sides[name] == "left"}, width)
+    shown = {
+        name: [_in_lines(cell, room) for cell in columns[name]] for name, room in rooms.items()
+    }
+    text = tabulate.tabulate(
+        list(zip(*shown.values(), strict=True)),
+        headers=[_in_lines(_one_line(name), room) for name, room in rooms.items()],
+        tablefmt="simple" if sys.stdout.isatty() else "plain",
+        colalign=[sides[name] for name in rooms] if rows else None,
+        disable_numparse=True,
+    )
+    lines = [line.rstrip() for line in text.splitlines()]
+    if absent := [name for name in names if name not in rooms]:
+        lines += ["", paragraph(f"not shown: {', '.join(map(_one_line, absent))}: {more}")]
+    return "\n".join(lines)
+
+
+def paragraph(text: str, indent: str = "") -> str:
+    """The text in lines as wide as the terminal; a long word, such as a path, stays whole."""
+    width = shutil.get_terminal_size().columns
+    wrap = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent, **wrap)
+
+
+def _in_lines(text: str, room: int) -> str:
+    return "\n".join(textwrap.wrap(text, room, break_on_hyphens=False))
+
+
+def _rooms(
+    columns: Mapping[str, Sequence[str]], texts: Collection[str], width: int
+) -> dict[str, int]:
+    """The columns that fit into a line, with the characters of each.
+
+    A number has all its digits or is not there; heads and long texts may take several lines.
+    """
+    rooms: dict[str, int] = {}
+    left = width + GAP
+    for name, cells in columns.items():
+        word = max(map(len, name.split()), default=0)
+        room = max([word, *map(len, cells)])
+        room = min(room, LONG) if name in texts else room
+        if room + GAP <= left or not rooms:
+            rooms[name], left = room, left - room - GAP
+    for name, room in rooms.items():
+        more = min(max([len(name), *map(len, columns[name])]) - room, max(left, 0))
+        rooms[name], left = room + more, left - more
+    return rooms
 
 
 def _latex(rows: Rows, names: Sequence[str]) -> str:
-    text = _aligned(rows, names, _tex, "latex_raw")
+    columns = [[row.get(name) for row in rows] for name in names]
+    cells = [list(map(_tex, _cells(column), column)) for column in columns]
+    text = tabulate.tabulate(
+        list(zip(*cells, strict=True)),
+        headers=[_tex(name, None) for name in names],
+        tablefmt="latex_raw",
+        colalign=_sides(rows, names) if rows else None,
+        disable_numparse=True,
+    )
     for rule in ("top", "mid", "bottom"):
         text = text.replace(r"\hline", rf"\{rule}rule", 1)
     return "% \\usepackage{booktabs}\n" + text
 
 
-def _aligned(
-    rows: Rows, names: Sequence[str], shown: Callable[[str | None, object], str], style: str
-) -> str:
-    """The columns below their names, numbers to the right; `shown` gives the text of a cell."""
+def _sides(rows: Rows, names: Sequence[str]) -> list[str]:
+    """Where the columns are aligned: numbers to the right."""
     columns = [[row.get(name) for row in rows] for name in names]
     given = [[each for each in column if each is not None] for column in columns]
-    sides = ["right" if each and all(map(_is_number, each)) else "left" for each in given]
-    cells = [list(map(shown, _cells(column), column)) for column in columns]
-    return tabulate.tabulate(
-        list(zip(*cells, strict=True)),
-        headers=[shown(name, None) for name in names],
-        tablefmt=style,
-        colalign=sides if rows else None,
-        disable_numparse=True,
-    )
+    return ["right" if each and all(map(_is_number, each)) else "left" for each in given]
 
 
 def _cells(column: Sequence[object]) -> list[str | None]:
@@ -138,14 +194,9 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _shown(text: str | None, _: object) -> str:
+def _shown(text: str | None) -> str:
     """For a terminal: one line, and no control characters that a file could smuggle in."""
     return "-" if text is None else _one_line(text)
-
-
-def _cut(text: str | None, _: object) -> str:
-    shown = _shown(text, _)
-    return shown if len(shown) <= WIDEST else shown[: WIDEST - 1] + "…"
 
 
 def _tex(text: str | None, value: object) -> str:

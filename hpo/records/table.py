@@ -13,6 +13,7 @@ for a run that stood at 4.970).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 from data_prep.columns import Value
 from data_prep.dataset import shown
 from data_prep.errors import InputError, suggestion
+from data_prep.words.numbers import duration, with_error
 from hpo.records.folder import read_all
 from hpo.records.listing import columns_of
 from hpo.records.record import FINISHED, RecordError, RunRecord
@@ -57,6 +59,16 @@ USUAL = (
     "reason",
 )
 """The columns that are shown of every run beside its parameters, unless more are asked for."""
+
+
+NLLS = {"val NLL": "best_val_nll", "held-out NLL": "best_held_out_nll"}
+"""Heads of what runs are judged by."""
+
+APART = frozenset(
+    ("started", "updated", "host", "slurm_job_id", "git_commit", "threads", "restarts", "reason")
+)
+APART_WITH = ("seed", "version_")
+"""Columns that differ from run to run and explain no result, by their names or how these begin."""
 
 
 class RunsError(InputError):
@@ -150,12 +162,19 @@ def select(
     names = columns_of(rows)
     for column in reversed(sort):
         name = column.removeprefix("-")
-        if names and name not in names:
-            raise RunsError(f"the runs have no column {name!r}: {suggestion(name, names)}")
+        check_columns(rows, [name])
         kept = _sorted(kept, name, descending=column.startswith("-"))
     if differing:
-        names = [name for name in names if name in IDENTITY or _differs(kept, name)]
+        names = [name for name in names if name in IDENTITY or _tells_apart(kept, name)]
     return [{name: each.get(name) for name in names} for each in kept]
+
+
+def check_columns(rows: Sequence[Row], asked: Iterable[str]) -> None:
+    """Refuse, by a RunsError, a column that the rows do not have."""
+    names = columns_of(rows)
+    for name in asked:
+        if names and name not in names:
+            raise RunsError(f"the runs have no column {name!r}: {suggestion(name, names)}")
 
 
 def ranked(rows: Iterable[Row]) -> list[Row]:
@@ -178,10 +197,79 @@ def usual(rows: Sequence[Row]) -> list[str]:
     return [name for name in wanted if any(each.get(name) is not None for each in rows)]
 
 
+def short(rows: Sequence[Row], *, differing: bool = False) -> list[Row]:
+    """The runs as people compare them, what matters most first, under heads that people read.
+
+    The rank is among runs of the same data and objective. Of the parameters those stand first that
+    differ; with `differing` they stand alone, and with them what else differs of the options.
+    """
+    names, places = columns_of(rows), _ranks(rows)
+    parameters = names[names.index("state") + 1 : names.index("epochs")] if rows else []
+    options = names[names.index("flops_per_event") + 1 :] if "flops_per_event" in names else []
+    chosen = [name for name in (*parameters, *options) if _tells_apart(rows, name)]
+    if not differing:
+        chosen = [one for one in chosen if one in parameters]
+        chosen += [one for one in parameters if one not in chosen]
+    found = [_short(each, places[k], chosen) for k, each in enumerate(rows)]
+    if not _differs(rows, "study"):
+        found = [{name: value for name, value in one.items() if name != "study"} for one in found]
+    heads = [name for name in columns_of(found) if any(one[name] is not None for one in found)]
+    return [{name: one[name] for name in heads} for one in found]
+
+
+def reasons(rows: Sequence[Row]) -> list[str]:
+    """A sentence for each run that has no result, and why."""
+    return [
+        f"{_name(one)} {one['state']}: {one['reason']}"
+        for one in rows
+        if one["state"] in ("failed", UNREADABLE) and one.get("reason")
+    ]
+
+
 def objective(each: Row) -> object:
     """The NLL by which the run was judged, lowest first."""
     by_held_out = each.get("objective") == "held_out_nll"
     return each.get("best_held_out_nll" if by_held_out else "best_val_nll")
+
+
+def _short(each: Row, rank: int | None, parameters: Sequence[str]) -> Row:
+    nll = {
+        head: None if (value := each.get(name)) is None else round(value, 4)  # type: ignore[call-overload]
+        for head, name in NLLS.items()
+    }
+    scores = {
+        f"{head} NLL": with_error(value, each.get(f"{name}_error"))  # type: ignore[arg-type]
+        if isinstance(value := each.get(f"{name}_nll"), float)
+        else None
+        for head, name in {"test": "test", "report": "report", "held-out test": "held_out"}.items()
+    }
+    seconds = each.get("seconds")
+    return {
+        "study": each["study"],
+        "trial": each["trial"],
+        "rank": rank,
+        "state": str(each["state"]).replace("_", " "),
+        **nll,
+        **scores,
+        **{name.replace("_", " "): each.get(name) for name in parameters},
+        "epochs": each.get("epochs"),
+        "time": duration(seconds) if isinstance(seconds, float) else None,
+        "restarts": each.get("restarts") or None,
+    }
+
+
+def _name(each: Row) -> str:
+    return str(each["study"]) + ("" if each["trial"] is None else f" trial {each['trial']}")
+
+
+def _ranks(rows: Sequence[Row]) -> list[int | None]:
+    """The place of each run among those of the same data and objective that have a result."""
+    places, counts = {}, Counter[tuple[object, object]]()
+    for each in ranked(rows):
+        group = each.get("fingerprint"), each.get("objective")
+        counts[group] += 1
+        places[id(each)] = counts[group]
+    return [places.get(id(each)) for each in rows]
 
 
 def _with_options(flat: Row, record: RunRecord) -> Row:
@@ -251,6 +339,10 @@ def _order(value: object) -> tuple[bool, float, str]:
     if isinstance(value, int | float):
         return False, value, ""
     return True, 0.0, str(value)
+
+
+def _tells_apart(rows: Sequence[Row], column: str) -> bool:
+    return column not in APART and not column.startswith(APART_WITH) and _differs(rows, column)
 
 
 def _differs(rows: Sequence[Row], column: str) -> bool:

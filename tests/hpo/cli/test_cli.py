@@ -180,8 +180,34 @@ def test_a_listing_without_runs_says_so_and_is_still_one_for_a_program(hpo, tmp_
 
     shutil.copy(RUN, tmp_path / "runs" / "run.json")
     some = hpo("runs", "--where", "epochs > 1000000", "--format", "csv")
-    assert some.stderr == "none of the 1 runs in runs is as asked\n"
+    assert some.stderr == "of 1 run in runs none is as asked\n"
     assert "fingerprint" in some.stdout.splitlines()[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(("runs", "RUNS"), id="runs"),
+        pytest.param(("runs", "RUNS", "--differing"), id="differing"),
+        pytest.param(("studies", "--runs", "RUNS"), id="studies"),
+        pytest.param(("status", "quick", "--runs", "RUNS"), id="status"),
+        pytest.param(("describe", "sample"), id="data"),
+        pytest.param(("describe", "EMULATOR"), id="emulator"),
+        pytest.param(("evaluate", "EMULATOR", "DATA"), id="evaluate"),
+        pytest.param(("evaluate", "EMULATOR", "DATA", "--against", "EMULATOR"), id="against"),
+        pytest.param(("doctor",), id="doctor"),
+    ],
+)
+def test_what_a_command_lists_fits_80_columns(hpo, studied, prepared, monkeypatch, words):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(studied)
+    places = {"RUNS": "runs", "EMULATOR": "emulator", "DATA": prepared}
+
+    lines = hpo(*(places.get(word, word) for word in words)).stdout.splitlines()
+
+    assert lines
+    assert [line for line in lines if len(line) > 80] == []
 
 
 @pytest.mark.slow

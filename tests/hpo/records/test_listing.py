@@ -73,23 +73,50 @@ def test_none_is_a_dash_in_a_table():
     assert render([{"a": None, "b": 1}], "table").splitlines()[1].split() == ["-", "1"]
 
 
-def test_a_wide_table_is_not_squeezed():
-    row = {f"column_{i}": "x" * 30 for i in range(20)}
+def test_a_number_that_does_not_fit_is_left_out_and_never_squeezed(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    row = {f"column_{i}": 10**29 + i for i in range(20)}
 
-    lines = render([row], "table").splitlines()
+    text = render([row], "table", more="look elsewhere")
 
-    assert len(lines) == 2
-    assert lines[1].split() == list(row.values())
+    table, _, told = text.partition("\n\n")
+    assert table.split() == [*list(row)[:2], *map(str, list(row.values())[:2])]
+    assert all(name in told for name in list(row)[2:])
+    assert told.endswith("look elsewhere")
+    whole = render([row], "table", fit=False).splitlines()
+    assert [line.split() for line in whole] == [list(row), [str(one) for one in row.values()]]
 
 
-def test_a_terminal_gets_ruled_heads_and_short_cells(monkeypatch):
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_table_fits_the_terminal_and_keeps_its_first_columns(monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    words = "a long reason of many words, " * 5
+    row = {"trial": 3, "nll": 4.2158, "reason": words} | {f"option {i}": i for i in range(30)}
+
+    lines = render([row] * 3, "table").splitlines()
+
+    assert max(map(len, lines)) <= width
+    assert lines[0].split()[:3] == ["trial", "nll", "reason"]
+    said = "".join(line[14:] for line in lines[1:] if not line[:1].isdigit())
+    assert "many" in said or width == 200
+
+
+def test_a_head_gives_way_before_a_number_does(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "16")
+
+    lines = render([{"learning rate": 0.00636, "batch size": 512}], "table").splitlines()
+
+    assert [line.split() for line in lines] == [
+        ["learning", "batch"],
+        ["rate", "size"],
+        ["0.00636", "512"],
+    ]
+
+
+def test_a_terminal_gets_ruled_heads(monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
 
-    text = render([{"reason": "x" * 100}], "table")
-
-    assert text.splitlines()[1] == "-" * 48
-    assert "x" * 47 + "…" in text
-    assert "x" * 48 not in text
+    assert render([{"reason": "x" * 9}], "table").splitlines()[1] == "-" * 9
 
 
 def test_what_a_file_smuggles_in_does_not_reach_the_terminal():

@@ -243,3 +243,48 @@ def test_a_run_of_weighted_rows_says_so():
     assert weighed["weights"] == "mixture_weight"
     assert weighed["train_effective_rows"] == 12.5
     assert "weights" not in runs.row(BASE)
+
+
+def test_for_people_the_rank_state_and_nll_stand_first_and_then_what_differs(four):
+    found = runs.short(four)
+
+    assert list(found[0])[:6] == ["trial", "rank", "state", "val NLL", "test NLL", "blocks"]
+    assert [each["rank"] for each in found] == [3, 1, None, 2]
+    assert found[0]["test NLL"] == "5.010 +- 0.020"
+    assert "learning rate" in found[0]
+
+
+def test_what_differs_for_people_is_never_a_seed_a_time_or_a_place(tmp_path):
+    environment = dataclasses.replace(BASE.environment, host="other", slurm_job_id="9")
+    some = [searched(4, 5.0), searched(4, 4.5)]
+    some[1] |= {"environment": environment, "started": "2027-01-01T00:00:00+00:00"}
+    some[1] |= {"seeds": {"weights": 7}, "cost": dataclasses.replace(BASE.cost, seconds=99.0)}
+    some[1] |= {"training": BASE.training | {"batch_size": 64}}
+    rows = runs.rows(study(tmp_path, *some))
+
+    assert list(runs.short(rows, differing=True)[0]) == [
+        "trial",
+        "rank",
+        "state",
+        "val NLL",
+        "test NLL",
+        "batch size",
+        "epochs",
+        "time",
+    ]
+    differing = runs.select(rows, differing=True)
+    assert not {"host", "slurm_job_id", "started", "seed_weights"} & set(differing[0])
+    assert "batch_size" in differing[0]
+
+
+def test_runs_on_other_data_are_ranked_apart(tmp_path):
+    other = dataclasses.replace(BASE.data, fingerprint="cd")
+    rows = runs.rows(study(tmp_path, searched(4, 5.0), searched(4, 9.0, data=other)))
+
+    assert [each["rank"] for each in runs.short(rows)] == [1, 1]
+
+
+def test_a_run_that_failed_says_why_in_a_sentence(tmp_path):
+    rows = runs.rows(study(tmp_path, {}, searched(4, None, "failed", reason="out of memory")))
+
+    assert runs.reasons(rows) == ["bbh trial 1 failed: out of memory"]
