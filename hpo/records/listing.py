@@ -86,11 +86,9 @@ def _table(rows: Rows, names: Sequence[str], fit: bool, more: str) -> str:
     width = shutil.get_terminal_size().columns if fit else sys.maxsize
     sides = dict(zip(names, _sides(rows, names), strict=True))
     rooms = _rooms(columns, {name for name in names if sides[name] == "left"}, width)
-    shown = {
-        name: [_in_lines(cell, room) for cell in columns[name]] for name, room in rooms.items()
-    }
+    shown = [[_in_lines(cell, room) for cell in columns[name]] for name, room in rooms.items()]
     text = tabulate.tabulate(
-        list(zip(*shown.values(), strict=True)),
+        list(zip(*shown, strict=True)),
         headers=[_in_lines(_one_line(name), room) for name, room in rooms.items()],
         tablefmt="simple" if sys.stdout.isatty() else "plain",
         colalign=[sides[name] for name in rooms] if rows else None,
@@ -105,8 +103,14 @@ def _table(rows: Rows, names: Sequence[str], fit: bool, more: str) -> str:
 def paragraph(text: str, indent: str = "") -> str:
     """The text in lines as wide as the terminal; a long word, such as a path, stays whole."""
     width = shutil.get_terminal_size().columns
-    wrap = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent, **wrap)
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _in_lines(text: str, room: int) -> str:

@@ -92,7 +92,7 @@ def test_regions_are_told_by_their_ends(tmp_path):
         "rows": "1000", "train": "600", "val": "200", "test": "200",
     }  # fmt: skip
     output = told(tmp_path)
-    assert "in 8 regions" in output
+    assert "in 8 regions" in " ".join(output.split())
     assert "0.0001 to 0.0002" in output
     assert "regions" in json.loads(told(tmp_path, "--format", "json"))
 
