@@ -21,6 +21,26 @@ if TYPE_CHECKING:
     from models import Emulator
 
 
+def _enough(ctx: click.Context, param: click.Parameter, value: int) -> int:
+    from models.bundle.reliability import LEAST_CATALOGS
+
+    if 0 < value < LEAST_CATALOGS:
+        raise click.BadParameter(f"{value} tell nothing: give {LEAST_CATALOGS} or more, or 0")
+    return value
+
+
+CATALOGS = click.option(
+    "--catalogs",
+    type=click.IntRange(min=0),
+    default=40,
+    show_default=True,
+    metavar="N",
+    callback=_enough,
+    help="Catalogues of each size at most, whose posteriors tell for how many events it is good; "
+    "0 for none.",
+)
+
+
 @click.command()
 @click.argument("study", metavar="STUDY|RUN")
 @click.option("--out", type=FOLDER, required=True, help="Folder to be made.")
@@ -58,6 +78,7 @@ if TYPE_CHECKING:
     "well it interpolates.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an emulator of another trial in --out.")
+@CATALOGS
 @click.option("--license", "--licence", metavar="SPDX", help="Of the emulator: CC-BY-4.0.")
 @click.option("--author", "authors", multiple=True, metavar="NAME", help="Who made it. Repeatable.")
 @click.option(
@@ -80,6 +101,7 @@ def export(
     max_minutes: float | None,
     folds: int | None,
     overwrite: bool,
+    catalogs: int,
     license: str | None,
     authors: tuple[str, ...],
     cite: tuple[str, ...],
@@ -91,6 +113,9 @@ def export(
     RUN is the run.json of a single run, in place of a study's best. --train-on takes the
     configuration alone: it is trained anew to its end, on all cells, once for each member of an
     ensemble. The same command goes on with what was interrupted.
+
+    Posteriors of catalogues of validation rows tell for how many events it is good. They take time
+    in proportion to the members, and --catalogs 0 leaves them out.
 
     An emulator of another trial that is in --out stays there, unless --overwrite is given.
 
@@ -104,6 +129,7 @@ def export(
         hpo export bbh --out emulator --license CC-BY-4.0 --author 'A. Maker' --cite 'Maker 2026'
         python -c 'from models import Emulator; print(Emulator.load("emulator").card)'
     """
+    from hpo.cli import progress
     from hpo.emulator import choice
     from hpo.emulator.export import write
     from hpo.emulator.outcome import replaced, told
@@ -128,11 +154,12 @@ def export(
         found, folder = opened(study, storage, runs)
         best = choice.best(found, folder, trial=trial, max_cost=max_cost, count=ensemble or 1)
     old = replaced(out, [run.record for run in best], anew=train_on, overwrite=overwrite)
+    runs_of: dict[str, Any] = {"runs": best}
     if train_on:
         trained, unseen = _trained_on(best[0], out, asked)
-        write(trained, out, terms, chosen=best[0].record, folds=unseen)
-    else:
-        write(best, out, terms)
+        runs_of = {"runs": trained, "chosen": best[0].record, "folds": unseen}
+    with progress.of_steps("catalogues") as step:
+        write(**runs_of, out=out, terms=terms, catalogs=catalogs, step=step)
     click.echo(f"{out}: {told([run.record for run in best], out, anew=train_on)}")
     if old:
         click.echo(f"replaced: {old}")

@@ -21,9 +21,12 @@ from hpo.records.record import NAME, RunRecord
 from hpo.records.scores import scored
 from models.bundle.domain import limits_of, texts_of
 from models.bundle.efficiency import Efficiency
-from models.bundle.emulator import Emulator
+from models.bundle.emulator import Emulator, refuse_other
 from models.bundle.ensemble import Density, Ensemble
 from models.bundle.readme.card import Terms
+from models.bundle.reliability import CELLS, HELD_OUT, KEY, Reliability
+from models.evaluation.catalogs.coverage import Step, measure
+from models.evaluation.cells import keys
 from models.evaluation.nll import nll
 from models.evaluation.summary import summary
 
@@ -55,6 +58,8 @@ def write(
     *,
     chosen: RunRecord | None = None,
     folds: Sequence[Run] = (),
+    catalogs: int = 0,
+    step: Step = lambda done, total: None,
 ) -> list[RunRecord]:
     """Write the bundle of one run, or of several mixed with equal weights; their records.
 
@@ -64,12 +69,16 @@ def write(
         terms: Licence, authors and references, for the model card.
         chosen: The trial by whose configuration they were trained anew, if they were.
         folds: Further flows of that configuration, each of which lacks other interior cells.
+        catalogs: Of each size at most that are made of validation rows, to measure for how many
+            events it is good; 0 leaves that out.
+        step: Called with the number of their posteriors that are done, and of all.
 
     Raises:
         WeightsError, CheckpointError: If the weights of one are not there, or of another run.
         EmulatorError: If `out` holds something else.
         DataError: If the data are those of the training, and their test part is damaged.
     """
+    refuse_other(out)  # before minutes are spent
     records = [run.record for run in runs]
     flows = [weights.flow_of(run.record, run.folder) for run in runs]
     density = flows[0] if len(flows) == 1 else Ensemble(flows)
@@ -77,6 +86,8 @@ def write(
     if folds:
         card["metrics"] |= {"interpolation": _interpolation([one.record for one in folds])}
     trained = Emulator(density, card)
+    if catalogs:
+        trained.card[KEY] = _reliability(trained, records[0], catalogs, step).to_card()
     extra = {NAME: runs[0].folder / NAME}
     # A copy is read back first: `out` may hold an older bundle, which a bad one must not replace.
     with tempfile.TemporaryDirectory() as folder_of_copy:
@@ -126,6 +137,17 @@ def _card(
             "objective": chosen.training.get("objective")
         }
     return card
+
+
+def _reliability(emulator: Emulator, record: RunRecord, catalogs: int, step: Step) -> Reliability:
+    """For how many events it is good, by rows that no member was trained on."""
+    dataset = _dataset(record)
+    if dataset is None:
+        why = "the data were not there when it was exported"
+        return Reliability(measured=(), missing={CELLS: why, HELD_OUT: why})
+    out = keys(dataset, record.data.kept_out)
+    folder = Path(record.data.path)
+    return measure(emulator.module, folder, catalogs=catalogs, held_out=out, step=step)
 
 
 def _dataset(record: RunRecord) -> Dataset | None:

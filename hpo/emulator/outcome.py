@@ -12,6 +12,7 @@ from hpo.emulator.choice import ExportError
 from hpo.records.record import RunRecord
 from models.bundle import files
 from models.bundle.readme import markdown as md
+from models.bundle.reliability import Reliability
 
 UNSEEN = "NLL in cells that neither trained nor chose it"
 """Whose NLL an export tells where there are some: no decision saw it."""
@@ -68,7 +69,16 @@ def _named(origin: Mapping[str, Any]) -> str:
 
 
 def told(records: Sequence[RunRecord], bundle: Path, *, anew: bool = False) -> str:
-    """What was exported: trials, or members trained `anew` by the configuration of the first."""
+    """What was exported: trials, or members trained `anew` by the configuration of the first.
+
+    And for how many events it is good, where that was asked.
+    """
+    found = Reliability.from_card(files.read_card(bundle))
+    events = f"\nevents of a catalogue that it is good for: {found}" if found else ""
+    return f"{_exported(records, bundle, anew)}{events}"
+
+
+def _exported(records: Sequence[RunRecord], bundle: Path, anew: bool) -> str:
     record = records[0]
     if anew:
         what = f"members by the configuration of trial {record.trial} of {record.study}"

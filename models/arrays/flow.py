@@ -31,6 +31,7 @@ from models.bundle import domain
 from models.bundle.domain import Extrapolation, Floats
 from models.bundle.efficiency import Efficiency
 from models.bundle.files import misfit, read
+from models.bundle.reliability import Reliability
 from models.layout import (
     check_values,
     members_of,
@@ -115,6 +116,11 @@ class ArrayFlow:
     def efficiency(self) -> Efficiency:
         """Mergers per simulated binary or Msun, by numpy, as `Emulator.efficiency`."""
         return Efficiency.from_card(self._card, self.condition_supports)
+
+    @cached_property
+    def reliability(self) -> Reliability | None:
+        """As `Emulator.reliability`; None of a single member of an ensemble."""
+        return Reliability.from_card(self._card)
 
     @classmethod
     def from_description(

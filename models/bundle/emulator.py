@@ -40,6 +40,7 @@ from models.bundle.files import (
     EmulatorError,
 )
 from models.bundle.readme import card as model_card
+from models.bundle.reliability import Reliability
 from models.flow.atoms import OneFlow
 from models.layout import check_values
 
@@ -79,6 +80,15 @@ class Emulator:
             >>> rate, std = emulator.efficiency(Z=0.001, alpha=1.0, return_std=True)
         """
         return Efficiency.from_card(self.card, self.module.condition_columns)
+
+    @cached_property
+    def reliability(self) -> Reliability | None:
+        """For how many events of a catalogue it is good; None where no export measured it.
+
+        Raises:
+            EmulatorError: If what the card says of it cannot be read.
+        """
+        return Reliability.from_card(self.card)
 
     def sample(
         self,
@@ -194,7 +204,7 @@ class Emulator:
             EmulatorError: If `folder` holds something else.
         """
         folder = Path(folder)
-        _refuse_other(folder)
+        refuse_other(folder)
         with folder_draft_of(folder, replace=True) as draft:
             for name, given in (extra or {}).items():
                 content = given if isinstance(given, bytes) else Path(given).read_bytes()
@@ -208,7 +218,7 @@ class Emulator:
             }
             text = json.dumps(self.card, indent=1, allow_nan=False) + "\n"
             (draft / CARD).write_text(text, encoding="utf-8")
-            _refuse_other(folder)
+            refuse_other(folder)
         return folder
 
     @classmethod
@@ -260,7 +270,8 @@ def _format(flow: Density) -> int:
     return FORMAT_OF_SEVERAL if isinstance(flow, Ensemble) else FORMAT
 
 
-def _refuse_other(folder: Path) -> None:
+def refuse_other(folder: Path) -> None:
+    """Raises EmulatorError if there is something in the folder's place that is no bundle."""
     other = folder.exists() and not (folder / CARD).exists()
     if other and (not folder.is_dir() or any(folder.iterdir())):
         raise EmulatorError(f"{folder} holds something that is no emulator: choose a new folder")

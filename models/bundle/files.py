@@ -78,7 +78,7 @@ def read_card(folder: Path) -> dict[str, Any]:
             and name.isprintable()
             for name, digest in files.items()
         )
-        parts = ("architecture", "metrics", "provenance", "efficiency")
+        parts = ("architecture", "metrics", "provenance", "efficiency", "reliability")
         if not (whole and all(isinstance(card.get(part, {}), dict) for part in parts)):
             raise ValueError("a value is of another type")
     except (ValueError, KeyError, TypeError, AttributeError) as error:

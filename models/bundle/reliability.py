@@ -15,12 +15,14 @@ from typing import Any, Self
 from data_prep.columns import Value
 from data_prep.dataset import shown
 from data_prep.untrusted import is_finite
-from data_prep.words.numbers import short
+from data_prep.words.numbers import counted, short
 from models.bundle.files import EmulatorError
 
 CELLS, HELD_OUT = "cells", "held-out cells"
 KEY = "reliability"
 """Of the card."""
+LEAST_CATALOGS = 10
+"""That tell something."""
 
 
 class ReliabilityWarning(UserWarning):
@@ -101,6 +103,15 @@ class Reliability:
         some = [one for one in map(self.at, (CELLS, HELD_OUT)) if one]
         return min(some, key=lambda one: one.good_for.most, default=None)
 
+    def __str__(self) -> str:
+        found = self.limiting
+        if found is None:
+            return f"not measured: {'; '.join(dict.fromkeys(self.missing.values()))}"
+        return (
+            f"{found.good_for}, by {counted(found.catalogs, 'catalogue')} of {found.events} "
+            f"in {found.place}"
+        )
+
     def warning(self, events: int) -> str | None:
         """What to say of a catalogue of so many events; None where nothing is to be said."""
         found = self.limiting
@@ -145,6 +156,13 @@ class Reliability:
             ) from error
 
 
+def _is_cell(stored: object) -> bool:
+    return isinstance(stored, dict) and all(
+        isinstance(name, str) and (isinstance(value, str) or is_finite(value))
+        for name, value in stored.items()
+    )
+
+
 def _catalogs(stored: Mapping[str, Any]) -> Catalogs:
     found = Catalogs(**{name: stored[name] for name in Catalogs.__dataclass_fields__})
     if found.place not in (CELLS, HELD_OUT):
@@ -152,6 +170,6 @@ def _catalogs(stored: Mapping[str, Any]) -> Catalogs:
     numbers = ("events", "catalogs", "cells", "cells_inside", "covered", "square", "error")
     if not all(is_finite(getattr(found, name)) for name in numbers):
         raise ValueError("a value is no number")
-    if not (found.events > 0 and found.error > 0 and isinstance(found.worst, dict)):
+    if not (found.events > 0 and found.error > 0 and _is_cell(found.worst)):
         raise ValueError("a value cannot be")
     return found

@@ -11,6 +11,7 @@ Array names end in their axes:
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from models.bundle.reliability import Reliability, ReliabilityWarning
 from models.inference.mixture import PopulationError
 from models.namespaces import Array, Namespace, log_sum, namespace
 
@@ -90,6 +92,9 @@ class CatalogLikelihood:
         Raises:
             PopulationError: If there is no event, arrays differ in length, a `prior` is missing or
                 not positive, or fewer injections were drawn than found.
+
+        Warns:
+            ReliabilityWarning: If there are more events than the emulator is known to be good for.
         """
         self.model, self.largest_variance, self.drawn = model, largest_variance, int(drawn)
         self.names: list[str] = list(model.variable_names)
@@ -98,6 +103,11 @@ class CatalogLikelihood:
             raise PopulationError("a catalogue has at least one event, got none")
         tables = [_table(f"event {number}", event) for number, event in enumerate(events)]
         tables.append(_table("the injections", injections))
+        reliability: Reliability | None = getattr(model, "reliability", None)
+        if reliability and (told := reliability.warning(len(events))):
+            # At the line that makes the likelihood, this one or a kind of it.
+            level = 2 + (type(self) is not CatalogLikelihood)
+            warnings.warn(told, ReliabilityWarning, stacklevel=level)
         *lengths, found = (len(table["prior"]) for table in tables)
         if self.drawn < found:
             raise PopulationError(

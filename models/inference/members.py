@@ -17,6 +17,7 @@ import numpy as np
 
 from data_prep.columns import Column
 from models.bundle.domain import Known, Regions, limits_of, texts_of
+from models.bundle.reliability import Reliability
 from models.inference.mixture import PopulationError
 from models.namespaces import Array, Namespace, namespace
 
@@ -76,6 +77,10 @@ class Members:
         self.domain = {name: _common(name, wholes) for name in self.condition_columns}
         """What all of them know of each condition."""
         self.regions = Regions.met([one.regions for one in wholes])
+        # Of emulators that are only put together here nobody knows it, nor of a Table.
+        measured: Reliability | None = getattr(given[0], "reliability", None)
+        self.reliability = measured if len(given) == 1 else None
+        """For how many events it is good, as its export measured."""
 
     def chosen(self, xp: Namespace, member_N: Array) -> tuple[Sequence[Density], Array]:
         """The members that rows ask for by `MEMBER`, as far as that is known, and which of those.

@@ -111,6 +111,8 @@ class PopulationModel:
                 "export an ensemble (hpo export --train-on), or leave sample_member out"
             )
         self.sample_member = sample_member
+        self.reliability = self._density.reliability
+        """For how many events the emulator is good, as its export measured; None if unknown."""
         self._efficiency = efficiency
         conditions = self._density.condition_columns
         if efficiency and tuple(column.name for column in efficiency.columns) != conditions:

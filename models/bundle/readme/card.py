@@ -16,6 +16,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from keyword import iskeyword
 from pathlib import Path
@@ -25,6 +26,7 @@ from markupsafe import Markup
 
 from models.bundle.files import FORMAT, EmulatorError
 from models.bundle.readme import markdown as md
+from models.bundle.reliability import Reliability
 from models.layout import MEMBERS
 
 MOST_CELLS = 60
@@ -111,6 +113,7 @@ def text(card: Card) -> str:
         cells=cells,
         largest=[cells[k] for k in sorted(most_populated)],
         ratios=_ratios(cells),
+        reliability=_reliability(card),
     )
     # The template's statements leave empty lines.
     return re.sub(r"\n{3,}", "\n\n", rendered).strip() + "\n"
@@ -142,6 +145,13 @@ def _call(card: Card) -> dict[str, object]:
         + bool(_atoms(card))
         + (md.mapping(_first(card).get("config")).get("base") == "mixture"),
     }
+
+
+def _reliability(card: Card) -> Reliability | None:
+    """For how many events it is good; None where nothing was measured, or nothing can be read."""
+    with suppress(EmulatorError):
+        return Reliability.from_card(card)
+    return None
 
 
 def _zero(columns: Sequence[Card]) -> list[Markup]:

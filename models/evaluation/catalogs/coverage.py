@@ -28,8 +28,9 @@ from data_prep.cells import name_of
 from data_prep.columns import Column
 from data_prep.dataset import Dataset, key
 from data_prep.stream import Batch, Stream
+from data_prep.words.numbers import counted
 from models.bundle.ensemble import Density
-from models.bundle.reliability import CELLS, HELD_OUT, Catalogs, Reliability
+from models.bundle.reliability import CELLS, HELD_OUT, LEAST_CATALOGS, Catalogs, Reliability
 from models.evaluation.catalogs.posterior import (
     Floats,
     Found,
@@ -42,7 +43,7 @@ from models.evaluation.cells import CellRows, Key
 
 SIZES = (200, 100, 50, 25)
 """Events of catalogues, of which the two largest are taken that the rows suffice for."""
-LEAST_CATALOGS, LEAST_CELLS = 10, 4
+LEAST_CELLS = 4
 """With which something is measured."""
 GRIDS = {1: 20, 2: 14, 3: 8}
 """Points along each of so many conditions; their number to that power is what it costs."""
@@ -275,7 +276,7 @@ def _too_few(place: _Place, split: str) -> str:
     if not place.cells:
         return "no cell is inside of the domain, with prior all around"
     return (
-        f"the {split} rows of the {place.cells} cells inside of the domain make fewer than "
+        f"the {split} rows of {counted(place.cells, 'cell')} inside of the domain make fewer than "
         f"{LEAST_CATALOGS} catalogues of {SIZES[-1]} events from {LEAST_CELLS} cells"
     )
 

@@ -282,7 +282,9 @@ def test_an_export_takes_the_best_or_the_trial_asked_for(hpo, studied, tmp_path)
     at = ("--runs", studied / "runs")
     rows = json.loads(hpo("runs", studied / "runs", "--best", "--format", "json").stdout)
 
-    assert f"trial {rows[0]['trial']} of quick" in hpo("export", "quick", "--out", "e", *at).stdout
+    said = hpo("export", "quick", "--out", "e", *at).stdout
+    assert f"trial {rows[0]['trial']} of quick" in said
+    assert "good for: not measured: the val rows of 1 cell inside of the domain make fewer" in said
     assert json.loads((tmp_path / "e/run.json").read_text())["trial"] == rows[0]["trial"]
     card = json.loads((tmp_path / "e/emulator.json").read_text())
     card["provenance"]["trial"] = 7

@@ -243,6 +243,7 @@ def test_a_command_that_is_interrupted_goes_on_and_then_mixes(prepared, tmp_path
         pytest.param(["s", "--train-on", "--ensemble", "2"], "takes --members", id="ensemble"),
         pytest.param(["run.json", "--trial", "2"], "choose in a study", id="run"),
         pytest.param(["run.json"], "run.json cannot be read", id="no run"),
+        pytest.param(["s", "--catalogs", "3"], "3 tell nothing: give 10 or more, or 0", id="few"),
     ],
 )
 def test_what_does_not_go_together_is_said(words, message):

@@ -456,11 +456,14 @@ def test_an_export_without_its_data_leaves_out_the_cells(tmp_path, prepared):
 
     export.export(setting.optuna, setting.runs / "s", tmp_path / "emulator")
 
-    card = Emulator.load(tmp_path / "emulator").card
+    emulator = Emulator.load(tmp_path / "emulator")
+    card, readme = emulator.card, (tmp_path / "emulator" / "README.md").read_text()
     assert card["metrics"]["test_nll"] == record.test.nll
     assert "cells" not in card["metrics"]
     assert "data" not in card["provenance"]
-    assert "not there any more" in (tmp_path / "emulator" / "README.md").read_text()
+    assert "not there any more" in readme
+    assert emulator.reliability is None
+    assert "nobody knows for how many events" in readme
 
 
 def test_the_best_are_mixed_and_scored_together(held_out, tmp_path):

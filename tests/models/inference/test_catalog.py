@@ -2,11 +2,16 @@
 
 import copy
 import importlib
+import warnings
 
 import numpy as np
 import pytest
 
+from models import ArrayFlow, Emulator
+from models.bundle.ensemble import Ensemble
+from models.bundle.reliability import CELLS, Catalogs, Reliability, ReliabilityWarning
 from models.inference.catalog import CatalogLikelihood
+from models.inference.poisson import PoissonLikelihood
 from models.inference.population import PopulationError, PopulationModel
 from tests.random_flows import a_flow, in_arrays
 
@@ -147,6 +152,45 @@ def test_a_sum_that_is_noise_counts_as_impossible(flow):
     assert strict([2.0]) == -np.inf
     assert strict.estimate(alpha=2.0).variance > 1e-6
     assert np.isfinite(strict.estimate(alpha=2.0).log_likelihood)
+
+
+def test_more_events_than_the_emulator_is_good_for_are_warned_of_once(tmp_path):
+    """By the number that its export measured, which goes with the ensemble alone."""
+    measured = Catalogs(
+        place=CELLS,
+        events=200,
+        catalogs=30,
+        cells=10,
+        cells_inside=12,
+        covered=21,
+        square=29.6,
+        error=1.0,
+        worst={"Z": 0.001, "alpha": 2.0},
+    )
+    told = Reliability(measured=(measured,), missing={}).to_card()
+    two = Ensemble([a_flow(options={"kind": "affine"}, seed=seed, noise=0.12) for seed in (5, 6)])
+    emulator = Emulator(two, {"reliability": told})
+    array_flow = ArrayFlow.load(emulator.save(tmp_path / "e"))
+    events, injections, count = a_catalogue(array_flow)
+
+    def warned_of(emulator, events, make=CatalogLikelihood, **options):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            make(PopulationModel(emulator), events, injections, drawn=count, **options)
+        assert {one.filename for one in said} <= {__file__}
+        return [str(one.message) for one in said if one.category is ReliabilityWarning]
+
+    for one in (emulator, array_flow):
+        (message,) = warned_of(one, events)
+        assert (
+            "the catalogue has 8 events, and this emulator is good for 7.0 (6.8 to 7.2)" in message
+        )
+        assert "more rows in cells such as Z = 0.001, alpha = 2, more members, longer" in message
+        assert warned_of(one, events[:6]) == []
+    assert len(warned_of(array_flow, events, PoissonLikelihood, exposure=1.0)) == 1
+    assert warned_of(array_flow.members[0], events) == []
+    assert warned_of(array_flow.members, events) == []
+    assert warned_of(Emulator(two), events) == []
 
 
 def test_an_event_the_population_cannot_make_is_impossible_and_never_nan(flow):
