@@ -26,12 +26,25 @@ _BAD_PATH = (
     *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR),
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.EEXIST),
 )
+_SECTIONS = {
+    "Prepare": (prepare, describe, doctor, db),
+    "Search": (launch, stop, enqueue, studies, rename, delete),
+    "Look": (status, runs, logs, dashboard, rerun),
+    "Use": (export, evaluate, sample, plot),
+}
+"""The commands in the order in which one needs them."""
 WIDEST = 2_000
 """Characters of a line of an error; a file can hold names of any length."""
 
 
 class _Commands(click.Group):
     """A group whose errors are one sentence: exit code 2 for the user's, 1 for anything else's."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, commands in _SECTIONS.items():
+            with formatter.section(title):
+                told = [(str(one.name), one.get_short_help_str(60)) for one in commands]
+                formatter.write_dl(told)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -100,8 +113,6 @@ def _show_warning(message: Warning | str, *_where: object, **_more: object) -> N
     click.echo(_printable(f"Warning: {message}"), err=True)
 
 
-for _command in (
-    *(prepare, describe, launch, enqueue, status, stop, logs, runs, rerun, dashboard),
-    *(studies, rename, delete, export, evaluate, sample, plot, doctor, db),
-):
-    main.add_command(_command)
+for _commands in _SECTIONS.values():
+    for _command in _commands:
+        main.add_command(_command)

@@ -56,10 +56,10 @@ def dashboard(
     allow_edit: bool,
     open_it: bool,
 ) -> None:
-    """Compare runs in a browser, as they go on, with optuna-dashboard beside them.
+    """Compare runs in a browser, as they go on.
 
-    DIR holds studies, or is one; it may also hold run JSONs of the thesis. The page opens only at
-    the printed address, with its token.
+    optuna-dashboard stands beside them. DIR holds studies, or is one; it may also hold run JSONs of
+    the thesis. The page opens only at the printed address, with its token.
 
     \b
         hpo dashboard

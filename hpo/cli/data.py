@@ -82,7 +82,7 @@ def prepare(
     drop_invalid: bool,
     style: Format,
 ) -> None:
-    """Turn simulation tables into a small Parquet dataset for training.
+    """Turn simulation tables into a dataset for training.
 
     SOURCE is a SEVN merger table, a COSMIC bpp table, or any table whose columns are named with
     --columns: text, packed or not, Parquet, Feather, HDF5, FITS, VOTable, or a folder of such.
@@ -162,10 +162,11 @@ def prepare(
 @click.option("--columns", metavar="A,B", help="Conditions of the picture [default: the first].")
 @listed
 def describe(source: str, picture: Path | None, columns: str | None, style: Format) -> None:
-    """Tell what a prepared dataset or an emulator holds: its columns with unit, support and role,
-    rows of each part, cells or regions, and what hpo prepare had to say.
+    """Tell what a prepared dataset or an emulator holds.
 
-    JSON holds everything; CSV is the table of cells; LaTeX has the same tables as the terminal.
+    Its columns with unit, support and role, rows of each part, cells or regions, and what hpo
+    prepare had to say. JSON holds everything; CSV is the table of cells; LaTeX has the same tables
+    as the terminal.
 
     \b
         hpo describe prepared

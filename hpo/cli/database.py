@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def db() -> None:
-    """Look after the database of the studies, or run one of your own."""
+    """Look after the studies' database, or run one of your own."""
 
 
 def kept(command: Command) -> Command:

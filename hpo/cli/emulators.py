@@ -13,7 +13,7 @@ import click
 from data_prep.errors import InputError
 from data_prep.words.numbers import counted
 from hpo.cli import options
-from hpo.cli.options import FILE, FOLDER, KEYED, listed, opened, placed, prepared
+from hpo.cli.options import FILE, FOLDER, KEYED, OfEmulator, listed, opened, placed, prepared
 
 if TYPE_CHECKING:
     from hpo.emulator.choice import Run
@@ -108,7 +108,7 @@ def export(
     runs: Path | None,
     storage: str | None,
 ) -> None:
-    """Write the best trial's emulator: what downstream analysis loads.
+    """Write the best trial's emulator, or train it to its end.
 
     RUN is the run.json of a single run, in place of a study's best. --train-on takes the
     configuration alone: it is trained anew to its end, on all cells, once for each member of an
@@ -202,13 +202,13 @@ def _trained_on(run: Run, out: Path, asked: dict[str, Any]) -> tuple[list[Run], 
 @click.option("--against", type=FOLDER, metavar="OTHER", help="A second emulator, beside it.")
 @listed
 def evaluate(emulator: Path, data: str, split: str, against: Path | None, style: Format) -> None:
-    """Measure an emulator on a prepared dataset: NLL, distances per cell, whether a classifier
-    tells its draws from the data, coverage, draws outside the data's range, speed.
+    """Measure how good an emulator is on a prepared dataset.
 
-    DATA is the folder that hpo prepare wrote, or `sample`. A number in parentheses is the floor:
-    what a perfect emulator would reach with as many events. --against OTHER shows two emulators
-    side by side; differences are taken event by event, and so are their errors. Cells that an
-    emulator was trained without are told from the others.
+    NLL, distances per cell, whether a classifier tells its draws from the data, coverage, draws
+    outside the data's range, speed. DATA is the folder that hpo prepare wrote, or `sample`. A
+    number in parentheses is the floor: what a perfect emulator would reach with as many events.
+    --against OTHER shows two emulators side by side; differences are taken event by event, and so
+    are their errors. Cells that an emulator was trained without are told from the others.
 
     JSON holds everything; CSV is one table of one number a row, of the whole part and then of each
     cell; LaTeX has the same two tables as the terminal.
@@ -248,30 +248,42 @@ def _say_if_other_data(emulator: Emulator, folder: Path) -> None:
         click.echo(f"Note: {folder} is not the dataset that the emulator was trained on.", err=True)
 
 
-@click.command(context_settings=KEYED)
+@click.command(cls=OfEmulator, context_settings=KEYED)
 @click.argument("emulator", type=FOLDER, metavar="EMULATOR")
 @click.option("-n", "count", type=click.IntRange(1, 10**9), required=True, help="Events to draw.")
-@click.option("--out", type=FILE, required=True, help="A .parquet or .csv file.")
+@click.option("--out", type=FILE, required=True, help="A .parquet or .csv file; - prints CSV.")
 @click.option("--seed", type=click.IntRange(min=0), help="Makes the draw repeatable.")
 @click.pass_context
 def sample(ctx: click.Context, emulator: Path, count: int, out: Path, seed: int | None) -> None:
-    """Draw events at one value of every condition, given as --NAME VALUE.
+    """Draw events from an emulator.
+
+    Every condition is given as --NAME VALUE, or --NAME VALUE,VALUE,...: then -n events are drawn at
+    each combination. `hpo sample EMULATOR --help` lists the conditions of that emulator.
 
     \b
         hpo sample emulator -n 100000 --Z 0.001 --alpha 1.0 --out events.parquet
+        hpo sample emulator -n 1000 --Z 0.001,0.002 --alpha 1,3 --seed 7 --out grid.csv
+        hpo sample emulator -n 3 --Z 0.001 --alpha 1.0 --out -
     """
+    import itertools
+
+    import numpy as np
+
     from hpo.emulator.draws import write
     from models import Emulator
 
     loaded = Emulator.load(emulator)
-    at = options.conditions(ctx.args, loaded.module.condition_columns)
-    options.missing(at, loaded.condition_columns)
-    events = loaded.sample(count, seed=seed, **at)
+    given = options.conditions(ctx.args, loaded.module.condition_columns, several=True)
+    options.missing(given, loaded.condition_columns)
+    points = [dict(zip(given, point, strict=True)) for point in itertools.product(*given.values())]
+    at: Any = {name: np.repeat([point[name] for point in points], count) for name in given}
+    events = loaded.sample(count * len(points), seed=seed, **at)
     write(out, loaded.event_columns, events, at)
-    click.echo(f"{out}: {counted(count, 'event')}")
+    if str(out) != "-":
+        click.echo(f"{out}: {counted(len(events), 'event')}")
 
 
-@click.command(context_settings=KEYED)
+@click.command(cls=OfEmulator, context_settings=KEYED)
 @click.argument("source", metavar="EMULATOR|STUDY")
 @click.argument(
     "kind",
@@ -303,9 +315,11 @@ def plot(
     runs: Path | None,
     storage: str | None,
 ) -> None:
-    """Draw a picture: of an emulator against data its `contours`, a `corner` of all event columns,
-    or its `errors` in each cell; its `likelihood` map or an `animation` of it; the `divergence` of
-    its densities; of a study its `losses`.
+    """Draw a picture of an emulator or a study.
+
+    Of an emulator against data its `contours`, a `corner` of all event columns, or its `errors` in
+    each cell; its `likelihood` map or an `animation` of it; the `divergence` of its densities; of a
+    study its `losses`.
 
     Contours and corner are drawn for the whole test split, or for one cell given as --NAME VALUE. A
     likelihood map needs a value of every condition, and so does a divergence, which is from the

@@ -29,6 +29,36 @@ KEYED = {"ignore_unknown_options": True, "allow_extra_args": True}
 Command = Callable[..., None]
 
 
+class OfEmulator(click.Command):
+    """A command whose help tells of the conditions of the emulator that stands before `--help`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["hpo.words"] = list(args)
+        return super().parse_args(ctx, args)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for word in ctx.meta.get("hpo.words", ()):
+            if (Path(word) / "emulator.json").is_file():
+                with formatter.section(f"Conditions of {word}"):
+                    formatter.write_dl(_conditions_of(Path(word)))
+
+
+def _conditions_of(emulator: Path) -> list[tuple[str, str]]:
+    """The options that set the conditions, with what each takes."""
+    from models.bundle.files import read_card
+
+    card = read_card(emulator)
+    told = []
+    for name, unit in card["condition_columns"].items():
+        known = card["domain"][name]
+        if known and all(isinstance(one, str) for one in known):
+            told.append((f"--{name} TEXT", ", ".join(known)))
+        else:
+            ends = " to ".join(f"{one:g}" for one in known)
+            told.append((f"--{name} NUMBER", f"{ends} {unit or ''}".rstrip()))
+    return told
+
+
 def listed(command: Command) -> Command:
     """Give a command `--format`, as its parameter `style`."""
     kinds = click.Choice(["table", "json", "csv", "latex"])
@@ -176,8 +206,10 @@ def fractions(text: str) -> tuple[float, float, float]:
     return train, val, test
 
 
-def conditions(words: Sequence[str], columns: Sequence[Column]) -> dict[str, Any]:
-    """`--Z 0.001 --channel=CE` -> the value of each condition named.
+def conditions(
+    words: Sequence[str], columns: Sequence[Column], *, several: bool = False
+) -> dict[str, Any]:
+    """`--Z 0.001 --channel=CE` -> the value of each condition named, or a list of `several`.
 
     Raises:
         click.UsageError: For a name that is no condition, a value that is no number, or a text
@@ -197,14 +229,21 @@ def conditions(words: Sequence[str], columns: Sequence[Column]) -> dict[str, Any
             if not rest:
                 raise click.UsageError(f"--{name} needs a value")
             text = rest.pop(0)
-        try:
-            given = text if known[name].categories else float(text)
-            values[name] = known[name].value(known[name].number(given))
-        except DataError as error:
-            raise click.UsageError(f"--{error}") from None
-        except ValueError:
-            raise click.UsageError(f"--{name} must be a number, got {text!r}") from None
+        if several:
+            texts = [text] if text in (known[name].categories or ()) else text.split(",")
+            values[name] = [_value(known[name], one) for one in texts]
+        else:
+            values[name] = _value(known[name], text)
     return values
+
+
+def _value(column: Column, text: str) -> Any:
+    try:
+        return column.value(column.number(text if column.categories else float(text)))
+    except DataError as error:
+        raise click.UsageError(f"--{error}") from None
+    except ValueError:
+        raise click.UsageError(f"--{column.name} must be a number, got {text!r}") from None
 
 
 def missing(values: Mapping[str, float], known: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,23 +18,53 @@ MOST_REASONS = 5
 """Runs without a result whose reasons are told below a list."""
 
 
+class _Trial(click.ParamType[int | str]):
+    """The number of a trial, or `best`."""
+
+    name = "number|best"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
+        return "best" if value == "best" else click.IntRange(min=0).convert(value, param, ctx)
+
+
 @click.command()
 @click.argument("study", metavar="STUDY")
-@click.argument("trial", type=click.IntRange(min=0))
+@click.argument("trial", type=_Trial(), metavar="NUMBER|best")
+@click.option("--follow", is_flag=True, help="Go on until the trial ends.")
 @placed
-def logs(study: str, trial: int, runs: Path | None, storage: str | None) -> None:
-    """Print a trial's log."""
+def logs(
+    study: str, trial: int | str, follow: bool, runs: Path | None, storage: str | None
+) -> None:
+    """Print the log of a trial.
+
+    \b
+        hpo logs bbh best
+        hpo logs bbh 17 --follow
+    """
+    import time
+
     from hpo.queue.trials import TrialReader
     from hpo.study.study import trial_name
 
     found, folder = opened(study, storage, runs)
-    path = folder / trial_name(trial) / "log.txt"
+    reader = TrialReader(found)
+    seen = reader.look()
+    number = seen.ranked[0].number if trial == "best" and seen.ranked else trial
+    if number == "best":
+        raise InputError(f"no trial of {found.study_name} has ended well yet: give a number")
+    path = folder / trial_name(int(number)) / "log.txt"
     if not path.is_file():
-        begun = {one.number for one in TrialReader(found).look().trials if one.began}
-        if trial in begun:
-            raise InputError(f"trial {trial} has begun, but {path} is not there: was it deleted?")
-        raise InputError(f"trial {trial} has not begun: {len(begun)} of {found.study_name} have")
-    click.echo(path.read_text(encoding="utf-8", errors="replace"), nl=False)
+        begun = {one.number for one in seen.trials if one.began}
+        if number in begun:
+            raise InputError(f"trial {number} has begun, but {path} is not there: was it deleted?")
+        raise InputError(f"trial {number} has not begun: {len(begun)} of {found.study_name} have")
+    with path.open(encoding="utf-8", errors="replace") as log:
+        while True:
+            ended = not follow or number in reader.look().finished
+            click.echo(log.read(), nl=False)
+            if ended:
+                return
+            time.sleep(1)
 
 
 @click.command()
@@ -58,9 +88,9 @@ def runs(
     best: int | None,
     style: Format,
 ) -> None:
-    """List run JSONs, ours and the thesis's: rank, state, NLL, and the parameters as they fit.
+    """List runs with rank, state, NLL and parameters.
 
-    JSON and CSV have every column of every run.
+    They are run JSONs, ours and the thesis's. JSON and CSV have every column of every run.
 
     \b
         hpo runs --where 'blocks >= 10 and activation == "relu"' --sort best_val_nll

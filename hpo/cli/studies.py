@@ -121,9 +121,10 @@ def _follow(plan: Plan) -> None:
 def status(
     study: str | None, watch: bool, runs: Path | None, storage: str | None, style: Format
 ) -> None:
-    """Show what a study does: counts, the best so far, running trials, stale ones and why.
+    """Show how far a study is, and its best trial.
 
-    Without STUDY it lists them all, as hpo studies does.
+    Running trials are listed, and of stale ones why. Without STUDY it lists all studies, as hpo
+    studies does.
 
     \b
         hpo status bbh --watch
@@ -183,7 +184,9 @@ def _next(status: StudyStatus, runs: Path | None, storage: str | None) -> list[s
 @placed
 @listed
 def studies(runs: Path | None, storage: str | None, style: Format) -> None:
-    """List the studies: trials that ended and in all, the best, the folder, when last active.
+    """List the studies of the database.
+
+    Trials that ended and in all, the best, the folder, when last active.
 
     \b
         hpo studies
@@ -200,7 +203,7 @@ def studies(runs: Path | None, storage: str | None, style: Format) -> None:
 @click.argument("new", metavar="NEW")
 @placed
 def rename(old: str, new: str, runs: Path | None, storage: str | None) -> None:
-    """Rename a study: in the database, in its records, and the folder of its runs.
+    """Rename a study and the folder of its runs.
 
     No worker may be at it. Where it was broken off, the same command finishes. The study goes on
     under its new name.
@@ -224,9 +227,10 @@ def rename(old: str, new: str, runs: Path | None, storage: str | None) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @placed
 def delete(study: str, yes: bool, runs: Path | None, storage: str | None) -> None:
-    """Delete a study: its rows in the database, its runs, checkpoints and logs.
+    """Delete a study and all that is of it.
 
-    It asks first. No worker may be at it. Where it was broken off, the same command finishes.
+    Its rows in the database, its runs, checkpoints and logs. It asks first. No worker may be at it.
+    Where it was broken off, the same command finishes.
 
     \b
         hpo delete bbh
@@ -255,7 +259,9 @@ def delete(study: str, yes: bool, runs: Path | None, storage: str | None) -> Non
 @click.option("--now", is_flag=True, help="End the running trials, too: they go back as they are.")
 @placed
 def stop(study: str, now: bool, runs: Path | None, storage: str | None) -> None:
-    """Let the running trials end and start no new one. hpo launch goes on with the study.
+    """Let a study's running trials end, and start no new one.
+
+    hpo launch goes on with it.
 
     \b
         hpo stop bbh
@@ -299,11 +305,11 @@ def enqueue(
     runs: Path | None,
     storage: str | None,
 ) -> None:
-    """Have a study try given parameters next: those in FILE, or the best of another study.
+    """Have a study try given parameters next.
 
-    FILE is JSON: a list of objects of parameters, one a line, or a run.json. They take the place
-    of trials that wait; a study that is a .toml file is made if it is new. What a point leaves
-    open is chosen by the sampler.
+    Those in FILE, or the best of another study. FILE is JSON: a list of objects of parameters, one
+    a line, or a run.json. They take the place of trials that wait; a study that is a .toml file is
+    made if it is new. What a point leaves open is chosen by the sampler.
 
     \b
         hpo enqueue studies/bbh.toml points.json

@@ -60,6 +60,30 @@ def test_every_command_explains_itself(hpo, name):
     assert main.commands[name].help.strip().splitlines()[0] in " ".join(text.split())
 
 
+def test_a_summary_is_one_short_sentence_that_is_not_cut(hpo, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    told = hpo("--help").output
+
+    for name, command in main.commands.items():
+        summary = command.help.partition("\n\n")[0].strip()
+        assert len(summary) <= 60, name
+        assert f"{summary}\n" in told
+
+
+def test_the_shell_completes_commands_and_options(monkeypatch):
+    environment = {"COMP_WORDS": "hpo launch --dry", "COMP_CWORD": "2", "PATH": os.environ["PATH"]}
+    words = [sys.executable, "-c", "from hpo.cli import main; main(prog_name='hpo')"]
+    done = subprocess.run(
+        words,
+        env=environment | {"_HPO_COMPLETE": "bash_complete"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout == "plain,--dry-run\n"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -220,6 +244,7 @@ def test_status_logs_and_runs_tell_of_the_study(hpo, studied):
     assert hpo("status", "quick", "--watch", *at).stdout == hpo("status", "quick", *at).stdout
     assert json.loads(hpo("status", *at, "--format", "json").stdout)[0]["trials"] == 2
     assert "epoch 3: train" in hpo("logs", "quick", 1, *at).stdout
+    assert hpo("logs", "quick", "best", "--follow", *at).stdout.startswith("20")
     assert "trial 9 has not begun" in hpo("logs", "quick", 9, *at, code=2).stderr
     rows = json.loads(hpo("runs", studied / "runs", "--format", "json").stdout)
     assert [row["trial"] for row in rows] == [0, 1]
@@ -253,6 +278,16 @@ def test_the_emulator_is_evaluated_sampled_and_drawn(hpo, studied, prepared, tmp
     assert drawn.column_names == ["Mass_0", "Mass_1", "Z", "alpha"]
     assert drawn.num_rows == 50
     assert drawn.equals(pyarrow.csv.read_csv(tmp_path / "b.csv").cast(drawn.schema))
+
+    grid = ("sample", emulator, "-n", 2, "--seed", 3, "--Z", "0.0002,0.001", "--alpha", "1,3")
+    text = hpo(*grid, "--out", "-").stdout_bytes
+    drawn = pyarrow.csv.read_csv(io.BytesIO(text))
+    points = list(zip(drawn["Z"].to_pylist(), drawn["alpha"].to_pylist(), strict=True))
+    assert points[::2] == [(0.0002, 1), (0.0002, 3), (0.001, 1), (0.001, 3)]
+    assert drawn.num_rows == 8
+    told = hpo("sample", emulator, "--help").stdout
+    assert "--Z NUMBER" in told
+    assert "--alpha NUMBER" in told
 
     at = ("--runs", studied / "runs")
     hpo("plot", emulator, "contours", "--data", prepared, "--out", "c.png")
