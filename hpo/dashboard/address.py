@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, quote, unquote, urlencode
 ROOT = "/runs/"
 COMPARE = f"{ROOT}compare"
 RUN = f"{ROOT}run/"
+EMULATORS = f"{ROOT}emulators"
 
 MOST = 50
 """Runs that are compared at once."""

@@ -9,18 +9,24 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dash
 import flask
 from dash import Input, Output, State, dcc, html
 
+from data_prep.errors import InputError
 from data_prep.untrusted import parse
-from hpo.dashboard import address
+from hpo.dashboard import address, parts
 from hpo.dashboard.address import Query
 from hpo.dashboard.catalog import Catalog
 from hpo.dashboard.density.draws import Densities
-from hpo.dashboard.pages import comparison, overview, run
+from hpo.dashboard.pages import comparison, emulators, overview, run
 from hpo.dashboard.parts import EVERY_MS, Site, notice
+from hpo.dashboard.runs.spark import spark
+
+if TYPE_CHECKING:
+    from hpo.study.status import StudyStatus
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -30,6 +36,7 @@ def create(
     *,
     densities: Densities | None = None,
     studies: Callable[[], dict[str, int]] | None = None,
+    progress: Callable[[], list[StudyStatus]] | None = None,
 ) -> dash.Dash:
     """The Dash application, to be mounted at `/runs`.
 
@@ -37,9 +44,10 @@ def create(
         catalog: The runs.
         densities: Draws of their flows; without it the runs' pages show no densities.
         studies: Gives optuna-dashboard's number of each study by its name, if it is mounted, too.
+        progress: Gives the state of the studies that are not done, if there is a database.
     """
     _load_pandas()
-    site = Site(catalog=catalog, densities=densities, studies=studies)
+    site = Site(catalog=catalog, densities=densities, studies=studies, progress=progress)
     app = dash.Dash(
         "hpo",
         assets_folder=str(ASSETS),
@@ -50,6 +58,7 @@ def create(
         update_title="",
         meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}],
     )
+    app.index_string = app.index_string.replace("<html>", '<html lang="en">')
     _link_back(app.server, site)
     _refuse_strange_requests(app)
     app.layout = lambda: _shell(site)
@@ -70,22 +79,29 @@ def _load_pandas() -> None:
 
 
 def _shell(site: Site) -> html.Div:
-    links = [html.A("Runs", href=address.ROOT)]
+    links = [html.A("Runs", href=address.ROOT), html.A("Emulators", href=address.EMULATORS)]
     if site.studies is not None:
         links.append(html.A("Optuna", href="/dashboard", title="optuna-dashboard"))
     head = [
         html.A("hpo", href=address.ROOT, className="brand"),
         html.Nav(links),
         html.Span(str(site.catalog.folder), className="place", title="The runs' folder"),
-        html.Button("◐", id="theme-switch", className="plain", title="Light or dark"),
+        html.Button(
+            "◐",
+            id="theme-switch",
+            className="plain",
+            title="Light or dark",
+            **parts.named("Light or dark"),
+        ),
     ]
     return html.Div(
         [
+            html.A("To the content", href="#page", className="skip"),
             dcc.Location(id="url", refresh=False),
             dcc.Store(id="theme", storage_type="local"),
             dcc.Interval(id="tick", interval=EVERY_MS),
             html.Header(head),
-            html.Main(id="page"),
+            html.Main(id="page", tabIndex=-1),
         ]
     )
 
@@ -99,11 +115,16 @@ def _route(app: dash.Dash, site: Site) -> None:
             return overview.layout(site, query)
         if pathname == address.COMPARE:
             return comparison.layout(site, query)
+        if pathname == address.EMULATORS:
+            return emulators.layout(site)
         key = address.run_in(pathname or "")
         if key is None:
-            return notice(f"There is no page {pathname}.")
+            return [parts.title("No such page", parts.back()), notice(f"There is no {pathname}.")]
         return run.layout(site, key)
 
+    app.clientside_callback(  # type: ignore[no-untyped-call]
+        dash.ClientsideFunction("page", "title"), Input("page", "children")
+    )
     app.clientside_callback(  # type: ignore[no-untyped-call]
         dash.ClientsideFunction("page", "theme"),
         Output("theme", "data"),
@@ -145,11 +166,18 @@ def _is_of_a_page(app: dash.Dash, body: bytes) -> bool:
 
 
 def _link_back(server: flask.Flask, site: Site) -> None:
-    """Lead the links on optuna-dashboard's pages, which hold its numbers, to our pages."""
+    """Addresses beside the pages: curves of runs, and the links of optuna-dashboard's pages."""
 
     def name_of(study: int) -> str | None:
         known = site.studies() if site.studies else {}
         return next((name for name, number in known.items() if number == study), None)
+
+    @server.get("/spark/<path:key>.svg")
+    def of_curve(key: str) -> flask.typing.ResponseReturnValue:
+        try:
+            return flask.Response(spark(site.catalog.record(key)), mimetype="image/svg+xml")
+        except (KeyError, InputError):
+            return "There is no such run.\n", 404
 
     @server.get("/study/<int:study>")
     def of_study(study: int) -> flask.typing.ResponseReturnValue:

@@ -1,6 +1,7 @@
 // On optuna-dashboard's pages: the way to our page of what is shown there. It changes its address
 // without loading anything, so the link follows each change.
 (() => {
+  const readOnly = document.currentScript.hasAttribute("data-read-only");
   const link = document.createElement("a");
   link.id = "hpo-runs";
   Object.assign(link.style, {
@@ -40,4 +41,18 @@
   addEventListener("popstate", follow);
   follow();
   document.body.append(link);
+
+  // What would be refused is not offered.
+  const changes = /^(create|rename|delete|edit|save|add|fail trial)\b/i;
+  const hide = () => document.querySelectorAll("button, [role=button]").forEach((each) => {
+    if (changes.test(each.getAttribute("aria-label") || each.textContent)) each.hidden = true;
+  });
+  if (readOnly) {
+    link.title = "Optuna's pages are read-only: hpo dashboard --allow-edit permits changes";
+    const style = document.createElement("style");
+    style.textContent = "[hidden] { display: none !important; }";
+    document.head.append(style);
+    new MutationObserver(hide).observe(document.body, { childList: true, subtree: true });
+    hide();
+  }
 })();

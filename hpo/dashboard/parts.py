@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dash
 import plotly.graph_objects as go
 from dash import Input, Output, State, dcc, html
 from dash.development.base_component import Component
 
-from hpo.dashboard import address
+from hpo.dashboard import address, style
 from hpo.dashboard.address import Query
 from hpo.dashboard.catalog import Catalog
 from hpo.dashboard.density.draws import Densities
 from hpo.dashboard.runs.tables import text_of
 from hpo.dashboard.style import ThemeName
+
+if TYPE_CHECKING:
+    from hpo.study.status import StudyStatus
 
 Part = str | Component
 """A part of a page."""
@@ -37,10 +40,12 @@ GRAPH: Any = {
     # Plotly's own offer to upload the figure to its cloud.
     "showSendToCloud": False,
     "plotlyServerURL": "",
-    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
-    "toImageButtonOptions": {"format": "svg"},
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "toImage"],
 }
-"""Options of every graph: zoom, pan, reset, and a vector picture to take away."""
+"""Options of every graph: zoom, pan and reset."""
+
+TAKEN = ("svg", "png", "pdf", "csv")
+"""Formats of a figure that is taken away; see `take.js`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,11 +57,18 @@ class Site:
     """None where densities cannot be drawn."""
     studies: Callable[[], dict[str, int]] | None
     """optuna-dashboard's number of each study; None where it is not there."""
+    progress: Callable[[], list[StudyStatus]] | None = None
+    """How the studies stand that are not done; None where there is no database."""
 
 
 def theme_of(stored: str | None) -> ThemeName:
     """The theme that the browser chose; light until it has said."""
     return "dark" if stored == "dark" else "light"
+
+
+def named(text: str) -> dict[str, Any]:
+    """The attribute that gives an element its name where no text stands in it."""
+    return {"aria-label": text}
 
 
 def notice(text: str, *, kind: str = "note") -> html.P:
@@ -77,19 +89,37 @@ def title(text: str, *beside: Part) -> html.Div:
     return html.Div([html.H1(text), *beside], className="head")
 
 
-def graph(name: str, *, height: int = 380) -> html.Div:
-    """A graph that fills its card; a callback draws it by `drawn_into`."""
-    size = {"height": f"{height}px"}
-    shown = dcc.Graph(id=name, config=GRAPH, style=size, clear_on_unhover=True)
-    return html.Div([dcc.Store(id=f"{name}-fresh"), shown])
+def graph(name: str, says: str, *, height: int = 380) -> html.Figure:
+    """A graph that fills its card; a callback draws it by `drawn_into`, `says` tells what it is."""
+    empty = style.sentence("")
+    shown = dcc.Graph(
+        figure=empty, id=name, config=GRAPH, style=_high(height), clear_on_unhover=True
+    )
+    parts = [dcc.Store(id=f"{name}-fresh"), shown, _take()]
+    return html.Figure(parts, style=_room(height), **named(says))
 
 
-def drawn(figure: go.Figure, name: str, key: Mapping[str, str], *, height: int) -> html.Figure:
-    """A graph that is drawn already; `name` says what it shows."""
-    size = {"height": f"{height}px"}
-    shown = dcc.Graph(figure=figure, id=dict(key), config=GRAPH, style=size, clear_on_unhover=True)
-    named: Any = {"aria-label": name}
-    return html.Figure(shown, **named)
+def drawn(figure: go.Figure, says: str, key: Mapping[str, str], *, height: int) -> html.Figure:
+    """A graph that is drawn already."""
+    more: Any = {"config": GRAPH, "style": _high(height), "clear_on_unhover": True}
+    parts = [dcc.Graph(figure=figure, id=dict(key), **more), _take()]
+    return html.Figure(parts, style=_room(height), **named(says))
+
+
+def _high(height: int) -> dict[str, str]:
+    return {"height": f"{height}px"}
+
+
+def _room(height: int) -> dict[str, str]:
+    """The size of a figure, which it has before the graph in it is loaded, too."""
+    return {"minHeight": f"{height + 24}px"}
+
+
+def _take() -> html.Details:
+    """The formats in which a figure can be taken away; the browser makes them."""
+    kinds: list[Any] = [{"data-take": kind} for kind in TAKEN]
+    buttons = [html.Button(kind["data-take"].upper(), className="plain", **kind) for kind in kinds]
+    return html.Details([html.Summary("Download"), *buttons], className="take")
 
 
 def drawn_into(name: str) -> Output:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hmac
+import html
 import ipaddress
 import logging
 import os
@@ -36,7 +37,7 @@ LINK = "/runs-link.js"
 """The script that puts a link to the runs on optuna-dashboard's pages."""
 
 _READS = frozenset({"GET", "HEAD"})
-_CONTENT = frozenset({"text/html", "text/csv", "text/plain", "application/json"})
+_CONTENT = frozenset({"text/html", "text/csv", "text/plain", "application/json", "image/svg+xml"})
 """Types of answers that tell of the runs, and are no part of the program."""
 _GRACE_S = 0.5
 """Time for requests under way to end with the server."""
@@ -247,16 +248,28 @@ def _policy(script_hashes: Sequence[str]) -> str:
     )
 
 
+PAGE = """<!DOCTYPE html>
+<html lang="en"><meta charset="utf-8"><title>hpo</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+:root {{ color-scheme: light dark; font: 1.05rem/1.6 system-ui, sans-serif }}
+body {{ max-width: 36rem; margin: 15vh auto; padding: 0 1.5rem }}
+</style>
+<main><h1>hpo</h1><p>{text}</p><p><a href="{root}">Runs</a></p></main></html>
+"""
+
+
 def _sentence(text: str, status: int) -> Response:
-    return Response(f"{text}\n", status)
+    """A page that says one sentence."""
+    page = PAGE.format(text=html.escape(text, quote=False), root=ROOT)
+    return Response(page, status, mimetype="text/html")
 
 
 def _no_database(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
     answer = _sentence("There is no such page.", 404)
     if environ["PATH_INFO"].startswith("/dashboard"):
         text = "There is no study database beside these runs, so Optuna has nothing to show."
-        page = f"<!DOCTYPE html><title>hpo</title><p>{text} <a href='{ROOT}'>Runs</a></p>"
-        answer = Response(page, 404, mimetype="text/html")
+        answer = _sentence(text, 404)
     return answer(environ, start)
 
 
@@ -271,14 +284,17 @@ def _guarded(optuna: WSGIApplication, *, allow_edit: bool) -> WSGIApplication:
         environ.setdefault("HTTP_ACCEPT_ENCODING", "identity")
         answer = Response.from_app(optuna, environ)
         if answer.mimetype == "text/html" and answer.status_code == 200:
-            _add_link(answer)
+            _add_link(answer, allow_edit=allow_edit)
+        elif answer.mimetype == "text/html" and answer.status_code == 404:
+            answer = _sentence("There is no such page.", 404)
         return answer(environ, start)
 
     return guarded
 
 
-def _add_link(page: Response) -> None:
-    tag = f'<script defer src="{LINK}"></script>'.encode()
+def _add_link(page: Response, *, allow_edit: bool) -> None:
+    kind = "" if allow_edit else " data-read-only"
+    tag = f'<script defer src="{LINK}"{kind}></script>'.encode()
     page.data = page.data.replace(b"</body>", tag + b"</body>", 1)
     # These headers describe the page without the link.
     for name in ("Last-Modified", "ETag", "Accept-Ranges"):

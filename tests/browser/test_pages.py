@@ -150,21 +150,47 @@ def test_a_run_shows_its_curves_its_options_and_what_it_draws(page, site, study)
     expect(page.locator("#log")).to_contain_text("epoch 1:")
 
 
-def test_a_slider_moves_the_density_between_the_simulated_cells(page, site, study):
+def test_the_conditions_follow_the_keys_and_a_click_on_a_cell(page, site, study):
     key = next(p for p, one in read_all(study) if one.state == "complete").parent.name
     go(page, site, f"/runs/run/{study_name(study)}/{key}")
     drawn(page, "contours")
-    told = page.locator('[id*=\'"condition":"Z"\'][id*=told]')
+    told = page.locator("[data-condition=Z] .slider-head b")
+    thumb = page.locator("[data-condition=Z]").get_by_role("slider")
     before = told.inner_text()
+    expect(thumb).to_have_attribute("aria-valuetext", before)
 
-    thumb = page.locator('[id*=\'"condition":"Z"\'][id*=slide]').get_by_role("slider")
-    thumb.focus()
-    for _ in range(25):
-        thumb.press("ArrowLeft")
-
+    thumb.press("ArrowLeft")
     expect(told).not_to_have_text(before)
+    expect(told).not_to_contain_text("between")
+    for _ in range(4):
+        thumb.press("Shift+ArrowLeft")
     expect(told).to_contain_text("between")
-    drawn(page, "contours")
+    expect(page.locator("#contours .legend")).to_contain_text("nearest cell")
+
+    drawn(page, "cells")
+    area = page.locator("#cells .nsewdrag").bounding_box()
+    page.mouse.click(area["x"] + 0.9 * area["width"], area["y"] + 0.1 * area["height"])
+    expect(told).not_to_contain_text("between")
+
+
+def test_a_figure_can_be_taken_away_under_a_name_that_says_what_it_is(page, site, study):
+    key = next(p for p, one in read_all(study) if one.state == "complete").parent.name
+    go(page, site, f"/runs/run/{study_name(study)}/{key}")
+    page.wait_for_function(
+        "document.querySelector('#run-curves .js-plotly-plot')?._fullData?.length > 1"
+    )
+    menu = page.locator("figure:has(#run-curves) .take")
+    menu.locator("summary").click()
+
+    head = b'"curve","run","Epoch"'
+    begins = {"svg": b"<svg", "png": b"\x89PNG", "pdf": b"%PDF-1.4", "csv": head}
+    for kind, beginning in begins.items():
+        with page.expect_download() as taken:
+            menu.locator(f"[data-take={kind}]").click()
+
+        trial = int(key.removeprefix("trial-"))
+        assert taken.value.suggested_filename == f"tiny-{trial}-how-it-learned.{kind}"
+        assert Path(taken.value.path()).read_bytes().startswith(beginning)
 
 
 def test_the_run_leads_to_its_trial_and_the_trial_back(page, site, study):
@@ -267,21 +293,6 @@ def test_broken_runs_are_rows_with_a_reason_and_harm_nothing_else(page, dashboar
     assert len(rows_of(page)) == whole + 4
     expect(page.locator("#summary")).to_contain_text("4 unreadable")
     expect(page.locator("#grid")).not_to_contain_text("root:")
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_shows_every_view_without_sideways_scrolling(chromium, site, study, scheme):
-    key = next(p for p, one in read_all(study) if one.state == "complete").parent
-    key = key.relative_to(study).as_posix()
-    context = chromium.new_context(viewport={"width": 390, "height": 800}, color_scheme=scheme)
-    page = context.new_page()
-    for where in ("/runs/", f"/runs/run/{key}", f"/runs/compare?run={key}"):
-        go(page, site, where)
-        expect(page.locator(".card").first).to_be_visible()
-        page.wait_for_timeout(1500)
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    assert page.evaluate("document.documentElement.dataset.theme") == scheme
-    context.close()
 
 
 def test_the_theme_is_switched_and_kept(page, site):

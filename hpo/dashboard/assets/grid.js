@@ -12,6 +12,12 @@ cells.RunState = function (props) {
   return React.createElement("span", { className: "state " + state }, state.replace("_", " "));
 };
 
+cells.RunSpark = function (props) {
+  if (!props.value) return null;
+  const key = String(props.data.run).split("/").map(encodeURIComponent).join("/");
+  return React.createElement("img", { src: `/runs/spark/${key}.svg?${props.value}`, alt: "validation NLL along the epochs", width: 96, height: 24 });
+};
+
 // Five digits, as everywhere: hpo runs shows the same.
 functions.digits = function (value) {
   if (typeof value !== "number") return value === null || value === undefined ? "" : String(value);

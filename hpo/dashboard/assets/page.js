@@ -52,6 +52,22 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       return [compare, label, keys.length ? "some" : "none"];
     },
 
+    title() {
+      requestAnimationFrame(() => {
+        const head = document.querySelector("h1")?.textContent;
+        document.title = head ? `${head} · hpo` : "hpo";
+      });
+    },
+
+    // A slider tells its value with its unit to who cannot see it.
+    spoken(told, names) {
+      names.forEach((name, index) => {
+        const thumb = slideOf(name.condition)?.querySelector("[role=slider]");
+        thumb?.setAttribute("aria-label", name.condition);
+        thumb?.setAttribute("aria-valuetext", told[index] ?? "");
+      });
+    },
+
     // The run below the mouse in one picture stands out in all of them, and in the table.
     highlight(hovered, figure) {
       const point = [hovered].flat().find((each) => each?.points)?.points[0];
@@ -59,6 +75,22 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
     },
   },
 });
+
+const slideOf = (name) => [...document.querySelectorAll("[data-places]")].find((each) => each.dataset.condition === name);
+
+// The arrow keys go from one simulated value to the next; with Shift the slider moves as others do.
+document.addEventListener("keydown", (event) => {
+  const step = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1 }[event.key];
+  const slide = event.target.closest?.("[data-places]");
+  if (!step || !slide || event.shiftKey || event.target.getAttribute("role") !== "slider") return;
+  const now = Number(event.target.getAttribute("aria-valuenow"));
+  const ahead = JSON.parse(slide.dataset.places).filter((place) => step * (place - now) > 2e-3);
+  if (!ahead.length) return;
+  event.preventDefault();
+  event.stopPropagation();
+  const value = step > 0 ? Math.min(...ahead) : Math.max(...ahead);
+  window.dash_clientside.set_props({ kind: "slide", condition: slide.dataset.condition }, { value });
+}, true);
 
 const shownGraphs = () => [...document.querySelectorAll(".js-plotly-plot")];
 
@@ -79,3 +111,21 @@ document.addEventListener("mouseover", (event) => {
 document.addEventListener("mouseout", (event) => {
   if (event.target.closest?.("[data-run]")) light(null);
 });
+
+// Dash's lists of choices call themselves list boxes with controls inside, which none may have, and
+// leave their names out.
+function repair() {
+  const nameOf = (element) => element.closest(".field")?.querySelector("span")?.textContent;
+  document.querySelectorAll(".dash-radioitems, .dash-checklist").forEach((list) => {
+    list.setAttribute("role", list.matches(".dash-radioitems") ? "radiogroup" : "group");
+    list.setAttribute("aria-label", nameOf(list) ?? "Choice");
+    list.querySelectorAll("[role=option]").forEach((each) => ["role", "aria-selected"].forEach((name) => each.removeAttribute(name)));
+  });
+  document.querySelectorAll("button.dash-dropdown").forEach((each) => {
+    each.removeAttribute("aria-labelledby");
+    each.setAttribute("aria-label", `${nameOf(each) ?? "Choice"}: ${each.textContent || "none"}`);
+  });
+  document.querySelectorAll(".field [role=slider]:not([aria-label])").forEach((each) => each.setAttribute("aria-label", nameOf(each)));
+  document.querySelectorAll(".dash-dropdown-focus-target").forEach((each) => each.setAttribute("tabindex", "-1"));
+}
+new MutationObserver(repair).observe(document.documentElement, { childList: true, subtree: true });

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 DRAWS = 200_000
 """Events drawn for a plot: enough that its contours show the flow and not the draw."""
 
+ROUGH = 20_000
+"""Events of a first sketch, which the eye has at once."""
+
 FEW = 3000
 """Up to so many rows of data are shown as points."""
 
@@ -70,6 +73,8 @@ class DensityPlot:
     joined: tuple[Array, ...]
     """Edges of the bins of each marginal, in the column's unit."""
     emulator: SampleDensity
+    near: SampleDensity | None = None
+    """The data of the nearest cell, where the conditions are no simulated one."""
     data: SampleDensity | None
     """None where the conditions are no simulated cell, or one without test rows."""
     nll: float | None
@@ -90,6 +95,8 @@ def density_plot(
     weights_N: Weights = None,
     own_NC: NDArray[np.float32] | None = None,
     like: int = DRAWS,
+    near_NF: Array | None = None,
+    draws: int | None = None,
 ) -> DensityPlot:
     """The density that the flow draws at these conditions, beside the density of the rows.
 
@@ -103,6 +110,8 @@ def density_plot(
         own_NC: The rows' own conditions, where they are those of a region: draws are made there.
         like: Without rows, the picture is smoothed as if there were so many: contours then do not
             jump where a slider leaves a cell.
+        near_NF: Without rows, those of the nearest cell.
+        draws: Events drawn; `DRAWS` where it is None.
 
     Raises:
         DensityError: If nothing that the flow draws is finite.
@@ -111,9 +120,10 @@ def density_plot(
 
     values = [one.number(conditions[one.name]) for one in flow.condition_columns]
     rows_at = np.array([values])
-    drawn_at = np.repeat(rows_at, DRAWS, axis=0)
+    draws = draws or DRAWS
+    drawn_at = np.repeat(rows_at, draws, axis=0)
     if rows_NF is not None and own_NC is not None:
-        drawn_at, rows_at = own_NC[Batch(own_NC, own_NC, weights_N).evenly(DRAWS)], own_NC
+        drawn_at, rows_at = own_NC[Batch(own_NC, own_NC, weights_N).evenly(draws)], own_NC
     drawn_NF = batched.draw(flow, drawn_at, np.random.default_rng(0))
     drawn_NK = drawn_NF[np.isfinite(drawn_NF).all(axis=1)][:, at]
     if not len(drawn_NK):
@@ -131,7 +141,8 @@ def density_plot(
         units={column.name: column.unit for column in flow.condition_columns},
         edges=frame.edges,
         joined=frame.joined,
-        emulator=frame.sample(drawn_NK, density.LEVELS, whole=DRAWS),
+        emulator=frame.sample(drawn_NK, density.LEVELS, whole=draws),
+        near=None if near_NF is None else frame.of_data(near_NF[:, at], None),
         data=None if data_NK is None else frame.of_data(data_NK, weights_N),
         nll=None if nll_N is None else float(np.average(nll_N, weights=weights_N)),
         error=None if nll_N is None else density.standard_error(nll_N, weights_N),

@@ -9,11 +9,12 @@ Letters of the arrays:
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -104,6 +105,11 @@ class Densities:
         self._plots: Cache[object, DensityPlot] = Cache(64)
         self._maps: Cache[tuple[Stamp, str], CellMap] = Cache(64)
 
+    def warm_up(self) -> None:
+        """Load torch before the first look at a flow has to wait for it."""
+        importlib.import_module("hpo.records.weights")
+        importlib.import_module("models.evaluation.distances")
+
     def conditions(self, key: str) -> list[Slider]:
         """The conditions that the flow can be drawn at."""
         source = self._source(key)
@@ -114,7 +120,12 @@ class Densities:
         return self._source(key).flow.event_columns
 
     def plot(
-        self, key: str, conditions: Mapping[str, Value], columns: tuple[str, str] | None = None
+        self,
+        key: str,
+        conditions: Mapping[str, Value],
+        columns: tuple[str, str] | None = None,
+        *,
+        draws: int | None = None,
     ) -> DensityPlot:
         """The density that the flow draws at these conditions, beside their test rows.
 
@@ -122,6 +133,7 @@ class Densities:
             key: Of the run.
             conditions: A value for every condition column.
             columns: The two event columns, across and up; by default the first two.
+            draws: Events drawn; by default as many as show the flow and not the draw.
 
         Raises:
             InputError: If a name or a value is none of the flow's.
@@ -132,8 +144,8 @@ class Densities:
         named = values_of(flow.condition_columns, c_C.tolist())
         at = _places(flow, columns)
         data = source.dataset and source.dataset.fingerprint
-        which = (source.stamp, data, source.record.state, tuple(named.values()), at)
-        return self._plots.get(which, lambda: self._plot(source, named, at))
+        which = (source.stamp, data, source.record.state, tuple(named.values()), at, draws)
+        return self._plots.get(which, lambda: self._plot(source, named, at, draws))
 
     def cells(self, key: str) -> CellMap:
         """The distance between draws and test rows in every cell; takes seconds at first.
@@ -178,7 +190,7 @@ class Densities:
         return _Source(flow, stamp, record, found[0], _held_out(found[0], record))
 
     def _plot(
-        self, source: _Source, named: Mapping[str, Value], at: tuple[int, ...]
+        self, source: _Source, named: Mapping[str, Value], at: tuple[int, ...], draws: int | None
     ) -> DensityPlot:
         flow, dataset = source.flow, source.dataset
         notes = [
@@ -194,15 +206,17 @@ class Densities:
             notes.insert(0, "The run is still going on: these are its best weights so far.")
         if dataset is None:
             notes.append(UNKNOWN[0].upper() + UNKNOWN[1:] + ".")
-            return density_plot(flow, named, None, at, notes)
+            return density_plot(flow, named, None, at, notes, draws=draws)
         test = self._datasets.test_rows(dataset.fingerprint)
         rows, there, told = _rows_at(dataset, test, named, source.held_out)
         rows_NF, weights_N = rows.events.astype(np.float64), ratios(rows.weights)
         like, notes = max(round(effective(weights_N, len(rows_NF))), FEWEST), [*notes, *told]
         if not (there and len(rows_NF)):
-            return density_plot(flow, named, None, at, notes, like=like)
-        own_NC = rows.conditions if dataset.scattered else None
-        return density_plot(flow, named, rows_NF, at, notes, weights_N=weights_N, own_NC=own_NC)
+            near_NF = rows_NF if len(rows_NF) and weights_N is None else None
+            more: Any = {"like": like, "near_NF": near_NF}
+            return density_plot(flow, named, None, at, notes, draws=draws, **more)
+        more = {"weights_N": weights_N, "own_NC": rows.conditions if dataset.scattered else None}
+        return density_plot(flow, named, rows_NF, at, notes, draws=draws, **more)
 
 
 def _names(columns: Sequence[Column]) -> list[str]:

@@ -59,11 +59,7 @@ def cell_map(c: CellMap, theme: ThemeName = "light") -> go.Figure:
     """The distance between draws and data in every cell, over the distance by chance."""
     colours = THEMES[theme]
     figure = style.empty(theme).update_layout(margin_t=78)
-    names = [
-        [_text(column.value(value)) for value in values]
-        for column, values in zip(c.axes, c.values, strict=False)
-    ]
-    names += [[""]] * (2 - len(names))
+    names = [*names_of(c), [""]][:2]
     told = [[_of_cell(c, i, j) for i in range(len(names[0]))] for j in range(len(names[1]))]
     shared = {
         "x": names[0],
@@ -87,12 +83,25 @@ def cell_map(c: CellMap, theme: ThemeName = "light") -> go.Figure:
     return figure
 
 
+def names_of(c: CellMap) -> list[list[str]]:
+    """The texts at the axes of the map, for each condition that it shows."""
+    return [
+        [_text(column.value(value)) for value in values]
+        for column, values in zip(c.axes, c.values, strict=False)
+    ]
+
+
 def _plane(figure: go.Figure, p: DensityPlot, colours: Theme) -> None:
     edges = (p.edges[0], p.edges[1])
     if p.data is not None:
-        _rows(figure, p.data, edges, colours)
+        _rows(figure, p.data, edges, colours.data)
         _contours(figure, p.data, edges, "data", colours)
         _marginals(figure, p, p.data, "data", colours)
+    elif p.near is not None:
+        _rows(figure, p.near, edges, colours.soft)
+        square: Any = {"mode": "markers", "marker": {"color": colours.soft, "symbol": "square"}}
+        name = f"nearest cell, {density.numbered(p.near.rows, p.near.effective)}"
+        figure.add_scatter(x=[None], y=[None], name=name, legendgroup="data", **square)
     _contours(figure, p.emulator, edges, "emulator", colours)
     _marginals(figure, p, p.emulator, "emulator", colours)
     _axis(figure, "xaxis", _label(p.columns[0]), [0, 0.81], edges[0])
@@ -112,15 +121,15 @@ def _alone(figure: go.Figure, p: DensityPlot, colours: Theme) -> None:
     _axis(figure, "yaxis", _per(p.columns[0]), [0, 1])
 
 
-def _rows(figure: go.Figure, data: SampleDensity, edges: density.Edges, colours: Theme) -> None:
+def _rows(figure: go.Figure, data: SampleDensity, edges: density.Edges, colour: str) -> None:
     """The data themselves, beneath the lines."""
     shared: dict[str, Any] = {"hoverinfo": "skip", "showlegend": False, "legendgroup": "data"}
     if data.points_N2 is not None:
-        dots = {"color": colours.data, "size": 4, "opacity": 0.35}
+        dots = {"color": colour, "size": 4, "opacity": 0.35}
         x, y = data.points_N2.astype(np.float32).T
         figure.add_scatter(x=x, y=y, mode="markers", marker=dots, **shared)
     elif data.shade_XY is not None:
-        scale = [[0, faint(colours.data, 0.05)], [1, faint(colours.data, 0.6)]]
+        scale = [[0, faint(colour, 0.05)], [1, faint(colour, 0.6)]]
         shared |= {"zmin": 0, "zmax": 1, "colorscale": scale, "showscale": False}
         z = data.shade_XY.T.astype(np.float32)
         figure.add_heatmap(x=edges[0], y=edges[1], z=z, **shared)

@@ -71,7 +71,7 @@ def layout(site: Site, query: Query) -> list[Part]:
                     html.Div(dcc.Slider(0, 0.98, 0.02, value=0, id="smoothing"), className="slide"),
                 ),
             ),
-            parts.graph("curves", height=440),
+            parts.graph("curves", "Training and validation NLL of each run", height=440),
             wide=True,
         ),
         parts.controls(parts.choice("The pictures below show", "of", WHICH, "all"), more="wide"),
@@ -85,7 +85,7 @@ def layout(site: Site, query: Query) -> list[Part]:
         parts.card(
             "NLL against cost",
             parts.choice("Cost", "cost", costs, next(iter(costs), "")),
-            parts.graph("pareto"),
+            parts.graph("pareto", "NLL of each run against its cost"),
         ),
         parts.card(
             "Any two quantities",
@@ -95,11 +95,11 @@ def layout(site: Site, query: Query) -> list[Part]:
                 parts.field("Colour", dcc.Dropdown(colours, None, id="colour")),
                 parts.field("Axes", dcc.Checklist(LOGS, [], id="logs", className="choice")),
             ),
-            parts.graph("scatter"),
+            parts.graph("scatter", "Two quantities of each run against each other"),
         ),
         parts.card(
             "Loss rate",
-            parts.graph("rates"),
+            parts.graph("rates", "Loss rate of each run along its training"),
             note="How fast the smoothed objective falls; below the line a run stops early.",
             wide=True,
         ),

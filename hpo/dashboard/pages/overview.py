@@ -2,56 +2,30 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import dash
-import dash_ag_grid
 from dash import Input, Output, State, ctx, dcc, html
 
 from data_prep.errors import InputError
-from data_prep.where import Filter
-from data_prep.words import numbers
-from hpo.dashboard import address, parts
+from hpo.dashboard import address, parts, style
 from hpo.dashboard.address import MOST, Query
-from hpo.dashboard.parts import Part, Site
-from hpo.dashboard.runs import tables
+from hpo.dashboard.pages.grid import Table, example, grid, matching, table_of, usual_names
+from hpo.dashboard.pages.summary import cards, chips, summary
+from hpo.dashboard.parts import Part, Site, drawn_into, theme_of
+from hpo.dashboard.runs import figures, tables
 from hpo.records.listing import Format, render
-from hpo.records.table import IDENTITY, Row, ranked, usual
+from hpo.records.table import Row
 
 BEST = 5
 """Runs that the button takes."""
 
-MOST_CHIPS = 12
-"""Studies, and data sets, that have a link of their own; the filter finds the others."""
-
-STATES = ("complete", "stopped_early", "running", "pruned", "failed", "unreadable")
-"""In the order in which they are counted."""
-
-FIRST = (
-    "state",
-    "best_val_nll",
-    "best_held_out_nll",
-    "test_nll",
-    "test_error",
-    "epochs",
-    "seconds",
-)
-"""Columns that come before the parameters."""
+BEST_SO_FAR = "The lowest NLL so far over time"
 
 FILES: Mapping[Format, str] = {"csv": "runs.csv", "latex": "runs.tex", "json": "runs.json"}
 """Export: format and name of the file."""
-
-NUMBER = {
-    "filter": "agNumberColumnFilter",
-    "type": "numericColumn",
-    # Rows without a value last, whichever way the column is sorted.
-    "comparator": {"function": "missingLast"},
-}
-"""Options of a column of numbers."""
 
 START = """No run is here yet.
 
@@ -62,15 +36,22 @@ trains some; they appear on this page by themselves."""
 
 def layout(site: Site, query: Query) -> list[Part]:
     """The page with everything that its address says."""
-    rows = site.catalog.rows()
-    table = _table(rows, query)
-    content = [*_controls(rows, table, query), _grid(table, query), *_actions(query)]
+    rows, fault = site.catalog.rows(), []
+    try:
+        table = table_of(rows, query)
+    except InputError as error:
+        table = table_of(rows, replace(query, where=""))
+        fault = [parts.notice(f"{error} (all runs are shown)", kind="fault")]
+    small = html.Ol(cards(table), id="cards", className="cards")
+    wide = html.Div(grid(table, query), className="grid")
+    content = [*_controls(rows, table, query, fault), small, wide, *_actions(query)]
     return [
         dcc.Store(id="seen", data=site.catalog.version),
         dcc.Store(id="asked", data={"columns": list(query.columns), "most": MOST}),
         dcc.Download(id="file"),
-        parts.title("Runs", _chips(rows, query)),
-        html.Div(_summary(table), id="summary", className="summary"),
+        parts.title("Runs", chips(rows, query)),
+        html.Div(summary(table, site), id="summary", className="summary"),
+        parts.card("Best so far", parts.graph("best-so-far", BEST_SO_FAR, height=190), wide=True),
         parts.card("", *content, wide=True),
         html.Pre(START, id="start", className="start", hidden=bool(rows)),
     ]
@@ -78,6 +59,23 @@ def layout(site: Site, query: Query) -> list[Part]:
 
 def register(app: dash.Dash, site: Site) -> None:
     """Register the callbacks of this page."""
+    parts.keep_zooms(app, ("best-so-far",))
+
+    @app.callback(
+        drawn_into("best-so-far"), Input("seen", "data"), Input("where", "value"), parts.THEME
+    )
+    def best_so_far(_seen: int, where: str, theme: str) -> object:
+        rows = site.catalog.rows()
+        try:
+            groups = tables.by_data(matching(rows, where or ""))
+        except InputError:  # the table says what is wrong
+            groups = tables.by_data(rows)
+        data, group = next(iter(groups.items()), ("", []))
+        figure = figures.progress(group, theme_of(theme))
+        if len(groups) > 1:
+            name = style.plain(tables.data_names(rows)[data])
+            style.note(figure, theme_of(theme), f"runs on {name}", x=1, xanchor="right", yshift=0)
+        return figure
 
     chosen = [Input("where", "value"), Input("columns", "value"), Input("differing", "value")]
 
@@ -86,6 +84,7 @@ def register(app: dash.Dash, site: Site) -> None:
         Output("grid", "columnDefs"),
         Output("columns", "options"),
         Output("summary", "children"),
+        Output("cards", "children"),
         Output("start", "hidden"),
         Output("fault", "children"),
         Output("seen", "data"),
@@ -104,14 +103,16 @@ def register(app: dash.Dash, site: Site) -> None:
         rows = site.catalog.rows()
         query = Query(where=where or "", columns=tuple(columns or ()), differing=bool(differing))
         try:
-            table = _table(rows, query)
+            table = table_of(rows, query)
         except InputError as error:
-            kept = (dash.no_update,) * 4
-            return *kept, bool(rows), parts.notice(str(error), kind="fault"), version
+            kept = (dash.no_update,) * 5
+            told = parts.notice(f"{error} (the table is as it was before)", kind="fault")
+            return *kept, bool(rows), told, version
         # With new heads, widths that a person chose are lost.
         heads = dash.no_update if by_itself else table.heads
         options = _options(table.known)
-        return table.rows, heads, options, _summary(table), bool(rows), "", version
+        above, small = summary(table, site), cards(table)
+        return table.rows, heads, options, above, small, bool(rows), "", version
 
     @app.callback(
         Output("grid", "selectedRows"),
@@ -151,67 +152,19 @@ def register(app: dash.Dash, site: Site) -> None:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Table:
-    """The rows and columns that are shown."""
-
-    known: Sequence[tables.Column]
-    """All columns that there are."""
-    found: Sequence[Row]
-    """Runs that match, with all of their columns."""
-    rows: list[Row]
-    """Rows of the grid."""
-    heads: list[dict[str, Any]]
-    """Columns of the grid."""
-
-
-def _table(rows: Sequence[Row], query: Query) -> _Table:
-    """Raises FilterError if the filter is none."""
-    known = tables.columns(rows)
-    by_name = {each.name: each for each in known}
-    where = Filter.parse(query.where, ["run", *by_name]) if query.where.strip() else None
-    found = [row for row in rows if where is None or where.matches(row)]
-    asked = [name for name in query.columns if name in by_name] or _usual(rows)
-    shown = tables.differing(found) if query.differing else asked
-    ranks, data = tables.ranks(found), tables.data_names(rows)
-    kept = ["run", "state", *shown]
-    return _Table(
-        known=known,
-        found=found,
-        rows=[
-            {
-                "rank": ranks.get(str(row["run"])),
-                "data set": data.get(str(row.get("fingerprint") or "")),
-                **{name: _plain(row.get(name)) for name in kept},
-            }
-            for row in found
-        ],
-        heads=[
-            _run_head(found),
-            *([DATA] if len(tables.by_data(found)) > 1 else []),
-            RANK,
-            *(_head(by_name[name]) for name in shown),
-        ],
-    )
-
-
-def _usual(rows: Sequence[Row]) -> list[str]:
-    """The columns that are shown at first: results before parameters."""
-    names = [name for name in usual(rows) if name not in ("run", *IDENTITY)]
-    return [name for name in FIRST if name in names] + [name for name in names if name not in FIRST]
-
-
-def _controls(rows: Sequence[Row], table: _Table, query: Query) -> list[Part]:
-    chosen = list(query.columns) or _usual(rows)
+def _controls(rows: Sequence[Row], table: Table, query: Query, fault: Sequence[Part]) -> list[Part]:
+    chosen = list(query.columns) or usual_names(rows)
     where = dcc.Input(
         id="where",
         value=query.where,
         debounce=0.4,
-        placeholder="blocks >= 3 and activation == 'silu'",
+        placeholder=example(rows),
+        list="names",
         maxLength=1000,
         className="text",
     )
     columns = dcc.Dropdown(_options(table.known), chosen, id="columns", multi=True)
+    names = [html.Option(value=each.name) for each in table.known]
     differing = dcc.Checklist(
         {"yes": "only what differs"},
         ["yes"] if query.differing else [],
@@ -220,7 +173,8 @@ def _controls(rows: Sequence[Row], table: _Table, query: Query) -> list[Part]:
     )
     return [
         parts.controls(parts.field("Filter", where), parts.field("Columns", columns), differing),
-        html.Div(id="fault", role="alert"),
+        html.Datalist(names, id="names"),
+        html.Div(fault, id="fault", role="alert"),
     ]
 
 
@@ -245,130 +199,8 @@ def _actions(query: Query) -> list[Part]:
     ]
 
 
-def _grid(table: _Table, query: Query) -> dash_ag_grid.AgGrid:
-    there = {row["run"] for row in table.rows}
-    return dash_ag_grid.AgGrid(
-        id="grid",
-        rowData=table.rows,
-        columnDefs=table.heads,
-        selectedRows={"ids": [key for key in query.runs if key in there]},
-        getRowId="params.data.run",
-        defaultColDef={"resizable": True, "sortable": True, "filter": True, "minWidth": 80},
-        rowClassRules={"lesser": "['pruned', 'failed', 'unreadable'].includes(params.data.state)"},
-        dashGridOptions={
-            "theme": {"function": "runsTheme(themeQuartz)"},
-            "rowSelection": {"mode": "multiRow", "enableClickSelection": False},
-            "selectionColumnDef": {"pinned": "left", "width": 44, "resizable": False},
-            "suppressFieldDotNotation": True,
-            "animateRows": False,
-            "rowHeight": 34,
-            "headerHeight": 62,
-            "tooltipShowDelay": 400,
-            "localeText": {"noRowsToShow": "No run matches."},
-        },
-        style={"height": "min(62vh, 640px)", "width": "100%"},
-    )
-
-
-def _run_head(found: Sequence[Row]) -> dict[str, Any]:
-    longest = max((len(str(row["run"])) for row in found), default=0)
-    return {
-        "field": "run",
-        "headerName": "run",
-        "pinned": "left",
-        "cellRenderer": "RunLink",
-        "filter": "agTextColumnFilter",
-        "initialWidth": 40 + 8 * min(longest, 46),
-    }
-
-
-DATA = {
-    "field": "data set",
-    "headerName": "data set",
-    "headerTooltip": "Runs of different data are ranked apart: their NLLs do not compare",
-    "sort": "asc",
-    "sortIndex": 0,
-    "initialWidth": 120,
-    "filter": "agTextColumnFilter",
-}
-
-RANK = {
-    "field": "rank",
-    "headerName": "rank",
-    "headerTooltip": "Among the runs on these data that came to their own end, by their objective",
-    "sort": "asc",
-    "sortIndex": 1,
-    "initialWidth": 96,
-    **NUMBER,
-}
-
-
-def _head(column: tables.Column) -> dict[str, Any]:
-    head: dict[str, Any] = {
-        "field": column.name,
-        "headerName": column.title,
-        "headerTooltip": column.name + column.title.removeprefix(column.label),
-        "wrapHeaderText": True,
-        "initialWidth": 124,
-        "tooltipField": column.name,
-    }
-    if column.name == "state":
-        return head | {"cellRenderer": "RunState", "initialWidth": 132}
-    if column.kind == "number":
-        # NLLs stand with four decimals, so that they line up.
-        digits = "nats" if column.unit == tables.NLL else "digits"
-        return head | NUMBER | {"valueFormatter": {"function": f"{digits}(params.value)"}}
-    return head | {"filter": "agTextColumnFilter"}
-
-
 def _options(known: Sequence[tables.Column]) -> list[dict[str, str]]:
     return [{"label": each.name, "value": each.name, "title": each.label} for each in known]
-
-
-def _summary(table: _Table) -> list[Part]:
-    counts = Counter(str(row["state"]) for row in table.found)
-    chips: list[Part] = [
-        html.Span([html.B(f"{counts[state]:,}"), f" {state.replace('_', ' ')}"], className=state)
-        for state in STATES
-        if counts[state]
-    ]
-    groups, data = tables.by_data(table.found), tables.data_names(table.found)
-    for print_, group in groups.items():
-        for first in ranked(group)[:1]:
-            key, nll = str(first["run"]), tables.objective(first) or math.nan
-            where = f" on {data[print_]}" if len(groups) > 1 else ""
-            told = f"best{where}: {tables.short(key)}, NLL {numbers.nll(nll)} {tables.NLL}"
-            chips.append(html.A(told, href=address.of_run(key), className="best"))
-    return chips
-
-
-def _chips(rows: Sequence[Row], query: Query) -> Part:
-    """Links to the runs of each study and each data set alone."""
-    studies = Counter(str(row["study"]) for row in rows)
-    data, groups = tables.data_names(rows), tables.by_data(rows)
-    kinds = {
-        "Study": {name: (f"study == {name!r}", count) for name, count in studies.items()},
-        "Data": {
-            data[each]: (f"fingerprint == {each!r}", len(group))
-            for each, group in groups.items()
-            if each
-        },
-    }
-    chips: list[Part] = []
-    for kind, offered in kinds.items():
-        if len(offered) > 1:
-            chips += [html.Span(kind, className="hint"), *_links(offered, query)]
-    if chips:
-        chips.append(html.A("all runs", href=address.ROOT, className="chip"))
-    named: Any = {"aria-label": "Studies and data"}
-    return html.Nav(chips, className="chips", **named)
-
-
-def _links(offered: Mapping[str, tuple[str, int]], query: Query) -> Iterator[Part]:
-    for name, (where, count) in [*offered.items()][:MOST_CHIPS]:
-        chosen: Any = {"aria-current": "true"} if query.where == where else {}
-        href = address.ROOT + str(Query(where=where))
-        yield html.A(f"{name} ({count:,})", href=href, className="chip", **chosen)
 
 
 def _rank(row: Row) -> int:
@@ -389,8 +221,3 @@ def _listed(
         for key, rank in ranks.items()
         if key in rows
     ]
-
-
-def _plain(value: object) -> object:
-    """The value in a type of JSON."""
-    return value if value is None or isinstance(value, str | int | float) else str(value)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 from hpo.dashboard import style
@@ -29,6 +30,31 @@ SYMBOLS = {
 
 NAMED_POINTS = 8
 """Runs of a Pareto front up to which each has its name beside it."""
+
+
+def progress(rows: Sequence[Row], theme: ThemeName = "light") -> go.Figure:
+    """The lowest objective so far over time, and every run that came to its own end.
+
+    Args:
+        rows: Runs of the same data.
+        theme: Of the page.
+    """
+    ended = sorted(ranked(rows), key=lambda row: str(row.get("updated") or ""))
+    if not ended:
+        return style.sentence("No run has come to its own end yet.", theme)
+    figure, colours = style.empty(theme), style.THEMES[theme]
+    figure.update_layout(margin={"l": 64, "r": 20, "t": 12, "b": 44}, showlegend=False)
+    at, nlls = [row.get("updated") for row in ended], [tables.objective(row) for row in ended]
+    told = [each for each in tables.columns(rows) if each.name == "best_val_nll"]
+    dots = {"color": colours.faded, "size": 7}
+    figure.add_scatter(x=at, y=nlls, mode="markers", marker=dots, **_hover(ended, told))
+    best = np.minimum.accumulate(np.array(nlls, dtype=float))
+    line = {"color": colours.accent, "width": 2, "shape": "hv"}
+    figure.add_scatter(x=at, y=best, mode="lines", line=line, hoverinfo="skip")
+    style.axis(figure, "x", "Time [UTC]", keep="time", kind="time")
+    style.axis(figure, "y", f"NLL [{tables.NLL}]", keep="objective")
+    _show_ends(figure, ended)
+    return figure
 
 
 def multiple(

@@ -17,7 +17,7 @@ import pytest
 from werkzeug.test import Client
 
 from hpo.dashboard import optuna_page
-from hpo.dashboard.server import ServerError, application, listen
+from hpo.dashboard.server import PAGE, ServerError, application, listen
 from hpo.storage.address import url_of
 from hpo.storage.open import open_storage
 
@@ -136,7 +136,8 @@ def test_who_has_no_token_is_told_nothing(server, path, words):
     answer = ask(server, path, **words)
 
     assert answer.status == 401
-    assert answer.text == "Open the address that `hpo dashboard` printed, with its token.\n"
+    told = "Open the address that `hpo dashboard` printed, with its token."
+    assert answer.text == PAGE.format(text=told, root="/runs/")
 
 
 @pytest.mark.parametrize("token", ["", "wrong", TOKEN[:-1], TOKEN + "x", "%C3%BC%ff"])
@@ -245,7 +246,7 @@ def test_what_another_page_sends_is_refused(server, origin):
 def test_optunas_page_has_the_link_to_the_runs_and_its_files_come_to_any_client(server):
     page = ask(server, "/dashboard/studies/1/trials")
 
-    assert page.text.count('<script defer src="/runs-link.js"></script></body>') == 1
+    assert page.text.count('<script defer src="/runs-link.js" data-read-only></script></body>') == 1
     assert int(page.headers["Content-Length"]) == len(page.text)
     assert "pushState" in ask(server, "/runs-link.js").text
     assert ask(server, "/static/bundle.js").status == 200
@@ -267,7 +268,7 @@ def test_without_a_database_optunas_page_says_so():
 
     assert page.status_code == 404
     assert "There is no study database beside these runs" in page.text
-    assert "href='/runs/'" in page.text
+    assert 'href="/runs/"' in page.text
     assert client.get("/api/studies").status_code == 404
     assert client.get("/runs/").status_code == 200
 

@@ -19,7 +19,7 @@ from data_prep.stream import read_split
 from hpo.dashboard.catalog import Catalog
 from hpo.dashboard.density import cells, contours, draws, figures, sources
 from hpo.dashboard.density.draws import Densities, DensityError
-from hpo.dashboard.pages import run
+from hpo.dashboard.pages import density as cards
 from hpo.records.record import Cost, DataUsed, Environment, RunRecord
 from hpo.records.weights import WeightsError
 from models.bundle import batched
@@ -130,9 +130,9 @@ def test_texts_are_places_on_a_slider_with_nothing_between(channels):
     _, slider = channels.conditions(KEY)
 
     assert (slider.texts, slider.grid) == (("CE", "SMT"), (0.0, 1.0))
-    assert run._marks(slider) == {0.0: "CE", 1.0: "SMT"}
-    assert [run._value(slider, place) for place in (0, 0.3, 0.7, 1)] == ["CE", "CE", "SMT", "SMT"]
-    assert run._told(slider, "CE") == "CE"
+    assert cards._marks(slider) == {0.0: "CE", 1.0: "SMT"}
+    assert [cards._value(slider, place) for place in (0, 0.3, 0.7)] == ["CE", "CE", "SMT"]
+    assert cards._told(slider, "CE") == "CE"
 
 
 def test_the_page_names_texts(channels):
@@ -217,10 +217,13 @@ def test_few_rows_are_shown_as_themselves_and_many_as_a_shade(trained, prepared,
     assert np.nanmax(shade.shade_XY) == 1.0
 
 
-def test_between_the_cells_there_are_no_data_and_the_nearest_is_named(shown):
+def test_between_the_cells_the_data_are_those_of_the_nearest_and_it_is_named(shown):
     p = shown.plot(KEY, {"Z": 0.0012, "alpha": 0.9})
+    nearest = shown.plot(KEY, {"Z": 0.001, "alpha": 1.0})
 
     assert p.data is None
+    assert p.near.rows == nearest.data.rows
+    assert nearest.near is None
     assert p.nll is None
     assert p.notes == ("Nothing was simulated here: the nearest cell is Z = 0.001, alpha = 1.",)
 
@@ -232,6 +235,13 @@ def test_a_picture_beside_a_cell_is_smoothed_as_the_one_in_it(shown):
     assert len(beside.joined[0]) == len(inside.joined[0])
     for fraction, height in inside.emulator.heights.items():
         assert beside.emulator.heights[fraction] == pytest.approx(height, rel=0.2)
+
+
+def test_a_sketch_is_of_fewer_draws_and_takes_no_place_of_the_picture(shown):
+    sketch = shown.plot(KEY, LARGEST, draws=1000)
+
+    assert sketch.emulator.rows == 1000
+    assert shown.plot(KEY, LARGEST).emulator.rows == 40_000
 
 
 def test_columns_can_be_named_and_turned(shown):

@@ -88,6 +88,7 @@ def every_figure(records, rows, theme="light"):
         "curves": learning.curves(records, theme=theme),
         "excess": learning.curves(records, excess=True, theme=theme),
         "rates": learning.rates(records, theme=theme),
+        "progress": figures.progress(rows, theme),
         "multiple": figures.multiple(rows, names[0], 0.5, own, theme),
         "scatter": figures.scatter(rows, "best_val_nll", "seconds", "study", theme=theme),
         "states": figures.scatter(rows, "trial", "best_val_nll", theme=theme),
@@ -95,7 +96,7 @@ def every_figure(records, rows, theme="light"):
     }
 
 
-KINDS = ("curves", "excess", "rates", "multiple", "scatter", "states", "pareto")
+KINDS = ("curves", "excess", "rates", "progress", "multiple", "scatter", "states", "pareto")
 
 SOME = {f"bbh/trial-{i:05d}": learner(30, seed=i) for i in range(3)}
 

@@ -1,0 +1,258 @@
+"""The cards of a run's page with the density that its flow draws, and the map of its cells.
+
+A sketch of few draws is there at once, and the picture of many takes its place.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import dash
+from dash import ALL, Input, Output, State, dcc, html
+
+from data_prep.columns import Value
+from data_prep.errors import InputError
+from hpo.dashboard import parts, style
+from hpo.dashboard.density import figures
+from hpo.dashboard.density.contours import ROUGH
+from hpo.dashboard.density.draws import Densities, Slider
+from hpo.dashboard.parts import THEME, Part, drawn_into, theme_of
+
+if TYPE_CHECKING:
+    from models.evaluation.distances import BeyondData
+
+SNAP = 0.012
+"""A slider this close to a simulated value takes it, as a part of its length."""
+
+STEPS = 400
+"""Positions of a slider."""
+
+APART = 0.2
+"""Labels of a slider stand at least so far from each other, as a part of its length."""
+
+KEY = State("run", "data")
+DARK = State("theme", "data")
+SLIDE: Any = {"kind": "slide", "condition": ALL}
+SLIDES = Input(SLIDE, "value")
+
+DRAWS, BY_CELL = "What it draws, beside the test data", "How well, cell by cell"
+CONTOURS = "Contours and marginals of the draws and of the test data at these conditions"
+MAP = "Distance between draws and test data in each cell"
+AT_ANY = (
+    "At any conditions, between the simulated ones too; marks are simulated values. The arrow keys "
+    "go from one to the next, with Shift in between."
+)
+
+
+def register(app: dash.Dash, densities: Densities) -> None:
+    """Register the callbacks of these cards."""
+    parts.keep_zooms(app, ("contours", "cells"))
+
+    @app.callback(Output("density", "children"), Input("run", "data"))
+    def density(key: str) -> list[Part]:
+        return _density(densities, key)
+
+    sketched: Any = Output("contours-fresh", "data", allow_duplicate=True)
+
+    @app.callback(
+        sketched,
+        Output("contours-notes", "children"),
+        Output({"kind": "told", "condition": ALL}, "children"),
+        Output("sketch", "data"),
+        SLIDES,
+        Input("pair", "value"),
+        THEME,
+        State(SLIDE, "id"),
+        KEY,
+        prevent_initial_call="initial_duplicate",
+    )
+    def draw(
+        places: list[float], pair: str | None, theme: str, names: list[Any], key: str
+    ) -> tuple[object, ...]:
+        moved = {name["condition"]: place for name, place in zip(names, places, strict=True)}
+        try:
+            sliders = densities.conditions(key)
+            chosen = {each.name: _value(each, moved[each.name]) for each in sliders}
+            found = densities.plot(key, chosen, _pair(pair), draws=ROUGH)
+        except InputError as error:  # the checkpoint went, or the data did
+            kept = [dash.no_update] * len(names)
+            return style.sentence(str(error), theme_of(theme)), [], kept, None
+        told = [_told(each, chosen[each.name]) for each in sliders]
+        notes = [*map(parts.notice, found.notes)]
+        return figures.contours(found, theme_of(theme)), notes, told, chosen
+
+    @app.callback(
+        drawn_into("contours"), Input("sketch", "data"), State("pair", "value"), DARK, KEY
+    )
+    def refine(chosen: dict[str, Value] | None, pair: str | None, theme: str, key: str) -> object:
+        if chosen is None:
+            raise dash.exceptions.PreventUpdate
+        try:
+            return figures.contours(densities.plot(key, chosen, _pair(pair)), theme_of(theme))
+        except InputError:  # the sketch says why
+            raise dash.exceptions.PreventUpdate from None
+
+    @app.callback(
+        Output(SLIDE, "value"),
+        Input("cells", "clickData"),
+        State(SLIDE, "id"),
+        State(SLIDE, "value"),
+        KEY,
+        prevent_initial_call=True,
+    )
+    def take_cell(clicked: Any, names: list[Any], places: list[float], key: str) -> list[float]:
+        """Set the sliders to the cell that was clicked on."""
+        moved = {name["condition"]: place for name, place in zip(names, places, strict=True)}
+        try:
+            found = densities.cells(key)
+            sliders = {each.name: each for each in densities.conditions(key)}
+        except InputError:
+            raise dash.exceptions.PreventUpdate from None
+        point = (clicked or {}).get("points", [{}])[0]
+        for column, values, texts, side in zip(
+            found.axes, found.values, figures.names_of(found), "xy", strict=False
+        ):
+            if point.get(side) in texts:
+                value = values[texts.index(point[side])]
+                moved[column.name] = _place(sliders[column.name], value)
+        return [moved[name["condition"]] for name in names]
+
+    app.clientside_callback(  # type: ignore[no-untyped-call]
+        dash.ClientsideFunction("page", "spoken"),
+        Input({"kind": "told", "condition": ALL}, "children"),
+        State(SLIDE, "id"),
+    )
+
+    @app.callback(
+        drawn_into("cells"), Output("cells-notes", "children"), Input("run", "data"), THEME
+    )
+    def cells(key: str, theme: str) -> tuple[object, ...]:
+        try:
+            found = densities.cells(key)
+        except InputError as error:
+            return style.sentence(str(error), theme_of(theme)), []
+        told = [*_beyond(found.beyond), *found.notes]
+        return figures.cell_map(found, theme_of(theme)), [*map(parts.notice, told)]
+
+
+def _beyond(found: BeyondData) -> list[str]:
+    """Sentences about draws that are like no row of the data."""
+    told = [
+        f"Draws outside the data's {name}: {fraction:.3g} of all; of fresh rows "
+        f"{found.outside_range_floor[name]:.3g} are expected there."
+        for name, fraction in found.outside_range.items()
+    ]
+    return told + [f"Draws that are not finite: {found.not_finite:.3g}."] * (found.not_finite > 0)
+
+
+def waiting() -> list[Part]:
+    """The cards before the flow is there, at their final size."""
+    turning = html.Div(className="turning", role="status", **parts.named("loading"))
+    return [parts.card(title, turning) for title in (DRAWS, BY_CELL)]
+
+
+def _density(densities: Densities, key: str) -> list[Part]:
+    """The cards of what the flow draws, or why there are none."""
+    try:
+        sliders = map(_slider, densities.conditions(key))
+    except InputError as error:
+        return [parts.card(DRAWS, parts.notice(str(error)), wide=True)]
+    names = [column.name for column in densities.event_columns(key)]
+    pairs = {f"{a}|{b}": f"{a} and {b}" for a, b in combinations(names, 2)}
+    first = next(iter(pairs), None)
+    choose = dcc.Dropdown(pairs, first, id="pair", clearable=False, disabled=len(pairs) < 2)
+    return [
+        parts.card(
+            DRAWS,
+            dcc.Store(id="sketch"),
+            parts.controls(*sliders, parts.field("Columns", choose), more="sliders"),
+            dcc.Loading(
+                parts.graph(
+                    "contours",
+                    CONTOURS,
+                    height=560,
+                ),
+                delay_show=400,
+                type="dot",
+            ),
+            html.Div(id="contours-notes"),
+            note=AT_ANY,
+        ),
+        parts.card(
+            BY_CELL,
+            dcc.Loading(
+                parts.graph("cells", MAP, height=560),
+                delay_show=200,
+                type="dot",
+            ),
+            html.Div(id="cells-notes"),
+            note="Kolmogorov-Smirnov distance between draws and test rows over what chance gives. "
+            "A click on a cell sets the conditions beside.",
+        ),
+    ]
+
+
+def _slider(slider: Slider) -> html.Div:
+    name = {"kind": "slide", "condition": slider.name}
+    told = html.B(id={"kind": "told", "condition": slider.name})
+    places: Any = {"data-places": json.dumps([_place(slider, each) for each in slider.grid])}
+    places["data-condition"] = slider.name
+    control = dcc.Slider(
+        0,
+        1,
+        1 / STEPS,
+        value=_place(slider, slider.start),
+        marks=_marks(slider),
+        included=False,
+        allow_direct_input=False,
+        id=name,
+    )
+    head = html.Div([html.Span(slider.name), told], className="slider-head")
+    return html.Div([head, control], className="field slide", **places)
+
+
+def _place(slider: Slider, value: float) -> float:
+    """The place of a value on its slider, from 0 to 1."""
+    low, high = slider.low, slider.high
+    if slider.log:
+        low, high, value = map(math.log, (low, high, value))
+    return (value - low) / (high - low) if high > low else 0.0
+
+
+def _value(slider: Slider, place: float) -> Value:
+    """The value at a place; close to a simulated value, that value, and of texts the nearest."""
+    near = min(slider.grid, key=lambda each: abs(_place(slider, each) - place), default=None)
+    if slider.texts and near is not None:
+        return slider.texts[int(near)]
+    if near is not None and abs(_place(slider, near) - place) <= SNAP:
+        return near
+    if slider.log:
+        return float(slider.low * (slider.high / slider.low) ** place)
+    return slider.low + (slider.high - slider.low) * place
+
+
+def _marks(slider: Slider) -> dict[float, str]:
+    """Every simulated value has a mark, and a label where there is room."""
+    marks, last = {}, -1.0
+    for value in slider.grid or (slider.low, slider.high):
+        place = _place(slider, value)
+        roomy = place - last >= APART
+        text = slider.texts[int(value)] if slider.texts else f"{value:g}"
+        marks[round(place, 5)] = text if roomy else ""
+        last = place if roomy else last
+    return marks
+
+
+def _told(slider: Slider, value: Value) -> str:
+    if isinstance(value, str):
+        return value
+    simulated = "" if value in slider.grid else " (between)"
+    return f"{value:.4g} {slider.unit}".rstrip() + simulated
+
+
+def _pair(text: str | None) -> tuple[str, str] | None:
+    first, bar, second = (text or "").partition("|")
+    return (first, second) if bar else None
