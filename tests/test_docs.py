@@ -254,8 +254,8 @@ def run(page, folder, patch):
 
 def typed(words):
     """Exit code and output of a command, in this process where it starts no other."""
-    if words[:2] == ["hpo", "export"] and "--catalogs" not in words:
-        # In sum minutes, for what tests/hpo/emulator/test_reliability.py does once.
+    if words[:2] in (["hpo", "export"], ["hpo", "evaluate"]) and "--catalogs" not in words:
+        # In sum minutes, for what test_reliability.py and test_coverage.py do once.
         words = [*words, "--catalogs", "0"]
     if words[0] == "hpo" and words[1] not in ("launch", "dashboard"):
         result = CliRunner().invoke(main, words[1:])

@@ -21,26 +21,6 @@ if TYPE_CHECKING:
     from models import Emulator
 
 
-def _enough(ctx: click.Context, param: click.Parameter, value: int) -> int:
-    from models.bundle.reliability import LEAST_CATALOGS
-
-    if 0 < value < LEAST_CATALOGS:
-        raise click.BadParameter(f"{value} tell nothing: give {LEAST_CATALOGS} or more, or 0")
-    return value
-
-
-CATALOGS = click.option(
-    "--catalogs",
-    type=click.IntRange(min=0),
-    default=40,
-    show_default=True,
-    metavar="N",
-    callback=_enough,
-    help="Catalogues of each size at most, whose posteriors tell for how many events it is good; "
-    "0 for none.",
-)
-
-
 @click.command()
 @click.argument("study", metavar="STUDY|RUN")
 @click.option("--out", type=FOLDER, required=True, help="Folder to be made.")
@@ -78,7 +58,7 @@ CATALOGS = click.option(
     "well it interpolates.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an emulator of another trial in --out.")
-@CATALOGS
+@options.catalogs
 @click.option("--license", "--licence", metavar="SPDX", help="Of the emulator: CC-BY-4.0.")
 @click.option("--author", "authors", multiple=True, metavar="NAME", help="Who made it. Repeatable.")
 @click.option(
@@ -200,15 +180,19 @@ def _trained_on(run: Run, out: Path, asked: dict[str, Any]) -> tuple[list[Run], 
     help="Part of the data.",
 )
 @click.option("--against", type=FOLDER, metavar="OTHER", help="A second emulator, beside it.")
+@options.catalogs
 @listed
-def evaluate(emulator: Path, data: str, split: str, against: Path | None, style: Format) -> None:
+def evaluate(
+    emulator: Path, data: str, split: str, against: Path | None, catalogs: int, style: Format
+) -> None:
     """Measure how good an emulator is on a prepared dataset.
 
-    NLL, distances per cell, whether a classifier tells its draws from the data, coverage, draws
-    outside the data's range, speed. DATA is the folder that hpo prepare wrote, or `sample`. A
-    number in parentheses is the floor: what a perfect emulator would reach with as many events.
-    --against OTHER shows two emulators side by side; differences are taken event by event, and so
-    are their errors. Cells that an emulator was trained without are told from the others.
+    NLL, distances per cell, whether a classifier tells its draws from the data, coverage of events
+    and of catalogues, draws outside the data's range, speed. DATA is the folder that hpo prepare
+    wrote, or `sample`. A number in parentheses is the floor: what a perfect emulator would reach
+    with as many events. --against OTHER shows two emulators side by side; differences are taken
+    event by event, and so are their errors. Cells that an emulator was trained without are told
+    from the others.
 
     JSON holds everything; CSV is one table of one number a row, of the whole part and then of each
     cell; LaTeX has the same two tables as the terminal.
@@ -229,10 +213,15 @@ def evaluate(emulator: Path, data: str, split: str, against: Path | None, style:
     for each in (loaded, other) if other else (loaded,):
         _say_if_other_data(each, folder)
     # Of one emulator, or of two with their differences.
-    found = compare(loaded, other, folder, split) if other else evaluated(loaded, folder, split)
+    if other:
+        found = compare(loaded, other, folder, split, catalogs=catalogs)
+    else:
+        found = evaluated(loaded, folder, split, catalogs=catalogs)
     if style == "json":
         click.echo(json.dumps(found, indent=2))
         return
+    if why := found.get("emulator", found).get("catalogs", {}).get("missing", {}).get("cells"):
+        click.echo(f"Note: coverage of catalogues is not measured: {why}.", err=True)
     units = {column.name: column.unit for column in loaded.module.event_columns}
     names = (str(emulator), f"{against} again" if against == emulator else str(against))
     told = scores(found, split, units, names if other else None)

@@ -251,3 +251,23 @@ def missing(values: Mapping[str, float], known: Sequence[str]) -> None:
     absent = [f"--{name}" for name in known if name not in values]
     if absent:
         raise click.UsageError(f"give {' and '.join(absent)}: the emulator is conditioned on it")
+
+
+def _enough(ctx: click.Context, param: click.Parameter, value: int) -> int:
+    from models.bundle.reliability import LEAST_CATALOGS
+
+    if 0 < value < LEAST_CATALOGS:
+        raise click.BadParameter(f"{value} tell nothing: give {LEAST_CATALOGS} or more, or 0")
+    return value
+
+
+catalogs = click.option(
+    "--catalogs",
+    type=click.IntRange(min=0),
+    default=40,
+    show_default=True,
+    metavar="N",
+    callback=_enough,
+    help="Catalogues of each size at most, whose posteriors tell for how many events it is good; "
+    "0 for none.",
+)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from data_prep.columns import Value
+from data_prep.dataset import shown
 from data_prep.words.numbers import short, with_error
 
 Found = Mapping[str, Any]
@@ -21,6 +22,7 @@ KINDS = {
     "report_nll": "held-out cells that chose nothing",
 }
 """NLLs of kinds of cells, where some were held out."""
+CATALOGS = {"trained_cells": "catalogues", "held_out_cells": "catalogues in held-out cells"}
 
 
 class Score(NamedTuple):
@@ -36,6 +38,8 @@ class Score(NamedTuple):
     ideal: float | None
     """The value of a perfect emulator, on average."""
     unit: str
+    note: str = ""
+    """What people want to know of the measure beside its name."""
 
 
 class _Measure(NamedTuple):
@@ -45,6 +49,7 @@ class _Measure(NamedTuple):
     unit: str = ""
     ideal: float | tuple[str, ...] | None = None
     """The value of a perfect emulator, or the place of its floor."""
+    note: str = ""
 
 
 def scores(
@@ -97,7 +102,8 @@ def whole(told: Sequence[Score]) -> list[Row]:
         if one.cell is None:
             ideal = {"ideal": "" if one.ideal is None else f"{one.ideal:.3g}"}
             alone = ideal if len(one.values) == 1 else {}
-            rows.append({"measure": one.measure, **_texts(one), **alone, "unit": one.unit})
+            name = f"{one.measure} ({one.note})" if one.note else one.measure
+            rows.append({"measure": name, **_texts(one), **alone, "unit": one.unit})
     return rows
 
 
@@ -153,10 +159,11 @@ def _measures(found: Found, split: str, kinds: Sequence[str]) -> Iterator[_Measu
         yield _Measure(f"KS of PIT {name} to uniform", keys, ideal=floor)
     for label, key in (("KS", "ks"), ("W1", "wasserstein"), ("JS", "jensen_shannon")):
         yield _Measure(f"{label} / floor, median of cells", (f"median_{key}_over_floor",), ideal=1)
-    if found["worst_ks"]:
-        yield _Measure(
-            "KS / floor, worst cell", ("worst_ks", "over_floor"), ideal=("worst_ks", "ideal")
-        )
+    if worst := found["worst_ks"]:
+        note = f"{worst['column']}, {shown(worst['conditions'])}"
+        at = "worst_ks"
+        yield _Measure("KS / floor, worst cell", (at, "over_floor"), "", (at, "ideal"), note)
+    yield from _measures_of_catalogs(found.get("catalogs", {}))
     if found["small_cells"]:
         yield from _measures_of_small_cells(found["small_cells"])
     for name in found["outside_range"]:
@@ -168,6 +175,17 @@ def _measures(found: Found, split: str, kinds: Sequence[str]) -> Iterator[_Measu
     yield _Measure("operations", ("cost", "flops_per_event"), "FLOPs per density")
     yield _Measure("draws", ("speed", "samples_per_second"), "per second")
     yield _Measure("densities", ("speed", "log_prob_per_second"), "per second")
+
+
+def _measures_of_catalogs(found: Found) -> Iterator[_Measure]:
+    for place, name in CATALOGS.items():
+        if one := found.get(place):
+            at, share = ("catalogs", place), one["nominal"]
+            note = f"{one['covered']} of {one['catalogs']}"
+            title = f"{name}, coverage of {100 * share:.0f} %"
+            yield _Measure(title, (*at, "fraction"), "", share, note)
+            title, note = f"{name}, squared distance", f"{one['events']} events each"
+            yield _Measure(title, (*at, "square", "mean"), "", 1, note)
 
 
 def _measures_of_small_cells(found: Found) -> Iterator[_Measure]:
@@ -215,7 +233,8 @@ def _score(
     ideal = one.ideal
     if isinstance(ideal, tuple):
         ideal = _at(next(iter(evaluations.values())), ideal)
-    return Score(cell, held_out, one.name, values, ideal, one.unit)
+    note = one.note if len(evaluations) == 1 else ""
+    return Score(cell, held_out, one.name, values, ideal, one.unit, note)
 
 
 def _at(found: Found, keys: Sequence[str]) -> float | None:

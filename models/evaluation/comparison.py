@@ -14,6 +14,7 @@ from data_prep.untrusted import finite
 from models.bundle.emulator import Emulator
 from models.bundle.ensemble import Density
 from models.evaluation.calibration import gap_error
+from models.evaluation.catalogs.coverage import of_catalogs
 from models.evaluation.cells import CellRows, key_of
 from models.evaluation.nll import mean_of
 from models.evaluation.report import Evaluation, evaluation, read, scores
@@ -34,6 +35,7 @@ def compare(
     folder: Path,
     split: str = "test",
     *,
+    catalogs: int = 0,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Two evaluations with the same random numbers, and the first less the second.
@@ -58,7 +60,11 @@ def compare(
     difference = _difference(first.found, second.found) | _paired(
         first, second, dataset, CellRows.of(test, dataset), split
     )
-    return {"emulator": first.found, "against": second.found, "difference": finite(difference)}
+    sides = {
+        name: of_emulator.found | of_catalogs(each, dataset, folder, split, catalogs)
+        for name, each, of_emulator in (("emulator", emulator, first), ("against", against, second))
+    }
+    return {**sides, "difference": finite(difference)}
 
 
 def _paired(

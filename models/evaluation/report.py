@@ -29,6 +29,7 @@ from models.bundle import batched
 from models.bundle.emulator import Emulator
 from models.bundle.ensemble import Density
 from models.evaluation.calibration import Levels, levels, ranks
+from models.evaluation.catalogs.coverage import of_catalogs
 from models.evaluation.cells import REPORT, CellRows, Key, held_out_of, key_of, keys
 from models.evaluation.distances import (
     CELL_ROWS,
@@ -80,7 +81,12 @@ class Evaluation:
 
 @np.errstate(invalid="ignore")  # an NLL may be infinite, and so its spread not a number
 def evaluate(
-    emulator: Emulator | Density, folder: Path, split: str = "test", *, seed: int = 0
+    emulator: Emulator | Density,
+    folder: Path,
+    split: str = "test",
+    *,
+    catalogs: int = 0,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Everything that is said about a density; a number that is not finite is None.
 
@@ -89,6 +95,7 @@ def evaluate(
             of the dataset is passed over.
         folder: A prepared dataset.
         split: train, val or test.
+        catalogs: Whose posteriors are worked out, at most, of each kind of cells.
         seed: Of the draws.
 
     Returns:
@@ -101,7 +108,8 @@ def evaluate(
         median of the largest ratio of as many independent ones of an exact emulator.
         `two_sample` and `calibration`: see the modules of that name; None if the rows are too few.
         `real_against_real`: the same test of two halves of the data. `small_cells`: test and
-        calibration of all cells with fewer rows, together; None if there are none.
+        calibration of all cells with fewer rows, together; None if there are none. `catalogs`, if
+        they are asked for: see `catalogs.coverage`.
         `BeyondData` of draws at the split's conditions, `cost`, `speed`. Where rows have
         weights, every mean, distance and test is weighted, and `weights` names their column;
         `effective_rows` are given beside all rows.
@@ -112,7 +120,8 @@ def evaluate(
     """
     dataset, test, other = read(folder, split, emulator)
     real = real_against_real(dataset, test, other, seed=seed)
-    return evaluation(emulator, dataset, test, split, seed=seed, other=other, real=real).found
+    found = evaluation(emulator, dataset, test, split, seed=seed, other=other, real=real).found
+    return found | of_catalogs(emulator, dataset, folder, split, catalogs)
 
 
 def evaluation(

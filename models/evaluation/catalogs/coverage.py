@@ -19,16 +19,19 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from data_prep.cells import name_of
 from data_prep.columns import Column
 from data_prep.dataset import Dataset, key
 from data_prep.stream import Batch, Stream
 from data_prep.words.numbers import counted
+from models.bundle.emulator import Emulator
 from models.bundle.ensemble import Density
 from models.bundle.reliability import CELLS, HELD_OUT, LEAST_CATALOGS, Catalogs, Reliability
 from models.evaluation.catalogs.posterior import (
@@ -39,10 +42,10 @@ from models.evaluation.catalogs.posterior import (
     found,
     surface,
 )
-from models.evaluation.cells import CellRows, Key
+from models.evaluation.cells import CellRows, Key, held_out_of, keys
 
-SIZES = (200, 100, 50, 25)
-"""Events of catalogues, of which the two largest are taken that the rows suffice for."""
+SIZES, KINDS = (200, 100, 50, 25), 2
+"""Events of catalogues, and how many of these are taken: the largest that the rows suffice for."""
 LEAST_CELLS = 4
 """With which something is measured."""
 GRIDS = {1: 20, 2: 14, 3: 8}
@@ -88,6 +91,8 @@ def measure(
     catalogs: int,
     split: str = "val",
     held_out: frozenset[Key] = frozenset(),
+    sizes: Sequence[int] = SIZES,
+    kinds: int = KINDS,
     seed: int = 0,
     step: Step = lambda done, total: None,
 ) -> Reliability:
@@ -99,6 +104,8 @@ def measure(
         catalogs: Of each size and kind of cells, at most.
         split: Whose rows are taken; of held-out cells those of the training part as well.
         held_out: The cells of the dataset that the flow was trained without.
+        sizes: Events of the catalogues, from large to small.
+        kinds: Of how many of these sizes catalogues are made.
         seed: By which rows are dealt.
         step: Called with the number of posteriors that are done, and of all.
     """
@@ -108,11 +115,11 @@ def measure(
     axes, rng = _Axes.of(density), np.random.default_rng(seed)
     places, missing = list[_Place](), dict[str, str]()
     for name, batch in _rows(dataset, folder, split, held_out):
-        place = _dealt(name, batch, dataset, axes, catalogs, rng)
+        place = _dealt(name, batch, dataset, axes, catalogs, sizes, kinds, rng)
         if place.dealt:
             places.append(place)
         else:
-            missing[name] = _too_few(place, split)
+            missing[name] = _too_few(place, split, sizes[-1])
     if not held_out:
         missing[HELD_OUT] = "no cell was held out of training"
     total = sum(len(some) for place in places for some in place.dealt.values())
@@ -129,6 +136,48 @@ def measure(
             measured = [one for one in measured if one.place != place.name]
             missing[place.name] = str(error)
     return Reliability(measured=tuple(measured), missing=missing)
+
+
+def of_catalogs(
+    emulator: Emulator | Density, dataset: Dataset, folder: Path, split: str, catalogs: int
+) -> dict[str, Any]:
+    """What an evaluation tells of up to so many catalogues: at the cells, and at held-out ones."""
+    if not catalogs:
+        return {}
+    flow, card = (
+        (emulator, {}) if isinstance(emulator, Density) else (emulator.module, emulator.card)
+    )
+    out = keys(dataset, held_out_of(card))
+    found = measure(
+        flow, folder, catalogs=catalogs, split=split, held_out=out, sizes=SIZES[1:], kinds=1
+    )
+    places = {"trained_cells": found.at(CELLS), "held_out_cells": found.at(HELD_OUT)}
+    told = {name: _coverage(one) for name, one in places.items()}
+    return {"catalogs": {**told, "missing": found.missing}}
+
+
+def _coverage(found: Catalogs | None) -> dict[str, Any] | None:
+    """How many regions hold the truth, with an interval, and how far off that is.
+
+    Source:
+        Wilson (1927), Journal of the American Statistical Association 22, 209: the interval of 90 %
+        of a binomial fraction, and half of that of 68 % as its error.
+    """
+    if found is None:
+        return None
+    count = binomtest(found.covered, found.catalogs)
+    ninety, error = (count.proportion_ci(level, "wilson") for level in (0.9, 0.6827))
+    return {
+        "events": found.events,
+        "catalogs": found.catalogs,
+        "of_cells": found.cells,
+        "covered": found.covered,
+        "fraction": found.covered / found.catalogs,
+        "error": float(error.high - error.low) / 2,
+        "interval": [float(ninety.low), float(ninety.high)],
+        "nominal": LEVEL,
+        "square": {"mean": found.square, "error": found.error},
+    }
 
 
 def log_likelihood_of(flow: Density) -> LogLikelihood:
@@ -230,9 +279,11 @@ def _dealt(
     dataset: Dataset,
     axes: _Axes,
     catalogs: int,
+    sizes: Sequence[int],
+    kinds: int,
     rng: np.random.Generator,
 ) -> _Place:
-    """Catalogues of the two largest sizes that rows suffice for, a round of all cells at a time."""
+    """Catalogues of the largest sizes that rows suffice for, a round of all cells at a time."""
     number_of = {key(cell.conditions): number for number, cell in enumerate(dataset.cells)}
     found = CellRows.of(batch)
     rows_K = {
@@ -242,7 +293,7 @@ def _dealt(
     }
     order = rng.permutation([*rows_K]).tolist()
     dealt: dict[int, list[_Catalog]] = {}
-    for events in SIZES:
+    for events in sizes:
         rounds = [
             _Catalog(
                 number,
@@ -256,7 +307,7 @@ def _dealt(
         some = rounds[:catalogs]
         if len(some) >= LEAST_CATALOGS and len({one.cell for one in some}) >= LEAST_CELLS:
             dealt[events] = some
-        if len(dealt) == 2:
+        if len(dealt) == kinds:
             break
     return _Place(name, len(rows_K), dealt)
 
@@ -272,12 +323,12 @@ def _of_equal_weight(
     return kept
 
 
-def _too_few(place: _Place, split: str) -> str:
+def _too_few(place: _Place, split: str, events: int) -> str:
     if not place.cells:
         return "no cell is inside of the domain, with prior all around"
     return (
         f"the {split} rows of {counted(place.cells, 'cell')} inside of the domain make fewer than "
-        f"{LEAST_CATALOGS} catalogues of {SIZES[-1]} events from {LEAST_CELLS} cells"
+        f"{LEAST_CATALOGS} catalogues of {events} events from {LEAST_CELLS} cells"
     )
 
 

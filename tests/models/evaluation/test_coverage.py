@@ -160,6 +160,23 @@ def test_a_posterior_without_a_grid_is_no_measurement(data):
     assert "no grid fits the posterior of 200 events" in found.missing[CELLS]
 
 
+def test_an_evaluation_counts_the_regions_that_hold_the_truth(data):
+    """With the interval of a binomial fraction: that of Wilson, by its formula."""
+    wrong = SimpleNamespace(module=Normal(WRONG), card={})
+    dataset = Dataset.read(data)
+
+    found = coverage.of_catalogs(wrong, dataset, data, "train", 40)
+    assert coverage.of_catalogs(wrong, dataset, data, "train", 0) == {}
+
+    one, z = found["catalogs"]["trained_cells"], 1.6449
+    assert found["catalogs"]["held_out_cells"] is None
+    assert (one["events"], one["catalogs"], one["fraction"]) == (100, 40, one["covered"] / 40)
+    half = z / (1 + z**2 / 40) * np.sqrt(one["fraction"] * (1 - one["fraction"]) / 40 + z**2 / 6400)
+    assert np.diff(one["interval"])[0] == pytest.approx(2 * half, rel=1e-3)
+    assert one["interval"][0] < one["fraction"] < one["interval"][1] < 0.9
+    assert json.loads(json.dumps(found)) == found
+
+
 def catalogs(**other):
     given = {"events": 200, "catalogs": 30, "cells": 10, "cells_inside": 12, "covered": 26}
     given |= {"square": 1.5, "error": 0.1, "worst": {"Z": 0.001}, "place": CELLS}

@@ -299,8 +299,9 @@ def test_the_nll_of_cells_that_chose_nothing_is_told_and_subtracted(flow, other,
     chose, told = ([{"conditions": cell}] for cell in HELD_OUT)
     card = {"metrics": {"held_out_cells": chose, "report_cells": told}}
 
-    found = comparison.compare(Emulator(flow, card), Emulator(other, card), prepared)
+    found = comparison.compare(Emulator(flow, card), Emulator(other, card), prepared, catalogs=40)
 
+    assert {*found["against"]["catalogs"]["missing"]} == {"cells", "held-out cells"}
     alone = [nll.nll(each, prepared, "test", only=HELD_OUT[1:]) for each in (flow, other)]
     for key, expected in zip(("emulator", "against"), alone, strict=True):
         assert found[key]["report_nll"]["mean"] == pytest.approx(expected.mean, abs=1e-6)
@@ -397,6 +398,26 @@ def test_the_table_shows_as_many_digits_as_the_error_allows(compared):
     assert rows["test NLL"]["value"] == "4.212 +- 0.014"
     assert rows["C2ST AUC"]["ideal"] == "0.5"
     assert rows["parameters"]["value"] == f"{found['cost']['parameters']:,}"
+
+
+def test_the_table_names_the_worst_cell_and_counts_catalogues(compared):
+    """Beside the name of the measure, by which a program knows it."""
+    one = {"events": 100, "catalogs": 40, "covered": 30, "fraction": 0.75, "error": 0.068}
+    one |= {"nominal": 0.9, "square": {"mean": 1.79, "error": 0.5}}
+    found = compared["emulator"] | {"catalogs": {"trained_cells": one, "held_out_cells": None}}
+    told = tables.scores(found, "test", {})
+
+    rows = {row["measure"]: row for row in tables.whole(told)}
+    names = {row["measure"] for row in tables.numbers(told)}
+
+    row = rows["catalogues, coverage of 90 % (30 of 40)"]
+    assert (row["value"], row["ideal"]) == ("0.750 +- 0.068", "0.9")
+    assert rows["catalogues, squared distance (100 events each)"]["value"] == "1.79 +- 0.50"
+    worst = found["worst_ks"]
+    place = ", ".join(f"{name} = {value:g}" for name, value in worst["conditions"].items())
+    assert f"KS / floor, worst cell ({worst['column']}, {place})" in rows
+    assert {"KS / floor, worst cell", "catalogues, coverage of 90 %"} <= names
+    assert not any("held-out" in name for name in rows)
 
 
 def test_the_cells_table_names_units_and_floors(compared):
