@@ -142,7 +142,7 @@ def test_a_run_shows_its_curves_its_options_and_what_it_draws(page, site, study)
 
     go(page, site, f"/runs/run/{key}")
 
-    expect(page.locator("#facts")).to_contain_text(f"{record.best_val_nll:.5g}")
+    expect(page.locator("#facts")).to_contain_text(f"{record.best_val_nll:.4f}")
     drawn(page, "run-curves")
     drawn(page, "contours")
     drawn(page, "cells")

@@ -26,7 +26,6 @@ FIRST = (
 )
 """Columns that come before the parameters."""
 
-
 COMPARES = re.compile(r"[<>=!()]|\b(and|or|not|in|is)\b")
 """What a filter holds, and words that are looked for do not."""
 
@@ -78,7 +77,7 @@ def table_of(rows: Sequence[Row], query: Query) -> Table:
             *([DATA] if len(tables.by_data(found)) > 1 else []),
             RANK,
             SPARK,
-            *(_head(by_name[name]) for name in shown),
+            *(_head(by_name[name], found) for name in shown),
         ],
     )
 
@@ -130,7 +129,6 @@ NUMBER = {
 }
 """Options of a column of numbers."""
 
-
 DATA = {
     "field": "data set",
     "headerName": "data set",
@@ -140,7 +138,6 @@ DATA = {
     "initialWidth": 120,
     "filter": "agTextColumnFilter",
 }
-
 
 SPARK = {
     "field": "curve",
@@ -152,7 +149,6 @@ SPARK = {
     "initialWidth": 124,
     "valueGetter": {"function": "params.data.epochs"},
 }
-
 
 RANK = {
     "field": "rank",
@@ -202,13 +198,20 @@ def _run_head(found: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _head(column: tables.Column) -> dict[str, Any]:
+def _width(column: tables.Column, rows: Sequence[Row]) -> int:
+    """Pixels that the longest word of the head and the longest cell take."""
+    words = [len(word) for word in column.title.split()]
+    cells = [len(tables.text_of(row[column.name])) for row in rows if row.get(column.name)]
+    return 44 + 8 * min(max(words + cells), 40)
+
+
+def _head(column: tables.Column, rows: Sequence[Row]) -> dict[str, Any]:
     head: dict[str, Any] = {
         "field": column.name,
         "headerName": column.title,
         "headerTooltip": column.name + column.title.removeprefix(column.label),
         "wrapHeaderText": True,
-        "initialWidth": 124,
+        "initialWidth": _width(column, rows),
         "tooltipField": column.name,
     }
     if column.name == "state":

@@ -13,6 +13,7 @@ import dash
 from dash import Input, Output, State, dcc, html
 
 from data_prep.errors import InputError
+from data_prep.words import numbers
 from hpo.dashboard import address, parts, style
 from hpo.dashboard.address import Query
 from hpo.dashboard.pages import density
@@ -110,14 +111,16 @@ def register(app: dash.Dash, site: Site) -> None:
 def _figures_of(record: RunRecord) -> list[Part]:
     """The most important numbers of the run."""
     test, cost, asked = record.test, record.cost, record.training.get("epochs")
+    best = record.best_val_nll
     epochs = f"{len(record.epochs)}" + (f" of {asked}" if asked else "")
-    minutes = None if cost.seconds is None else cost.seconds / 60
     facts: dict[str, object] = {
         "state": record.state.replace("_", " "),
-        "best validation NLL [nats/event]": tables.text_of(record.best_val_nll),
-        "test NLL [nats/event]": f"{test.nll:.5g} ± {test.error:.2g}" if test else "–",
+        "best validation NLL [nats/event]": "–" if best is None else numbers.nll(best),
+        "test NLL [nats/event]": numbers.with_error(test.nll, test.error, between="±")
+        if test
+        else "–",
         "epochs, the best": f"{epochs}, {record.best_epoch or '–'}",
-        "wall-clock time [min]": tables.text_of(minutes),
+        "wall-clock time": "–" if cost.seconds is None else numbers.duration(cost.seconds),
         "parameters": tables.text_of(cost.parameters),
         "FLOP/event": tables.text_of(cost.flops_per_event),
         "restarts": record.restarts,
