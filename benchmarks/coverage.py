@@ -6,8 +6,8 @@
 
 Catalogues of every size are drawn at the cells of the grid and between them, and every method
 infers the conditions of each: of every EMULATOR (a bundle) its first member, the mean density of
-its members, and the mean of their likelihoods of the whole catalogue, as that of
-`CatalogLikelihood`.
+its members, the mean of their likelihoods of the whole catalogue, and, where its export measured
+what it is worth, that mean of their powers, which is `CatalogLikelihood` as it comes.
 Events are observed without noise and without selection, so the likelihood is the product of the
 densities. The prior is flat in the logarithm of every condition, over the first emulator's domain.
 Posteriors are exact: see `models.evaluation.catalogs.posterior`.
@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import zlib
@@ -56,14 +57,25 @@ from models import Emulator
 from models.bundle import batched
 from models.bundle.ensemble import Density, Ensemble
 from models.bundle.files import read_card
-from models.evaluation.catalogs.coverage import IMPOSSIBLE, log_likelihood_of
-from models.evaluation.catalogs.posterior import Floats, LogLikelihood, Surface, found, surface
+from models.bundle.reliability import power_of
+from models.evaluation.catalogs.posterior import (
+    IMPOSSIBLE,
+    Floats,
+    LogLikelihood,
+    Surface,
+    found,
+    log_likelihood_of,
+    surface,
+)
 
 SIZES = (25, 50, 100, 200, 1_000)
 AT, BETWEEN = "at the cells", "between the cells"
 LEAST_ROWS = 100
 """Training rows of a cell at which catalogues of a known density are drawn."""
 SETTINGS = "settings.json"
+MEAN, WIDENED = "mean", "-widened"
+BEST = (" as exported", " members")
+"""Of the methods that there are, the first is what a user of the emulator has."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,7 +132,8 @@ def main() -> None:
     if not done:
         raise SystemExit(f"{options.results} holds no results yet")
     results = [result(one, options.results / one.name, names) for one in done]
-    wanted = next((name for name in results[0].found if name.endswith(" members")), names[0])
+    methods = list(results[0].found)
+    wanted = next((one for end in BEST for one in methods if one.endswith(end)), methods[0])
     coverage_report.show(results, wanted)
 
 
@@ -244,8 +257,11 @@ def likelihoods(
     events_NF = catalog.events_NF
     for number, (name, folder) in enumerate(emulators):
         densities = densities_of(folder)
+        power = power_of(len(events_NF), worth_of(folder))
         for which, density in densities.items():
             yield f"{name}/{which}", log_likelihood_of(density), events_NF
+            if power < 1 and which != MEAN:
+                yield f"{name}/{which}{WIDENED}", to_power(power, density), events_NF
         if not number:
             conditions_NC = np.repeat(catalog.truth_C[None], len(events_NF), axis=0)
             rng = np.random.default_rng(zlib.crc32(catalog.name.encode()))
@@ -261,7 +277,20 @@ def densities_of(folder: Path) -> dict[str, Density]:
     module = Emulator.load(folder).module
     if not isinstance(module, Ensemble):
         return {"0": module}
-    return {str(k): flow for k, flow in enumerate(module.flows)} | {"mean": module}
+    return {str(k): flow for k, flow in enumerate(module.flows)} | {MEAN: module}
+
+
+@cache
+def worth_of(folder: Path) -> float:
+    """Events that a bundle is worth, as its export measured."""
+    reliability = Emulator.load(folder).reliability
+    return reliability.worth if reliability else math.inf
+
+
+def to_power(power: float, density: Density) -> LogLikelihood:
+    """Of a flow, counting by a power."""
+    log_likelihood = log_likelihood_of(density)
+    return lambda events_NF, c_UC: power * log_likelihood(events_NF, c_UC)
 
 
 def of_truth(events_NF: Floats, c_UC: Floats) -> Floats:
@@ -291,11 +320,14 @@ def result(catalog: Catalog, path: Path, names: Sequence[str]) -> Result:
     }
     methods: dict[str, list[Surface]] = {}
     for name in names:
-        members = [surfaces[f"{name}/{k}"] for k in range(len(known)) if f"{name}/{k}" in known]
+        numbers = [k for k in map(str, range(len(known))) if f"{name}/{k}" in known]
+        members = [surfaces[f"{name}/{k}"] for k in numbers]
         methods[f"{name} one"] = members[:1]
         if len(members) > 1:
-            methods[f"{name} mean density"] = [surfaces[f"{name}/mean"]]
+            methods[f"{name} mean density"] = [surfaces[f"{name}/{MEAN}"]]
             methods[f"{name} members"] = members
+        if f"{name}/0{WIDENED}" in known:
+            methods[f"{name} as exported"] = [surfaces[f"{name}/{k}{WIDENED}"] for k in numbers]
     methods |= {name: [surfaces[name]] for name in ("control", "truth") if name in known}
     return Result(
         place=catalog.place,

@@ -33,11 +33,7 @@ if TYPE_CHECKING:
 @click.option(
     "--members", type=click.IntRange(min=2), metavar="M", help="Of --train-on, mixed [default: 2]."
 )
-@click.option(
-    "--bag/--no-bag",
-    default=None,
-    help="Of --train-on: a bootstrap of the rows for each member, or all rows [default: --bag].",
-)
+@click.option("--bag", is_flag=True, help="Of --train-on: each has a bootstrap of the rows, too.")
 @click.option(
     "--epochs",
     type=click.IntRange(min=1),
@@ -54,8 +50,8 @@ if TYPE_CHECKING:
     "--folds",
     type=click.IntRange(min=2),
     metavar="K",
-    help="Of --train-on: K flows more, each without some of the interior cells, to measure how "
-    "well it interpolates.",
+    help="Of --train-on: K times as many flows more, each time without some interior cells, to "
+    "measure how well it interpolates, and for how many events.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an emulator of another trial in --out.")
 @options.catalogs
@@ -76,7 +72,7 @@ def export(
     ensemble: int | None,
     train_on: bool,
     members: int | None,
-    bag: bool | None,
+    bag: bool,
     epochs: int | None,
     max_minutes: float | None,
     folds: int | None,
@@ -105,7 +101,7 @@ def export(
     \b
         hpo export bbh --out emulator
         hpo export bbh --out emulator --ensemble 4
-        hpo export bbh --out emulator --train-on --members 4 --max-minutes 60
+        hpo export bbh --out emulator --train-on --members 4 --folds 2 --max-minutes 60
         hpo export bbh --out emulator --license CC-BY-4.0 --author 'A. Maker' --cite 'Maker 2026'
         python -c 'from models import Emulator; print(Emulator.load("emulator").card)'
     """
@@ -119,7 +115,7 @@ def export(
         raise click.UsageError("give either --trial or --ensemble: an ensemble is of the best")
     if train_on and ensemble:
         raise click.UsageError("--train-on takes --members: its ensemble is of one configuration")
-    training: dict[str, Any] = {"members": members, "bag": bag, "epochs": epochs}
+    training: dict[str, Any] = {"members": members, "bag": bag or None, "epochs": epochs}
     training |= {"max_minutes": max_minutes, "folds": folds}
     asked = {name: value for name, value in training.items() if value is not None}
     if asked and not train_on:
@@ -145,7 +141,7 @@ def export(
         click.echo(f"replaced: {old}")
 
 
-def _trained_on(run: Run, out: Path, asked: dict[str, Any]) -> tuple[list[Run], list[Run]]:
+def _trained_on(run: Run, out: Path, asked: dict[str, Any]) -> tuple[list[Run], list[list[Run]]]:
     """The trainings by the configuration of a run, with their progress."""
     from rich.console import Console
 

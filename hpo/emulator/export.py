@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import optuna
 
+from data_prep.cells import Named
 from data_prep.dataset import Dataset
 from data_prep.errors import DataError
 from data_prep.untrusted import finite
@@ -57,7 +58,7 @@ def write(
     terms: Terms | None = None,
     *,
     chosen: RunRecord | None = None,
-    folds: Sequence[Run] = (),
+    folds: Sequence[Sequence[Run]] = (),
     catalogs: int = 0,
     step: Step = lambda done, total: None,
 ) -> list[RunRecord]:
@@ -68,7 +69,7 @@ def write(
         out: Folder to be made.
         terms: Licence, authors and references, for the model card.
         chosen: The trial by whose configuration they were trained anew, if they were.
-        folds: Further flows of that configuration, each of which lacks other interior cells.
+        folds: Further members of that configuration, each time without other interior cells.
         catalogs: Of each size at most that are made of validation rows, to measure for how many
             events it is good; 0 leaves that out.
         step: Called with the number of their posteriors that are done, and of all.
@@ -80,14 +81,16 @@ def write(
     """
     refuse_other(out)  # before minutes are spent
     records = [run.record for run in runs]
-    flows = [weights.flow_of(run.record, run.folder) for run in runs]
-    density = flows[0] if len(flows) == 1 else Ensemble(flows)
+    density = _density(runs)
     card = _card(records, density, chosen) | (terms or Terms()).to_card()
     if folds:
-        card["metrics"] |= {"interpolation": _interpolation([one.record for one in folds])}
+        records_of = [[one.record for one in fold] for fold in folds]
+        card["metrics"] |= {"interpolation": _interpolation(records_of)}
     trained = Emulator(density, card)
     if catalogs:
-        trained.card[KEY] = _reliability(trained, records[0], catalogs, step).to_card()
+        unseen = [(_density(fold), fold[0].record.data.report_cells) for fold in folds]
+        found = _reliability(trained, records[0], unseen, catalogs, step)
+        trained.card[KEY] = found.to_card()
     extra = {NAME: runs[0].folder / NAME}
     # A copy is read back first: `out` may hold an older bundle, which a bad one must not replace.
     with tempfile.TemporaryDirectory() as folder_of_copy:
@@ -139,15 +142,35 @@ def _card(
     return card
 
 
-def _reliability(emulator: Emulator, record: RunRecord, catalogs: int, step: Step) -> Reliability:
-    """For how many events it is good, by rows that no member was trained on."""
+def _density(runs: Sequence[Run]) -> Density:
+    flows = [weights.flow_of(run.record, run.folder) for run in runs]
+    return flows[0] if len(flows) == 1 else Ensemble(flows)
+
+
+def _reliability(
+    emulator: Emulator,
+    record: RunRecord,
+    unseen: Sequence[tuple[Density, Named]],
+    catalogs: int,
+    step: Step,
+) -> Reliability:
+    """For how many events it is good, by rows that no member was trained on.
+
+    In held-out cells `unseen` is measured, or, without any, the emulator in those that it lacks.
+    """
     dataset = _dataset(record)
     if dataset is None:
         why = "the data were not there when it was exported"
         return Reliability(measured=(), missing={CELLS: why, HELD_OUT: why})
-    out = keys(dataset, record.data.kept_out)
-    folder = Path(record.data.path)
-    return measure(emulator.module, folder, catalogs=catalogs, held_out=out, step=step)
+    if not unseen and record.data.kept_out:
+        unseen = [(emulator.module, record.data.kept_out)]
+    return measure(
+        emulator.module,
+        Path(record.data.path),
+        catalogs=catalogs,
+        held_out=[(density, keys(dataset, out)) for density, out in unseen],
+        step=step,
+    )
 
 
 def _dataset(record: RunRecord) -> Dataset | None:
@@ -178,15 +201,22 @@ def _metrics(record: RunRecord, val_nll: float | None) -> Metrics:
     return finite(metrics)  # type: ignore[no-any-return]
 
 
-def _interpolation(folds: Sequence[RunRecord]) -> Metrics:
-    """The NLL of cells that were not trained on, over flows each of which lacks others of them."""
-    found = [one.report for one in folds if one.report]
-    rows = np.array([one.effective_rows or one.rows for one in found])
+def _interpolation(folds: Sequence[Sequence[RunRecord]]) -> Metrics:
+    """The NLL of cells that were not trained on, over flows each of which lacks others of them.
+
+    Of the members that lack the same ones it is the mean, whose error is that of one: their rows
+    are the same.
+    """
+    found = [[one.report for one in fold if one.report] for fold in folds]
+    firsts = [fold[0] for fold in found]
+    rows = np.array([one.effective_rows or one.rows for one in firsts])
     nlls, errors = (
-        np.array([value if value is not None else np.nan for value in each])
-        for each in zip(*((one.nll, one.error) for one in found), strict=True)
+        np.array([np.mean([np.nan if v is None else v for v in fold]) for fold in each])
+        for each in (
+            [[getattr(one, name) for one in fold] for fold in found] for name in ("nll", "error")
+        )
     )
-    worst = [asdict(one.worst) for one in found if one.worst]
+    worst = [asdict(one.worst) for one in firsts if one.worst]
     interpolation = {
         "folds": len(folds),
         "nll": float(nlls @ rows / rows.sum()),
@@ -194,7 +224,7 @@ def _interpolation(folds: Sequence[RunRecord]) -> Metrics:
         "worst": max(
             worst, key=lambda cell: np.inf if cell["nll"] is None else cell["nll"], default=None
         ),
-        "cells": [asdict(cell) for one in found for cell in one.cells],
+        "cells": [asdict(cell) for one in firsts for cell in one.cells],
     }
     return finite(interpolation)  # type: ignore[no-any-return]
 

@@ -3,13 +3,13 @@
 A search asks which configuration is the best: its trials are short, and cells are kept from them to
 judge them by. Here the configuration of one is trained anew on all cells, for all its epochs, once
 for each member of an ensemble. Members differ by seed, which orders the rows and draws the first
-weights (Lakshminarayanan et al. 2017, https://arxiv.org/abs/1612.01474), and by the bootstrap of
-the rows (bagging: Breiman 1996, Machine Learning 24, 123).
+weights (Lakshminarayanan et al. 2017, https://arxiv.org/abs/1612.01474), and if asked by the
+bootstrap of the rows (bagging: Breiman 1996, Machine Learning 24, 123).
 
 How well such flows interpolate, no member can tell, since each has seen all cells. So that can be
-measured beside them: the interior cells are dealt into folds, and one flow more is trained without
-each fold, from the trial's own seed and on all other rows. Neither its stopping nor its weights
-depend on the cells that it lacks.
+measured beside them: the interior cells are dealt into folds, and as many flows as there are
+members are trained once more without each fold. Neither their stopping nor their weights depend on
+the cells that they lack.
 
 Each training has a folder with its checkpoint and its `run.json`. What was trained there already is
 not trained again, and what was interrupted goes on from its last epoch.
@@ -70,12 +70,12 @@ def train_on(
     place: Path,
     *,
     members: int = 2,
-    bag: bool = True,
+    bag: bool = False,
     folds: int = 0,
     epochs: int | None = None,
     max_minutes: float | None = None,
     tell: Callable[[Step], None] = lambda step: None,
-) -> tuple[list[Run], list[Run]]:
+) -> tuple[list[Run], list[list[Run]]]:
     """Train the members, and the flows without a fold, or go on with them.
 
     Args:
@@ -83,14 +83,15 @@ def train_on(
         place: Folder of the trainings' folders.
         members: How many.
         bag: Whether each has a bootstrap of the rows, too; else they differ by seed alone.
-        folds: Into how many the interior cells are dealt; 0 trains no flow without any.
+        folds: Into how many the interior cells are dealt; 0 trains no flow without any. There is
+            the same number of members for each.
         epochs: Of each training at most; None has those of the configuration.
         max_minutes: Time of all trainings together, over all restarts. Each plans for an equal
             share of what those before it left, so that its learning rate falls in time.
         tell: Called after each epoch, and when a training has ended; its exceptions pass through.
 
     Returns:
-        The members, and the flows without a fold.
+        The members, and of each fold those without it.
 
     Raises:
         MembersError: If the data are not there any more, a folder holds another training, or no
@@ -110,7 +111,8 @@ def train_on(
             step = Step(name, len(done), len(plans), 0, planned.training["epochs"])
             ended = _trained(planned, folder, step, tell)
         done.append(Run(ended, folder))
-    return done[:members], done[members:]
+    members_of = [done[at : at + members] for at in range(0, len(done), members)]
+    return members_of[0], members_of[1:]
 
 
 def _plans(
@@ -122,12 +124,18 @@ def _plans(
         chosen, epochs=epochs or chosen.epochs, objective="val_nll", max_minutes=None
     )
     plans = {}
-    for number in range(members):
-        config = dataclasses.replace(chosen, seed=seed_of(chosen.seed, number), bag=bag)
-        plans[f"member {number}"] = _planned(run.record, dataset, config)
-    for number, fold in enumerate(cells.folds(dataset, folds) if folds else []):
-        plans[f"fold {number} of {folds}"] = _planned(run.record, dataset, chosen, fold)
+    unseen = {"": (), **_folds(dataset, folds)}
+    for where, fold in unseen.items():
+        for number in range(members):
+            config = dataclasses.replace(chosen, seed=seed_of(chosen.seed, number), bag=bag)
+            plans[f"member {number}{where}"] = _planned(run.record, dataset, config, fold)
     return plans
+
+
+def _folds(dataset: Dataset, count: int) -> dict[str, Named]:
+    """The cells of each fold, by the words that say it lacks them."""
+    each = cells.folds(dataset, count) if count else []
+    return {f" without fold {number} of {count}": fold for number, fold in enumerate(each)}
 
 
 def _left(

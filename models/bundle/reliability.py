@@ -4,10 +4,14 @@ The emulator's error is common to all events of a catalogue. A posterior of n ev
 sqrt(n) than that of one, the error is not, so there is a number of events at which both are equal.
 With m the mean squared distance of truths from the posterior's mean, in its covariance and per
 condition, m is 1 where the error is nothing and 1 + n/N with N that number: N = n / (m - 1).
+
+A log-likelihood of n events times N / (n + N) is as wide as both together, as if the catalogue had
+so many fewer of them: however many there are, they tell no more than N would with no error.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -34,7 +38,7 @@ class Catalogs:
     """Where truths were in the posteriors of catalogues of one size, at one kind of cells."""
 
     place: str
-    """`CELLS` or `HELD_OUT`, which are cells that the emulator was trained without."""
+    """`CELLS`, or `HELD_OUT`: cells that the emulator, or flows like it, were trained without."""
     events: int
     """Of each catalogue."""
     catalogs: int
@@ -103,6 +107,31 @@ class Reliability:
         some = [one for one in map(self.at, (CELLS, HELD_OUT)) if one]
         return min(some, key=lambda one: one.good_for.most, default=None)
 
+    @property
+    def worth(self) -> float:
+        """N, the number of events that the emulator is worth at any point; infinite if unknown.
+
+        Its error grows from the cells to the middle between them. Held-out cells lie in gaps twice
+        as wide as those: of an error in proportion to the gap a quarter of what is more at them is
+        left in the middle, and half of that over the whole gap. (A smooth one falls faster.)
+        """
+        cells, held_out = self._inverse(CELLS), self._inverse(HELD_OUT)
+        if cells is None:
+            inverse = held_out or 0.0
+        else:
+            inverse = cells + max(0.0, (held_out or 0.0) - cells) / 8
+        return 1 / inverse if inverse > 0 else math.inf
+
+    def _inverse(self, place: str) -> float | None:
+        """1/N at a place, by catalogues of all sizes; None where nothing was measured."""
+        there = [one for one in self.measured if one.place == place]
+        weights = [(one.events / one.error) ** 2 for one in there]
+        excess = sum(
+            weight * (one.square - 1) / one.events
+            for weight, one in zip(weights, there, strict=True)
+        )
+        return max(0.0, excess / sum(weights)) if there else None
+
     def __str__(self) -> str:
         found = self.limiting
         if found is None:
@@ -154,6 +183,11 @@ class Reliability:
             raise EmulatorError(
                 f"the reliability of this emulator cannot be read ({error}): export it again"
             ) from error
+
+
+def power_of(events: int, worth: float) -> float:
+    """By which the log-likelihood of so many events counts, with an emulator worth so many."""
+    return 1 / (1 + events / worth)
 
 
 def _is_cell(stored: object) -> bool:

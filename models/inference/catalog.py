@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from models.bundle.reliability import Reliability, ReliabilityWarning
+from models.bundle.reliability import Reliability, ReliabilityWarning, power_of
 from models.inference.mixture import PopulationError
 from models.namespaces import Array, Namespace, log_sum, namespace
 
 Selection = Callable[[Array], tuple[Array, Array]]
-"""What logs of detected fractions take off log-likelihoods, and the derivatives of that."""
+"""What the number of events adds to log-likelihoods at logs of detected fractions, and the
+derivatives of log-likelihoods by these; of shapes that count by a power."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,12 +54,15 @@ class CatalogLikelihood:
     over the posterior samples of event j, and over injections for the detected fraction P_det. Of a
     model of an ensemble, L is the mean over its members, each of which has an equal prior
     probability: what the members disagree in widens the posterior, at no cost beyond that of the
-    ensemble's mean density. A model with `sample_member` leaves the mean to the sampler.
+    ensemble's mean density. A model with `sample_member` leaves the mean to the sampler. All of it
+    counts by N / (J + N), with N the number of events that the emulator is `worth`: a power
+    posterior, as wide as the data and the emulator's error leave it (Holmes & Walker).
 
     Mandel, Farr & Gair (2019), https://arxiv.org/abs/1809.02063
     Farr (2019), https://arxiv.org/abs/1904.10879 (effective number of injections)
     Essick & Farr (2022), https://arxiv.org/abs/2204.00461 (variance of the sums)
     Hoeting et al. (1999), https://doi.org/10.1214/ss/1009212519 (averages over models)
+    Holmes & Walker (2017), https://arxiv.org/abs/1701.08515 (powers of likelihoods)
 
     Example:
         >>> likelihood = CatalogLikelihood(model, events, injections, drawn=1_000_000)
@@ -74,6 +78,7 @@ class CatalogLikelihood:
         *,
         drawn: int,
         largest_variance: float = 1.0,
+        worth: float | None = None,
     ) -> None:
         """Put the catalogue and the injections together.
 
@@ -88,10 +93,12 @@ class CatalogLikelihood:
             drawn: Injections that were made, found or not.
             largest_variance: Of the log-likelihood, beyond which it is taken as -inf: there the
                 sums are noise, which a sampler would climb. `math.inf` switches that off.
+            worth: Number of events N that the emulator is worth; None takes what its export
+                measured (`emulator.reliability.worth`), `math.inf` takes it for exact.
 
         Raises:
             PopulationError: If there is no event, arrays differ in length, a `prior` is missing or
-                not positive, or fewer injections were drawn than found.
+                not positive, fewer injections were drawn than found, or worth is not above 0.
 
         Warns:
             ReliabilityWarning: If there are more events than the emulator is known to be good for.
@@ -108,6 +115,12 @@ class CatalogLikelihood:
             # At the line that makes the likelihood, this one or a kind of it.
             level = 2 + (type(self) is not CatalogLikelihood)
             warnings.warn(told, ReliabilityWarning, stacklevel=level)
+        if worth is None:
+            worth = reliability.worth if reliability else math.inf
+        if not worth > 0:
+            raise PopulationError(f"worth must be a number of events above 0, got {worth}")
+        self.power = power_of(len(events), worth)
+        """By which the log-likelihood of masses counts: 1 if the emulator is taken for exact."""
         *lengths, found = (len(table["prior"]) for table in tables)
         if self.drawn < found:
             raise PopulationError(
@@ -145,8 +158,7 @@ class CatalogLikelihood:
 
     def estimate(self, **parameters: Array) -> Estimate:
         """The log-likelihood with the error of its Monte-Carlo sums."""
-        count = len(self._samples_J)
-        return self._estimate(parameters, lambda ln_detected_M: (count * ln_detected_M, count))
+        return self._estimate(parameters, lambda ln_detected_M: (0.0 * ln_detected_M, 0.0))
 
     def _estimate(self, parameters: dict[str, Array], selection: Selection) -> Estimate:
         xp = namespace(*parameters.values())
@@ -164,14 +176,16 @@ class CatalogLikelihood:
 
         possible_M = xp.isfinite(ln_detected_M) & xp.isfinite(ln_sum_MJ).all(1)
         ln_events_MJ = xp.where(xp.isfinite(ln_sum_MJ), ln_sum_MJ, 0.0) - xp.log(samples_J)
-        ln_selected_M, slope_M = selection(xp.where(possible_M, ln_detected_M, 0.0))
-        ln_M = xp.where(possible_M, ln_events_MJ.sum(1) - ln_selected_M, -math.inf)
+        ln_some_M = xp.where(possible_M, ln_detected_M, 0.0)
+        ln_shape_M = self.power * (ln_events_MJ.sum(1) - len(self._samples_J) * ln_some_M)
+        ln_number_M, slope_M = selection(ln_some_M)
+        ln_M = xp.where(possible_M, ln_shape_M + ln_number_M, -math.inf)
 
         ln_share_M = _ln_shares(xp, ln_M)
         effective_J = _effective(xp, ln_share_M, ln_MJL, ln_sum_MJ)
         effective = _effective(xp, ln_share_M, ln_MN, ln_found_M)
-        variance = xp.sum(_inverse(xp, effective_J) - 1 / samples_J)
-        slope = xp.sum(xp.exp(ln_share_M) * slope_M)
+        variance = self.power**2 * xp.sum(_inverse(xp, effective_J) - 1 / samples_J)
+        slope = xp.sum(xp.exp(ln_share_M) * (slope_M - self.power * len(self._samples_J)))
         variance = variance + slope**2 * (_inverse(xp, effective) - 1 / max(self.drawn, 1))
         return Estimate(
             log_likelihood=log_sum(xp, ln_M, axis=0) - math.log(len(ln_M)),

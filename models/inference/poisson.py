@@ -54,6 +54,7 @@ class PoissonLikelihood(CatalogLikelihood):
         exposure: float,
         efficiency: Callable[..., Array] | None = None,
         largest_variance: float = 1.0,
+        worth: float | None = None,
     ) -> None:
         """Put the catalogue, the injections and what was surveyed together.
 
@@ -67,12 +68,21 @@ class PoissonLikelihood(CatalogLikelihood):
             efficiency: The rate as a function of the model's parameters, such as the method of a
                 `PopulationModel`; None makes it a parameter.
             largest_variance: Of the log-likelihood, beyond which it is taken as -inf.
+            worth: Number of events that the emulator is worth. The number of events, which tells of
+                the rate, counts in full.
 
         Raises:
             PopulationError: As `CatalogLikelihood`, or if the exposure is not above 0, or a
                 parameter of the model is called rate.
         """
-        super().__init__(model, events, injections, drawn=drawn, largest_variance=largest_variance)
+        super().__init__(
+            model,
+            events,
+            injections,
+            drawn=drawn,
+            largest_variance=largest_variance,
+            worth=worth,
+        )
         if not 0 < exposure < math.inf:
             raise PopulationError(f"exposure must be a number above 0, got {exposure}")
         if efficiency is None and RATE in self.names:
@@ -104,8 +114,9 @@ class PoissonLikelihood(CatalogLikelihood):
         ln_mergers = xp.log(self._exposure * xp.where(some, rate, 1.0))
 
         def selection(ln_detected_M: Array) -> tuple[Array, Array]:
-            expected_M = xp.exp(ln_detected_M + ln_mergers)
-            taken_M = expected_M - len(self._samples_J) * ln_mergers
-            return xp.where(some, taken_M, math.inf), expected_M
+            count, ln_expected_M = len(self._samples_J), ln_detected_M + ln_mergers
+            expected_M = xp.exp(ln_expected_M)
+            added_M = count * ln_expected_M - expected_M
+            return xp.where(some, added_M, -math.inf), count - expected_M
 
         return self._estimate(of_model, selection)

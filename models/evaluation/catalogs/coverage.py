@@ -16,13 +16,12 @@ Array names end in their axes:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
@@ -33,13 +32,21 @@ from data_prep.stream import Batch, Stream
 from data_prep.words.numbers import counted
 from models.bundle.emulator import Emulator
 from models.bundle.ensemble import Density
-from models.bundle.reliability import CELLS, HELD_OUT, LEAST_CATALOGS, Catalogs, Reliability
+from models.bundle.reliability import (
+    CELLS,
+    HELD_OUT,
+    LEAST_CATALOGS,
+    Catalogs,
+    Reliability,
+    power_of,
+)
 from models.evaluation.catalogs.posterior import (
     Floats,
     Found,
     LogLikelihood,
     NoGridError,
     found,
+    log_likelihood_of,
     surface,
 )
 from models.evaluation.cells import CellRows, Key, held_out_of, keys
@@ -52,10 +59,6 @@ GRIDS = {1: 20, 2: 14, 3: 8}
 """Points along each of so many conditions; their number to that power is what it costs."""
 ROWS = 200_000
 """Rows at most that are read."""
-PARTS = 16_384
-"""Densities that are worked out together: their parts stay in the cache."""
-IMPOSSIBLE = -1e3
-"""Log density of an event that cannot be: a grid closes in on where the fewest are such."""
 BOOTSTRAPS = 1_000
 LEVEL = 0.9
 """Content of the regions that are counted."""
@@ -90,8 +93,9 @@ def measure(
     *,
     catalogs: int,
     split: str = "val",
-    held_out: frozenset[Key] = frozenset(),
-    sizes: Sequence[int] = SIZES,
+    held_out: Sequence[tuple[Density, frozenset[Key]]] = (),
+    worth: float = math.inf,
+    sizes: Sequence[int] | None = None,
     kinds: int = KINDS,
     seed: int = 0,
     step: Step = lambda done, total: None,
@@ -103,8 +107,10 @@ def measure(
         folder: A prepared dataset of its columns.
         catalogs: Of each size and kind of cells, at most.
         split: Whose rows are taken; of held-out cells those of the training part as well.
-        held_out: The cells of the dataset that the flow was trained without.
-        sizes: Events of the catalogues, from large to small.
+        held_out: Cells of the dataset, no two the same, and what was trained without them: the
+            density itself, or others that were trained as it was.
+        worth: Events that the density is worth, as `CatalogLikelihood` takes them.
+        sizes: Events of the catalogues, from large to small; None has those of `SIZES`.
         kinds: Of how many of these sizes catalogues are made.
         seed: By which rows are dealt.
         step: Called with the number of posteriors that are done, and of all.
@@ -113,8 +119,10 @@ def measure(
     if why := _refusal(dataset):
         return Reliability(measured=(), missing={CELLS: why, HELD_OUT: why})
     axes, rng = _Axes.of(density), np.random.default_rng(seed)
+    sizes = sizes or SIZES
     places, missing = list[_Place](), dict[str, str]()
-    for name, batch in _rows(dataset, folder, split, held_out):
+    unseen = {at: flow for flow, out in held_out for at in out}
+    for name, batch in _rows(dataset, folder, split, density, unseen):
         place = _dealt(name, batch, dataset, axes, catalogs, sizes, kinds, rng)
         if place.dealt:
             places.append(place)
@@ -129,7 +137,9 @@ def measure(
             for events, some in place.dealt.items():
                 each = []
                 for one in some:
-                    each.append(_where_truth_is(density, one, axes))
+                    at = key(dataset.cells[one.cell].conditions)
+                    flow = unseen[at] if place.name == HELD_OUT else density
+                    each.append(_where_truth_is(flow, one, axes, worth))
                     step(done := done + 1, total)
                 measured.append(_told(place, events, some, each, dataset))
         except NoGridError as error:
@@ -141,15 +151,26 @@ def measure(
 def of_catalogs(
     emulator: Emulator | Density, dataset: Dataset, folder: Path, split: str, catalogs: int
 ) -> dict[str, Any]:
-    """What an evaluation tells of up to so many catalogues: at the cells, and at held-out ones."""
+    """What an evaluation tells of up to so many catalogues: at the cells, and at held-out ones.
+
+    Their posteriors are those of `CatalogLikelihood`, by what the emulator's export measured.
+    """
     if not catalogs:
         return {}
     flow, card = (
         (emulator, {}) if isinstance(emulator, Density) else (emulator.module, emulator.card)
     )
     out = keys(dataset, held_out_of(card))
+    exported = Reliability.from_card(card)
     found = measure(
-        flow, folder, catalogs=catalogs, split=split, held_out=out, sizes=SIZES[1:], kinds=1
+        flow,
+        folder,
+        catalogs=catalogs,
+        split=split,
+        held_out=[(flow, out)] if out else [],
+        worth=exported.worth if exported else math.inf,
+        sizes=SIZES[1:],
+        kinds=1,
     )
     places = {"trained_cells": found.at(CELLS), "held_out_cells": found.at(HELD_OUT)}
     told = {name: _coverage(one) for name, one in places.items()}
@@ -178,24 +199,6 @@ def _coverage(found: Catalogs | None) -> dict[str, Any] | None:
         "nominal": LEVEL,
         "square": {"mean": found.square, "error": found.error},
     }
-
-
-def log_likelihood_of(flow: Density) -> LogLikelihood:
-    """Of events `(N, F)` under many conditions `(U, C)`, part by part."""
-
-    @torch.no_grad()
-    def log_likelihood(events_NF: Floats, c_UC: Floats) -> Floats:
-        like = flow.conditions.mean_K
-        x_NF, c = (torch.as_tensor(each, dtype=like.dtype) for each in (events_NF, c_UC))
-        sums = []
-        for part_UC in torch.split(c, max(1, PARTS // len(x_NF))):
-            counts = [len(x_NF)] * len(part_UC)
-            ln_M = flow.log_prob(x_NF.repeat(len(part_UC), 1), part_UC, counts)
-            ln_UN = ln_M.view(len(part_UC), -1).clamp_min(IMPOSSIBLE)
-            sums.append(ln_UN.double().sum(1))
-        return torch.cat(sums).numpy()
-
-    return log_likelihood
 
 
 def error(cells: NDArray[np.int_], values: Floats) -> float:
@@ -250,12 +253,17 @@ def _refusal(dataset: Dataset) -> str | None:
 
 
 def _rows(
-    dataset: Dataset, folder: Path, split: str, held_out: frozenset[Key]
+    dataset: Dataset,
+    folder: Path,
+    split: str,
+    density: Density,
+    unseen: Mapping[Key, Density],
 ) -> Iterator[tuple[str, Batch]]:
-    """Rows that no training saw, of the cells and of those held out."""
-    out = [name_of(dataset, cell) for cell in dataset.cells if key(cell.conditions) in held_out]
-    yield CELLS, _read(Stream(folder, split, batch_size=ROWS, shuffle=False, without=out))
-    if out:
+    """Rows that no training of the density saw, and those that no training without them saw."""
+    named = {key(cell.conditions): name_of(dataset, cell) for cell in dataset.cells}
+    own = [named[at] for at, flow in unseen.items() if flow is density]
+    yield CELLS, _read(Stream(folder, split, batch_size=ROWS, shuffle=False, without=own))
+    if out := [named[at] for at in unseen]:
         parts = dict.fromkeys((split, "train"))
         streams = [Stream(folder, p, batch_size=ROWS, shuffle=False, only=out) for p in parts]
         yield HELD_OUT, _joined([_read(one) for one in streams])
@@ -332,14 +340,15 @@ def _too_few(place: _Place, split: str, events: int) -> str:
     )
 
 
-def _where_truth_is(density: Density, catalog: _Catalog, axes: _Axes) -> Found:
+def _where_truth_is(density: Density, catalog: _Catalog, axes: _Axes, worth: float) -> Found:
     flows = getattr(density, "flows", [density])
     truth_C = axes.to(catalog.truth_C)
+    power = power_of(len(catalog.events_NF), worth)
     surfaces = []
     for log_likelihood in map(log_likelihood_of, flows):
 
         def at(events_NF: Floats, points_UC: Floats, of: LogLikelihood = log_likelihood) -> Floats:
-            return of(events_NF, axes.back(points_UC))
+            return power * of(events_NF, axes.back(points_UC))
 
         grid = GRIDS[len(truth_C)]
         surfaces.append(surface(at, catalog.events_NF, truth_C, axes.ends_C2, grid))

@@ -16,14 +16,21 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.interpolate import RegularGridInterpolator
 from scipy.special import logsumexp
+
+from models.bundle.ensemble import Density
 
 Floats = NDArray[np.float64]
 LogLikelihood = Callable[[Floats, Floats], Floats]
 """Of events `(N, F)` under each of the conditions `(U, C)`, `(U,)`."""
 
+PARTS = 16_384
+"""Densities that are worked out together: their parts stay in the cache."""
+IMPOSSIBLE = -1e3
+"""Log density of an event that cannot be: a grid closes in on where the fewest are such."""
 GRID = 20
 """Points along each condition."""
 REACH = 10.0
@@ -95,6 +102,24 @@ class Found(NamedTuple):
     square: float
     """Squared distance of the truth from the mean, in the posterior's covariance, per condition: 1
     on average if the posterior is right, 2 where the emulator's error is as large as its width."""
+
+
+def log_likelihood_of(flow: Density) -> LogLikelihood:
+    """Of events `(N, F)` under many conditions `(U, C)`, part by part."""
+
+    @torch.no_grad()
+    def log_likelihood(events_NF: Floats, c_UC: Floats) -> Floats:
+        like = flow.conditions.mean_K
+        x_NF, c = (torch.as_tensor(each, dtype=like.dtype) for each in (events_NF, c_UC))
+        sums = []
+        for part_UC in torch.split(c, max(1, PARTS // len(x_NF))):
+            counts = [len(x_NF)] * len(part_UC)
+            ln_M = flow.log_prob(x_NF.repeat(len(part_UC), 1), part_UC, counts)
+            ln_UN = ln_M.view(len(part_UC), -1).clamp_min(IMPOSSIBLE)
+            sums.append(ln_UN.double().sum(1))
+        return torch.cat(sums).numpy()
+
+    return log_likelihood
 
 
 def surface(

@@ -36,9 +36,8 @@ def test_an_export_measures_its_own_flow_in_cells_and_in_held_out_ones(tmp_path,
     assert done == [(number, 20) for number in range(1, 21)]
     assert {one.place: one.catalogs for one in found.measured} == {CELLS: 10, HELD_OUT: 10}
     assert found.missing == {}
-    again = coverage.measure(
-        emulator.module, SAMPLE, catalogs=10, held_out=keys(dataset, out), split="val"
-    )
+    held_out = [(emulator.module, keys(dataset, out))]
+    again = coverage.measure(emulator.module, SAMPLE, catalogs=10, held_out=held_out)
     assert again == found == ArrayFlow.load(tmp_path / "e").reliability
     text = (tmp_path / "e" / "README.md").read_text()
     assert f"| 10 | 25 | {found.at(HELD_OUT).cells} of " in text
@@ -48,6 +47,6 @@ def test_an_export_measures_its_own_flow_in_cells_and_in_held_out_ones(tmp_path,
     assert said.endswith(f"good for: {found.limiting.good_for}, {where}")
 
     gone = other_data(trained, fingerprint="other").record
-    found = export._reliability(emulator, gone, 10, lambda *each: None)
+    found = export._reliability(emulator, gone, [], 10, lambda *each: None)
     assert "the data were not there" in found.missing[CELLS]
     assert found.limiting is None

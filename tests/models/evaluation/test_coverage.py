@@ -114,12 +114,40 @@ def test_held_out_cells_are_told_apart_and_the_worse_ones_set_the_limit(data):
     low = sorted({cell.conditions[0] for cell in dataset.cells})[:3]
     out = frozenset(key(cell.conditions) for cell in dataset.cells if cell.conditions[0] in low[1:])
 
-    found = of(Normal(2 * WRONG, below=low[-1] * 1.1), data, held_out=out)
+    density = Normal(2 * WRONG, below=low[-1] * 1.1)
+    found = of(density, data, held_out=[(density, out)])
 
     assert found.limiting == found.at(HELD_OUT)
     assert found.at(HELD_OUT).cells == found.at(CELLS).cells == 4
     assert found.at(CELLS).good_for.most > 3 * found.at(HELD_OUT).good_for.most
     assert found.at(HELD_OUT).worst["Z"] in low
+
+
+def test_held_out_cells_are_those_of_the_flows_that_lack_them(data):
+    """Two halves of the cells, without each of which another flow is trained."""
+    dataset, density = Dataset.read(data), Normal()
+    inside = [key(cell.conditions) for cell in dataset.cells]
+    halves = [
+        (Normal(WRONG), frozenset(inside[::2])),
+        (Normal(-WRONG), frozenset(inside[1::2])),
+    ]
+
+    found = of(density, data, held_out=halves)
+
+    assert found.at(HELD_OUT).cells == found.at(CELLS).cells == 8
+    assert found.at(HELD_OUT).good_for.events == pytest.approx(NUMBER, rel=0.3)
+    assert found.at(CELLS) == of(density, data).at(CELLS)
+    # The middle between cells is as wrong as they are, or by an eighth of what is more beyond.
+    assert 4 * NUMBER < found.worth < np.inf
+
+
+def test_what_an_emulator_is_worth_makes_its_posteriors_as_wide_as_they_are_wrong(data):
+    found = of(Normal(WRONG), data, worth=NUMBER)
+
+    assert of(Normal(WRONG), data).worth == pytest.approx(NUMBER, rel=0.25)
+    for one in found.measured:
+        # An error that is the same everywhere lies on one side: its square is right, no more.
+        assert one.square == pytest.approx(1, abs=2.5 * one.error)
 
 
 def test_weighted_rows_make_catalogues_of_mergers_of_equal_weight(tmp_path):
@@ -138,6 +166,7 @@ def test_no_number_is_told_of_rows_that_make_too_few_catalogues(data, prepared):
     assert not measure(Normal(), data, catalogs=9).measured
     found = measure(Normal(), prepared, catalogs=40)
     assert found.limiting is found.warning(10**6) is None
+    assert found.worth == np.inf
     assert "the val rows of 1 cell inside" in found.missing[CELLS]
 
 
@@ -193,6 +222,26 @@ def catalogs(**other):
 )
 def test_the_number_of_events_follows_from_the_square(square, told):
     assert str(catalogs(square=square).good_for) == told
+
+
+@pytest.mark.parametrize(
+    ("places", "worth"),
+    [
+        pytest.param([(CELLS, 1.5)], 400, id="cells alone"),
+        pytest.param([(CELLS, 1.5), (HELD_OUT, 5.5)], 200, id="an eighth of what is more"),
+        pytest.param([(CELLS, 1.5), (HELD_OUT, 1.2)], 400, id="held-out cells that are no worse"),
+        pytest.param([(HELD_OUT, 1.5)], 400, id="held-out cells alone"),
+        pytest.param([(CELLS, 0.9)], np.inf, id="no error"),
+        pytest.param([], np.inf, id="nothing"),
+    ],
+)
+def test_what_an_emulator_is_worth_follows_from_the_squares(places, worth):
+    measured = [catalogs(place=place, square=square) for place, square in places]
+    # Of two sizes with equal errors the larger one counts four times.
+    half = [catalogs(place=p, square=1 + (s - 1) / 2, events=100) for p, s in places]
+    for some in (measured, measured + half):
+        found = Reliability(measured=tuple(some), missing={})
+        assert found.worth == pytest.approx(worth)
 
 
 def test_a_card_keeps_it_and_an_older_one_has_none():

@@ -193,6 +193,37 @@ def test_more_events_than_the_emulator_is_good_for_are_warned_of_once(tmp_path):
     assert warned_of(Emulator(two), events) == []
 
 
+def test_the_likelihood_counts_by_what_the_emulator_is_worth(flow):
+    """As if the catalogue had so many fewer events, its variance too."""
+    events, injections, count = a_catalogue(flow)
+    model = PopulationModel(flow, over=OVER_Z)
+
+    def made(**options):
+        return CatalogLikelihood(model, events, injections, drawn=count, **options)
+
+    whole, half = (made(worth=worth).estimate(alpha=2.0) for worth in (np.inf, 8))
+    assert half.log_likelihood == pytest.approx(whole.log_likelihood / 2)
+    assert half.variance == pytest.approx(whole.variance / 4)
+    assert half.detected_fraction == whole.detected_fraction
+    with pytest.raises(PopulationError, match="worth must be a number of events above 0, got 0"):
+        made(worth=0)
+
+    measured = Catalogs(
+        place=CELLS,
+        events=200,
+        catalogs=30,
+        cells=10,
+        cells_inside=12,
+        covered=20,
+        square=1 + 200 / 24,
+        error=0.2,
+        worst={"Z": 0.001, "alpha": 2.0},
+    )
+    model.reliability = Reliability(measured=(measured,), missing={})
+    assert made().power == pytest.approx(24 / 32)
+    assert made(worth=np.inf).power == 1
+
+
 def test_an_event_the_population_cannot_make_is_impossible_and_never_nan(flow):
     events, injections, count = a_catalogue(flow)
     events[2]["mass_2"] = 2 * events[2]["mass_1"]

@@ -75,10 +75,10 @@ class PowerLaw:
         return -alpha * xp.log(dataset["mass_1"]) - xp.log(norm)
 
 
-def likelihoods(catalogue, model=None, *, exposure=300.0):
+def likelihoods(catalogue, model=None, *, exposure=300.0, worth=None):
     events, found = catalogue
     model = model or PowerLaw()
-    given = {"drawn": found.drawn, "largest_variance": math.inf}
+    given = {"drawn": found.drawn, "largest_variance": math.inf, "worth": worth}
     return (
         CatalogLikelihood(model, events, found.found, **given),
         PoissonLikelihood(model, events, found.found, exposure=exposure, **given),
@@ -149,9 +149,13 @@ def test_gwpopulation_gives_the_same_numbers_from_the_same_files(catalogue, seen
             assert ours(values) == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_mean_over_all_rates_is_the_likelihood_without_one(catalogue):
-    """Flat in the log of the rate, of which the posterior is a gamma distribution."""
-    marginal, poisson = likelihoods(catalogue)
+@pytest.mark.parametrize("worth", [math.inf, 20])
+def test_the_mean_over_all_rates_is_the_likelihood_without_one(catalogue, worth):
+    """Flat in the log of the rate, of which the posterior is a gamma distribution.
+
+    So it is whatever the emulator is worth, which tells of masses alone.
+    """
+    marginal, poisson = likelihoods(catalogue, worth=worth)
     expected = 300 * float(marginal.estimate(alpha=2.0).detected_fraction)
     rates = np.geomspace(1e-4, 200, 400) / expected
     ln = np.array([poisson([2.0, rate]) for rate in rates])
