@@ -1,4 +1,6 @@
-"""Small files in the layouts that collaborations publish: PESummary, GWTC-1, injections.
+"""Small files in the layouts that collaborations publish: GWTC-1, injections of all runs.
+
+Those of PESummary are written by `examples/mock_files.py`.
 
 Array names end in their axes:
     N injections    L posterior samples
@@ -8,63 +10,15 @@ import h5py
 import numpy as np
 from scipy.stats import truncnorm
 
+from examples.mock_files import YEAR, records
 from models.inference.published.universe import PLANCK15_LAL
 
-YEAR = 365.25 * 86400
 CARTESIAN = "spin1x_spin1y_spin1z_spin2x_spin2y_spin2z"
 ANGLES = [
     f"spin{which}_{part}"
     for which in (1, 2)
     for part in ("magnitude", "polar_angle", "azimuthal_angle")
 ]
-ISOTROPIC = {
-    "luminosity_distance": "bilby.gw.prior.UniformSourceFrame(minimum=100.0, maximum=8000.0, "
-    "cosmology='Planck15_LAL', name='luminosity_distance', unit='Mpc')",
-    "chirp_mass": "bilby.gw.prior.UniformInComponentsChirpMass(minimum=5.0, maximum=150.0)",
-    "mass_ratio": "bilby.gw.prior.UniformInComponentsMassRatio(minimum=0.05, maximum=1.0)",
-    "a_1": "Uniform(minimum=0, maximum=0.99, name='a_1')",
-    "a_2": "Uniform(minimum=0, maximum=0.99, name='a_2')",
-}
-"""What the analyses of GWTC-4 tell of their priors."""
-
-
-def records(columns):
-    """A dataset of records, as both catalogues have it."""
-    table = np.zeros(len(next(iter(columns.values()))), [(name, "f8") for name in columns])
-    for name, values in columns.items():
-        table[name] = values
-    return table
-
-
-def analysis(mass_1, mass_2, distance, cosmology=PLANCK15_LAL):
-    """The columns of PESummary that depend on these, which are of the detector's frame."""
-    z = cosmology.redshift(distance)
-    return {
-        "mass_1": mass_1,
-        "mass_2": mass_2,
-        "luminosity_distance": distance,
-        "redshift": z,
-        "mass_1_source": mass_1 / (1 + z),
-        "mass_2_source": mass_2 / (1 + z),
-        "mass_ratio": mass_2 / mass_1,
-        "a_1": np.full(len(mass_1), 0.3),
-    }
-
-
-def write_pesummary(path, analyses, told=None, description=""):
-    """A file of PESummary; `told` are analytic priors of all analyses."""
-    with h5py.File(path, "w") as file:
-        file["version/pesummary"] = np.array([b"1.0.0"])
-        for name, columns in analyses.items():
-            group = file.create_group(name)
-            group["posterior_samples"] = records(columns)
-            group["approximant"] = np.array([b"IMRPhenomXPHM"])
-            group["description"] = np.array([description.encode()])
-            group["psds/H1"] = np.ones((5, 2))
-            group["priors/samples/mass_1"] = np.ones(3)
-            for parameter, text in (told or {}).items():
-                group[f"priors/analytic/{parameter}"] = np.array([text.encode()])
-    return path
 
 
 def write_gwtc1(path, mass_1, mass_2, distance):

@@ -4,7 +4,7 @@ The tutorial is run from an empty folder; every other page in a copy of what it 
 tables of mergers beside it. A block with a title is a file of that name. A line above a block says
 what is special about it:
 
-    <!-- tests add: OPTIONS -->    its launches, or scripts, get these options, to take less time
+    <!-- tests add: OPTIONS -->    what trains, and scripts, get these options, to take less time
     <!-- run by tests/FILE.py -->  it is run there, with what it needs
     <!-- only parsed: WHY -->      it is run nowhere
 """
@@ -45,8 +45,6 @@ from tests.random_flows import a_flow
 
 ROOT = Path(__file__).resolve().parents[1]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
-INFERENCE = ROOT / "docs" / "inference.md"
-"""Takes minutes: tests/stress runs it."""
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 BLOCK = re.compile(
     r"(?:<!-- (only parsed|run by|tests add):? ([^>]*?) -->\n)?"
@@ -80,7 +78,7 @@ class Block:
         found = []
         for name, line in COMMAND.findall(self.text):
             words = shlex.split(line, comments=True)
-            is_long = name != "hpo" or words[0] == "launch"
+            is_long = name != "hpo" or words[0] == "launch" or "--train-on" in words
             found.append([name.split()[-1], *words, *(more if is_long else [])])
         return found
 
@@ -276,7 +274,7 @@ def typed(words):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
-    [one for one in pages_with("console", "python") if one.values[0] not in (TUTORIAL, INFERENCE)],
+    [one for one in pages_with("console", "python") if one.values[0] != TUTORIAL],
 )
 def test_what_a_page_shows_runs(page, desk, tmp_path, monkeypatch):
     place = shutil.copytree(desk, tmp_path / "desk")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import gamma
 
+from examples.mock_files import analysis, write_pesummary
 from models.inference.catalog import CatalogLikelihood
 from models.inference.mixture import PopulationError
 from models.inference.poisson import PoissonLikelihood
@@ -15,7 +16,7 @@ from models.inference.published.injections import read_injections
 from models.inference.published.posteriors import SamplingPrior, read_posterior
 from models.inference.published.universe import PLANCK15_LAL, Universe
 from models.namespaces import namespace
-from tests.published_files import analysis, draws, write_injections, write_pesummary
+from tests.published_files import draws, write_injections
 from tests.random_flows import a_flow, in_arrays
 
 OVER_Z = {"Z": ([0.0002, 0.001, 0.008], [1.0, 3.0, 2.0])}

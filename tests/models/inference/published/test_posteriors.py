@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from examples.mock_files import TOLD, analysis, write_pesummary
 from models.inference.mixture import PopulationError
 from models.inference.published.posteriors import SamplingPrior, read_posterior
 from models.inference.published.universe import PLANCK15, PLANCK15_LAL, Cosmology, Universe
-from tests.published_files import ISOTROPIC, analysis, write_gwtc1, write_pesummary
+from tests.published_files import write_gwtc1
 
 OPEN = Universe(cosmology=PLANCK15_LAL, max_spin=0.99, evolution=None)
 SOURCE_FRAME = SamplingPrior(masses="detector", distance="source_frame", cosmology=PLANCK15_LAL)
@@ -86,12 +87,12 @@ def test_samples_where_nothing_merges_count_in_the_mean_and_weigh_nothing(tmp_pa
 
 
 def test_what_the_file_tells_of_its_prior_agrees_with_what_is_said(tmp_path):
-    path = event(tmp_path / "event.h5", ISOTROPIC)
+    path = event(tmp_path / "event.h5", TOLD)
     found = read_posterior(path, OPEN, prior=SOURCE_FRAME, masses="source", analysis="C00:Mixed")
     assert found["mass_1"].shape == (3,)
 
     # After a reweighting the file still tells the prior of the run before.
-    before = {**ISOTROPIC, "luminosity_distance": "PowerLaw(alpha=2, minimum=10, maximum=9000)"}
+    before = {**TOLD, "luminosity_distance": "PowerLaw(alpha=2, minimum=10, maximum=9000)"}
     cosmo = event(tmp_path / "cosmo.h5", before, "These are reweighted posterior samples")
     read_posterior(cosmo, OPEN, prior=SOURCE_FRAME, masses="source")
     read_posterior(event(tmp_path / "no.h5", before), OPEN, prior=EUCLIDEAN, masses="source")
@@ -128,7 +129,7 @@ def test_what_the_file_tells_of_its_prior_agrees_with_what_is_said(tmp_path):
     ],
 )
 def test_another_prior_than_is_said_is_refused(tmp_path, told, said, message):
-    path = event(tmp_path / "event.h5", {**ISOTROPIC, **told})
+    path = event(tmp_path / "event.h5", {**TOLD, **told})
 
     with pytest.raises(PopulationError, match=message):
         read_posterior(path, OPEN, prior=said, masses="source")
