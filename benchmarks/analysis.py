@@ -6,8 +6,8 @@ The commands of `docs/inference.md` make a catalogue of the prepared dataset and
 emulator's conditions from it, each with its time. Then both likelihoods are called in turn on the
 same rows, at parameters that are drawn evenly: ours of the emulator, and gwpopulation's
 `HyperparameterLikelihood` of its power law and peak, under numpy both. emcee, too, calls the
-latter, as often as the analysis called ours. All seconds but those said to be of a clock are of
-processor time, in one thread.
+latter, as often as the analysis called ours on all events. Seconds are of processor time, in one
+thread, unless they are said to be by the clock.
 """
 
 from __future__ import annotations

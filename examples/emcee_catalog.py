@@ -15,7 +15,6 @@ import argparse
 import itertools
 import json
 import multiprocessing
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,10 +44,9 @@ PRIOR = SamplingPrior(masses="detector", distance="source_frame", cosmology=PLAN
 """What the posterior samples were drawn under."""
 FAR = 1.0
 """Largest false alarm rate of events and injections, in 1/yr."""
-PART = 8
-"""The first look takes one event of so many, and one injection."""
-REACH = 16.0
-"""Nats below the maximum of the log-likelihood that the grid reaches down to."""
+LOOKS = ((4, 8.0), (4, 6.0), (1, 14.0), (1, 0.0))
+"""Grids that close in on the maximum: each takes one event of so many, and injection, and the next
+one reaches so many nats down. The posterior of a part is wider, and beside that of all."""
 PROCESSES, WALKERS = 2, 32
 CHECKED = 8
 """Samples at which the likelihood is compared with what was interpolated."""
@@ -86,13 +84,11 @@ class Surface:
 
     def __init__(self, likelihood: CatalogLikelihood, axes: list[np.ndarray]) -> None:
         points = list(itertools.product(*axes))
-        start_s = time.perf_counter()
         with multiprocessing.get_context("fork").Pool(PROCESSES) as pool:
             each = ((likelihood, point) for point in points)
             self.estimates = pool.starmap(estimate, each, chunksize=-(-len(points) // 8))
-        taken_s = time.perf_counter() - start_s
         events = len(self.estimates[0].effective_samples_J)
-        print(f"{len(points)} likelihoods of {events} events in {taken_s:.0f} s")
+        print(f"{len(points)} likelihoods of {events} events")
         self.axes, self.shape = axes, [len(axis) for axis in axes]
         self.ln = np.array([one.log_likelihood for one in self.estimates])
 
@@ -106,7 +102,7 @@ class Surface:
 
     def near(self, reach: float) -> list[tuple[float, float]]:
         """Ends of the box of all points so near to the maximum, and one point more."""
-        at = np.argwhere(self.ln.reshape(self.shape) > self.ln.max() - reach)
+        at = np.argwhere(self.ln.reshape(self.shape) >= self.ln.max() - reach)
         first, last = at.min(0) - 1, at.max(0) + 1
         return [
             (axis[max(low, 0)], axis[min(high, len(axis) - 1)])
@@ -175,7 +171,7 @@ def publish(
     path: Path, model: PopulationModel, samples: dict[str, np.ndarray], events: list[str]
 ) -> None:
     """Samples, each with its merger rate per unit of the heavier mass, as popsummary reads them."""
-    mass, ratio = np.geomspace(2, 100, 150), (np.arange(60) + 0.5) / 60
+    mass, ratio = np.geomspace(2, 100, 120), (np.arange(40) + 0.5) / 40
     pairs = {"mass_1": mass[:, None], "mass_2": mass[:, None] * ratio}
     rates = [
         # The mean over ratios is the integral over the other mass, by the heavier one.
@@ -226,8 +222,10 @@ def main() -> None:
     # Within by a hair: beyond an end, be it by rounding, the likelihood is 0.
     domain = [np.log(flow.domain[name]) + [1e-6, -1e-6] for name in likelihood.names]
 
-    rough = Surface(catalog.likelihood(model, PART), grid(domain, options.points))
-    surface = Surface(likelihood, grid(rough.near(REACH / PART), options.points))
+    ends = domain
+    for every, reach in LOOKS:
+        surface = Surface(catalog.likelihood(model, every), grid(ends, options.points))
+        ends = surface.near(reach)
     logs = check(surface, likelihood, sample(surface, options.steps), domain)
 
     samples = dict(zip(likelihood.names, np.exp(logs).T, strict=True))
