@@ -58,11 +58,7 @@ class Catalogs:
     @property
     def good_for(self) -> GoodFor:
         """The number of events at which the emulator's error equals the posterior's width."""
-        excess = self.square - 1
-        low = self.events / (max(excess, 0.0) + self.error)
-        if excess <= self.error:
-            return GoodFor(None, low, None)
-        return GoodFor(self.events / excess, low, self.events / (excess - self.error))
+        return GoodFor.of((self.square - 1) / self.events, self.error / self.events)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +71,14 @@ class GoodFor:
     """At one standard error more."""
     high: float | None
     """At one standard error less; None where there is no end."""
+
+    @classmethod
+    def of(cls, inverse: float, error: float) -> Self:
+        """Of one over the number, and the error of that."""
+        low = 1 / (max(inverse, 0.0) + error)
+        if inverse <= error:
+            return cls(None, low, None)
+        return cls(1 / inverse, low, 1 / (inverse - error))
 
     @property
     def most(self) -> float:
@@ -102,52 +106,59 @@ class Reliability:
         return max(there, key=lambda one: one.events, default=None)
 
     @property
-    def limiting(self) -> Catalogs | None:
-        """The catalogues that set the limit: of cells or held-out ones, the lesser number."""
-        some = [one for one in map(self.at, (CELLS, HELD_OUT)) if one]
-        return min(some, key=lambda one: one.good_for.most, default=None)
+    def worth(self) -> float:
+        """N, the number of events that the emulator is worth at any point; infinite if unknown."""
+        inverse = self._inverse()
+        return 1 / inverse[0] if inverse and inverse[0] > 0 else math.inf
 
     @property
-    def worth(self) -> float:
-        """N, the number of events that the emulator is worth at any point; infinite if unknown.
+    def good_for(self) -> GoodFor | None:
+        """The same with its error; None where nothing was measured."""
+        inverse = self._inverse()
+        return GoodFor.of(*inverse) if inverse else None
 
-        Its error grows from the cells to the middle between them. Held-out cells lie in gaps twice
-        as wide as those: of an error in proportion to the gap a quarter of what is more at them is
-        left in the middle, and half of that over the whole gap. (A smooth one falls faster.)
+    def _inverse(self) -> tuple[float, float] | None:
+        """1/N and its error.
+
+        The emulator's error grows from the cells to the middle between them. Held-out cells lie in
+        gaps twice as wide as those: of an error in proportion to the gap a quarter of what is more
+        at them is left in the middle, and half of that over the whole gap. (A smooth error falls
+        faster.)
         """
-        cells, held_out = self._inverse(CELLS), self._inverse(HELD_OUT)
-        if cells is None:
-            inverse = held_out or 0.0
-        else:
-            inverse = cells + max(0.0, (held_out or 0.0) - cells) / 8
-        return 1 / inverse if inverse > 0 else math.inf
+        cells, held_out = self._inverse_at(CELLS), self._inverse_at(HELD_OUT)
+        if cells is None or held_out is None:
+            return cells or held_out
+        if held_out[0] < cells[0]:
+            return cells
+        return (7 * cells[0] + held_out[0]) / 8, math.hypot(7 * cells[1], held_out[1]) / 8
 
-    def _inverse(self, place: str) -> float | None:
-        """1/N at a place, by catalogues of all sizes; None where nothing was measured."""
+    def _inverse_at(self, place: str) -> tuple[float, float] | None:
+        """1/N at a place, by catalogues of all sizes, and its error as if they shared all rows."""
         there = [one for one in self.measured if one.place == place]
-        weights = [(one.events / one.error) ** 2 for one in there]
-        excess = sum(
-            weight * (one.square - 1) / one.events
-            for weight, one in zip(weights, there, strict=True)
-        )
-        return max(0.0, excess / sum(weights)) if there else None
+        if not there:
+            return None
+        inverses = [((one.square - 1) / one.events, one.error / one.events) for one in there]
+        total = sum(error**-2 for _, error in inverses)
+        mean = sum(value * error**-2 for value, error in inverses) / total
+        return max(0.0, mean), sum(1 / error for _, error in inverses) / total
 
     def __str__(self) -> str:
-        found = self.limiting
-        if found is None:
+        if not self.good_for:
             return f"not measured: {'; '.join(dict.fromkeys(self.missing.values()))}"
-        return (
-            f"{found.good_for}, by {counted(found.catalogs, 'catalogue')} of {found.events} "
-            f"in {found.place}"
-        )
+        some = [one for one in map(self.at, (CELLS, HELD_OUT)) if one]
+        each = [
+            f"{counted(one.catalogs, 'catalogue')} of {one.events} in {one.place}" for one in some
+        ]
+        return f"{self.good_for}, by {' and '.join(each)}"
 
     def warning(self, events: int) -> str | None:
         """What to say of a catalogue of so many events; None where nothing is to be said."""
-        found = self.limiting
-        if found is None or events <= found.good_for.most:
+        known = self.good_for
+        if known is None or events <= known.most:
             return None
-        known = found.good_for
-        remedy = f"more rows in cells such as {shown(found.worst)}, more members, longer training"
+        some = [one for one in map(self.at, (CELLS, HELD_OUT)) if one]
+        worst = max(some, key=lambda one: (one.square - 1) / one.events).worst
+        remedy = f"more rows in cells such as {shown(worst)}, more members, longer training"
         if known.events is None:
             return (
                 f"the catalogue has {events:,} events, and this emulator is known to be good for "
@@ -156,7 +167,7 @@ class Reliability:
             )
         return (
             f"the catalogue has {events:,} events, and this emulator is good for {known}, beyond "
-            f"which its own error is larger than the posterior is wide: {remedy}"
+            f"which its own error is larger than that of the data: {remedy}"
         )
 
     def to_card(self) -> dict[str, Any]:

@@ -41,12 +41,12 @@ def test_an_export_measures_its_own_flow_in_cells_and_in_held_out_ones(tmp_path,
     assert again == found == ArrayFlow.load(tmp_path / "e").reliability
     text = (tmp_path / "e" / "README.md").read_text()
     assert f"| 10 | 25 | {found.at(HELD_OUT).cells} of " in text
-    assert str(found.limiting.good_for) in text
+    assert str(found.good_for) in text
     said = outcome.told([trained.record], tmp_path / "e")
-    where = f"by 10 catalogues of 25 in {found.limiting.place}"
-    assert said.endswith(f"good for: {found.limiting.good_for}, {where}")
+    where = "by 10 catalogues of 25 in cells and 10 catalogues of 25 in held-out cells"
+    assert said.endswith(f"good for: {found.good_for}, {where}")
 
     gone = other_data(trained, fingerprint="other").record
     found = export._reliability(emulator, gone, [], 10, lambda *each: None)
     assert "the data were not there" in found.missing[CELLS]
-    assert found.limiting is None
+    assert found.good_for is None

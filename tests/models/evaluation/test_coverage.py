@@ -84,7 +84,7 @@ def test_an_exact_emulator_is_good_for_more_than_can_be_told(data):
         assert one.error >= np.sqrt(1 / one.catalogs)  # that of a mean of squares of two normals
         assert abs(one.covered / one.catalogs - 0.9) < 0.11
         assert str(one.good_for).startswith("more than ")
-    assert found.limiting == large
+    assert str(found).endswith(", by 24 catalogues of 200 in cells")
     assert found.missing == {HELD_OUT: "no cell was held out of training"}
 
 
@@ -109,7 +109,7 @@ def test_members_that_are_wrong_by_chance_are_good_for_more_than_each_of_them(da
     assert together.covered > alone.covered
 
 
-def test_held_out_cells_are_told_apart_and_the_worse_ones_set_the_limit(data):
+def test_held_out_cells_are_told_apart_and_count_for_an_eighth(data):
     dataset = Dataset.read(data)
     low = sorted({cell.conditions[0] for cell in dataset.cells})[:3]
     out = frozenset(key(cell.conditions) for cell in dataset.cells if cell.conditions[0] in low[1:])
@@ -117,9 +117,9 @@ def test_held_out_cells_are_told_apart_and_the_worse_ones_set_the_limit(data):
     density = Normal(2 * WRONG, below=low[-1] * 1.1)
     found = of(density, data, held_out=[(density, out)])
 
-    assert found.limiting == found.at(HELD_OUT)
     assert found.at(HELD_OUT).cells == found.at(CELLS).cells == 4
     assert found.at(CELLS).good_for.most > 3 * found.at(HELD_OUT).good_for.most
+    assert found.at(CELLS).good_for.most > found.good_for.events > found.at(HELD_OUT).good_for.most
     assert found.at(HELD_OUT).worst["Z"] in low
 
 
@@ -165,7 +165,7 @@ def test_weighted_rows_make_catalogues_of_mergers_of_equal_weight(tmp_path):
 def test_no_number_is_told_of_rows_that_make_too_few_catalogues(data, prepared):
     assert not measure(Normal(), data, catalogs=9).measured
     found = measure(Normal(), prepared, catalogs=40)
-    assert found.limiting is found.warning(10**6) is None
+    assert found.good_for is found.warning(10**6) is None
     assert found.worth == np.inf
     assert "the val rows of 1 cell inside" in found.missing[CELLS]
 
@@ -242,6 +242,8 @@ def test_what_an_emulator_is_worth_follows_from_the_squares(places, worth):
     for some in (measured, measured + half):
         found = Reliability(measured=tuple(some), missing={})
         assert found.worth == pytest.approx(worth)
+        if found.good_for and found.good_for.events:
+            assert found.good_for.low < found.worth < (found.good_for.high or np.inf)
 
 
 def test_a_card_keeps_it_and_an_older_one_has_none():
