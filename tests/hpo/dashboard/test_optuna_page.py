@@ -86,3 +86,25 @@ def test_trials_that_ended_are_not_read_again(storage, study):
     assert first > 0
     assert look() == first
     looking.engine.dispose()
+
+
+def test_what_waits_is_told_and_other_programs_studies_are_passed_over(storage, study, tmp_path):
+    looking = open_storage(storage.engine.url, reading=True)
+    optuna.create_study(study_name="of another program", storage=storage)
+    before = sum(one.waiting for one in optuna_page.progress(looking, tmp_path))
+
+    study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.WAITING))
+
+    [told] = optuna_page.progress(looking, tmp_path)
+    assert (told.study, told.running) == ("quick", ())
+    assert told.waiting == before + 1
+    looking.engine.dispose()
+
+
+def test_a_database_that_is_gone_tells_nothing_of_what_waits(storage, tmp_path):
+    looking = open_storage(storage.engine.url, reading=True)
+    with storage.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE studies RENAME TO elsewhere")
+
+    assert optuna_page.progress(looking, tmp_path) == []
+    looking.engine.dispose()
