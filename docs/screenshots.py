@@ -72,7 +72,7 @@ def opened(
     context = browser.new_context(viewport=size, color_scheme=scheme)
     page = context.new_page()
     page.goto(address)
-    page.locator("#grid .ag-row").first.wait_for()
+    page.locator("#grid .ag-row").first.wait_for(state="attached")  # hidden on a phone
     page.locator("#best").click()
     page.wait_for_function("document.querySelector('#compare').href.includes('run=')")
     yield page

@@ -13,7 +13,7 @@ from data_prep.where import Filter
 from hpo.dashboard.address import Query
 from hpo.dashboard.runs import tables
 from hpo.records.listing import columns_of
-from hpo.records.table import IDENTITY, Row, usual
+from hpo.records.table import IDENTITY, UNREADABLE, Row, usual
 
 FIRST = (
     "state",
@@ -37,7 +37,7 @@ class Table:
     known: Sequence[tables.Column]
     """All columns that there are."""
     found: Sequence[Row]
-    """Runs that match, with all of their columns."""
+    """Runs that match, with all of their columns: the largest data set first, then by rank."""
     rows: list[Row]
     """Rows of the grid."""
     heads: list[dict[str, Any]]
@@ -54,7 +54,7 @@ def table_of(rows: Sequence[Row], query: Query) -> Table:
     """Raises FilterError if the filter is none."""
     known = tables.columns(rows)
     by_name = {each.name: each for each in known}
-    found = matching(rows, query.where)
+    found = _in_order(matching(rows, query.where))
     asked = [name for name in query.columns if name in by_name] or usual_names(rows)
     shown = tables.differing(found) if query.differing else asked
     ranks, data = tables.ranks(found), tables.data_names(rows)
@@ -80,6 +80,18 @@ def table_of(rows: Sequence[Row], query: Query) -> Table:
             *(_head(by_name[name], found) for name in shown),
         ],
     )
+
+
+def _in_order(found: Sequence[Row]) -> list[Row]:
+    ranks = tables.ranks(found)
+    last = len(found)
+    groups = tables.by_data(found).values()
+    ordered = [
+        row
+        for group in groups
+        for row in sorted(group, key=lambda row: ranks.get(str(row["run"]), last))
+    ]
+    return ordered + [row for row in found if row["state"] == UNREADABLE]
 
 
 def matching(rows: Sequence[Row], where: str) -> list[Row]:
@@ -133,8 +145,6 @@ DATA = {
     "field": "data set",
     "headerName": "data set",
     "headerTooltip": "Runs of different data are ranked apart: their NLLs do not compare",
-    "sort": "asc",
-    "sortIndex": 0,
     "initialWidth": 120,
     "filter": "agTextColumnFilter",
 }
@@ -154,8 +164,6 @@ RANK = {
     "field": "rank",
     "headerName": "rank",
     "headerTooltip": "Among the runs on these data that came to their own end, by their objective",
-    "sort": "asc",
-    "sortIndex": 1,
     "initialWidth": 96,
     **NUMBER,
 }

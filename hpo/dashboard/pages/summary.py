@@ -68,11 +68,7 @@ def _going_on(site: Site) -> list[Part]:
 
 def cards(table: Table) -> list[Part]:
     """The first runs as a phone shows them, in place of the grid: name, NLL, state."""
-    in_order = sorted(
-        table.found,
-        key=lambda row: (table.data_of(row), table.ranks.get(str(row["run"]), len(table.found))),
-    )
-    return [_card(row, table) for row in in_order[:MOST_CARDS]]
+    return [_card(row, table) for row in table.found[:MOST_CARDS]]
 
 
 def _card(row: Row, table: Table) -> Part:

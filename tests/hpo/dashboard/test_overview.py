@@ -66,6 +66,7 @@ def test_each_data_set_has_its_best_and_its_ranks(tmp_path):
 
     assert re.findall(r"best on (\w+): bbh (\d)", page) == [("prepared", "0"), ("other", "1")]
     assert [each["rank"] for each in table.rows] == [1, 1]
+    assert [each["data set"] for each in table.rows] == ["prepared", "other"]
     assert "data set" in [each["field"] for each in table.heads]
 
 
