@@ -40,6 +40,9 @@ OPENING = 0.3
 """Factor on what columns before tell of a width."""
 FARTHEST = 1e15
 """What lies farther out, in standard deviations, has the density that there is here."""
+SPENT = 80.0
+"""Number of which exp(-number) adds nothing to a density. That of larger ones takes a processor ten
+times as long, where it is smaller than normal numbers are."""
 NEAREST = 1e-7
 """Share of a box that is left out at both ends when it is drawn from."""
 
@@ -119,21 +122,20 @@ def _pairs(parameters_PS: Array, f: int) -> int:
 
 def _log_density(xp: Any, x: Array, box: Box) -> Array:
     """In nats per unit of x."""
-    sharpness = box.sharpness
-    low = (x - box.middle) * (sharpness / box.width) + 0.5 * sharpness
-    high = low - sharpness
+    sharpness, half = box.sharpness, 0.5 * box.sharpness
+    middle = (x - box.middle) * (sharpness / box.width)
+    low, high = middle + half, middle - half
     # softplus(A) = max(A, 0) + log(1 + exp(-|A|)), without a difference of large numbers.
-    low_rest, high_rest = (xp.log1p(xp.exp(-abs(A))) for A in (low, high))
-    edges = low_rest + high_rest + xp.clip(high, 0, None) - xp.clip(low, None, 0)
+    low_rest, high_rest = (1 + xp.exp(xp.clip(-abs(A), -SPENT, None)) for A in (low, high))
     # Not max(A, 0) - max(A - D, 0), whose difference is anything far out.
     above = xp.minimum(xp.clip(low, 0, None), sharpness)
-    t = (above + low_rest - high_rest) / sharpness
-    t = xp.clip(t, 0, 1)
+    t = xp.clip((above + xp.log(low_rest / high_rest)) / sharpness, 0, 1)
     u = 1 - t
-    slope = box.last * t * t + 2 * t * u + box.first * u * u
+    slope = (box.last * t + 2 * u) * t + box.first * u * u
     bend = 1 + (box.first + box.last - 2) * t * u
-    whole = xp.log1p(-xp.exp(-sharpness)) - xp.log(box.width)
-    return whole - edges + xp.log(slope) - 2 * xp.log(bend)
+    whole = (1 - xp.exp(-sharpness)) / box.width
+    beyond = xp.clip(abs(middle) - half, 0, None)
+    return xp.log(whole * slope / (low_rest * high_rest * bend * bend)) - beyond
 
 
 def _inverse(xp: Any, u: Array, box: Box) -> Array:

@@ -223,7 +223,11 @@ class Mixture:
     def log_density(self, xp: Namespace, z: Sequence[Array], c_CS: Array) -> Array:
         """In nats, `S`."""
         raw, log = boxes.log_density(xp, z, self._parameters(xp, c_CS), self.smallest)
-        return log_sum(xp, raw + log, axis=0) - log_sum(xp, raw, axis=0)
+        raw = raw - log_sum(xp, raw, axis=0)
+        # Not `log_sum`: all of it is finite, and what guards against more takes half of the time.
+        log = raw + log
+        top = log.max(0)
+        return xp.log(xp.exp(log - top).sum(0)) + top
 
     def from_noise(self, xp: Namespace, noise: Sequence[Array], c_CS: Array) -> list[Array]:
         """Features made of standard normal noise, of which the last chooses the component."""
