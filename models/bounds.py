@@ -21,7 +21,9 @@ Williams (1946), Annals of Mathematical Statistics 17, 363.
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -148,3 +150,20 @@ def _step(bound: float, towards: float) -> float:
 
 def _next(single: float, towards: float) -> float:
     return float(np.nextafter(np.float32(single), np.float32(towards)))
+
+
+def or_nan(xp: Any, out: Array, columns: Sequence[Column], c: Array) -> Array:
+    """`out`, shape `S`, but NaN where conditions `(*S, C)` of these columns cannot be at all.
+
+    A number that can be is finite and in its column's support, and of a category the place of a
+    text. The domain is another question.
+    """
+    if not columns:
+        return out
+    held = [xp.isfinite(c[..., k]) & one.holds(c[..., k]) for k, one in enumerate(columns)]
+    for k, one in enumerate(columns):
+        if one.categories:
+            place = c[..., k]
+            held[k] = held[k] & (place == xp.floor(place)) & (place >= 0)
+            held[k] = held[k] & (place < len(one.categories))
+    return xp.where(functools.reduce(operator.and_, held), out, math.nan)

@@ -27,6 +27,7 @@ from safetensors.numpy import load as from_bytes
 
 from data_prep.columns import pair_of
 from models.arrays.members import Member, Mixed, one
+from models.bounds import or_nan
 from models.bundle import domain
 from models.bundle.domain import Extrapolation, Floats
 from models.bundle.efficiency import Efficiency
@@ -39,7 +40,7 @@ from models.layout import (
 from models.namespaces import Array, Namespace, log_sum, namespace
 
 Precision = Literal["float32", "float64"]
-PARTS = 16_384
+PARTS = 2_048
 """Rows that go through a flow together under numpy: their hidden units stay in the cache."""
 
 
@@ -184,7 +185,7 @@ class ArrayFlow:
         ln = each[0]
         if len(each) > 1:
             ln = log_sum(xp, xp.stack(each), axis=0) - math.log(len(each))
-        return domain.or_nan(xp, ln, self.condition_supports, c)
+        return or_nan(xp, ln, self.condition_supports, c)
 
     def from_noise(self, noise: Array, c: Array, *, xp: Namespace | None = None) -> Array:
         """The events, shape `(*S, F)`, that the flow makes of standard normal noise.
@@ -204,7 +205,7 @@ class ArrayFlow:
         for k, other in enumerate(each[1:], start=1):
             edge = NormalDist().inv_cdf(k / len(each))
             out = xp.where(noise[..., -1:] > edge, other, out)
-        return domain.or_nan(xp, out, self.condition_supports, c[..., None, :])
+        return or_nan(xp, out, self.condition_supports, c[..., None, :])
 
 
 def in_parts(function: Any, x_NF: NDArray[Any], c_NC: NDArray[Any], rows: int = PARTS) -> Floats:

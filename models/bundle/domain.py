@@ -9,8 +9,6 @@ Array names end in their axes:
 
 from __future__ import annotations
 
-import math
-import operator
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -146,23 +144,6 @@ def conditions(
     if on_extrapolation != "ignore" and regions is not None:
         _check_near(columns, domain, c_NC, regions, on_extrapolation)
     return c_NC
-
-
-def or_nan(xp: Namespace, out: Array, columns: Sequence[Column], c: Array) -> Array:
-    """`out`, shape `S`, but NaN where conditions `(*S, C)` of these columns cannot be at all.
-
-    A number that can be is finite and in its column's support, and of a category the place of a
-    text. The domain is another question.
-    """
-    if not columns:
-        return out
-    each = [c[..., k] for k in range(len(columns))]
-    held = [xp.isfinite(value) & one.holds(value) for value, one in zip(each, columns, strict=True)]
-    for k, one in enumerate(columns):
-        if one.categories:
-            numbers_of_texts = (0.0, len(one.categories) - 1.0)
-            held[k] = held[k] & (each[k] == xp.floor(each[k])) & inside(each[k], numbers_of_texts)
-    return xp.where(reduce(operator.and_, held), out, math.nan)
 
 
 def events(columns: Sequence[str], given: ArrayLike) -> Floats:

@@ -22,7 +22,7 @@ from models.flow import atoms
 from models.flow.atoms import MixedFlow, OneFlow
 from models.flow.conditions import by_choice
 from models.flow.coordinates import Standardise
-from models.flow.density import ConditionalFlow
+from models.flow.density import ConditionalFlow, or_nan
 from models.layout import MEMBERS, members_of
 
 
@@ -77,7 +77,7 @@ class Ensemble(nn.Module):
         mean_N = (each_KN - top_N).exp().mean(0)
         inside_N = mean_N > 0
         log_N = torch.where(inside_N, mean_N, torch.ones_like(mean_N)).log() + top_N
-        return torch.where(inside_N, log_N, -torch.inf)
+        return or_nan(self, torch.where(inside_N, log_N, -torch.inf), c_NC, counts)
 
     def from_noise(
         self, noise_NF: Tensor, c_NC: Tensor, counts: Sequence[int] | None = None
@@ -89,7 +89,8 @@ class Ensemble(nn.Module):
         noise_NF, member_N = noise_NF[:, :-1], self._member(noise_NF[:, -1])
         out_NF = torch.zeros_like(noise_NF[:, : len(self.event_columns)])
         parts = [member.from_noise for member in self.flows]
-        return by_choice(out_NF, member_N, parts, noise_NF, c_NC, counts)
+        out_NF = by_choice(out_NF, member_N, parts, noise_NF, c_NC, counts)
+        return or_nan(self, out_NF, c_NC, counts)
 
     def describe(self) -> dict[str, Any]:
         """All but the numbers of the state dict, JSON-ready; `from_description` reads it."""

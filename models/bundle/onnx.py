@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.bundle import domain
 from models.bundle.ensemble import Density
 
 LOG_PROB, SAMPLE = "log_prob.onnx", "sample.onnx"
@@ -35,10 +34,7 @@ class _Graph(nn.Module):
     def forward(self, first_NF: Tensor, c_NC: Tensor | None = None) -> Tensor:
         if c_NC is None:
             return self._method(first_NF, first_NF[:, :0])
-        out = self._method(first_NF, c_NC)
-        given = c_NC if out.ndim == 1 else c_NC[:, None]
-        known: Tensor = domain.or_nan(torch, out, self.flow.condition_columns, given)
-        return known
+        return self._method(first_NF, c_NC)
 
 
 def write(flow: Density, folder: Path) -> None:

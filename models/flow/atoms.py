@@ -85,7 +85,8 @@ class MixedFlow(nn.Module):
         parts = [partial(self._log_density, k) for k in range(len(self.patterns))]
         ln_N = by_choice(out_N, choice_N, parts, x_NF, c_NC, counts)
         ln_KN = self._log_probabilities(c_NC, counts)
-        return ln_N + ln_KN.gather(0, choice_N.clamp(min=0)[None])[0]
+        ln_N = ln_N + ln_KN.gather(0, choice_N.clamp(min=0)[None])[0]
+        return density.or_nan(self, ln_N, c_NC, counts)
 
     def from_noise(
         self, noise_NF: Tensor, c_NC: Tensor, counts: Sequence[int] | None = None
@@ -99,7 +100,8 @@ class MixedFlow(nn.Module):
         choice_N = (u_N > edges_KN).sum(0)
         parts = [partial(self._draw, k) for k in range(len(self.patterns))]
         out_NF = torch.zeros_like(noise_NF[:, : len(self.event_columns)])
-        return by_choice(out_NF, choice_N, parts, noise_NF, c_NC, counts)
+        out_NF = by_choice(out_NF, choice_N, parts, noise_NF, c_NC, counts)
+        return density.or_nan(self, out_NF, c_NC, counts)
 
     def describe(self) -> dict[str, Any]:
         """All but the numbers of the state dict, JSON-ready; `from_description` reads it."""

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from data_prep.columns import Column
 from data_prep.dataset import Dataset
+from models import bounds
 from models.config import FlowConfig
 from models.flow.conditions import Conditions
 from models.flow.coordinates import Constants, Moments, Standardise
@@ -98,7 +99,8 @@ class ConditionalFlow(nn.Module):
     def log_prob(self, x_NF: Tensor, c_NC: Tensor, counts: Sequence[int] | None = None) -> Tensor:
         """Natural-log density of each event, shape `(N,)`, per unit of each event column.
 
-        -inf outside the support; values and gradients are never NaN for finite conditions.
+        -inf outside the support. NaN, unless `counts` are given, where conditions cannot be at all,
+        such as a metallicity of 0; for others neither values nor gradients are NaN.
 
         Args:
             x_NF: Events.
@@ -114,7 +116,7 @@ class ConditionalFlow(nn.Module):
         base = self.net._distribution
         given = (conditions,) if isinstance(base, BoxMixture) else ()
         log_prob_N = base.log_prob(noise_NF, *given) + net_log_det_N + log_det_N
-        return torch.where(inside_N, log_prob_N, -torch.inf)
+        return or_nan(self, torch.where(inside_N, log_prob_N, -torch.inf), c_NC, counts)
 
     def from_noise(
         self, noise_NF: Tensor, c_NC: Tensor, counts: Sequence[int] | None = None
@@ -124,7 +126,7 @@ class ConditionalFlow(nn.Module):
         if isinstance(base, BoxMixture):
             noise_NF = base.from_noise(noise_NF, conditions)
         y_NF, _ = self.net._transform.inverse(noise_NF, conditions)
-        return self.events.inverse(y_NF)
+        return or_nan(self, self.events.inverse(y_NF), c_NC, counts)
 
     @torch.no_grad()
     def sample(self, c_NC: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -145,6 +147,15 @@ class ConditionalFlow(nn.Module):
         if counts is not None and len(counts) == sum(counts):
             counts = None
         return Conditions(c_CU, counts, fused)
+
+
+def or_nan(flow: Any, out: Tensor, c_NC: Tensor, counts: Sequence[int] | None) -> Tensor:
+    """`out` of a flow's rows, but NaN where conditions cannot be; `counts` tell of checked ones."""
+    if counts is not None:
+        return out
+    c = c_NC if out.ndim == 1 else c_NC[:, None]
+    known: Tensor = bounds.or_nan(torch, out, flow.condition_columns, c)
+    return known
 
 
 class Reversal(ReversePermutation):  # type: ignore[misc]

@@ -16,7 +16,16 @@ from models.arrays.flow import ArrayFlow
 from models.bundle.domain import ExtrapolationWarning
 from models.bundle.ensemble import Ensemble
 from models.bundle.files import EmulatorError
-from tests.random_flows import CHANNEL, GRID, MIXTURES, a_flow, flow, in_arrays, noise_of
+from tests.random_flows import (
+    CHANNEL,
+    GRID,
+    MIXTURES,
+    a_flow,
+    a_mixed_flow,
+    flow,
+    in_arrays,
+    noise_of,
+)
 
 CASES = [
     pytest.param(2, 2, {}, id="default"),
@@ -204,8 +213,13 @@ def test_a_density_integrates_to_one():
     assert density.sum() * (log_m[1] - log_m[0]) ** 2 == pytest.approx(1, abs=1e-3)
 
 
+def test_who_asks_for_a_table_is_told_what_takes_its_place():
+    with pytest.raises(ImportError, match=r"models.Table is gone: .*`ArrayFlow.load`"):
+        exec("from models import Table")
+
+
 def test_importing_it_imports_no_torch():
-    names = "models.arrays.flow, models.arrays.table, models.inference.catalog"
+    names = "models.arrays.flow, models.inference.catalog"
     code = f"import sys, {names}; print(*sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
@@ -384,20 +398,45 @@ def test_a_bundle_that_cannot_be_used_is_refused(bundle, tmp_path, damage, messa
         ArrayFlow.load(tmp_path)
 
 
+def _torch(made):
+    def of(method):
+        return lambda *arrays: method(*tensors(*arrays, dtype=made.conditions.mean_K.dtype)).numpy()
+
+    return of(made.log_prob), of(made.from_noise)
+
+
+def _arrays(made):
+    return in_arrays(made).log_density, in_arrays(made).from_noise
+
+
+@pytest.mark.parametrize("of", [_arrays, _torch])
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 0.0, -1.0])
 @pytest.mark.parametrize("column", [0, 1])
-def test_conditions_that_cannot_be_have_no_density(wrong, column):
+def test_conditions_that_cannot_be_have_no_density(wrong, column, of):
     """Not the one of Z = 1, and nothing that a sum over rows could pass over."""
-    flow = in_arrays(a_flow())
+    one = a_flow().requires_grad_(False)
+    log_density, from_noise = of(one)
     c_NC = np.array([[0.001, 1.0], [0.002, 2.0]])
     c_NC[0, column] = wrong
 
-    log_density_N = flow.log_density(np.array([[9.0, 8.0]]), c_NC)
-    events_NF = flow.from_noise(np.array([[0.1, 0.2]]), c_NC)
+    log_density_N = log_density(np.array([[9.0, 8.0], [9.0, 8.0]]), c_NC)
+    events_NF = from_noise(np.array([[0.1, 0.2], [0.1, 0.2]]), c_NC)
 
     for found in (log_density_N, events_NF.sum(1)):
         assert np.isnan(found[0])
         assert np.isfinite(found[1])
+
+
+@pytest.mark.parametrize("form", ["ensemble", "atoms"])
+def test_nor_do_they_in_an_ensemble_or_beside_atoms(form):
+    made = a_mixed_flow() if form == "atoms" else Ensemble([a_flow(seed=1), a_flow(seed=2)])
+    log_prob, from_noise = _torch(made.requires_grad_(False))
+    c_NC = np.tile([0.0, 1.0][: len(made.condition_columns)], (3, 1))
+
+    outside = np.full((3, len(made.event_columns)), -1.0)
+    assert np.isnan(log_prob(outside, c_NC)).all()
+    noise = np.random.default_rng(0).standard_normal((3, made.noise_columns))
+    assert np.isnan(from_noise(noise, c_NC[:1])).all()
 
 
 @pytest.mark.parametrize("place", [-1.0, 0.5, 3.0])

@@ -13,7 +13,9 @@ from onnx.reference import ReferenceEvaluator
 from models.bundle import onnx
 from models.bundle.emulator import Emulator
 from models.config import ActivationName, Coordinates
-from tests.random_flows import GRID, MASSES, every_flow, flow
+from tests.random_flows import GRID, MASSES, MIXTURES, every_flow, flow
+
+SMALL = {"bins": 4, "blocks": 1, "hidden": 8}
 
 
 def run(path, **inputs):
@@ -88,14 +90,25 @@ def test_the_graphs_give_nan_where_conditions_cannot_be(bundle):
     np.testing.assert_array_equal(np.isnan(events).all(1), cannot)
 
 
-@pytest.mark.parametrize(("events", "conditions"), [(MASSES[:1], GRID[:1]), (MASSES, ())])
-def test_other_numbers_of_columns_are_exported_as_well(tmp_path, events, conditions):
-    made = flow(events, conditions).float()
+@pytest.mark.parametrize(
+    ("events", "conditions", "layers"),
+    [
+        pytest.param(MASSES[:1], GRID[:1], SMALL, id="one column"),
+        pytest.param(MASSES, (), SMALL, id="no condition"),
+        pytest.param(MASSES, (), {**MIXTURES["mixture"], "components": 4}, id="mixture"),
+    ],
+)
+def test_other_numbers_of_columns_are_exported_as_well(tmp_path, events, conditions, layers):
+    made = flow(events, conditions, **layers).requires_grad_(False).float()
     onnx.write(made, tmp_path)
-    x = np.full((4, len(events)), 9.0, "f4")
     c = np.ones((4, len(conditions)), "f4")
+    given = {"conditions": c} if conditions else {}
 
-    found = run(tmp_path / "log_prob.onnx", events=x, **({"conditions": c} if conditions else {}))
-
-    expected = made.log_prob(torch.from_numpy(x), torch.from_numpy(c)).detach().numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    for name, first, width, method in (
+        ("log_prob", "events", len(events), made.log_prob),
+        ("sample", "noise", made.noise_columns, made.from_noise),
+    ):
+        x = np.full((4, width), 0.7, "f4")
+        found = run(tmp_path / f"{name}.onnx", **{first: x}, **given)
+        expected = method(torch.from_numpy(x), torch.from_numpy(c)).numpy()
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
