@@ -9,11 +9,10 @@
               each of `--truths` counts are drawn, and six cells are left out one after the other
 
 Of the log of the left-out count over its prediction, in standard deviations (that of the
-prediction and that of the count), it tells how many are within one and two, and the rms: 68 %,
-95 % and 1 where errors are right. Plateau and cliff apart, and cells inside the grid apart from
-those on its edge, which are extrapolated. `--single` is the curve of bundles exported before rates
-were averaged over settings. Eight cells count by 12.5 %, so that no figure of COSMIC's cliff alone
-can lie in a range narrower than that.
+prediction and that of the count), it tells how many are within one and two, with the exact 95 %
+interval of such a share, and the rms: 68 %, 95 % and 1 where errors are right. Plateau and cliff
+apart, and cells inside the grid apart from those on its edge, which are extrapolated. `--single` is
+the curve of bundles exported before rates were averaged over settings.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from pathlib import Path
 import known_density
 import numpy as np
 from known_density import Floats
+from scipy.stats import binomtest
 
 from data_prep.columns import Column
 from data_prep.dataset import SAMPLE, Dataset, Total
@@ -106,6 +106,12 @@ def on_edge(cells: Cells) -> Floats:
     return np.asarray(((places == places.min(0)) | (places == places.max(0))).any(1))
 
 
+def share(good_P: Floats) -> str:
+    """How many, and in what range the share of all is that so many may be."""
+    low, high = binomtest(int(good_P.sum()), len(good_P)).proportion_ci()
+    return f"{np.mean(good_P):.1%} ({low:.0%} to {high:.0%})"
+
+
 def main() -> None:
     """Print a line for each kind of cells."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -114,7 +120,7 @@ def main() -> None:
     parser.add_argument("--single", action="store_true")
     parser.add_argument("--results", type=Path)
     given = parser.parse_args()
-    print(f"{'of':8}{'cells':10}{'':>5}{'within 1':>10}{'within 2':>10}{'rms':>8}")
+    print(f"{'of':8}{'cells':10}{'':>5}{'within 1':>24}{'within 2':>24}{'rms':>8}")
     for which in given.of:
         started, z, cliff, edge = time.process_time(), [], [], []
         for cells, cliff_M, left_out in problems(which, given.truths):
@@ -128,8 +134,8 @@ def main() -> None:
             row = {"cells": len(one_P), "within_1": np.mean(one_P < 1).item()}
             row |= {"within_2": np.mean(one_P < 2).item(), "rms": np.sqrt(np.mean(one_P**2)).item()}
             print(
-                f"{which:8}{kind:10}{row['cells']:5}{row['within_1']:10.1%}"
-                f"{row['within_2']:10.1%}{row['rms']:8.2f}",
+                f"{which:8}{kind:10}{row['cells']:5}{share(one_P < 1):>24}{share(one_P < 2):>24}"
+                f"{row['rms']:8.2f}",
                 flush=True,
             )
             if given.results:

@@ -194,23 +194,10 @@ class Efficiency:
             EmulatorError: If a condition is missing, unknown, not finite, none of its categories
                 or of a wrong shape, or outside the domain under "raise".
         """
-        texts = [column.name for column in self.columns if column.categories]
-        values = {
-            name: np.asarray(value, object) if name in texts else domain.numbers(value, name)
-            for name, value in conditions.items()
-        }
-        try:
-            shape = np.broadcast_shapes(*(value.shape for value in values.values()))
-        except ValueError as error:
-            shapes = ", ".join(f"{name} {value.shape}" for name, value in values.items())
-            raise EmulatorError(
-                f"conditions must be numbers or of shapes that broadcast, got {shapes}"
-            ) from error
-        flat = {name: np.broadcast_to(value, shape).ravel() for name, value in values.items()}
-        c_NC = domain.conditions(
-            self.columns, self.domain, flat, math.prod(shape), on_extrapolation
-        )
-        mean_N, std_N = np.full((2, len(c_NC)), math.nan)
+        flat, shape = self._flat(conditions)
+        rows = math.prod(shape)
+        c_NC = domain.conditions(self.columns, self.domain, flat, rows, on_extrapolation)
+        mean_N, std_N = np.full((2, rows), math.nan)
         for which, curve in self._curves.items():
             mine_N = self._chosen(np, c_NC, which)
             mean_N[mine_N], std_N[mine_N] = curve.at(self._coordinates(np, c_NC[mine_N]))
@@ -246,14 +233,17 @@ class Efficiency:
             out = xp.where(self._chosen(xp, c, which), ln_rates, out)
         return out
 
-    def fractions(self, **conditions: Any) -> dict[str, Floats]:
+    def fractions(
+        self, *, on_extrapolation: Extrapolation = "warn", **conditions: Any
+    ) -> dict[str, Floats]:
         """The share of each category in all mergers, of categories that come of one simulation.
 
         Args:
+            on_extrapolation: As for a call.
             **conditions: As for a call, but for the one category column.
 
         Returns:
-            By text, in the conditions' common shape: each rate over the sum of all.
+            By text, in the conditions' common shape: each mean rate over the sum of all.
 
         Raises:
             EmulatorError: As a call; or if not exactly one column is a category.
@@ -265,11 +255,31 @@ class Efficiency:
                 f"{len(columns)}: name the others' texts in a call of the efficiency itself"
             )
         (column,) = columns
-        rates = {
-            text: self(return_std=False, **conditions, **{column.name: text})
-            for text in column.categories
-        }
+        rates = {}
+        for text in column.categories:
+            flat, shape = self._flat({**conditions, column.name: text})
+            rows = math.prod(shape)
+            c_NC = domain.conditions(self.columns, self.domain, flat, rows, on_extrapolation)
+            # The mean: expected mergers add up, medians do not.
+            rates[text] = np.exp(self.log_rate(c_NC)).reshape(shape)
         return {text: np.asarray(rate / sum(rates.values())) for text, rate in rates.items()}
+
+    def _flat(self, conditions: Mapping[str, ArrayLike]) -> tuple[dict[str, Any], tuple[int, ...]]:
+        """Conditions `(N,)`, and the shape that they have in common."""
+        texts = [column.name for column in self.columns if column.categories]
+        values = {
+            name: np.asarray(value, object) if name in texts else domain.numbers(value, name)
+            for name, value in conditions.items()
+        }
+        try:
+            shape = np.broadcast_shapes(*(value.shape for value in values.values()))
+        except ValueError as error:
+            shapes = ", ".join(f"{name} {value.shape}" for name, value in values.items())
+            raise EmulatorError(
+                f"conditions must be numbers or of shapes that broadcast, got {shapes}"
+            ) from error
+        flat = {name: np.broadcast_to(value, shape).ravel() for name, value in values.items()}
+        return flat, shape
 
     def _coordinates(self, xp: Namespace, c: Array) -> Array:
         """Positive conditions logged, other numbers as they are, no categories."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,6 +25,8 @@ from models.namespaces import Array, Namespace
 
 TOLERANCE = 1e-6
 """By which fractions may miss a sum of 1; they are then divided by their sum."""
+Over = Mapping[str, tuple[ArrayLike, ArrayLike]]
+"""Conditions that are summed over: values, or texts, and weights of each."""
 
 
 class PopulationError(InputError):
@@ -96,6 +99,31 @@ class Mixture:
             ln_TN = (ln_TN[:, None] + ln_each_TN).reshape(-1, ln_each_TN.shape[-1])
         return ln_TN, good_N
 
+    def summed(
+        self, over: Over, conditions: Sequence[str], known: Mapping[str, Known], extrapolate: bool
+    ) -> tuple[dict[str, Any], Any]:
+        """Numbers of what is summed over or mixed at all their combinations; log weights.
+
+        What is mixed varies fastest, and its weights are all 1. Raises PopulationError.
+        """
+        if unknown := sorted(set(over) - set(conditions)):
+            raise PopulationError(
+                f"over names {', '.join(unknown)}, but the emulator's conditions are "
+                f"{', '.join(conditions) or 'none'}"
+            )
+        terms = {
+            name: _values_and_log_weights(name, *pair, known[name], extrapolate)
+            for name, pair in over.items()
+        }
+        for name, texts in self.texts.items():
+            terms[name] = np.arange(float(len(texts))), np.zeros(len(texts))
+        if not terms:
+            return {}, np.zeros(1)
+        pairs = zip(*terms.values(), strict=True)
+        values, logs = (np.meshgrid(*part, indexing="ij") for part in pairs)
+        nodes = {name: grid.ravel() for name, grid in zip(terms, values, strict=True)}
+        return nodes, sum(grid.ravel() for grid in logs)
+
     def _of(self, name: str) -> list[str]:
         return [f"{name}_{text}" for text in self.texts[name]]
 
@@ -109,7 +137,7 @@ def _check_sum(xp: Namespace, name: str, fractions: Sequence[Array]) -> None:
         )
 
 
-def values_and_log_weights(
+def _values_and_log_weights(
     name: str, values: ArrayLike, weights: ArrayLike, known: Known, extrapolate: bool
 ) -> tuple[Floats, Floats]:
     """Values of weight above 0, of a text its number, and the logs of their scaled weights."""

@@ -2,10 +2,11 @@
 
 N is the number of mergers, seen or not, in what was surveyed, and J that of the events. Where
 `CatalogLikelihood` takes the mean over all N, this likelihood has a rate: a parameter, or what an
-emulator's merger efficiency makes of a mass of stars. Of an ensemble, L is the mean over members.
+emulator's merger efficiency makes of a mass of stars. L is the mean over members of an ensemble,
+and over functions that may be the efficiency.
 
 Array names end in their axes:
-    M members
+    M members    R functions that may be the merger efficiency
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from models.inference.catalog import CatalogLikelihood, Estimate
 from models.inference.mixture import PopulationError
-from models.namespaces import Array, namespace
+from models.namespaces import Array, log_sum, namespace
 
 RATE = "rate"
 """The parameter that is added."""
@@ -40,7 +42,7 @@ class PoissonLikelihood(CatalogLikelihood):
         >>> made = PoissonLikelihood(
         ...     model, events, found, drawn=drawn,
         ...     exposure=1.5e7 * volume,  # Msun of stars, that form at 0.015 Msun / Mpc^3 / yr
-        ...     efficiency=model.efficiency,
+        ...     efficiency=model.efficiencies,
         ... )  # fmt: skip
     """
 
@@ -65,8 +67,9 @@ class PoissonLikelihood(CatalogLikelihood):
             drawn: Injections that were made, found or not.
             exposure: What was surveyed, in the unit that the rate is per: Gpc^3 yr as
                 `Universe.hypervolume` gives it, or the Msun of stars that formed in it.
-            efficiency: The rate as a function of the model's parameters, such as the method of a
-                `PopulationModel`; None makes it a parameter.
+            efficiency: The rate as a function of the model's parameters: a number, which is taken
+                as exact, or the `efficiencies` of a `PopulationModel`, `(R, M)`, over whose error
+                the likelihood is averaged. None makes the rate a parameter.
             largest_variance: Of the log-likelihood, beyond which it is taken as -inf.
             worth: Number of events that the emulator is worth. The number of events, which tells of
                 the rate, counts in full.
@@ -110,13 +113,17 @@ class PoissonLikelihood(CatalogLikelihood):
             rate = xp.asarray(parameters[RATE])
         else:
             of_model, rate = parameters, self._efficiency(**parameters)
-        some = rate > 0
-        ln_mergers = xp.log(self._exposure * xp.where(some, rate, 1.0))
+        rate_RM = xp.asarray(rate).reshape((-1, 1) if np.ndim(rate) < 2 else rate.shape)
+        some_RM = rate_RM > 0
+        ln_mergers_RM = xp.log(self._exposure * xp.where(some_RM, rate_RM, 1.0))
 
         def selection(ln_detected_M: Array) -> tuple[Array, Array]:
-            count, ln_expected_M = len(self._samples_J), ln_detected_M + ln_mergers
-            expected_M = xp.exp(ln_expected_M)
-            added_M = count * ln_expected_M - expected_M
-            return xp.where(some, added_M, -math.inf), count - expected_M
+            count, ln_expected_RM = len(self._samples_J), ln_detected_M + ln_mergers_RM
+            expected_RM = xp.exp(ln_expected_RM)
+            ln_RM = xp.where(some_RM, count * ln_expected_RM - expected_RM, -math.inf)
+            ln_sum_M = log_sum(xp, ln_RM, axis=0)
+            share_RM = xp.exp(ln_RM - xp.where(xp.isfinite(ln_sum_M), ln_sum_M, 0.0))
+            slope_M = count - (share_RM * expected_RM).sum(0)
+            return ln_sum_M - math.log(len(ln_RM)), slope_M
 
         return self._estimate(of_model, selection)

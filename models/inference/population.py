@@ -4,8 +4,7 @@ Event x' is x with its two masses exchanged: an observer orders a pair by mass, 
 was the heavier one. Conditions c_k that are summed over, such as metallicity, have weights w_k and,
 where it is known, the merger efficiency e_k. `PopulationModel` is what bilby and gwpopulation call
 a model: a hashable callable on dictionaries of arrays that returns a density. It takes an
-`Emulator` (numpy in, numpy out), or an `ArrayFlow` or `Table` (numpy, cupy or JAX, with `jit` and
-gradients).
+`Emulator` (numpy in, numpy out), or an `ArrayFlow` (numpy, cupy or JAX, with `jit` and gradients).
 
 The texts of a category, such as formation channels, are mixed with free fractions f_t, of mergers:
 p(x | f, c) = sum_t f_t p(x | t, c), each p(x | t, c) a density as above, with its own efficiency.
@@ -23,21 +22,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from models.arrays.flow import PARTS
 from models.bundle.domain import inside, limits_of, texts_of
 from models.bundle.efficiency import Efficiency
 from models.inference.members import MEMBER, Density, Members
-from models.inference.mixture import Mixture, PopulationError, values_and_log_weights
+from models.inference.mixture import Mixture, Over, PopulationError
 from models.namespaces import Array, Namespace, log_sum, namespace
 
 MASSES = ("Mass_0", "Mass_1")
 """Event columns that are the two masses: of the initially heavier star, and of the other one."""
 HARMLESS = 10.0
 """Mass in solar masses that takes the place of an impossible one, whose density is 0 anyway."""
-Over = Mapping[str, tuple[ArrayLike, ArrayLike]]
-"""Conditions that are summed over: values, or texts, and weights of each."""
 
 
 class PopulationModel:
@@ -77,8 +73,8 @@ class PopulationModel:
         """Make a model of an emulator.
 
         Args:
-            emulator: An `Emulator`, `ArrayFlow` or `Table`, or a sequence of them, which are then
-                the members of an ensemble.
+            emulator: An `Emulator` or `ArrayFlow`, or a sequence of them, which are then the
+                members of an ensemble.
             second: The quantity beside mass_1 whose density it is; the key that is read.
             masses: Event columns that are the two masses. Any other event column is read from
                 the data under its own name; a value at one of its atoms counts by its probability.
@@ -132,7 +128,9 @@ class PopulationModel:
         self._others = [name for name in columns if name not in masses]
         known = {name: texts_of(self._density.domain[name]) for name in conditions}
         self._mixture = Mixture({k: v for k, v in known.items() if v and k not in (over or {})})
-        self._nodes, self._ln_weights_K = self._sum(over or {})
+        self._nodes, self._ln_weights_K = self._mixture.summed(
+            over or {}, conditions, self._density.domain, extrapolate
+        )
         self._numbers = [name for name in conditions if name not in self._nodes]
         if double := set(self._numbers).intersection(self._mixture.names):
             raise PopulationError(
@@ -211,6 +209,33 @@ class PopulationModel:
             PopulationError: If the model was made without `efficiency`, or a condition is missing
                 or unknown.
         """
+        return self._formed(conditions, draws=False)[0]
+
+    def efficiencies(self, **conditions: Array) -> Array:
+        """That of each function that may be the efficiency, and of each member: `(R, M, *S)`.
+
+        M are the members of `ln_prob_of_members`, and R functions for each of them: a single one
+        where the density of the member goes with it, since metallicities are summed over.
+
+        Raises:
+            PopulationError: As `efficiency`.
+        """
+        rates_RS, members = self._formed(conditions, draws=True), len(self._density.each)
+        xp = namespace(rates_RS)
+        if self._efficiency_counts:
+            rates_RS = xp.concatenate([rates_RS] * members)[None]
+        else:
+            rates_RS = xp.stack([rates_RS] * members, 1)
+        if not self.sample_member:
+            return rates_RS
+        member = xp.asarray(conditions[MEMBER])
+        per = rates_RS.shape[1] // members
+        row = (xp.clip(member, 0, members - 1e-9) * per).astype(int)
+        row = xp.broadcast_to(row, rates_RS.shape[2:])[None, None]
+        return xp.take_along_axis(rates_RS, row, axis=1)
+
+    def _formed(self, conditions: Mapping[str, Array], *, draws: bool) -> Array:
+        """The mean efficiency, or that of each function that may be it, `(R, *S)`."""
         if self._efficiency is None:
             raise PopulationError(
                 "this model knows no merger efficiency: make it with "
@@ -226,12 +251,16 @@ class PopulationModel:
         parameters = self._parameters(xp, conditions)
         given = xp.broadcast_arrays(*map(xp.asarray, parameters)) if parameters else []
         if given and 0 in given[0].shape:
-            return xp.zeros(given[0].shape)
+            return xp.zeros((1, *given[0].shape))
         c_KNC, known_N, ln_fraction_TN = self._conditions(xp, [v.reshape(-1) for v in given])
-        ln_KTN = self._ln_mergers_KTN(xp, c_KNC) + ln_fraction_TN
-        ln_N = log_sum(xp, ln_KTN.reshape(-1, ln_KTN.shape[-1]), axis=0)
-        rate_N = xp.where(known_N, xp.exp(ln_N), 0.0)
-        return rate_N.reshape(given[0].shape if given else ())
+        of = self._efficiency
+        ln_RKN = of.log_rates(c_KNC, xp=xp) if draws else of.log_rate(c_KNC, xp=xp)[None]
+        ln_RKN = ln_RKN + xp.asarray(self._ln_weights_K)[:, None]
+        rows = len(ln_RKN), -1, self._mixture.combinations, ln_RKN.shape[-1]
+        ln_RKTN = ln_RKN.reshape(rows) + ln_fraction_TN
+        ln_RN = log_sum(xp, ln_RKTN.reshape(len(ln_RKN), -1, ln_RKTN.shape[-1]), axis=1)
+        rate_RN = xp.where(known_N, xp.exp(ln_RN), 0.0)
+        return rate_RN.reshape(len(rate_RN), *(given[0].shape if given else ()))
 
     def _ln_prob_in_parts(self, xp: Namespace, given_N: list[Array]) -> Array:
         rows, size = len(given_N[0]), max(256, PARTS // (2 * len(self._ln_weights_K)))
@@ -290,8 +319,7 @@ class PopulationModel:
         Under each function that may be the merger efficiency, which is common to all events as
         the error of a member is; where nothing is summed over it makes no difference.
         """
-        ln_RKN = xp.asarray(self._ln_weights_K)[None, :, None]
-        summed = self._efficiency is not None and ln_RKN.size > self._mixture.combinations
+        ln_RKN, summed = xp.asarray(self._ln_weights_K)[None, :, None], self._efficiency_counts
         if self._efficiency is not None and summed:
             ln_RKN = ln_RKN + self._efficiency.log_rates(c_KNC, xp=xp)
         draws, rows = len(ln_RKN), ln_RKN.shape[-1]
@@ -301,12 +329,12 @@ class PopulationModel:
         ln_RKTN = ln_RKTN + ln_fraction_TN
         return ln_RKTN.reshape(draws, -1, ln_RKTN.shape[-1])
 
-    def _ln_mergers_KTN(self, xp: Namespace, c_KNC: Array) -> Array:
-        """Log weight of each value that is summed over, times mean mergers: `(K, T, N or 1)`."""
-        ln_KN = xp.asarray(self._ln_weights_K)[:, None]
-        if self._efficiency is not None:
-            ln_KN = ln_KN + self._efficiency.log_rate(c_KNC, xp=xp)
-        return ln_KN.reshape(-1, self._mixture.combinations, ln_KN.shape[-1])
+    @property
+    def _efficiency_counts(self) -> bool:
+        """Whether the density depends on the efficiency: whether anything is summed over."""
+        return self._efficiency is not None and (
+            len(self._ln_weights_K) > self._mixture.combinations
+        )
 
     def _both_ways(
         self, xp: Namespace, heavier_N: Array, lighter_N: Array, others: Sequence[Array]
@@ -347,30 +375,6 @@ class PopulationModel:
             near_KTN = near_KN.reshape(-1, len(ln_fraction_TN), near_KN.shape[-1])
             known_N = known_N & (near_KTN | ~xp.isfinite(ln_fraction_TN)).all((0, 1))
         return c_KNC, known_N, ln_fraction_TN
-
-    def _sum(self, over: Over) -> tuple[dict[str, Any], Any]:
-        """Numbers of what is summed over or mixed at all their combinations; log weights.
-
-        What is mixed varies fastest, and its weights are all 1.
-        """
-        names, known = self._density.condition_columns, self._density.domain
-        if unknown := sorted(set(over) - set(names)):
-            raise PopulationError(
-                f"over names {', '.join(unknown)}, but the emulator's conditions are "
-                f"{', '.join(names) or 'none'}"
-            )
-        terms = {
-            name: values_and_log_weights(name, *pair, known[name], self.extrapolate)
-            for name, pair in over.items()
-        }
-        for name, texts in self._mixture.texts.items():
-            terms[name] = np.arange(float(len(texts))), np.zeros(len(texts))
-        if not terms:
-            return {}, np.zeros(1)
-        pairs = zip(*terms.values(), strict=True)
-        values, logs = (np.meshgrid(*part, indexing="ij") for part in pairs)
-        nodes = {name: grid.ravel() for name, grid in zip(terms, values, strict=True)}
-        return nodes, sum(grid.ravel() for grid in logs)
 
     def _parameters(self, xp: Namespace, conditions: Mapping[str, Array]) -> list[Array]:
         """The conditions that are numbers, then the fractions of all texts."""

@@ -111,7 +111,9 @@ def test_summed_over_the_channels_weigh_as_the_simulation_has_them(arrays, data,
 
     found = model(data, Z=0.7)
 
-    assert sum(efficiency.fractions(Z=0.7).values()) == pytest.approx(1)
+    expected = np.exp(efficiency.log_rate(np.array([[0.7, number] for number in range(3)])))
+    fractions = efficiency.fractions(Z=0.7)
+    assert fractions == pytest.approx(dict(zip(texts, expected / expected.sum(), strict=True)))
     rates_RT = np.exp(efficiency.log_rates(np.array([[0.7, number] for number in range(3)])))
     share_T = (rates_RT / rates_RT.sum(1, keepdims=True)).mean(0)
     shares = dict(zip(texts, share_T, strict=True))

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from scipy.stats import gamma
 
+from data_prep.columns import Column
+from data_prep.dataset import Total
 from examples.mock_files import analysis, write_pesummary
+from models.bundle.efficiency import Efficiency
 from models.inference.catalog import CatalogLikelihood
 from models.inference.mixture import PopulationError
 from models.inference.poisson import PoissonLikelihood
@@ -186,15 +189,17 @@ def test_the_error_of_the_number_counts_as_the_number(catalogue):
     assert twice - once == pytest.approx(3 * len(EVENTS) ** 2 * of_found, rel=1e-6)
 
 
+class Steeper(PowerLaw):
+    def ln_prob(self, dataset, alpha):
+        return super().ln_prob(dataset, alpha + 0.3)
+
+
+class Both(PowerLaw):
+    def ln_prob_of_members(self, dataset, alpha):
+        return np.stack([each.ln_prob(dataset, alpha) for each in (PowerLaw(), Steeper())])
+
+
 def test_members_are_averaged_over_with_their_own_numbers(catalogue):
-    class Steeper(PowerLaw):
-        def ln_prob(self, dataset, alpha):
-            return super().ln_prob(dataset, alpha + 0.3)
-
-    class Both(PowerLaw):
-        def ln_prob_of_members(self, dataset, alpha):
-            return np.stack([each.ln_prob(dataset, alpha) for each in (PowerLaw(), Steeper())])
-
     one, two, both = (
         likelihoods(catalogue, model())[1]([1.5, 0.02]) for model in (PowerLaw, Steeper, Both)
     )
@@ -223,6 +228,86 @@ def test_an_efficiency_tells_the_rate(catalogue):
     assert told([2.0]) == pytest.approx(free([2.0, 4e-6 * 1e8 / 300]), rel=1e-12)
     assert told([4.5]) == -math.inf
     assert free([2.0, 0.0]) == free([2.0, -1.0]) == -math.inf
+
+
+def test_the_error_of_an_efficiency_is_averaged_over(catalogue):
+    """Of the whole catalogue: each rate with each member."""
+    events, found = catalogue
+    rates_RM = np.array([[0.01, 0.02], [0.03, 0.0], [0.05, 0.08]])
+
+    told = PoissonLikelihood(
+        Both(),
+        events,
+        found.found,
+        drawn=found.drawn,
+        exposure=300.0,
+        efficiency=lambda alpha: rates_RM,
+        largest_variance=math.inf,
+    )
+
+    ln = [
+        likelihoods(catalogue, model)[1]([1.5, rate])
+        for model, rates in zip((PowerLaw(), Steeper()), rates_RM.T, strict=True)
+        for rate in rates
+    ]
+    assert told([1.5]) == pytest.approx(np.logaddexp.reduce(ln) - np.log(6), rel=1e-12)
+
+
+@pytest.mark.parametrize("sample_member", [False, True])
+@pytest.mark.parametrize("over", [{}, OVER_Z])
+def test_an_emulators_rates_go_with_the_densities_that_they_make(catalogue, over, sample_member):
+    """With metallicities summed over, a function tells both the rate and the mixture."""
+    flows = [in_arrays(a_flow(seed=seed, noise=0.12)) for seed in (5, 6)]
+    cells = [
+        Total((z, alpha), 5000, round(200 + 1e5 * z + 50 * alpha))
+        for z in (1e-4, 1e-3, 1e-2)
+        for alpha in (0.5, 1.0, 5.0)
+    ]
+    columns = Column("Z", "", True), Column("alpha", "", True)
+    efficiency = Efficiency(columns, tuple(cells), "binaries")
+    events, found = catalogue
+    common = {"drawn": found.drawn, "exposure": 1e4, "largest_variance": math.inf}
+    here = {"alpha": 2.0} if over else {"alpha": 2.0, "Z": 0.001}
+    metals, formed = map(np.array, over.get("Z", ([0.001], [1.0])))
+    c_KC = np.stack([metals, np.full(len(metals), 2.0)], 1)
+    ln_MR = np.array(
+        [
+            [
+                PoissonLikelihood(
+                    PopulationModel(
+                        one,
+                        over={"Z": (metals, formed * rate_K)} if over else {},
+                        second="mass_ratio",
+                    ),
+                    events,
+                    found.found,
+                    **common,
+                )
+                .estimate(**here, rate=np.average(rate_K, weights=formed))
+                .log_likelihood
+                for rate_K in np.exp(efficiency.log_rates(c_KC))
+            ]
+            for one in flows
+        ]
+    )
+
+    model = PopulationModel(
+        flows,
+        over=over,
+        efficiency=efficiency,
+        second="mass_ratio",
+        sample_member=sample_member,
+    )
+    told = PoissonLikelihood(model, events, found.found, **common, efficiency=model.efficiencies)
+
+    if not sample_member:
+        mean = np.logaddexp.reduce(ln_MR, axis=None) - np.log(ln_MR.size)
+        assert told.estimate(**here).log_likelihood == pytest.approx(mean, rel=1e-9)
+    else:
+        last = told.estimate(**here, member=1.99).log_likelihood
+        mean = np.logaddexp.reduce(ln_MR[1]) - np.log(ln_MR.shape[1])
+        assert last == pytest.approx(ln_MR[1, -1] if over else mean, rel=1e-9)
+    assert np.ptp(ln_MR, axis=1).min() > 0.1
 
 
 @pytest.mark.slow
