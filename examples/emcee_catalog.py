@@ -162,6 +162,7 @@ def check(
     print(f"variance of ln L {variance:.2f} at most, 1 is allowed")
     print(f"effective injections {injections:.0f} at least, {least} are wanted")
     print(f"effective samples of an event {worst:.1f} at least")
+    print(f"the log-likelihood counts by {likelihood.power:.2f}")
     print(f"at an end of the domain {100 * at_end:.1f} % of the posterior")
     print(f"shares of the members {', '.join(f'{one:.2f}' for one in shares)}")
     return logs
