@@ -16,9 +16,9 @@ import click
 from data_prep.errors import REMEDIES, InputError
 from hpo.cli.dashboard import dashboard
 from hpo.cli.data import describe, prepare
-from hpo.cli.database import db
-from hpo.cli.emulators import evaluate, export, plot, sample
-from hpo.cli.machine import doctor
+from hpo.cli.emulators import evaluate, export, sample
+from hpo.cli.machine import db, doctor
+from hpo.cli.pictures import plot
 from hpo.cli.runs import logs, rerun, runs
 from hpo.cli.studies import delete, enqueue, launch, rename, status, stop, studies
 

@@ -97,6 +97,7 @@ def prepare(
     from data_prep.preparation.prepare import prepare as prepare_dataset
     from data_prep.tables.source import Reading
     from hpo.cli import progress
+    from hpo.emulator import description
     from hpo.records.listing import render
 
     with progress.of_steps("rows read") as on_progress:
@@ -147,6 +148,10 @@ def prepare(
             dataset.event_columns, dataset.condition_columns, dataset.weight_column, dataset.ranges
         )
         click.echo("\n" + render(page.shortened(lines), style) + "\n")
+        if counts := description.grid(dataset):
+            click.echo("rows of each cell\n" + render(counts, style) + "\n")
+        if few := description.thin(dataset):
+            click.echo(f"Note: {few}.", err=True)
     for note in dataset.notes:
         click.echo(f"Note: {note}.", err=True)
     if dataset.weight_column:

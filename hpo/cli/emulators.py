@@ -1,24 +1,22 @@
-"""The commands of an emulator: export, evaluate, sample, plot."""
+"""The commands of an emulator: export, evaluate, sample."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from data_prep.errors import InputError
 from data_prep.words.numbers import counted
 from hpo.cli import options
 from hpo.cli.options import FILE, FOLDER, KEYED, OfEmulator, listed, opened, placed, prepared
+from hpo.cli.pictures import say_if_other_data
 
 if TYPE_CHECKING:
     from hpo.emulator.choice import Run
     from hpo.records.listing import Format
-    from models import Emulator
 
 
 @click.command()
@@ -176,10 +174,17 @@ def _trained_on(run: Run, out: Path, asked: dict[str, Any]) -> tuple[list[Run], 
     help="Part of the data.",
 )
 @click.option("--against", type=FOLDER, metavar="OTHER", help="A second emulator, beside it.")
+@click.option("--worst", type=click.IntRange(min=1), metavar="N", help="Cells that are listed.")
 @options.catalogs
 @listed
 def evaluate(
-    emulator: Path, data: str, split: str, against: Path | None, catalogs: int, style: Format
+    emulator: Path,
+    data: str,
+    split: str,
+    against: Path | None,
+    worst: int | None,
+    catalogs: int,
+    style: Format,
 ) -> None:
     """Measure how good an emulator is on a prepared dataset.
 
@@ -190,16 +195,21 @@ def evaluate(
     event by event, and so are their errors. Cells that an emulator was trained without are told
     from the others.
 
+    A sentence comes first. Cells are sorted, the worst at the top. A mark (!) stands at a cell
+    further from the data than chance would put any, and at a number more than three standard
+    errors, or a distance once in a thousand, from what a perfect emulator has.
+
     JSON holds everything; CSV is one table of one number a row, of the whole part and then of each
     cell; LaTeX has the same two tables as the terminal.
 
     \b
-        hpo evaluate emulator prepared --format json
+        hpo evaluate emulator prepared --worst 5
         hpo evaluate emulator prepared --format csv
         hpo evaluate emulator prepared --against other
     """
     from hpo.emulator.evaluation_table import cells, numbers, scores, whole
-    from hpo.records.listing import render
+    from hpo.emulator.verdict import verdict, worst_first
+    from hpo.records.listing import paragraph, render
     from models import Emulator
     from models.evaluation.comparison import compare
     from models.evaluation.report import evaluate as evaluated
@@ -207,7 +217,7 @@ def evaluate(
     loaded, folder = Emulator.load(emulator), prepared(data)
     other = Emulator.load(against) if against else None
     for each in (loaded, other) if other else (loaded,):
-        _say_if_other_data(each, folder)
+        say_if_other_data(each, folder)
     # Of one emulator, or of two with their differences.
     if other:
         found = compare(loaded, other, folder, split, catalogs=catalogs)
@@ -221,16 +231,18 @@ def evaluate(
     units = {column.name: column.unit for column in loaded.module.event_columns}
     names = (str(emulator), f"{against} again" if against == emulator else str(against))
     told = scores(found, split, units, names if other else None)
-    listings = [numbers(told)] if style == "csv" else [whole(told), cells(told)]
+    if style == "csv":
+        click.echo(render(numbers(told), style))
+        return
+    both = [(loaded, found["emulator"]), (other, found["against"])] if other else [(loaded, found)]
+    if style == "table":
+        for name, (each, own) in zip(names, both, strict=False):
+            told_of = f"{name}: " if other else ""
+            click.echo(paragraph(told_of + verdict(own, each.reliability)) + "\n")
+    listings = [whole(told), list(worst_first(cells(told), both[0][1], worst))]
     click.echo("\n\n".join(render(rows, style) for rows in listings if rows))
-
-
-def _say_if_other_data(emulator: Emulator, folder: Path) -> None:
-    from data_prep.dataset import Dataset
-
-    trained_on = emulator.card.get("provenance", {}).get("data_fingerprint")
-    if trained_on != Dataset.read(folder).fingerprint:
-        click.echo(f"Note: {folder} is not the dataset that the emulator was trained on.", err=True)
+    if style == "table" and worst and worst < (count := len(both[0][1]["cells"])):
+        click.echo(f"... and {counted(count - worst, 'cell')} more")
 
 
 @click.command(cls=OfEmulator, context_settings=KEYED)
@@ -266,127 +278,3 @@ def sample(ctx: click.Context, emulator: Path, count: int, out: Path, seed: int 
     write(out, loaded.event_columns, events, at)
     if str(out) != "-":
         click.echo(f"{out}: {counted(len(events), 'event')}")
-
-
-@click.command(cls=OfEmulator, context_settings=KEYED)
-@click.argument("source", metavar="EMULATOR|STUDY")
-@click.argument(
-    "kind",
-    type=click.Choice(
-        ["contours", "corner", "likelihood", "animation", "divergence", "errors", "losses"]
-    ),
-)
-@click.option(
-    "--out",
-    type=FILE,
-    required=True,
-    help="A .png, .pdf or .svg file; .gif, .html or .mp4 of an animation.",
-)
-@click.option("--data", help="Prepared dataset to compare with [default: that of the training].")
-@click.option(
-    "--columns",
-    metavar="A,B",
-    help="Event columns of contours or a corner; conditions of a divergence [default: all].",
-)
-@placed
-@click.pass_context
-def plot(
-    ctx: click.Context,
-    source: str,
-    kind: str,
-    out: Path,
-    data: str | None,
-    columns: str | None,
-    runs: Path | None,
-    storage: str | None,
-) -> None:
-    """Draw a picture of an emulator or a study.
-
-    Of an emulator against data its `contours`, a `corner` of all event columns, or its `errors` in
-    each cell; its `likelihood` map or an `animation` of it; the `divergence` of its densities; of a
-    study its `losses`.
-
-    Contours and corner are drawn for the whole test split, or for one cell given as --NAME VALUE. A
-    likelihood map needs a value of every condition, and so does a divergence, which is from the
-    density there to the density of each cell. An animation needs all but the one that moves. Errors
-    are shown over two conditions, the others fixed.
-
-    \b
-        hpo plot emulator contours --data prepared --Z 0.001 --alpha 1.0 --out contours.pdf
-        hpo plot emulator corner --out corner.pdf
-        hpo plot emulator errors --data sample --out errors.pdf
-        hpo plot emulator divergence --Z 0.001 --alpha 1.0 --out divergence.pdf
-        hpo plot emulator likelihood --Z 0.001 --alpha 1.0 --out likelihood.png
-        hpo plot emulator animation --Z 0.001 --out alpha.gif
-        hpo plot bbh losses --out losses.png
-    """
-    if columns and kind not in ("contours", "corner", "divergence"):
-        raise click.UsageError(f"--columns says nothing to {kind}")
-    if kind == "losses":
-        from hpo.pictures.losses import losses
-        from hpo.records.folder import read_all
-        from hpo.records.record import RunRecord
-
-        options.conditions(ctx.args, ())
-        _, folder = opened(source, storage, runs)
-        every = [record for _, record in read_all(folder)]
-        losses([one for one in every if isinstance(one, RunRecord)], out)
-        click.echo(str(out))
-        return
-    from models import Emulator
-
-    loaded = Emulator.load(Path(source))
-    at = options.conditions(ctx.args, loaded.module.condition_columns)
-    if kind in ("likelihood", "divergence"):
-        options.missing(at, loaded.condition_columns)
-    named = options.names(columns, "--columns") if columns else None
-    _plot(loaded, kind, at, named, lambda: _data_of(data, Path(source)), out)
-    click.echo(str(out))
-
-
-def _plot(
-    emulator: Emulator,
-    kind: str,
-    at: Mapping[str, float],
-    columns: tuple[str, ...] | None,
-    data: Callable[[], Path],
-    out: Path,
-) -> None:
-    from hpo.cli.progress import of_steps
-    from hpo.pictures import contours, corner, divergence, errors, likelihood
-
-    if kind == "likelihood":
-        likelihood.likelihood(emulator, conditions=at, out=out)
-    elif kind == "animation":
-        with of_steps("frames") as step:
-            likelihood.animation(emulator, conditions=at, step=step, out=out)
-    elif kind == "divergence":
-        folder = None
-        try:
-            folder = data()
-        except (InputError, FileNotFoundError):
-            click.echo("Note: no data name the cells: taken evenly over the domain.", err=True)
-        with of_steps("cells") as step:
-            divergence.divergence(
-                emulator, folder, conditions=at, columns=columns, step=step, out=out
-            )
-    else:
-        _say_if_other_data(emulator, folder := data())
-        if kind == "errors":
-            errors.errors(emulator, folder, conditions=at, out=out)
-        else:
-            draw = corner.corner if kind == "corner" else contours.contours
-            draw(emulator, folder, conditions=at, columns=columns, out=out)
-
-
-def _data_of(data: str | None, emulator: Path) -> Path:
-    """The named dataset, else the one that the bundle's own record names."""
-    from hpo.records.folder import data_found, read
-    from hpo.records.record import NAME
-
-    if data:
-        return prepared(data)
-    folder = Path(data_found(read(emulator / NAME), emulator).data.path)
-    if not folder.is_dir():
-        raise InputError(f"{folder}, on which {emulator} was trained, is not here: give --data")
-    return folder

@@ -11,15 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_prep.cells import name_of
 from data_prep.columns import Column
-from data_prep.dataset import SPLITS, Cell, Dataset
+from data_prep.dataset import SPLITS, Cell, Dataset, shown
 from data_prep.errors import InputError
 from data_prep.preparation import page
+from data_prep.words.numbers import counted
 from models.bundle import files
 from models.bundle.readme import markdown as md
+from models.evaluation.cells import CELL_ROWS
 from models.layout import MEMBERS, Layout
 
 Row = dict[str, object]
+MOST_THIN = 3
+"""Thin cells that are named."""
 MOST_CELLS = 40
 """Cells that are listed for people; the other formats list all."""
 
@@ -112,6 +117,39 @@ def of_dataset(dataset: Dataset, folder: Path) -> Description:
             "sources": list(dataset.sources),
         },
     )
+
+
+def grid(dataset: Dataset) -> list[Row]:
+    """Rows of each cell over two conditions: one down, one across. Nothing for anything else."""
+    if dataset.scattered or len(dataset.condition_columns) != 2:
+        return []
+    first, second = dataset.condition_columns
+    rows = {cell.conditions: cell.rows for cell in dataset.cells}
+    downs, acrosses = (sorted({cell.conditions[k] for cell in dataset.cells}) for k in range(2))
+    heads = {b: f"{second.name} {_text(second.value(b))}" for b in acrosses}
+    return [
+        {first.name: first.value(a)} | {head: rows.get((a, b)) for b, head in heads.items()}
+        for a in downs[:MOST_CELLS]
+    ]
+
+
+def thin(dataset: Dataset) -> str | None:
+    """A sentence that names the cells of too few test rows to be measured alone."""
+    kind = "region" if dataset.scattered else "cell"
+    few = [one for one in dataset.cells if one.effective("test") < CELL_ROWS]
+    if not few:
+        return None
+    few.sort(key=lambda one: one.effective("test"))
+    named = "; ".join(shown(name_of(dataset, one)) for one in few[:MOST_THIN])
+    more = f" and {len(few) - MOST_THIN} more" if len(few) > MOST_THIN else ""
+    return (
+        f"{len(few)} of {counted(len(dataset.cells), kind)} have fewer than {CELL_ROWS} test rows, "
+        f"too few to measure an emulator there alone: {named}{more}"
+    )
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def of_card(card: Mapping[str, Any], folder: Path) -> Description:

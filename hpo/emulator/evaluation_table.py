@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from data_prep.columns import Value
 from data_prep.dataset import shown
 from data_prep.words.numbers import short, with_error
+from hpo.emulator.verdict import MARK, marked
 
 Found = Mapping[str, Any]
 Row = dict[str, object]
@@ -96,15 +97,22 @@ def numbers(told: Sequence[Score]) -> list[Row]:
 
 
 def whole(told: Sequence[Score]) -> list[Row]:
-    """To look at: the scores of the whole part; `ideal` beside those of one emulator."""
+    """To look at: the scores of the whole part; beside those of one emulator a mark where they
+    are out of bounds, and `ideal`."""
     rows: list[Row] = []
     for one in told:
         if one.cell is None:
             ideal = {"ideal": "" if one.ideal is None else f"{one.ideal:.3g}"}
             alone = ideal if len(one.values) == 1 else {}
             name = f"{one.measure} ({one.note})" if one.note else one.measure
-            rows.append({"measure": name, **_texts(one), **alone, "unit": one.unit})
+            mark = {"": MARK if _off(one) else ""} if alone else {}
+            rows.append({"measure": name, **_texts(one), **mark, **alone, "unit": one.unit})
     return rows
+
+
+def _off(one: Score) -> bool:
+    ((value, error),) = one.values.values()
+    return marked(one.measure, value, error, one.ideal)
 
 
 def cells(told: Sequence[Score]) -> list[Row]:

@@ -15,8 +15,8 @@ from hpo.pictures import cells, style
 from hpo.pictures.cells import At
 from hpo.pictures.style import PlotError
 from models import Emulator
-from models.evaluation.cells import CellRows
-from models.evaluation.distances import CELL_ROWS, cell_distances
+from models.evaluation.cells import CELL_ROWS, CellRows
+from models.evaluation.distances import cell_distances
 from models.evaluation.weighted import effective, of
 
 

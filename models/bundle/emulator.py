@@ -26,6 +26,7 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
 from data_prep.atomic import folder_draft_of
+from data_prep.words.numbers import counted
 from models.bundle import batched, domain, files, onnx
 from models.bundle.domain import Extrapolation, ExtrapolationWarning, Floats
 from models.bundle.efficiency import Efficiency
@@ -40,6 +41,7 @@ from models.bundle.files import (
     EmulatorError,
 )
 from models.bundle.readme import card as model_card
+from models.bundle.readme import markdown as md
 from models.bundle.reliability import Reliability
 from models.flow.atoms import OneFlow
 from models.layout import check_values
@@ -68,6 +70,18 @@ class Emulator:
         """Where rows are near, of scattered conditions; None where the range is all."""
         self.card: dict[str, Any] = {**_card(flow), **(card or {})}
         """The contents of `emulator.json`."""
+
+    def __repr__(self) -> str:
+        """The density, where it holds, of how many flows it is, and its NLL if the card has it."""
+        known = ", ".join(
+            f"{name} {', '.join(texts) if (texts := domain.texts_of(each)) else _span(each)}"
+            for name, each in self.domain.items()
+        )
+        metrics = md.mapping(self.card.get("metrics"))
+        nll = md.score(metrics.get("test_nll"), metrics.get("test_nll_error"))
+        density = f"p({', '.join(self.event_columns)} | {', '.join(self.condition_columns)})"
+        flows = counted(len(_flows(self.module)), "flow")
+        return f"<Emulator of {density}, {known}; {flows}{f'; test NLL {nll}' if nll else ''}>"
 
     @cached_property
     def efficiency(self) -> Efficiency:
@@ -238,6 +252,10 @@ class Emulator:
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise files.misfit(folder, error) from error
         return cls(flow, card)
+
+
+def _span(known: domain.Known) -> str:
+    return " to ".join(f"{end:g}" for end in domain.limits_of(known))
 
 
 def _card(flow: Density) -> dict[str, Any]:

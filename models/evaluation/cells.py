@@ -28,6 +28,9 @@ from data_prep.untrusted import is_finite
 from models.bundle.files import EmulatorError
 from models.evaluation import weighted
 
+CELL_ROWS = 200
+"""Cells with fewer effective test rows are left out of the distances: their floor hides all."""
+
 REPORT = "report_cells"
 """The metric of a card that names the cells by which nothing was chosen."""
 

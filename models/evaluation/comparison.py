@@ -23,7 +23,7 @@ from models.evaluation.weighted import of
 
 LEFT_OUT = (
     *("box", "rows", "effective_rows", "error", "nominal", "ideal", "conditions", "held_out"),
-    *("cells", "real_against_real"),
+    *("cells", "real_against_real", "beyond_chance"),
 )
 """Of the numbers of an evaluation, those whose difference would mean nothing."""
 

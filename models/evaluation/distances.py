@@ -25,7 +25,7 @@ from data_prep.stream import Batch
 from models.bundle import batched
 from models.bundle.ensemble import Density
 from models.evaluation.calibration import KOLMOGOROV_MEAN
-from models.evaluation.cells import CellRows
+from models.evaluation.cells import CELL_ROWS, CellRows
 from models.evaluation.weighted import Weights, effective, of, quantile
 
 BINS = 10
@@ -34,8 +34,9 @@ HALVINGS = 16
 """Times that a cell's events are halved for the floor of a distance: the mean is told."""
 LEAST_DRAWS_OF_CELL = 20_000
 """Draws in a cell at least, and five for each row: they add little to a distance."""
-CELL_ROWS = 200
-"""Cells with fewer effective test rows are left out of the distances: their floor hides all."""
+FALSE_ALARMS = 0.02
+"""Evaluations of an exact emulator that would name a cell, were floors exact: as means of
+`HALVINGS` they scatter, by which it is up to twice as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +223,23 @@ def worst(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     largest, column, conditions = max(ratios, key=lambda one: one[0])
     ideal = float(kstwobign.ppf(0.5 ** (1 / len(ratios)))) / KOLMOGOROV_MEAN
     return {"over_floor": largest, "ideal": ideal, "column": column, "conditions": conditions}
+
+
+def beyond_chance(cells: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """Of each cell, whether it is further from the data than chance would put any of them.
+
+    Of an exact emulator a cell is named in one evaluation of 20 at most. A cell's distance is the
+    largest over its floor of all columns, whose dependence makes it rarer still.
+
+    Source:
+        Kolmogorov's distribution, as in `worst`; Bonferroni's bound over cells and columns.
+    """
+    from scipy.stats import kstwobign
+
+    ratios = [[one for one, *_ in _ratios([cell], "ks", "floor")] for cell in cells]
+    tests = sum(map(len, ratios))
+    limit = kstwobign.isf(FALSE_ALARMS / tests) / KOLMOGOROV_MEAN if tests else math.inf
+    return [any(ratio > limit for ratio in own) for own in ratios]
 
 
 def beyond_data(

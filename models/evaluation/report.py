@@ -30,11 +30,11 @@ from models.bundle.emulator import Emulator
 from models.bundle.ensemble import Density
 from models.evaluation.calibration import Levels, levels, ranks
 from models.evaluation.catalogs.coverage import of_catalogs
-from models.evaluation.cells import REPORT, CellRows, Key, held_out_of, key_of, keys
+from models.evaluation.cells import CELL_ROWS, REPORT, CellRows, Key, held_out_of, key_of, keys
 from models.evaluation.distances import (
-    CELL_ROWS,
     Bins,
     Distances,
+    beyond_chance,
     beyond_data,
     cell_distances,
     distances,
@@ -102,10 +102,11 @@ def evaluate(
         `{split}_nll` and `cell_averaged_nll`, in which cells count alike: mean and standard error
         in nats per event. `trained_cells_nll` and `held_out_nll`: of the rows of either kind of
         cells, None where there are none; `report_nll`: of the held-out cells that chose nothing.
-        `cells`: `CellDistance`, `Distances`, the NLL, and whether it was `held_out`, of each cell
-        with enough rows, and the `box` of each region; `median_*_over_floor` over those, and
-        `worst_ks`, the largest such ratio of a cell's column, its place, and its `ideal`, the
-        median of the largest ratio of as many independent ones of an exact emulator.
+        `cells`: `CellDistance`, `Distances`, the NLL, whether it was `held_out` and whether it is
+        `beyond_chance`, of each cell with enough rows, and the `box` of each region;
+        `median_*_over_floor` over those, and `worst_ks`, the largest such ratio of a cell's column,
+        its place, and its `ideal`, the median of the largest ratio of as many independent ones of
+        an exact emulator.
         `two_sample` and `calibration`: see the modules of that name; None if the rows are too few.
         `real_against_real`: the same test of two halves of the data. `small_cells`: test and
         calibration of all cells with fewer rows, together; None if there are none. `catalogs`, if
@@ -153,6 +154,8 @@ def evaluation(
         score = mean_of(nll_N[rows[at]], of(test.weights, rows[at]))
         nll = {"held_out": at in out, "nll": asdict(score)}
         told.append({**asdict(ks), **regions.get(at, {}), **nll, **asdict(near[at])})
+    for cell, beyond in zip(told, beyond_chance(told), strict=True):
+        cell["beyond_chance"] = beyond
     answers = _answers(flow, test, drawn_NF, other, rng, seed) if other else None
     small_N = cells.small(CELL_ROWS)
     found = {

@@ -15,7 +15,7 @@ from data_prep.untrusted import finite
 from models.bundle import batched
 from models.bundle.ensemble import Density
 from models.evaluation.cells import CellRows, key_of, keys
-from models.evaluation.distances import beyond_data, cell_distances
+from models.evaluation.distances import beyond_chance, beyond_data, cell_distances
 from models.evaluation.nll import check_columns, mean_of, nll_of
 from models.evaluation.weighted import of
 
@@ -39,7 +39,8 @@ def summary(flow: Density, folder: Path, *, held_out: Named = (), seed: int = 0)
         floors by event column; of very many cells those with the most rows. Where rows have
         weights, `effective_rows` of each part stand beside the rows; of a region, `box` has the
         range of each condition. `cells_rows`: of how many test rows that is, the first of the part.
-        `BeyondData` of as many draws.
+        `beyond_chance`: how many cells are further from the data than
+        chance, of those with distances. `BeyondData` of as many draws.
 
     Raises:
         DataError: If the dataset has other columns than the flow.
@@ -78,8 +79,10 @@ def summary(flow: Density, folder: Path, *, held_out: Named = (), seed: int = 0)
             one |= {"ks": far[at].ks, "ks_floor": far[at].floor}
         told.append(one)
     drawn_NF = batched.draw(flow, test.conditions, np.random.default_rng(seed))
+    measured = [{"ks": one["ks"], "floor": one["ks_floor"], **one} for one in told if "ks" in one]
     found = {
         "cells": told,
+        "beyond_chance": {"cells": sum(beyond_chance(measured)), "of": len(measured)},
         "cells_rows": len(test.events),
         **asdict(beyond_data(flow, drawn_NF, dataset, test.weights)),
     }

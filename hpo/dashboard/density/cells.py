@@ -66,10 +66,10 @@ def cell_map(flow: OneFlow, dataset: Dataset, test: TestRows, held_out: frozense
     """The map of a flow, in evaluation mode, over a dataset with its columns; takes seconds."""
     from models.bundle import batched
     from models.evaluation import distances
-    from models.evaluation.cells import CellRows
+    from models.evaluation.cells import CELL_ROWS, CellRows
     from models.evaluation.weighted import effective, of
 
-    rows = _some(test.rows, dataset, distances.CELL_ROWS)
+    rows = _some(test.rows, dataset, CELL_ROWS)
     drawn_NF = batched.draw(flow, rows.conditions, np.random.default_rng(0))
     values, places = _grid(dataset)
     ratio_XY, ks_XY = _worst(distances.cell_distances(flow, rows, dataset), dataset, places)
@@ -93,7 +93,7 @@ def cell_map(flow: OneFlow, dataset: Dataset, test: TestRows, held_out: frozense
         effective_XY=None if test.rows.weights is None else effective_XY,
         held_out_XY=held_out_XY,
         beyond=distances.beyond_data(flow, drawn_NF, dataset, rows.weights),
-        least=distances.CELL_ROWS,
+        least=CELL_ROWS,
         notes=(*test.notes, scattered) if dataset.scattered else test.notes,
     )
 

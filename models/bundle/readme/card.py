@@ -113,6 +113,7 @@ def text(card: Card) -> str:
         cells=cells,
         largest=[cells[k] for k in sorted(most_populated)],
         ratios=_ratios(cells),
+        worst=max(cells, key=lambda cell: max(_ratios([cell]), default=0.0), default=None),
         reliability=_reliability(card),
     )
     # The template's statements leave empty lines.

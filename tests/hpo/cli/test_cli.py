@@ -259,6 +259,9 @@ def test_the_emulator_is_evaluated_sampled_and_drawn(hpo, studied, prepared, tmp
 
     found = json.loads(hpo("evaluate", emulator, prepared, "--format", "json").stdout)
     assert found["cells"]
+    worst = hpo("evaluate", emulator, prepared, "--worst", 1).stdout
+    assert "further from the data than chance explains" in " ".join(worst.split())
+    assert f"... and {len(found['cells']) - 1} cell" in worst
     assert found["test_nll"]["rows"] == Dataset.read(prepared).rows["test"]
     beside = hpo("evaluate", emulator, prepared, "--against", emulator).stdout
     assert "C2ST AUC" in beside

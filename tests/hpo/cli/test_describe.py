@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from data_prep.dataset import SAMPLE, Cell, Dataset
 from data_prep.preparation.prepare import prepare
 from hpo.cli import main
+from hpo.emulator import description
 from hpo.pictures.errors import rows_of_cells
 from hpo.pictures.style import PlotError
 
@@ -145,3 +146,23 @@ def test_regions_are_drawn_where_they_are(tmp_path, columns):
 def test_a_picture_of_no_condition_is_refused(tmp_path):
     with pytest.raises(PlotError, match="there is no condition 'Mass_0'"):
         rows_of_cells(Dataset.read(SAMPLE), columns=["Mass_0"], out=tmp_path / "a.png")
+
+
+def test_the_counts_of_a_grid_stand_in_one_and_thin_cells_are_named():
+    sample = Dataset.read(SAMPLE)
+
+    rows = description.grid(sample)
+
+    assert list(rows[0])[:2] == ["Z", "alpha 0.5"]
+    counted = sum(value for row in rows for name, value in row.items() if name != "Z")
+    assert counted == sum(sample.rows.values())
+    few = [cell for cell in sample.cells if cell.test < 200]
+    said = description.thin(sample) or ""
+    assert said.startswith(f"{len(few)} of {len(sample.cells)} cells have fewer than 200 test rows")
+    least = min(few, key=lambda cell: cell.test)
+    assert f"alone: Z = {least.conditions[0]:g}, alpha = {least.conditions[1]:g}" in said
+
+
+def test_regions_have_no_grid():
+    assert description.grid(scattered()) == []
+    assert description.thin(scattered()) is None

@@ -19,6 +19,7 @@ from models.bundle.emulator import EmulatorError, ExtrapolationWarning
 from models.config import FlowConfig
 from models.flow.coordinates import constants
 from models.flow.density import build_flow
+from tests.random_flows import a_flow
 
 HERE = {"Z": 0.001, "alpha": 1.0}
 
@@ -287,3 +288,13 @@ def test_memory_does_not_grow_with_the_activations_of_many_events(emulator, monk
 
     assert max(seen) <= ROWS
     assert sum(seen) == 5 * ROWS
+
+
+def test_an_emulator_says_what_it_is():
+    metrics = {"test_nll": 4.2158, "test_nll_error": 0.0141}
+    told = repr(Emulator(a_flow(), {"metrics": metrics}))
+
+    low, high = Emulator(a_flow()).domain["Z"]
+    assert told.startswith("<Emulator of p(Mass_0, Mass_1 | Z, alpha), ")
+    assert f"Z {low:g} to {high:g}, " in told
+    assert told.endswith("; 1 flow; test NLL 4.216 ± 0.014>")

@@ -12,9 +12,10 @@ from data_prep.dataset import Dataset
 from data_prep.stream import Stream, read_split
 from models.bundle import batched
 from models.config import FlowConfig
+from models.evaluation.cells import CELL_ROWS
 from models.evaluation.distances import (
-    CELL_ROWS,
     Bins,
+    beyond_chance,
     beyond_data,
     cell_distances,
     distances,
@@ -183,3 +184,26 @@ def test_what_bounds_exclude_is_not_counted_as_if_it_were_measured(prepared):
     assert beyond_data(real, events, full).outside_range == {"Mass_0": 0.0, "Mass_1": 0.25}
     weights = np.array([0.0, 0.0, 1.0, 3.0])
     assert beyond_data(real, events, full, weights).outside_range["Mass_1"] == 0.75
+
+
+def test_chance_explains_the_cells_of_an_exact_emulator_and_not_those_of_a_wrong_one(
+    flow, prepared
+):
+    """Of data that the flow itself drew, and of data that are a quarter larger."""
+    dataset, test = Dataset.read(prepared), read_split(prepared, "test")
+    named = {1.0: 0, 1.25: 0}
+    for factor, times in ((1.0, 8), (1.25, 1)):
+        for seed in range(times):
+            drawn = batched.draw(flow, test.conditions, np.random.default_rng(seed))
+            data = test._replace(events=(factor * drawn).astype(np.float32))
+            found = cell_distances(flow, data, dataset, least=50, seed=seed, most=8_000)
+            cells = [{"ks": one.ks, "floor": one.floor, "conditions": {}} for one in found]
+            assert len(cells) > 4
+            named[factor] += any(beyond_chance(cells))
+
+    assert named[1.0] <= 2  # one in 20, which is two or less with a probability of 0.99
+    assert named[1.25] == 1
+
+
+def test_without_a_cell_there_is_nothing_to_explain():
+    assert beyond_chance([]) == []
