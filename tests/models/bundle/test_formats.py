@@ -27,6 +27,7 @@ def test_an_old_emulator_gives_the_numbers_that_it_gave(folder):
     found = emulator.log_prob(then["events"], on_extrapolation="ignore", **given)
     drawn = emulator.module.from_noise(torch.tensor(then["noise"]), torch.tensor(conditions))
 
+    assert emulator.reliability is plain.reliability is None  # no claim that nobody measured
     np.testing.assert_allclose(found, log_prob, rtol=2e-5)
     np.testing.assert_allclose(plain.log_prob(then["events"], **given), log_prob, rtol=2e-4)
     np.testing.assert_allclose(drawn.detach(), then["drawn"], rtol=2e-5, atol=1e-6)
