@@ -38,9 +38,9 @@ def verdict(found: Found, reliability: Reliability | None) -> str:
     if worst:
         told += f"; the worst is {shown(worst['conditions'])}, where the KS distance of "
         told += f"{worst['column']} is {short(worst['over_floor'], 2)} times its floor"
-    if reliability is None or reliability.limiting is None:
+    if reliability is None or reliability.good_for is None:
         return f"{told}. For how many events of a catalogue it is good, no export measured."
-    return f"{told}. It is good for {reliability.limiting.good_for} events of a catalogue."
+    return f"{told}. It is good for {reliability.good_for} events of a catalogue."
 
 
 def by_badness(found: Found) -> list[int]:

@@ -52,7 +52,9 @@ def test_the_verdict_says_for_how_many_events_it_is_good():
 
     said = verdict(found(cell(1)), Reliability(measured=(some,), missing={}))
 
-    assert said.endswith(f"It is good for {some.good_for} events of a catalogue.")
+    assert said.endswith(
+        f"It is good for {Reliability(measured=(some,), missing={}).good_for} events of a catalogue."
+    )
 
 
 def test_the_worst_cell_comes_first_with_a_mark():
