@@ -50,11 +50,11 @@ def test_the_verdict_says_for_how_many_events_it_is_good():
         worst={"Z": 0.001},
     )
 
-    said = verdict(found(cell(1)), Reliability(measured=(some,), missing={}))
+    known = Reliability(measured=(some,), missing={})
 
-    assert said.endswith(
-        f"It is good for {Reliability(measured=(some,), missing={}).good_for} events of a catalogue."
-    )
+    said = verdict(found(cell(1)), known)
+
+    assert said.endswith(f"It is good for {known.good_for} events of a catalogue.")
 
 
 def test_the_worst_cell_comes_first_with_a_mark():
