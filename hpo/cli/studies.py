@@ -48,7 +48,7 @@ def launch(
         hpo launch --trials 6
         hpo launch mine.toml --trials 200 --set data.path=prepared --set training.epochs=50
         hpo launch mine --trials 300
-        hpo launch bbh --name long --set training.epochs=100 --dry-run > long.toml
+        hpo launch bbh --name long --set training.epochs=100 --dry-run
     """
     from hpo.execution import launch as launching
     from hpo.execution.plan import make_plan
@@ -261,7 +261,7 @@ def delete(study: str, yes: bool, runs: Path | None, storage: str | None) -> Non
 def stop(study: str, now: bool, runs: Path | None, storage: str | None) -> None:
     """Let a study's running trials end, and start no new one.
 
-    hpo launch goes on with it.
+    With hpo launch it goes on.
 
     \b
         hpo stop bbh
