@@ -12,14 +12,16 @@ import dynesty
 import mock_catalog
 import numpy as np
 
-from models import ArrayFlow, CatalogLikelihood, PopulationModel
+from models import ArrayFlow, CatalogLikelihood, PopulationModel, Table
 
 
 def main(folder: str, live_points: int = 100) -> None:
     flow = ArrayFlow.load(folder)
     catalog = mock_catalog.make(flow)
     metallicities = np.geomspace(*flow.domain["Z"], 6)
-    model = PopulationModel(flow, over={"Z": (metallicities, np.ones(6))})
+    # Thousands of calls on all samples: a table answers many times as fast as the flow.
+    tables = [Table.of(one, points=64, condition_points=8) for one in flow.members]
+    model = PopulationModel(tables, over={"Z": (metallicities, np.ones(6))})
     likelihood = CatalogLikelihood(model, catalog.events, catalog.injections, drawn=catalog.drawn)
     low, high = np.array([flow.domain[name] for name in likelihood.names]).T
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from models.arrays.flow import ArrayFlow
+    from models.arrays.table import Table
     from models.bundle.emulator import Emulator
     from models.inference.catalog import CatalogLikelihood
     from models.inference.poisson import PoissonLikelihood
@@ -25,6 +26,7 @@ __all__ = [
     "PoissonLikelihood",
     "PopulationModel",
     "SamplingPrior",
+    "Table",
     "Universe",
     "read_injections",
     "read_posterior",
@@ -40,6 +42,7 @@ _HOME = {
     "PoissonLikelihood": "models.inference.poisson",
     "PopulationModel": "models.inference.population",
     "SamplingPrior": "models.inference.published.posteriors",
+    "Table": "models.arrays.table",
     "Universe": "models.inference.published.universe",
     "read_injections": "models.inference.published.injections",
     "read_posterior": "models.inference.published.posteriors",
@@ -51,9 +54,4 @@ def __getattr__(name: str) -> object:
     """Import a public name when it is first asked for: `models.config` needs no torch."""
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
-    if name == "Table":
-        raise ImportError(
-            "models.Table is gone: load the emulator that the table was made of with "
-            "`ArrayFlow.load`, which stands wherever a table did; tables' files are read no more"
-        )
     raise AttributeError(f"module 'models' has no attribute {name!r}")

@@ -34,6 +34,7 @@ CASES = [
         id="gwpop",
     ),
     pytest.param("jax_gradient.py", ["11"], ["step 10: ln L", "alpha ="], id="jax"),
+    pytest.param("table_density.py", ["t.npz"], ["integral", "Table: 0."], id="table"),
 ]
 
 

@@ -26,7 +26,7 @@ MEMBER = "member"
 
 
 class Density(Protocol):
-    """What is asked of an `ArrayFlow`, or of an emulator in its place."""
+    """What an `ArrayFlow` and a `Table` have in common."""
 
     event_columns: tuple[str, ...]
     condition_columns: tuple[str, ...]
@@ -48,7 +48,7 @@ class Members:
         """Take apart an ensemble.
 
         Args:
-            emulator: An `Emulator` or `ArrayFlow`, or a sequence of such as members.
+            emulator: An `Emulator`, `ArrayFlow` or `Table`, or a sequence of such as members.
 
         Raises:
             PopulationError: If there is none, columns differ, or no condition is in the domain of

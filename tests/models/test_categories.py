@@ -13,7 +13,7 @@ from data_prep.columns import Column
 from data_prep.errors import DataError
 from data_prep.preparation.prepare import prepare
 from data_prep.stream import read_split
-from models import ArrayFlow, Emulator
+from models import ArrayFlow, Emulator, Table
 from models.bundle.domain import ExtrapolationWarning
 from models.bundle.ensemble import Ensemble, EnsembleError
 from models.bundle.files import EmulatorError
@@ -89,7 +89,7 @@ def test_one_text_or_one_for_each_event(saved, rows):
     )
 
 
-def test_a_bundle_says_one_thing_by_torch_onnx_and_arrays(saved, rows):
+def test_a_bundle_says_one_thing_by_torch_onnx_arrays_and_table(saved, rows):
     (events, z), emulator, arrays = rows, Emulator.load(saved), ArrayFlow.load(saved)
     place = np.array([CHANNEL.categories.index(text) for text in TEXTS])
     conditions = np.stack([z, place], 1).astype("f4")
@@ -142,6 +142,22 @@ def test_an_unknown_text_is_refused_with_the_known_ones(saved, rows, wrong, foun
 def test_beside_a_text_a_number_still_warns_outside_its_range(saved):
     with pytest.warns(ExtrapolationWarning, match=r"Z = 3 .* \[0.5, 2\]"):
         Emulator.load(saved).sample(3, Z=3.0, channel="CE")
+
+
+def test_a_table_has_a_point_for_every_text(saved, rows, tmp_path):
+    smooth = in_arrays(a_flow(kind="affine", activation="tanh", shake=0.05))
+    table = Table.load(Table.of(smooth, points=24, condition_points=4).save(tmp_path / "t.npz"))
+    noise = np.random.default_rng(0).standard_normal((500, 2))
+
+    for place, text in enumerate(CHANNEL.categories):
+        events = smooth.from_noise(noise, np.array([1.1, place]))
+        error = table.log_prob(events, Z=1.1, channel=text)
+        error -= smooth.log_prob(events, Z=1.1, channel=text)
+        assert np.std(error[np.isfinite(error)]) < 0.03
+    assert table.domain["channel"] == CHANNEL.categories
+    assert table.lines[1].places.shape == (4, 3, 24, 24)
+    with pytest.raises(EmulatorError, match="one of CE, RLO, SMT"):
+        table.log_prob(rows[0], Z=1.0, channel="HG")
 
 
 def test_flows_of_other_texts_make_no_ensemble():

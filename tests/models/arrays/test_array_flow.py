@@ -213,11 +213,6 @@ def test_a_density_integrates_to_one():
     assert density.sum() * (log_m[1] - log_m[0]) ** 2 == pytest.approx(1, abs=1e-3)
 
 
-def test_who_asks_for_a_table_is_told_what_takes_its_place():
-    with pytest.raises(ImportError, match=r"models.Table is gone: .*`ArrayFlow.load`"):
-        exec("from models import Table")
-
-
 def test_importing_it_imports_no_torch():
     names = "models.arrays.flow, models.inference.catalog"
     code = f"import sys, {names}; print(*sys.modules)"

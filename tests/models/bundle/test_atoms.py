@@ -9,7 +9,8 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 
-from models import ArrayFlow, Emulator
+from models import ArrayFlow, Emulator, Table
+from models.arrays.table import TableError
 from models.bundle import batched, onnx
 from models.bundle.ensemble import Ensemble, EnsembleError
 from tests.random_flows import (
@@ -141,6 +142,11 @@ def test_jax_compiles_it_to_the_same_numbers_and_gradients():
     np.testing.assert_allclose(drawn, plain.from_noise(noise, c_NC), rtol=1e-9, atol=1e-12)
     for ours, torchs in zip(found, gradients, strict=True):
         np.testing.assert_allclose(ours, torchs, rtol=1e-6, atol=1e-9)
+
+
+def test_a_table_of_it_is_refused():
+    with pytest.raises(TableError, match="chi_eff, q has: use the ArrayFlow itself"):
+        Table.of(in_arrays(a_mixed_flow()))
 
 
 def test_flows_of_other_atoms_make_no_ensemble():

@@ -10,6 +10,7 @@ from onnx.reference import ReferenceEvaluator
 from data_prep.columns import Column
 from data_prep.dataset import Total
 from models import Emulator
+from models.arrays.table import Table
 from models.bounds import intervals
 from models.bundle import onnx
 from models.bundle.efficiency import Efficiency
@@ -236,6 +237,22 @@ def test_the_graphs_give_what_the_flow_gives(tmp_path, form):
     np.testing.assert_allclose(drawn_NF, x_NF, rtol=2e-5, atol=1e-6)
     check_inside(drawn_NF)
     check_inside(draws.run(None, far)[0])
+
+
+def test_a_table_of_bounded_columns_keeps_them_in_its_file(tmp_path):
+    made = in_arrays(bounded((RATIO, SPIN), GRID[:1], kind="affine", shake=0.05))
+    table = Table.of(made, points=32, condition_points=3)
+    loaded = Table.load(table.save(tmp_path / "table.npz"))
+    z = np.random.default_rng(0).standard_normal((2_000, 2))
+    x_NF = made.from_noise(z, np.array([0.9]))
+
+    error_N = loaded.log_prob(x_NF, Z=0.9) - made.log_prob(x_NF, Z=0.9, on_extrapolation="ignore")
+
+    assert loaded.event_supports == (RATIO, SPIN)
+    within_N = np.isfinite(error_N)
+    assert within_N.mean() > 0.99
+    assert np.std(error_N[within_N]) < 0.03
+    assert (loaded.log_prob([[1.01, 0.0], [0.5, -1.01]], Z=0.9) == -np.inf).all()
 
 
 def test_bounds_are_in_the_description_alone():

@@ -10,6 +10,7 @@ from scipy.special import logsumexp
 from data_prep.columns import Column
 from models import Emulator
 from models.arrays.flow import ArrayFlow
+from models.arrays.table import Table
 from models.bundle.ensemble import Ensemble
 from models.inference.catalog import CatalogLikelihood
 from models.inference.population import PopulationError, PopulationModel
@@ -80,6 +81,16 @@ def test_torch_arrays_and_a_sequence_of_flows_are_the_same_members(flows, ensemb
         np.testing.assert_allclose(found, expected, atol=1e-4)
     mean = np.log(np.exp(expected).mean(0))
     np.testing.assert_allclose(PopulationModel(ensemble).ln_prob(data, **HERE), mean, rtol=1e-9)
+
+
+def test_tables_of_members_stand_for_them(flows, ensemble):
+    tables = [Table.of(one, points=24, condition_points=3) for one in ensemble.members[:2]]
+    pair = {"mass_1": np.array([9.0, 14.0]), "mass_2": np.array([8.0, 7.0])}
+
+    found = PopulationModel(tables).ln_prob_of_members(pair, **HERE)
+
+    each = [PopulationModel(one).ln_prob(pair, **HERE) for one in tables]
+    np.testing.assert_allclose(found, each, rtol=1e-12)
 
 
 def test_where_a_member_knows_nothing_no_member_counts(flows, data):

@@ -9,7 +9,7 @@ import torch
 from data_prep import cells as naming
 from data_prep.dataset import Dataset
 from data_prep.preparation.prepare import prepare
-from models import ArrayFlow, Emulator, PopulationModel
+from models import ArrayFlow, Emulator, PopulationModel, Table
 from models.bundle.domain import ExtrapolationWarning
 from models.bundle.files import EmulatorError
 from models.config import FlowConfig, TrainConfig
@@ -81,10 +81,12 @@ def test_the_emulator_tells_of_holes_in_its_range(bundle):
         emulator.sample(3, **HOLE)
 
 
-def test_a_population_has_no_density_in_a_hole_unless_it_may_extrapolate(bundle):
+def test_a_population_has_no_density_in_a_hole_unless_it_may_extrapolate(bundle, tmp_path):
     arrays, masses = ArrayFlow.load(bundle), {"mass_1": [10.0], "mass_2": [9.0]}
+    table = Table.of(arrays, points=8, condition_points=3, largest_error=9.0)
+    Table.load(table.save(tmp_path / "table.npz"))
 
-    for density in (arrays, Emulator.load(bundle)):
+    for density in (arrays, Emulator.load(bundle), Table.load(tmp_path / "table.npz")):
         model = PopulationModel(density)
         masses = {name: np.array(value) for name, value in masses.items()}
         assert model(masses, **HOLE) == 0
