@@ -114,7 +114,7 @@ def paragraph(text: str, indent: str = "") -> str:
 
 
 def _in_lines(text: str, room: int) -> str:
-    return "\n".join(textwrap.wrap(text, room, break_on_hyphens=False))
+    return "\n".join(textwrap.wrap(text, max(1, room), break_on_hyphens=False))
 
 
 def _rooms(

@@ -189,3 +189,12 @@ def test_latex_sets_a_number_and_its_error_as_one():
     text = render([{"nll": "4.216 +- 0.014", "draws": "+1,200 +- 20", "label": "a +- b"}], "latex")
 
     assert r"$4.216 \pm 0.014$ & $+1{,}200 \pm 20$ & a +- b " in text
+
+
+def test_a_column_of_marks_may_have_no_mark_and_no_name():
+    rows = [{"Z": 0.001, "": "", "NLL": 4.2}]
+
+    assert [line.split() for line in render(rows, "table").splitlines()] == [
+        ["Z", "NLL"],
+        ["0.001", "4.2"],
+    ]
