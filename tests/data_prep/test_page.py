@@ -39,7 +39,8 @@ def told(table: Path, *words: str) -> str:
 def test_each_column_has_a_line_that_says_how_it_was_understood(table):
     output = told(table, "--events", "mass_1,mass_ratio,chi_eff", "--weights", "weight")
 
-    lines = {line.split()[0]: line.split() for line in output.splitlines() if line.strip()}
+    words = [line.split() for line in output.partition("\ncolumn")[2].splitlines()]
+    lines = {each[0]: each for each in reversed(words) if each}
     assert lines["mass_1"][1:] == ["event", "Msun", "positive", "9", "to", "11.714", "log"]
     assert lines["mass_ratio"][1:5] == ["event", "-", "[0,", "1]"]
     assert lines["mass_ratio"][-2:] == ["bounded", "probit"]

@@ -90,7 +90,7 @@ def test_an_emulator_that_finds_no_room_leaves_the_old_one_as_it_is(forks, disk,
     out = disk.folder / "out"
 
     def export(trial, **options):
-        words = ("export", "s", "--runs", ran, "--out", out, "--trial", trial)
+        words = ("export", "s", "--runs", ran, "--out", out, "--trial", trial, "--overwrite")
         return forks.hpo(*words, cwd=disk.folder.parent, **options)
 
     assert export(0).code == 0

@@ -19,7 +19,7 @@ FULL_CARD = Emulator(a_flow(options=CONFIG), told(cells=2)).card | {
     "citation": ["Maker 2026, https://doi.org/10.1/a_b"],
     "efficiency": {"unit": "binaries", "cells": []},
 }
-TAGS = re.compile(r"<(?!/?(?:h[12]|p|ul|li|table|thead|tbody|tr|th|td|code|pre|em|a|hr)\b)")
+TAGS = re.compile(r"<(?!/?(?:h[123]|p|ul|li|table|thead|tbody|tr|th|td|code|pre|em|a|hr)\b)")
 
 
 @fuzz(150)

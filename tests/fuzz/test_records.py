@@ -73,8 +73,8 @@ def drawn(folder, records):
     for column in (*known[:8], *tables.axes(every)[:4]):
         figures.scatter(every, "best_val_nll", column.name, colour=column.name).to_json()
     figures.pareto(every, "seconds").to_json()
-    important = answer(importance.importance, every)
-    figures.importances(important or []).to_json()
+    for name, _ in answer(importance.importance, every) or []:
+        importance.direction(every, name)
     differences.cautions(records.values())
     differences.difference(records)
     tables.names(records)

@@ -52,7 +52,7 @@ def test_a_dataset_is_told_in_tables(weighted):
     output = told(weighted)
 
     lines = [line.split() for line in output.splitlines()]
-    assert "200 rows in 2 cells, of t.csv" in output
+    assert "200 rows in 2 cells, of t.csv" in " ".join(output.split())
     assert ["spin_1", "event", "-", "[0,", "1]", "0", "to", "1", "bounded", "probit"] in lines
     assert ["w", "weight", "-", "positive", "1", "to", "2", "-"] in lines
     assert ["part", "rows", "effective", "rows", "mean", "weight"] in lines

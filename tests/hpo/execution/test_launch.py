@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import itertools
-import json
 import os
 import signal
 import subprocess
@@ -271,6 +270,8 @@ def test_a_launch_that_is_ended_hands_back_its_trials(place, number, tell):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_ctrl_c_that_python_swallows_ends_a_launch_all_the_same(place, monkeypatch):
     monkeypatch.setattr("hpo.execution.worker.INSIST_S", 0.2)
+    # It would tell all children of the tests' own process.
+    monkeypatch.setattr("hpo.execution.local.LocalWorkers.hand_back", lambda _: None)
     plan, study, slots = made(place)
     ends = signal.getsignal(signal.SIGINT)
 
@@ -466,7 +467,7 @@ def test_a_dry_run_touches_nothing(place):
     said = hpo("launch", "tiny.toml", "--dry-run", "--on", "slurm")
 
     assert "#SBATCH --job-name=tiny" in said
-    assert '"epochs": 4' in said
+    assert "epochs = 4" in said
     assert not (place / "runs").exists()
 
 
@@ -540,7 +541,7 @@ def test_a_dry_run_shows_the_held_out_cells_as_the_dataset_writes_them(place):
     said = hpo("launch", "tiny.toml", "--set", cells, "--dry-run")
 
     assert "6,000 rows in 9 cells, 2 of them held out" in said
-    resolved = json.loads(said.split("study, resolved:\n")[1])
+    resolved = tomllib.loads(said[said.index("[study]") :])
     assert resolved["data"]["hold_out_cells"] == [
         {"Z": 0.001, "alpha": 1.0},
         {"Z": 0.01, "alpha": 5.0},

@@ -78,7 +78,7 @@ def test_stop_now_ends_the_workers_and_their_trials_go_back(place):
 
         said = hpo("stop", "long", "--now")
 
-        assert "1 local workers ended, 0 trials still running" in said
+        assert "1 local worker ended, 0 trials still running" in said
         assert launch.wait(timeout=60) == 0
     finally:
         launch.kill()

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from optuna.trial import TrialState
 
 from data_prep.dataset import Dataset
+from data_prep.words.numbers import with_error
 from hpo.cli import main
 from hpo.emulator import choice, export
 from hpo.emulator.outcome import scored
@@ -405,7 +406,8 @@ def test_the_held_out_nll_reaches_the_listing_and_the_emulator(held_out, tmp_pat
 
     words = ["export", "s", "--out", tmp_path / "emulator", "--trial", record.trial]
     done = CliRunner().invoke(main, [*map(str, words), "--runs", str(held_out.runs)])
-    said = f", NLL in cells that neither trained nor chose it {record.report.nll:.4f} +- "
+    number = with_error(record.report.nll, record.report.error)
+    said = f", NLL in cells that neither trained nor chose it {number} "
     assert said in done.stdout
     assert "held-out NLL" not in done.stdout
     emulator = Emulator.load(tmp_path / "emulator")
@@ -482,7 +484,8 @@ def test_the_best_are_mixed_and_scored_together(held_out, tmp_path):
     assert metrics["held_out_nll"] == pytest.approx(there.mean, rel=1e-9)
     there = nll.nll(emulator.module, setting.data, "test", only=REPORT)
     assert metrics["report_nll"] == pytest.approx(there.mean, rel=1e-9)
-    said = f", NLL in cells that neither trained nor chose it {metrics['report_nll']:.4f} +- "
+    number = with_error(metrics["report_nll"], metrics["report_nll_error"])
+    said = f", NLL in cells that neither trained nor chose it {number} "
     assert said in scored(tmp_path / "both")
     assert metrics["held_out_cells"][0].keys() == {
         *("conditions", "nll", "error", "rows", "effective_rows")

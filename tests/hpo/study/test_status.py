@@ -9,7 +9,6 @@ import pytest
 from optuna.trial import TrialState, create_trial
 from sqlalchemy import event
 
-from hpo.cli.progress import duration
 from hpo.cluster.jobs import queue_has_changed
 from hpo.execution.follow import follow, look
 from hpo.execution.launch import begin
@@ -204,10 +203,3 @@ def test_a_launch_reads_no_record_of_a_trial_that_ended_before_it(tmp_path, monk
 
     assert seen.complete == 3
     assert read == []
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (120, "2 min"), (11_100, "3 h 05 min")]
-)
-def test_a_time_left_is_said_as_people_say_it(seconds, text):
-    assert duration(seconds) == text
