@@ -36,7 +36,8 @@ class Ran:
         return found.output.replace("\n", " ")
 
     def export(self, *words, code=0, name="s"):
-        return self.hpo("export", name, "--out", str(self.runs / "emulator"), *words, code=code)
+        words = ("--out", str(self.runs / "emulator"), "--overwrite", *words)
+        return self.hpo("export", name, *words, code=code)
 
     def exported(self):
         return self.runs / "s" / f"trial-{read(self.runs / 'emulator' / NAME).trial:05d}"

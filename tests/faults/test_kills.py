@@ -50,7 +50,7 @@ def test_a_dataset_is_there_whole_or_not_at_all(forks, source, tmp_path):
 
 def test_a_new_emulator_takes_the_place_of_the_old_one_whole(forks, ran, tmp_path):
     def export(trial, **options):
-        words = ("export", "s", "--out", "emulator", "--runs", ran, "--trial", trial)
+        words = ("export", "s", "--out", "emulator", "--runs", ran, "--trial", trial, "--overwrite")
         return forks.hpo(*words, cwd=tmp_path, **options)
 
     assert export(0).code == 0

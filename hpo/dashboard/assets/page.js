@@ -61,11 +61,8 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
 
     // A slider tells its value with its unit to who cannot see it.
     spoken(told, names) {
-      names.forEach((name, index) => {
-        const thumb = slideOf(name.condition)?.querySelector("[role=slider]");
-        thumb?.setAttribute("aria-label", name.condition);
-        thumb?.setAttribute("aria-valuetext", told[index] ?? "");
-      });
+      toSpeak = names.map((name, index) => [name.condition, told[index] ?? ""]);
+      speak();
     },
 
     // The run below the mouse in one picture stands out in all of them, and in the table.
@@ -75,6 +72,16 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
     },
   },
 });
+
+let toSpeak = [];
+const speak = () =>
+  toSpeak.forEach(([condition, text]) => {
+    const thumb = slideOf(condition)?.querySelector("[role=slider]");
+    thumb?.setAttribute("aria-label", condition);
+    thumb?.setAttribute("aria-valuetext", text);
+  });
+// A slider may be drawn, or drawn again, after its value is known.
+new MutationObserver(speak).observe(document.documentElement, { childList: true, subtree: true });
 
 const slideOf = (name) => [...document.querySelectorAll("[data-places]")].find((each) => each.dataset.condition === name);
 
