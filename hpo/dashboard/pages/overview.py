@@ -97,7 +97,8 @@ def register(app: dash.Dash, site: Site) -> None:
         _tick: int, where: str, columns: list[str], differing: list[str], seen: int
     ) -> tuple[object, ...]:
         version = site.catalog.refresh()
-        by_itself = ctx.triggered_id == "tick"
+        # A filter may change while the page looks for new runs: one call is then for both.
+        by_itself = set(ctx.triggered_prop_ids.values()) == {"tick"}
         if by_itself and version == seen:
             raise dash.exceptions.PreventUpdate
         rows = site.catalog.rows()
