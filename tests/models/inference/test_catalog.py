@@ -154,20 +154,25 @@ def test_a_sum_that_is_noise_counts_as_impossible(flow):
     assert np.isfinite(strict.estimate(alpha=2.0).log_likelihood)
 
 
-def test_more_events_than_the_emulator_is_good_for_are_warned_of_once(tmp_path):
-    """By the number that its export measured, which goes with the ensemble alone."""
-    measured = Catalogs(
+def measured(square, error):
+    """What an export may have found of catalogues of 200 events."""
+    found = Catalogs(
         place=CELLS,
         events=200,
         catalogs=30,
         cells=10,
         cells_inside=12,
         covered=21,
-        square=29.6,
-        error=1.0,
+        square=square,
+        error=error,
         worst={"Z": 0.001, "alpha": 2.0},
     )
-    told = Reliability(measured=(measured,), missing={}).to_card()
+    return Reliability(measured=(found,), missing={})
+
+
+def test_more_events_than_the_emulator_is_good_for_are_warned_of_once(tmp_path):
+    """By the number that its export measured, which goes with the ensemble alone."""
+    told = measured(square=29.6, error=1.0).to_card()
     two = Ensemble([a_flow(options={"kind": "affine"}, seed=seed, noise=0.12) for seed in (5, 6)])
     emulator = Emulator(two, {"reliability": told})
     array_flow = ArrayFlow.load(emulator.save(tmp_path / "e"))
@@ -208,18 +213,7 @@ def test_the_likelihood_counts_by_what_the_emulator_is_worth(flow):
     with pytest.raises(PopulationError, match="worth must be a number of events above 0, got 0"):
         made(worth=0)
 
-    measured = Catalogs(
-        place=CELLS,
-        events=200,
-        catalogs=30,
-        cells=10,
-        cells_inside=12,
-        covered=20,
-        square=1 + 200 / 24,
-        error=0.2,
-        worst={"Z": 0.001, "alpha": 2.0},
-    )
-    model.reliability = Reliability(measured=(measured,), missing={})
+    model.reliability = measured(square=1 + 200 / 24, error=0.2)
     assert made().power == pytest.approx(24 / 32)
     assert made(worth=np.inf).power == 1
 
