@@ -19,7 +19,7 @@ demo: $(VENV)/installed
 	$(BIN)/hpo launch --trials $(DEMO_TRIALS) --runs $(DEMO)/runs
 	$(BIN)/hpo export bbh --runs $(DEMO)/runs --out $(DEMO)/emulator
 	$(BIN)/hpo evaluate $(DEMO)/emulator sample
-	$(BIN)/hpo plot $(DEMO)/emulator contours --data sample --out $(DEMO)/contours.png
+	$(BIN)/hpo plot contours $(DEMO)/emulator --data sample --out $(DEMO)/contours.png
 	@echo
 	@echo "study      $(CURDIR)/$(DEMO)/runs/bbh"
 	@echo "emulator   $(CURDIR)/$(DEMO)/emulator"

@@ -98,7 +98,7 @@ def told(tmp_path_factory) -> dict[str, str]:
         "answer": ("launch", "quick", "--storage", "postgresql://me@127.0.0.1:9/db"),
         "range": ("sample", "emulator", "-n", "3", "--out", "e.csv"),
         "damage": ("sample", "damaged", "-n", "3", "--out", "e.csv"),
-        "film": ("plot", "emulator", "animation", "--alpha", "1", "--out", "a.mp4"),
+        "film": ("plot", "animation", "emulator", "--alpha", "1", "--out", "a.mp4"),
     }
     said = {}
     with pytest.MonkeyPatch.context() as patch:

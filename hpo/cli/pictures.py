@@ -1,130 +1,233 @@
-"""The command that draws pictures: plot."""
+"""The commands that draw pictures: plot and its kinds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from data_prep.errors import InputError
 from hpo.cli import options
-from hpo.cli.options import FILE, KEYED, OfEmulator, opened, placed, prepared
+from hpo.cli.options import FILE, FOLDER, KEYED, Command, OfEmulator, opened, placed, prepared
 
 if TYPE_CHECKING:
     from models import Emulator
 
+_Decorator = Callable[[Command], Command]
 
-@click.command(cls=OfEmulator, context_settings=KEYED)
-@click.argument("source", metavar="EMULATOR|STUDY")
-@click.argument(
-    "kind",
-    type=click.Choice(
-        ["contours", "corner", "likelihood", "animation", "divergence", "errors", "losses"]
-    ),
-)
-@click.option(
-    "--out",
-    type=FILE,
-    required=True,
-    help="A .png, .pdf or .svg file; .gif, .html or .mp4 of an animation.",
-)
-@click.option("--data", help="Prepared dataset to compare with [default: that of the training].")
-@click.option(
-    "--columns",
-    metavar="A,B",
-    help="Event columns of contours or a corner; conditions of a divergence [default: all].",
-)
-@placed
-@click.pass_context
-def plot(
-    ctx: click.Context,
-    source: str,
-    kind: str,
-    out: Path,
-    data: str | None,
-    columns: str | None,
-    runs: Path | None,
-    storage: str | None,
-) -> None:
+
+class _Kinds(click.Group):
+    """The kinds of pictures, with a sentence for a source that stands before its kind."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        first, second = [*args, "", ""][:2]
+        if first not in self.commands and second in self.commands:
+            raise click.UsageError(f"the kind comes first: hpo plot {second} {first}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Kinds)
+def plot() -> None:
     """Draw a picture of an emulator or a study.
 
-    Of an emulator against data its `contours`, a `corner` of all event columns, or its `errors` in
-    each cell; its `likelihood` map or an `animation` of it; the `divergence` of its densities; of a
-    study its `losses`.
+    \b
+        hpo plot contours emulator --data prepared --Z 0.001 --alpha 1.0
+        hpo plot losses bbh --out losses.png
+    """
 
-    Contours and corner are drawn for the whole test split, or for one cell given as --NAME VALUE. A
-    likelihood map needs a value of every condition, and so does a divergence, which is from the
-    density there to the density of each cell. An animation needs all but the one that moves. Errors
-    are shown over two conditions, the others fixed.
+
+def _kind(name: str, ending: str = ".pdf", kinds: str = ".pdf, .svg or .png") -> _Decorator:
+    """A kind of picture, which is written to a file of its name by default."""
+    return click.option(
+        "--out",
+        type=FILE,
+        default=f"{name}{ending}",
+        show_default=True,
+        help=f"The picture, a {kinds} file.",
+    )
+
+
+def _of_emulator(name: str, *made: str) -> Callable[[Command], click.Command]:
+    """A kind of picture of an emulator, with the emulator and the file as its parameters."""
+
+    def command_of(command: Command) -> click.Command:
+        emulator = click.argument("emulator", type=FOLDER)
+        whole = click.pass_context(emulator(_kind(name, *made)(command)))
+        return plot.command(name, cls=OfEmulator, context_settings=KEYED)(whole)
+
+    return command_of
+
+
+_data = click.option(
+    "--data", help="Prepared dataset to compare with [default: that of the training]."
+)
+
+
+def _columns(help: str) -> _Decorator:
+    return click.option("--columns", metavar="A,B", help=help)
+
+
+@_of_emulator("contours")
+@_data
+@_columns("The two event columns, across and up; needed where there are more.")
+def contours(
+    ctx: click.Context, emulator: Path, out: Path, data: str | None, columns: str | None
+) -> None:
+    """Two event columns of an emulator against the data.
+
+    Shows the whole test split, or one cell given as --NAME VALUE.
 
     \b
-        hpo plot emulator contours --data prepared --Z 0.001 --alpha 1.0 --out contours.pdf
-        hpo plot emulator corner --out corner.pdf
-        hpo plot emulator errors --data sample --out errors.pdf
-        hpo plot emulator divergence --Z 0.001 --alpha 1.0 --out divergence.pdf
-        hpo plot emulator likelihood --Z 0.001 --alpha 1.0 --out likelihood.png
-        hpo plot emulator animation --Z 0.001 --out alpha.gif
-        hpo plot bbh losses --out losses.png
+        hpo plot contours emulator --data prepared --Z 0.001 --alpha 1.0
     """
-    if columns and kind not in ("contours", "corner", "divergence"):
-        raise click.UsageError(f"--columns says nothing to {kind}")
-    if kind == "losses":
-        from hpo.pictures.losses import losses
-        from hpo.records.folder import read_all
-        from hpo.records.record import RunRecord
+    from hpo.pictures.contours import contours
 
-        options.conditions(ctx.args, ())
-        _, folder = opened(source, storage, runs)
-        every = [record for _, record in read_all(folder)]
-        losses([one for one in every if isinstance(one, RunRecord)], out)
-        click.echo(str(out))
-        return
-    from models import Emulator
+    _against_data(contours, ctx, emulator, data, columns, out)
 
-    loaded = Emulator.load(Path(source))
-    at = options.conditions(ctx.args, loaded.module.condition_columns)
-    if kind in ("likelihood", "divergence"):
-        options.missing(at, loaded.condition_columns)
-    named = options.names(columns, "--columns") if columns else None
-    _plot(loaded, kind, at, named, lambda: _data_of(data, Path(source)), out)
+
+@_of_emulator("corner")
+@_data
+@_columns("Event columns, in the order to show [default: all].")
+def corner(
+    ctx: click.Context, emulator: Path, out: Path, data: str | None, columns: str | None
+) -> None:
+    """Every pair of event columns against the data.
+
+    Shows the whole test split, or one cell given as --NAME VALUE.
+
+    \b
+        hpo plot corner emulator --out corner.pdf
+    """
+    from hpo.pictures.corner import corner
+
+    _against_data(corner, ctx, emulator, data, columns, out)
+
+
+@_of_emulator("errors")
+@_data
+def errors(ctx: click.Context, emulator: Path, out: Path, data: str | None) -> None:
+    """How far an emulator is from the data, cell by cell.
+
+    The map is over two conditions; the others are fixed by --NAME VALUE.
+
+    \b
+        hpo plot errors emulator --data sample --out errors.pdf
+    """
+    from hpo.pictures.errors import errors
+
+    loaded, at = _loaded(emulator, ctx)
+    say_if_other_data(loaded, folder := _data_of(data, emulator))
+    errors(loaded, folder, conditions=at, out=out)
     click.echo(str(out))
 
 
-def _plot(
-    emulator: Emulator,
-    kind: str,
-    at: Mapping[str, float],
-    columns: tuple[str, ...] | None,
-    data: Callable[[], Path],
+@_of_emulator("divergence")
+@_data
+@_columns("The two conditions, across and up; needed where there are more.")
+def divergence(
+    ctx: click.Context, emulator: Path, out: Path, data: str | None, columns: str | None
+) -> None:
+    """How far the density moves from one cell to the others.
+
+    Needs a value of every condition, of a cell or between cells, from which the divergences are.
+
+    \b
+        hpo plot divergence emulator --Z 0.001 --alpha 1.0
+    """
+    from hpo.cli.progress import of_steps
+    from hpo.pictures.divergence import divergence
+
+    loaded, at = _loaded(emulator, ctx)
+    options.missing(at, loaded.condition_columns)
+    folder = None
+    try:
+        folder = _data_of(data, emulator)
+    except (InputError, FileNotFoundError):
+        click.echo("Note: no data name the cells: taken evenly over the domain.", err=True)
+    named = options.names(columns, "--columns") if columns else None
+    with of_steps("cells") as step:
+        divergence(loaded, folder, conditions=at, columns=named, step=step, out=out)
+    click.echo(str(out))
+
+
+@_of_emulator("likelihood")
+def likelihood(ctx: click.Context, emulator: Path, out: Path) -> None:
+    """A map of the density at one value of every condition.
+
+    \b
+        hpo plot likelihood emulator --Z 0.001 --alpha 1.0
+    """
+    from hpo.pictures.likelihood import likelihood
+
+    loaded, at = _loaded(emulator, ctx)
+    options.missing(at, loaded.condition_columns)
+    likelihood(loaded, conditions=at, out=out)
+    click.echo(str(out))
+
+
+@_of_emulator("animation", ".gif", ".gif, .html or .mp4")
+def animation(ctx: click.Context, emulator: Path, out: Path) -> None:
+    """The map of the density while one condition moves.
+
+    Needs a value of every condition but the one that moves.
+
+    \b
+        hpo plot animation emulator --Z 0.001 --out alpha.gif
+    """
+    from hpo.cli.progress import of_steps
+    from hpo.pictures.likelihood import animation
+
+    loaded, at = _loaded(emulator, ctx)
+    with of_steps("frames") as step:
+        animation(loaded, conditions=at, step=step, out=out)
+    click.echo(str(out))
+
+
+@plot.command()
+@click.argument("study")
+@_kind("losses")
+@placed
+def losses(study: str, out: Path, runs: Path | None, storage: str | None) -> None:
+    """The losses of a study's runs, epoch by epoch.
+
+    \b
+        hpo plot losses bbh --out losses.png
+    """
+    from hpo.pictures.losses import losses
+    from hpo.records.folder import read_all
+    from hpo.records.record import RunRecord
+
+    _, folder = opened(study, storage, runs)
+    every = [record for _, record in read_all(folder)]
+    losses([one for one in every if isinstance(one, RunRecord)], out)
+    click.echo(str(out))
+
+
+def _loaded(folder: Path, ctx: click.Context) -> tuple[Emulator, dict[str, Any]]:
+    """The emulator, and the values of its conditions that were given as `--NAME VALUE`."""
+    from models import Emulator
+
+    emulator = Emulator.load(folder)
+    return emulator, options.conditions(ctx.args, emulator.module.condition_columns)
+
+
+def _against_data(
+    draw: Callable[..., Path],
+    ctx: click.Context,
+    emulator: Path,
+    data: str | None,
+    columns: str | None,
     out: Path,
 ) -> None:
-    from hpo.cli.progress import of_steps
-    from hpo.pictures import contours, corner, divergence, errors, likelihood
-
-    if kind == "likelihood":
-        likelihood.likelihood(emulator, conditions=at, out=out)
-    elif kind == "animation":
-        with of_steps("frames") as step:
-            likelihood.animation(emulator, conditions=at, step=step, out=out)
-    elif kind == "divergence":
-        folder = None
-        try:
-            folder = data()
-        except (InputError, FileNotFoundError):
-            click.echo("Note: no data name the cells: taken evenly over the domain.", err=True)
-        with of_steps("cells") as step:
-            divergence.divergence(
-                emulator, folder, conditions=at, columns=columns, step=step, out=out
-            )
-    else:
-        say_if_other_data(emulator, folder := data())
-        if kind == "errors":
-            errors.errors(emulator, folder, conditions=at, out=out)
-        else:
-            draw = corner.corner if kind == "corner" else contours.contours
-            draw(emulator, folder, conditions=at, columns=columns, out=out)
+    loaded, at = _loaded(emulator, ctx)
+    say_if_other_data(loaded, folder := _data_of(data, emulator))
+    named = options.names(columns, "--columns") if columns else None
+    draw(loaded, folder, conditions=at, columns=named, out=out)
+    click.echo(str(out))
 
 
 def _data_of(data: str | None, emulator: Path) -> Path:

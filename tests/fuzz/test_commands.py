@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from data_prep.errors import InputError
 from hpo.cli import main
+from hpo.cli.pictures import plot
 from hpo.dashboard import server
 from hpo.execution import launch as launching
 from models import Emulator
@@ -16,7 +17,8 @@ from tests.conftest import draw_table
 from tests.fuzz.strategies import fuzz, memory, texts
 from tests.random_flows import a_flow
 
-COMMANDS = sorted(set(main.commands) - {"db"})
+PLOTS = {f"plot {kind}": command for kind, command in plot.commands.items()}
+COMMANDS = {**main.commands, **PLOTS}
 NEVER = {"--watch", "--open", "--help", "-h"}
 """Options that wait for ever, start a browser, or end before anything is looked at."""
 WORDS = (
@@ -51,12 +53,12 @@ def options_of(command):
 
 @st.composite
 def lines(draw):
-    name = draw(st.sampled_from(COMMANDS))
+    name = draw(st.sampled_from(sorted(set(COMMANDS) - {"db", "plot"})))
     word = st.sampled_from(WORDS) | texts.filter(lambda text: "\x00" not in text)
-    option = st.sampled_from(sorted(options_of(main.commands[name])))
+    option = st.sampled_from(sorted(options_of(COMMANDS[name])))
     given_ = draw(st.lists(st.one_of(word, option, st.tuples(option, word).map(list)), max_size=7))
     flat = [one for each in given_ for one in (each if isinstance(each, list) else [each])]
-    return [name, *flat]
+    return [*name.split(), *flat]
 
 
 @pytest.fixture
@@ -107,8 +109,8 @@ def alone(place, monkeypatch):
 @example(["logs", "tiny", "9" * 30])
 @example(["evaluate", "emulator", "/dev/null"])
 @example(["evaluate", "x" * 5000, "sample"])
-@example(["plot", "emulator", "contours", "--data", "p", "--columns", "a,b", "--out", "o.png"])
-@example(["plot", "emulator", "likelihood", "--Z", "1", "--alpha", "1", "--out", "/x/y.png"])
+@example(["plot", "contours", "emulator", "--data", "p", "--columns", "a,b", "--out", "o.png"])
+@example(["plot", "likelihood", "emulator", "--Z", "1", "--alpha", "1", "--out", "/x/y.png"])
 @example(["rerun", "run.json"])
 @example(["rerun", "/dev/zero"])
 @example(["db", "upgrade", "--storage", "sqlite:////dev/null"])

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from data_prep.dataset import Dataset
 from hpo.cli import main
+from hpo.cli.pictures import plot
 from hpo.execution.launch import begin
 from hpo.execution.plan import make_plan
 from hpo.storage.address import url_of
@@ -60,11 +61,14 @@ def test_every_command_explains_itself(hpo, name):
     assert main.commands[name].help.strip().splitlines()[0] in " ".join(text.split())
 
 
-def test_a_summary_is_one_short_sentence_that_is_not_cut(hpo, monkeypatch):
+@pytest.mark.parametrize(
+    ("group", "words"), [(main, ()), (plot, ("plot",))], ids=["hpo", "hpo plot"]
+)
+def test_a_summary_is_one_short_sentence_that_is_not_cut(hpo, monkeypatch, group, words):
     monkeypatch.setenv("COLUMNS", "80")
-    told = hpo("--help").output
+    told = hpo(*words, "--help").output
 
-    for name, command in main.commands.items():
+    for name, command in group.commands.items():
         summary = command.help.partition("\n\n")[0].strip()
         assert len(summary) <= 60, name
         assert f"{summary}\n" in told
@@ -106,7 +110,10 @@ def test_the_shell_completes_commands_and_options(monkeypatch):
         pytest.param(["dashboard", "none"], "not a folder", id="dashboard"),
         pytest.param(["evaluate", "none", "sample"], "none", id="evaluate"),
         pytest.param(["sample", "none", "-n", "3", "--out", "x.csv"], "none", id="sample"),
-        pytest.param(["plot", "none", "contours", "--out", "x.png"], "none", id="plot"),
+        pytest.param(["plot", "contours", "none", "--out", "x.png"], "none", id="plot"),
+        pytest.param(
+            ["plot", "none", "contours"], "hpo plot contours none", id="the order of before"
+        ),
     ],
 )
 def test_a_users_mistake_is_one_sentence_and_exit_code_2(hpo, tmp_path, words, message):
@@ -293,8 +300,8 @@ def test_the_emulator_is_evaluated_sampled_and_drawn(hpo, studied, prepared, tmp
     assert "--alpha NUMBER" in told
 
     at = ("--runs", studied / "runs")
-    hpo("plot", emulator, "contours", "--data", prepared, "--out", "c.png")
-    hpo("plot", "quick", "losses", "--out", "l.svg", *at)
+    hpo("plot", "contours", emulator, "--data", prepared, "--out", "c.png")
+    hpo("plot", "losses", "quick", "--out", "l.svg", *at)
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in (tmp_path / "l.svg").read_bytes()
 

@@ -88,7 +88,7 @@ def test_every_command_goes_on_where_the_runs_are_now(forks, trained, tmp_path, 
     assert json.loads(hpo("status", "tiny", "--format", "json"))["runs"] == str(place / "runs/tiny")
     assert "epoch 2: train" in hpo("logs", "tiny", 1)
     assert "trial" in hpo("export", "tiny", "--out", "emulator")
-    hpo("plot", "tiny", "losses", "--out", "losses.png")
+    hpo("plot", "losses", "tiny", "--out", "losses.png")
     more = how is moved  # a worker takes seconds to start
     if more:
         (place / "points.json").write_text('[{"components": 8}]')
@@ -111,7 +111,7 @@ def test_the_data_that_moved_with_the_runs_are_found_again(forks, trained, tmp_p
     assert forks.hpo("export", "tiny", "--out", "emulator", cwd=place).code == 0
     card = json.loads((place / "emulator" / "emulator.json").read_text())
     assert card["provenance"]["data"]["cells"] == 9  # from the dataset itself
-    assert forks.hpo("plot", "emulator", "contours", "--out", "c.png", cwd=place).code == 0
+    assert forks.hpo("plot", "contours", "emulator", "--out", "c.png", cwd=place).code == 0
     run = "runs/tiny/trial-00000/run.json"
     said = forks.hpo("rerun", run, cwd=place).said
     assert "the same: every NLL and every weight, bit for bit" in said

@@ -219,8 +219,8 @@ def test_the_command_draws_each_kind_from_a_bundle(emulator, prepared, tmp_path,
     monkeypatch.setattr(cells, "EVENLY", 2)
     bundle = str(emulator.save(tmp_path / "emulator"))
 
-    def run(*words):
-        return CliRunner().invoke(main, ["plot", bundle, *map(str, words)])
+    def run(kind, *words):
+        return CliRunner().invoke(main, ["plot", kind, bundle, *map(str, words)])
 
     here = ("--Z", 0.001, "--alpha", 1.0)
     data = ("--data", prepared, "--out")
@@ -239,7 +239,7 @@ def test_the_command_draws_each_kind_from_a_bundle(emulator, prepared, tmp_path,
     refused = run("errors", *here, *data, tmp_path / "no.png")
     assert refused.exit_code == 2
     assert "\nError: a map shows one or two conditions" in refused.stderr
-    assert "says nothing to errors" in run("errors", "--columns", "Z", *data, "x.png").stderr
+    assert "no such option '--columns'" in run("errors", "--columns", "Z", *data, "x.png").stderr
     unanchored = run("divergence", "--Z", 1.0, "--out", tmp_path / "no.png")
     assert unanchored.exit_code == 2
     assert "give --alpha: the emulator is conditioned on it" in unanchored.stderr
