@@ -21,9 +21,9 @@ demo: $(VENV)/installed
 	$(BIN)/hpo evaluate $(DEMO)/emulator sample
 	$(BIN)/hpo plot contours $(DEMO)/emulator --data sample --out $(DEMO)/contours.png
 	@echo
-	@echo "study      $(CURDIR)/$(DEMO)/runs/bbh"
-	@echo "emulator   $(CURDIR)/$(DEMO)/emulator"
-	@echo "picture    $(CURDIR)/$(DEMO)/contours.png"
+	@echo "study      $(abspath $(DEMO))/runs/bbh"
+	@echo "emulator   $(abspath $(DEMO))/emulator"
+	@echo "picture    $(abspath $(DEMO))/contours.png"
 
 test: $(VENV)/installed-dev
 	$(BIN)/pytest $(TOGETHER)

@@ -46,15 +46,16 @@ def _folder(data: Path | None) -> Path:
 @click.option("--takeover", is_flag=True, help="The machine that ran it is gone for good.")
 @kept
 def start(data: Path | None, takeover: bool, **changes: object) -> None:
-    """Run a PostgreSQL of your own on this machine, which the other commands then find.
+    """Run a PostgreSQL of your own on this machine.
 
-    It needs no administrator, and refuses to run as root. The nodes of the cluster reach it, and
-    nobody else. It runs until hpo db stop, or a reboot; the same command brings it back with all
-    that it holds. What is said once about host, port, connections and networks is kept.
+    The other commands then find it. It needs no administrator, and refuses to run as root. The
+    nodes of the cluster reach it, and nobody else. It runs until hpo db stop, or a reboot; the same
+    command brings it back with all that it holds. What is said once about host, port, connections
+    and networks is kept.
 
     \b
         hpo db start
-        hpo launch studies/bbh.toml --on slurm --workers 20 --trials 200
+        hpo launch bbh --on slurm --workers 20 --trials 200
     """
     from hpo.server import server
     from hpo.storage.address import FILE_VARIABLE, VARIABLE, default_file
@@ -79,9 +80,9 @@ def start(data: Path | None, takeover: bool, **changes: object) -> None:
 @kept
 @listed
 def status(data: Path | None, style: Format) -> None:
-    """Tell whether your PostgreSQL runs, where, since when, and what it holds.
+    """Tell whether your PostgreSQL runs, and what it holds.
 
-    The exit code is 1 if it does not run.
+    Also where, and since when. The exit code is 1 if it does not run.
     """
     import dataclasses
 
@@ -102,7 +103,10 @@ def status(data: Path | None, style: Format) -> None:
 @db.command()
 @kept
 def stop(data: Path | None) -> None:
-    """Stop your PostgreSQL. What it holds stays; workers wait for it up to ten minutes."""
+    """Stop your PostgreSQL, and keep what it holds.
+
+    Workers wait for it up to ten minutes.
+    """
     from hpo.server import server
 
     folder = _folder(data)
@@ -135,7 +139,10 @@ def backup(file: Path, overwrite: bool, runs: Path | None, storage: str | None) 
 @click.option("--overwrite", is_flag=True, help="Replace the studies that are there.")
 @placed
 def restore(file: Path, overwrite: bool, runs: Path | None, storage: str | None) -> None:
-    """Bring back what hpo db backup wrote into FILE, while no worker runs."""
+    """Bring back what hpo db backup wrote into FILE.
+
+    No worker may run meanwhile.
+    """
     from hpo.server import backup
     from hpo.storage.address import masked, url_of
 
@@ -147,10 +154,10 @@ def restore(file: Path, overwrite: bool, runs: Path | None, storage: str | None)
 @db.command()
 @placed
 def upgrade(runs: Path | None, storage: str | None) -> None:
-    """Bring the database up to the installed versions of Optuna and hpo-flows.
+    """Bring the database up to the installed versions.
 
-    A SQLite file is copied first; of a server make a copy yourself (hpo db backup). No worker may
-    run meanwhile.
+    Optuna and hpo-flows each have tables in it. A SQLite file is copied first; of a server make a
+    copy yourself (hpo db backup). No worker may run meanwhile.
     """
     from hpo.queue.upgrade import upgrade_tables
     from hpo.storage.address import masked, url_of
@@ -185,7 +192,7 @@ def doctor(
 
     \b
         hpo doctor
-        hpo doctor studies/bbh.toml --on slurm --workers 50
+        hpo doctor bbh --on slurm --workers 50
     """
     from hpo.doctor import machine
     from hpo.execution.slurm import sbatch_text

@@ -312,7 +312,7 @@ def enqueue(
     made if it is new. What a point leaves open is chosen by the sampler.
 
     \b
-        hpo enqueue studies/bbh.toml points.json
+        hpo enqueue bbh points.json
         hpo enqueue bbh-2 --from bbh --best 5
     """
     from hpo.execution.launch import open_or_make

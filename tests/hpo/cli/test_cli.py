@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +16,6 @@ from click.testing import CliRunner
 
 from data_prep.dataset import Dataset
 from hpo.cli import main
-from hpo.cli.pictures import plot
 from hpo.execution.launch import begin
 from hpo.execution.plan import make_plan
 from hpo.storage.address import url_of
@@ -61,12 +61,20 @@ def test_every_command_explains_itself(hpo, name):
     assert main.commands[name].help.strip().splitlines()[0] in " ".join(text.split())
 
 
+def groups(group, path=()):
+    """A group of commands and all groups in it, with the words that name them."""
+    yield path, group
+    for name, one in group.commands.items():
+        if isinstance(one, click.Group):
+            yield from groups(one, (*path, name))
+
+
 @pytest.mark.parametrize(
-    ("group", "words"), [(main, ()), (plot, ("plot",))], ids=["hpo", "hpo plot"]
+    ("path", "group"), [pytest.param(*one, id=" ".join(("hpo", *one[0]))) for one in groups(main)]
 )
-def test_a_summary_is_one_short_sentence_that_is_not_cut(hpo, monkeypatch, group, words):
+def test_a_summary_is_one_short_sentence_that_is_not_cut(hpo, monkeypatch, path, group):
     monkeypatch.setenv("COLUMNS", "80")
-    told = hpo(*words, "--help").output
+    told = hpo(*path, "--help").output
 
     for name, command in group.commands.items():
         summary = command.help.partition("\n\n")[0].strip()
