@@ -188,7 +188,7 @@ def describe(source: str, picture: Path | None, columns: str | None, style: Form
     folder = options.prepared(source)
     found = description.of(folder)
     if picture:
-        from hpo.pictures.errors import rows_of_cells
+        from hpo.pictures.maps.errors import rows_of_cells
 
         plane = options.names(columns, "--columns") if columns else None
         rows_of_cells(Dataset.read(folder), columns=plane, out=picture)

@@ -117,7 +117,7 @@ def errors(ctx: click.Context, emulator: Path, out: Path, data: str | None) -> N
     \b
         hpo plot errors emulator --data sample --out errors.pdf
     """
-    from hpo.pictures.errors import errors
+    from hpo.pictures.maps.errors import errors
 
     loaded, at = _loaded(emulator, ctx)
     say_if_other_data(loaded, folder := _data_of(data, emulator))
@@ -139,7 +139,7 @@ def divergence(
         hpo plot divergence emulator --Z 0.001 --alpha 1.0
     """
     from hpo.cli.progress import of_steps
-    from hpo.pictures.divergence import divergence
+    from hpo.pictures.maps.divergence import divergence
 
     loaded, at = _loaded(emulator, ctx)
     options.missing(at, loaded.condition_columns)

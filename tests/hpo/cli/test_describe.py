@@ -13,7 +13,7 @@ from data_prep.dataset import SAMPLE, Cell, Dataset
 from data_prep.preparation.prepare import prepare
 from hpo.cli import main
 from hpo.emulator import description
-from hpo.pictures.errors import rows_of_cells
+from hpo.pictures.maps.errors import rows_of_cells
 from hpo.pictures.style import PlotError
 
 EMULATORS = Path(__file__).parents[2] / "data"

@@ -16,7 +16,7 @@ def seen(monkeypatch):
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch):
     monkeypatch.setattr("hpo.pictures.contours.DRAWS", 10_000)
-    monkeypatch.setattr("hpo.pictures.divergence.DRAWS", 200)
+    monkeypatch.setattr("hpo.pictures.maps.divergence.DRAWS", 200)
     monkeypatch.setattr("hpo.pictures.likelihood.DRAWS", 2_000)
     monkeypatch.setattr("hpo.pictures.likelihood.FRAMES", 3)
     monkeypatch.setattr("hpo.pictures.likelihood.PIXELS", 40)

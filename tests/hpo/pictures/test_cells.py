@@ -14,8 +14,9 @@ from data_prep.preparation.prepare import prepare
 from data_prep.stream import read_split
 from hpo.cli import main
 from hpo.pictures import cells
-from hpo.pictures.divergence import divergence, from_reference
-from hpo.pictures.errors import errors
+from hpo.pictures.maps import grid
+from hpo.pictures.maps.divergence import divergence, from_reference
+from hpo.pictures.maps.errors import errors
 from hpo.pictures.style import PlotError
 from models import Emulator
 from models.evaluation import distances
@@ -272,8 +273,8 @@ def test_a_map_of_scattered_conditions_has_a_box_for_each_region(
     emulator, scattered, tmp_path, monkeypatch, open_
 ):
     drawn, dataset = [], Dataset.read(scattered)
-    draw = cells.draw
-    monkeypatch.setattr(cells, "draw", lambda *a, **k: drawn.append(a) or draw(*a, **k))
+    draw = grid.draw
+    monkeypatch.setattr(grid, "draw", lambda *a, **k: drawn.append(a) or draw(*a, **k))
 
     errors(emulator, scattered, conditions=open_, out=tmp_path / "errors.png")
     divergence(

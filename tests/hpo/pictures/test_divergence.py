@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from hpo.pictures import divergence
-from hpo.pictures.divergence import from_reference, jensen_shannon
+from hpo.pictures.maps import divergence
+from hpo.pictures.maps.divergence import from_reference, jensen_shannon
 from hpo.pictures.style import PlotError
 from models import Emulator
 from tests.random_flows import flow

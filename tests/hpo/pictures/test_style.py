@@ -3,10 +3,11 @@
 import matplotlib
 import pytest
 
-from hpo.pictures import divergence, errors, likelihood
+from hpo.pictures import likelihood
 from hpo.pictures.contours import contours
 from hpo.pictures.corner import corner
 from hpo.pictures.losses import losses
+from hpo.pictures.maps import divergence, errors
 from hpo.pictures.style import PlotError
 from models import Emulator
 from tests.hpo.pictures.test_contours import Truth

@@ -13,9 +13,9 @@ from data_prep.preparation.prepare import prepare
 from hpo.cli import main
 from hpo.pictures import cells
 from hpo.pictures.contours import contours
-from hpo.pictures.divergence import divergence
-from hpo.pictures.errors import errors, rows_of_cells
 from hpo.pictures.likelihood import animation
+from hpo.pictures.maps.divergence import divergence
+from hpo.pictures.maps.errors import errors, rows_of_cells
 from models import Emulator
 from tests.random_flows import CHANNEL, GRID, flow
 

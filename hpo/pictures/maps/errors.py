@@ -13,6 +13,7 @@ from data_prep.dataset import Dataset
 from data_prep.stream import read_split
 from hpo.pictures import cells, style
 from hpo.pictures.cells import At
+from hpo.pictures.maps import grid as maps
 from hpo.pictures.style import PlotError
 from models import Emulator
 from models.evaluation.cells import CELL_ROWS, CellRows
@@ -43,7 +44,7 @@ def errors(emulator: Emulator, folder: Path, *, conditions: At | None = None, ou
             "a map shows one or two conditions, the others are fixed by --NAME VALUE: "
             f"{', '.join(column.name for column in plane) or 'none'} left open"
         )
-    _, grid = cells.map_of(emulator, folder, given, plane)
+    _, grid = maps.map_of(emulator, folder, given, plane)
     rows, dataset = read_split(folder, "test"), Dataset.read(folder)
     kept = cells.at_conditions(rows.conditions, columns, given, f"test rows of {folder}", dataset)
     here = rows.take(kept)
@@ -68,7 +69,7 @@ def errors(emulator: Emulator, folder: Path, *, conditions: At | None = None, ou
         stacked = figure.subplots(len(ratios), 1, sharex=True, squeeze=False)[:, 0]
         for axes, (name, values) in zip(stacked, ratios.items(), strict=True):
             values_YX = grid.filled([each.conditions for each in measured], values)
-            shown = cells.draw(axes, grid, values_YX, span, notes)
+            shown = maps.draw(axes, grid, values_YX, span, notes)
             axes.set_title(style.literal(name), loc="left", fontsize=10, fontweight="bold")
             axes.label_outer()
         style.colour_bar(figure, shown, "KS distance over its floor [dimensionless]", list(stacked))
@@ -103,8 +104,8 @@ def rows_of_cells(dataset: Dataset, *, columns: Sequence[str] | None = None, out
         raise PlotError(f"a map shows one or two conditions, not {', '.join(names)}: name fewer")
     plane = [there[name] for name in names]
     at = [values_of(dataset.condition_columns, cell.conditions) for cell in dataset.cells]
-    grid = cells.Grid.of(at, plane)
-    as_map = not dataset.scattered and max(grid.shape) <= cells.WIDEST
+    grid = maps.Grid.of(at, plane)
+    as_map = not dataset.scattered and max(grid.shape) <= maps.WIDEST
     size = grid.size if as_map else (5.6, 3.6)
     with style.figure_of(max(4.5, size[0]), 1.0 + size[1]) as figure:
         axes = figure.subplots()
@@ -113,10 +114,10 @@ def rows_of_cells(dataset: Dataset, *, columns: Sequence[str] | None = None, out
             for where, cell in zip(at, dataset.cells, strict=True):
                 rows_YX[grid.place(where)] += cell.effective()
             rows_YX[rows_YX == 0] = math.nan
-            drawn = cells.draw(axes, grid, rows_YX, (0.0, float(np.nanmax(rows_YX))), whole=True)
+            drawn = maps.draw(axes, grid, rows_YX, (0.0, float(np.nanmax(rows_YX))), whole=True)
         else:
             rows_K = np.array([cell.effective() for cell in dataset.cells])
-            drawn = cells.draw_boxes(axes, dataset, plane, dataset.cells, rows_K)
+            drawn = maps.draw_boxes(axes, dataset, plane, dataset.cells, rows_K)
         effective = "effective " if dataset.weight_column else ""
         style.colour_bar(figure, drawn, f"{effective}rows", [axes])
         kind = "regions" if dataset.scattered else "cells"

@@ -28,6 +28,7 @@ from data_prep.columns import Column
 from hpo.pictures import cells, style
 from hpo.pictures.cells import At
 from hpo.pictures.density import Array
+from hpo.pictures.maps import grid as maps
 from hpo.pictures.style import PlotError
 from models import Emulator
 
@@ -62,12 +63,12 @@ def divergence(
     plane = _plane(emulator, columns)
     shown = [column.name for column in plane]
     fixed = {name: value for name, value in conditions.items() if name not in shown}
-    them, grid = cells.map_of(emulator, folder, fixed, plane)
+    them, grid = maps.map_of(emulator, folder, fixed, plane)
     values_K, errors_K = from_reference(emulator, conditions, them, step=step)
     values_YX = grid.filled(them, values_K)
     with style.figure_of(max(6.0, grid.size[0]), 1.6 + grid.size[1]) as figure:
         axes = figure.add_subplot()
-        fields = cells.draw(axes, grid, values_YX, (0.0, float(values_K.max()) or math.log(2)))
+        fields = maps.draw(axes, grid, values_YX, (0.0, float(values_K.max()) or math.log(2)))
         place = grid.place(conditions)
         if framed := place is not None and not math.isnan(values_YX[place]):
             frame: Any = {"edgecolor": style.EMULATOR, "linewidth": 2.5, "clip_on": False}

@@ -1,0 +1,1 @@
+"""The pictures with one field for each cell: errors and divergences."""
