@@ -224,6 +224,9 @@ class TrainConfig(_Stored):
     bag: bool = False
     """Whether a bootstrap of the training rows takes their place, another one for each seed: for
     members of an ensemble."""
+    snapshots: Annotated[int, Interval(ge=0, le=1000)] = 0
+    """Weights that are kept on the way, for pictures of how the density is learned: after so many
+    evaluations, more of them early. They lie in the run's folder."""
     memory_mb: Annotated[float, Interval(ge=0, le=1e9)] = 512.0
     """Decoded rows are kept in memory after the first pass if they fit in this."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

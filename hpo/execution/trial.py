@@ -181,7 +181,7 @@ def _suggested(
 def _train(job: ClaimedTrial, fence: Fence, started: str) -> RunRecord:
     data = Path(job.spec.data.path)
     stored = checkpoint.load(job.folder)
-    rows = _history(stored) if stored else []
+    rows = checkpoint.history_of(stored) if stored else []
     values = {row.epoch: row.objective(job.spec.training) for row in rows}
     trial, flow_config, train_config = _suggested(job, values)
     record = _begun(job, trial.params, flow_config, train_config, started)
@@ -194,7 +194,7 @@ def _train(job: ClaimedTrial, fence: Fence, started: str) -> RunRecord:
     def save(folder: Path, reached: Checkpoint) -> None:
         nonlocal record
         record = dataclasses.replace(record, weights=checkpoint.digest(reached))
-        record = with_history(record, _history(reached))
+        record = with_history(record, checkpoint.history_of(reached))
         with fence.writing() as drafts:
             checkpoint.save(folder, reached, within=drafts)
             _write(fence, record, drafts)
@@ -264,10 +264,6 @@ def _put(fence: Fence, record: RunRecord) -> RunRecord:
 def _write(fence: Fence, record: RunRecord, drafts: Path) -> None:
     # A folder made anew would hide the one that comes back when the disk does.
     record.write(fence.folder, parents=False, within=drafts)
-
-
-def _history(stored: Checkpoint) -> list[Epoch]:
-    return [Epoch(**row) for row in stored.state["history"]]
 
 
 def _save(fence: Fence, folder: Path, reached: Checkpoint) -> None:

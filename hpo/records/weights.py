@@ -10,7 +10,6 @@ from models.config import TrainConfig
 from models.flow.atoms import OneFlow
 from models.training import checkpoint
 from models.training.checkpoint import Checkpoint, CheckpointError
-from models.training.history import Epoch
 
 WHOLE: frozenset[State] = frozenset({"complete", "stopped_early", "pruned"})
 """States in which a record is the last word. Before that, and where a worker died, the checkpoint
@@ -50,8 +49,9 @@ def belongs(record: RunRecord, stored: Checkpoint) -> bool:
             return checkpoint.digest(stored) == record.weights
         # Of a version without digests: the checkpoint's own history tells what it holds.
         config = TrainConfig.from_dict(record.training)
-        rows = [Epoch(**row) for row in stored.state["history"]]
-        best = min(rows, key=lambda epoch: epoch.objective(config), default=None)
+        best = min(
+            checkpoint.history_of(stored), key=lambda epoch: epoch.objective(config), default=None
+        )
     except (AssertionError, KeyError, TypeError, ValueError):
         return False
     told = (record.best_epoch, record.best_val_nll, record.best_held_out_nll)

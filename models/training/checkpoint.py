@@ -23,6 +23,8 @@ from data_prep.errors import InputError
 from data_prep.untrusted import opened, parse
 from models.flow.atoms import OneFlow, from_description
 from models.layout import below
+from models.training import snapshots
+from models.training.history import Epoch
 
 SCHEMA = 1
 FILE, NOTE = "checkpoint.safetensors", "checkpoint.json"
@@ -44,6 +46,8 @@ class Checkpoint:
     """`flow.*`, `best.*`, `optimizer.*`, `rng.*`; after `trim` only `best.*`."""
     state: dict[str, Any]
     """JSON-ready: flow description, training options, dataset, step, history, stopping."""
+    snapshot: dict[str, Tensor] | None = None
+    """The weights of the last row of history, where they are to be kept beside; not in the file."""
 
 
 Save = Callable[[Path, Checkpoint], None]
@@ -58,6 +62,9 @@ def save(folder: Path, checkpoint: Checkpoint, *, within: Path | None = None) ->
     Raises FileNotFoundError without the folder: a new one in the place of one that was taken away
     would lack the rest of its contents.
     """
+    if checkpoint.snapshot is not None:
+        row = checkpoint.state["history"][-1]
+        snapshots.save(folder, row, checkpoint.snapshot, within=within)
     text = json.dumps({"schema": SCHEMA, **checkpoint.state}, allow_nan=False, indent=1)
     tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
     content = to_bytes(tensors, metadata={"checkpoint": text})
@@ -113,6 +120,11 @@ def flow_of(folder: Path, checkpoint: Checkpoint) -> OneFlow:
         raise CheckpointError(
             f"{folder / FILE} does not describe a flow ({error}): delete it to start anew"
         ) from error
+
+
+def history_of(checkpoint: Checkpoint) -> list[Epoch]:
+    """The rows of history that a checkpoint holds."""
+    return [Epoch(**row) for row in checkpoint.state["history"]]
 
 
 def trim(folder: Path, *, save: Save = save) -> None:

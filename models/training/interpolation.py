@@ -37,19 +37,58 @@ Tensor names end in their axes:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from data_prep.dataset import Dataset
-from data_prep.regions import coordinates, numbers
+from data_prep.regions import coordinates, hashes, numbers
+from data_prep.stream import Batch
 from models.config import Blend
-from models.training.points import Points
 
 ROWS = 1500
 """Training rows of a cell, on average, beyond which triangles become narrower."""
+MOST = 16_384
+"""Points that are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """The distinct conditions of a training's rows: a fair sample of them, and how many there are.
+
+    One pass over the rows, in memory that does not grow with them: a point is kept if its hash is
+    among the lowest, so that each has the same chance, however many rows it has.
+
+    Source:
+        Bar-Yossef et al. (2002), RANDOM 2002, 1: the number of distinct ones by the k-th lowest
+        hash.
+    """
+
+    c_PC: NDArray[np.float32]
+    """Of at most `MOST` points, chosen at random."""
+    count: float
+    """Of all points: exact where none had to be left out."""
+
+    @classmethod
+    def of(cls, batches: Iterable[Batch], most: int = MOST) -> Points:
+        """Of the rows of all batches, which are never none."""
+        hash_P, c_PC = np.zeros(0, np.uint64), np.zeros((0, 0), np.float32)
+        complete = True
+        for batch in batches:
+            hash_N, c_NC = hashes(batch.conditions), batch.conditions
+            if not complete:
+                low_N = hash_N <= hash_P[-1]
+                hash_N, c_NC = hash_N[low_N], c_NC[low_N]
+            joined = np.concatenate([c_PC.reshape(-1, c_NC.shape[1]), c_NC])
+            hash_P, place = np.unique(np.concatenate([hash_P, hash_N]), return_index=True)
+            complete &= len(hash_P) <= most
+            hash_P, c_PC = hash_P[:most], joined[place[:most]]
+        return cls(c_PC, len(hash_P) if complete else (most - 1) / (float(hash_P[-1]) / 2.0**64))
 
 
 class ConditionJitter:

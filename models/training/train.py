@@ -42,14 +42,15 @@ from models.training.checkpoint import (
     CheckpointError,
     Save,
     flow_of,
+    history_of,
     load,
     save,
 )
 from models.training.history import Epoch, Fit
-from models.training.interpolation import ConditionJitter
+from models.training.interpolation import ConditionJitter, Points
 from models.training.loss import BatchLoss
 from models.training.optimizer import Optimizer, learning_rate
-from models.training.points import Points
+from models.training.snapshots import due
 from models.training.stopping import Stopping
 
 EVALUATION_ROWS = 65_536
@@ -166,7 +167,9 @@ class _Training:
         self.total_steps = config.epochs * self.stream.batches
         self.stopping = Stopping()
         self.history: list[Epoch] = []
-        self.best = _copy(self.flow)
+        self.best = self.latest = _copy(self.flow)
+        planned = math.ceil(self.total_steps / (config.eval_every or self.stream.batches))
+        self.kept = due(config.snapshots, planned)
         self.step, self.elapsed_s = 0, 0.0
         self.start_s = time.perf_counter()
         self.stopped: str | None = None
@@ -197,7 +200,7 @@ class _Training:
         trained_s = time.perf_counter() - start_s
         with self.optimizer.averaged():
             val_nll, held_out_nll = self._evaluate()
-            weights = _copy(self.flow)
+            self.latest = _copy(self.flow)
         seconds = time.perf_counter() - start_s
 
         epoch = Epoch(
@@ -213,7 +216,7 @@ class _Training:
         units = seconds if self.config.rate_per == "second" else steps / self.stream.batches
         nll = epoch.objective(self.config)
         if self.stopping.add(nll, units=units, smoothing=self.config.rate_smoothing):
-            self.best = weights
+            self.best = self.latest
         self.history.append(replace(epoch, loss_rate=self.stopping.rate))
         return self.history[-1]
 
@@ -318,7 +321,11 @@ class _Training:
             "stopping": self.stopping.state(),
             "history": [asdict(epoch) for epoch in self.history],
         }
-        return Checkpoint(tensors={k: v.cpu() for k, v in tensors.items()}, state=state)
+        return Checkpoint(
+            tensors={k: v.cpu() for k, v in tensors.items()},
+            state=state,
+            snapshot=self.latest if len(self.history) in self.kept else None,
+        )
 
     def restore(self, folder: Path, checkpoint: Checkpoint) -> None:
         """Go back to where the checkpoint was saved.
@@ -334,7 +341,7 @@ class _Training:
                 f"the checkpoint in {folder} is of an older version, in which other weights decay: "
                 "use another folder to start anew, or end the training with that version"
             )
-        self.history = [Epoch(**row) for row in state["history"]]
+        self.history = history_of(checkpoint)
         self.stopping = Stopping(**state["stopping"])
         self.step, self.elapsed_s = state["step"], state["elapsed_s"]
         self.stopped = state["stopped"]

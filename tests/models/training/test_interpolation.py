@@ -10,8 +10,7 @@ from scipy.spatial import KDTree
 from data_prep.columns import Column
 from data_prep.dataset import Cell, Dataset
 from data_prep.stream import Batch
-from models.training.interpolation import ROWS, ConditionJitter
-from models.training.points import Points
+from models.training.interpolation import ROWS, ConditionJitter, Points
 
 Z, ALPHA = (1e-4, 2e-4, 1e-3), (0.5, 1.0, 5.0)
 CELLS = torch.tensor([[z, a] for z in Z for a in ALPHA])
