@@ -6,20 +6,15 @@ The density is evaluated in every pixel: nothing depends on a draw but the limit
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.animation import FFMpegWriter, FuncAnimation, HTMLWriter, PillowWriter
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
-from data_prep.atomic import draft_of
 from hpo.pictures import style
 from hpo.pictures.cells import At, evenly
 from hpo.pictures.density import Array
@@ -27,7 +22,6 @@ from hpo.pictures.style import PlotError
 from models import Emulator
 from models.bundle.domain import texts_of
 
-MOVING = (".gif", ".html", ".mp4")
 PIXELS = 240
 """Along each axis."""
 DECADES = 4.0
@@ -67,9 +61,7 @@ def animation(
         PlotError: If not exactly one condition is left open, if there are not two event columns,
             or ffmpeg is missing for .mp4.
     """
-    suffix = style.suffix_of(out, MOVING, "an animation")
-    if suffix == ".mp4" and shutil.which("ffmpeg") is None:
-        raise PlotError(f"{out} needs ffmpeg, which is not installed: write a .gif or .html file")
+    style.moving(out)
     left = [name for name in emulator.condition_columns if name not in conditions]
     if len(left) != 1:
         raise PlotError(
@@ -90,20 +82,7 @@ def animation(
             axes.set_title(style.text_of(frames[number]), loc="left")
             return [mesh]
 
-        FigureCanvasAgg(figure)
-        film = FuncAnimation(figure, show, frames=len(frames), blit=False)
-        writers: dict[str, Any] = {
-            ".gif": PillowWriter(PER_SECOND),
-            ".html": HTMLWriter(PER_SECOND, embed_frames=True),
-            ".mp4": FFMpegWriter(PER_SECOND),
-        }
-        # Writers look at the suffix, which a draft has not.
-        with tempfile.TemporaryDirectory() as folder, draft_of(out) as draft:
-            made = Path(folder) / f"film{suffix}"
-            # `number` counts from 0, when a frame is written.
-            report = (lambda number, total: step(number + 1, total)) if step else None
-            film.save(str(made), writer=writers[suffix], dpi=100, progress_callback=report)
-            shutil.copyfile(made, draft)
+        style.film(figure, show, len(frames), out, per_second=PER_SECOND, step=step)
     return out
 
 

@@ -1,19 +1,25 @@
 """The look of every picture: colours, labels and notes, and how a figure becomes a file.
 
-The suffix of the file decides between PNG, PDF and SVG. A file appears whole or not at all, no
-window is opened, and no setting of matplotlib outlives a picture.
+The suffix of the file decides between PNG, PDF and SVG, and between GIF, HTML and MP4 for a film. A
+file appears whole or not at all, no window is opened, and no setting of matplotlib outlives a
+picture.
 """
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.animation import FFMpegWriter, FuncAnimation, HTMLWriter, PillowWriter
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
@@ -22,6 +28,7 @@ from data_prep.columns import Column, Value
 from data_prep.errors import InputError
 
 SUFFIXES = (".png", ".pdf", ".svg")
+MOVING = (".gif", ".html", ".mp4")
 PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe & Ito (2008): distinct with any colour vision. Their yellow is left out, lost on white."""
 EMULATOR, DATA, *_ = PALETTE
@@ -66,6 +73,50 @@ def write(figure: Figure, out: Path) -> None:
     """The figure as `out`, in one step."""
     with draft_of(out) as draft:
         figure.savefig(draft, format=suffix_of(out).removeprefix("."))
+
+
+def moving(out: Path) -> str:
+    """The suffix of a film; raises PlotError if it is none, or needs a program that is missing."""
+    suffix = suffix_of(out, MOVING, "an animation")
+    if suffix == ".mp4" and shutil.which("ffmpeg") is None:
+        raise PlotError(f"{out} needs ffmpeg, which is not installed: write a .gif or .html file")
+    return suffix
+
+
+def film(
+    figure: Figure,
+    show: Callable[[int], Iterable[Artist]],
+    frames: int,
+    out: Path,
+    *,
+    per_second: int,
+    step: Callable[[int, int], None] | None = None,
+) -> None:
+    """The figure as it moves, as `out`, in one step.
+
+    Args:
+        figure: As `show` changes it.
+        show: Draws the frame of a number from 0; returns what it changed.
+        frames: How many there are.
+        out: A .gif, .html or .mp4 file.
+        per_second: Of the frames.
+        step: Called after each frame with the frames done and all frames.
+    """
+    suffix = moving(out)
+    FigureCanvasAgg(figure)
+    made = FuncAnimation(figure, show, frames=frames, blit=False)
+    writers: dict[str, Any] = {
+        ".gif": PillowWriter(per_second),
+        ".html": HTMLWriter(per_second, embed_frames=True),
+        ".mp4": FFMpegWriter(per_second),
+    }
+    # Writers look at the suffix, which a draft has not.
+    with tempfile.TemporaryDirectory() as folder, draft_of(out) as draft:
+        place = Path(folder) / f"film{suffix}"
+        # `number` counts from 0, when a frame is written.
+        report = (lambda number, total: step(number + 1, total)) if step else None
+        made.save(str(place), writer=writers[suffix], dpi=100, progress_callback=report)
+        shutil.copyfile(place, draft)
 
 
 def literal(name: str) -> str:

@@ -34,7 +34,7 @@ from models.bundle.emulator import Emulator
 from models.bundle.readme.card import Terms
 from models.evaluation import nll
 from models.evaluation.cells import held_out_of
-from models.training import checkpoint
+from models.training import checkpoint, snapshots
 from models.training.train import _Training
 
 pytestmark = pytest.mark.slow
@@ -58,7 +58,7 @@ def setting(tmp_path, prepared):
 @pytest.fixture(scope="module")
 def finished(prepared, tmp_path_factory):
     """A study whose only trial ended, as `record`. Do not write into it."""
-    return Setting(tmp_path_factory.mktemp("finished"), prepared).study().run()
+    return Setting(tmp_path_factory.mktemp("finished"), prepared).study(snapshots=3).run()
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_a_trial_tells_what_it_records(finished):
 
 
 def test_an_interrupted_trial_goes_on_as_if_nothing_had_been(finished, setting, monkeypatch):
-    whole, other = finished.record, setting.study()
+    whole, other = finished.record, setting.study(snapshots=3)
     job = other.claim()
     die_after_epoch(monkeypatch, other, 2)
     with pytest.raises(Death):
@@ -144,8 +144,15 @@ def test_an_interrupted_trial_goes_on_as_if_nothing_had_been(finished, setting, 
     assert [row.val_nll for row in resumed.epochs] == [row.val_nll for row in whole.epochs]
     assert resumed.test == whole.test
     assert resumed.started == read(job.folder / NAME).started
+    assert kept(job.folder) == kept(finished.job.folder) == ["0000001", "0000002", "0000004"]
     values = {row.epoch: row.val_nll for row in whole.epochs}
     assert other.optuna.trials[0].intermediate_values == values
+
+
+def kept(folder):
+    """The rows whose weights the trial keeps on its way."""
+    history = checkpoint.history_of(checkpoint.load(folder))
+    return [one.path.stem for one in snapshots.kept(folder, history)]
 
 
 def die_after_epoch(monkeypatch, setting, number):
@@ -181,7 +188,7 @@ def test_a_trial_whose_end_was_recorded_but_not_told_is_told_without_training(se
 
 def test_a_worker_that_lost_its_trial_writes_neither_its_record_nor_the_study(setting, monkeypatch):
     """It comes back to life, in the same folder, when another worker has finished the trial."""
-    setting.study()
+    setting.study(snapshots=4)
     old, ended = setting.claim(), []
     report = optuna.Trial.report
 
@@ -203,6 +210,7 @@ def test_a_worker_that_lost_its_trial_writes_neither_its_record_nor_the_study(se
     told = setting.optuna.trials[0]
     assert (told.state, told.value) == (TrialState.COMPLETE, record.best_val_nll)
     assert told.intermediate_values == {row.epoch: row.val_nll for row in record.epochs}
+    assert len(kept(old.folder)) == 4
 
 
 def test_weights_that_come_too_late_take_no_place(setting, monkeypatch):
@@ -237,10 +245,11 @@ def test_weights_that_come_too_late_take_no_place(setting, monkeypatch):
 
 
 def test_a_pruned_trial_says_when_and_keeps_its_last_value(setting, monkeypatch):
-    setting.study()
+    setting.study(snapshots=4)
     monkeypatch.setattr(optuna.Trial, "should_prune", lambda self: True)
+    job = setting.claim()
 
-    record = trial.run(setting.claim())
+    record = trial.run(job)
 
     told = setting.optuna.trials[0]
     assert (record.state, len(record.epochs)) == ("pruned", 1)
@@ -248,6 +257,7 @@ def test_a_pruned_trial_says_when_and_keeps_its_last_value(setting, monkeypatch)
     assert told.state == TrialState.PRUNED
     assert told.value == record.epochs[0].val_nll
     assert record.test is None
+    assert kept(job.folder) == ["0000001"]
 
 
 def test_a_trial_that_goes_wrong_fails_with_its_reason(setting, monkeypatch):
