@@ -39,6 +39,13 @@ if TYPE_CHECKING:
     help="Of --train-on [default: those of the configuration].",
 )
 @click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="TABLE.KEY=VALUE",
+    help="Of --train-on: another option of flow or training. Repeatable.",
+)
+@click.option(
     "--max-minutes",
     type=click.FloatRange(min=0, min_open=True),
     metavar="T",
@@ -72,6 +79,7 @@ def export(
     members: int | None,
     bag: bool,
     epochs: int | None,
+    settings: tuple[str, ...],
     max_minutes: float | None,
     folds: int | None,
     overwrite: bool,
@@ -100,12 +108,14 @@ def export(
         hpo export bbh --out emulator
         hpo export bbh --out emulator --ensemble 4
         hpo export bbh --out emulator --train-on --members 4 --folds 2 --max-minutes 60
+        hpo export bbh --out emulator --train-on --set training.epochs=200 --set flow.bins=32
         hpo export bbh --out emulator --license CC-BY-4.0 --author 'A. Maker' --cite 'Maker 2026'
         python -c 'from models import Emulator; print(Emulator.load("emulator").card)'
     """
     from hpo.cli import progress
     from hpo.emulator import choice
     from hpo.emulator.export import write
+    from hpo.emulator.members import changed
     from hpo.emulator.outcome import replaced, told
     from models.bundle.readme.card import Terms
 
@@ -114,7 +124,7 @@ def export(
     if train_on and ensemble:
         raise click.UsageError("--train-on takes --members: its ensemble is of one configuration")
     training: dict[str, Any] = {"members": members, "bag": bag or None, "epochs": epochs}
-    training |= {"max_minutes": max_minutes, "folds": folds}
+    training |= {"max_minutes": max_minutes, "folds": folds, "set": settings or None}
     asked = {name: value for name, value in training.items() if value is not None}
     if asked and not train_on:
         words = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
@@ -130,7 +140,8 @@ def export(
     old = replaced(out, [run.record for run in best], anew=train_on, overwrite=overwrite)
     runs_of: dict[str, Any] = {"runs": best}
     if train_on:
-        trained, unseen = _trained_on(best[0], out, asked)
+        run = changed(best[0], asked.pop("set", ()))
+        trained, unseen = _trained_on(run, out, asked)
         runs_of = {"runs": trained, "chosen": best[0].record, "folds": unseen}
     with progress.of_steps("catalogues") as step:
         write(**runs_of, out=out, terms=terms, catalogs=catalogs, step=step)

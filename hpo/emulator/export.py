@@ -17,6 +17,7 @@ from data_prep.errors import DataError
 from data_prep.untrusted import finite
 from hpo.emulator import choice
 from hpo.emulator.choice import Run
+from hpo.emulator.members import differing
 from hpo.records import weights
 from hpo.records.record import NAME, RunRecord
 from hpo.records.scores import scored
@@ -136,6 +137,7 @@ def _card(
         metrics["members"] = each
         origin["members"] = [{"trial": one.trial, **_training(one)} for one in records]
     if chosen:
+        origin["changed"] = differing(chosen, best)
         metrics["trial"] = _metrics(chosen, chosen.best_val_nll) | {
             "objective": chosen.training.get("objective")
         }

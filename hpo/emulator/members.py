@@ -32,10 +32,18 @@ from hpo.records.folder import read
 from hpo.records.record import FINISHED, NAME, Cost, DataUsed, RunRecord, now
 from hpo.records.scores import scored, used, with_cost, with_history
 from hpo.study.space import seed_of
+from hpo.study.spec import lay_over
 from models.config import FREE_TO_CHANGE, FlowConfig, TrainConfig
 from models.training import checkpoint
 from models.training.history import Epoch
 from models.training.train import train
+
+DECIDED = {
+    "objective": "members have all cells, and their validation NLL decides",
+    "bag": "give --bag",
+    "max_minutes": "give --max-minutes, for all trainings together",
+}
+"""Options of a training that are not those of the trial, and why."""
 
 
 class MembersError(InputError):
@@ -63,6 +71,40 @@ class Step:
 def place_of(out: Path) -> Path:
     """The folder of the members of the bundle `out`, beside it."""
     return out.with_name(f"{out.name}.members")
+
+
+def changed(run: Run, settings: Sequence[str]) -> Run:
+    """The run with other options of its flow and its training, `TABLE.KEY=VALUE` each.
+
+    Raises:
+        SpecError: If a setting cannot be read.
+        ConfigError: If there is no such option, or the value is out of its range.
+        MembersError: If it is of neither table, or of what all members share.
+    """
+    tables = {"flow": {**run.record.flow}, "training": {**run.record.training}}
+    for setting in settings:
+        table, _, key = setting.partition("=")[0].strip().partition(".")
+        if table not in tables:
+            raise MembersError(
+                f"--set {setting}: a training has options flow.KEY and training.KEY, no {table!r}"
+            )
+        if key in DECIDED:
+            raise MembersError(f"--set {setting}: {DECIDED[key]}")
+        lay_over(tables, setting)
+    flow = dataclasses.asdict(FlowConfig.from_dict(tables["flow"]))
+    training = dataclasses.asdict(TrainConfig.from_dict(tables["training"]))
+    return Run(dataclasses.replace(run.record, flow=flow, training=training), run.folder)
+
+
+def differing(then: RunRecord, member: RunRecord) -> list[str]:
+    """Options in which a member was not trained as the trial was, but for those of each member."""
+    before, after = (
+        dataclasses.asdict(FlowConfig.from_dict(one.flow))
+        | dataclasses.asdict(TrainConfig.from_dict(one.training))
+        for one in (then, member)
+    )
+    own = {*DECIDED, *FREE_TO_CHANGE, "seed", "snapshots"}
+    return sorted(name for name in after if name not in own and before[name] != after[name])
 
 
 def train_on(

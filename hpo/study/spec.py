@@ -181,7 +181,7 @@ class StudySpec:
         if tables["flow"].get("base") == "normal":  # needs layers, also where they are searched
             tables["flow"].setdefault("blocks", 1)
         for setting in settings:
-            _lay_over(tables, setting)
+            lay_over(tables, setting)
         return parse(tables, source="the stored study", known=(*TABLES, "flow"))
 
 
@@ -209,7 +209,7 @@ def load(reference: str, *, settings: Sequence[str] = (), name: str | None = Non
     except ValueError as error:
         raise SpecError(source, [f"it is not TOML: {error}"]) from error
     for setting in settings:
-        _lay_over(tables, setting)
+        lay_over(tables, setting)
     if name is not None:
         tables.setdefault("study", {})["name"] = name
     return parse(tables, source=source)
@@ -239,6 +239,26 @@ def parse(tables: Mapping[str, Any], *, source: str, known: Sequence[str] = TABL
     if faults:
         raise SpecError(source, faults)
     return StudySpec(**parts)
+
+
+def lay_over(tables: dict[str, Any], setting: str) -> None:
+    """Change a line of the tables as `TABLE.KEY=VALUE` says; raises SpecError if it says none."""
+    where, equals, text = setting.partition("=")
+    table, dot, key = where.strip().partition(".")
+    if not (equals and dot and key and table):
+        raise SpecError(f"--set {setting}", ["it must read TABLE.KEY=VALUE"])
+    try:
+        value = _toml(f"value = {text}")["value"]
+    except ValueError:
+        value = text.strip()
+    target = tables.setdefault(table, {})
+    if not isinstance(target, dict):
+        raise SpecError(f"--set {setting}", [f"{table} is not a table"])
+    target[key] = value
+    if (table, key) == ("data", "hold_out"):  # a stored study has the cells that it stood for
+        target |= {"hold_out_cells": [], "report_cells": []}
+    for other in {"space": ("training",), "training": ("space",)}.get(table, ()):
+        tables.get(other, {}).pop(key, None)  # what was set last holds
 
 
 def _read(reference: str) -> tuple[str, str]:
@@ -274,25 +294,6 @@ def _toml(text: str) -> dict[str, Any]:
         elif isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise ValueError("it has an integer of more than 64 bits")
     return tables
-
-
-def _lay_over(tables: dict[str, Any], setting: str) -> None:
-    where, equals, text = setting.partition("=")
-    table, dot, key = where.strip().partition(".")
-    if not (equals and dot and key and table):
-        raise SpecError(f"--set {setting}", ["it must read TABLE.KEY=VALUE"])
-    try:
-        value = _toml(f"value = {text}")["value"]
-    except ValueError:
-        value = text.strip()
-    target = tables.setdefault(table, {})
-    if not isinstance(target, dict):
-        raise SpecError(f"--set {setting}", [f"{table} is not a table"])
-    target[key] = value
-    if (table, key) == ("data", "hold_out"):  # a stored study has the cells that it stood for
-        target |= {"hold_out_cells": [], "report_cells": []}
-    for other in {"space": ("training",), "training": ("space",)}.get(table, ()):
-        tables.get(other, {}).pop(key, None)  # what was set last holds
 
 
 def _clashes(parts: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ import torch
 from click.testing import CliRunner
 
 from data_prep.dataset import Dataset
+from data_prep.errors import InputError
 from data_prep.preparation.prepare import prepare
 from data_prep.words.numbers import with_error
 from hpo.cli import main
@@ -209,6 +210,8 @@ def test_a_command_that_is_interrupted_goes_on_and_then_mixes(prepared, tmp_path
     monkeypatch.chdir(tmp_path)
     run = chosen(prepared, tmp_path / "trial", epochs=2)
     words = ["export", str(run.folder / "run.json"), "--out", "e", "--train-on"]
+    options = ("flow.hidden=4", "training.learning_rate=0.01", "training.snapshots=2")
+    words += [word for option in options for word in ("--set", option)]
     train = members.train
 
     def interrupted(*args, on_epoch, **options):
@@ -230,13 +233,34 @@ def test_a_command_that_is_interrupted_goes_on_and_then_mixes(prepared, tmp_path
     assert second.exit_code == 0, second.output
     assert "member 1, complete, val NLL" in second.output
     assert "e: members by the configuration of trial 3 of bbh, on all cells, mixed" in second.output
-    assert len(Emulator.load(tmp_path / "e").module.flows) == 2
+    emulator = Emulator.load(tmp_path / "e")
+    assert [flow.config.hidden for flow in emulator.module.flows] == [4, 4]
+    assert emulator.card["provenance"]["changed"] == ["hidden", "learning_rate"]
+    text = (tmp_path / "e" / "README.md").read_text()
+    assert "each trained anew by that configuration but for hidden and learning_rate on all" in text
+    assert len([*(tmp_path / "e.members/member-1/snapshots").iterdir()]) == 2
     assert place_of(tmp_path / "e").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        pytest.param("flow.bins", "must read TABLE.KEY=VALUE", id="no value"),
+        pytest.param("space.bins=4", "flow.KEY and training.KEY, no 'space'", id="table"),
+        pytest.param("flow.bin=4", "has no key 'bin': did you mean 'bins'", id="typo"),
+        pytest.param("training.epochs=0", "epochs must be", id="range"),
+        pytest.param("training.bag=true", "give --bag", id="of the members"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_said(whole, setting, message):
+    with pytest.raises(InputError, match=message):
+        members.changed(whole[0], [setting])
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        pytest.param(["s", "--set", "flow.bins=4"], "--set of what? give --train-on", id="set"),
         pytest.param(["s", "--members", "2"], "--members of what? give --train-on", id="members"),
         pytest.param(["s", "--max-minutes", "2"], "--max-minutes of what?", id="minutes"),
         pytest.param(["s", "--train-on", "--ensemble", "2"], "takes --members", id="ensemble"),
