@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from data_prep.errors import InputError
 from hpo.records.record import NAME, RunRecord, State
 from models.config import TrainConfig
 from models.flow.atoms import OneFlow
-from models.training import checkpoint
+from models.training import checkpoint, snapshots
 from models.training.checkpoint import Checkpoint, CheckpointError
 
 WHOLE: frozenset[State] = frozenset({"complete", "stopped_early", "pruned"})
@@ -40,6 +42,26 @@ def flow_of(record: RunRecord, folder: Path) -> OneFlow:
             f"again with `hpo rerun {folder / NAME} --out FOLDER`"
         )
     return checkpoint.flow_of(folder, stored)
+
+
+def on_the_way(record: RunRecord, folder: Path) -> dict[int, Callable[[], OneFlow]]:
+    """The flows of a record as they learned, by their epoch: those that were kept, and the best.
+
+    Each is read when it is called for. The best weights stand at the epoch that they are of.
+
+    Raises:
+        WeightsError, CheckpointError: As `flow_of`.
+        SnapshotError: If one that was kept is damaged.
+    """
+    best = flow_of(record, folder)
+    description = best.describe()
+    found: dict[int, Callable[[], OneFlow]] = {
+        one.row.epoch: partial(snapshots.flow_of, one, description)
+        for one in snapshots.kept(folder, record.epochs)
+    }
+    if record.best_epoch is not None:
+        found[record.best_epoch] = lambda: best
+    return dict(sorted(found.items()))
 
 
 def belongs(record: RunRecord, stored: Checkpoint) -> bool:

@@ -10,11 +10,11 @@ another training left does not.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
@@ -24,7 +24,6 @@ from data_prep.atomic import draft_of
 from data_prep.errors import InputError
 from data_prep.untrusted import opened, parse
 from models.flow.atoms import OneFlow, from_description
-from models.training.history import Epoch
 
 SCHEMA = 1
 TOLD = ("epoch", "train_nll", "val_nll")
@@ -38,12 +37,23 @@ class SnapshotError(InputError):
     """A file of weights that cannot be used. The message names it and the remedy."""
 
 
+class Row(Protocol):
+    """A row of history, of a checkpoint or of a record."""
+
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def train_nll(self) -> float | None: ...
+    @property
+    def val_nll(self) -> float | None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """Weights that were kept."""
 
-    epoch: Epoch
-    """The row of history that they were evaluated in."""
+    row: Row
+    """Of the history, which they were evaluated in."""
     path: Path
 
 
@@ -74,14 +84,18 @@ def save(
         draft.write_bytes(content)
 
 
-def kept(folder: Path, history: Sequence[Epoch]) -> list[Snapshot]:
+def kept(folder: Path, history: Iterable[Row]) -> list[Snapshot]:
     """What is kept in the run's folder of the rows of this history, in their order.
+
+    Links are not followed: who looks at runs of others sees nothing beside them.
 
     Raises:
         SnapshotError: If a file is damaged, foreign or of a newer schema.
     """
     rows = {tuple(getattr(row, name) for name in TOLD): row for row in history}
-    told = {_told(path): path for path in sorted((folder / FOLDER).glob(f"*{SUFFIX}"))}
+    place = folder / FOLDER
+    found = [] if place.is_symlink() else sorted(place.glob(f"*{SUFFIX}"))
+    told = {_told(path): path for path in found if not path.is_symlink()}
     return [Snapshot(row, told[key]) for key, row in rows.items() if key in told]
 
 

@@ -115,6 +115,19 @@ class Densities:
         source = self._source(key)
         return [_slider(source, k, start) for k, start in enumerate(_start(source))]
 
+    def epochs(self, key: str) -> dict[int, float | None]:
+        """The epochs after which the flow can be drawn as it was, with their validation NLL.
+
+        Those whose weights were kept on the way, and the best, whose weights the run has.
+        """
+        from hpo.records.weights import on_the_way
+
+        source = self._source(key)
+        rows = {row.epoch: row.val_nll for row in source.record.epochs}
+        return {
+            epoch: rows.get(epoch) for epoch in on_the_way(source.record, source.stamp[0].parent)
+        }
+
     def event_columns(self, key: str) -> tuple[Column, ...]:
         """The event columns: two of them are shown."""
         return self._source(key).flow.event_columns
@@ -126,6 +139,7 @@ class Densities:
         columns: tuple[str, str] | None = None,
         *,
         draws: int | None = None,
+        epoch: int | None = None,
     ) -> DensityPlot:
         """The density that the flow draws at these conditions, beside their test rows.
 
@@ -134,17 +148,18 @@ class Densities:
             conditions: A value for every condition column.
             columns: The two event columns, across and up; by default the first two.
             draws: Events drawn; by default as many as show the flow and not the draw.
+            epoch: One of `epochs`, to see the flow as it was after it; None is the best.
 
         Raises:
             InputError: If a name or a value is none of the flow's.
         """
-        source = self._source(key)
+        source = self._source(key, epoch)
         flow = source.flow
         c_C = domain.conditions(flow.condition_columns, flow.domain, conditions, 1, "ignore")[0]
         named = values_of(flow.condition_columns, c_C.tolist())
         at = _places(flow, columns)
         data = source.dataset and source.dataset.fingerprint
-        which = (source.stamp, data, source.record.state, tuple(named.values()), at, draws)
+        which = (source.stamp, data, source.record.state, tuple(named.values()), at, draws, epoch)
         return self._plots.get(which, lambda: self._plot(source, named, at, draws))
 
     def cells(self, key: str) -> CellMap:
@@ -166,7 +181,7 @@ class Densities:
 
         return self._maps.get((source.stamp, dataset.fingerprint), make)
 
-    def _source(self, key: str) -> _Source:
+    def _source(self, key: str, epoch: int | None = None) -> _Source:
         folder = self._catalog.trial_folder(key)
         if folder is None:
             raise DensityError(
@@ -176,13 +191,22 @@ class Densities:
         # Before the checkpoint, which is complete when the record is.
         record = self._catalog.record(key)
         stamp = stamp_of(folder)
-        from hpo.records.weights import flow_of  # here: torch takes seconds to load
+        from hpo.records.weights import flow_of, on_the_way  # here: torch takes seconds to load
         from models.evaluation.nll import check_columns
 
         # If the checkpoint was replaced meanwhile, the newer one is read, and this stamp is never
         # asked for again.
-        which = (stamp, record.state, record.weights, record.best_epoch, record.best_val_nll)
-        flow = self._flows.get(which, lambda: flow_of(record, stamp[0].parent))
+        which = (stamp, record.state, record.weights, record.best_epoch, record.best_val_nll, epoch)
+
+        def read() -> OneFlow:
+            folder = stamp[0].parent
+            if epoch is None:
+                return flow_of(record, folder)
+            if (found := on_the_way(record, folder).get(epoch)) is None:
+                raise DensityError(f"no weights of epoch {epoch} are kept with this run")
+            return found()
+
+        flow = self._flows.get(which, read)
         found = self._datasets.find(record.data.fingerprint)
         if found is None:
             return _Source(flow, stamp, record, None, frozenset())

@@ -35,7 +35,7 @@ def flows(folder):
     """What is kept, by its row."""
     stored = checkpoint.load(folder)
     history = checkpoint.history_of(stored)
-    return {one.epoch.epoch: flow_of(one, stored.state["flow"]) for one in kept(folder, history)}
+    return {one.row.epoch: flow_of(one, stored.state["flow"]) for one in kept(folder, history)}
 
 
 def same(one, other):

@@ -20,7 +20,9 @@ from hpo.dashboard.catalog import Catalog
 from hpo.dashboard.density import cells, contours, draws, figures, sources
 from hpo.dashboard.density.draws import Densities, DensityError
 from hpo.dashboard.pages import density as cards
-from hpo.records.record import Cost, DataUsed, Environment, RunRecord
+from hpo.records.folder import read
+from hpo.records.record import NAME, Cost, DataUsed, Environment, RunRecord
+from hpo.records.scores import with_history
 from hpo.records.weights import WeightsError
 from models.bundle import batched
 from models.bundle.emulator import Emulator
@@ -72,8 +74,9 @@ def catalog_of(folder):
 def trained(prepared, tmp_path_factory):
     """A folder of runs with one in it. Do not write into it."""
     folder = tmp_path_factory.mktemp("runs")
-    train(prepared, SMALL, TrainConfig(epochs=3, batch_size=256), checkpoint=folder / KEY)
-    put(record_of(Dataset.read(prepared), prepared), folder / KEY)
+    config = TrainConfig(epochs=3, batch_size=256, snapshots=2)
+    _, fit = train(prepared, SMALL, config, checkpoint=folder / KEY)
+    put(with_history(record_of(Dataset.read(prepared), prepared), fit.history), folder / KEY)
     return folder
 
 
@@ -81,6 +84,17 @@ def trained(prepared, tmp_path_factory):
 def shown(trained, prepared):
     """Of that folder, with its data named: shared, since what it worked out is kept."""
     return Densities(catalog_of(trained), [prepared])
+
+
+def test_a_flow_is_drawn_as_it_was_after_an_epoch_whose_weights_were_kept(shown, trained):
+    rows = read(trained / KEY / NAME).epochs
+
+    assert shown.epochs(KEY) == {1: rows[0].val_nll, 3: rows[2].val_nll}
+    early, late = (shown.plot(KEY, LARGEST, epoch=each) for each in (1, 3))
+    assert early.nll > late.nll + 0.02
+    assert late.nll == shown.plot(KEY, LARGEST).nll
+    with pytest.raises(DensityError, match="no weights of epoch 2 are kept"):
+        shown.plot(KEY, LARGEST, epoch=2)
 
 
 @pytest.fixture
