@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -93,10 +92,8 @@ def write(
         found = _reliability(trained, records[0], unseen, catalogs, step)
         trained.card[KEY] = found.to_card()
     extra = {NAME: runs[0].folder / NAME}
-    # A copy is read back first: `out` may hold an older bundle, which a bad one must not replace.
-    with tempfile.TemporaryDirectory() as folder_of_copy:
-        _compare(trained, Emulator.load(trained.save(Path(folder_of_copy) / "copy", extra=extra)))
-    trained.save(out, extra=extra)
+    # Before it takes its place: `out` may hold an older bundle, which a bad one must not replace.
+    trained.save(out, extra=extra, check=lambda draft: _compare(trained, Emulator.load(draft)))
     return records
 
 

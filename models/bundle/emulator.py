@@ -12,7 +12,7 @@ Array names end in their axes:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -207,12 +207,20 @@ class Emulator:
             spread_N = each_KN.std(axis=0, ddof=min(1, len(each_KN) - 1))
         return mean_N, np.where(np.isinf(each_KN).all(axis=0), 0.0, spread_N)
 
-    def save(self, folder: Path | str, *, extra: Mapping[str, Path | bytes] | None = None) -> Path:
+    def save(
+        self,
+        folder: Path | str,
+        *,
+        extra: Mapping[str, Path | bytes] | None = None,
+        check: Callable[[Path], None] = lambda draft: None,
+    ) -> Path:
         """Write the bundle; `folder` appears whole or not at all.
 
         Args:
             folder: A new or empty folder, or an emulator bundle, which is replaced.
             extra: More files for the bundle by name (`run.json`): a path to copy, or contents.
+            check: Called with the whole bundle before it takes its place; what it raises passes
+                through, and an older bundle stays.
 
         Raises:
             EmulatorError: If `folder` holds something else.
@@ -232,6 +240,7 @@ class Emulator:
             }
             text = json.dumps(self.card, indent=1, allow_nan=False) + "\n"
             (draft / CARD).write_text(text, encoding="utf-8")
+            check(draft)
             refuse_other(folder)
         return folder
 

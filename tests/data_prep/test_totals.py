@@ -234,15 +234,11 @@ def test_an_exported_emulator_tells_the_rates_of_its_data(tmp_path, table, monke
     (tmp_path / "plain" / "dataset.json").write_bytes(
         (tmp_path / "told" / "dataset.json").read_bytes()
     )
-    export.export(setting.optuna, tmp_path / "runs" / "s", tmp_path / "one")
     export.export(setting.optuna, tmp_path / "runs" / "s", tmp_path / "two", ensemble=2)
 
     with pytest.raises(EmulatorError, match="--totals"):
         _ = Emulator.load(tmp_path / "none").efficiency
     most = max(Dataset.read(tmp_path / "told").totals, key=lambda one: one.mergers)
-    for name in ("one", "two"):
-        emulator = Emulator.load(tmp_path / name)
-        rate, std = emulator.efficiency(
-            Z=most.conditions[0], alpha=most.conditions[1], return_std=True
-        )
-        assert abs(np.log(rate * 100_000 / most.mergers)) < 2 * std / rate
+    emulator = Emulator.load(tmp_path / "two")
+    rate, std = emulator.efficiency(Z=most.conditions[0], alpha=most.conditions[1], return_std=True)
+    assert abs(np.log(rate * 100_000 / most.mergers)) < 2 * std / rate

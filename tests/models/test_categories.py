@@ -228,14 +228,14 @@ def test_cells_of_an_evaluation_are_named_by_texts(channels, trained):
     named = {"Z": 0.002, "channel": "SMT"}
     emulator = Emulator(trained, {"metrics": {"held_out_cells": [{"conditions": named}]}})
 
-    found = evaluate(emulator, channels)
+    compared = compare(emulator, emulator, channels)
 
+    found = compared["emulator"]
     named = [cell["conditions"] for cell in found["cells"]]
     assert {"Z": 0.001, "channel": "CE"} in named
     assert {cell["channel"] for cell in named} <= {"CE", "SMT"}
     assert found["held_out_nll"]["cells"] == 1
-    both = compare(emulator, emulator, channels)["difference"]["cells"]
-    assert [cell["conditions"] for cell in both] == named
+    assert [cell["conditions"] for cell in compared["difference"]["cells"]] == named
     assert {"Z": 0.002, "channel": "SMT"} in [
         cell["conditions"] for cell in summary(trained, channels)["cells"]
     ]

@@ -59,11 +59,27 @@ FEW_CASES = [
     pytest.param(
         2,
         2,
-        {"residual": True, "depth": 3, "coordinates": "log_total", "activation": "relu"},
+        {
+            "residual": True,
+            "depth": 3,
+            "coordinates": "log_total",
+            "activation": "relu",
+            "blocks": 1,
+            "bins": 4,
+        },
         id="residual",
     ),
     pytest.param(
-        2, 2, {"conditioner": "masked", "coordinates": "log", "activation": "gelu"}, id="masked"
+        2,
+        2,
+        {
+            "conditioner": "masked",
+            "coordinates": "log",
+            "activation": "gelu",
+            "blocks": 1,
+            "bins": 4,
+        },
+        id="masked",
     ),
     pytest.param(1, 2, {"bins": 1, "blocks": 1, "activation": "tanh"}, id="one-column-one-bin"),
     pytest.param(2, 2, MIXTURES["mixture"], id="mixture"),

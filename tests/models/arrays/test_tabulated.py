@@ -202,10 +202,13 @@ def test_jax_compiles_it_and_has_finite_gradients(table):
 
     with jax.enable_x64(True):
         x, c = jax.numpy.asarray(x_NF), jax.numpy.asarray(c_C)
-        found = jax.jit(table.log_density)(x, c)
-        gradient = jax.jit(
-            jax.grad(lambda x, c: jax.numpy.exp(table.log_density(x, c)).sum(), (0, 1))
-        )(x, c)
+
+        def summed(x, c):
+            log_density = table.log_density(x, c)
+            return jax.numpy.exp(log_density).sum(), log_density
+
+        both = jax.jit(jax.value_and_grad(summed, (0, 1), has_aux=True))
+        (_, found), gradient = both(x, c)
 
     np.testing.assert_allclose(found, table.log_density(x_NF, c_C), rtol=1e-10)
     single = jax.jit(table.log_density)(jax.numpy.asarray(x_NF), jax.numpy.asarray(c_C))

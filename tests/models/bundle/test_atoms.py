@@ -28,8 +28,16 @@ DATA = Path(__file__).resolve().parents[2] / "data"
 HERE = {"Z": 0.001, "alpha": 1.0}
 
 
+SMALL = {"blocks": 1, "hidden": 8, "bins": 4}
+"""Every pattern has a flow of its own, and a graph grows with all of them."""
+
+
+def single():
+    return a_mixed_flow(blocks=2, hidden=8)
+
+
 def ensemble():
-    return Ensemble([a_mixed_flow(seed=seed) for seed in range(2)]).eval()
+    return Ensemble([a_mixed_flow(seed=seed, **SMALL) for seed in range(2)]).eval()
 
 
 def of_mixtures():
@@ -39,11 +47,17 @@ def of_mixtures():
 
 @pytest.fixture(
     scope="module",
-    params=[a_mixed_flow, ensemble, of_mixtures],
+    params=[single, ensemble, of_mixtures],
     ids=["flow", "ensemble", "of-mixtures"],
 )
 def flow(request):
     return request.param().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def saved(flow, tmp_path_factory):
+    """Folder of the saved emulator of the flow. Do not write into it."""
+    return Emulator(flow).save(tmp_path_factory.mktemp("saved") / "emulator")
 
 
 def given(flow, rows=300):
@@ -54,13 +68,13 @@ def given(flow, rows=300):
     return noise, c_NC, batched.from_noise(flow, noise, c_NC)
 
 
-def test_a_saved_emulator_draws_and_tells_the_same(flow, tmp_path):
+def test_a_saved_emulator_draws_and_tells_the_same(flow, saved):
     emulator = Emulator(flow)
 
-    loaded = Emulator.load(emulator.save(tmp_path / "emulator"))
+    loaded = Emulator.load(saved)
 
     assert loaded.card["format"] == (4 if flow.noise_columns == 6 else 3)
-    text = " ".join((tmp_path / "emulator" / "README.md").read_text().split())
+    text = " ".join((saved / "README.md").read_text().split())
     assert "`chi_eff` is exactly 0 with a probability of its own." in text
     assert "`q` is exactly 1 or 0.3 with" in text
     assert f"`noise`, {flow.noise_columns} standard normal numbers for each event" in text
@@ -71,9 +85,7 @@ def test_a_saved_emulator_draws_and_tells_the_same(flow, tmp_path):
     log_prob = emulator.log_prob(drawn, **HERE)
     assert np.isfinite(log_prob).all()
     np.testing.assert_array_equal(loaded.log_prob(drawn, **HERE), log_prob)
-    np.testing.assert_allclose(
-        ArrayFlow.load(tmp_path / "emulator").log_prob(drawn, **HERE), log_prob, atol=2e-3
-    )
+    np.testing.assert_allclose(ArrayFlow.load(saved).log_prob(drawn, **HERE), log_prob, atol=2e-3)
 
 
 def test_an_atom_is_found_as_it_was_said_and_as_it_is_drawn():
@@ -87,9 +99,8 @@ def test_an_atom_is_found_as_it_was_said_and_as_it_is_drawn():
         assert abs(said - beside) > 1e-3
 
 
-def test_the_graphs_agree_with_it_for_any_number_of_rows(flow, tmp_path):
-    onnx.write(flow, tmp_path)
-    graphs = [ReferenceEvaluator(str(tmp_path / name)) for name in (onnx.LOG_PROB, onnx.SAMPLE)]
+def test_the_graphs_agree_with_it_for_any_number_of_rows(flow, saved):
+    graphs = [ReferenceEvaluator(str(saved / name)) for name in (onnx.LOG_PROB, onnx.SAMPLE)]
 
     for rows in (1, 3, 250):
         noise, c_NC, drawn = given(flow, rows)
@@ -125,7 +136,7 @@ def test_in_plain_arrays_it_is_the_torch_flow(flow):
 @pytest.mark.slow
 def test_jax_compiles_it_to_the_same_numbers_and_gradients():
     jax = importlib.import_module("jax")
-    flow = a_mixed_flow(kind="affine")
+    flow = a_mixed_flow(kind="affine", blocks=1, hidden=8)
     noise, c_NC, events = given(flow, 40)
     events[::7, 0] = 0.0
     plain = in_arrays(flow)
@@ -134,8 +145,13 @@ def test_jax_compiles_it_to_the_same_numbers_and_gradients():
 
     with jax.enable_x64(True):
         x_J, c_J = jax.numpy.asarray(events), jax.numpy.asarray(c_NC, float)
-        summed = jax.grad(lambda x, c: jax.numpy.exp(plain.log_density(x, c)).sum(), (0, 1))
-        found, log_prob = jax.jit(summed)(x_J, c_J), jax.jit(plain.log_density)(x_J, c_J)
+
+        def summed(x, c):
+            log_prob = plain.log_density(x, c)
+            return jax.numpy.exp(log_prob).sum(), log_prob
+
+        both = jax.jit(jax.value_and_grad(summed, (0, 1), has_aux=True))
+        (_, log_prob), found = both(x_J, c_J)
         drawn = jax.jit(plain.from_noise)(jax.numpy.asarray(noise, float), c_J)
 
     np.testing.assert_allclose(log_prob, plain.log_density(events, c_NC), rtol=1e-9, atol=1e-9)

@@ -266,11 +266,22 @@ def test_saving_replaces_an_emulator_but_nothing_else(emulator, copy, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["copy", "thesis"]
 
 
-def test_a_save_that_fails_leaves_the_old_emulator_whole(emulator, copy, tmp_path):
-    with pytest.raises(FileNotFoundError):
-        emulator.save(copy, extra={"run.json": tmp_path / "nowhere.json"})
+def test_a_save_that_fails_leaves_the_old_emulator_whole(copy, tmp_path):
+    before = (copy / "emulator.json").read_bytes()
+    found = []
 
+    def refuse(draft):
+        found.append(Emulator.load(draft).event_columns)
+        raise ValueError("it says something else")
+
+    with pytest.raises(FileNotFoundError):
+        Emulator(a_flow(1)).save(copy, extra={"run.json": tmp_path / "nowhere.json"})
+    with pytest.raises(ValueError, match="something else"):
+        Emulator(a_flow(1)).save(copy, check=refuse)
+
+    assert [len(columns) for columns in found] == [1]
     Emulator.load(copy)
+    assert (copy / "emulator.json").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["copy"]
 
 
