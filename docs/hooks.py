@@ -20,7 +20,7 @@ from hpo.study import space, spec
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {
-    "README.md": "index.md",
+    "README.md": "demo.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
@@ -35,7 +35,7 @@ TABLES = "<!-- tables of a study file -->"
 CODE = re.compile(r"<!-- code of (\S+\.py) -->")
 """Stands where a script of the repository is to be."""
 
-_LINK = re.compile(r"(\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")
+_LINK = re.compile(r"(\]\(|<img src=\")([^)\"\s#:]+)((?:#[^)\s]*)?[)\"])")
 _FETCHED = re.compile(r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=\"?(?:https?:)?//[^>]*>")
 
 

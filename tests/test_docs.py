@@ -1,46 +1,44 @@
 """What README and the documentation show: every command parses, and what can run here does.
 
-The tutorial is run from an empty folder; every other page in a copy of what it leaves behind, with
-tables of mergers beside it. A block with a title is a file of that name. A line above a block says
-what is special about it:
+The pages are run in one clone, as by a reader who goes through them: `make demo` was typed there,
+and each page begins with the commands that make its own folder. A block with a title is a file of
+that name. A line above a block says what is special about it:
 
     <!-- tests add: OPTIONS -->    what trains, and scripts, get these options, to take less time
     <!-- run by tests/FILE.py -->  it is run there, with what it needs
     <!-- only parsed: WHY -->      it is run nowhere
 """
 
+import contextlib
 import importlib.util
 import json
+import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import time
 import tomllib
 import types
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
-import numpy as np
-import pyarrow as pa
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from onnx.reference import ReferenceEvaluator
 
 from data_prep.dataset import SAMPLE, Dataset
-from data_prep.preparation.prepare import prepare
-from data_prep.stream import read_split
 from hpo.cli import main
 from hpo.cli.options import KEYED
+from hpo.pictures import likelihood
 from hpo.study import spec
 from models import Emulator
 from models.bundle.ensemble import Ensemble
+from models.evaluation import two_sample
 from tests.random_flows import a_flow
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,7 +49,11 @@ BLOCK = re.compile(
     r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$',
     re.MULTILINE | re.DOTALL,
 )
-COMMAND = re.compile(r"^\$ (hpo|python examples/\S+\.py) (.+)$", re.MULTILINE)
+LINE = re.compile(r"^\$ ((?:.*\\\n)*.*)$", re.MULTILINE)
+SCRIPT = re.compile(r"(?:\.\./)*examples/\w+\.py")
+OF_FOLDERS = ("mkdir", "cp", "cd")
+SMALL = shlex.split("--set training.epochs=1 --set pruner.min_epochs=1 --workers 1")
+HEADING = re.compile(r"^##+ ", re.MULTILINE)
 INLINE = re.compile(r"`hpo ([^`]+)`")
 HELP = re.compile(r"^\s+hpo (.+)$", re.MULTILINE)
 
@@ -73,13 +75,16 @@ class Block:
 
     @property
     def calls(self) -> list[list[str]]:
-        """Its commands that are run, as words: `hpo`, or a script of `examples/`, comes first."""
+        """Its commands that are run, as words: `hpo`, scripts of `examples/`, and of folders."""
         more = shlex.split(self.said) if self.special == "tests add" else []
         found = []
-        for name, line in COMMAND.findall(self.text):
-            words = shlex.split(line, comments=True)
-            is_long = name != "hpo" or words[0] == "launch" or "--train-on" in words
-            found.append([name.split()[-1], *words, *(more if is_long else [])])
+        for line in LINE.findall(self.text):
+            for part in line.replace("\\\n", " ").split(" && "):
+                words = shlex.split(part, comments=True)
+                is_script = words[0] == "python" and SCRIPT.fullmatch(words[1])
+                if is_script or words[0] in ("hpo", *OF_FOLDERS):
+                    is_long = is_script or words[1] == "launch" or "--train-on" in words
+                    found.append([*words, *(more if is_long else [])])
         return found
 
     @property
@@ -88,9 +93,13 @@ class Block:
         return [words for name, *words in self.calls if name == "hpo"]
 
 
+def parsed(text) -> list[Block]:
+    return [Block(*groups) for groups in BLOCK.findall(text)]
+
+
 def blocks(page, *languages) -> list[Block]:
     """Those of a page in these languages; all without any."""
-    found = [Block(*groups) for groups in BLOCK.findall(page.read_text())]
+    found = parsed(page.read_text())
     return [block for block in found if not languages or block.language in languages]
 
 
@@ -198,56 +207,84 @@ def test_python_that_is_shown_compiles(page):
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory):
-    """The folder of someone who went through the tutorial, with tables of their own beside."""
-    folder = tmp_path_factory.mktemp("desk")
-    parts = [read_split(SAMPLE, split) for split in ("val", "test")]
-    columns = np.concatenate([np.hstack([one.events, one.conditions]) for one in parts]).astype(
-        "f8"
-    )
-    mergers = dict(zip(("Mass_0", "Mass_1", "Z", "alpha"), columns.T, strict=True))
-    rows = len(columns)
-    spin = np.linspace(-1, 1, rows)
-    others = {
-        "chi_eff": np.where(abs(spin) < 0.5, 0, spin),
-        "sigma_kick": np.resize([100.0, 265.0], rows),
-        "tau": 1 + spin**2,
-        "x": 2 + spin,
-        **{name: np.round(columns[:, k]) for k, name in enumerate(("M1", "M2"))},
-    }
-    pa_csv.write_csv(pa.table(mergers | others), folder / "mergers.csv")
-    pq.write_table(pa.table(mergers), folder / "bbh_cosmic.parquet")
-    other = pa.table(mergers).rename_columns(["m1", "m2", "Z", "alpha"])
-    pq.write_table(other.slice(0, 5_000), folder / "run1.parquet")
-    pq.write_table(other.slice(5_000), folder / "run2.parquet")
-    cells = np.unique(columns[:, 2:], axis=0)
-    totals = {"Z": cells[:, 0], "alpha": cells[:, 1], "simulated_binaries": [40_000] * len(cells)}
-    pa_csv.write_csv(pa.table(totals), folder / "totals.csv")
-    prepare([folder / "mergers.csv"], folder / "prepared", command="hpo prepare mergers.csv")
-    with pytest.MonkeyPatch.context() as patch:
-        run(TUTORIAL, folder, patch)
+def clone(tmp_path_factory):
+    """A clone in which `make demo` was typed, with a smaller study."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("examples", "data_prep"):
+        (folder / name).symlink_to(ROOT / name)
+    typed_in = ["make", "--dry-run", "demo", f"DEMO={folder}/demo", "VENV=venv", "DEMO_TRIALS=2"]
+    told = subprocess.run(typed_in, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (folder / "demo").mkdir()
+    with here(folder):
+        for line in re.findall("^venv/bin/(hpo .+)$", told, re.MULTILINE):
+            words = shlex.split(line)
+            done([*words, *(SMALL if words[1] == "launch" else [])])
+    places = [Path(place) for place in re.findall(r'^echo "\w+ +(.+)"$', told, re.MULTILINE)]
+    assert len(places) == 3
+    assert all(place.exists() for place in places)
     return folder
 
 
-def run(page, folder, patch):
-    """Do what a page says, in its order, as one who types it all into one session."""
-    patch.chdir(folder)
-    patch.delenv("HPO_STORAGE", raising=False)
-    session: dict[str, object] = {}
-    for block in blocks(page):
-        if not block.runs:
-            continue
-        if block.title:
-            Path(block.title).write_text(block.text)
-        elif block.language == "python":
-            if "import onnxruntime" in block.text and not importlib.util.find_spec("onnxruntime"):
-                stand_in = types.SimpleNamespace(InferenceSession=ReferenceEvaluator)
-                patch.setitem(sys.modules, "onnxruntime", stand_in)
-            exec(compile(block.text, str(page), "exec"), session)
-        elif block.language == "console":
-            for words in block.calls:
-                code, told = typed(words)
-                assert code == 0, f"{shlex.join(words)}\n{told}"
+@pytest.fixture(scope="module")
+def first(clone):
+    """What the tutorial leaves behind."""
+    with here(clone):
+        run(TUTORIAL)
+    return clone / "first"
+
+
+@contextlib.contextmanager
+def here(folder):
+    """Be in a folder, with nothing said about a database, and with little to measure."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("HPO_STORAGE", raising=False)
+        patch.setattr(two_sample, "PAIRS", 500)
+        for trees in (two_sample.TREES, two_sample.OWN_TREES):
+            patch.setitem(trees, "max_iter", 5)
+            patch.setitem(trees, "max_bins", 8)
+        patch.setattr(likelihood, "FRAMES", 3)
+        yield
+
+
+@contextlib.contextmanager
+def onnxruntime():
+    """One that can be imported: onnx's own evaluator where it is not installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not importlib.util.find_spec("onnxruntime"):
+            stand_in = types.SimpleNamespace(InferenceSession=ReferenceEvaluator)
+            patch.setitem(sys.modules, "onnxruntime", stand_in)
+        yield
+
+
+def run(page):
+    """Do what a page says, in its order; in a guide each section is a session of its own."""
+    parts = HEADING.split(page.read_text()) if page.parent.name == "guides" else [page.read_text()]
+    for part in parts:
+        session: dict[str, object] = {}
+        for block in parsed(part):
+            if not block.runs:
+                continue
+            if block.title:
+                Path(block.title).write_text(block.text)
+            elif block.language == "python":
+                is_onnx = "import onnxruntime" in block.text
+                with onnxruntime() if is_onnx else contextlib.nullcontext():
+                    exec(compile(block.text, str(page), "exec"), session)
+            elif block.language == "console":
+                for words in block.calls:
+                    done(words)
+
+
+def done(words):
+    """Do what a reader types, which has to end well."""
+    if words[0] == "cd":
+        os.chdir(words[1])
+    elif words[0] in OF_FOLDERS:
+        subprocess.run(words, check=True)
+    else:
+        code, told = typed(words)
+        assert code == 0, f"{shlex.join(words)}\n{told}"
 
 
 def typed(words):
@@ -255,10 +292,13 @@ def typed(words):
     if words[:2] in (["hpo", "export"], ["hpo", "evaluate"]) and "--catalogs" not in words:
         # In sum minutes, for what test_reliability.py and test_coverage.py do once.
         words = [*words, "--catalogs", "0"]
-    if words[0] == "hpo" and words[1] not in ("launch", "dashboard"):
-        result = CliRunner().invoke(main, words[1:])
+    if words[0] == "hpo" and words[1] != "dashboard":
+        with warnings.catch_warnings():
+            # Workers that a launch has started end a moment after it.
+            warnings.filterwarnings("ignore", "subprocess .* is still running", ResourceWarning)
+            result = CliRunner().invoke(main, words[1:])
         return result.exit_code, result.output
-    script = ["-m", "hpo.cli"] if words[0] == "hpo" else [ROOT / words[0]]
+    script = ["-m", "hpo.cli"] if words[0] == "hpo" else []
     with Path("told.txt").open("w") as told:
         begun = subprocess.Popen(
             [sys.executable, *script, *words[1:]], stdout=told, stderr=subprocess.STDOUT
@@ -276,21 +316,45 @@ def typed(words):
     "page",
     [one for one in pages_with("console", "python") if one.values[0] != TUTORIAL],
 )
-def test_what_a_page_shows_runs(page, desk, tmp_path, monkeypatch):
-    place = shutil.copytree(desk, tmp_path / "desk")
-    if "--out prepared" in page.read_text():
-        shutil.rmtree(place / "prepared")
-    if page.name in ("README.md", "inference.md"):  # which make one of their own
-        shutil.rmtree(place / "emulator")
+def test_what_a_page_shows_runs(page, clone, request):
+    if "cp -r first " in page.read_text():
+        request.getfixturevalue("first")
 
-    run(page, place, monkeypatch)
+    with here(clone):
+        run(page)
 
 
 @pytest.mark.slow
-def test_the_tutorial_leaves_what_it_says(desk):
-    assert Emulator.load(desk / "emulator").domain["Z"] == pytest.approx((1e-4, 6e-3))
+def test_the_tutorial_leaves_what_it_says(first):
+    assert Emulator.load(first / "emulator").domain["Z"] == pytest.approx((1e-4, 6e-3))
     for name in ("losses.png", "contours.png", "events.parquet"):
-        assert (desk / name).stat().st_size > 1000
+        assert (first / name).stat().st_size > 1000
+
+
+@pytest.mark.parametrize("page", pages_with("console", "python"))
+def test_a_page_begins_with_a_folder_of_its_own(page):
+    calls = [words for block in blocks(page, "console") if block.runs for words in block.calls]
+
+    assert not calls or calls[0][0] in OF_FOLDERS
+
+
+OF_ONE_PAGE = re.compile(r"(?:mkdir|cp -r \w+) (\w+) && cd \1$", re.MULTILINE)
+
+
+def test_no_two_pages_have_a_folder_or_a_study_in_common():
+    """Studies of several folders may be in one database."""
+    folders = [name for page in PAGES for name in OF_ONE_PAGE.findall(page.read_text())]
+    assert len(folders) >= 8
+    assert len({*folders, "demo"}) == len(folders) + 1
+    studies: dict[str, Path] = {}
+    for page in PAGES:
+        launched = [
+            words for block in blocks(page, "console") if block.runs for words in block.commands
+        ]
+        for words in launched:
+            if words[0] == "launch" and "--dry-run" not in words:
+                name = words[words.index("--name") + 1] if "--name" in words else words[1]
+                assert studies.setdefault(name, page) == page, name
 
 
 OPTIONAL = {"efficiency", "reliability", "license", "authors", "citation"}

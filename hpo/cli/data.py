@@ -140,7 +140,7 @@ def prepare(
         "regions" if dataset.scattered else "cells": len(dataset.cells),
         "bytes before": dataset.bytes_before,
         "bytes after": dataset.bytes_after,
-        "bytes a row": round(dataset.bytes_after / rows, 2),
+        "bytes/row": round(dataset.bytes_after / rows, 2),
     }
     click.echo(render([summary], style))
     if style == "table":

@@ -24,7 +24,7 @@ from models.training.train import train
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "guides" / "codes.md").read_text()
 SECTIONS = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL))
-BLOCK = r"<!-- run by tests/data_prep/test_code_guide.py -->\n```console\n\$ (hpo .+)\n"
+BLOCK = r"<!-- run by tests/data_prep/test_code_guide.py -->\n```console\n\$ (hpo (?:.*\\\n)*.+)\n"
 GRID = [(Z, alpha) for Z in (0.0002, 0.001, 0.004) for alpha in (0.5, 1.0, 3.0)]
 MERGERS = 30
 """Of each cell."""
@@ -186,7 +186,11 @@ def test_the_command_of_a_code_gives_its_mergers_and_an_emulator(code, tmp_path,
     table = mergers(rng)
     CODES[code](table, rng, tmp_path)
     (line,) = re.findall(BLOCK, SECTIONS[code])
-    words = [each for word in shlex.split(line)[1:] for each in sorted(glob.glob(word)) or [word]]
+    words = [
+        each
+        for word in shlex.split(line.replace("\\\n", ""))[1:]
+        for each in sorted(glob.glob(word)) or [word]
+    ]
 
     result = CliRunner().invoke(main, words)
 

@@ -1,4 +1,4 @@
-"""What guides/databases.md and guides/cluster.md tell, done as they tell it, on a real cluster.
+"""What slurm.md, guides/databases.md and guides/cluster.md tell, done so, on a real cluster.
 
 A user who is not root makes a PostgreSQL of their own, and a study runs on it by SLURM; another one
 runs on one node with SQLite. Only numbers, names of places and the size of the study are others.
@@ -19,14 +19,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import make_url
 
-from data_prep.dataset import SAMPLE
 from hpo.records.folder import read
 from tests.cluster.postgres import USER, need_postgres
 from tests.cluster.slurm import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
-GUIDES = Path(__file__).resolve().parents[2] / "docs" / "guides"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 SMALL = (
     "--set training.epochs=1 --set pruner.min_epochs=1 --set space.batch_size=2048 "
     "--set space.blocks=1 --set slurm.gpus=0 --set slurm.cpus=1 --set slurm.memory_gb=2"
@@ -38,6 +37,8 @@ OTHERS = {
     "=16": "=2",
     "--trials 200": f"--trials 2 {SMALL}",
     "hpo logs bbh 17": "hpo logs bbh 1",
+    "--out emulator": "--out emulator --catalogs 0",
+    "emulator sample": "emulator sample --catalogs 0",
     "sbatch one": "sbatch --wait one",
 }
 """What a page says, and what is done instead."""
@@ -45,10 +46,11 @@ OTHERS = {
 
 def said(page, *, after, to="\n## "):
     """The commands of the blocks below a heading, up to the next one, and files by their titles."""
-    text = (GUIDES / page).read_text().partition(f"\n## {after}\n")[2].partition(to)[0]
+    text = (DOCS / page).read_text().partition(f"\n## {after}\n")[2].partition(to)[0]
     assert text, f"{page} has no section {after}"
     blocks = re.findall(r'^```(\w+)(?: title="(\S+)")?\n(.*?)^```$', text, re.MULTILINE | re.DOTALL)
-    commands = re.findall(r"^\$ (.+)$", "".join(each for *_, each in blocks), re.MULTILINE)
+    printed = "".join(each for *_, each in blocks)
+    commands = re.findall(r"^\$ ((?:.*\\\n)*.+)$", printed, re.MULTILINE)
     return commands, {title: each for _, title, each in blocks if title}
 
 
@@ -74,8 +76,6 @@ def done(commands, place, *, others=(), **options):
 @pytest.fixture
 def environment(slurm, tmp_path):
     """Of a shell in which `hpo` is installed, on the login node."""
-    shutil.copytree(GUIDES.parents[1] / "studies", tmp_path / "studies")
-    shutil.copytree(SAMPLE, tmp_path / "prepared")
     own = {key: value for key, value in os.environ.items() if not key.startswith("HPO_")}
     path = os.pathsep.join([str(Path(sys.executable).parent), slurm.environment["PATH"]])
     return {**own, **slurm.environment, "PATH": path, "OMP_NUM_THREADS": "1"}
@@ -97,7 +97,7 @@ def home(forks):
         ]
         return forks.hpo(*words, cwd=place, user=USER, environment=environment)
 
-    commands, _ = said("databases.md", after="One of your own")
+    commands, _ = said("guides/databases.md", after="One of your own")
     assert commands == ["hpo db start", "hpo db status"]
     try:
         for command in commands:
@@ -118,16 +118,29 @@ def test_a_study_runs_on_slurm_with_a_postgresql_of_ones_own(environment, home, 
     own = home / ".config" / "hpo" / "storage"
     password = make_url(own.read_text()).password
     shutil.copy(own, home / ".hpo-storage")
-    start, *launch = said("cluster.md", after="With a database server")[0]
-    doctor, _ = said("databases.md", after="The password")
-    copies, _ = said("databases.md", after="Copies")
-    later, _ = said("cluster.md", after="From the login node")
-    assert start == "hpo db start"
+    start, _ = said("slurm.md", after="Start a database, once")
+    sections = {
+        "slurm.md": ["Search", "Take the emulator home", "The same with your table"],
+        "guides/cluster.md": ["From the login node"],
+        "guides/databases.md": ["Copies", "The password"],
+    }
+    commands = [
+        command
+        for page, titles in sections.items()
+        for title in titles
+        for command in said(page, after=title)[0]
+    ]
+    assert start == ["hpo db start"]
 
-    told = done([*launch, *later, *copies, *doctor], tmp_path, env=environment)
+    told = done(
+        [f"python {DOCS.parent}/examples/tables.py", *commands, "hpo status mine --watch"],
+        tmp_path,
+        env=environment,
+    )
 
     assert re.search(r"storage connections +\d+ of the server's 297 are free", told), told
     assert "bbh: 2 of 2 trials done" in told
+    assert "mine: 2 of 2 trials done" in told
     assert [record.restarts for record in records(tmp_path)] == [0, 0]
     assert all(record.environment.slurm_job_id for record in records(tmp_path))
     assert password not in told
@@ -136,7 +149,7 @@ def test_a_study_runs_on_slurm_with_a_postgresql_of_ones_own(environment, home, 
 
 def one_node(place, *others):
     """Write the script of the section on SQLite, smaller; its commands."""
-    commands, files = said("cluster.md", after="Without a database server")
+    commands, files = said("guides/cluster.md", after="Without a database server")
     ((name, script),) = files.items()
     for old, new in (*OTHERS.items(), *others):
         script = script.replace(old, new)
