@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from typing import TYPE_CHECKING
+from functools import cache
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -46,10 +49,8 @@ def describe(study: optuna.Study, plan: Plan) -> None:
 
 def rename(study: optuna.Study, old: str) -> None:
     """Have the note that we wrote tell the study's new name; the next launch writes it anew."""
-    from optuna_dashboard import get_note
-
     ours = study.user_attrs.get(NOTE)
-    if ours is not None and ours == _digest(note := get_note(study)):
+    if ours is not None and ours == _digest(note := _notes().get_note(study)):
         new = study.study_name
         told = note.replace(f"## {old}\n", f"## {new}\n").replace(f"/{old}`", f"/{new}`")
         _save_note(study, told)
@@ -59,13 +60,28 @@ def _save_note(study: optuna.Study, note: str) -> None:
     ours = study.user_attrs.get(NOTE)
     if ours == _digest(note):
         return
-    from optuna_dashboard import get_note, save_note  # here: it takes a second to load
-
-    there = get_note(study)
+    notes = _notes()
+    there = notes.get_note(study)
     if there == note or (ours is None and there) or (ours is not None and ours != _digest(there)):
         return
-    save_note(study, note)
+    notes.save_note(study, note)
     study.set_user_attr(NOTE, _digest(note))
+
+
+@cache
+def _notes() -> Any:
+    """What optuna-dashboard has for notes; the whole package takes seconds to load."""
+    package = find_spec("optuna_dashboard")
+    if package is not None and package.origin is not None:
+        place = Path(package.origin).with_name("_note.py")
+        if place.exists() and (alone := spec_from_file_location("_optuna_note", place)):
+            module = module_from_spec(alone)
+            assert alone.loader is not None  # it has a file
+            alone.loader.exec_module(module)
+            return module
+    import optuna_dashboard
+
+    return optuna_dashboard
 
 
 def _note(plan: Plan) -> str:

@@ -128,3 +128,8 @@ def test_a_study_that_is_made_is_described_at_once(tmp_path):
 
     study = open_study(open_storage(url, reading=True), "mine")
     assert f"`{tmp_path}/mine`" in optuna_dashboard.get_note(study)
+
+
+def test_notes_are_found_without_the_whole_page_which_takes_seconds_to_load():
+    assert optuna_note._notes() is not optuna_dashboard
+    assert optuna_note._notes().save_note.__code__ == optuna_dashboard.save_note.__code__

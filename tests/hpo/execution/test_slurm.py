@@ -252,6 +252,7 @@ def test_what_the_doctor_says_sbatch_does(place, settings, refused):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("server", ["postgres"], indirect=True)
 def test_a_launch_in_a_hostile_job_runs_its_trials_and_shows_nobody_the_password(
     place, monkeypatch, slurm, postgres, database
 ):
