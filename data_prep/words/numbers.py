@@ -18,9 +18,12 @@ def counted(number: int, one: str, many: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
 
-def nll(value: float) -> str:
-    """An NLL of which no error is known, in nats per event: four decimals."""
-    return f"{value:.4f}" if abs(value) < 1e12 else f"{value:.4g}"
+def nll(value: float, *, sign: str = "") -> str:
+    """An NLL of which no error is known, in nats per event: four decimals.
+
+    `sign` is `+` to have it told of a number above 0, too.
+    """
+    return f"{value:{sign}.4f}" if abs(value) < 1e12 else f"{value:{sign}.4g}"
 
 
 def with_error(
@@ -42,10 +45,15 @@ def with_error(
 
 def short(value: float, digits: int = 3, *, sign: str = "") -> str:
     """The number with so many digits at least, without an exponent; a count in full."""
-    if isinstance(value, int) or not value:
+    if isinstance(value, int) or not value or not math.isfinite(value):
         return f"{value:{sign if value else ''},.0f}"
     rounded = round(value, digits - 1 - math.floor(math.log10(abs(value))))
     return f"{rounded:{sign},.{decimals(value, digits)}f}"
+
+
+def setting(value: float) -> str:
+    """A value that was chosen, of any size: five digits, a power of ten where it is far from 1."""
+    return f"{value:.5g}"
 
 
 def duration(seconds: float) -> str:

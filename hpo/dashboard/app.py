@@ -30,6 +30,14 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).parent / "assets"
 
+_DCC = f"{address.ROOT}_dash-component-suites/dash/dcc/async-"
+EARLY = (
+    f"{address.ROOT}_dash-component-suites/plotly/package_data/plotly.min.js",
+    *(f"{_DCC}{part}.js" for part in ("graph", "slider", "dropdown")),
+)
+"""Scripts that Dash asks for only when it meets a graph, a slider or a choice: every page has one,
+and most of the time until its first picture was waiting for them."""
+
 
 def create(
     catalog: Catalog,
@@ -58,7 +66,10 @@ def create(
         update_title="",
         meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}],
     )
-    app.index_string = app.index_string.replace("<html>", '<html lang="en">')
+    early = "".join(map('<link rel="preload" as="script" href="{}">'.format, EARLY))
+    app.index_string = app.index_string.replace("<html>", '<html lang="en">').replace(
+        "{%css%}", early + "{%css%}"
+    )
     _link_back(app.server, site)
     _refuse_strange_requests(app)
     app.layout = lambda: _shell(site)

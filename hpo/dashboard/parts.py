@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,8 @@ GRAPH: Any = {
     "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "toImage"],
 }
 """Options of every graph: zoom, pan and reset."""
+
+AXIS = re.compile(r"[xy]axis\d*")
 
 TAKEN = ("svg", "png", "pdf", "csv")
 """Formats of a figure that is taken away; see `take.js`."""
@@ -89,13 +92,19 @@ def title(text: str, *beside: Part) -> html.Div:
     return html.Div([html.H1(text), *beside], className="head")
 
 
-def graph(name: str, says: str, *, height: int = 380) -> html.Figure:
-    """A graph that fills its card; a callback draws it by `drawn_into`, `says` tells what it is."""
-    empty = style.sentence("")
+def graph(
+    name: str, says: str, *, height: int = 380, figure: go.Figure | None = None
+) -> html.Figure:
+    """A graph that fills its card; `says` tells what it is.
+
+    A callback draws it by `drawn_into`; until then it shows `figure`.
+    """
+    first = figure or style.sentence("")
+    first.update_layout(meta={"given": _ranges(first)})
     shown = dcc.Graph(
-        figure=empty, id=name, config=GRAPH, style=_high(height), clear_on_unhover=True
+        figure=first, id=name, config=GRAPH, style=_high(height), clear_on_unhover=True
     )
-    parts = [dcc.Store(id=f"{name}-fresh"), shown, _take()]
+    parts = [*(dcc.Store(id=f"{name}-{kind}") for kind in ("fresh", "fine")), shown, _take()]
     return html.Figure(parts, style=_room(height), **named(says))
 
 
@@ -104,6 +113,12 @@ def drawn(figure: go.Figure, says: str, key: Mapping[str, str], *, height: int) 
     more: Any = {"config": GRAPH, "style": _high(height), "clear_on_unhover": True}
     parts = [dcc.Graph(figure=figure, id=dict(key), **more), _take()]
     return html.Figure(parts, style=_room(height), **named(says))
+
+
+def _ranges(figure: go.Figure) -> dict[str, Any]:
+    """The range of each axis before anybody chose another: see `keepZoom` in `page.js`."""
+    layout = figure.to_plotly_json()["layout"]
+    return {name: layout[name].get("range") for name in layout if AXIS.fullmatch(name)}
 
 
 def _high(height: int) -> dict[str, str]:
@@ -127,6 +142,14 @@ def drawn_into(name: str) -> Output:
     return Output(f"{name}-fresh", "data")
 
 
+def refined_into(name: str) -> Output:
+    """The output through which a callback draws what replaces a sketch.
+
+    It is another one than that of the sketch: Dash would keep the sketch back, and wait for this.
+    """
+    return Output(f"{name}-fine", "data")
+
+
 def keep_zooms(app: dash.Dash, names: Sequence[str]) -> None:
     """Have new figures of these graphs keep the ranges that a person chose.
 
@@ -134,12 +157,14 @@ def keep_zooms(app: dash.Dash, names: Sequence[str]) -> None:
     Dash knows, and with the next figure it is gone.
     """
     for name in names:
-        app.clientside_callback(  # type: ignore[no-untyped-call]
-            dash.ClientsideFunction("page", "keepZoom"),
-            Output(name, "figure"),
-            Input(f"{name}-fresh", "data"),
-            State(name, "figure"),
-        )
+        for drawn in (drawn_into(name), refined_into(name)):
+            app.clientside_callback(  # type: ignore[no-untyped-call]
+                dash.ClientsideFunction("page", "keepZoom"),
+                Output(name, "figure", allow_duplicate=True),
+                Input(drawn.component_id, "data"),
+                State(name, "figure"),
+                prevent_initial_call=True,
+            )
 
 
 def field(label: str, control: Component) -> Component:

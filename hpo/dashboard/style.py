@@ -15,6 +15,8 @@ from typing import Any, Literal
 import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb
 
+from data_prep.words.numbers import counted
+
 ThemeName = Literal["light", "dark"]
 
 FONT = "Inter, system-ui, sans-serif"
@@ -192,4 +194,4 @@ def plain(text: object, most: int = 60) -> str:
 
 def left_out(count: int, why: str) -> str:
     """A note on runs that a figure does not show; empty if there are none."""
-    return f"{count:,} {'run' if count == 1 else 'runs'} not shown: {why}." if count else ""
+    return f"{counted(count, 'run')} not shown: {why}." if count else ""

@@ -244,6 +244,9 @@ class RunRecord:
     best_val_nll: float | None = None
     """Validation NLL of that epoch, nats per event in the data's units: the lowest, unless
     `training.objective` is `held_out_nll`."""
+    best_val_error: float | None = None
+    """Standard error of that mean, nats; null before the run has ended well, and in
+    older records."""
     best_held_out_nll: float | None = None
     """`held_out_nll` of that epoch; null where no cells are held out."""
     weights: str | None = None

@@ -28,6 +28,7 @@ def with_history(record: RunRecord, rows: Sequence[Epoch]) -> RunRecord:
         epochs=tuple(EpochRow.of(epoch) for epoch in rows),
         best_epoch=best.epoch if best else None,
         best_val_nll=best.val_nll if best else None,
+        best_val_error=None,
         best_held_out_nll=best.held_out_nll if best else None,
         cost=dataclasses.replace(record.cost, seconds=sum(epoch.seconds for epoch in rows)),
         updated=now(),
@@ -50,8 +51,13 @@ def with_cost(record: RunRecord, flow: Density) -> RunRecord:
 
 
 def scored(record: RunRecord, flow: Density, folder: Path) -> RunRecord:
-    """The record with the scores of a flow on the test rows of its data, which lie in `folder`."""
-    found = nll(flow, folder, "test", without=record.data.kept_out)
+    """The record with the scores of a flow on its data, which lie in `folder`.
+
+    Those are of the test rows; of the validation rows, whose NLL is known, the error of that.
+    """
+    found, val = (
+        nll(flow, folder, split, without=record.data.kept_out) for split in ("test", "val")
+    )
     test = TestNll(
         nll=found.mean, error=found.error, rows=found.rows, effective_rows=found.effective_rows
     )
@@ -59,7 +65,10 @@ def scored(record: RunRecord, flow: Density, folder: Path) -> RunRecord:
         _score_unseen(flow, folder, cells)
         for cells in (record.data.hold_out_cells, record.data.report_cells)
     )
-    return dataclasses.replace(record, test=test, held_out=held_out, report=report)
+    error = finite(val.error)
+    return dataclasses.replace(
+        record, test=test, held_out=held_out, report=report, best_val_error=error
+    )
 
 
 def _score_unseen(flow: Density, folder: Path, named: Named) -> HeldOutNll | None:

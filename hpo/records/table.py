@@ -111,6 +111,7 @@ def row(record: RunRecord) -> Row:
         "epochs": last.epoch if last else 0,
         "best_epoch": record.best_epoch,
         "best_val_nll": record.best_val_nll,
+        "best_val_error": record.best_val_error,
     }
     if record.data.hold_out_cells:
         flat["best_held_out_nll"] = record.best_held_out_nll

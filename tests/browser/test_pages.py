@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+from data_prep.words.numbers import with_error
 from hpo.records.folder import read_all
 from hpo.records.record import EpochRow
 
@@ -64,10 +65,14 @@ def test_a_filter_keeps_what_matches_and_a_wrong_one_says_what_is_wrong(page, si
 
     page.locator("#where").fill("trial < 2")
     expect(page.locator("#grid .ag-pinned-left-cols-container .ag-row")).to_have_count(2)
-    assert "where=trial" in page.url
+    page.wait_for_function("location.search.includes('where=trial')")
 
     page.locator("#where").fill("trail < 2")
     expect(page.locator("#fault")).to_contain_text("did you mean 'trial'")
+
+    page.locator("#where").fill("trial < 2 and best_v")
+    offered = page.locator("#names option").evaluate_all("all => all.map(one => one.value)")
+    assert "trial < 2 and best_val_nll" in offered
 
     page.locator("#where").fill("")
     expect(page.locator("#fault")).to_be_empty()
@@ -85,7 +90,7 @@ def test_only_what_differs_hides_the_columns_that_are_the_same(page, site):
     page.get_by_label("only what differs").check()
 
     expect(heads).to_have_count(0)
-    assert "differing=1" in page.url
+    page.wait_for_function("location.search.includes('differing=1')")
 
 
 def test_what_is_chosen_is_in_the_address_and_comes_back_with_it(page, site):
@@ -142,10 +147,12 @@ def test_a_run_shows_its_curves_its_options_and_what_it_draws(page, site, study)
 
     go(page, site, f"/runs/run/{key}")
 
-    expect(page.locator("#facts")).to_contain_text(f"{record.best_val_nll:.4f}")
+    nll = with_error(record.best_val_nll, record.best_val_error, between="±")
+    expect(page.locator("#facts")).to_contain_text(nll)
     drawn(page, "run-curves")
     drawn(page, "contours")
     drawn(page, "cells")
+    expect(page.locator("#verdict")).to_contain_text("further from the data than chance")
     expect(page.locator(".options")).to_contain_text("learning_rate")
     expect(page.locator("#log")).to_contain_text("epoch 1:")
 

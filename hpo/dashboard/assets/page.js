@@ -59,12 +59,6 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       });
     },
 
-    // A slider tells its value with its unit to who cannot see it.
-    spoken(told, names) {
-      toSpeak = names.map((name, index) => [name.condition, told[index] ?? ""]);
-      speak();
-    },
-
     // The run below the mouse in one picture stands out in all of them, and in the table.
     highlight(hovered, figure) {
       const point = [hovered].flat().find((each) => each?.points)?.points[0];
@@ -72,18 +66,6 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
     },
   },
 });
-
-let toSpeak = [];
-const speak = () =>
-  toSpeak.forEach(([condition, text]) => {
-    const thumb = slideOf(condition)?.querySelector("[role=slider]");
-    thumb?.setAttribute("aria-label", condition);
-    thumb?.setAttribute("aria-valuetext", text);
-  });
-// A slider may be drawn, or drawn again, after its value is known.
-new MutationObserver(speak).observe(document.documentElement, { childList: true, subtree: true });
-
-const slideOf = (name) => [...document.querySelectorAll("[data-places]")].find((each) => each.dataset.condition === name);
 
 // The arrow keys go from one simulated value to the next; with Shift the slider moves as others do.
 document.addEventListener("keydown", (event) => {
@@ -101,8 +83,21 @@ document.addEventListener("keydown", (event) => {
 
 const shownGraphs = () => [...document.querySelectorAll(".js-plotly-plot")];
 
+// What the graphics card draws has no elements.
+function dim(graph, key) {
+  const curves = graph.data.map((trace, index) => [trace, index]).filter(([trace]) => trace.type === "scattergl" && trace.meta);
+  if (!curves.length || graph.lit === key) return;
+  graph.lit = key;
+  const opacity = curves.map(([trace]) => {
+    trace.given ??= trace.opacity ?? 1;
+    return key && trace.meta !== key ? 0.12 * trace.given : trace.given;
+  });
+  window.Plotly.restyle(graph, { opacity }, curves.map(([, index]) => index));
+}
+
 function light(key) {
   const run = (element, data) => element.classList.toggle("unlit", Boolean(key) && data !== undefined && data !== key);
+  shownGraphs().forEach((graph) => dim(graph, key));
   shownGraphs().forEach((graph) => graph.querySelectorAll(".scatterlayer .trace").forEach((trace) => {
     const { meta, customdata } = trace.__data__?.[0]?.trace ?? {};
     if (meta) run(trace, meta);
@@ -119,7 +114,15 @@ document.addEventListener("mouseout", (event) => {
   if (event.target.closest?.("[data-run]")) light(null);
 });
 
-// Dash's lists of choices call themselves list boxes with controls inside, which none may have, and
+// Every name of a filter is completed, not the first alone.
+document.addEventListener("input", (event) => {
+  if (event.target.id !== "where") return;
+  const before = event.target.value.replace(/\w*$/, "");
+  document.querySelectorAll("#names option").forEach((each) => (each.value = before + each.dataset.name));
+}, true);
+
+// What assistive technology needs and Dash leaves out, whenever something was drawn anew. Dash's
+// lists of choices call themselves list boxes with controls inside, which none may have, and
 // leave their names out.
 function repair() {
   const nameOf = (element) => element.closest(".field")?.querySelector("span")?.textContent;
@@ -133,6 +136,12 @@ function repair() {
     each.setAttribute("aria-label", `${nameOf(each) ?? "Choice"}: ${each.textContent || "none"}`);
   });
   document.querySelectorAll(".field [role=slider]:not([aria-label])").forEach((each) => each.setAttribute("aria-label", nameOf(each)));
+  // A slider tells its value with its unit to who cannot see it.
+  document.querySelectorAll("[data-places]").forEach((slide) => {
+    const thumb = slide.querySelector("[role=slider]");
+    thumb?.setAttribute("aria-label", slide.dataset.condition);
+    thumb?.setAttribute("aria-valuetext", slide.querySelector(".slider-head b").textContent);
+  });
   document.querySelectorAll(".dash-dropdown-focus-target").forEach((each) => each.setAttribute("tabindex", "-1"));
 }
-new MutationObserver(repair).observe(document.documentElement, { childList: true, subtree: true });
+new MutationObserver(repair).observe(document.documentElement, { childList: true, characterData: true, subtree: true });

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +30,9 @@ _Key = tuple[float, ...]
 
 MAP_ROWS = 200_000
 """Test rows that a map is made from, about; of more, an equal share from each cell."""
+
+ROUGH_ROWS, ROUGH_DRAWS = 20_000, 60_000
+"""Likewise of a first sketch, which the eye has at once; and its draws over all cells, about."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,20 +62,35 @@ class CellMap:
     """Of draws at the conditions of test rows."""
     least: int
     """Effective rows below which a cell has no distance."""
+    measured: Mapping[str, Any]
+    """As in an evaluation: `cells` with enough rows, and `worst_ks` of them."""
+    rows: int
+    """Test rows that it rests on."""
     notes: tuple[str, ...]
 
 
-def cell_map(flow: OneFlow, dataset: Dataset, test: TestRows, held_out: frozenset[Cell]) -> CellMap:
-    """The map of a flow, in evaluation mode, over a dataset with its columns; takes seconds."""
+def cell_map(
+    flow: OneFlow,
+    dataset: Dataset,
+    test: TestRows,
+    held_out: frozenset[Cell],
+    *,
+    rough: bool = False,
+) -> CellMap:
+    """The map of a flow, in evaluation mode, over a dataset with its columns.
+
+    It takes seconds, a `rough` one of few draws a fraction of one.
+    """
     from models.bundle import batched
     from models.evaluation import distances
     from models.evaluation.cells import CELL_ROWS, CellRows
     from models.evaluation.weighted import effective, of
 
-    rows = _some(test.rows, dataset, CELL_ROWS)
+    rows = _some(test.rows, dataset, CELL_ROWS, ROUGH_ROWS if rough else MAP_ROWS)
+    found = distances.cell_distances(flow, rows, dataset, most=ROUGH_DRAWS if rough else None)
     drawn_NF = batched.draw(flow, rows.conditions, np.random.default_rng(0))
     values, places = _grid(dataset)
-    ratio_XY, ks_XY = _worst(distances.cell_distances(flow, rows, dataset), dataset, places)
+    ratio_XY, ks_XY = _worst(found, dataset, places)
     rows_XY, held_out_XY = np.zeros(ratio_XY.shape, np.int64), np.zeros(ratio_XY.shape, bool)
     effective_XY = np.zeros(ratio_XY.shape)
     held = CellRows.of(test.rows, dataset)
@@ -94,18 +112,29 @@ def cell_map(flow: OneFlow, dataset: Dataset, test: TestRows, held_out: frozense
         held_out_XY=held_out_XY,
         beyond=distances.beyond_data(flow, drawn_NF, dataset, rows.weights),
         least=CELL_ROWS,
+        measured=_measured(found),
+        rows=len(rows.events),
         notes=(*test.notes, scattered) if dataset.scattered else test.notes,
     )
 
 
-def _some(rows: Batch, dataset: Dataset, least: int) -> Batch:
-    """Rows at random, of each cell its share of `MAP_ROWS` but at least `least`."""
+def _measured(found: Sequence[CellDistance]) -> dict[str, Any]:
+    from models.evaluation.distances import beyond_chance, worst
+
+    cells = [asdict(each) for each in found]
+    beyond = beyond_chance(cells)
+    told = [each | {"beyond_chance": far} for each, far in zip(cells, beyond, strict=True)]
+    return {"cells": told, "worst_ks": worst(cells)}
+
+
+def _some(rows: Batch, dataset: Dataset, least: int, most: int) -> Batch:
+    """Rows at random, of each cell its share of `most` but at least `least`."""
     from models.evaluation.cells import CellRows
 
-    if len(rows.events) <= MAP_ROWS:
+    if len(rows.events) <= most:
         return rows
     cells, rng = CellRows.of(rows, dataset).rows, np.random.default_rng(0)
-    share = max(least, MAP_ROWS // len(cells))
+    share = max(least, most // len(cells))
     return rows.take(np.sort(np.concatenate([rng.permutation(own)[:share] for own in cells])))
 
 

@@ -104,11 +104,15 @@ class Densities:
         # Each makes one at a time: at most one plot and one map are in work at once.
         self._plots: Cache[object, DensityPlot] = Cache(64)
         self._maps: Cache[tuple[Stamp, str], CellMap] = Cache(64)
+        self._sketches: Cache[tuple[Stamp, str], CellMap] = Cache(64)
 
     def warm_up(self) -> None:
-        """Load torch before the first look at a flow has to wait for it."""
-        importlib.import_module("hpo.records.weights")
-        importlib.import_module("models.evaluation.distances")
+        """Load torch and SciPy before the first look at a flow has to wait for them."""
+        # Few events at once are drawn fastest by one thread: where other work fills the cores, two
+        # wait for each other five times as long as the drawing takes.
+        importlib.import_module("torch").set_num_threads(1)
+        for name in ("hpo.records.weights", "models.evaluation.distances", "scipy.stats"):
+            importlib.import_module(name)
 
     def conditions(self, key: str) -> list[Slider]:
         """The conditions that the flow can be drawn at."""
@@ -162,8 +166,10 @@ class Densities:
         which = (source.stamp, data, source.record.state, tuple(named.values()), at, draws, epoch)
         return self._plots.get(which, lambda: self._plot(source, named, at, draws))
 
-    def cells(self, key: str) -> CellMap:
+    def cells(self, key: str, *, rough: bool = False) -> CellMap:
         """The distance between draws and test rows in every cell; takes seconds at first.
+
+        A `rough` one, of few draws, takes a fraction of one.
 
         Raises:
             DensityError: If the run's data are not known, or the flow has no conditions.
@@ -177,9 +183,10 @@ class Densities:
 
         def make() -> CellMap:
             test = self._datasets.test_rows(dataset.fingerprint)
-            return cell_map(flow, dataset, test, source.held_out)
+            return cell_map(flow, dataset, test, source.held_out, rough=rough)
 
-        return self._maps.get((source.stamp, dataset.fingerprint), make)
+        kept = self._sketches if rough else self._maps
+        return kept.get((source.stamp, dataset.fingerprint), make)
 
     def _source(self, key: str, epoch: int | None = None) -> _Source:
         folder = self._catalog.trial_folder(key)

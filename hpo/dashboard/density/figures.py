@@ -15,6 +15,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from data_prep.columns import Column, Value
+from data_prep.words import numbers
+from data_prep.words.numbers import counted
 from hpo.dashboard import style
 from hpo.dashboard.density.cells import CellMap
 from hpo.dashboard.density.contours import DensityPlot, SampleDensity
@@ -188,14 +190,11 @@ def _steps(
 def _head(p: DensityPlot) -> str:
     """At which conditions, and how well the flow does there."""
     units = {name: f" {_unit(unit)}" if unit else "" for name, unit in p.units.items()}
-    at = [
-        f"{plain(name)} = {_text(value, '.4g')}{units[name]}"
-        for name, value in p.conditions.items()
-    ]
+    at = [f"{plain(name)} = {_text(value)}{units[name]}" for name, value in p.conditions.items()]
     lines = [", ".join(at) or "All rows"]
     if p.nll is not None:
-        error = "" if p.error is None or math.isnan(p.error) else f" ± {p.error:.3f}"
-        lines.append(f"NLL of these test rows: {p.nll:.3f}{error} nats per event")
+        nll = numbers.with_error(p.nll, p.error, between="±")
+        lines.append(f"NLL of these test rows: {nll} nats per event")
     return "<br>".join(lines)
 
 
@@ -230,21 +229,21 @@ def _of_cell(c: CellMap, i: int, j: int) -> str:
     """The text at the mouse over a cell."""
     at = zip(c.axes, (c.values[0][i], c.values[1][j]), strict=False)
     lines = [", ".join(f"{plain(one.name)} = {_text(one.value(value))}" for one, value in at)]
-    rows = f"{c.rows_XY[i, j]:,} test rows"
+    rows = counted(int(c.rows_XY[i, j]), "test row")
     if c.effective_XY is not None:
-        rows += f" (effective: {c.effective_XY[i, j]:,.0f})"
+        rows += f" (effective: {numbers.short(round(c.effective_XY[i, j]))})"
     if math.isnan(c.ratio_XY[i, j]):
         lines.append(f"{rows}: too few, it takes {c.least}" if c.rows_XY[i, j] else "no test rows")
     else:
-        lines += [rows, f"KS distance {c.ks_XY[i, j]:.3g}"]
-        lines.append(f"{c.ratio_XY[i, j]:.2f} times what chance gives")
+        lines += [rows, f"KS distance {numbers.short(c.ks_XY[i, j])}"]
+        lines.append(f"{numbers.short(c.ratio_XY[i, j])} times what chance gives")
     if c.held_out_XY[i, j]:
         lines.append("the flow was trained without it")
     return "<br>".join(lines)
 
 
-def _text(value: Value, digits: str = "g") -> str:
-    return plain(value) if isinstance(value, str) else f"{value:{digits}}"
+def _text(value: Value) -> str:
+    return plain(value) if isinstance(value, str) else numbers.setting(value)
 
 
 def _label(column: Column) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from data_prep.dataset import SAMPLE, Dataset
 from data_prep.errors import DataError, InputError
 from data_prep.stream import Batch, Stream, read_split
+from data_prep.words.numbers import size
 from hpo.dashboard.cache import Cache
 
 LARGEST = 512 * 10**6
@@ -62,8 +63,8 @@ def stamp_of(folder: Path) -> Stamp:
         raise DensityError(f"{path.name} of this run is no file")
     if found.st_size > LARGEST:
         raise DensityError(
-            f"{path.name} of this run has {found.st_size / 1e6:,.0f} MB, more than the "
-            f"{LARGEST / 1e6:,.0f} MB that this page reads: use `hpo plot` on its emulator"
+            f"{path.name} of this run has {size(found.st_size)}, more than the "
+            f"{size(LARGEST)} that this page reads: use `hpo plot` on its emulator"
         )
     return real, found.st_mtime_ns, found.st_size
 

@@ -300,10 +300,12 @@ def _results(row: Row, best: Row) -> list[str]:
     """State, NLLs, and how far the run is above the best one."""
     nll, least = tables.objective(row), tables.objective(best)
     test, error = (tables.number(row.get(name)) for name in ("test_nll", "test_error"))
-    above = "" if nll is None or least is None or row is best else f"{nll - least:+.4f}"
+    above = ""
+    if nll is not None and least is not None and row is not best:
+        above = numbers.nll(nll - least, sign="+")
     return [
         str(row["state"]).replace("_", " "),
-        "–" if nll is None else numbers.nll(nll),
+        tables.objective_text(row),
         above,
         "–" if test is None else numbers.with_error(test, error, between="±"),
     ]

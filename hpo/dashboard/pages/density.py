@@ -15,11 +15,14 @@ from dash import ALL, Input, Output, State, dcc, html
 
 from data_prep.columns import Value
 from data_prep.errors import InputError
+from data_prep.words import numbers
 from hpo.dashboard import parts, style
 from hpo.dashboard.density import figures
 from hpo.dashboard.density.contours import ROUGH
 from hpo.dashboard.density.draws import Densities, Slider
-from hpo.dashboard.parts import THEME, Part, drawn_into, theme_of
+from hpo.dashboard.pages import verdict
+from hpo.dashboard.parts import THEME, Part, Site, drawn_into, refined_into, theme_of
+from hpo.dashboard.style import ThemeName
 
 if TYPE_CHECKING:
     from models.evaluation.distances import BeyondData
@@ -47,18 +50,16 @@ AT_ANY = (
 )
 
 
-def register(app: dash.Dash, densities: Densities) -> None:
+def register(app: dash.Dash, site: Site, densities: Densities) -> None:
     """Register the callbacks of these cards."""
     parts.keep_zooms(app, ("contours", "cells"))
 
-    @app.callback(Output("density", "children"), Input("run", "data"))
-    def density(key: str) -> list[Part]:
-        return _density(densities, key)
-
-    sketched: Any = Output("contours-fresh", "data", allow_duplicate=True)
+    @app.callback(Output("density", "children"), Input("run", "data"), DARK)
+    def density(key: str, theme: str) -> list[Part]:
+        return _density(densities, key, theme_of(theme))
 
     @app.callback(
-        sketched,
+        drawn_into("contours"),
         Output("contours-notes", "children"),
         Output({"kind": "told", "condition": ALL}, "children"),
         Output("sketch", "data"),
@@ -67,7 +68,7 @@ def register(app: dash.Dash, densities: Densities) -> None:
         THEME,
         State(SLIDE, "id"),
         KEY,
-        prevent_initial_call="initial_duplicate",
+        prevent_initial_call=True,
     )
     def draw(
         places: list[float], pair: str | None, theme: str, names: list[Any], key: str
@@ -85,7 +86,7 @@ def register(app: dash.Dash, densities: Densities) -> None:
         return figures.contours(found, theme_of(theme)), notes, told, chosen
 
     @app.callback(
-        drawn_into("contours"), Input("sketch", "data"), State("pair", "value"), DARK, KEY
+        refined_into("contours"), Input("sketch", "data"), State("pair", "value"), DARK, KEY
     )
     def refine(chosen: dict[str, Value] | None, pair: str | None, theme: str, key: str) -> object:
         if chosen is None:
@@ -120,32 +121,42 @@ def register(app: dash.Dash, densities: Densities) -> None:
                 moved[column.name] = _place(sliders[column.name], value)
         return [moved[name["condition"]] for name in names]
 
-    app.clientside_callback(  # type: ignore[no-untyped-call]
-        dash.ClientsideFunction("page", "spoken"),
-        Input({"kind": "told", "condition": ALL}, "children"),
-        State(SLIDE, "id"),
-    )
+    @app.callback(drawn_into("cells"), Output("map-sketch", "data"), Input("run", "data"), THEME)
+    def sketch_cells(key: str, theme: str) -> tuple[object, ...]:
+        try:
+            found = densities.cells(key, rough=True)
+        except InputError as error:
+            return style.sentence(str(error), theme_of(theme)), dash.no_update
+        return figures.cell_map(found, theme_of(theme)), theme
 
     @app.callback(
-        drawn_into("cells"), Output("cells-notes", "children"), Input("run", "data"), THEME
+        refined_into("cells"),
+        Output("cells-notes", "children"),
+        Output("verdict", "children"),
+        Input("map-sketch", "data"),
+        KEY,
+        prevent_initial_call=True,
     )
-    def cells(key: str, theme: str) -> tuple[object, ...]:
+    def cells(theme: str, key: str) -> tuple[object, ...]:
         try:
-            found = densities.cells(key)
-        except InputError as error:
-            return style.sentence(str(error), theme_of(theme)), []
+            found, record = densities.cells(key), site.catalog.record(key)
+        except (InputError, KeyError):  # the sketch says why; or the run went
+            raise dash.exceptions.PreventUpdate from None
         told = [*_beyond(found.beyond), *found.notes]
-        return figures.cell_map(found, theme_of(theme)), [*map(parts.notice, told)]
+        sentence = verdict.of_map(found, record, site.catalog.folder.parent)
+        return figures.cell_map(found, theme_of(theme)), [*map(parts.notice, told)], sentence
 
 
 def _beyond(found: BeyondData) -> list[str]:
     """Sentences about draws that are like no row of the data."""
     told = [
-        f"Draws outside the data's {name}: {fraction:.3g} of all; of fresh rows "
-        f"{found.outside_range_floor[name]:.3g} are expected there."
+        f"Draws outside the data's {name}: {numbers.short(fraction)} of all; of fresh rows "
+        f"{numbers.short(found.outside_range_floor[name])} are expected there."
         for name, fraction in found.outside_range.items()
     ]
-    return told + [f"Draws that are not finite: {found.not_finite:.3g}."] * (found.not_finite > 0)
+    if found.not_finite:
+        told.append(f"Draws that are not finite: {numbers.short(found.not_finite)}.")
+    return told
 
 
 def waiting() -> list[Part]:
@@ -154,10 +165,12 @@ def waiting() -> list[Part]:
     return [parts.card(title, turning) for title in (DRAWS, BY_CELL)]
 
 
-def _density(densities: Densities, key: str) -> list[Part]:
-    """The cards of what the flow draws, or why there are none."""
+def _density(densities: Densities, key: str, theme: ThemeName) -> list[Part]:
+    """The cards of what the flow draws, with a sketch of it; or why there are none."""
     try:
-        sliders = map(_slider, densities.conditions(key))
+        sliders = densities.conditions(key)
+        start = {each.name: _value(each, _place(each, each.start)) for each in sliders}
+        sketch = densities.plot(key, start, draws=ROUGH)
     except InputError as error:
         return [parts.card(DRAWS, parts.notice(str(error)), wide=True)]
     names = [column.name for column in densities.event_columns(key)]
@@ -167,27 +180,20 @@ def _density(densities: Densities, key: str) -> list[Part]:
     return [
         parts.card(
             DRAWS,
-            dcc.Store(id="sketch"),
-            parts.controls(*sliders, parts.field("Columns", choose), more="sliders"),
-            dcc.Loading(
-                parts.graph(
-                    "contours",
-                    CONTOURS,
-                    height=560,
-                ),
-                delay_show=400,
-                type="dot",
+            dcc.Store(id="sketch", data=start),
+            parts.controls(
+                *(_slider(each, start[each.name]) for each in sliders),
+                parts.field("Columns", choose),
+                more="sliders",
             ),
-            html.Div(id="contours-notes"),
+            parts.graph("contours", CONTOURS, height=560, figure=figures.contours(sketch, theme)),
+            html.Div([*map(parts.notice, sketch.notes)], id="contours-notes"),
             note=AT_ANY,
         ),
         parts.card(
             BY_CELL,
-            dcc.Loading(
-                parts.graph("cells", MAP, height=560),
-                delay_show=200,
-                type="dot",
-            ),
+            dcc.Store(id="map-sketch"),
+            dcc.Loading(parts.graph("cells", MAP, height=560), type="dot"),
             html.Div(id="cells-notes"),
             note="Kolmogorov-Smirnov distance between draws and test rows over what chance gives. "
             "A click on a cell sets the conditions beside.",
@@ -195,9 +201,9 @@ def _density(densities: Densities, key: str) -> list[Part]:
     ]
 
 
-def _slider(slider: Slider) -> html.Div:
+def _slider(slider: Slider, value: Value) -> html.Div:
     name = {"kind": "slide", "condition": slider.name}
-    told = html.B(id={"kind": "told", "condition": slider.name})
+    told = html.B(_told(slider, value), id={"kind": "told", "condition": slider.name})
     places: Any = {"data-places": json.dumps([_place(slider, each) for each in slider.grid])}
     places["data-condition"] = slider.name
     control = dcc.Slider(
@@ -240,7 +246,7 @@ def _marks(slider: Slider) -> dict[float, str]:
     for value in slider.grid or (slider.low, slider.high):
         place = _place(slider, value)
         roomy = place - last >= APART
-        text = slider.texts[int(value)] if slider.texts else f"{value:g}"
+        text = slider.texts[int(value)] if slider.texts else numbers.setting(value)
         marks[round(place, 5)] = text if roomy else ""
         last = place if roomy else last
     return marks
@@ -250,7 +256,7 @@ def _told(slider: Slider, value: Value) -> str:
     if isinstance(value, str):
         return value
     simulated = "" if value in slider.grid else " (between)"
-    return f"{value:.4g} {slider.unit}".rstrip() + simulated
+    return f"{numbers.setting(value)} {slider.unit}".rstrip() + simulated
 
 
 def _pair(text: str | None) -> tuple[str, str] | None:

@@ -13,7 +13,7 @@ from data_prep.errors import InputError
 from hpo.dashboard import address, parts, style
 from hpo.dashboard.address import MOST, Query
 from hpo.dashboard.pages.grid import Table, example, grid, matching, table_of, usual_names
-from hpo.dashboard.pages.summary import cards, chips, summary
+from hpo.dashboard.pages.summary import cards, chips, going_on, summary
 from hpo.dashboard.parts import Part, Site, drawn_into, theme_of
 from hpo.dashboard.runs import figures, tables
 from hpo.records.listing import Format, render
@@ -21,6 +21,9 @@ from hpo.records.table import Row
 
 BEST = 5
 """Runs that the button takes."""
+
+COUNTED = 5
+"""Looks for changes after which the time that is left is told anew, though no run changed."""
 
 BEST_SO_FAR = "The lowest NLL so far over time"
 
@@ -50,7 +53,13 @@ def layout(site: Site, query: Query) -> list[Part]:
         dcc.Store(id="asked", data={"columns": list(query.columns), "most": MOST}),
         dcc.Download(id="file"),
         parts.title("Runs", chips(rows, query)),
-        html.Div(summary(table, site), id="summary", className="summary"),
+        html.Div(
+            [
+                html.Div(summary(table), id="summary", className="parts"),
+                html.Div(going_on(site), id="going-on", className="parts"),
+            ],
+            className="summary",
+        ),
         parts.card("Best so far", parts.graph("best-so-far", BEST_SO_FAR, height=190), wide=True),
         parts.card("", *content, wide=True),
         html.Pre(START, id="start", className="start", hidden=bool(rows)),
@@ -88,19 +97,22 @@ def register(app: dash.Dash, site: Site) -> None:
         Output("start", "hidden"),
         Output("fault", "children"),
         Output("seen", "data"),
+        Output("going-on", "children"),
         parts.TICK,
         *chosen,
         State("seen", "data"),
         prevent_initial_call=True,
     )
     def update(
-        _tick: int, where: str, columns: list[str], differing: list[str], seen: int
+        tick: int, where: str, columns: list[str], differing: list[str], seen: int
     ) -> tuple[object, ...]:
         version = site.catalog.refresh()
         # A filter may change while the page looks for new runs: one call is then for both.
         by_itself = set(ctx.triggered_prop_ids.values()) == {"tick"}
         if by_itself and version == seen:
-            raise dash.exceptions.PreventUpdate
+            if site.progress is None or tick % COUNTED:
+                raise dash.exceptions.PreventUpdate
+            return *(dash.no_update,) * 8, going_on(site)
         rows = site.catalog.rows()
         query = Query(where=where or "", columns=tuple(columns or ()), differing=bool(differing))
         try:
@@ -108,12 +120,13 @@ def register(app: dash.Dash, site: Site) -> None:
         except InputError as error:
             kept = (dash.no_update,) * 5
             told = parts.notice(f"{error} (the table is as it was before)", kind="fault")
-            return *kept, bool(rows), told, version
+            return *kept, bool(rows), told, version, dash.no_update
         # With new heads, widths that a person chose are lost.
         heads = dash.no_update if by_itself else table.heads
         options = _options(table.known)
-        above, small = summary(table, site), cards(table)
-        return table.rows, heads, options, above, small, bool(rows), "", version
+        above, small = summary(table), cards(table)
+        shown = table.rows, heads, options, above, small, bool(rows)
+        return *shown, "", version, going_on(site)
 
     @app.callback(
         Output("grid", "selectedRows"),
@@ -165,7 +178,8 @@ def _controls(rows: Sequence[Row], table: Table, query: Query, fault: Sequence[P
         className="text",
     )
     columns = dcc.Dropdown(_options(table.known), chosen, id="columns", multi=True)
-    names = [html.Option(value=each.name) for each in table.known]
+    # The browser completes whole texts, so that a script puts what stands before a name before it.
+    names = [html.Option(value=each.name, **_named(each.name)) for each in table.known]
     differing = dcc.Checklist(
         {"yes": "only what differs"},
         ["yes"] if query.differing else [],
@@ -177,6 +191,10 @@ def _controls(rows: Sequence[Row], table: Table, query: Query, fault: Sequence[P
         html.Datalist(names, id="names"),
         html.Div(fault, id="fault", role="alert"),
     ]
+
+
+def _named(name: str) -> dict[str, Any]:
+    return {"data-name": name}
 
 
 def _actions(query: Query) -> list[Part]:

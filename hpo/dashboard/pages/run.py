@@ -16,7 +16,7 @@ from data_prep.errors import InputError
 from data_prep.words import numbers
 from hpo.dashboard import address, parts, style
 from hpo.dashboard.address import Query
-from hpo.dashboard.pages import density
+from hpo.dashboard.pages import density, verdict
 from hpo.dashboard.parts import THEME, TICK, Part, Site, drawn_into, theme_of
 from hpo.dashboard.runs import differences, learning, tables
 from hpo.records.record import FINISHED, NAME, RunRecord
@@ -38,6 +38,7 @@ def layout(site: Site, key: str) -> list[Part]:
         dcc.Store(id="run", data=key),
         dcc.Store(id="run-seen", data=site.catalog.version),
         parts.title(tables.short(key), *_links(site, record, key)),
+        html.P(verdict.of_record(record), id="verdict", className="verdict"),
         html.Div(_figures_of(record), id="facts", className="facts"),
         parts.card(
             "How it learned",
@@ -105,7 +106,7 @@ def register(app: dash.Dash, site: Site) -> None:
         return learning.curves(records, **shown), learning.rates(records, **shown)
 
     if site.densities is not None:
-        density.register(app, site.densities)
+        density.register(app, site, site.densities)
 
 
 def _figures_of(record: RunRecord) -> list[Part]:
@@ -115,7 +116,9 @@ def _figures_of(record: RunRecord) -> list[Part]:
     epochs = f"{len(record.epochs)}" + (f" of {asked}" if asked else "")
     facts: dict[str, object] = {
         "state": record.state.replace("_", " "),
-        "best validation NLL [nats/event]": "–" if best is None else numbers.nll(best),
+        "best validation NLL [nats/event]": "–"
+        if best is None
+        else numbers.with_error(best, record.best_val_error, between="±"),
         "test NLL [nats/event]": numbers.with_error(test.nll, test.error, between="±")
         if test
         else "–",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -30,7 +29,7 @@ MOST_CHIPS = 12
 """Studies, and data sets, that have a link of their own; the filter finds the others."""
 
 
-def summary(table: Table, site: Site) -> list[Part]:
+def summary(table: Table) -> list[Part]:
     counts = Counter(str(row["state"]) for row in table.found)
     states = [state for state in STATES if counts[state]]
     pieces: list[Part] = [
@@ -45,14 +44,14 @@ def summary(table: Table, site: Site) -> list[Part]:
     groups, data = tables.by_data(table.found), tables.data_names(table.found)
     for print_, group in groups.items():
         for first in ranked(group)[:1]:
-            key, nll = str(first["run"]), tables.objective(first) or math.nan
+            key, nll = str(first["run"]), tables.objective_text(first)
             where = f" on {data[print_]}" if len(groups) > 1 else ""
-            told = f"best{where}: {tables.short(key)}, NLL {numbers.nll(nll)} {tables.NLL}"
+            told = f"best{where}: {tables.short(key)}, NLL {nll} {tables.NLL}"
             chips.append(html.A(told, href=address.of_run(key), className="best"))
-    return [bar, *chips, *_going_on(site)]
+    return [bar, *chips]
 
 
-def _going_on(site: Site) -> list[Part]:
+def going_on(site: Site) -> list[Part]:
     """What runs and waits in each study that is not done, as the database tells it."""
     told: list[Part] = []
     for one in site.progress() if site.progress else ():
@@ -72,13 +71,13 @@ def cards(table: Table) -> list[Part]:
 
 
 def _card(row: Row, table: Table) -> Part:
-    key, state, nll = str(row["run"]), str(row["state"]), tables.objective(row)
+    key, state = str(row["run"]), str(row["state"])
     rank = table.ranks.get(key)
     where = f" on {table.data_of(row)}" if len(tables.by_data(table.found)) > 1 else ""
     return html.Li(
         [
             html.A(tables.short(key), href=address.of_run(key)),
-            html.B("–" if nll is None else numbers.nll(nll)),
+            html.B(tables.objective_text(row)),
             html.Span(state.replace("_", " "), className=f"state {state}"),
             html.Span("" if rank is None else f"rank {rank}{where}", className="hint"),
         ]

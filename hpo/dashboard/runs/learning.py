@@ -15,6 +15,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from data_prep.words import numbers
 from hpo.dashboard import style
 from hpo.dashboard.runs import history, tables
 from hpo.dashboard.runs.history import Array, Curve
@@ -71,7 +72,7 @@ def curves(
     figure = style.empty(theme)
     for line in drawn:
         figure.add_traces(_learning(line, along, smoothing, floor, excess))
-    told = f"NLL − {floor:.4f}" if excess else "NLL"
+    told = f"NLL − {numbers.nll(floor)}" if excess else "NLL"
     style.axis(figure, "x", _ALONG[along], log=log_x, keep=along)
     style.axis(figure, "y", f"{told} [{tables.NLL}]", log=excess, keep=str(excess))
     if not excess:
@@ -236,7 +237,7 @@ def _legend(line: _Line) -> str:
     best, state = line.record.best_val_nll, line.record.state
     if not np.isfinite(line.curve.val_nll).any():
         return f"{line.name}: no validation NLL ({state.replace('_', ' ')})"
-    told = line.name if best is None else f"{line.name}: {best:.3f}"
+    told = line.name if best is None else f"{line.name}: {numbers.nll(best)}"
     return told if state in FINISHED else f"{told} ({state})"
 
 
@@ -285,7 +286,7 @@ def _draw_thresholds(figure: go.Figure, lines: Sequence[_Line], theme: ThemeName
     for (rate, unit), named in found.items():
         whose = f": {named[0]}" if len(named) == 1 < len(lines) else ""
         label = {
-            "text": f"stops below {rate:g} {unit}{whose}",
+            "text": f"stops below {numbers.setting(rate)} {unit}{whose}",
             "textposition": "start",
             "yanchor": "bottom",
             "font": {"color": soft, "size": 11},

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from data_prep.errors import InputError
+from data_prep.words import numbers
 from hpo.records import table
 from hpo.records.listing import columns_of
 from hpo.records.record import NAME
@@ -31,6 +32,7 @@ _RESULTS = {
     "epochs": ("epochs trained", ""),
     "best_epoch": ("best epoch", ""),
     "best_val_nll": ("best validation NLL", NLL),
+    "best_val_error": ("standard error of the best validation NLL", NLL),
     "best_held_out_nll": ("best held-out NLL", NLL),
     "reported_epochs": ("epochs, as reported", ""),
     "reported_val_nll": ("best running mean of the validation NLL", NLL),
@@ -166,6 +168,17 @@ def objective(row: Row) -> float | None:
     return number(table.objective(row))
 
 
+def objective_text(row: Row) -> str:
+    """The same as people read it, with its standard error where that is known."""
+    nll = objective(row)
+    if nll is None:
+        return "–"
+    by_val = nll == row.get("best_val_nll")
+    return numbers.with_error(
+        nll, number(row.get("best_val_error")) if by_val else None, between="±"
+    )
+
+
 def objective_label(rows: Iterable[Row]) -> str:
     """The name of these rows' `objective`, with its unit."""
     judged = {row.get("objective") == "held_out_nll" for row in rows}
@@ -211,7 +224,7 @@ def text_of(value: object) -> str:
     if value is None or value == ():
         return "–"
     if isinstance(value, float):
-        return f"{value:.5g}"
+        return numbers.setting(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return str(value)
@@ -236,9 +249,9 @@ def per(unit: object) -> str:
 def _column(name: str, result: bool, rows: Sequence[Row]) -> Column:
     label, unit = _described(name, result, rows)
     given = [row[name] for row in rows if row.get(name) is not None]
-    numbers = bool(given) and all(number(each) is not None for each in given)
+    all_numbers = bool(given) and all(number(each) is not None for each in given)
     # A result is a number while no run has a value yet, too.
-    kind: Kind = "number" if numbers or result else "text"
+    kind: Kind = "number" if all_numbers or result else "text"
     kind = "time" if name in _TIMES else kind
     return Column(name=name, label=label, unit=unit, kind=kind)
 

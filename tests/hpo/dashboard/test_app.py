@@ -1,8 +1,19 @@
 """The Dash application, before anybody looks at it."""
 
+import dataclasses
 import importlib.util
+import itertools
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
+
+import pytest
+
+from hpo.dashboard import app
+from hpo.dashboard.pages import overview
+from tests.hpo.dashboard.test_comparison import site_of
+from tests.made_runs import trained
 
 
 def test_pandas_is_loaded_before_there_are_threads_to_find_it_half_loaded(tmp_path):
@@ -17,3 +28,58 @@ def test_pandas_is_loaded_before_there_are_threads_to_find_it_half_loaded(tmp_pa
 
     installed = importlib.util.find_spec("pandas") is not None
     assert done.stdout.strip() == str(installed), done.stderr
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A site over one run, whose database tells of one trial that waits."""
+    left = itertools.count(60, -1)
+    waiting = SimpleNamespace(study="bbh", waiting=1, running=())
+    return dataclasses.replace(
+        site_of(tmp_path, trained(5.0)),
+        progress=lambda: [SimpleNamespace(**vars(waiting), eta_s=next(left))],
+    )
+
+
+def asked(app, output, **inputs):
+    """The answer to the browser's question for that output; the other inputs have no value."""
+    name, callback = next(each for each in app.callback_map.items() if output in each[0])
+    given = {
+        kind: [one | {"value": inputs.get(f"{one['id']}")} for one in callback[kind]]
+        for kind in ("inputs", "state")
+    }
+    return app.server.test_client().post(
+        "/_dash-update-component",
+        json={
+            "output": name,
+            "outputs": [
+                dict(zip(("id", "property"), each.rsplit(".", 1), strict=True))
+                for each in name.strip(".").split("...")
+            ],
+            "changedPropIds": ["tick.n_intervals"],
+            **given,
+        },
+    )
+
+
+def test_the_time_that_is_left_counts_on_though_no_run_changes(site):
+    made = app.create(site.catalog, progress=site.progress)
+
+    told = [
+        asked(made, "going-on.children", tick=tick, seen=site.catalog.version)
+        for tick in (overview.COUNTED, overview.COUNTED + 1, 2 * overview.COUNTED)
+    ]
+
+    assert [each.status_code for each in told] == [200, 204, 200]
+    assert "done in about 1 min 00 s" in told[0].text
+    assert "done in about 59 s" in told[2].text
+    assert "rowData" not in told[2].text
+
+
+def test_the_scripts_of_pictures_are_asked_for_at_once_and_are_there(site):
+    browser = app.create(site.catalog).server.test_client()
+
+    early = re.findall(r'rel="preload" as="script" href="/runs([^"]+)"', browser.get("/").text)
+
+    assert [path.rsplit("/", 1)[1] for path in early][:2] == ["plotly.min.js", "async-graph.js"]
+    assert {browser.head(path).status_code for path in early} == {200}

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from data_prep.columns import Column
+from data_prep.words import numbers
 from hpo.dashboard.density import contours, figures
 from hpo.dashboard.density.cells import CellMap
 from models.config import FlowConfig
@@ -47,6 +48,8 @@ def map_of(**changes):
         held_out_XY=np.zeros((3, 2), bool),
         beyond=BeyondData({"Mass_0": 0.0}, {"Mass_0": 2e-4}, 0.0),
         least=200,
+        measured={"cells": [], "worst_ks": None},
+        rows=1862,
         notes=(),
     )
     return dataclasses.replace(whole, **changes)
@@ -96,7 +99,9 @@ def test_above_it_stand_the_conditions_and_the_nll(beside):
     (note,) = figures.contours(beside).layout.annotations
 
     assert note.text.startswith("Z = 0.001, alpha = 1<br>NLL of these test rows: ")
-    assert f"{beside.nll:.3f} ± {beside.error:.3f} nats per event" in note.text
+    assert (
+        f"{numbers.with_error(beside.nll, beside.error, between='±')} nats per event" in note.text
+    )
 
 
 def test_the_marginals_share_the_axes_of_the_plane(beside):
@@ -199,7 +204,8 @@ def test_over_a_cell_one_reads_rows_and_distance():
     told = np.asarray(ratios.customdata)
 
     assert told[1, 1] == (
-        "Z = 0.001, alpha = 5<br>250 test rows<br>KS distance 0.08<br>7.00 times what chance gives"
+        "Z = 0.001, alpha = 5<br>250 test rows<br>KS distance 0.0800<br>"
+        "7.00 times what chance gives"
     )
     assert told[0, 1].endswith("12 test rows: too few, it takes 200")
     assert told[1, 2].endswith("no test rows")

@@ -364,7 +364,7 @@ def test_weights_that_cannot_be_read_are_a_sentence(runs, prepared, spoil, messa
 def test_a_checkpoint_over_the_limit_is_not_read(runs, prepared, monkeypatch):
     monkeypatch.setattr(sources, "LARGEST", 1000)
 
-    with pytest.raises(DensityError, match="more than the 0 MB that this page reads"):
+    with pytest.raises(DensityError, match="more than the 1.00 kB that this page reads"):
         Densities(catalog_of(runs), [prepared]).conditions(KEY)
 
 
@@ -445,15 +445,20 @@ def test_a_map_has_every_cell_s_rows_and_the_distances_of_the_large_ones(shown, 
     assert c.ks_XY[2, 2] == pytest.approx(worst.ks[max(ratios, key=ratios.get)])
     assert c.beyond.not_finite == 0.0
     assert c.beyond.outside_range.keys() == c.beyond.outside_range_floor.keys() == worst.ks.keys()
+    told = {name: c.measured["cells"][0][name] for name in ("conditions", "rows", "ks", "floor")}
+    assert told == {name: getattr(worst, name) for name in told}
+    sketch = shown.cells(KEY, rough=True)
+    np.testing.assert_array_equal(np.isnan(sketch.ratio_XY), np.isnan(c.ratio_XY))
+    assert shown.cells(KEY) is c
 
 
 def test_two_viewers_do_not_work_out_the_same_map_twice(trained, prepared, monkeypatch):
     calls = []
 
-    def slow(*given):
+    def slow(*given, **more):
         calls.append(given)
         time.sleep(0.2)
-        return measured(*given)
+        return measured(*given, **more)
 
     measured = draws.cell_map
     monkeypatch.setattr(draws, "cell_map", slow)
@@ -482,7 +487,7 @@ def test_a_map_of_very_many_rows_is_made_from_some_of_each_cell(trained, prepare
     rows = read_split(prepared, "test")
     monkeypatch.setattr(cells, "MAP_ROWS", 450)
 
-    kept = cells._some(rows, Dataset.read(prepared), 20)
+    kept = cells._some(rows, Dataset.read(prepared), 20, cells.MAP_ROWS)
 
     _, all_K = np.unique(rows.conditions, axis=0, return_counts=True)
     _, kept_K = np.unique(kept.conditions, axis=0, return_counts=True)
