@@ -178,7 +178,29 @@ def _import():
     from hpo.study import spec
 
     record._adapter()
-    spec.parse({"study": {"name": "s"}, "data": {"path": "."}, "space": {"hidden": 4}}, source="")
+    made = {"study": {"name": "s"}, "data": {"path": "."}, "space": {"hidden": 4}}
+    with tempfile.TemporaryDirectory(prefix="hpo-forks-") as folder:
+        _use_a_database(Path(folder), spec.parse(made, source=""))
+
+
+def _use_a_database(runs, spec):
+    """What SQLAlchemy and Optuna find out at their first use, each command would find out anew."""
+    import optuna
+
+    from hpo.storage.address import url_of
+    from hpo.storage.open import open_storage
+    from hpo.study import register, study
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    for _ in range(2):  # made, and opened as it is
+        storage = open_storage(url_of(f"sqlite:///{runs}/hpo.db", runs))
+        found = study.create_study(storage, spec, runs=runs, fingerprint="f")
+        slots = study.slots_of(found, spec)
+        slots.set_total(1)
+        slots.look()
+        register.listing(storage, None)
+        storage.engine.dispose()
+    optuna.logging.set_verbosity(optuna.logging.INFO)
 
 
 def _be(command, asked, answer):

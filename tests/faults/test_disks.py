@@ -66,7 +66,7 @@ def test_a_dataset_that_finds_no_room_is_made_later(forks, disk, source, data, f
 @pytest.mark.parametrize(
     "words",
     [
-        pytest.param(f"plot EMULATOR likelihood {AT} --out OUT.png", id="picture"),
+        pytest.param(f"plot likelihood EMULATOR {AT} --out OUT.png", id="picture"),
         pytest.param(f"sample EMULATOR -n 9000 {AT} --out OUT.csv", id="csv"),
         pytest.param(f"sample EMULATOR -n 9000 {AT} --out OUT.parquet", id="parquet"),
     ],

@@ -82,7 +82,7 @@ def test_a_new_emulator_takes_the_place_of_the_old_one_whole(forks, ran, tmp_pat
 @pytest.mark.parametrize(
     "words",
     [
-        pytest.param("plot EMULATOR likelihood --Z 0.001 --alpha 1 --out OUT.png", id="picture"),
+        pytest.param("plot likelihood EMULATOR --Z 0.001 --alpha 1 --out OUT.png", id="picture"),
         pytest.param("sample EMULATOR -n 9 --seed 1 --Z 0.001 --alpha 1 --out OUT.csv", id="csv"),
         pytest.param(
             "sample EMULATOR -n 9 --seed 1 --Z 0.001 --alpha 1 --out OUT.parquet", id="parquet"
