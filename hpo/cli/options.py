@@ -5,6 +5,7 @@ Each fault is told in a sentence.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,6 +205,48 @@ def fractions(text: str) -> tuple[float, float, float]:
             f"--split {text!r} must be three numbers, train,val,test, such as 0.6,0.2,0.2"
         ) from None
     return train, val, test
+
+
+def ends(
+    ctx: click.Context, param: click.Parameter, text: str | None
+) -> tuple[float, float] | None:
+    """`5,40` -> the ends of an axis."""
+    if text is None:
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} must be two numbers, such as 5,40") from None
+    if not -math.inf < low < high < math.inf:
+        raise click.BadParameter(f"{text!r} must rise from one number to a larger one")
+    return low, high
+
+
+def percents(
+    ctx: click.Context, param: click.Parameter, text: str | None
+) -> tuple[float, ...] | None:
+    """`50,90,99` -> fractions, rising."""
+    if text is None:
+        return None
+    try:
+        found = sorted({float(part) / 100 for part in text.split(",")})
+    except ValueError:
+        found = [0.0]
+    if not all(0 < each < 1 for each in found):
+        raise click.BadParameter(f"{text!r} must be percents between 0 and 100, such as 50,90")
+    return tuple(found)
+
+
+def width(ctx: click.Context, param: click.Parameter, text: str | None) -> float | None:
+    """`one` or `two` columns of a journal, or a number -> inches."""
+    from hpo.pictures.style import WIDTHS
+
+    if text is None or text in WIDTHS:
+        return WIDTHS.get(text or "")
+    inches = number(text, "--width") if text.replace(".", "", 1).isdecimal() else 0.0
+    if not 1 <= inches <= 40:
+        raise click.BadParameter(f"{text!r} must be one, two, or a number of inches from 1 to 40")
+    return inches
 
 
 def conditions(

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from data_prep.errors import InputError
+from data_prep.errors import InputError, suggestion
 from hpo.cli import options
 from hpo.cli.options import FILE, FOLDER, KEYED, Command, OfEmulator, opened, placed, prepared
 
 if TYPE_CHECKING:
+    from hpo.pictures.style import Look
     from models import Emulator
 
 _Decorator = Callable[[Command], Command]
+SUFFIXES = (".pdf", ".svg", ".png")
 
 
 class _Kinds(click.Group):
@@ -40,23 +43,73 @@ def plot() -> None:
     """
 
 
-def _kind(name: str, ending: str = ".pdf", kinds: str = ".pdf, .svg or .png") -> _Decorator:
-    """A kind of picture, which is written to a file of its name by default."""
-    return click.option(
+_WIDTH = click.option(
+    "--width",
+    metavar="one|two|INCHES",
+    callback=options.width,
+    help="Of one or two columns of a journal, 3.4 and 7 inches, or any.",
+)
+_TITLE = click.option("--no-title", is_flag=True, help="Leave the text to the caption.")
+_LABEL = click.option(
+    "--label", multiple=True, metavar="COLUMN=TEXT", help="Call a column so: 'Mass_0=$m_1$'."
+)
+_LIMITS = [
+    click.option(
+        f"--{end}lim", metavar="A,B", callback=options.ends, help=f"Ends of the {where} axis."
+    )
+    for end, where in (("x", "horizontal"), ("y", "vertical"))
+]
+_LEVELS = click.option(
+    "--levels",
+    metavar="P,P",
+    callback=options.percents,
+    help="Percents of the events that lines enclose [default: 50,90,99].",
+)
+
+
+def _kind(name: str, *more: _Decorator, suffixes: Sequence[str] = SUFFIXES) -> _Decorator:
+    """A kind of picture: its file, of its name by default, and what it lets choose of its look."""
+    *most, last = suffixes
+    out = click.option(
         "--out",
         type=FILE,
-        default=f"{name}{ending}",
+        default=f"{name}{suffixes[0]}",
         show_default=True,
-        help=f"The picture, a {kinds} file.",
+        help=f"The picture, a {', '.join(most)} or {last} file.",
     )
 
+    def command_of(command: Command) -> Command:
+        @functools.wraps(command)
+        def drawn(no_title: bool, label: Sequence[str], **given: Any) -> None:
+            from hpo.pictures.style import Look
 
-def _of_emulator(name: str, *made: str) -> Callable[[Command], click.Command]:
+            keys = {"width", "xlim", "ylim", "levels"} & given.keys()
+            chosen = {key: value for key in keys if (value := given.pop(key)) is not None}
+            labels = options.once(label, "--label", "TEXT")
+            command(look=Look(title=not no_title, labels=labels, **chosen), **given)
+
+        whole: Command = drawn
+        every: Sequence[_Decorator] = (out, _WIDTH, _TITLE, _LABEL, *more)
+        for option in reversed(every):
+            whole = option(whole)
+        return whole
+
+    return command_of
+
+
+def _of_emulator(
+    name: str, *more: _Decorator, suffixes: Sequence[str] = SUFFIXES
+) -> Callable[[Command], click.Command]:
     """A kind of picture of an emulator, with the emulator and the file as its parameters."""
 
     def command_of(command: Command) -> click.Command:
         emulator = click.argument("emulator", type=FOLDER)
-        whole = click.pass_context(emulator(_kind(name, *made)(command)))
+
+        @functools.wraps(command)
+        def in_context(**given: Any) -> None:
+            command(click.get_current_context(), **given)
+
+        whole = emulator(_kind(name, *more, suffixes=suffixes)(in_context))
         return plot.command(name, cls=OfEmulator, context_settings=KEYED)(whole)
 
     return command_of
@@ -71,11 +124,16 @@ def _columns(help: str) -> _Decorator:
     return click.option("--columns", metavar="A,B", help=help)
 
 
-@_of_emulator("contours")
+@_of_emulator("contours", *_LIMITS, _LEVELS)
 @_data
 @_columns("The two event columns, across and up; needed where there are more.")
 def contours(
-    ctx: click.Context, emulator: Path, out: Path, data: str | None, columns: str | None
+    ctx: click.Context,
+    emulator: Path,
+    out: Path,
+    look: Look,
+    data: str | None,
+    columns: str | None,
 ) -> None:
     """Two event columns of an emulator against the data.
 
@@ -86,14 +144,19 @@ def contours(
     """
     from hpo.pictures.contours import contours
 
-    _against_data(contours, ctx, emulator, data, columns, out)
+    _against_data(contours, ctx, emulator, data, columns, look, out)
 
 
-@_of_emulator("corner")
+@_of_emulator("corner", _LEVELS)
 @_data
 @_columns("Event columns, in the order to show [default: all].")
 def corner(
-    ctx: click.Context, emulator: Path, out: Path, data: str | None, columns: str | None
+    ctx: click.Context,
+    emulator: Path,
+    out: Path,
+    look: Look,
+    data: str | None,
+    columns: str | None,
 ) -> None:
     """Every pair of event columns against the data.
 
@@ -104,12 +167,12 @@ def corner(
     """
     from hpo.pictures.corner import corner
 
-    _against_data(corner, ctx, emulator, data, columns, out)
+    _against_data(corner, ctx, emulator, data, columns, look, out)
 
 
 @_of_emulator("errors")
 @_data
-def errors(ctx: click.Context, emulator: Path, out: Path, data: str | None) -> None:
+def errors(ctx: click.Context, emulator: Path, out: Path, look: Look, data: str | None) -> None:
     """How far an emulator is from the data, cell by cell.
 
     The map is over two conditions; the others are fixed by --NAME VALUE.
@@ -119,9 +182,9 @@ def errors(ctx: click.Context, emulator: Path, out: Path, data: str | None) -> N
     """
     from hpo.pictures.maps.errors import errors
 
-    loaded, at = _loaded(emulator, ctx)
+    loaded, at = _loaded(emulator, ctx, look)
     say_if_other_data(loaded, folder := _data_of(data, emulator))
-    errors(loaded, folder, conditions=at, out=out)
+    errors(loaded, folder, conditions=at, look=look, out=out)
     click.echo(str(out))
 
 
@@ -129,7 +192,12 @@ def errors(ctx: click.Context, emulator: Path, out: Path, data: str | None) -> N
 @_data
 @_columns("The two conditions, across and up; needed where there are more.")
 def divergence(
-    ctx: click.Context, emulator: Path, out: Path, data: str | None, columns: str | None
+    ctx: click.Context,
+    emulator: Path,
+    out: Path,
+    look: Look,
+    data: str | None,
+    columns: str | None,
 ) -> None:
     """How far the density moves from one cell to the others.
 
@@ -141,7 +209,7 @@ def divergence(
     from hpo.cli.progress import of_steps
     from hpo.pictures.maps.divergence import divergence
 
-    loaded, at = _loaded(emulator, ctx)
+    loaded, at = _loaded(emulator, ctx, look)
     options.missing(at, loaded.condition_columns)
     folder = None
     try:
@@ -150,12 +218,12 @@ def divergence(
         click.echo("Note: no data name the cells: taken evenly over the domain.", err=True)
     named = options.names(columns, "--columns") if columns else None
     with of_steps("cells") as step:
-        divergence(loaded, folder, conditions=at, columns=named, step=step, out=out)
+        divergence(loaded, folder, conditions=at, columns=named, look=look, step=step, out=out)
     click.echo(str(out))
 
 
-@_of_emulator("likelihood")
-def likelihood(ctx: click.Context, emulator: Path, out: Path) -> None:
+@_of_emulator("likelihood", *_LIMITS, _LEVELS)
+def likelihood(ctx: click.Context, emulator: Path, out: Path, look: Look) -> None:
     """A map of the density at one value of every condition.
 
     \b
@@ -163,14 +231,14 @@ def likelihood(ctx: click.Context, emulator: Path, out: Path) -> None:
     """
     from hpo.pictures.likelihood import likelihood
 
-    loaded, at = _loaded(emulator, ctx)
+    loaded, at = _loaded(emulator, ctx, look)
     options.missing(at, loaded.condition_columns)
-    likelihood(loaded, conditions=at, out=out)
+    likelihood(loaded, conditions=at, look=look, out=out)
     click.echo(str(out))
 
 
-@_of_emulator("animation", ".gif", ".gif, .html or .mp4")
-def animation(ctx: click.Context, emulator: Path, out: Path) -> None:
+@_of_emulator("animation", *_LIMITS, _LEVELS, suffixes=(".gif", ".html", ".mp4"))
+def animation(ctx: click.Context, emulator: Path, out: Path, look: Look) -> None:
     """The map of the density while one condition moves.
 
     Needs a value of every condition but the one that moves.
@@ -181,17 +249,17 @@ def animation(ctx: click.Context, emulator: Path, out: Path) -> None:
     from hpo.cli.progress import of_steps
     from hpo.pictures.likelihood import animation
 
-    loaded, at = _loaded(emulator, ctx)
+    loaded, at = _loaded(emulator, ctx, look)
     with of_steps("frames") as step:
-        animation(loaded, conditions=at, step=step, out=out)
+        animation(loaded, conditions=at, look=look, step=step, out=out)
     click.echo(str(out))
 
 
 @plot.command()
 @click.argument("study")
-@_kind("losses")
+@_kind("losses", *_LIMITS)
 @placed
-def losses(study: str, out: Path, runs: Path | None, storage: str | None) -> None:
+def losses(study: str, out: Path, look: Look, runs: Path | None, storage: str | None) -> None:
     """The losses of a study's runs, epoch by epoch.
 
     \b
@@ -201,18 +269,26 @@ def losses(study: str, out: Path, runs: Path | None, storage: str | None) -> Non
     from hpo.records.folder import read_all
     from hpo.records.record import RunRecord
 
+    _check_labels(look, ("epoch", "time", "nll"))
     _, folder = opened(study, storage, runs)
     every = [record for _, record in read_all(folder)]
-    losses([one for one in every if isinstance(one, RunRecord)], out)
+    losses([one for one in every if isinstance(one, RunRecord)], out, look)
     click.echo(str(out))
 
 
-def _loaded(folder: Path, ctx: click.Context) -> tuple[Emulator, dict[str, Any]]:
+def _loaded(folder: Path, ctx: click.Context, look: Look) -> tuple[Emulator, dict[str, Any]]:
     """The emulator, and the values of its conditions that were given as `--NAME VALUE`."""
     from models import Emulator
 
     emulator = Emulator.load(folder)
+    _check_labels(look, [*emulator.event_columns, *emulator.condition_columns])
     return emulator, options.conditions(ctx.args, emulator.module.condition_columns)
+
+
+def _check_labels(look: Look, known: Sequence[str]) -> None:
+    for name in look.labels:
+        if name not in known:
+            raise click.UsageError(f"--label: there is no {name!r}: {suggestion(name, known)}")
 
 
 def _against_data(
@@ -221,12 +297,13 @@ def _against_data(
     emulator: Path,
     data: str | None,
     columns: str | None,
+    look: Look,
     out: Path,
 ) -> None:
-    loaded, at = _loaded(emulator, ctx)
+    loaded, at = _loaded(emulator, ctx, look)
     say_if_other_data(loaded, folder := _data_of(data, emulator))
     named = options.names(columns, "--columns") if columns else None
-    draw(loaded, folder, conditions=at, columns=named, out=out)
+    draw(loaded, folder, conditions=at, columns=named, look=look, out=out)
     click.echo(str(out))
 
 

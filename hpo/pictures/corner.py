@@ -10,7 +10,7 @@ Letters of the arrays:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,20 +22,20 @@ from data_prep.columns import Column
 from hpo.pictures import density, style
 from hpo.pictures.cells import At
 from hpo.pictures.contours import (
+    Both,
     compare,
     draw_legend,
     draw_marginal,
     draw_plane,
     event_columns,
-    numbered,
 )
 from hpo.pictures.density import Array
-from hpo.pictures.style import PlotError
+from hpo.pictures.style import PLAIN, Look, PlotError
 from models import Emulator
-from models.evaluation.weighted import Weights, quantile
+from models.evaluation.weighted import effective, quantile
 
 FRACTIONS = (0.5, 0.9)
-"""Of all events, that the contours of a corner enclose."""
+"""Of all events, that the contours of a corner enclose unless others are chosen."""
 WIDE = 100.0
 """From the 1 % to the 99 % quantile of the data: beyond it a column is shown by its logarithm."""
 MOST = 10
@@ -51,8 +51,6 @@ class _Shown:
     data_N: Array
     drawn_N: Array
     edges: Array
-    weights_N: Weights
-    """Of the data."""
 
 
 def corner(
@@ -61,6 +59,7 @@ def corner(
     *,
     conditions: At | None = None,
     columns: Sequence[str] | None = None,
+    look: Look = PLAIN,
     out: Path,
 ) -> Path:
     """Each event column on the diagonal, each pair of them below it.
@@ -81,52 +80,58 @@ def corner(
             f"a corner shows up to {MOST} event columns, there are {len(wanted)}: "
             "name some by --columns"
         )
-    data, weights_N, drawn, title = compare(emulator, folder, conditions or {}, wanted)
-    shown = [
-        _shown(dataset.event_columns[at], data[:, k], drawn[:, k], weights_N)
-        for k, at in enumerate(wanted)
-    ]
-    side = 4.6 if len(shown) == 1 else max(5.2, 2.1 * len(shown))
-    with style.figure_of(side, side + 0.9) as figure:
-        rows = numbered(data, weights_N)
-        draw_legend(figure, title, rows, len(drawn), _draw(figure, shown))
+    both = compare(emulator, folder, conditions or {}, wanted)
+    shown = [_shown(dataset.event_columns[at], both, k, look) for k, at in enumerate(wanted)]
+    both = replace(
+        both,
+        data_NF=np.stack([each.data_N for each in shown], axis=1),
+        drawn_NF=np.stack([each.drawn_N for each in shown], axis=1),
+    )
+    levels = FRACTIONS if look.levels == density.LEVELS else look.levels
+    side = 3.4 if len(shown) == 1 else max(4.2, 1.75 * len(shown))
+    with look.figure(side, side + 0.5) as figure:
+        told, legend = _draw(figure, both, shown, levels)
+        draw_legend(figure, f"{both.title_of(look)}\n{told}", legend, look)
         style.write(figure, out)
     return out
 
 
-def _shown(column: Column, data_N: Array, drawn_N: Array, weights_N: Weights) -> _Shown:
-    label = style.label_of(column)
-    low, high = quantile(data_N, (0.01, 0.99), weights_N)
+def _shown(column: Column, both: Both, k: int, look: Look) -> _Shown:
+    label, data_N, drawn_N = look.label_of(column), both.data_NF[:, k], both.drawn_NF[:, k]
+    low, high = quantile(data_N, (0.01, 0.99), both.weights_N)
     if not (column.positive and high > WIDE * low > 0):
-        edges = density.edges(data_N, drawn_N, weights_N, column.limits)
-        return _Shown(label, style.density_label_of(column), data_N, drawn_N, edges, weights_N)
+        edges = density.edges(data_N, drawn_N, both.weights_N, column.limits)
+        return _Shown(label, style.density_label_of(column), data_N, drawn_N, edges)
     # A wild emulator may draw zero, which has no logarithm: it goes far off to the left.
     data_N, drawn_N = (np.log10(np.maximum(x, np.finfo(float).tiny)) for x in (data_N, drawn_N))
     # `density.edges` ends at 0 for what is never negative; a logarithm below 0 needs room.
-    edges = density.edges(data_N + 1000.0, drawn_N + 1000.0, weights_N) - 1000.0
-    return _Shown("log$_{10}$ " + label, "density [1/dex]", data_N, drawn_N, edges, weights_N)
+    edges = density.edges(data_N + 1000.0, drawn_N + 1000.0, both.weights_N) - 1000.0
+    return _Shown("log$_{10}$ " + label, "density [1/dex]", data_N, drawn_N, edges)
 
 
-def _draw(figure: Figure, shown: Sequence[_Shown]) -> Axes | None:
-    """All panels; gives the first plane, if there is one."""
-    first, last = None, len(shown) - 1
+def _draw(
+    figure: Figure, both: Both, shown: Sequence[_Shown], levels: Sequence[float]
+) -> tuple[str, Axes]:
+    """All panels; gives what the lines enclose, and a panel that has both sides."""
+    told, legend, last = "", None, len(shown) - 1
+    rows = effective(both.weights_N, len(both.data_NF))
     grid = figure.add_gridspec(len(shown), len(shown))
     for row, up in enumerate(shown):
         for column, across in enumerate(shown[: row + 1]):
             axes = figure.add_subplot(grid[row, column])
-            axes.xaxis.set_major_locator(MaxNLocator(5, prune="both"))
+            axes.xaxis.set_major_locator(MaxNLocator(4, prune="both"))
             axes.tick_params(labelbottom=row == last, labelleft=column == 0)
             axes.set_xlabel(across.label if row == last else "")
             if row > column:
-                data = np.stack([across.data_N, up.data_N], axis=1)
-                drawn = np.stack([across.drawn_N, up.drawn_N], axis=1)
                 edges = (across.edges, up.edges)
-                draw_plane(axes, data, drawn, edges, FRACTIONS, up.weights_N)
-                first = first or axes
-                axes.yaxis.set_major_locator(MaxNLocator(5, prune="both"))
+                told = draw_plane(axes, both, (column, row), edges, levels)
+                legend = legend or axes
+                axes.yaxis.set_major_locator(MaxNLocator(4, prune="both"))
                 axes.set_ylabel(up.label if column == 0 else "")
                 continue
-            draw_marginal(axes, up.data_N, up.drawn_N, up.edges, "vertical", up.weights_N)
+            joined = density.joined(up.edges, rows)
+            drawn_J = density.marginal(up.drawn_N, joined)
+            draw_marginal(axes, both, row, joined, drawn_J, "vertical")
             axes.set(xlim=up.edges[[0, -1]])
             if last == 0:
                 axes.set_ylabel(up.density_label)
@@ -134,4 +139,4 @@ def _draw(figure: Figure, shown: Sequence[_Shown]) -> Axes | None:
                 axes.set_yticks([])
                 axes.spines["left"].set_visible(False)
     figure.align_labels()
-    return first
+    return told, legend or figure.axes[0]

@@ -1,8 +1,7 @@
 """The numbers behind a picture of a density: bins, smoothing, contours, marginals.
 
-Knows neither the emulator nor how it is drawn. A picture of data beside an emulator treats both
-alike: the same bins, the same smoothing, so that what differs are the two. Weights of the data are
-those of rows over their mean; what is told of n rows goes by effective ones.
+Knows neither the emulator nor how it is drawn. Weights of the data are those of rows over their
+mean; what is told of n rows goes by effective ones.
 
 Letters of the arrays:
     N rows    X, Y bins along the two axes    P points of a line
@@ -12,11 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from contourpy import contour_generator
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from models.evaluation.weighted import Weights, effective, error_of_mean, quantile
 
@@ -26,6 +27,12 @@ LEVELS = (0.5, 0.9, 0.99)
 """Fractions of all events that the contours enclose, highest density first."""
 BINS = 90
 """Bins along each axis of the plane; the marginals of few rows join two or three of them."""
+FINE = 180
+"""Bins along each axis of an estimate, so that a sharp peak stays one."""
+STEPS = (-3, 1)
+"""Of an estimate's smoothing, in powers of sqrt(2): finer where the density is high."""
+STEEP = 0.05
+"""Events at an end of a column, of those in its fullest place, from which on it is a steep end."""
 SURE = 20
 """Rows that must lie outside a contour of the data for it to be drawn: else it circles single
 rows."""
@@ -42,7 +49,9 @@ def edges(
     None is beyond the bounds of the column, `within`.
     """
     low, high = quantile(data_N, (0.001, 0.999), weights_N)
-    wider = 0.3 * (high - low) or 0.05 * abs(high) or 1.0
+    # A few rows do not tell how wide they would be.
+    share = max(0.3, 30 / effective(weights_N, len(data_N)))
+    wider = share * (high - low) or 0.5 * abs(high) or 1.0
     least, most = np.quantile(drawn_N, (0.002, 0.998))
     low = min(low, max(least, low - wider)) - wider / 4
     high = max(high, min(most, high + wider)) + wider / 4
@@ -77,16 +86,82 @@ def _spread(values_N: Array, weights_N: Weights) -> float:
 
 
 def smooth(counts_XY: Array, spreads: tuple[float, float]) -> Array:
-    """The histogram under a Gaussian of so many bins; what leaves over an edge is given back."""
-    smoothed = counts_XY
-    for axis, spread in enumerate(spreads):
-        bins = np.arange(counts_XY.shape[axis])
-        kernel = np.exp(-0.5 * ((bins[:, None] - bins) / spread) ** 2)
-        # Column j holds where bin j goes: sums to one, so that nothing is lost.
-        smoothed = np.moveaxis(
-            np.tensordot(kernel / kernel.sum(axis=0), smoothed, axes=(1, axis)), 0, axis
-        )
+    """The histogram under a Gaussian of so many bins; what leaves over an edge is reflected."""
+    smoothed: Array = gaussian_filter(counts_XY, spreads, mode="reflect")
     return smoothed
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """A density over two columns."""
+
+    edges: Edges
+    held_XY: Array
+    """Events in each bin, or their share."""
+    whole: float
+    """All events, or their share, with those outside the bins."""
+
+    def contours(self, fractions: Sequence[float], seen: Plane | None = None) -> dict[float, Array]:
+        """The line around each fraction of all events, as `outline` gives it.
+
+        Without the fractions that the bins do not hold. The lines are those of another plane of the
+        same density, of which a part is `seen`.
+        """
+        seen = seen or self
+        levels = np.array(enclosing(self.held_XY, sorted(fractions), self.whole))
+        levels *= seen._bin / self._bin
+        lines = (outline(seen.held_XY, seen.edges, level) for level in levels.tolist())
+        return dict(zip(sorted(fractions), lines, strict=False))
+
+    @property
+    def _bin(self) -> float:
+        """The area of a bin."""
+        return math.prod(float(each[1] - each[0]) for each in self.edges)
+
+
+def estimate(events_N2: Array, within: Edges, weights_N: Weights = None) -> Plane:
+    """The density that events were drawn from.
+
+    Smoothing is the finer the more events there are around each, so that a peak stays one. Where
+    the events end steeply, as at a smallest mass, the bins end, too, and what smoothing would take
+    over that end is reflected: a gap beyond it stays empty.
+
+    Args:
+        within: The ends of the picture, beyond which nothing is estimated.
+
+    Source:
+        Abramson (1982), The Annals of Statistics 10, 1217.
+    """
+    columns = zip(events_N2.T, within, strict=True)
+    across, up = (_ends(column_N, each, weights_N) for column_N, each in columns)
+    bins = (np.linspace(*across, FINE + 1), np.linspace(*up, FINE + 1))
+    first, last = np.transpose([each[[0, -1]] for each in within])
+    seen = ((events_N2 >= first) & (events_N2 <= last)).all(axis=1)
+    # The few beyond a steep end are put on it.
+    there_N2 = events_N2[seen].clip((across[0], up[0]), (across[1], up[1]))
+    counts_XY = counts(there_N2, bins, None if weights_N is None else weights_N[seen])
+    coarse = spreads(events_N2, bins, weights_N)
+    pilot_XY = smooth(counts_XY, coarse)
+    held = counts_XY > 0
+    typical = np.exp(np.average(np.log(pilot_XY[held]), weights=counts_XY[held]))
+    # In steps of sqrt(2), each of which is one convolution.
+    step_XY = np.log2(typical / np.maximum(pilot_XY, 1e-300)).clip(*STEPS).round().astype(int)
+    smoothed = np.zeros_like(counts_XY)
+    for step in np.unique(step_XY[held]):
+        wide = coarse[0] * 2 ** (step / 2), coarse[1] * 2 ** (step / 2)
+        smoothed += smooth(np.where(step_XY == step, counts_XY, 0.0), wide)
+    return Plane(bins, smoothed, len(events_N2) if weights_N is None else weights_N.sum())
+
+
+def _ends(values_N: Array, within: Array, weights_N: Weights) -> tuple[float, float]:
+    """Where the values end steeply, else where the picture ends."""
+    low, high = quantile(values_N, (0.0002, 0.9998), weights_N)
+    low, high = max(low, within[0]), min(high, within[-1])
+    if not high > low:
+        return within[0], within[-1]
+    held = np.histogram(values_N, BINS // 2, (low, high), weights=weights_N)[0]
+    first, last = held[[0, -1]] > STEEP * held.max()
+    return low if first else within[0], high if last else within[-1]
 
 
 def enclosing(density_XY: Array, fractions: Sequence[float], whole: float) -> list[float]:
@@ -102,16 +177,19 @@ def enclosing(density_XY: Array, fractions: Sequence[float], whole: float) -> li
 
 
 def outline(density_XY: Array, edges: Edges, height: float) -> Array:
-    """The line along which the density has this height, shape `(P, 2)`; NaN between its pieces."""
-    across, up = ((each[1:] + each[:-1]) / 2 for each in edges)
-    pieces = contour_generator(across, up, density_XY.T).lines(height)
+    """The line along which the density has this height, shape `(P, 2)`; NaN between its pieces.
+
+    Each piece is closed: beyond the bins there is nothing.
+    """
+    across, up = (np.r_[each[0], (each[1:] + each[:-1]) / 2, each[-1]] for each in edges)
+    pieces = contour_generator(across, up, np.pad(density_XY, 1).T).lines(height)
     gap = np.full((1, 2), math.nan)
     return np.concatenate([part for piece in pieces for part in (piece, gap)] or [gap])
 
 
-def sure(rows: float) -> list[float]:
-    """The `LEVELS` that a contour of so many effective rows of data can tell."""
-    return [each for each in LEVELS if rows * (1 - each) >= SURE]
+def sure(rows: float, fractions: Sequence[float] = LEVELS) -> list[float]:
+    """Those fractions of which a contour of so many effective rows of data can tell."""
+    return [each for each in fractions if rows * (1 - each) >= SURE]
 
 
 def fading(counts_XY: Array) -> NDArray[Any]:

@@ -5,35 +5,45 @@ The density is evaluated in every pixel: nothing depends on a draw but the limit
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from hpo.pictures import style
 from hpo.pictures.cells import At, evenly
-from hpo.pictures.density import Array
-from hpo.pictures.style import PlotError
+from hpo.pictures.density import Array, Edges, Plane
+from hpo.pictures.exact import Mixture
+from hpo.pictures.style import PLAIN, Look, PlotError
 from models import Emulator
 from models.bundle.domain import texts_of
 
 PIXELS = 240
 """Along each axis."""
 DECADES = 4.0
-"""Below the highest density by more than that, nothing is drawn."""
+"""Below the highest density by more than that, all is white."""
 FRAMES = 48
 """Of an animation, there and not back."""
 PER_SECOND = 12
 DRAWS = 20_000
 """Events that tell where the density is."""
+SIZE = (5.4, 4.4)
+"""Inches."""
+_LINE: Any = {
+    "color": "black",
+    "linewidth": 0.9,
+    "path_effects": [patheffects.withStroke(linewidth=2.2, foreground="white", alpha=0.8)],
+}
+"""Seen on any shade."""
 
 
-def likelihood(emulator: Emulator, *, conditions: At, out: Path) -> Path:
+def likelihood(emulator: Emulator, *, conditions: At, look: Look = PLAIN, out: Path) -> Path:
     """The density over the plane of the two event columns, at a value of every condition.
 
     Raises:
@@ -41,14 +51,31 @@ def likelihood(emulator: Emulator, *, conditions: At, out: Path) -> Path:
         EmulatorError: If a condition is missing or unknown.
     """
     style.suffix_of(out)
-    with style.figure_of(6.6, 5.6) as figure:
-        _draw(figure, emulator, _edges(emulator, [conditions]), conditions)
+    edges = _edges(emulator, [conditions])
+    with look.figure(*SIZE) as figure:
+        axes = figure.add_subplot()
+        mesh, _ = _draw(axes, emulator, edges, conditions, look)
+        axes.set_title(_title(conditions, look), loc="left", fontsize="medium")
+        _bar(figure, axes, mesh, emulator, look)
         style.write(figure, out)
     return out
 
 
+def draw(axes: Axes, emulator: Emulator, *, conditions: At, look: Look = PLAIN) -> QuadMesh:
+    """The same map in axes of one's own; gives the shades, of which a colour bar can be made.
+
+    Arguments and errors are those of `likelihood`.
+    """
+    return _draw(axes, emulator, _edges(emulator, [conditions]), conditions, look)[0]
+
+
 def animation(
-    emulator: Emulator, *, conditions: At, step: Callable[[int, int], None] | None = None, out: Path
+    emulator: Emulator,
+    *,
+    conditions: At,
+    look: Look = PLAIN,
+    step: Callable[[int, int], None] | None = None,
+    out: Path,
 ) -> Path:
     """The map while one condition runs through its domain, evenly in its logarithm if positive.
 
@@ -74,46 +101,93 @@ def animation(
         values = [text for text in texts for _ in range(PER_SECOND)]
     frames = [{**conditions, left[0]: value} for value in values]
     edges = _edges(emulator, frames[:: max(1, len(frames) // 6)])
-    with style.figure_of(6.6, 5.6) as figure:
-        mesh, axes = _draw(figure, emulator, edges, frames[len(frames) // 2])
+    with look.figure(*SIZE) as figure:
+        axes = figure.add_subplot()
+        mesh, lines = _draw(axes, emulator, edges, frames[len(frames) // 2], look)
+        title = axes.set_title(_title(frames[0], look), loc="left", fontsize="medium")
+        _bar(figure, axes, mesh, emulator, look)
 
         def show(number: int) -> list[Any]:
-            mesh.set_array(_shade(emulator, edges, frames[number]))
-            axes.set_title(style.text_of(frames[number]), loc="left")
-            return [mesh]
+            _move(mesh, lines, emulator, edges, frames[number], look)
+            title.set_text(_title(frames[number], look))
+            return [mesh, *lines]
 
         style.film(figure, show, len(frames), out, per_second=PER_SECOND, step=step)
     return out
 
 
 def _draw(
-    figure: Figure, emulator: Emulator, edges: Array, conditions: At
-) -> tuple[QuadMesh, Axes]:
-    axes = figure.add_subplot()
-    shade = _shade(emulator, edges, conditions)
-    mesh = axes.pcolormesh(*edges, shade, cmap=style.MAP, vmin=-DECADES, vmax=0, rasterized=True)
+    axes: Axes, emulator: Emulator, edges: Edges, conditions: At, look: Look
+) -> tuple[QuadMesh, list[Line2D]]:
+    """The shades, and a line for each level."""
+    shades: dict[str, Any] = {"cmap": style.SHADES, "vmin": -DECADES, "vmax": 0}
+    seen = _seen(edges, look)
+    nothing = np.zeros((PIXELS, PIXELS))
+    mesh = axes.pcolormesh(*seen, nothing, rasterized=True, **shades)
+    lines = [axes.plot([], [], **_LINE)[0] for _ in look.levels]
+    _move(mesh, lines, emulator, edges, conditions, look)
     across, up = emulator.module.event_columns
-    axes.set(xlabel=style.label_of(across), ylabel=style.label_of(up))
-    axes.set_title(style.text_of(conditions), loc="left")
-    atoms = [{each.name: atom} for each in (across, up) for atom in each.atoms]
-    off = f" off {' and '.join(map(style.text_of, atoms))}," if atoms else ""
-    label = f"log$_{{10}}$ of the density{off} over its highest [dimensionless]"
+    axes.set(xlabel=look.label_of(across), ylabel=look.label_of(up))
+    axes.set(xlim=look.xlim or seen[0][[0, -1]], ylim=look.ylim or seen[1][[0, -1]])
+    return mesh, lines
+
+
+def _move(
+    mesh: QuadMesh,
+    lines: Sequence[Line2D],
+    emulator: Emulator,
+    edges: Edges,
+    conditions: At,
+    look: Look,
+) -> None:
+    """Shades and lines to these conditions; levels that the edges do not hold are nowhere."""
+    plane = shown = _plane(emulator, edges, conditions)
+    if look.xlim or look.ylim:
+        shown = _plane(emulator, _seen(edges, look), conditions)
+    mesh.set_array(_shade(shown).T)
+    found = plane.contours(look.levels, shown)
+    for line, level in zip(lines, look.levels, strict=True):
+        line.set_data(*found.get(level, np.empty((0, 2))).T)
+
+
+def _title(conditions: At, look: Look) -> str:
+    told = f"{look.text_of(conditions)}; lines enclose {style.percents(look.levels)}"
+    return told.removeprefix("; ") if look.title else ""
+
+
+def _bar(figure: Figure, axes: Axes, mesh: QuadMesh, emulator: Emulator, look: Look) -> None:
+    """The scale of the shades, which says what the lines enclose."""
+    atoms = [{each.name: atom} for each in emulator.module.event_columns for atom in each.atoms]
+    off = f" off {' and '.join(map(look.text_of, atoms))}" if atoms else ""
+    label = f"log$_{{10}}$ of the density{off} over its highest"
     style.colour_bar(figure, mesh, label, [axes])
-    return mesh, axes
 
 
-def _shade(emulator: Emulator, edges: Array, conditions: At) -> Any:
-    """log10 of the density over its highest, `(PIXELS, PIXELS)`, up along the first axis."""
-    across, up = np.meshgrid(*(edges[:, 1:] + edges[:, :-1]) / 2)
-    events_N2 = np.stack([across.ravel(), up.ravel()], axis=1)
-    log_N = emulator.log_prob(
-        events_N2, return_std=False, on_extrapolation="ignore", **conditions
-    ) / math.log(10)
-    return np.ma.masked_less((log_N - log_N.max()).reshape(across.shape), -DECADES)
+def _plane(emulator: Emulator, edges: Edges, conditions: At) -> Plane:
+    """The share of all events in each pixel."""
+    return Mixture(emulator, [conditions], np.ones(1)).on(edges)
 
 
-def _edges(emulator: Emulator, frames: Sequence[At]) -> Array:
-    """Of the pixels along both axes, `(2, PIXELS + 1)`: where nearly all events are."""
+def _shade(plane: Plane) -> Array:
+    """log10 of the density over its highest, shape `(X, Y)`, not below the lowest shade."""
+    with np.errstate(divide="ignore"):
+        shade: Array = np.log10(plane.held_XY / plane.held_XY.max()).clip(-DECADES)
+    return shade
+
+
+def _seen(edges: Edges, look: Look) -> Edges:
+    """The pixels that are shown: those of the density, or between chosen ends."""
+    shown = []
+    for each, chosen in zip(edges, (look.xlim, look.ylim), strict=True):
+        low, high = chosen or (each[0], each[-1])
+        # Lines that go on beyond a chosen end are closed out of sight.
+        air = 0.02 * (high - low) if chosen else 0.0
+        shown.append(np.linspace(low - air, high + air, PIXELS + 1))
+    return shown[0], shown[1]
+
+
+def _edges(emulator: Emulator, frames: Sequence[At]) -> Edges:
+    """Of the pixels along both axes: where nearly all events are."""
     if len(emulator.event_columns) != 2:
         raise PlotError(
             f"a map shows two event columns, the emulator has {len(emulator.event_columns)} "
@@ -123,9 +197,10 @@ def _edges(emulator: Emulator, frames: Sequence[At]) -> Array:
         [emulator.sample(DRAWS, seed=0, on_extrapolation="ignore", **each) for each in frames]
     )
     low, high = np.quantile(drawn, (0.0005, 0.9995), axis=0)
-    air = 0.06 * (high - low)
+    air = 0.12 * (high - low)
     columns = emulator.module.event_columns
     least, most = np.transpose([column.limits for column in columns])
     least = np.where([column.positive for column in columns], 1e-6 * high, least)
     low, high = np.maximum(low - air, least), np.minimum(high + air, most)
-    return np.linspace(low, high, PIXELS + 1, axis=1)
+    across, up = np.linspace(low, high, PIXELS + 1).T
+    return across, up

@@ -1,4 +1,4 @@
-"""The look of every picture: colours, labels and notes, and how a figure becomes a file.
+"""The look of every picture: size, type, colours, labels, and how a figure becomes a file.
 
 The suffix of the file decides between PNG, PDF and SVG, and between GIF, HTML and MP4 for a film. A
 file appears whole or not at all, no window is opened, and no setting of matplotlib outlives a
@@ -12,35 +12,53 @@ import tempfile
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
+from matplotlib import colormaps
 from matplotlib.animation import FFMpegWriter, FuncAnimation, HTMLWriter, PillowWriter
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from data_prep.atomic import draft_of
 from data_prep.columns import Column, Value
 from data_prep.errors import InputError
+from hpo.pictures.density import LEVELS
 
 SUFFIXES = (".png", ".pdf", ".svg")
 MOVING = (".gif", ".html", ".mp4")
+FILM_DPI = 160
+"""Dots per inch of a film, each frame of which is a picture."""
+WIDTHS = {"one": 3.4, "two": 7.0}
+"""Inches of one and two columns of a journal, about those of A&A, ApJ, MNRAS and PRD."""
+NARROW = 5.0
+"""Inches below which a picture has smaller type and less beside it."""
 PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe & Ito (2008): distinct with any colour vision. Their yellow is left out, lost on white."""
 EMULATOR, DATA, *_ = PALETTE
 MAP = "cividis"
 """Made for all colour vision: Nunez, Anderton & Renslow (2018), PLoS ONE 13, e0199239."""
+SHADES = LinearSegmentedColormap.from_list(
+    "shades", ["white", *colormaps["magma_r"](np.linspace(0.1, 0.95, 12))]
+)
+"""Of a density: from white, so that it has no edge, to dark; distinct with any colour vision."""
 _STYLE: Any = {
-    "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
+    "axes.linewidth": 0.7,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
     "legend.frameon": False,
-    "savefig.dpi": 160,
+    "legend.handlelength": 1.8,
+    "savefig.dpi": 300,
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
 }
@@ -51,6 +69,53 @@ class PlotError(InputError):
     """A picture that cannot be made. The message is one sentence."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What a reader chooses of a picture's look."""
+
+    width: float | None = None
+    """In inches; None is what suits the picture. Its height goes along."""
+    title: bool = True
+    """Whether there is a text above the axes."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Names of columns as axes and titles show them; the unit is added."""
+    xlim: tuple[float, float] | None = None
+    ylim: tuple[float, float] | None = None
+    """Ends of the axes, in the unit of the column; None shows nearly all events."""
+    levels: tuple[float, ...] = LEVELS
+    """Fractions of all events that contours enclose."""
+
+    def name_of(self, column: str) -> str:
+        """What a column is called."""
+        return self.labels.get(column, literal(column))
+
+    def label_of(self, column: Column) -> str:
+        """The label of an axis: the name of the column and its unit."""
+        return f"{self.name_of(column.name)} [{_unit(column)}]"
+
+    def text_of(self, conditions: Mapping[str, Value]) -> str:
+        """Values of conditions as text: `Z = 0.001, channel = CE`."""
+        texts = (literal(v) if isinstance(v, str) else f"{v:.4g}" for v in conditions.values())
+        pairs = zip(conditions, texts, strict=True)
+        return ", ".join(f"{self.name_of(name)} = {text}" for name, text in pairs)
+
+    @contextmanager
+    def figure(self, width: float, height: float, *, rows: bool = False) -> Iterator[Figure]:
+        """An empty figure, of that size in inches or as wide as is chosen, in this style.
+
+        Its height goes along, but less so where `rows` of text have to stay legible.
+        """
+        scale = 1.0 if self.width is None else self.width / width
+        size = (scale * width, (scale**0.5 if rows else scale) * height)
+        type_size = 8.0 if size[0] < NARROW else 9.0
+        # A figure without pyplot, which would choose a screen and keep it.
+        with matplotlib.rc_context({**_STYLE, "font.size": type_size}):
+            yield Figure(figsize=size, layout="constrained")
+
+
+PLAIN = Look()
+
+
 def suffix_of(out: Path, known: Sequence[str] = SUFFIXES, kind: str = "a picture") -> str:
     """The suffix of the file in lower case; raises PlotError if it is none of the known ones."""
     suffix = out.suffix.lower()
@@ -59,14 +124,6 @@ def suffix_of(out: Path, known: Sequence[str] = SUFFIXES, kind: str = "a picture
             f"{out} ends in {out.suffix or 'nothing'!r}: {kind} is one of {', '.join(known)}"
         )
     return suffix
-
-
-@contextmanager
-def figure_of(width: float, height: float) -> Iterator[Figure]:
-    """An empty figure of that size in inches, in the style of this module."""
-    # A figure without pyplot, which would choose a screen and keep it.
-    with matplotlib.rc_context(_STYLE):
-        yield Figure(figsize=(width, height), layout="constrained")
 
 
 def write(figure: Figure, out: Path) -> None:
@@ -115,7 +172,7 @@ def film(
         place = Path(folder) / f"film{suffix}"
         # `number` counts from 0, when a frame is written.
         report = (lambda number, total: step(number + 1, total)) if step else None
-        made.save(str(place), writer=writers[suffix], dpi=100, progress_callback=report)
+        made.save(str(place), writer=writers[suffix], dpi=FILM_DPI, progress_callback=report)
         shutil.copyfile(place, draft)
 
 
@@ -124,9 +181,10 @@ def literal(name: str) -> str:
     return name.replace("$", r"\$")
 
 
-def label_of(column: Column) -> str:
-    """The label of an axis: the name of the column and its unit."""
-    return f"{literal(column.name)} [{_unit(column)}]"
+def percents(fractions: Sequence[float]) -> str:
+    """`50, 90 and 99 %`."""
+    *most, last = [f"{100 * each:.4g}" for each in fractions] or ["nothing"]
+    return f"{', '.join(most)}{' and ' if most else ''}{last}{' %' if fractions else ''}"
 
 
 def density_label_of(column: Column) -> str:
@@ -134,23 +192,33 @@ def density_label_of(column: Column) -> str:
     return f"density [1/{_unit(column)}]" if column.unit else "density"
 
 
-def text_of(conditions: Mapping[str, Value]) -> str:
-    """Values of conditions as text: `Z = 0.001, channel = CE`."""
-    texts = (literal(v) if isinstance(v, str) else f"{v:.4g}" for v in conditions.values())
-    pairs = zip(conditions, texts, strict=True)
-    return ", ".join(f"{literal(name)} = {text}" for name, text in pairs)
+def wrapped(figure: Figure, text: str) -> str:
+    """The text in lines that the figure is wide enough for."""
+    size = matplotlib.rcParams["font.size"]
+    wide = int(126 / size * figure.get_size_inches()[0])
+    return "\n".join(part for line in text.splitlines() for part in textwrap.wrap(line, wide))
 
 
-def heading(figure: Figure, text: str) -> None:
-    """A text above all axes, from the left, in lines that the figure is wide enough for."""
-    wide = int(13 * figure.get_size_inches()[0])
-    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, wide)]
-    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=10)
+def heading(figure: Figure, text: str, look: Look) -> None:
+    """A text above all axes, from the left."""
+    if look.title:
+        size = matplotlib.rcParams["font.size"]
+        figure.suptitle(wrapped(figure, text), x=0.01, ha="left", fontsize=size)
 
 
-def colour_bar(figure: Figure, shown: ScalarMappable, label: str, beside: Sequence[Axes]) -> None:
+def ink_on(shown: ScalarMappable, value: float) -> str:
+    """Black or white, whichever contrasts more with the colour of the value (WCAG 2.1)."""
+    colour = shown.to_rgba(np.array([value]))[0].tolist()
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+    luminance = float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+    return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"
+
+
+def colour_bar(
+    figure: Figure, shown: ScalarMappable, label: str, beside: Sequence[Axes], **look: Any
+) -> None:
     """The scale of a map's colours, on the right of the axes."""
-    bar = figure.colorbar(shown, ax=beside, pad=0.02)
+    bar = figure.colorbar(shown, ax=beside, pad=0.02, **look)
     bar.outline.set_visible(False)
     bar.set_label(label)
 

@@ -19,21 +19,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 
 from data_prep.columns import Column
 from hpo.pictures import cells, style
 from hpo.pictures.cells import At
 from hpo.pictures.density import Array
 from hpo.pictures.maps import grid as maps
-from hpo.pictures.style import PlotError
+from hpo.pictures.style import PLAIN, Look, PlotError
 from models import Emulator
 
 DRAWS = 5000
 """Events drawn in each cell."""
+LABEL = "Jensen-Shannon divergence [nats]"
 
 
 def divergence(
@@ -42,6 +46,7 @@ def divergence(
     *,
     conditions: At,
     columns: Sequence[str] | None = None,
+    look: Look = PLAIN,
     step: Callable[[int, int], None] | None = None,
     out: Path,
 ) -> Path:
@@ -59,31 +64,79 @@ def divergence(
         DataError: If `folder` holds no prepared dataset.
     """
     style.suffix_of(out)
+    found = _found(emulator, folder, conditions, columns, step)
+    width, height = found.grid.size
+    with look.figure(max(6.0, width), 1.4 + height, rows=True) as figure:
+        axes = figure.add_subplot()
+        style.colour_bar(figure, _draw(axes, found, look), LABEL, [axes])
+        framed = " (framed)" if found.place else ""
+        style.heading(
+            figure,
+            f"Divergence from {look.text_of(conditions)}{framed}\n"
+            "0 for the same density, ln 2 = 0.69 for no overlap; "
+            f"Monte Carlo error up to {found.error:.1g}",
+            look,
+        )
+        style.write(figure, out)
+    return out
+
+
+def draw(
+    axes: Axes,
+    emulator: Emulator,
+    folder: Path | None,
+    *,
+    conditions: At,
+    columns: Sequence[str] | None = None,
+    look: Look = PLAIN,
+) -> ScalarMappable:
+    """The same map in axes of one's own; gives its colours, for a colour bar.
+
+    Arguments and errors are those of `divergence`.
+    """
+    return _draw(axes, _found(emulator, folder, conditions, columns), look)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The divergences of cells, and the fields in which they are shown."""
+
+    grid: maps.Grid | maps.Boxes
+    values_YX: Array
+    error: float
+    """The largest, by the draw."""
+    place: tuple[int, int] | None
+    """The field of the reference, if it has one."""
+
+
+def _found(
+    emulator: Emulator,
+    folder: Path | None,
+    conditions: At,
+    columns: Sequence[str] | None,
+    step: Callable[[int, int], None] | None = None,
+) -> _Found:
     cells.check_names([*conditions, *(columns or ())], emulator.condition_columns)
     plane = _plane(emulator, columns)
     shown = [column.name for column in plane]
     fixed = {name: value for name, value in conditions.items() if name not in shown}
     them, grid = maps.map_of(emulator, folder, fixed, plane)
     values_K, errors_K = from_reference(emulator, conditions, them, step=step)
-    values_YX = grid.filled(them, values_K)
-    with style.figure_of(max(6.0, grid.size[0]), 1.6 + grid.size[1]) as figure:
-        axes = figure.add_subplot()
-        fields = maps.draw(axes, grid, values_YX, (0.0, float(values_K.max()) or math.log(2)))
-        place = grid.place(conditions)
-        if framed := place is not None and not math.isnan(values_YX[place]):
-            frame: Any = {"edgecolor": style.EMULATOR, "linewidth": 2.5, "clip_on": False}
-            field = grid.outline(place)
-            field.set(facecolor="none", zorder=3, **frame)
-            axes.add_patch(field)
-        style.colour_bar(figure, fields, "Jensen-Shannon divergence [nats]", [axes])
-        style.heading(
-            figure,
-            f"Divergence from {style.text_of(conditions)}{' (framed)' if framed else ''}\n"
-            "0 for the same density, ln 2 = 0.69 for no overlap; "
-            f"Monte Carlo error up to {errors_K.max():.1g}",
-        )
-        style.write(figure, out)
-    return out
+    values_YX, place = grid.filled(them, values_K), grid.place(conditions)
+    if place is not None and math.isnan(values_YX[place]):
+        place = None
+    return _Found(grid, values_YX, float(errors_K.max()), place)
+
+
+def _draw(axes: Axes, found: _Found, look: Look) -> ScalarMappable:
+    span = (0.0, float(np.nanmax(found.values_YX)) or math.log(2))
+    fields = maps.draw(axes, found.grid, found.values_YX, span, look=look)
+    if found.place is not None:
+        frame: Any = {"edgecolor": style.EMULATOR, "linewidth": 2.5, "clip_on": False}
+        field = found.grid.outline(found.place)
+        field.set(facecolor="none", zorder=3, **frame)
+        axes.add_patch(field)
+    return fields
 
 
 def from_reference(

@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 
 from data_prep.columns import values_of
 from data_prep.dataset import Dataset
 from data_prep.stream import read_split
+from data_prep.words import numbers
 from hpo.pictures import cells, style
 from hpo.pictures.cells import At
 from hpo.pictures.maps import grid as maps
-from hpo.pictures.style import PlotError
+from hpo.pictures.style import PLAIN, Look, PlotError
 from models import Emulator
 from models.evaluation.cells import CELL_ROWS, CellRows
 from models.evaluation.distances import cell_distances
 from models.evaluation.weighted import effective, of
 
+SPAN = (0.0, 3.0)
+"""Ends of the colours, the same in every picture so that two emulators compare: about 1 is as good
+as chance allows, and what is above the upper end has its colour and its number."""
+LABEL = "KS distance over its floor [dimensionless]"
 
-def errors(emulator: Emulator, folder: Path, *, conditions: At | None = None, out: Path) -> Path:
+
+def errors(
+    emulator: Emulator,
+    folder: Path,
+    *,
+    conditions: At | None = None,
+    look: Look = PLAIN,
+    out: Path,
+) -> Path:
     """The Kolmogorov-Smirnov distance of each cell over its floor, on the plane of conditions.
 
-    One map for each event column. A perfect emulator would reach 1. Cells with too few rows to tell
-    are hatched.
+    One map for each event column, with the same colours for the same distance in every picture. A
+    perfect emulator would reach 1. Cells with too few rows to tell are hatched.
 
     Args:
         folder: A prepared dataset; its test rows are compared.
@@ -36,7 +52,64 @@ def errors(emulator: Emulator, folder: Path, *, conditions: At | None = None, ou
         DataError: If `folder` holds no prepared dataset.
     """
     style.suffix_of(out)
-    given, columns = dict(conditions or {}), emulator.module.condition_columns
+    found = _measured(emulator, folder, dict(conditions or {}))
+    names = emulator.event_columns
+    width, height = found.grid.size
+    with look.figure(max(6.0, width), 1.4 + len(names) * height, rows=True) as figure:
+        stacked = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, name in zip(stacked, names, strict=True):
+            shown = _draw(axes, found, name, look)
+            axes.set_title(look.name_of(name), loc="left", fontsize="medium", fontweight="bold")
+            axes.label_outer()
+        if len(names) > 1:  # said once for all
+            figure.supylabel(axes.get_ylabel(), fontsize="medium")
+            for axes in stacked:
+                axes.set_ylabel("")
+        style.colour_bar(figure, shown, LABEL, list(stacked), extend="max")
+        fixed = f", {look.text_of(found.given)}" if found.given else ""
+        style.heading(
+            figure,
+            f"Emulator against the test rows{fixed}: a perfect one reaches 1 on average\n"
+            f"hatched: fewer than {CELL_ROWS} {found.word}s, too few to tell",
+            look,
+        )
+        style.write(figure, out)
+    return out
+
+
+def draw(
+    axes: Axes,
+    emulator: Emulator,
+    folder: Path,
+    *,
+    column: str,
+    conditions: At | None = None,
+    look: Look = PLAIN,
+) -> ScalarMappable:
+    """The map of one event column in axes of one's own; gives its colours, for a colour bar.
+
+    The other arguments and the errors are those of `errors`.
+    """
+    cells.check_names([column], emulator.event_columns, "event column")
+    return _draw(axes, _measured(emulator, folder, dict(conditions or {})), column, look)
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """The distances of cells, and the fields in which they are shown."""
+
+    grid: maps.Grid | maps.Boxes
+    at: list[At]
+    """Of the cells with enough rows."""
+    ratios: Mapping[str, list[float]]
+    """Of each event column."""
+    notes: Mapping[tuple[int, int], str]
+    given: At
+    word: str
+
+
+def _measured(emulator: Emulator, folder: Path, given: At) -> _Measured:
+    columns = emulator.module.condition_columns
     cells.check_names(given, emulator.condition_columns)
     plane = [column for column in columns if column.name not in given]
     if len(plane) not in (1, 2):
@@ -49,38 +122,29 @@ def errors(emulator: Emulator, folder: Path, *, conditions: At | None = None, ou
     kept = cells.at_conditions(rows.conditions, columns, given, f"test rows of {folder}", dataset)
     here = rows.take(kept)
     measured = cell_distances(emulator.module, here, dataset)
+    word = "row" if here.weights is None else "effective row"
     if not measured:
-        kind = "region" if dataset.scattered else "cell"
-        effectively = "" if here.weights is None else "effective "
         raise PlotError(
-            f"no {kind} has {CELL_ROWS} {effectively}test rows in {folder}: with fewer, chance "
-            "hides every error"
+            f"no {'region' if dataset.scattered else 'cell'} has {CELL_ROWS} "
+            f"{word.removesuffix('row')}test rows in {folder}: with fewer, chance hides every error"
         )
-    ratios = {c: [each.ks[c] / each.floor[c] for each in measured] for c in emulator.event_columns}
-    span = (min(1.0, *map(min, ratios.values())), max(2.0, *map(max, ratios.values())))
     held = CellRows.of(here, dataset)
     rows_K = [effective(of(here.weights, rows), len(rows)) for rows in held.rows]
     at = [values_of(columns, map(float, values_C)) for values_C in held.values_KC]
     rows_YX = np.nan_to_num(grid.filled(at, rows_K)).round().astype(int)
-    word = "row" if here.weights is None else "effective row"
-    notes = {place: f"{n:,} {word}{'' if n == 1 else 's'}" for place, n in np.ndenumerate(rows_YX)}
-    width, height = grid.size
-    with style.figure_of(max(6.0, width), 1.6 + len(ratios) * height) as figure:
-        stacked = figure.subplots(len(ratios), 1, sharex=True, squeeze=False)[:, 0]
-        for axes, (name, values) in zip(stacked, ratios.items(), strict=True):
-            values_YX = grid.filled([each.conditions for each in measured], values)
-            shown = maps.draw(axes, grid, values_YX, span, notes)
-            axes.set_title(style.literal(name), loc="left", fontsize=10, fontweight="bold")
-            axes.label_outer()
-        style.colour_bar(figure, shown, "KS distance over its floor [dimensionless]", list(stacked))
-        fixed = f", {style.text_of(given)}" if given else ""
-        style.heading(
-            figure,
-            f"Emulator against the test rows{fixed}: a perfect one reaches 1 on average\n"
-            f"hatched: fewer than {CELL_ROWS} {word}s, too few to tell",
-        )
-        style.write(figure, out)
-    return out
+    return _Measured(
+        grid,
+        [each.conditions for each in measured],
+        {c: [each.ks[c] / each.floor[c] for each in measured] for c in emulator.event_columns},
+        {where: numbers.counted(int(n), word) for where, n in np.ndenumerate(rows_YX)},
+        given,
+        word,
+    )
+
+
+def _draw(axes: Axes, found: _Measured, name: str, look: Look) -> ScalarMappable:
+    values_YX = found.grid.filled(found.at, found.ratios[name])
+    return maps.draw(axes, found.grid, values_YX, SPAN, found.notes, look=look)
 
 
 def rows_of_cells(dataset: Dataset, *, columns: Sequence[str] | None = None, out: Path) -> Path:
@@ -107,7 +171,7 @@ def rows_of_cells(dataset: Dataset, *, columns: Sequence[str] | None = None, out
     grid = maps.Grid.of(at, plane)
     as_map = not dataset.scattered and max(grid.shape) <= maps.WIDEST
     size = grid.size if as_map else (5.6, 3.6)
-    with style.figure_of(max(4.5, size[0]), 1.0 + size[1]) as figure:
+    with PLAIN.figure(max(4.5, size[0]), 1.0 + size[1]) as figure:
         axes = figure.subplots()
         if as_map:
             rows_YX = np.zeros(grid.shape)
@@ -120,8 +184,8 @@ def rows_of_cells(dataset: Dataset, *, columns: Sequence[str] | None = None, out
             drawn = maps.draw_boxes(axes, dataset, plane, dataset.cells, rows_K)
         effective = "effective " if dataset.weight_column else ""
         style.colour_bar(figure, drawn, f"{effective}rows", [axes])
-        kind = "regions" if dataset.scattered else "cells"
-        total = f"{sum(dataset.rows.values()):,} rows"
-        style.heading(figure, f"{len(dataset.cells):,} {kind}, {total}")
+        kind = "region" if dataset.scattered else "cell"
+        total = numbers.counted(sum(dataset.rows.values()), "row")
+        style.heading(figure, f"{numbers.counted(len(dataset.cells), kind)}, {total}", PLAIN)
         style.write(figure, out)
     return out

@@ -27,6 +27,7 @@ from data_prep.regions import numbers
 from hpo.pictures import style
 from hpo.pictures.cells import At, cells_of, fixed_cells
 from hpo.pictures.density import Array
+from hpo.pictures.style import PLAIN, Look
 from models import Emulator
 
 WIDEST = 24
@@ -138,11 +139,16 @@ def draw(
     notes: Mapping[tuple[int, int], str] | None = None,
     *,
     whole: bool = False,
+    look: Look = PLAIN,
 ) -> ScalarMappable:
     """The fields with their numbers, which may be `whole`; hatched if there is a note alone."""
     (rows, columns), (low, high) = grid.shape, span
     if isinstance(grid, Boxes):
-        return _draw_regions(axes, grid, values_YX[0], span, notes or {})
+        return _draw_regions(axes, grid, values_YX[0], span, notes or {}, look)
+    # As large as the fields of a narrow picture have room for; below that notes are left out.
+    inches = _room(axes) / columns
+    size, small = min(9.0, 22 * inches), min(7.0, 13 * inches)
+    told = notes or {} if small > 4.0 else {}
     drawn = axes.pcolormesh(
         np.arange(columns + 1.0),
         np.arange(rows + 1.0),
@@ -154,30 +160,41 @@ def draw(
         linewidth=1.5,
     )
     for y, x in product(range(rows), range(columns)):
-        value, note = float(values_YX[y, x]), (notes or {}).get((y, x), "")
+        value, note = float(values_YX[y, x]), told.get((y, x), "")
         if not math.isnan(value):
-            colour = "white" if value - low < 0.55 * (high - low) else "black"
-            look: dict[str, Any] = {"ha": "center", "color": colour}
+            ink = style.ink_on(drawn, value)
+            kept: dict[str, Any] = {"ha": "center", "color": ink}
             above = "bottom" if note else "center"
             number = f"{value:.0f}" if whole else _number(value, high)
-            axes.text(x + 0.5, y + 0.5, number, va=above, fontsize=9, **look)
+            axes.text(x + 0.5, y + 0.5, number, va=above, fontsize=size, **kept)
             if note:
-                axes.text(x + 0.5, y + 0.42, note, va="top", fontsize=7, **look)
+                axes.text(x + 0.5, y + 0.42, note, va="top", fontsize=small, **kept)
         elif note:
             box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
-            look = {"ha": "center", "color": "0.25", "bbox": box}
-            axes.text(x + 0.5, y + 0.5, note, va="center", fontsize=7, **look)
+            kept = {"ha": "center", "color": "0.25", "bbox": box}
+            axes.text(x + 0.5, y + 0.5, note, va="center", fontsize=small, **kept)
     axes.set(xlim=(0, columns), ylim=(0, rows), yticks=[])
     for axis, column, values in zip(
         (axes.xaxis, axes.yaxis), grid.columns, grid.values, strict=False
     ):
-        axis.set_ticks(np.arange(len(values)) + 0.5, [_short(column, value) for value in values])
-        axis.set_label_text(style.label_of(column))
+        texts = [_short(column, value) for value in values]
+        axis.set_ticks(np.arange(len(values)) + 0.5, texts)
+        if axis is axes.xaxis and max(map(len, texts)) > 12 * inches:  # they would overlap
+            turned: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+            axis.set_ticks(axis.get_ticklocs(), texts, **turned)
+        axis.set_label_text(look.label_of(column))
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     if notes:  # shows through where a field has no value
         axes.patch.set(hatch="///", edgecolor="0.75", linewidth=0)
     return drawn
+
+
+def _room(axes: Axes) -> float:
+    """Inches that there are about for the axes: what a colour bar and labels leave."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return 0.72 * float(figure.get_size_inches()[0])
 
 
 def _short(column: Column, value: float) -> str:
@@ -197,15 +214,16 @@ def _draw_regions(
     values_K: Array,
     span: tuple[float, float],
     notes: Mapping[tuple[int, int], str],
+    look: Look,
 ) -> ScalarMappable:
     """The regions with their numbers; hatched if there is none."""
-    drawn = draw_boxes(axes, boxes.dataset, boxes.columns, boxes.cells, values_K, span)
+    drawn = draw_boxes(axes, boxes.dataset, boxes.columns, boxes.cells, values_K, span, look)
     for k, value in enumerate(values_K.tolist()):
         x, y = _middle(boxes.outline((0, k)), boxes.columns)
-        dark = not math.isnan(value) and value - span[0] < 0.55 * (span[1] - span[0])
-        text = notes.get((0, k), "") if math.isnan(value) else _number(value, span[1])
-        look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6}
-        axes.text(x, y, text, color="white" if dark else "black", **look)
+        nothing = math.isnan(value)
+        text = notes.get((0, k), "") if nothing else _number(value, span[1])
+        ink = "black" if nothing else style.ink_on(drawn, value)
+        axes.text(x, y, text, color=ink, ha="center", va="center", fontsize=6)
     if notes:  # shows through where a region has no value
         axes.patch.set(hatch="///", edgecolor="0.75", linewidth=0)
     return drawn
@@ -240,6 +258,7 @@ def draw_boxes(
     cells: Sequence[Cell],
     values_K: NDArray[np.float64],
     span: tuple[float, float] | None = None,
+    look: Look = PLAIN,
 ) -> ScalarMappable:
     """Each region, or cell of a large grid, where its conditions are.
 
@@ -263,7 +282,7 @@ def draw_boxes(
         drawn.set_clim(*span)
     axes.add_collection(drawn)
     for axis, column, side_K2 in zip((axes.xaxis, axes.yaxis), plane, sides, strict=False):
-        axis.set_label_text(style.label_of(column))
+        axis.set_label_text(look.label_of(column))
         if column.categories:
             axis.set_ticks(range(len(column.categories)), list(column.categories))
         elif column.positive:

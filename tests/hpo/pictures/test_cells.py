@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
 
 from data_prep.columns import Column
 from data_prep.dataset import Dataset
@@ -17,7 +18,7 @@ from hpo.pictures import cells
 from hpo.pictures.maps import grid
 from hpo.pictures.maps.divergence import divergence, from_reference
 from hpo.pictures.maps.errors import errors
-from hpo.pictures.style import PlotError
+from hpo.pictures.style import PLAIN, PlotError
 from models import Emulator
 from models.evaluation import distances
 from tests.conftest import GRID as CELLS
@@ -237,6 +238,20 @@ def test_the_command_draws_each_kind_from_a_bundle(emulator, prepared, tmp_path,
     assert alone.stdout == f"{tmp_path / 'alone.png'}\n"
     assert "4 of 4 cells" in alone.stderr
 
+    styled = ("--width", "one", "--no-title", "--label", "Mass_0=$m$", "--levels", "40,80")
+    done = run("likelihood", *here, *styled, "--xlim", "5,20", "--out", tmp_path / "l.png")
+    with Image.open(tmp_path / "l.png") as picture:
+        assert (done.exit_code, picture.width) == (0, 1020)
+    for wrong, message in (
+        (("--width", "wide"), "must be one, two, or a number of inches"),
+        (("--label", "M0=m"), "--label: there is no 'M0': there are Mass_0, Mass_1, Z, alpha"),
+        (("--levels", "0,50"), "must be percents between 0 and 100"),
+        (("--xlim", "5"), "must be two numbers"),
+        (("--ylim", "9,5"), "must rise from one number to a larger one"),
+    ):
+        told = run("likelihood", *here, *wrong)
+        assert (told.exit_code, message in told.stderr) == (2, True), told.stderr
+
     refused = run("errors", *here, *data, tmp_path / "no.png")
     assert refused.exit_code == 2
     assert "\nError: a map shows one or two conditions" in refused.stderr
@@ -304,15 +319,15 @@ def test_a_contour_of_a_point_shows_its_region_at_the_rows_own_conditions(emulat
     asked, draw = [], emulator.sample
     emulator.sample = lambda n, **given: asked.append(given) or draw(n, **given)
     try:
-        data, _, drawn, title = compare(
+        both = compare(
             emulator, scattered, {"Z": cell.box[0][1], "alpha": cell.conditions[1]}, [0, 1]
         )
     finally:
         del emulator.sample
 
-    assert len(data) == cell.test
-    assert "the region of Z" in title
-    assert len(drawn) > len(data)
+    assert len(both.data_NF) == cell.test
+    assert "the region of Z" in both.title_of(PLAIN)
+    assert len(both.drawn_NF) > len(both.data_NF)
     assert len(np.unique(asked[0]["Z"])) == cell.test
     with pytest.raises(PlotError, match=r"no region holds them, the nearest is Z = "):
         compare(emulator, scattered, {"Z": 7.0}, [0, 1])

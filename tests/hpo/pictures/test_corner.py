@@ -11,6 +11,7 @@ from data_prep.columns import Column
 from data_prep.dataset import Dataset
 from data_prep.errors import DataError
 from data_prep.preparation.prepare import prepare
+from hpo.pictures import style
 from hpo.pictures.corner import corner
 from hpo.pictures.style import PlotError
 from tests.conftest import GRID
@@ -101,11 +102,13 @@ def test_a_plane_holds_data_and_both_contours(folders, tmp_path, seen):
     corner(Truth(2), folders / "2", out=tmp_path / "c.png")
 
     plane = seen[0].axes[1]
-    (points,) = (line for line in plane.lines if line.get_marker() == ".")
+    points = plane.lines[0]
     assert len(points.get_xdata()) == Dataset.read(folders / "2").rows["test"]
-    assert [len(each.get_paths()) for each in plane.collections] == [2, 2]  # 50 and 90 %
+    colours = [line.get_color() for line in plane.lines if np.isnan(line.get_xdata()).any()]
+    assert colours == [style.DATA] * 2 + [style.EMULATOR] * 2  # 50 and 90 %
     (legend,) = seen[0].legends
-    assert [text.get_text() for text in legend.get_texts()].count("contours enclose 50%, 90%") == 2
+    assert "lines enclose 50 and 90 % of the events" in legend.get_title().get_text()
+    assert [text.get_text() for text in legend.get_texts()][1:] == ["emulator, n = 10,000"]
 
 
 def test_a_cell_shows_that_cell_s_rows(folders, tmp_path, seen):

@@ -69,6 +69,40 @@ def test_an_outline_at_a_height_that_is_nowhere_is_empty():
     assert np.isnan(density.outline(np.ones((3, 3)), edges, 7.0)).all()
 
 
+def test_every_piece_of_an_outline_is_closed():
+    edges = (np.linspace(0, 1, 11), np.linspace(0, 2, 11))
+
+    line = density.outline(np.ones((10, 10)), edges, 0.5)
+
+    assert np.isnan(line[-1]).all()
+    np.testing.assert_allclose(line[0], line[-2])
+    assert np.ptp(line[:-1], axis=0) == pytest.approx([1, 2], abs=0.2)
+
+
+@pytest.mark.parametrize("rows", [600, 20_000])
+def test_contours_of_data_leave_a_gap_empty_and_enclose_what_they_say(rows):
+    """Two masses that pile up at the smallest one there is, 5.7, and fade out above."""
+    every = 5.7 + np.random.default_rng(0).exponential(2.0, (rows + 20_000, 2))
+    events, others = every[:rows], every[rows:]
+    within = (np.linspace(3, 30, 91), np.linspace(3, 30, 91))
+
+    lines = density.estimate(events, within).contours([0.5, 0.9])
+
+    for fraction, line in lines.items():
+        assert np.nanmin(line) > 5.68
+        largest = max(np.split(line, np.flatnonzero(np.isnan(line[:, 0]))), key=len)
+        outline = Path(largest[np.isfinite(largest[:, 0])])
+        assert outline.contains_points(others).mean() == pytest.approx(fraction, abs=0.06)
+
+
+def test_an_estimate_of_a_constant_is_where_it_is():
+    events = np.stack([np.full(50, 3.0), np.linspace(0, 1, 50)], axis=1)
+
+    plane = density.estimate(events, (np.linspace(2, 4, 91), np.linspace(-1, 2, 91)))
+
+    assert plane.held_XY.sum() == pytest.approx(50)
+
+
 def test_a_marginal_counts_what_lies_outside_in_the_whole():
     events = np.concatenate([np.linspace(0.01, 0.99, 60), np.full(40, 9.0)])
     edges = np.linspace(0, 1, 4)

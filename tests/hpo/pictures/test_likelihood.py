@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from data_prep.columns import Column
@@ -21,18 +22,34 @@ def emulator() -> Emulator:
 
 
 def test_a_map_shows_the_density_of_every_pixel(emulator):
-    edges = likelihood._edges(emulator, [HERE])
+    axes = Figure().add_subplot()
 
-    shade = likelihood._shade(emulator, edges, HERE)
+    mesh = likelihood.draw(axes, emulator, conditions=HERE)
 
-    centres = (edges[:, 1:] + edges[:, :-1]) / 2
-    top = emulator.log_prob([[x, y] for x in centres[0] for y in centres[1]], **HERE).max()
-    for up, across in ((3, 30), (20, 20), (35, 10)):
-        here = emulator.log_prob([[centres[0][across], centres[1][up]]], **HERE)[0]
-        below = (here - top) / np.log(10)
-        seen = shade[up, across]
-        assert (seen is np.ma.masked) == (below < -likelihood.DECADES)
-        assert seen is np.ma.masked or seen == pytest.approx(below, abs=1e-4)
+    across, up = likelihood._edges(emulator, [HERE])
+    x, y = (across[1:] + across[:-1]) / 2, (up[1:] + up[:-1]) / 2
+    below = emulator.log_prob(np.dstack(np.meshgrid(x, y)).reshape(-1, 2), **HERE) / np.log(10)
+    below = (below - below.max()).clip(-likelihood.DECADES).reshape(len(y), len(x))
+    assert not np.ma.is_masked(mesh.get_array())  # a mask would have a ragged edge
+    np.testing.assert_allclose(mesh.get_array(), below, atol=1e-4)
+
+
+@pytest.mark.parametrize("xlim", [None, (0.0, 8.0)], ids=["whole", "part"])
+def test_the_lines_of_a_map_enclose_what_they_say(emulator, monkeypatch, xlim):
+    monkeypatch.setattr(likelihood, "PIXELS", 200)
+    axes = Figure().add_subplot()
+
+    look = style.Look(levels=(0.5, 0.9), xlim=xlim)
+    likelihood.draw(axes, emulator, conditions=HERE, look=look)
+
+    drawn = emulator.sample(20_000, seed=3, **HERE)
+    log_N = emulator.log_prob(drawn, **HERE)
+    for line, fraction in zip(axes.lines, look.levels, strict=True):
+        height = np.quantile(log_N, 1 - fraction)  # by the definition of the densest region
+        points = line.get_xydata()[np.isfinite(line.get_xdata())]
+        points = points[points[:, 0] < (xlim or axes.get_xlim())[1]]
+        on_it = emulator.log_prob(points, **HERE)
+        assert np.median(on_it) == pytest.approx(height, abs=0.1)
 
 
 def test_a_map_holds_nearly_all_events(emulator):
@@ -40,9 +57,9 @@ def test_a_map_holds_nearly_all_events(emulator):
 
     drawn = emulator.sample(5000, seed=1, **HERE)
 
-    inside = ((drawn > edges[:, 0]) & (drawn < edges[:, -1])).all(axis=1)
-    assert inside.mean() > 0.99
-    assert (edges > 0).all()  # masses have no room for what cannot be
+    inside = [(x > each[0]) & (x < each[-1]) for x, each in zip(drawn.T, edges, strict=True)]
+    assert np.all(inside, axis=0).mean() > 0.99
+    assert min(map(np.min, edges)) > 0  # masses have no room for what cannot be
 
 
 def test_a_map_ends_at_the_bounds_of_its_columns():
@@ -51,20 +68,18 @@ def test_a_map_ends_at_the_bounds_of_its_columns():
 
     edges = likelihood._edges(made, [HERE])
 
-    assert (edges.min(axis=1) >= [0, -1]).all()
-    assert (edges.max(axis=1) == 1).all()
+    assert [each[0] >= least for each, least in zip(edges, (0, -1), strict=True)] == [True] * 2
+    assert [each[-1] for each in edges] == [1, 1]
 
 
-def test_a_map_of_a_column_with_an_atom_says_that_it_is_of_the_rest():
+def test_a_map_of_a_column_with_an_atom_says_that_it_is_of_the_rest(tmp_path, seen):
     mixed = a_mixed_flow((MASSES[0], SPIN), ((None, 0.0), (None, None)), blocks=1, bins=4)
     emulator, here = Emulator(mixed), {"Z": 0.001, "alpha": 1.0}
 
-    with style.figure_of(6.6, 5.6) as figure:
-        likelihood._draw(figure, emulator, likelihood._edges(emulator, [here]), here)
+    likelihood.likelihood(emulator, conditions=here, out=tmp_path / "map.png")
 
-    assert figure.axes[1].get_ylabel() == (
-        "log$_{10}$ of the density off chi_eff = 0, over its highest [dimensionless]"
-    )
+    label = seen[0].axes[1].get_ylabel()
+    assert label == "log$_{10}$ of the density off chi_eff = 0 over its highest"
 
 
 def test_an_animation_moves_the_condition_that_is_left_open(emulator, tmp_path):

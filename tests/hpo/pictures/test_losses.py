@@ -63,7 +63,7 @@ def test_pruned_runs_are_lighter_and_named_as_such(tmp_path, seen):
 
     whole, pruned = (seen[0].axes[0].lines[index].get_alpha() for index in (0, 3))
     assert pruned < whole == 1.0
-    assert legend_of(seen[0])[1][:2] == ["bbh 0: 4.600", "bbh 1: 3.900 (pruned)"]
+    assert legend_of(seen[0])[1][:2] == ["bbh 0: 4.6000", "bbh 1: 3.9000 (pruned)"]
 
 
 def test_of_many_runs_the_best_have_the_colours(tmp_path, seen):
@@ -74,6 +74,18 @@ def test_of_many_runs_the_best_have_the_colours(tmp_path, seen):
     entries = legend_of(seen[0])[1]
     assert [entry.split(":")[0] for entry in entries[:7]] == [f"bbh {19 - i}" for i in range(7)]
     assert "13 more runs" in entries
+
+
+@pytest.mark.parametrize("best", [4.9, 40.0], ids=["near", "far above"])
+def test_every_listed_curve_is_within_the_picture(tmp_path, seen, best):
+    runs = [run(0, val=(5.0, 4.6, 4.7)), run(1, "pruned", val=(best + 9, best))]
+
+    losses(runs, tmp_path / "losses.png")
+
+    entries, high = legend_of(seen[0])[1], seen[0].axes[0].get_ylim()[1]
+    assert ("bbh 1: 4.9000 (pruned)" in entries) == (best < high)
+    assert ("1 more run" in entries) == (best > high)
+    assert high < 6  # a run far above does not make a line of the others
 
 
 def test_a_run_whose_loss_was_lost_is_drawn_as_far_as_it_goes(tmp_path, seen):
