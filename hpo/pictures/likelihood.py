@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
-from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 
 from hpo.pictures import style
@@ -54,14 +54,14 @@ def likelihood(emulator: Emulator, *, conditions: At, look: Look = PLAIN, out: P
     edges = _edges(emulator, [conditions])
     with look.figure(*SIZE) as figure:
         axes = figure.add_subplot()
-        mesh, _ = _draw(axes, emulator, edges, conditions, look)
+        image, _ = _draw(axes, emulator, edges, conditions, look)
         axes.set_title(_title(conditions, look), loc="left", fontsize="medium")
-        _bar(figure, axes, mesh, emulator, look)
+        _bar(figure, axes, image, emulator, look)
         style.write(figure, out)
     return out
 
 
-def draw(axes: Axes, emulator: Emulator, *, conditions: At, look: Look = PLAIN) -> QuadMesh:
+def draw(axes: Axes, emulator: Emulator, *, conditions: At, look: Look = PLAIN) -> AxesImage:
     """The same map in axes of one's own; gives the shades, of which a colour bar can be made.
 
     Arguments and errors are those of `likelihood`.
@@ -103,14 +103,14 @@ def animation(
     edges = _edges(emulator, frames[:: max(1, len(frames) // 6)])
     with look.figure(*SIZE) as figure:
         axes = figure.add_subplot()
-        mesh, lines = _draw(axes, emulator, edges, frames[len(frames) // 2], look)
+        image, lines = _draw(axes, emulator, edges, frames[len(frames) // 2], look)
         title = axes.set_title(_title(frames[0], look), loc="left", fontsize="medium")
-        _bar(figure, axes, mesh, emulator, look)
+        _bar(figure, axes, image, emulator, look)
 
         def show(number: int) -> list[Any]:
-            _move(mesh, lines, emulator, edges, frames[number], look)
+            _move(image, lines, emulator, edges, frames[number], look)
             title.set_text(_title(frames[number], look))
-            return [mesh, *lines]
+            return [image, *lines]
 
         style.film(figure, show, len(frames), out, per_second=PER_SECOND, step=step)
     return out
@@ -118,22 +118,29 @@ def animation(
 
 def _draw(
     axes: Axes, emulator: Emulator, edges: Edges, conditions: At, look: Look
-) -> tuple[QuadMesh, list[Line2D]]:
+) -> tuple[AxesImage, list[Line2D]]:
     """The shades, and a line for each level."""
-    shades: dict[str, Any] = {"cmap": style.SHADES, "vmin": -DECADES, "vmax": 0}
     seen = _seen(edges, look)
-    nothing = np.zeros((PIXELS, PIXELS))
-    mesh = axes.pcolormesh(*seen, nothing, rasterized=True, **shades)
+    image = axes.imshow(
+        np.zeros((PIXELS, PIXELS)),
+        cmap=style.SHADES,
+        vmin=-DECADES,
+        vmax=0,
+        extent=(seen[0][0], seen[0][-1], seen[1][0], seen[1][-1]),
+        origin="lower",
+        aspect="auto",
+        interpolation="bilinear",
+    )
     lines = [axes.plot([], [], **_LINE)[0] for _ in look.levels]
-    _move(mesh, lines, emulator, edges, conditions, look)
+    _move(image, lines, emulator, edges, conditions, look)
     across, up = emulator.module.event_columns
     axes.set(xlabel=look.label_of(across), ylabel=look.label_of(up))
     axes.set(xlim=look.xlim or seen[0][[0, -1]], ylim=look.ylim or seen[1][[0, -1]])
-    return mesh, lines
+    return image, lines
 
 
 def _move(
-    mesh: QuadMesh,
+    image: AxesImage,
     lines: Sequence[Line2D],
     emulator: Emulator,
     edges: Edges,
@@ -144,7 +151,7 @@ def _move(
     plane = shown = _plane(emulator, edges, conditions)
     if look.xlim or look.ylim:
         shown = _plane(emulator, _seen(edges, look), conditions)
-    mesh.set_array(_shade(shown).T)
+    image.set_data(_shade(shown).T)
     found = plane.contours(look.levels, shown)
     for line, level in zip(lines, look.levels, strict=True):
         line.set_data(*found.get(level, np.empty((0, 2))).T)
@@ -155,12 +162,12 @@ def _title(conditions: At, look: Look) -> str:
     return told.removeprefix("; ") if look.title else ""
 
 
-def _bar(figure: Figure, axes: Axes, mesh: QuadMesh, emulator: Emulator, look: Look) -> None:
+def _bar(figure: Figure, axes: Axes, image: AxesImage, emulator: Emulator, look: Look) -> None:
     """The scale of the shades, which says what the lines enclose."""
     atoms = [{each.name: atom} for each in emulator.module.event_columns for atom in each.atoms]
     off = f" off {' and '.join(map(look.text_of, atoms))}" if atoms else ""
     label = f"log$_{{10}}$ of the density{off} over its highest"
-    style.colour_bar(figure, mesh, label, [axes])
+    style.colour_bar(figure, image, label, [axes])
 
 
 def _plane(emulator: Emulator, edges: Edges, conditions: At) -> Plane:

@@ -161,6 +161,9 @@ def film(
     """
     suffix = moving(out)
     FigureCanvasAgg(figure)
+    # What stands where is settled once: else it would be for each frame, and could move.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     made = FuncAnimation(figure, show, frames=frames, blit=False)
     writers: dict[str, Any] = {
         ".gif": PillowWriter(per_second),

@@ -1,7 +1,7 @@
 """The density that a flow draws at given conditions, beside the density of the data there.
 
-Draws and data share bins and smoothing, as in the pictures of `hpo plot`. The noise is seeded, so
-that a picture changes only where the flow does while a slider moves.
+Draws and data share bins and smoothing. The noise is seeded, so that a picture changes only where
+the flow does while a slider moves.
 
 Letters of the arrays:
     N rows    F event columns    K of them shown    C condition columns
