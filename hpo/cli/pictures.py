@@ -276,6 +276,66 @@ def losses(study: str, out: Path, look: Look, runs: Path | None, storage: str | 
     click.echo(str(out))
 
 
+@plot.command(context_settings=KEYED)
+@click.argument("study", metavar="STUDY|RUN")
+@click.option("--trial", type=click.IntRange(min=0), help="That trial [default: the best].")
+@_kind("learning", _LEVELS, *_LIMITS, suffixes=(*SUFFIXES, ".gif", ".html", ".mp4"))
+@_data
+@_columns("The two event columns, across and up; needed where there are more.")
+@placed
+def learning(
+    study: str,
+    trial: int | None,
+    out: Path,
+    look: Look,
+    data: str | None,
+    columns: str | None,
+    runs: Path | None,
+    storage: str | None,
+) -> None:
+    """The density as a trial learned it, epoch by epoch.
+
+    Shows the flow after the epochs whose weights were kept (`training.snapshots`) and at its best,
+    over the whole test split, or one cell given as --NAME VALUE. The ending of --out says whether
+    it is a strip of panels or a film. RUN is the run.json of a single run.
+
+    \b
+        hpo plot learning bbh --trial 3 --Z 0.001 --alpha 1.0 --out learning.gif
+    """
+    from data_prep.dataset import Dataset
+    from hpo.cli.progress import of_steps
+    from hpo.pictures.learning import learning
+    from hpo.records.folder import data_found, read
+
+    path = _run_of(study, trial, storage, runs)
+    record = data_found(read(path), path.parent)
+    place = prepared(data) if data else Path(record.data.path)
+    dataset = Dataset.read(place)
+    at = options.conditions(click.get_current_context().args, dataset.condition_columns)
+    columns_of = (*dataset.event_columns, *dataset.condition_columns)
+    _check_labels(look, [*(column.name for column in columns_of), "epoch", "nll"])
+    named = options.names(columns, "--columns") if columns else None
+    chosen: Any = {"conditions": at, "columns": named, "look": look, "out": out}
+    with of_steps("flows") as step:
+        learning(record, path.parent, place, step=step, **chosen)
+    click.echo(str(out))
+
+
+def _run_of(reference: str, trial: int | None, storage: str | None, runs: Path | None) -> Path:
+    """The run.json of a study's trial, by default of the best; one that is named is taken."""
+    from hpo.emulator import choice
+    from hpo.records.record import NAME
+    from hpo.study.study import trial_name
+
+    if Path(reference).suffix == ".json":
+        if trial is not None:
+            raise click.UsageError("--trial chooses in a study")
+        return Path(reference)
+    found, folder = opened(reference, storage, runs)
+    best = choice.best(found, folder)[0].folder if trial is None else folder / trial_name(trial)
+    return best / NAME
+
+
 def _loaded(folder: Path, ctx: click.Context, look: Look) -> tuple[Emulator, dict[str, Any]]:
     """The emulator, and the values of its conditions that were given as `--NAME VALUE`."""
     from models import Emulator

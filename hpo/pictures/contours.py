@@ -68,13 +68,13 @@ def contours(
         DataError: If `folder` holds no prepared dataset.
     """
     style.suffix_of(out)
-    shown = _shown(emulator, folder, conditions, columns)
+    shown = shown_of(emulator, folder, conditions, columns)
     with look.figure(5.4, 6.0) as figure:
         grid = figure.add_gridspec(2, 2, width_ratios=(4, 1), height_ratios=(1, 4))
         main = figure.add_subplot(grid[1, 0])
         above = figure.add_subplot(grid[0, 0], sharex=main)
         right = figure.add_subplot(grid[1, 1], sharey=main)
-        told = _draw(main, shown, look)
+        told = draw_shown(main, shown, look)
         rows = effective(shown.both.weights_N, len(shown.both.data_NF))
         for k, axes in enumerate((above, right)):
             joined = density.joined(shown.edges[k], rows)
@@ -107,7 +107,7 @@ def draw(
     The lines have labels, so that `axes.legend()` names them. Arguments and errors are those of
     `contours`.
     """
-    _draw(axes, _shown(emulator, folder, conditions, columns), look)
+    draw_shown(axes, shown_of(emulator, folder, conditions, columns), look)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ def _mixture(
 
 
 @dataclass(frozen=True, slots=True)
-class _Shown:
+class Shown:
     """A plane of two columns, with the emulator's density on it."""
 
     columns: tuple[Column, Column]
@@ -208,9 +208,14 @@ class _Shown:
         )
 
 
-def _shown(
-    emulator: Emulator, folder: Path, conditions: At | None, columns: Sequence[str] | None
-) -> _Shown:
+def shown_of(
+    emulator: Emulator,
+    folder: Path,
+    conditions: At | None,
+    columns: Sequence[str] | None,
+    edges: Edges | None = None,
+) -> Shown:
+    """What a picture shows; `edges` are those of another one with which it is compared."""
     dataset, wanted = event_columns(emulator, folder, columns)
     if len(wanted) != 2:
         raise PlotError(
@@ -219,20 +224,22 @@ def _shown(
         )
     across, up = (dataset.event_columns[at] for at in wanted)
     both = compare(emulator, folder, conditions or {}, wanted)
-    edges = [
-        density.edges(data_N, drawn_N, both.weights_N, column.limits)
-        for data_N, drawn_N, column in zip(
-            both.data_NF.T, both.drawn_NF.T, (across, up), strict=True
+    if edges is None:
+        first, second = (
+            density.edges(data_N, drawn_N, both.weights_N, column.limits)
+            for data_N, drawn_N, column in zip(
+                both.data_NF.T, both.drawn_NF.T, (across, up), strict=True
+            )
         )
-    ]
-    shown = _Shown((across, up), both, (edges[0], edges[1]))
+        edges = (first, second)
+    shown = Shown((across, up), both, edges)
     if both.mixture is None:
         return shown
     pixels = [np.linspace(each[0], each[-1], density.FINE + 1) for each in edges]
     return replace(shown, plane=both.mixture.on((pixels[0], pixels[1]), both.drawn_NF, TIMES))
 
 
-def _draw(axes: Axes, shown: _Shown, look: Look) -> str:
+def draw_shown(axes: Axes, shown: Shown, look: Look) -> str:
     """The plane with its labels; gives what the lines enclose."""
     across, up = shown.columns
     told = draw_plane(axes, shown.both, (0, 1), shown.edges, look.levels, shown.plane)
