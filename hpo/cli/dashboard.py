@@ -8,7 +8,6 @@ import os
 import socket
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,7 +79,6 @@ def dashboard(
         number = listening.getsockname()[1]
         known = optuna_page.data_folders(opened, folder) if opened else []
         densities = Densities(catalog, data, known)
-        threading.Thread(target=densities.warm_up, daemon=True).start()
         studies = functools.partial(optuna_page.studies, opened) if opened else None
         progress = functools.partial(optuna_page.progress, opened, folder) if opened else None
         dash = app.create(catalog, densities=densities, studies=studies, progress=progress)

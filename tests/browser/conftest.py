@@ -13,6 +13,8 @@ import pytest
 
 from hpo.storage.address import FILE_VARIABLE, VARIABLE
 
+DATA = Path(__file__).parents[1] / "data"
+
 STUDY = """
 [study]
 name = "tiny"
@@ -65,8 +67,12 @@ def environment():
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory, prepared):
-    """Folder of the runs of a finished study of six trials on `prepared`. Do not write into it."""
+    """Folder of the runs of a finished study of six trials on `prepared`. Do not write into it.
+
+    Beside it lies an emulator of another study.
+    """
     folder = tmp_path_factory.mktemp("browser")
+    shutil.copytree(DATA / "emulator-1-affine", folder / "emulator")
     (folder / "tiny.toml").write_text(STUDY.format(data=prepared))
     command = [sys.executable, "-m", "hpo.cli", "launch", "tiny.toml", "--workers", "2"]
     done = subprocess.run(
@@ -83,14 +89,13 @@ def site(study):
         yield address
 
 
-@pytest.fixture
-def dashboard():
-    """Start `hpo dashboard FOLDER ...`; at the end it is ended as by Ctrl-C, which must be well.
+@pytest.fixture(scope="session")
+def serving():
+    """A context of `hpo dashboard FOLDER`, which gives the address that it printed, with the token.
 
-    Gives back the address that it printed, with the token.
+    At its end the command is ended as by Ctrl-C, which must be well.
     """
-    with contextlib.ExitStack() as stack:
-        yield lambda folder, *words: stack.enter_context(_running(folder, *words))
+    return _running
 
 
 @contextlib.contextmanager
@@ -121,10 +126,8 @@ def _rest(process, listener, said):
 
 
 @pytest.fixture
-def page(chromium, dashboard):
+def page(chromium):
     """A page of a fresh browser, 1280 by 800; the test fails if anything went wrong in it.
-
-    It is left before the dashboards end.
 
     `page.faults` holds what did, `page.expected` parts of those that a test means to see: the
     browser tells some of them late.

@@ -26,7 +26,7 @@ def views(study):
         "/runs/": "#best-so-far .main-svg",
         f"/runs/run/{keys[0]}": "#cells .main-svg",
         compared: "#multiples .main-svg",
-        "/runs/emulators": "h1",
+        "/runs/emulators": "table.emulators",
     }
 
 
@@ -38,12 +38,12 @@ def test_every_view_is_readable_by_everybody_and_keeps_to_itself(
     size = {"width": width, "height": 900}
     context = chromium.new_context(viewport=size, color_scheme=scheme, bypass_csp=True)
     page = context.new_page()
-    page.goto(site)
+    base, _, token = site.partition("/runs/?")
     titles = set()
     for path, last in views.items():
-        page.goto(site.partition("/runs/")[0] + path)
+        page.goto(f"{base}{path}{'&' if '?' in path else '?'}{token}")
         expect(page.locator(last).first).to_be_attached(timeout=60_000)
-        page.wait_for_timeout(800)
+        page.wait_for_load_state("networkidle")
 
         assert page.evaluate("document.documentElement.dataset.theme") == scheme
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
@@ -60,7 +60,9 @@ def test_every_view_is_readable_by_everybody_and_keeps_to_itself(
     context.close()
 
 
-def test_optunas_pages_offer_neither_a_change_nor_the_cloud(page, site):
+def test_optunas_pages_show_the_note_of_the_launch_and_offer_neither_a_change_nor_the_cloud(
+    page, site
+):
     page.goto(site)
     page.goto(f"{site.partition('/runs/')[0]}/dashboard")
     page.get_by_text("tiny").first.wait_for(timeout=60_000)
@@ -73,3 +75,6 @@ def test_optunas_pages_offer_neither_a_change_nor_the_cloud(page, site):
     expect(page.locator(".modebar-btn").first).to_be_attached(timeout=60_000)
     offers = page.locator(".modebar-btn").evaluate_all("all => all.map(one => one.dataset.title)")
     assert not [each for each in offers if any(word in each.lower() for word in BEYOND)]
+
+    page.goto(f"{site.partition('/runs/')[0]}/dashboard/studies/1/note")
+    page.get_by_text("hpo launch tiny.toml --workers 2").wait_for()

@@ -26,6 +26,17 @@ SOON_MS = 20_000
 expect.set_options(timeout=SOON_MS)
 
 
+@pytest.fixture(scope="module")
+def changing(study, serving, tmp_path_factory):
+    """Address of a dashboard over a copy of the study, and its runs' folder, to be changed.
+
+    Each test takes a complete run of it and leaves it so no more.
+    """
+    runs = shutil.copytree(study, tmp_path_factory.mktemp("changing") / "runs")
+    with serving(runs) as address:
+        yield address, runs
+
+
 def rows_of(page: Page) -> list[str]:
     """The runs in the table, in its order."""
     grid = page.locator("#grid")
@@ -34,11 +45,9 @@ def rows_of(page: Page) -> list[str]:
 
 
 def go(page: Page, site: str, path: str) -> None:
-    """Open a path of the dashboard, the first time with the token."""
-    base, _, token = site.partition("/runs/?token=")
-    page.goto(f"{base}/runs/?token={token}")
-    if path != "/runs/":
-        page.goto(base + path)
+    """Open a path of the dashboard, with the token."""
+    base, _, token = site.partition("/runs/?")
+    page.goto(f"{base}{path}{'&' if '?' in path else '?'}{token}")
 
 
 def drawn(page: Page, name: str) -> None:
@@ -107,20 +116,18 @@ def test_what_is_chosen_is_in_the_address_and_comes_back_with_it(page, site):
     expect(page.locator("#grid .ag-row-selected")).to_have_count(chosen)
 
 
-@pytest.mark.parametrize(
-    ("kind", "beginning"), [("csv", "run,rank"), ("latex", r"% \usepackage{booktabs}")]
-)
-def test_what_is_shown_can_be_taken_away(page, site, kind, beginning):
+def test_what_is_shown_can_be_taken_away(page, site):
     go(page, site, "/runs/?where=trial<3&column=best_val_nll".replace("<", "%3C"))
     shown = rows_of(page)
 
-    with page.expect_download() as taken:
-        page.locator(f"#as-{kind}").click()
+    for kind, beginning in {"csv": "run,rank", "latex": r"% \usepackage{booktabs}"}.items():
+        with page.expect_download() as taken:
+            page.locator(f"#as-{kind}").click()
 
-    text = Path(taken.value.path()).read_text()
-    assert text.startswith(beginning)
-    for key in shown:
-        assert key.split("/")[-1] in text
+        text = Path(taken.value.path()).read_text()
+        assert text.startswith(beginning)
+        for key in shown:
+            assert key.split("/")[-1] in text
 
 
 def test_chosen_runs_are_compared_in_every_picture(page, site):
@@ -141,7 +148,7 @@ def test_chosen_runs_are_compared_in_every_picture(page, site):
     expect(page.locator("#curves .ytitle").first).to_contain_text("NLL −")
 
 
-def test_a_run_shows_its_curves_its_options_and_what_it_draws(page, site, study):
+def test_a_run_shows_its_curves_and_what_it_draws_and_each_can_be_taken_away(page, site, study):
     path, record = next((path, one) for path, one in read_all(study) if one.state == "complete")
     key = path.parent.relative_to(study).as_posix()
 
@@ -155,6 +162,7 @@ def test_a_run_shows_its_curves_its_options_and_what_it_draws(page, site, study)
     expect(page.locator("#verdict")).to_contain_text("further from the data than chance")
     expect(page.locator(".options")).to_contain_text("learning_rate")
     expect(page.locator("#log")).to_contain_text("epoch 1:")
+    takes_away(page, record.trial)
 
 
 def test_the_conditions_follow_the_keys_and_a_click_on_a_cell(page, site, study):
@@ -180,26 +188,6 @@ def test_the_conditions_follow_the_keys_and_a_click_on_a_cell(page, site, study)
     expect(told).not_to_contain_text("between")
 
 
-def test_a_figure_can_be_taken_away_under_a_name_that_says_what_it_is(page, site, study):
-    key = next(p for p, one in read_all(study) if one.state == "complete").parent.name
-    go(page, site, f"/runs/run/{study_name(study)}/{key}")
-    page.wait_for_function(
-        "document.querySelector('#run-curves .js-plotly-plot')?._fullData?.length > 1"
-    )
-    menu = page.locator("figure:has(#run-curves) .take")
-    menu.locator("summary").click()
-
-    head = b'"curve","run","Epoch"'
-    begins = {"svg": b"<svg", "png": b"\x89PNG", "pdf": b"%PDF-1.4", "csv": head}
-    for kind, beginning in begins.items():
-        with page.expect_download() as taken:
-            menu.locator(f"[data-take={kind}]").click()
-
-        trial = int(key.removeprefix("trial-"))
-        assert taken.value.suggested_filename == f"tiny-{trial}-how-it-learned.{kind}"
-        assert Path(taken.value.path()).read_bytes().startswith(beginning)
-
-
 def test_the_run_leads_to_its_trial_and_the_trial_back(page, site, study):
     path, record = next(iter(read_all(study)))
     key = path.parent.relative_to(study).as_posix()
@@ -214,13 +202,13 @@ def test_the_run_leads_to_its_trial_and_the_trial_back(page, site, study):
     page.wait_for_url(re.compile(re.escape(f"/runs/run/{key}")))
 
 
-def test_a_running_trial_moves_by_itself_and_the_zoom_stays(page, dashboard, study, tmp_path):
-    runs = shutil.copytree(study, tmp_path / "runs")
+def test_a_running_trial_moves_by_itself_and_the_zoom_stays(page, changing):
+    site, runs = changing
     path, record = next((path, one) for path, one in read_all(runs) if one.state == "complete")
     moving = dataclasses.replace(record, state="running", epochs=record.epochs[:2], test=None)
     moving.write(path.parent)
     key = path.parent.relative_to(runs).as_posix()
-    go(page, dashboard(runs), f"/runs/compare?run={key}")
+    go(page, site, f"/runs/compare?run={key}")
     drawn(page, "curves")
     plot = "document.querySelector('#curves .js-plotly-plot')"
     area = page.locator("#curves .nsewdrag").bounding_box()
@@ -240,13 +228,13 @@ def test_a_running_trial_moves_by_itself_and_the_zoom_stays(page, dashboard, stu
     assert page.evaluate(f"{plot}.layout.xaxis.range") == zoomed
 
 
-def test_the_table_counts_on_while_a_trial_runs(page, dashboard, study, tmp_path):
-    runs = shutil.copytree(study, tmp_path / "runs")
+def test_the_table_counts_on_while_a_trial_runs(page, changing):
+    site, runs = changing
     path, record = next((path, one) for path, one in read_all(runs) if one.state == "complete")
     key = path.parent.relative_to(runs).as_posix()
     moving = dataclasses.replace(record, state="running", epochs=record.epochs[:1], test=None)
     moving.write(path.parent)
-    go(page, dashboard(runs), "/runs/?column=epochs&column=state")
+    go(page, site, "/runs/?column=epochs&column=state")
     rows_of(page)
     cell = page.locator(f"#grid .ag-row[row-id='{key}'] [col-id=epochs]")
     expect(cell).to_have_text("1")
@@ -260,8 +248,8 @@ def test_the_table_counts_on_while_a_trial_runs(page, dashboard, study, tmp_path
     expect(page.locator("#grid .ag-row-selected")).not_to_have_count(0)  # the choice stays
 
 
-def test_what_a_stranger_wrote_into_a_run_json_stays_text(page, dashboard, study, tmp_path):
-    runs = shutil.copytree(study, tmp_path / "runs")
+def test_what_a_stranger_wrote_into_a_run_json_stays_text(page, changing):
+    site, runs = changing
     path, record = next((path, one) for path, one in read_all(runs) if one.state == "complete")
     script = '<img src=x onerror="window.harmed=1"><script>window.harmed=1</script>'
     evil = dataclasses.replace(
@@ -276,16 +264,15 @@ def test_what_a_stranger_wrote_into_a_run_json_stays_text(page, dashboard, study
     (path.parent / "log.txt").write_text(script)
     key = path.parent.relative_to(runs).as_posix()
 
-    site = dashboard(runs)
     for where in ("/runs/", f"/runs/run/{key}", f"/runs/compare?run={key}"):
         go(page, site, where)
         expect(page.locator("main > *").first).to_be_visible()
-        page.wait_for_timeout(1500)
+        page.wait_for_load_state("networkidle")
         assert page.evaluate("window.harmed") is None
 
 
-def test_broken_runs_are_rows_with_a_reason_and_harm_nothing_else(page, dashboard, study, tmp_path):
-    runs = shutil.copytree(study, tmp_path / "runs")
+def test_broken_runs_are_rows_with_a_reason_and_harm_nothing_else(page, changing, study):
+    site, runs = changing
     whole = len(read_all(runs))
     for number, text in ((90, "{"), (91, "[]"), (92, "{" * 100_000)):
         folder = runs / study_name(study) / f"trial-{number:05d}"
@@ -295,7 +282,7 @@ def test_broken_runs_are_rows_with_a_reason_and_harm_nothing_else(page, dashboar
     link.mkdir()
     (link / "run.json").symlink_to("/etc/passwd")
 
-    go(page, dashboard(runs), "/runs/?column=state&column=reason")
+    go(page, site, "/runs/?column=state&column=reason")
 
     assert len(rows_of(page)) == whole + 4
     expect(page.locator("#summary")).to_contain_text("4 unreadable")
@@ -313,33 +300,22 @@ def test_the_theme_is_switched_and_kept(page, site):
     expect(page.locator("html")).to_have_attribute("data-theme", "dark")
 
 
-THESIS = Path(__file__).parents[3] / "shared" / "data" / "thesis_runs"
+def takes_away(page: Page, trial: int) -> None:
+    """A figure comes under a name that says what it is."""
+    page.wait_for_function(
+        "document.querySelector('#run-curves .js-plotly-plot')?._fullData?.length > 1"
+    )
+    menu = page.locator("figure:has(#run-curves) .take")
+    menu.locator("summary").click()
 
+    head = b'"curve","run","Epoch"'
+    begins = {"svg": b"<svg", "png": b"\x89PNG", "pdf": b"%PDF-1.4", "csv": head}
+    for kind, beginning in begins.items():
+        with page.expect_download() as taken:
+            menu.locator(f"[data-take={kind}]").click()
 
-@pytest.mark.skipif(not THESIS.is_dir(), reason="the thesis's runs are not here")
-def test_the_runs_of_the_thesis_give_its_table_and_their_curves(page, dashboard):
-    columns = "&".join(f"column={name}" for name in ("blocks", "hidden", "reported_val_nll"))
-    go(page, dashboard(THESIS), f"/runs/?{columns}")
-    names = rows_of(page)
-    assert len(names) == 12
-
-    name = "blocks_20_hidden_128_A_tanh_N_1000_V2_20min.json"  # the one that the thesis chose
-    row = page.locator(f"#grid .ag-center-cols-container .ag-row[row-id='{name}']")
-    for column, value in {"blocks": "20", "hidden": "128", "reported_val_nll": "5.3063"}.items():
-        expect(row.locator(f"[col-id={column}]")).to_have_text(value)
-
-    lost = "blocks_10_hidden_200_A_relu_N_1000_V2_20min.json"  # not finite from epoch 9 on
-    page.goto(page.url.partition("/runs/")[0] + f"/runs/compare?run={name}&run={lost}")
-    drawn(page, "curves")
-    expect(page.locator("#differences tbody tr")).to_have_count(2)
-
-
-def test_an_empty_folder_says_how_to_start(page, dashboard, tmp_path):
-    (tmp_path / "runs").mkdir()
-
-    go(page, dashboard(tmp_path / "runs"), "/runs/")
-
-    expect(page.locator("#start")).to_contain_text("hpo launch")
+        assert taken.value.suggested_filename == f"tiny-{trial}-how-it-learned.{kind}"
+        assert Path(taken.value.path()).read_bytes().startswith(beginning)
 
 
 def study_name(study: Path) -> str:

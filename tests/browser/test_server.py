@@ -57,12 +57,3 @@ def test_optunas_page_shows_the_study_and_its_link_follows_to_the_trial(site, ro
 
     link.click()
     page.wait_for_url(re.compile(r"/runs/run/tiny/trial-00003"))
-
-
-def test_optunas_pages_show_what_the_launch_wrote(site, root, page):
-    page.goto(site)
-    page.goto(f"{root}/dashboard/studies/1")
-    page.get_by_text("validation NLL").first.wait_for()
-
-    page.goto(f"{root}/dashboard/studies/1/note")
-    page.get_by_text("hpo launch tiny.toml --workers 2").wait_for()

@@ -9,8 +9,10 @@ Letters of the arrays:
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,12 +109,8 @@ class Densities:
         self._sketches: Cache[tuple[Stamp, str], CellMap] = Cache(64)
 
     def warm_up(self) -> None:
-        """Load torch and SciPy before the first look at a flow has to wait for them."""
-        # Few events at once are drawn fastest by one thread: where other work fills the cores, two
-        # wait for each other five times as long as the drawing takes.
-        importlib.import_module("torch").set_num_threads(1)
-        for name in ("hpo.records.weights", "models.evaluation.distances", "scipy.stats"):
-            importlib.import_module(name)
+        """Load torch and SciPy beside other work, before the first look at a flow waits for it."""
+        threading.Thread(target=_load, daemon=True).start()
 
     def conditions(self, key: str) -> list[Slider]:
         """The conditions that the flow can be drawn at."""
@@ -198,7 +196,8 @@ class Densities:
         # Before the checkpoint, which is complete when the record is.
         record = self._catalog.record(key)
         stamp = stamp_of(folder)
-        from hpo.records.weights import flow_of, on_the_way  # here: torch takes seconds to load
+        _load()
+        from hpo.records.weights import flow_of, on_the_way
         from models.evaluation.nll import check_columns
 
         # If the checkpoint was replaced meanwhile, the newer one is read, and this stamp is never
@@ -248,6 +247,16 @@ class Densities:
             return density_plot(flow, named, None, at, notes, draws=draws, **more)
         more = {"weights_N": weights_N, "own_NC": rows.conditions if dataset.scattered else None}
         return density_plot(flow, named, rows_NF, at, notes, draws=draws, **more)
+
+
+@functools.cache
+def _load() -> None:
+    """Load what draws: it takes seconds."""
+    # Few events at once are drawn fastest by one thread: where other work fills the cores, two
+    # wait for each other five times as long as the drawing takes.
+    importlib.import_module("torch").set_num_threads(1)
+    for name in ("hpo.records.weights", "models.evaluation.distances", "scipy.stats"):
+        importlib.import_module(name)
 
 
 def _names(columns: Sequence[Column]) -> list[str]:

@@ -108,7 +108,7 @@ def register(app: dash.Dash, site: Site, densities: Densities) -> None:
         """Set the sliders to the cell that was clicked on."""
         moved = {name["condition"]: place for name, place in zip(names, places, strict=True)}
         try:
-            found = densities.cells(key)
+            found = densities.cells(key, rough=True)
             sliders = {each.name: each for each in densities.conditions(key)}
         except InputError:
             raise dash.exceptions.PreventUpdate from None

@@ -17,7 +17,7 @@ from models.bundle.reliability import Reliability
 
 HEADS = (
     *("emulator", "from", "flows", "trained on", "test NLL [nats/event]"),
-    *("cells further from the data than chance", "good for", "draws", "at", "trained"),
+    *("cells beyond chance", "good for", "draws", "at", "trained"),
 )
 
 

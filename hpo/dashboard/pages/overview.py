@@ -22,6 +22,9 @@ from hpo.records.table import Row
 BEST = 5
 """Runs that the button takes."""
 
+READ = 3
+"""Looks for changes after which a person has seen the table, and may turn to a run."""
+
 COUNTED = 5
 """Looks for changes after which the time that is left is told anew, though no run changed."""
 
@@ -40,6 +43,7 @@ trains some; they appear on this page by themselves."""
 def layout(site: Site, query: Query) -> list[Part]:
     """The page with everything that its address says."""
     rows, fault = site.catalog.rows(), []
+    chosen = query.columns or tuple(usual_names(rows))
     try:
         table = table_of(rows, query)
     except InputError as error:
@@ -47,9 +51,11 @@ def layout(site: Site, query: Query) -> list[Part]:
         fault = [parts.notice(f"{error} (all runs are shown)", kind="fault")]
     small = html.Ol(cards(table), id="cards", className="cards")
     wide = html.Div(grid(table, query), className="grid")
-    content = [*_controls(rows, table, query, fault), small, wide, *_actions(query)]
+    content = [*_controls(rows, table, query, chosen, fault), small, wide, *_actions(query)]
     return [
-        dcc.Store(id="seen", data=site.catalog.version),
+        dcc.Store(
+            id="seen", data=[site.catalog.version, str(replace(query, runs=(), columns=chosen))]
+        ),
         dcc.Store(id="asked", data={"columns": list(query.columns), "most": MOST}),
         dcc.Download(id="file"),
         parts.title("Runs", chips(rows, query)),
@@ -104,29 +110,31 @@ def register(app: dash.Dash, site: Site) -> None:
         prevent_initial_call=True,
     )
     def update(
-        tick: int, where: str, columns: list[str], differing: list[str], seen: int
+        tick: int, where: str, columns: list[str], differing: list[str], seen: list[Any]
     ) -> tuple[object, ...]:
-        version = site.catalog.refresh()
-        # A filter may change while the page looks for new runs: one call is then for both.
-        by_itself = set(ctx.triggered_prop_ids.values()) == {"tick"}
-        if by_itself and version == seen:
+        query = Query(where=where or "", columns=tuple(columns or ()), differing=bool(differing))
+        now = [site.catalog.refresh(), str(query)]
+        if site.densities and tick == READ:
+            site.densities.warm_up()
+        # Not by what triggered this: Dash drops the answer about a filter if it asks for new runs
+        # before that has come.
+        if now == seen:
             if site.progress is None or tick % COUNTED:
                 raise dash.exceptions.PreventUpdate
             return *(dash.no_update,) * 8, going_on(site)
         rows = site.catalog.rows()
-        query = Query(where=where or "", columns=tuple(columns or ()), differing=bool(differing))
         try:
             table = table_of(rows, query)
         except InputError as error:
             kept = (dash.no_update,) * 5
             told = parts.notice(f"{error} (the table is as it was before)", kind="fault")
-            return *kept, bool(rows), told, version, dash.no_update
+            return *kept, bool(rows), told, now, dash.no_update
         # With new heads, widths that a person chose are lost.
-        heads = dash.no_update if by_itself else table.heads
+        heads = dash.no_update if now[1] == seen[1] else table.heads
         options = _options(table.known)
         above, small = summary(table), cards(table)
         shown = table.rows, heads, options, above, small, bool(rows)
-        return *shown, "", version, going_on(site)
+        return *shown, "", now, going_on(site)
 
     @app.callback(
         Output("grid", "selectedRows"),
@@ -166,8 +174,9 @@ def register(app: dash.Dash, site: Site) -> None:
     )
 
 
-def _controls(rows: Sequence[Row], table: Table, query: Query, fault: Sequence[Part]) -> list[Part]:
-    chosen = list(query.columns) or usual_names(rows)
+def _controls(
+    rows: Sequence[Row], table: Table, query: Query, chosen: Sequence[str], fault: Sequence[Part]
+) -> list[Part]:
     where = dcc.Input(
         id="where",
         value=query.where,
@@ -177,7 +186,7 @@ def _controls(rows: Sequence[Row], table: Table, query: Query, fault: Sequence[P
         maxLength=1000,
         className="text",
     )
-    columns = dcc.Dropdown(_options(table.known), chosen, id="columns", multi=True)
+    columns = dcc.Dropdown(_options(table.known), list(chosen), id="columns", multi=True)
     # The browser completes whole texts, so that a script puts what stands before a name before it.
     names = [html.Option(value=each.name, **_named(each.name)) for each in table.known]
     differing = dcc.Checklist(

@@ -66,7 +66,7 @@ def test_the_time_that_is_left_counts_on_though_no_run_changes(site):
     made = app.create(site.catalog, progress=site.progress)
 
     told = [
-        asked(made, "going-on.children", tick=tick, seen=site.catalog.version)
+        asked(made, "going-on.children", tick=tick, seen=[site.catalog.version, ""])
         for tick in (overview.COUNTED, overview.COUNTED + 1, 2 * overview.COUNTED)
     ]
 
@@ -74,6 +74,20 @@ def test_the_time_that_is_left_counts_on_though_no_run_changes(site):
     assert "done in about 1 min 00 s" in told[0].text
     assert "done in about 59 s" in told[2].text
     assert "rowData" not in told[2].text
+
+
+def test_a_look_for_new_runs_makes_up_for_the_answer_about_a_filter_that_it_overtook(site):
+    made = app.create(site.catalog)
+    seen = [site.catalog.version, ""]
+
+    kept, lost, wrong = (
+        asked(made, "going-on.children", tick=1, seen=seen, where=where)
+        for where in ("", "trial > 2", "trail > 2")
+    )
+
+    assert kept.status_code == 204
+    assert '"rowData":[]' in lost.text.replace(" ", "")
+    assert "did you mean" in wrong.text
 
 
 def test_the_scripts_of_pictures_are_asked_for_at_once_and_are_there(site):

@@ -45,6 +45,16 @@ def test_a_wrong_filter_in_the_address_shows_all_runs_and_says_so(tmp_path):
     assert "bbh/trial-00000" in page
 
 
+def test_without_a_run_the_page_says_how_to_start(tmp_path):
+    empty, some = (
+        next(each for each in overview.layout(site, Query()) if getattr(each, "id", "") == "start")
+        for site in (site_of(tmp_path), site_of(tmp_path, trained(5.0)))
+    )
+
+    assert "hpo launch" in empty.children
+    assert (empty.hidden, some.hidden) == (False, True)
+
+
 def test_the_best_so_far_never_rises():
     rows = [
         row("a", trained(nll, trial=i, updated=f"2026-05-01T12:00:0{9 - i}+00:00"))
