@@ -38,6 +38,8 @@ FRACTIONS = (0.5, 0.9)
 """Of all events, that the contours of a corner enclose unless others are chosen."""
 WIDE = 100.0
 """From the 1 % to the 99 % quantile of the data: beyond it a column is shown by its logarithm."""
+SMALL = 1.4
+"""Inches of a panel below which its type is smaller."""
 MOST = 10
 """Columns that a corner can show."""
 
@@ -116,18 +118,22 @@ def _draw(
     told, legend, last = "", None, len(shown) - 1
     rows = effective(both.weights_N, len(both.data_NF))
     grid = figure.add_gridspec(len(shown), len(shown))
+    small = figure.get_size_inches()[0] < SMALL * len(shown)
+    size, between, most = ("x-small", "\n[", 3) if small else ("medium", " [", 4)
     for row, up in enumerate(shown):
         for column, across in enumerate(shown[: row + 1]):
             axes = figure.add_subplot(grid[row, column])
-            axes.xaxis.set_major_locator(MaxNLocator(4, prune="both"))
-            axes.tick_params(labelbottom=row == last, labelleft=column == 0)
-            axes.set_xlabel(across.label if row == last else "")
+            axes.xaxis.set_major_locator(MaxNLocator(most, prune="both"))
+            axes.tick_params(labelbottom=row == last, labelleft=column == 0, labelsize=size)
+            if row == last:
+                axes.set_xlabel(across.label.replace(" [", between), fontsize=size)
             if row > column:
                 edges = (across.edges, up.edges)
                 told = draw_plane(axes, both, (column, row), edges, levels)
                 legend = legend or axes
-                axes.yaxis.set_major_locator(MaxNLocator(4, prune="both"))
-                axes.set_ylabel(up.label if column == 0 else "")
+                axes.yaxis.set_major_locator(MaxNLocator(most, prune="both"))
+                if column == 0:
+                    axes.set_ylabel(up.label.replace(" [", between), fontsize=size)
                 continue
             joined = density.joined(up.edges, rows)
             drawn_J = density.marginal(up.drawn_N, joined)

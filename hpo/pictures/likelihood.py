@@ -28,7 +28,7 @@ PIXELS = 240
 """Along each axis."""
 DECADES = 4.0
 """Below the highest density by more than that, all is white."""
-FRAMES = 48
+FRAMES = 36
 """Of an animation, there and not back."""
 PER_SECOND = 12
 DRAWS = 20_000

@@ -152,11 +152,10 @@ def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypat
     assert [each.name for each in tmp_path.iterdir()] == ["losses.png"]
 
 
-def test_no_setting_of_matplotlib_outlives_a_picture(tmp_path, prepared):
+def test_no_setting_of_matplotlib_outlives_a_picture(tmp_path):
     with matplotlib.rc_context({"font.size": 23.0, "axes.spines.top": True}):
         before = dict(matplotlib.rcParams)
 
-        contours.contours(Truth(), prepared, out=tmp_path / "masses.png")
-        losses.losses([run()], tmp_path / "losses.png")
+        losses.losses([run()], tmp_path / "losses.svg")
 
         assert dict(matplotlib.rcParams) == before
