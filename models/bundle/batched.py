@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.bundle.ensemble import Density
-from models.flow.conditioners import Network, TriangularLinear
+from models.flow.conditioners import TriangularLinear
 from models.flow.conditions import Rows, distinct, micro_batches
+from models.flow.network import Network
 
 ROWS = 16_384
 """Rows that go through a flow together: their activations stay in the cache of a CPU core."""

@@ -27,10 +27,10 @@ from data_prep.stream import Batch
 from models import patterns
 from models.config import FlowConfig
 from models.flow import density
-from models.flow.conditioners import Network
 from models.flow.conditions import Conditions, by_choice
 from models.flow.coordinates import Constants, Moments, Standardise, constants
 from models.flow.density import ConditionalFlow
+from models.flow.network import Network
 from models.layout import Layout, inputs_of
 from models.patterns import Pattern, left, rest_of
 

@@ -35,10 +35,8 @@ from torch.autograd.function import once_differentiable
 from models.config import FlowConfig
 from models.flow.conditions import Conditions
 from models.flow.fused import ACTIVATIONS, give_back, take
+from models.flow.network import LAST_GAIN, Network, uniform
 from models.layout import masked_groups
-
-LAST_GAIN = 0.01
-"""On the initial spread of a last layer: a flow starts near the identity."""
 
 
 class Conditioner(nn.Module, ABC):
@@ -68,98 +66,6 @@ class Conditioner(nn.Module, ABC):
 
 
 # ---- a network for each feature
-
-
-class Network(nn.Module):
-    """A multilayer perceptron on columns; residual if asked, around each hidden layer.
-
-    Activations come before the matrices, so that the sum of a residual layer stays linear:
-    He, Zhang, Ren & Sun (2016), https://arxiv.org/abs/1603.05027
-    """
-
-    def __init__(self, config: FlowConfig, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.weight, self.bias = nn.ParameterList(), nn.ParameterList()
-        for number, (columns, rows) in enumerate(
-            pairwise([inputs, *[config.hidden] * config.depth, outputs])
-        ):
-            gain = LAST_GAIN if number == config.depth else 1.0
-            limit = gain / math.sqrt(max(1, columns))
-            self.weight.append(_uniform(limit, rows, columns))
-            self.bias.append(_uniform(limit, rows, 1))
-        self.activation = ACTIVATIONS[config.activation]
-        self.residual = config.residual
-
-    @property
-    def weights(self) -> int:
-        """Number of weights, biases not counted."""
-        return sum(weight.numel() for weight in self.weight)
-
-    def forward(self, x_IN: Tensor) -> Tensor:
-        """Outputs, `(P, N)`."""
-        h_HN = torch.addmm(self.bias[0], self.weight[0], x_IN)
-        for number in range(1, len(self.weight)):
-            y_HN = torch.addmm(self.bias[number], self.weight[number], self.activation.of(h_HN))
-            h_HN = h_HN + y_HN if self.skips(number) else y_HN
-        return h_HN
-
-    def skips(self, number: int) -> bool:
-        """Whether a layer adds to the one before."""
-        return self.residual and number < len(self.weight) - 1
-
-
-class FusedPass:
-    """One pass through a network with the derivative by hand, in arrays used again.
-
-    `backward` gives the arrays back, so it can be called once only.
-    """
-
-    def __init__(self, network: Network, x_IN: Tensor) -> None:
-        self.network = network
-        self.weight = [weight.detach() for weight in network.weight]
-        self.x_IN = x_IN
-        self.before: list[Tensor] = []
-        self.after: list[Tensor] = []
-
-    def forward(self) -> Tensor:
-        """Outputs, `(P, N)`; to be given back."""
-        h_HN = self._linear(0, self.x_IN)
-        for number in range(1, len(self.weight)):
-            a_HN = take(h_HN, *h_HN.shape)
-            self.network.activation.into(h_HN, a_HN)
-            self.before.append(h_HN)
-            self.after.append(a_HN)
-            y_HN = self._linear(number, a_HN)
-            h_HN = y_HN.add_(h_HN) if self.network.skips(number) else y_HN
-        return h_HN
-
-    def _linear(self, number: int, x_HN: Tensor) -> Tensor:
-        weight, bias = self.weight[number], self.network.bias[number].detach()
-        return torch.addmm(bias, weight, x_HN, out=take(x_HN, len(weight), x_HN.shape[1]))
-
-    def give_back(self) -> None:
-        """Give back all arrays, when no derivative is wanted."""
-        give_back([*self.before, *self.after])
-
-    def backward(self, grad_PN: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Gradients of `x_IN` and of all weights, then all biases; `grad_PN` is used up."""
-        weights: list[Tensor] = []
-        biases: list[Tensor] = []
-        grad_HN = grad_PN
-        for number in reversed(range(len(self.weight))):
-            x_HN = self.after[number - 1] if number else self.x_IN
-            weights.insert(0, grad_HN @ x_HN.t())
-            biases.insert(0, grad_HN.sum(1, keepdim=True))
-            below_HN = take(grad_HN, len(x_HN), grad_HN.shape[1])
-            torch.mm(self.weight[number].t(), grad_HN, out=below_HN)
-            if number:
-                self.network.activation.back(below_HN, self.before[number - 1], x_HN)
-                if self.network.skips(number):
-                    below_HN.add_(grad_HN)
-            give_back([grad_HN])
-            grad_HN = below_HN
-        self.give_back()
-        return grad_HN, [*weights, *biases]
 
 
 class SeparateConditioner(Conditioner):
@@ -192,10 +98,10 @@ class TriangularLinear(nn.Module):
         self.sizes = list(inputs[1:])
         for group, rows in enumerate(outputs):
             limit = gain / math.sqrt(max(1, sum(inputs[: group + 1])))
-            self.first.append(_uniform(limit, rows, inputs[0]))
-            self.bias.append(_uniform(limit, rows, 1))
+            self.first.append(uniform(limit, rows, inputs[0]))
+            self.bias.append(uniform(limit, rows, 1))
             if group:
-                self.weight.append(_uniform(limit, rows, sum(inputs[1 : group + 1])))
+                self.weight.append(uniform(limit, rows, sum(inputs[1 : group + 1])))
 
     @property
     def weights(self) -> int:
@@ -388,7 +294,3 @@ def _product(a_LM: Tensor, x_MN: Tensor, out_LN: Tensor) -> None:
 
 def _slices(sizes: Sequence[int]) -> list[slice]:
     return [slice(a, b) for a, b in pairwise(accumulate(sizes, initial=0))]
-
-
-def _uniform(limit: float, rows: int, columns: int) -> Tensor:
-    return torch.empty(rows, columns).uniform_(-limit, limit)

@@ -24,9 +24,10 @@ from torch.autograd.function import once_differentiable
 
 from models.config import FlowConfig
 from models.flow import spline
-from models.flow.conditioners import FusedPass, MaskedConditioner, SeparateConditioner
+from models.flow.conditioners import MaskedConditioner, SeparateConditioner
 from models.flow.conditions import Conditions
 from models.flow.fused import give_back
+from models.flow.network import FusedPass
 from models.layout import LOG_SCALE_LAYER, LOG_SCALE_TOTAL, parameters_of
 
 CONDITIONERS = {"separate": SeparateConditioner, "masked": MaskedConditioner}

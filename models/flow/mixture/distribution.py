@@ -24,9 +24,9 @@ from torch import Tensor
 
 from models import boxes
 from models.config import FlowConfig
-from models.flow.conditioners import FusedPass, Network
 from models.flow.conditions import Conditions
 from models.flow.mixture.fused import FusedMixture
+from models.flow.network import FusedPass, Network
 
 WIDTHS = 0.05, 2.0
 """Least and greatest width of the first boxes, in standard deviations."""

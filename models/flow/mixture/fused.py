@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from models import boxes
-from models.flow.conditioners import FusedPass
 from models.flow.fused import give_back
 from models.flow.mixture.part import Part
 from models.flow.mixture.slots import OneEach, Slots
 from models.flow.mixture.table import Table, rows_of_sums
+from models.flow.network import FusedPass
 
 ELEMENTS, FEWEST_ROWS = 131_072, 64
 """Rows of a part times boxes; fewest rows of a part."""

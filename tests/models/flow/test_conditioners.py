@@ -5,9 +5,10 @@ import torch
 from torch.nn import functional
 
 from models.config import ConfigError, FlowConfig
-from models.flow.conditioners import FusedPass, MaskedConditioner, Network, SeparateConditioner
+from models.flow.conditioners import MaskedConditioner, SeparateConditioner
 from models.flow.conditions import Conditions
 from models.flow.fused import ACTIVATIONS
+from models.flow.network import FusedPass, Network
 from tests.pairwise import every_pair
 
 OFFICIAL = {
