@@ -154,6 +154,12 @@ class Stream:
             raise ValueError(f"start must lie in [0, {self.batches}], got {start}")
         return _read_ahead(self._lumps(index, start))
 
+    def in_memory(self, epoch: int) -> tuple[Batch, _Order] | None:
+        """All rows in file order, and where those of an epoch's batches are; None if too large."""
+        if self._kept is None:
+            return None
+        return self._kept.rows, np.concatenate([*self._orders(self._kept, epoch, 0)])
+
     def _lumps(self, epoch: int, start: int) -> Iterator[list[Batch]]:
         """The batches from `start` on, in lists of some `LUMP_ROWS` rows."""
         # Without a cache all windows share one store: a window is used up when the next is asked
@@ -356,27 +362,25 @@ def _damaged(path: Path, error: Exception) -> DataError:
 
 
 class _Store:
-    """Decoded row groups in one block of memory."""
+    """Decoded row groups in one block of memory; in file order if there is room for all."""
 
     def __init__(self, table: _Table, rows: int) -> None:
         self.rows = table.batch(rows)
-        self._table = table
-        self._places: dict[int, int] = {}
-        self._filled = 0
+        self._table, self._whole = table, rows == table.rows
         self._lock = threading.Lock()  # two epochs of one stream may share a store
+        self.clear()
 
     def clear(self) -> None:
-        self._places.clear()
-        self._filled = 0
+        self._places, self._filled = dict[int, int](), 0
 
     def hold(self, group: int) -> _Order:
         """Where the rows of a row group are; decodes it unless it is here already."""
-        rows = self._table.groups[group].rows
+        groups, rows = self._table.groups, self._table.groups[group].rows
         with self._lock:
             if group not in self._places:
-                place = slice(self._filled, self._filled + rows)
-                self._table.decode(group, self.rows.take(place))
-                self._places[group] = self._filled
+                at = sum(one.rows for one in groups[:group]) if self._whole else self._filled
+                self._table.decode(group, self.rows.take(slice(at, at + rows)))
+                self._places[group] = at
                 self._filled += rows
             return np.arange(self._places[group], self._places[group] + rows)
 

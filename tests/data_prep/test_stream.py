@@ -509,3 +509,19 @@ def test_the_bag_of_some_cells_has_their_rows_of_the_bag_of_all(many):
     whole, some = bagged(many, 3), bagged(many, 3, without=HELD_OUT)
 
     assert some == Counter({r: n for r, n in whole.items() if not of_held_out(np.array([r[2:]]))})
+
+
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 9), epoch=st.integers(0, 3), bag=st.none() | st.integers(0, 2))
+def test_rows_in_memory_in_their_order_are_the_batches(many, seed, epoch, bag):
+    def stream(seed: int) -> Stream:
+        return Stream(many, "train", batch_size=100, seed=seed, bag=bag, without=HELD_OUT)
+
+    kept, order = stream(seed).in_memory(epoch)
+
+    whole = list(stream(seed).epoch(epoch))
+    parts = np.split(order, range(100, len(order), 100))
+    assert same([kept.take(rows) for rows in parts], whole)
+    other, _ = stream(seed + 1).in_memory(epoch + 1)
+    assert same([other], [kept])
+    assert Stream(many, "train", batch_size=100, memory_mb=0).in_memory(0) is None
