@@ -11,19 +11,15 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Interval, Len
 
 from data_prep.atomic import draft_of
 from data_prep.columns import Column, Value, single
 from data_prep.errors import DataError
-from data_prep.untrusted import contents, fault_of, is_finite
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
+from data_prep.untrusted import adapter, contents, fault_of, is_finite
 
 SCHEMA = 1
 """Version of `dataset.json`. Raised when a reader of the old one would misread the new one."""
@@ -210,7 +206,7 @@ class Dataset:
 
         path = Path(folder) / "dataset.json"
         try:
-            dataset = _adapter().validate_json(contents(path), strict=True)
+            dataset = adapter(Dataset).validate_json(contents(path), strict=True)
         except FileNotFoundError:
             raise DataError(
                 f"{folder} is not a prepared dataset (it has no dataset.json): "
@@ -264,13 +260,6 @@ def _fingerprint(folder: Path) -> str:
         return Dataset.read(folder).fingerprint
     except DataError:
         return ""
-
-
-@cache
-def _adapter() -> TypeAdapter[Dataset]:
-    from pydantic import TypeAdapter  # here: reading the module's names must stay cheap
-
-    return TypeAdapter(Dataset)
 
 
 def _contradictions(dataset: Dataset) -> Iterator[str]:

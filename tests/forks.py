@@ -53,9 +53,9 @@ class Forks:
         """Run the `hpo` command; see `at_once`."""
         return self.at_once([("hpo", *words)], **options)[0]
 
-    def work(self, study, runs, **options):
-        """Be a worker of the study until no trial waits."""
-        return self.at_once([("work", study, runs)], **options)[0]
+    def work(self, study, runs, *, stack=1, **options):
+        """Be a worker of the study, so many trials at a time, until no trial waits."""
+        return self.at_once([("work", study, runs, stack)], **options)[0]
 
     def at_once(
         self,
@@ -254,7 +254,8 @@ def _run(kind, *words):
     elif kind == "work":
         from hpo.execution.worker import work
 
-        work(*words, 1, 1)
+        study, runs, stack = words
+        work(study, runs, 1, 1, int(stack))
     else:
         from hpo.cli import main
 

@@ -163,7 +163,7 @@ def _trained_on(run: Run, out: Path, asked: dict[str, Any]) -> tuple[list[Run], 
         with progress.of_steps("epochs", console) as show:
 
             def tell(step: Step) -> None:
-                show(step.number * step.epochs + step.epoch, step.count * step.epochs)
+                show(step.reached, step.count * step.epochs)
                 if step.ended:
                     words = progress.line(step.ended, step.name)
                     progress.say(console, f"{words}  [{step.number + 1} of {step.count} done]")

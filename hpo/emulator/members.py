@@ -18,9 +18,13 @@ not trained again, and what was interrupted goes on from its last epoch.
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import torch
 
 from data_prep import cells
 from data_prep.cells import Named
@@ -35,7 +39,9 @@ from hpo.study.space import seed_of
 from hpo.study.spec import lay_over
 from models.config import FREE_TO_CHANGE, FlowConfig, TrainConfig
 from models.training import checkpoint
+from models.training.arithmetic import device_of
 from models.training.history import Epoch
+from models.training.stack.meeting import Meeting
 from models.training.train import train
 
 DECIDED = {
@@ -57,13 +63,15 @@ class Step:
     name: str
     """Of the one under way: `member 0`."""
     number: int
-    """Of those before it."""
+    """Of those that have ended."""
     count: int
     """Of all."""
     epoch: int
     """The last whole one."""
     epochs: int
     """At most, of each training."""
+    reached: int = 0
+    """Epochs of all trainings."""
     ended: RunRecord | None = None
     """The record of the training, when it has just ended."""
 
@@ -144,17 +152,42 @@ def train_on(
     """
     plans = _plans(run, members, bag, folds, epochs)
     done: list[Run] = []
-    for name, planned in plans.items():
+    reached: dict[str, int] = {}
+    lock = threading.Lock()
+
+    def told(step: Step) -> None:
+        with lock:  # several may be under way
+            reached[step.name] = step.epoch
+            tell(dataclasses.replace(step, number=len(done), reached=sum(reached.values())))
+
+    def trained(name: str, planned: RunRecord, meeting: Meeting | None = None) -> Run:
         folder = place / name.replace(" ", "-")
         ended = _ended(planned, folder)
         if ended is None:
             left = _left(max_minutes, done, len(plans), place)
             planned = dataclasses.replace(planned, training=planned.training | left)
-            step = Step(name, len(done), len(plans), 0, planned.training["epochs"])
-            ended = _trained(planned, folder, step, tell)
-        done.append(Run(ended, folder))
-    members_of = [done[at : at + members] for at in range(0, len(done), members)]
+            step = Step(name, 0, len(plans), 0, planned.training["epochs"])
+            ended = _trained(planned, folder, step, told, meeting)
+        with lock:
+            reached[name] = planned.training["epochs"]
+            done.append(one := Run(ended, folder))
+        return one
+
+    meeting = None if max_minutes else _meeting(run, len(plans))
+    if meeting is None:
+        each = [trained(*plan) for plan in plans.items()]
+    else:
+        each = meeting.run([partial(trained, *plan, meeting) for plan in plans.items()])
+    members_of = [each[at : at + members] for at in range(0, len(each), members)]
     return members_of[0], members_of[1:]
+
+
+def _meeting(run: Run, trainings: int) -> Meeting | None:
+    """Where so many are trained at a time: on a GPU as stacks, else one on each CPU thread."""
+    threads = torch.get_num_threads()
+    if device_of(TrainConfig.from_dict(run.record.training)).type != "cpu":
+        return Meeting(size=trainings, threads=threads)
+    return Meeting(size=min(threads, trainings), apart=True) if threads > 1 else None
 
 
 def _plans(
@@ -254,7 +287,11 @@ def _ended(planned: RunRecord, folder: Path) -> RunRecord | None:
 
 
 def _trained(
-    record: RunRecord, folder: Path, step: Step, tell: Callable[[Step], None]
+    record: RunRecord,
+    folder: Path,
+    step: Step,
+    tell: Callable[[Step], None],
+    meeting: Meeting | None,
 ) -> RunRecord:
     """The record of a training at its end, which is written into its folder beside the weights."""
     if (folder / NAME).exists():
@@ -272,6 +309,7 @@ def _trained(
         report=record.data.report_cells,
         checkpoint=folder,
         on_epoch=on_epoch,
+        meeting=meeting,
     )
     stored = checkpoint.load(folder)
     assert stored is not None  # it has just been saved

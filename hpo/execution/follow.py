@@ -70,12 +70,14 @@ def follow(
             ended = [record for record in new if record]
             shown.update(record.trial for record in ended)
             show(status, ended)
-            running = sum(one.stale is None for one in status.running)
+            living = [one for one in status.running if one.stale is None]
+            running = len({(one.host, one.pid) for one in living})
+            wanted = min(plan.workers, -(-status.waiting // plan.stack) + running)
             if status.stopping or not status.waiting:
                 if not status.running:
                     return status
             # Workers of an earlier launch count, too.
-            elif (there := workers.count(running)) < min(plan.workers, status.waiting + running):
+            elif (there := workers.count(running)) < wanted:
                 if there == 0:
                     before, progress = progress, slots.progress()
                     futile = futile + 1 if progress == before else 0
@@ -84,7 +86,7 @@ def follow(
                     tell(refused.read_text("utf-8"))
                     refused.unlink()
                 with naming(plan.worker_folder):
-                    workers.add(min(plan.workers, status.waiting + running) - there)
+                    workers.add(wanted - there)
             time.sleep(POLL_S)
     except KeyboardInterrupt as told:
         if isinstance(told, HandBack):

@@ -36,6 +36,9 @@ class Plan:
     """Folder of all studies' runs, seen by the workers under the same path."""
 
     url: URL
+    stack: int = 1
+    """Trials that each worker trains at a time."""
+
     lowers: bool = False
     """Whether the number of trials was asked for, so that it also makes them fewer."""
 
@@ -68,9 +71,10 @@ class Plan:
         return max(1, cores() // self.workers)
 
     @property
-    def arguments(self) -> tuple[str, str, int, int]:
+    def arguments(self) -> tuple[str, str, int, int, int]:
         """Arguments of `hpo.execution.worker.work`."""
-        return self.spec.study.name, str(self.runs), self.threads, self.workers
+        name, runs = self.spec.study.name, str(self.runs)
+        return name, runs, self.threads, self.workers, self.stack
 
     @property
     def data(self) -> str:
@@ -91,7 +95,8 @@ class Plan:
         return "\n".join(
             [
                 f"study    {spec.study.name}: {counted(self.trials, 'trial')}, "
-                f"{counted(self.workers, 'worker')} ({self.on}), threads of each: {self.threads}",
+                f"{counted(self.workers, 'worker')} ({self.on}), threads of each: {self.threads}"
+                + (f", trials at a time: {self.stack}" if self.stack > 1 else ""),
                 f"data     {spec.data.path}: {self.data}",
                 f"search   {spec.sampler.kind}, pruner {spec.pruner.kind}, "
                 f"at most {counted(spec.training.epochs, 'epoch')} a trial",
@@ -106,6 +111,7 @@ def make_plan(
     *,
     trials: int | None,
     workers: int | None,
+    stack: int | None = None,
     on: str,
     runs: Path,
     url: URL,
@@ -122,6 +128,7 @@ def make_plan(
     dataset = Dataset.read(folder)
     data = _named(spec, dataset, folder)
     total = trials or spec.study.trials
+    at_a_time = stack or spec.study.trials_per_worker
     if spec.sampler.kind == "grid" and total > (points := len(grid(spec.space))):
         fault = f"its grid has {points} points, so --trials can be {points} at most, not {total}"
         raise SpecError(f"the study {spec.study.name!r}", [fault])
@@ -129,7 +136,8 @@ def make_plan(
         spec=dataclasses.replace(spec, data=data),
         dataset=dataset,
         trials=total,
-        workers=min(workers or default_workers(spec), total),
+        workers=min(workers or default_workers(spec), -(-total // at_a_time)),
+        stack=min(at_a_time, total),
         on=on,
         runs=runs.absolute(),
         url=url,

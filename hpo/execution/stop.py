@@ -54,17 +54,18 @@ def end_workers(storage: RDBStorage, name: str) -> Ended:
     if jobs is None:
         raise SchedulerError("squeue does not answer: nothing was cancelled")
     cancel_jobs(sorted(jobs))
-    leases = [one for one in slots.leases() if one.owner.job is None and one.lives({})]
-    here = [lease for lease in leases if lease.owner.here]
-    for lease in here:
+    leases = (one for one in slots.leases() if one.owner.job is None and one.lives({}))
+    owners = {lease.owner for lease in leases}
+    here = {owner for owner in owners if owner.here}
+    for owner in here:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(lease.owner.pid, signal.SIGTERM)
+            os.kill(owner.pid, signal.SIGTERM)
     deadline = time.monotonic() + WAIT_S
-    while (running := alive(slots.leases())) and time.monotonic() < deadline:
+    while (left := alive(slots.leases())) and time.monotonic() < deadline:
         time.sleep(0.2)
     return Ended(
         jobs=len(jobs),
         processes=len(here),
-        running=running,
-        elsewhere=tuple(sorted({lease.owner.host for lease in leases if not lease.owner.here})),
+        running=sum(lease.owner in left for lease in slots.leases()),
+        elsewhere=tuple(sorted({owner.host for owner in owners - here})),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import threading
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -39,10 +40,13 @@ from models.config import FlowConfig, TrainConfig
 from models.training import checkpoint
 from models.training.checkpoint import Checkpoint, CheckpointError
 from models.training.history import Epoch
+from models.training.stack.meeting import Meeting
 from models.training.train import train
 
 log = logging.getLogger("hpo.execution.trial")
 
+THREAD = "trial"
+"""Begins the names of the threads in which trials are run, where there are several."""
 SURROUNDINGS = (SQLAlchemyError, StorageInternalError, OSError)
 """Errors of the database and the disk, which no trial causes."""
 
@@ -57,6 +61,8 @@ class ClaimedTrial:
     slots: Slots
     folder: Path
     """The trial's own folder."""
+    meeting: Meeting | None = None
+    """Where the trial is trained together with others."""
 
 
 def run(job: ClaimedTrial) -> RunRecord:
@@ -220,6 +226,7 @@ def _train(job: ClaimedTrial, fence: Fence, started: str) -> RunRecord:
             checkpoint=job.folder,
             save=save,
             on_epoch=on_epoch,
+            meeting=job.meeting,
         )
         state, reason = "stopped_early" if fit.stopped else "complete", fit.stopped
     except optuna.TrialPruned as pruned:
@@ -248,7 +255,9 @@ def _begun(
         pruner=dataclasses.asdict(job.spec.pruner),
         data=data,
         seeds={"study": job.spec.study.seed, "trial": training.seed},
-        environment=environment.describe(training.device, job_of_this_process()),
+        environment=environment.describe(
+            training.device, job_of_this_process(), stack=job.meeting.size if job.meeting else 1
+        ),
         restarts=job.claim.restarts,
         started=started,
     )
@@ -274,15 +283,19 @@ def _save(fence: Fence, folder: Path, reached: Checkpoint) -> None:
 
 @contextlib.contextmanager
 def _log_file(folder: Path) -> Iterator[None]:
-    """Send what the packages log to the trial's `log.txt` while it runs."""
+    """Send what the packages log to the trial's `log.txt` while it runs, but of no other trial."""
+    own = threading.get_ident()
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return record.thread == own or not (record.threadName or "").startswith(THREAD)
+
     handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.addFilter(wanted)
     root = logging.getLogger()
     root.addHandler(handler)
-    logging.captureWarnings(True)
     try:
         yield
     finally:
-        logging.captureWarnings(False)
         root.removeHandler(handler)
         handler.close()

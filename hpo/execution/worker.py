@@ -20,9 +20,11 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import optuna
 import psutil
@@ -49,6 +51,9 @@ from hpo.study.study import (
     stop_reason,
     trial_name,
 )
+
+if TYPE_CHECKING:
+    from models.training.stack.meeting import Meeting
 
 HEARTBEAT_S = 20.0
 """Seconds between renewals of a lease; well under `leases.LEASE_S`, so that some may be missed."""
@@ -81,7 +86,7 @@ class NoGpuError(RuntimeError):
     """The study wants a GPU and torch sees none here. The message says where, and the way out."""
 
 
-def work(study_name: str, runs: str, threads: int, workers: int) -> int:
+def work(study_name: str, runs: str, threads: int, workers: int, stack: int = 1) -> int:
     """Run trials of the study until none waits or the time is up; say how many were run.
 
     Args:
@@ -89,33 +94,44 @@ def work(study_name: str, runs: str, threads: int, workers: int) -> int:
         runs: Folder of all studies' runs.
         threads: CPU threads for torch.
         workers: Of the study, in all.
+        stack: Trials that this one trains at a time, those of one shape together.
 
     Raises:
         NoGpuError: If the study would be trained on a processor although it wants a GPU.
     """
+    logging.captureWarnings(True)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     rank = int(os.environ.get("SLURM_LOCALID", "0")) if job_of_this_process() else 0
     _choose_gpu(rank)
     _choose_threads(threads)
-    study, spec = load_study(open_storage(url_of(None, Path(runs))), study_name)
+    storage = open_storage(url_of(None, Path(runs)))
+    study, spec = load_study(storage, study_name)
     _choose_device(spec, Path(runs, study_name, WORKERS, REFUSED))
-    study.pruner = pruner_of(spec)
     slots = slots_of(study, spec)
     owner = Owner.this_process(rank=rank)
     if int(os.environ.get("SLURM_RESTART_COUNT", "0") or 0):
         others = [lease for lease in slots.leases() if not owner.succeeds(lease.owner)]
-        if alive(others) >= workers:
+        if len(alive(others)) >= workers:
             log.info("others took this worker's place while its job waited to start again")
             return 0
     # A launch tells its workers by it, though it may itself be deaf to it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with handing_back(*TERMINAL, signal.SIGTERM, signal.SIGUSR2):
-        return _Worker(study=study, spec=spec, slots=slots, owner=owner, runs=Path(runs)).work()
+        made = partial(_Worker, spec=spec, owner=owner, runs=Path(runs))
+        whole = made(study=study, slots=slots)
+        if stack > 1:
+            # Each with a study of its own, which has a sampler and remembers the last trials.
+            meeting = whole.meeting = _meeting(stack)
+            studies = (load_study(storage, study_name)[0] for _ in range(stack))
+            whole.mates = [
+                made(study=one, slots=slots_of(one, spec), meeting=meeting) for one in studies
+            ]
+        return whole.work()
 
 
 @dataclass(kw_only=True)
 class _Worker:
-    """Takes one trial after another."""
+    """Takes one trial after another, or has its mates do so, each in a thread."""
 
     study: optuna.Study
     spec: StudySpec
@@ -124,10 +140,18 @@ class _Worker:
     runs: Path
     """Folder of all studies' runs."""
 
+    meeting: Meeting | None = None
+    """Where trials are trained together, if they are."""
+    mates: list[_Worker] = field(default_factory=list)
+
     known: IntersectionSearchSpace = field(default_factory=search_space)
     done: int = 0
+    """Trials that were run."""
     epoch_s: float = 0.0
     """The longest epoch so far."""
+
+    def __post_init__(self) -> None:
+        self.study.pruner = pruner_of(self.spec)
 
     @property
     def folder(self) -> Path:
@@ -136,8 +160,10 @@ class _Worker:
 
     def work(self) -> int:
         try:
-            while claim := self._next():
-                self._run(claim)
+            if self.mates:
+                self._take_together()
+            else:
+                self._take()
         except HandBack as told:
             told.heard = True
             log.info("%s", told)
@@ -149,8 +175,31 @@ class _Worker:
         log.info("%d trials of %s run here", self.done, self.study.study_name)
         return self.done
 
+    def _take(self) -> None:
+        """Run trials until there is no next one."""
+        while claim := self._next():
+            self._run(claim)
+
+    def _take_together(self) -> None:
+        """Run trials in a thread for each of the mates; all of them have ended when it returns."""
+        from hpo.execution import trial
+
+        def broken_by(error: BaseException) -> Callable[[], HandBack]:
+            told = error if isinstance(error, HandBack) else HandBack(signal.SIGTERM)
+            told.heard = True
+            return partial(HandBack, told.signal_number)
+
+        assert self.meeting is not None
+        taking = [mate._take for mate in self.mates]
+        try:
+            self.meeting.run(taking, thread=trial.THREAD, broken_by=broken_by)
+        finally:
+            self.done = sum(mate.done for mate in self.mates)
+
     def _next(self) -> Claim | None:
         """The next trial; None when there is none, or no time for it."""
+        if self.meeting:
+            self.meeting.check()
         if reason := self._stop_reason():
             log.info("no new trial starts: %s", reason)
             return None
@@ -174,7 +223,9 @@ class _Worker:
 
         self.study.sampler = sampler_of(self.spec, claim.number, self.known)
         folder = self.folder / trial_name(claim.number)
-        claimed = trial.ClaimedTrial(self.study, self.spec, claim, self.slots, folder)
+        claimed = trial.ClaimedTrial(
+            self.study, self.spec, claim, self.slots, folder, meeting=self.meeting
+        )
         try:
             with _heartbeat(self.slots, claim):
                 record = trial.run(claimed)
@@ -240,6 +291,15 @@ def _choose_threads(threads: int) -> None:
     if cores() < threads:
         log.warning("%d threads were asked for, this job may use %d cores", threads, cores())
     torch.set_num_threads(max(1, min(threads, cores())))
+
+
+def _meeting(stack: int) -> Meeting:
+    """Where so many trials are trained together, with the threads that this process was given."""
+    import torch
+
+    from models.training.stack.meeting import Meeting
+
+    return Meeting(size=stack, threads=torch.get_num_threads())
 
 
 def _choose_device(spec: StudySpec, refused: Path) -> None:

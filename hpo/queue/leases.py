@@ -133,10 +133,10 @@ def jobs_of(
     return ask(doubtful) if doubtful else {}
 
 
-def alive(leases: Collection[Lease]) -> int:
-    """How many of the owners live."""
+def alive(leases: Collection[Lease]) -> set[Owner]:
+    """The owners that live; one may hold several trials."""
     jobs = jobs_of(leases)
-    return sum(one.lives(jobs) for one in leases)
+    return {one.owner for one in leases if one.lives(jobs)}
 
 
 @functools.cache

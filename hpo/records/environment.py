@@ -16,8 +16,11 @@ from hpo.records.record import Environment
 PACKAGES = ("torch", "nflows", "optuna", "pyarrow", "numpy", "submitit", "sqlalchemy")
 
 
-def describe(device: str, job: str | None) -> Environment:
-    """This process's environment: `device` is the training's option, `job` the scheduler's id."""
+def describe(device: str, job: str | None, *, stack: int = 1) -> Environment:
+    """This process's environment.
+
+    Args: the training's option, the scheduler's id, and the trials that are trained at a time.
+    """
     return Environment(
         versions=_versions(),
         device=device_of(device),
@@ -25,6 +28,7 @@ def describe(device: str, job: str | None) -> Environment:
         slurm_job_id=job,
         git_commit=_commit(),
         threads=torch.get_num_threads(),
+        stack=stack,
     )
 
 

@@ -17,18 +17,14 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, dataclass_transform
+from typing import Any, Literal, Self, TypeVar, dataclass_transform
 
 from data_prep import untrusted
 from data_prep.atomic import draft_of
 from data_prep.columns import Value
 from data_prep.errors import InputError
-from data_prep.untrusted import LARGEST_JSON, fault_of, finite
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
+from data_prep.untrusted import LARGEST_JSON, adapter, fault_of, finite
 
 SCHEMA = 1
 """Number of the layout written here; goes up when an older reader could no longer follow."""
@@ -132,6 +128,8 @@ class Environment:
     """The job that held the trial last; null outside SLURM."""
     git_commit: str | None = None
     """Commit of the code; null when it was not run from a checkout."""
+    stack: int = 1
+    """Trials that the worker trained at a time, those of one shape together."""
 
 
 @_stored
@@ -312,7 +310,9 @@ def parse(path: Path, text: bytes, *, last_epoch: bool = False) -> RunRecord:
     from pydantic import ValidationError
 
     try:
-        return _adapter().validate_json(_shortened(text) if last_epoch else text, strict=True)
+        return adapter(RunRecord).validate_json(
+            _shortened(text) if last_epoch else text, strict=True
+        )
     except ValidationError as error:
         raise RecordError(f"{path} {fault_of(error, 'a record', SCHEMA)}") from error
 
@@ -340,16 +340,9 @@ def json_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of `run.json`, as published in `run.schema.json`."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **_adapter().json_schema(mode="validation"),
+        **adapter(RunRecord).json_schema(mode="validation"),
         "title": "run.json",
     }
-
-
-@cache
-def _adapter() -> TypeAdapter[RunRecord]:
-    from pydantic import TypeAdapter  # here: reading the module's types must stay cheap
-
-    return TypeAdapter(RunRecord)
 
 
 def _shortened(text: bytes) -> bytes:

@@ -181,7 +181,7 @@ def _changed(then: RunRecord, now: RunRecord) -> Iterator[str]:
     was, here = (dataclasses.asdict(one.environment) for one in (then, now))
     was |= was.pop("versions")
     here |= here.pop("versions")
-    for name in ("device", "host", "threads", "git_commit", *then.environment.versions):
+    for name in ("device", "host", "threads", "stack", "git_commit", *then.environment.versions):
         if was.get(name) != here.get(name):
             yield f"{name} {json.dumps(was.get(name))} -> {json.dumps(here.get(name))}"
 

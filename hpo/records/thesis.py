@@ -24,16 +24,14 @@ from __future__ import annotations
 import math
 import zipfile
 from dataclasses import dataclass
-from functools import cache
 from io import BytesIO
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.untrusted import LARGEST_JSON, fault_of, finite
+from data_prep.untrusted import LARGEST_JSON, adapter, fault_of, finite
 from hpo.records.record import (
     Cost,
     DataUsed,
@@ -45,9 +43,6 @@ from hpo.records.record import (
     Scalar,
     contents,
 )
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
 
 STUDY = "thesis"
 """The study that its runs are listed under."""
@@ -134,7 +129,7 @@ def _saved(path: Path, text: bytes) -> Saved:
     from pydantic import ValidationError
 
     try:
-        saved = _adapter().validate_json(text)
+        saved = adapter(Saved).validate_json(text)
     except ValidationError as error:
         raise RecordError(f"{path} {fault_of(error, 'a run JSON of the thesis')}") from error
     if saved.blocks is None and saved.best_loss is None and not saved.epoch_time:
@@ -143,13 +138,6 @@ def _saved(path: Path, text: bytes) -> Saved:
             "it has none of 'blocks', 'best_loss' and 'epoch_time'"
         )
     return saved
-
-
-@cache
-def _adapter() -> TypeAdapter[Saved]:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Saved)
 
 
 def _curves(path: Path) -> tuple[Curve, Curve]:

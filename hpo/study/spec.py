@@ -57,6 +57,9 @@ class StudyTable:
     """Trials in total, when `--trials` does not say."""
     workers: NonNegativeInt = 0
     """Worker processes or jobs. 0: one for each core, at most 8."""
+    trials_per_worker: PositiveInt = 1
+    """Trials that a worker trains at a time. Those of one shape take their steps together, which is
+    faster where batches are small: `docs/guides/studies.md`."""
     seed: NonNegativeInt = 0
     """With a trial's number, seeds the sampler, the weights and the order of the rows."""
     max_restarts: NonNegativeInt = 3

@@ -11,6 +11,7 @@ Array names end in their axes:
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -56,7 +57,9 @@ class Emulator:
 
     def __init__(self, flow: Density, card: Mapping[str, Any] | None = None) -> None:
         """Args: the fitted flow, or an ensemble; what else the card says: metrics, provenance."""
-        self.module = flow.cpu().eval()
+        elsewhere = any(one.device.type != "cpu" for one in flow.parameters())
+        # `cpu()` would move the caller's own.
+        self.module = (copy.deepcopy(flow) if elsewhere else flow).cpu().eval()
         """torch module: `log_prob(x_NF, c_NC)`, differentiable in events and conditions."""
         self.event_columns = tuple(column.name for column in flow.event_columns)
         """Names of the columns of an event, in order."""

@@ -30,7 +30,7 @@ from models.flow import density
 from models.flow.conditions import Conditions, by_choice
 from models.flow.coordinates import Constants, Moments, Standardise, constants
 from models.flow.density import ConditionalFlow
-from models.flow.network import Network
+from models.flow.network import Network, drawing
 from models.layout import Layout, inputs_of
 from models.patterns import Pattern, left, rest_of
 
@@ -161,8 +161,7 @@ def build(
         patterns=tuple(found),
         regions=tuple(cell.box for cell in dataset.cells if cell.box),
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawing(seed):
         return MixedFlow(layout, [*found.values()])
 
 
@@ -180,7 +179,7 @@ def from_description(description: Mapping[str, Any], state: Mapping[str, Tensor]
         density.unset(rest_of(one, layout.event_columns), layout.condition_columns)
         for one in layout.patterns
     ]
-    with torch.random.fork_rng(devices=[]):
+    with drawing():
         flow = MixedFlow(layout, each)
     flow.load_state_dict(dict(state))
     return flow.eval()

@@ -33,21 +33,28 @@ class Conditions:
     """Rows of each condition, next to each other; None for one each, so that U = N."""
     fused: bool = False
     """Whether first derivatives are enough, so that steps with a derivative by hand can be used."""
+    of_rows: Tensor | None = None
+    """In place of `counts`, where rows are in any order: which condition each has, `(N,)`."""
 
     @cached_property
     def index_N(self) -> Tensor | None:
         """Which of the distinct conditions each row has; None for one each."""
         if self.counts is None:
-            return None
+            return self.of_rows
         counts_U = torch.tensor(self.counts, device=self.c_CU.device)
         numbers_U = torch.arange(len(self.counts), device=self.c_CU.device)
         return torch.repeat_interleave(numbers_U, counts_U, output_size=sum(self.counts))
 
     @cached_property
     def runs_UN(self) -> Tensor | None:
-        """1 where a row has the condition, else 0; None where a product with it costs more."""
+        """1 where a row has the condition, else 0; None where a product with it costs more.
+
+        None on a GPU, too, which may round what it multiplies to 10 bits (TF32).
+        """
         index_N = self.index_N
         if not self.fused or index_N is None or self.c_CU.shape[1] * RUN_ROWS > len(index_N):
+            return None
+        if self.c_CU.device.type != "cpu":
             return None
         one_UU = torch.eye(self.c_CU.shape[1], dtype=self.c_CU.dtype, device=self.c_CU.device)
         return one_UU.index_select(1, index_N)

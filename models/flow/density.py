@@ -31,6 +31,7 @@ from models.flow.conditions import Conditions
 from models.flow.coordinates import Constants, Moments, Standardise
 from models.flow.layers import LAYERS
 from models.flow.mixture.distribution import BoxMixture
+from models.flow.network import drawing
 from models.layout import Layout, inputs_of
 
 SMALLEST_SPREAD = 1e-6
@@ -111,12 +112,16 @@ class ConditionalFlow(nn.Module):
                 by the weights; in evaluation mode they come faster only without gradients.
         """
         y_NF, log_det_N, inside_N = self.events(x_NF)
-        conditions = self._conditions(c_NC, counts)
-        noise_NF, net_log_det_N = self.net._transform(y_NF, conditions)
+        log_prob_N = self.log_prob_standardised(y_NF, self._conditions(c_NC, counts)) + log_det_N
+        return or_nan(self, torch.where(inside_N, log_prob_N, -torch.inf), c_NC, counts)
+
+    def log_prob_standardised(self, y_NF: Tensor, conditions: Conditions) -> Tensor:
+        """Natural-log density of standardised events, `(N,)`, per unit of each."""
+        noise_NF, log_det_N = self.net._transform(y_NF, conditions)
         base = self.net._distribution
         given = (conditions,) if isinstance(base, BoxMixture) else ()
-        log_prob_N = base.log_prob(noise_NF, *given) + net_log_det_N + log_det_N
-        return or_nan(self, torch.where(inside_N, log_prob_N, -torch.inf), c_NC, counts)
+        log_prob_N: Tensor = base.log_prob(noise_NF, *given) + log_det_N
+        return log_prob_N
 
     def from_noise(
         self, noise_NF: Tensor, c_NC: Tensor, counts: Sequence[int] | None = None
@@ -193,8 +198,7 @@ def build_flow(
     config: FlowConfig, dataset: Dataset, constants: Constants, *, seed: int = 0
 ) -> ConditionalFlow:
     """A flow for this dataset with fresh weights; torch's global generator stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawing(seed):
         return ConditionalFlow(
             config,
             dataset.event_columns,
@@ -237,7 +241,7 @@ def from_description(
     layout = Layout.of(description)
     layout.check(state)
     columns = layout.event_columns, layout.condition_columns
-    with torch.random.fork_rng(devices=[]):
+    with drawing():
         flow = ConditionalFlow(
             layout.config, *columns, unset(*columns), layout.domain, layout.regions
         )

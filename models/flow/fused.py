@@ -72,7 +72,11 @@ _SPARE = _Spare()
 
 
 def take(like: Tensor, *shape: int) -> Tensor:
-    """An array of this shape with anything in it: a spare one of this thread, or a new one."""
+    """An array of this shape with anything in it: a spare one of this thread, or a new one.
+
+    There are spare ones on the CPU alone: on a GPU the way back is another thread's, where they
+    would pile up, and torch keeps memory itself.
+    """
     spare = _SPARE.arrays.get((*shape, like.dtype, like.device))
     if spare:
         return spare.pop()
@@ -92,6 +96,8 @@ def take_part(like: Tensor, *shape: int) -> tuple[Tensor, Tensor]:
 def give_back(arrays: Iterable[Tensor]) -> None:
     """Let this thread take these arrays again."""
     for array in arrays:
+        if array.device.type != "cpu":
+            continue
         key = (*array.shape, array.dtype, array.device)
         if key not in _SPARE.arrays and len(_SPARE.arrays) >= SHAPES:
             _SPARE.arrays.clear()

@@ -10,6 +10,9 @@ Arrays hold the columns last. Tensor names end in their axes:
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
@@ -20,6 +23,7 @@ from models.flow.fused import ACTIVATIONS, give_back, take
 
 LAST_GAIN = 0.01
 """On the initial spread of a last layer: a flow starts near the identity."""
+_DRAWING = threading.RLock()
 
 
 class Network(nn.Module):
@@ -130,9 +134,17 @@ class FusedPass:
         return self._joined(grad_HN), [*weights, *biases]
 
 
+@contextmanager
+def drawing(seed: int = 0) -> Iterator[None]:
+    """The body draws weights from a seed, one thread at a time; torch's own generator stays."""
+    with _DRAWING, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
 def apart(x_IN: Tensor, stack: int | None) -> Tensor:
     """The columns of each network of a stack, `(T, I, N / T)`: a view of them."""
-    return x_IN if stack is None else x_IN.unflatten(1, (stack, -1)).transpose(0, 1)
+    return x_IN if stack is None else x_IN.reshape(len(x_IN), stack, -1).transpose(0, 1)
 
 
 def uniform(limit: float, rows: int, columns: int) -> Tensor:

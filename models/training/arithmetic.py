@@ -18,12 +18,10 @@ def arithmetic(config: TrainConfig) -> Iterator[None]:
     """
     flushed = bool(torch.tensor(1e-310, dtype=torch.float64).mul(0.5) == 0)
     precision = torch.get_float32_matmul_precision()
-    device = device_of(config)
     try:
         torch.set_flush_denormal(True)
         torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            yield
+        yield
     finally:
         torch.set_flush_denormal(flushed)
         torch.set_float32_matmul_precision(precision)

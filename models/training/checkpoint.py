@@ -8,8 +8,8 @@ it for people and tools, and is never read back. No pickle anywhere.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from torch import Tensor, from_numpy
 from data_prep.atomic import draft_of
 from data_prep.errors import InputError
 from data_prep.untrusted import opened, parse
+from models.config import FREE_TO_CHANGE, FlowConfig, TrainConfig
 from models.flow.atoms import OneFlow, from_description
 from models.layout import below
 from models.training import snapshots
@@ -43,7 +44,7 @@ class Checkpoint:
     """The contents of the file."""
 
     tensors: dict[str, Tensor]
-    """`flow.*`, `best.*`, `optimizer.*`, `rng.*`; after `trim` only `best.*`."""
+    """`flow.*`, `best.*`, `optimizer.*`; after `trim` only `best.*`."""
     state: dict[str, Any]
     """JSON-ready: flow description, training options, dataset, step, history, stopping."""
     snapshot: dict[str, Tensor] | None = None
@@ -125,6 +126,25 @@ def flow_of(folder: Path, checkpoint: Checkpoint) -> OneFlow:
 def history_of(checkpoint: Checkpoint) -> list[Epoch]:
     """The rows of history that a checkpoint holds."""
     return [Epoch(**row) for row in checkpoint.state["history"]]
+
+
+def refuse_another(folder: Path, state: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Go on with nothing but the same training, as its options, data and cells tell.
+
+    Raises:
+        CheckpointError: If they differ. Names the first that does.
+    """
+    # An option that a checkpoint lacks was added after it.
+    theirs = asdict(TrainConfig.from_dict(state["training"]))
+    theirs |= asdict(FlowConfig.from_dict(state["flow"]["config"]))
+    theirs |= {"data": state["dataset"]}
+    for name in sorted(ours):
+        found = theirs.get(name, state.get(name, []))
+        if name not in FREE_TO_CHANGE and ours[name] != found:
+            raise CheckpointError(
+                f"the checkpoint in {folder} is of another training: it has {name} = "
+                f"{found!r}, this one {ours[name]!r}: use another folder"
+            )
 
 
 def trim(folder: Path, *, save: Save = save) -> None:

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from data_prep.stream import Batch, Stream
 from models.flow.atoms import OneFlow
 from models.flow.conditions import distinct, micro_batches
 from models.training.optimizer import views, weights_and_biases
@@ -108,6 +109,16 @@ class BatchLoss:
         """Summed NLL of the rows in evaluation mode, each times its weight."""
         return self._shared(_Replica.nll, self._parts(x_NF, *distinct(c_NC), weights_N))
 
+    def mean_nll(self, stream: Stream, mean_weight: float) -> float:
+        """Of all rows of a stream, in evaluation mode, in nats."""
+        device = self._gradients[0].device
+        total, weight = torch.zeros(2, dtype=torch.float64, device=device)
+        for batch in stream.epoch(0):
+            x_NF, c_NC, w_N = on_device(batch, mean_weight, device)
+            total += self.nll(x_NF, c_NC, w_N)
+            weight += total_weight(w_N, len(x_NF))
+        return float((total / weight).item())
+
     def _parts(
         self, x_NF: Tensor, c_UC: Tensor, index_N: Tensor, weights_N: Tensor | None
     ) -> list[MicroBatch]:
@@ -163,6 +174,24 @@ class _Replica:
         x_NF, c_UC, counts, weights_N = part
         log_prob_N = self.flow.log_prob(x_NF, c_UC, counts)
         return log_prob_N if weights_N is None else log_prob_N * weights_N
+
+
+def total_weight(weights_N: Tensor | None, rows: int) -> Tensor | int:
+    """Of so many rows, in double precision."""
+    return rows if weights_N is None else weights_N.sum(dtype=torch.float64)
+
+
+def on_device(
+    batch: Batch, mean_weight: float, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Events, conditions, and the weights over their mean."""
+    tensors = [torch.from_numpy(array) for array in batch.arrays]
+    if batch.weights is not None:
+        tensors[2] = torch.from_numpy(batch.weights / mean_weight)
+    if device.type != "cpu":
+        pinned = [tensor.contiguous().pin_memory() for tensor in tensors]
+        tensors = [tensor.to(device, non_blocking=True) for tensor in pinned]
+    return tensors[0], tensors[1], tensors[2] if batch.weights is not None else None
 
 
 def _replica(flow: OneFlow, gradients: list[Tensor]) -> _Replica:

@@ -22,6 +22,8 @@ from models.flow.mixture.distribution import BoxMixture
 from models.layout import below
 
 AVERAGE = "average."
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+"""Weights of the past in m and v, and eps."""
 MOST_DECAY = 0.2
 """Of few rows. AdamW keeps a weight below one over its decay: a box could not reach the edges."""
 FALL = 0.3
@@ -36,15 +38,55 @@ class Optimizer:
         rows that it is trained on.
         """
         self.config = config
-        decay = config.weight_decay + min(MOST_DECAY, config.decay_rows / max(1, rows))
-        self._flats = [_flat(parameters) for parameters in weights_and_biases(flow)]
+        decay = decay_of(config, rows)
+        self._names = {id(parameter): name for name, parameter in flow.named_parameters()}
+        self._both = weights_and_biases(flow)
+        self._flats = [_flat(parameters) for parameters in self._both]
         groups = [
             {"params": [flat], "weight_decay": one}
             for flat, one in zip(self._flats, (decay, 0.0), strict=True)
         ]
-        self._adamw = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+        self._adamw = torch.optim.AdamW(
+            groups, lr=config.learning_rate, betas=BETAS, eps=EPSILON, fused=True
+        )
+        for flat in self._flats:
+            zeros = {kind: torch.zeros_like(flat) for kind in ("exp_avg", "exp_avg_sq")}
+            self._adamw.state[flat] = {"step": flat.new_zeros(()), **zeros}
         self._average = [flat.detach().clone() for flat in self._flats] if config.ema else []
         self._steps = 0
+
+    @property
+    def steps(self) -> int:
+        """Taken so far."""
+        return self._steps
+
+    @steps.setter
+    def steps(self, steps: int) -> None:
+        self._steps = steps
+        for state in self._adamw.state.values():
+            state["step"].fill_(steps)
+
+    @property
+    def decaying(self) -> list[nn.Parameter]:
+        """The parameters that decay."""
+        return self._both[0]
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """Of each parameter by its name: its `value`, `exp_avg`, `exp_avg_sq`, and `average` if
+        there is one. They are views, to be written to as well.
+        """
+        each = [{"value": flat.detach(), **self._adamw.state[flat]} for flat in self._flats]
+        for one, average in zip(each, self._average, strict=False):
+            one["average"] = average
+        return {
+            kind: {
+                self._names[id(parameter)]: view
+                for one, parameters in zip(each, self._both, strict=True)
+                for parameter, view in zip(parameters, views(one[kind], parameters), strict=True)
+            }
+            for kind in each[0]
+            if kind != "step"
+        }
 
     @property
     def gradients(self) -> list[Tensor]:
@@ -58,8 +100,7 @@ class Optimizer:
             group["lr"] = learning_rate
         self._adamw.step()
         self._steps += 1
-        # The first steps would otherwise weigh on the average for thousands.
-        past = min(self.config.ema, (1 + self._steps) / (10 + self._steps))
+        past = averaging(self.config.ema, self._steps)
         for average, flat in zip(self._average, self._flats, strict=False):
             average.lerp_(flat.detach(), 1 - past)
         return norm
@@ -96,9 +137,8 @@ class Optimizer:
         """Go back to the state that `tensors` gave."""
         for number, flat in enumerate(self._flats):
             mine = below(tensors, f"{number}.")
-            self._adamw.state[flat] = {
-                k: v.to(v.device if k == "step" else flat.device) for k, v in mine.items()
-            }
+            # The count, too: a fused step wants it where the weights are.
+            self._adamw.state[flat] = {kind: one.to(flat.device) for kind, one in mine.items()}
             self._steps = int(mine["step"].item())
         for number, average in enumerate(self._average):
             average.copy_(tensors[f"{AVERAGE}{number}"])
@@ -107,6 +147,17 @@ class Optimizer:
     def _put(self, values: list[Tensor]) -> None:
         for flat, value in zip(self._flats, values, strict=True):
             flat.copy_(value)
+
+
+def decay_of(config: TrainConfig, rows: int) -> float:
+    """The decay of a training on so many rows."""
+    return config.weight_decay + min(MOST_DECAY, config.decay_rows / max(1, rows))
+
+
+def averaging(ema: float, steps: int) -> float:
+    """Weight of the past in the averages after so many steps."""
+    # The first steps would otherwise weigh on the average for thousands.
+    return min(ema, (1 + steps) / (10 + steps))
 
 
 def weights_and_biases(flow: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

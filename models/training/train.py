@@ -2,8 +2,8 @@
 
 A row of history is one evaluation of the whole validation split in evaluation mode: at the end of
 each epoch, or after every `eval_every` steps. Rows of cells that are kept out are in none of it:
-those of the held-out cells have an NLL of their own. The loop synchronises with the device once per
-row: losses and the first non-finite step are kept there.
+those of the held-out cells have an NLL of their own. Losses and the first non-finite step are kept
+on the device, and looked at once per row.
 
 Where rows have weights, each counts as its weight over the mean weight of the training rows: in the
 loss of a batch, in every NLL, and in what coordinates are standardised by.
@@ -17,12 +17,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +30,7 @@ from data_prep import cells
 from data_prep.cells import Named
 from data_prep.dataset import Dataset
 from data_prep.stream import Batch, Stream
-from models.config import FREE_TO_CHANGE, ConfigError, FlowConfig, TrainConfig
+from models.config import ConfigError, FlowConfig, TrainConfig
 from models.flow.atoms import OneFlow, build
 from models.flow.density import normalise
 from models.layout import below
@@ -44,13 +43,16 @@ from models.training.checkpoint import (
     flow_of,
     history_of,
     load,
+    refuse_another,
     save,
 )
 from models.training.history import Epoch, Fit
 from models.training.interpolation import ConditionJitter, Points
-from models.training.loss import BatchLoss
+from models.training.loss import BatchLoss, on_device, total_weight
 from models.training.optimizer import Optimizer, learning_rate
 from models.training.snapshots import due
+from models.training.stack.meeting import Meeting
+from models.training.stack.member import Member, Trained
 from models.training.stopping import Stopping
 
 EVALUATION_ROWS = 65_536
@@ -75,6 +77,7 @@ def train(
     checkpoint: Path | None = None,
     save: Save = save,
     on_epoch: Callable[[Epoch], None] | None = None,
+    meeting: Meeting | None = None,
 ) -> tuple[OneFlow, Fit]:
     """Fit a flow to the dataset prepared in `folder`.
 
@@ -89,6 +92,7 @@ def train(
             is saved after each evaluation, before `on_epoch`.
         save: Puts a checkpoint into that folder; its exceptions pass through.
         on_epoch: Called with each new row of history; its exceptions pass through.
+        meeting: Where other trainings are that it takes its steps with.
 
     Returns:
         The flow with its best weights in evaluation mode, and its history, old rows included.
@@ -106,7 +110,7 @@ def train(
         )
     stored = load(checkpoint) if checkpoint is not None else None
     with arithmetic(train_config):
-        training = _Training(Path(folder), flow_config, train_config, hold_out, report)
+        training = _Training(Path(folder), flow_config, train_config, hold_out, report, meeting)
         if checkpoint is not None and stored is not None:
             training.restore(checkpoint, stored)
         training.run(checkpoint, save, on_epoch)
@@ -123,8 +127,9 @@ class _Training:
         config: TrainConfig,
         hold_out: Named = (),
         report: Named = (),
+        meeting: Meeting | None = None,
     ) -> None:
-        self.config, self.device = config, device_of(config)
+        self.config, self.device, self.meeting = config, device_of(config), meeting
         whole = Dataset.read(folder)
         # Its ranges are the flow's domain: beyond them, in a held-out cell too, the flow guesses.
         kept_out = [*hold_out, *report]
@@ -145,7 +150,6 @@ class _Training:
         self.validation = evaluated(without=kept_out)
         self.held_out = evaluated(only=hold_out) if hold_out else None
         self.mean_weight = self.dataset.mean_weight("train")
-        torch.manual_seed(config.seed)
         rows = whole_stream.epoch(0)
         self.flow = build(flow_config, self.dataset, rows, seed=config.seed)
         self.flow.to(self.device)
@@ -153,7 +157,7 @@ class _Training:
             first = next(iter(whole_stream.epoch(0)))
             if first.weights is not None:  # the layers take none
                 first = first.take(first.evenly(len(first.events)))
-            normalise(self.flow, *self._on_device(first)[:2])
+            normalise(self.flow, *on_device(first, self.mean_weight, self.device)[:2])
         self.optimizer = Optimizer(self.flow, config, rows=self.stream.rows)
         self.loss = BatchLoss(self.flow, self.optimizer.gradients, batch_size=config.batch_size)
         points = Points.of(whole_stream.epoch(0)) if self.dataset.scattered else None
@@ -170,6 +174,7 @@ class _Training:
         self.best = self.latest = _copy(self.flow)
         planned = math.ceil(self.total_steps / (config.eval_every or self.stream.batches))
         self.kept = due(config.snapshots, planned)
+        self.batches, self.next_batch = _endless(self.stream, 0), 0
         self.step, self.elapsed_s = 0, 0.0
         self.start_s = time.perf_counter()
         self.stopped: str | None = None
@@ -181,10 +186,9 @@ class _Training:
         self.start_s = time.perf_counter() - self.elapsed_s
         if checkpoint is not None:
             checkpoint.mkdir(parents=True, exist_ok=True)
-        batches = _endless(self.stream, self.step)
-        with self.loss.threads(), closing(batches):
+        with self.loss.threads(), self._joined():
             while self.step < self.total_steps and self.stopped is None:
-                epoch = self._epoch(batches)
+                epoch = self._epoch()
                 self.elapsed_s = time.perf_counter() - self.start_s
                 self.stopped = self.stopping.reason(self.config, self.elapsed_s)
                 if checkpoint is not None:
@@ -192,11 +196,21 @@ class _Training:
                 if on_epoch is not None:
                     on_epoch(epoch)
 
-    def _epoch(self, batches: Iterator[Batch]) -> Epoch:
+    @contextmanager
+    def _joined(self) -> Iterator[None]:
+        """Among others, if there are any of its shape to take steps with."""
+        self.shape = self._member(0).shape() if self.meeting else None
+        try:
+            with self.meeting.joined(self.shape) if self.meeting else nullcontext():
+                yield
+        finally:
+            self.batches.close()
+
+    def _epoch(self) -> Epoch:
         """Train until the next evaluation is due, evaluate, add a row of history."""
         start_s = time.perf_counter()
         steps = min(self.config.eval_every or self.stream.batches, self.total_steps - self.step)
-        train_nll, rows, rate = self._train(islice(batches, steps))
+        trained = self._take(steps)
         trained_s = time.perf_counter() - start_s
         with self.optimizer.averaged():
             val_nll, held_out_nll = self._evaluate()
@@ -205,11 +219,11 @@ class _Training:
 
         epoch = Epoch(
             epoch=len(self.history) + 1,
-            train_nll=train_nll,
+            train_nll=trained.nll,
             val_nll=val_nll,
-            learning_rate=rate,
+            learning_rate=trained.rate,
             seconds=seconds,
-            samples_per_second=rows / trained_s,
+            samples_per_second=trained.rows / trained_s,
             loss_rate=None,
             held_out_nll=held_out_nll,
         )
@@ -220,39 +234,81 @@ class _Training:
         self.history.append(replace(epoch, loss_rate=self.stopping.rate))
         return self.history[-1]
 
-    def _train(self, batches: Iterator[Batch]) -> tuple[float, int, float]:
-        """One gradient step per batch; mean NLL of the rows, their number, the last step's rate."""
+    def _take(self, steps: int) -> Trained:
+        """Take so many steps, with the others if there are some.
+
+        Raises:
+            NonFiniteLoss: If a loss or a gradient is not finite.
+        """
+        if self.meeting is None:
+            trained = self._alone(steps)
+        else:
+            trained = self.meeting.train(self.shape, self._member(steps))
+        self.step += trained.steps
+        if trained.bad is not None:
+            raise NonFiniteLoss(
+                f"the training loss or its gradient is not finite at step {trained.bad + 1} (epoch "
+                f"{trained.bad // self.stream.batches + 1}): try a lower learning_rate or clip_norm"
+            )
+        return trained
+
+    def _member(self, steps: int) -> Member:
+        """This training, as others see it that take so many steps with it."""
+        return Member(
+            flow=self.flow,
+            optimizer=self.optimizer,
+            stream=self.stream,
+            jitter=self.jitter,
+            config=self.config,
+            mean_weight=self.mean_weight,
+            device=self.device,
+            step=self.step,
+            steps=steps,
+            total_steps=self.total_steps,
+            alone=partial(self._alone, steps),
+        )
+
+    def _alone(self, steps: int) -> Trained:
+        """One gradient step per batch."""
+        if self.next_batch != self.step:  # restored, or the last ones were taken with others
+            self.batches.close()
+            self.batches = _endless(self.stream, self.step)
         total, weight = torch.zeros(2, dtype=torch.float64, device=self.device)
         first_bad = torch.full((), -1, device=self.device)
-        rows, rate = 0, 0.0
-        for batch in batches:
-            progress = self._progress()
+        rows, rate, step = 0, 0.0, self.step
+        for batch in islice(self.batches, steps):
+            progress = self._progress(step)
             if progress >= 1 and rows:
                 break
-            x_NF, c_NC, w_N = self._on_device(batch)
-            loss = self.loss.backward(x_NF, c_NC, w_N, partial(self.jitter, step=self.step))
+            if self.meeting is not None:
+                self.meeting.check()
+            x_NF, c_NC, w_N = on_device(batch, self.mean_weight, self.device)
+            loss = self.loss.backward(x_NF, c_NC, w_N, partial(self.jitter, step=step))
             rate = learning_rate(self.config, progress)
             norm = self.optimizer.step(rate)
 
             total += loss * len(x_NF)
-            weight += _sum(w_N, len(x_NF))
+            weight += total_weight(w_N, len(x_NF))
             bad = ~(loss.isfinite() & norm.isfinite()) & (first_bad < 0)
-            first_bad = torch.where(bad, self.step, first_bad)
+            first_bad = torch.where(bad, step, first_bad)
             rows += len(x_NF)
-            self.step += 1
-        if (step := int(first_bad.item())) >= 0:
-            raise NonFiniteLoss(
-                f"the training loss or its gradient is not finite at step {step + 1} "
-                f"(epoch {step // self.stream.batches + 1}): try a lower learning_rate or clip_norm"
-            )
-        return float((total / weight).item()), rows, rate
+            step += 1
+        self.next_batch = step
+        bad_step = int(first_bad.item())
+        return Trained(
+            nll=float((total / weight).item()),
+            rows=rows,
+            steps=step - self.step,
+            rate=rate,
+            bad=bad_step if bad_step >= 0 else None,
+        )
 
-    def _progress(self) -> float:
+    def _progress(self, step: int) -> float:
         """Share of the steps that is done, or of the time if that is more.
 
         Without a time limit it depends on the step alone, so a checkpoint need not hold it.
         """
-        share = self.step / self.total_steps
+        share = step / self.total_steps
         if self.config.max_minutes is None:
             return share
         spent = (time.perf_counter() - self.start_s) / (60 * self.config.max_minutes)
@@ -264,38 +320,19 @@ class _Training:
         In cells that it has not seen a good flow can have an NLL that is not finite. Such an NLL is
         None and does not end the training, unless the training is judged by it.
         """
-        val_nll = self._nll(self.validation)
+        val_nll = self.loss.mean_nll(self.validation, self.mean_weight)
         self._refuse_non_finite("validation", val_nll)
         if self.held_out is None:
             return val_nll, None
-        held_out_nll = self._nll(self.held_out)
+        held_out_nll = self.loss.mean_nll(self.held_out, self.mean_weight)
         if self.config.objective == "held_out_nll":
             self._refuse_non_finite("held-out", held_out_nll)
         return val_nll, held_out_nll if math.isfinite(held_out_nll) else None
-
-    def _nll(self, stream: Stream) -> float:
-        """Mean NLL of all rows of the stream in evaluation mode."""
-        total, weight = torch.zeros(2, dtype=torch.float64, device=self.device)
-        for batch in stream.epoch(0):
-            x_NF, c_NC, w_N = self._on_device(batch)
-            total += self.loss.nll(x_NF, c_NC, w_N)
-            weight += _sum(w_N, len(x_NF))
-        return float((total / weight).item())
 
     def _refuse_non_finite(self, what: str, nll: float) -> None:
         if not math.isfinite(nll):
             epoch = -(-self.step // self.stream.batches)
             raise NonFiniteLoss(f"the {what} NLL is {nll} after step {self.step} (epoch {epoch})")
-
-    def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Events, conditions, and the weights over their mean."""
-        tensors = [torch.from_numpy(array) for array in batch.arrays]
-        if batch.weights is not None:
-            tensors[2] = torch.from_numpy(batch.weights / self.mean_weight)
-        if self.device.type != "cpu":
-            pinned = [tensor.contiguous().pin_memory() for tensor in tensors]
-            tensors = [tensor.to(self.device, non_blocking=True) for tensor in pinned]
-        return tensors[0], tensors[1], tensors[2] if batch.weights is not None else None
 
     def result(self) -> tuple[OneFlow, Fit]:
         """The flow with its best weights, and the history."""
@@ -307,9 +344,6 @@ class _Training:
         tensors = {f"flow.{k}": v for k, v in self.flow.state_dict().items()}
         tensors |= {f"{BEST}{k}": v for k, v in self.best.items()}
         tensors |= {f"optimizer.{k}": v for k, v in self.optimizer.tensors().items()}
-        tensors["rng.cpu"] = torch.get_rng_state()
-        if self.device.type == "cuda":
-            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
         state = {
             "flow": self.flow.describe(),
             "training": asdict(self.config),
@@ -334,7 +368,8 @@ class _Training:
             CheckpointError: If options or data differ. Names the first difference.
         """
         state, tensors = checkpoint.state, checkpoint.tensors
-        self._compare(folder, state)
+        ours = {**asdict(self.config), **asdict(self.flow.config)}
+        refuse_another(folder, state, ours | {"data": self.dataset.fingerprint, **self.kept_out})
         optimizer = below(tensors, "optimizer.")
         if not state.get("trimmed") and not self.optimizer.is_of(optimizer):
             raise CheckpointError(
@@ -350,24 +385,6 @@ class _Training:
             return
         self.flow.load_state_dict(below(tensors, "flow."))
         self.optimizer.restore(optimizer)
-        torch.set_rng_state(tensors["rng.cpu"])
-        if self.device.type == "cuda" and "rng.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
-
-    def _compare(self, folder: Path, state: dict[str, Any]) -> None:
-        ours = {**asdict(self.config), **asdict(self.flow.config)}
-        ours |= {"data": self.dataset.fingerprint, **self.kept_out}
-        # An option that a checkpoint lacks was added after it.
-        theirs = asdict(TrainConfig.from_dict(state["training"]))
-        theirs |= asdict(FlowConfig.from_dict(state["flow"]["config"]))
-        theirs |= {"data": state["dataset"]}
-        theirs |= {which: state.get(which, []) for which in self.kept_out}
-        for name in sorted(ours):
-            if name not in FREE_TO_CHANGE and ours[name] != theirs[name]:
-                raise CheckpointError(
-                    f"the checkpoint in {folder} is of another training: it has {name} = "
-                    f"{theirs[name]!r}, this one {ours[name]!r}: use another folder"
-                )
 
 
 def _endless(stream: Stream, step: int) -> Generator[Batch, None, None]:
@@ -376,11 +393,6 @@ def _endless(stream: Stream, step: int) -> Generator[Batch, None, None]:
     while True:
         yield from stream.epoch(epoch, start=start)
         epoch, start = epoch + 1, 0
-
-
-def _sum(weights_N: Tensor | None, rows: int) -> Tensor | int:
-    """Of the weights of so many rows, in double precision."""
-    return rows if weights_N is None else weights_N.sum(dtype=torch.float64)
 
 
 def _copy(flow: nn.Module) -> dict[str, Tensor]:

@@ -46,13 +46,15 @@ def make(data):
     """Makes the study `s` of small flows, with so many trials that wait."""
     storages = []
 
-    def made(runs, *, trials, epochs=2, url=None, max_restarts=3, space=None, **training):
+    def made(
+        runs, *, trials, epochs=2, url=None, max_restarts=3, space=None, pruner=None, **training
+    ):
         tables = {
             "study": {"name": "s", "trials": trials, "max_restarts": max_restarts},
             "data": {"path": str(data)},
             "space": space or {"hidden": [4], "blocks": 2},
             "training": {"epochs": epochs, "batch_size": 128, **training},
-            "pruner": {"kind": "none"},
+            "pruner": pruner or {"kind": "none"},
         }
         storage = open_storage(url_of(url, runs))
         storages.append(storage)

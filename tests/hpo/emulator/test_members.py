@@ -124,6 +124,32 @@ def test_interrupted_and_resumed_members_are_the_unbroken_ones(prepared, whole, 
         assert one.record.test == other.record.test
 
 
+def test_members_on_a_thread_each_are_those_one_after_another(prepared, whole, tmp_path):
+    """And what breaks one off breaks off the other, which goes on from there."""
+    run, unbroken = whole
+    first, then, threads = [], [], torch.get_num_threads()
+
+    def break_off(step):
+        first.append(step)
+        if len(first) == 3:
+            raise BrokenOff
+
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(BrokenOff):
+            train_on(run, tmp_path, tell=break_off)
+        resumed, _ = train_on(run, tmp_path, tell=then.append)
+    finally:
+        torch.set_num_threads(threads)
+
+    assert {step.name for step in first} == {"member 0", "member 1"}
+    assert [step.reached for step in then] == sorted(step.reached for step in then)
+    assert [step.number for step in then if step.ended] == [0, 1]
+    for one, other in zip(unbroken, resumed, strict=True):
+        assert same(state(one.folder), state(other.folder))
+        assert one.record.test == other.record.test
+
+
 def test_more_members_are_trained_beside_those_that_are_there(prepared, whole, tmp_path):
     run, two = whole
     for member in two:

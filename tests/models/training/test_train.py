@@ -1,5 +1,6 @@
 """Training: it reaches the truth, resumes exactly, stops with a reason, never reports NaN."""
 
+import itertools
 import math
 import shutil
 from dataclasses import replace
@@ -20,7 +21,6 @@ from models.evaluation.nll import nll
 from models.flow import conditions
 from models.flow.density import ConditionalFlow
 from models.training import loss
-from models.training import train as training
 from models.training.checkpoint import CheckpointError, best_flow, load, save, trim
 from models.training.history import Fit
 from models.training.train import NonFiniteLoss, train
@@ -416,11 +416,8 @@ def test_the_objective_decides_which_weights_are_kept_and_when_to_stop(
     prepared, monkeypatch, objective, best, reason
 ):
     val, held_out = [5.0, 4.0, 4.5, 4.6, 4.7, 4.8], [5.0, 4.5, 4.2, 4.3, 4.4, 4.5]
-
-    def told(self, stream):
-        return (held_out if stream is self.held_out else val)[len(self.history)]
-
-    monkeypatch.setattr(training._Training, "_nll", told)
+    in_turn = itertools.chain.from_iterable(zip(val, held_out, strict=True))
+    monkeypatch.setattr(loss.BatchLoss, "mean_nll", lambda *_: next(in_turn))
     config = replace(QUICK, objective=objective, patience=3, schedule="constant", warmup=0.0)
 
     flow, fit = train(prepared, FLOW, replace(config, epochs=6), hold_out=HELD_OUT)
@@ -428,6 +425,7 @@ def test_the_objective_decides_which_weights_are_kept_and_when_to_stop(
     assert (fit.best.epoch, len(fit.history)) == (best, best + 3)
     assert (fit.best.val_nll, fit.best.held_out_nll) == (val[best - 1], held_out[best - 1])
     assert reason in fit.stopped
+    monkeypatch.undo()
     assert same(flow, train(prepared, FLOW, replace(config, epochs=best), hold_out=HELD_OUT)[0])
 
 
@@ -494,12 +492,12 @@ def test_the_domain_is_what_was_trained_on(prepared):
 
 
 def test_a_held_out_nll_that_is_not_finite_ends_nothing_but_what_it_judges(prepared, monkeypatch):
-    original = training._Training._nll
+    original, held_out = loss.BatchLoss.mean_nll, itertools.cycle([False, True])
 
-    def at_a_loss(self, stream):
-        return math.inf if stream is self.held_out else original(self, stream)
+    def at_a_loss(self, stream, mean_weight):
+        return math.inf if next(held_out) else original(self, stream, mean_weight)
 
-    monkeypatch.setattr(training._Training, "_nll", at_a_loss)
+    monkeypatch.setattr(loss.BatchLoss, "mean_nll", at_a_loss)
     _, fit = train(prepared, FLOW, ONCE, hold_out=HELD_OUT)
     assert fit.history[0].held_out_nll is None
 

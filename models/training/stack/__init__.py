@@ -1,0 +1,1 @@
+"""Trainings of flows of one shape that take their steps as one."""

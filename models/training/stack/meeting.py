@@ -1,0 +1,166 @@
+"""Where trainings of several threads meet, to take their steps together.
+
+Each training has a thread of its own, in which it evaluates, saves and reports. Its steps it hands
+over here, and waits until all others of its shape have done so, too. One that joins meets the
+others at their next evaluation; one that ends is not waited for.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+from models.training.loss import CPU_ROWS
+from models.training.stack.member import Member, Trained
+from models.training.stack.rows import Held
+from models.training.stack.stack import Stack
+
+Waiting = tuple[Member, Future[Trained]]
+T = TypeVar("T")
+
+
+class Broken(Exception):
+    """Told to trainings that are broken off since another one failed."""
+
+
+class Meeting:
+    """Trainings that meet."""
+
+    def __init__(self, *, size: int, threads: int = 1, apart: bool = False) -> None:
+        """Args:
+        size: How many there are at a time.
+        threads: CPU threads for stacks, side by side.
+        apart: Whether each takes its steps by itself, in its own thread.
+        """
+        self.size, self._apart = size, apart
+        self._lock = threading.Lock()
+        self._joined: Counter[Hashable] = Counter()
+        self._waiting: dict[Hashable, list[Waiting]] = {}
+        self._held: dict[tuple[Hashable, frozenset[int | None]], Held] = {}
+        self._broken_off: Callable[[], BaseException] | None = None
+        self._pool = ThreadPoolExecutor(threads, "stack", initializer=_settings_of_thread)
+
+    def run(
+        self,
+        trainings: Sequence[Callable[[], T]],
+        *,
+        thread: str = "training",
+        broken_by: Callable[[BaseException], Callable[[], BaseException]] = lambda _: Broken,
+    ) -> list[T]:
+        """Run each in a thread, `size` at a time, and give back what they return.
+
+        Args:
+            trainings: What is run; they hand this meeting to `train`.
+            thread: Begins the names of the threads.
+            broken_by: Of the error of one of them, or of what interrupts this thread: what makes
+                the error by which the others are broken off. All have ended when that is raised.
+        """
+        with self._pool, ThreadPoolExecutor(self.size, thread, _settings_of_thread) as pool:
+            futures = [pool.submit(one) for one in trainings]
+            try:
+                for ended in as_completed(futures):
+                    ended.result()
+            except BaseException as error:
+                self._break_off(broken_by(error))
+                pool.shutdown(cancel_futures=True)
+                raise
+            return [future.result() for future in futures]
+
+    @contextmanager
+    def joined(self, shape: Hashable) -> Iterator[None]:
+        """Be waited for by the trainings of this shape."""
+        with self._lock:
+            self._joined[shape] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._joined[shape] -= 1
+                self._begin(shape)
+                if not self._joined[shape]:
+                    self._held = {key: held for key, held in self._held.items() if key[0] != shape}
+
+    def train(self, shape: Hashable, member: Member) -> Trained:
+        """Take the steps of a training that has joined, with the others' of its shape.
+
+        Raises what breaks them off. A training of no shape takes its steps by itself, at once.
+        """
+        if shape is None or self._apart:
+            return member.alone()
+        outcome: Future[Trained] = Future()
+        with self._lock:
+            self._waiting.setdefault(shape, []).append((member, outcome))
+            self._begin(shape)
+        return outcome.result()
+
+    def _break_off(self, error: Callable[[], BaseException]) -> None:
+        """Raise an error in every training that takes steps, now and from now on."""
+        with self._lock:
+            self._broken_off = error
+            for shape in list(self._waiting):
+                self._begin(shape)
+
+    def check(self) -> None:
+        """Raise the error, if the trainings are broken off."""
+        if self._broken_off is not None:
+            raise self._broken_off()
+
+    def _begin(self, shape: Hashable) -> None:
+        """Take the steps if all are here."""
+        waiting = self._waiting.get(shape, [])
+        if waiting and (self._broken_off or len(waiting) >= self._joined[shape]):
+            del self._waiting[shape]
+            outcome_of = dict(waiting)
+            for some in stacks_of([member for member, _ in waiting]):
+                self._pool.submit(self._take, shape, [(one, outcome_of[one]) for one in some])
+
+    def _rows(self, shape: Hashable, members: Sequence[Member]) -> Held:
+        """The rows of a stack, which are read once for all that have the same."""
+        key = shape, frozenset(member.bag for member in members)
+        with self._lock:
+            if key not in self._held:
+                self._held[key] = Held(members)
+            return self._held[key]
+
+    def _take(self, shape: Hashable, together: list[Waiting]) -> None:
+        """Take the steps of a stack, in halves if it is too large for the device."""
+        members, outcomes = zip(*together, strict=True)
+        try:
+            self.check()
+            if len(members) == 1 and members[0].device.type == "cpu":
+                found = [members[0].alone()]
+            else:
+                found = Stack(members, self._rows(shape, members), check=self.check).train()
+        except torch.OutOfMemoryError as error:
+            half = len(together) // 2
+            if half:
+                self._take(shape, together[:half])
+                self._take(shape, together[half:])
+                return
+            outcomes[0].set_exception(error)
+        except BaseException as error:  # of a pool's thread nobody would hear
+            for outcome in outcomes:
+                outcome.set_exception(error)
+        else:
+            for outcome, one in zip(outcomes, found, strict=True):
+                outcome.set_result(one)
+
+
+def stacks_of(members: Sequence[Member]) -> list[Sequence[Member]]:
+    """Members of one shape in stacks; on a CPU in such whose arrays stay in the cache of a core."""
+    most = len(members)
+    if members[0].device.type == "cpu":
+        most = max(1, CPU_ROWS // members[0].config.batch_size)
+    return [members[at : at + most] for at in range(0, len(members), most)]
+
+
+def _settings_of_thread() -> None:
+    """As in a training alone: `models/training/arithmetic.py`."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)

@@ -1,0 +1,133 @@
+"""A worker that trains several trials together: each is a trial of its own, whatever happens."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from hpo.records.folder import read
+from hpo.records.record import NAME
+from hpo.storage.address import url_of
+from hpo.storage.open import open_storage
+from tests.forks import spread
+
+pytestmark = pytest.mark.slow
+
+KILLED, TRIALS, STACK = -9, 5, 3
+SPACE = {
+    "components": [2, 4],
+    "base_hidden": 4,
+    "learning_rate": {"low": 1e-3, "high": 1e-2, "log": True},
+}
+
+
+@pytest.fixture(scope="module")
+def alone(forks, make, tmp_path_factory):
+    """The records of the trials, each trained by itself."""
+    place = tmp_path_factory.mktemp("alone")
+    make(place / "runs", trials=TRIALS, space=SPACE)
+    assert forks.work("s", place / "runs", cwd=place).code == 0
+    return records(place / "runs")
+
+
+def records(runs):
+    return [read(runs / "s" / f"trial-{number:05d}" / NAME) for number in range(TRIALS)]
+
+
+def check_all_ended_as_alone(runs, alone):
+    """Each trial once, with all of its epochs, and to the accuracy of float32 what it is alone."""
+    storage = open_storage(url_of(None, runs), reading=True)
+    trials = optuna.load_study(study_name="s", storage=storage).trials
+    storage.engine.dispose()
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * TRIALS
+    for record, same, trial in zip(records(runs), alone, trials, strict=True):
+        assert record.state == "complete"
+        assert record.params == same.params
+        for row, expected in zip(record.epochs, same.epochs, strict=True):
+            assert row.train_nll == pytest.approx(expected.train_nll, abs=1e-4)
+            assert row.val_nll == pytest.approx(expected.val_nll, abs=1e-4)
+        assert trial.value == record.best_val_nll
+        assert trial.intermediate_values == {row.epoch: row.val_nll for row in record.epochs}
+
+
+def test_trials_trained_together_are_each_its_own(forks, make, alone, tmp_path):
+    runs = tmp_path / "runs"
+    made = make(runs, trials=TRIALS, space=SPACE)
+
+    done = forks.work("s", runs, cwd=tmp_path, stack=STACK)
+
+    assert done.code == 0, done.said
+    assert not made.slots.leases()
+    check_all_ended_as_alone(runs, alone)
+    assert {record.environment.stack for record in records(runs)} == {STACK}
+    for number in range(TRIALS):
+        log = (runs / "s" / f"trial-{number:05d}" / "log.txt").read_text()
+        assert log.count("epoch 1:") == log.count("epoch 2:") == 1
+        assert f"trial {number} complete" in log
+
+
+def test_trials_trained_together_are_pruned_each_by_itself(forks, make, tmp_path):
+    pruner = {"kind": "asha", "min_epochs": 1, "reduction_factor": 2}
+    made = make(tmp_path / "runs", trials=TRIALS, space=SPACE, pruner=pruner, epochs=4)
+
+    done = forks.work("s", tmp_path / "runs", cwd=tmp_path, stack=STACK)
+
+    assert done.code == 0, done.said
+    ended = records(tmp_path / "runs")
+    assert {record.state for record in ended} == {"complete", "pruned"}
+    trials = made.study.get_trials(deepcopy=False)
+    for record, trial in zip(ended, trials, strict=True):
+        assert (record.state == "pruned") == (trial.state is TrialState.PRUNED)
+        assert record.epochs[-1].epoch in ((1, 2) if record.state == "pruned" else (4,))
+        assert trial.intermediate_values == {row.epoch: row.val_nll for row in record.epochs}
+
+
+def test_trials_trained_together_go_on_from_every_moment(forks, make, alone, tmp_path):
+    runs, fresh = tmp_path / "runs", tmp_path / "fresh"
+    make(runs, trials=TRIALS, space=SPACE)
+    shutil.copytree(runs, fresh)
+    whole = forks.work("s", runs, cwd=tmp_path, watch=runs / "s", stack=STACK)
+    assert whole.code == 0, whole.said
+
+    for number in spread(len(whole.events) - 20, 4):
+        shutil.rmtree(runs)
+        shutil.copytree(fresh, runs)
+        killed = forks.work(
+            "s", runs, cwd=tmp_path, watch=runs / "s", kill_before=number, stack=STACK
+        )
+        assert killed.code == KILLED
+
+        again = forks.work("s", runs, cwd=tmp_path, stack=STACK)
+
+        assert again.code == 0, again.said
+        check_all_ended_as_alone(runs, alone)
+        assert all(record.restarts <= 1 for record in records(runs))
+
+
+def test_a_worker_that_is_cancelled_hands_all_of_its_trials_back(make, tmp_path):
+    made = make(tmp_path / "runs", trials=TRIALS, epochs=100_000, patience=0, space=SPACE)
+    program = (
+        "from hpo.execution.worker import work; "
+        f"print(work('s', {str(tmp_path / 'runs')!r}, 1, 1, {STACK}))"
+    )
+    worker = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    logs = [made.folder / f"trial-{number:05d}" / "log.txt" for number in range(STACK)]
+    deadline = time.monotonic() + 100
+    while not all(log.exists() and "epoch 2:" in log.read_text() for log in logs):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert len({lease.owner for lease in made.slots.leases()}) == 1
+
+    worker.send_signal(signal.SIGTERM)
+
+    assert worker.communicate(timeout=30)[0].strip() == "0"
+    looked = made.slots.look()
+    assert (looked.counts[TrialState.WAITING], looked.counts[TrialState.RUNNING]) == (TRIALS, 0)
+    trials = made.study.get_trials(deepcopy=False)
+    assert all(trial.intermediate_values for trial in trials[:STACK])
+    assert not made.slots.leases()
