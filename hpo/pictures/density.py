@@ -109,13 +109,13 @@ class Plane:
         """
         seen = seen or self
         levels = np.array(enclosing(self.held_XY, sorted(fractions), self.whole))
-        levels *= seen._bin / self._bin
+        levels *= seen.area / self.area
         lines = (outline(seen.held_XY, seen.edges, level) for level in levels.tolist())
         return dict(zip(sorted(fractions), lines, strict=False))
 
     @property
-    def _bin(self) -> float:
-        """The area of a bin."""
+    def area(self) -> float:
+        """Of a bin."""
         return math.prod(float(each[1] - each[0]) for each in self.edges)
 
 

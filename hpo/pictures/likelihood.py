@@ -151,7 +151,7 @@ def _move(
     plane = shown = _plane(emulator, edges, conditions)
     if look.xlim or look.ylim:
         shown = _plane(emulator, _seen(edges, look), conditions)
-    image.set_data(_shade(shown).T)
+    image.set_data(_shade(shown, plane).T)
     found = plane.contours(look.levels, shown)
     for line, level in zip(lines, look.levels, strict=True):
         line.set_data(*found.get(level, np.empty((0, 2))).T)
@@ -175,10 +175,11 @@ def _plane(emulator: Emulator, edges: Edges, conditions: At) -> Plane:
     return Mixture(emulator, [conditions], np.ones(1)).on(edges)
 
 
-def _shade(plane: Plane) -> Array:
-    """log10 of the density over its highest, shape `(X, Y)`, not below the lowest shade."""
+def _shade(shown: Plane, plane: Plane) -> Array:
+    """log10 of the density over its highest in all, shape `(X, Y)`, not below the lowest shade."""
+    highest = plane.held_XY.max() * shown.area / plane.area
     with np.errstate(divide="ignore"):
-        shade: Array = np.log10(plane.held_XY / plane.held_XY.max()).clip(-DECADES)
+        shade: Array = np.log10(shown.held_XY / highest).clip(-DECADES)
     return shade
 
 

@@ -23,9 +23,11 @@ from matplotlib.animation import FFMpegWriter, FuncAnimation, HTMLWriter, Pillow
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cbook import is_math_text
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.mathtext import MathTextParser
 
 from data_prep.atomic import draft_of
 from data_prep.columns import Column, Value
@@ -84,6 +86,18 @@ class Look:
     """Ends of the axes, in the unit of the column; None shows nearly all events."""
     levels: tuple[float, ...] = LEVELS
     """Fractions of all events that contours enclose."""
+
+    def __post_init__(self) -> None:
+        """Raises PlotError for a label with a formula that matplotlib cannot read."""
+        for name, text in self.labels.items():
+            if is_math_text(text):
+                try:
+                    MathTextParser("path").parse(text)
+                except ValueError:
+                    raise PlotError(
+                        f"{text!r} for {name} is no formula that matplotlib reads: see its page on "
+                        "mathtext, or write the dollars as \\$"
+                    ) from None
 
     def name_of(self, column: str) -> str:
         """What a column is called."""

@@ -245,6 +245,7 @@ def test_the_command_draws_each_kind_from_a_bundle(emulator, prepared, tmp_path,
     for wrong, message in (
         (("--width", "wide"), "must be one, two, or a number of inches"),
         (("--label", "M0=m"), "--label: there is no 'M0': there are Mass_0, Mass_1, Z, alpha"),
+        (("--label", "Mass_0=$m_$"), "'$m_$' for Mass_0 is no formula that matplotlib reads"),
         (("--levels", "0,50"), "must be percents between 0 and 100"),
         (("--xlim", "5"), "must be two numbers"),
         (("--ylim", "9,5"), "must rise from one number to a larger one"),

@@ -52,6 +52,16 @@ def test_the_lines_of_a_map_enclose_what_they_say(emulator, monkeypatch, xlim):
         assert np.median(on_it) == pytest.approx(height, abs=0.1)
 
 
+def test_a_map_of_where_nothing_is_is_white(emulator):
+    axes = Figure().add_subplot()
+
+    image = likelihood.draw(
+        axes, emulator, conditions=HERE, look=style.Look(xlim=(1e4, 2e4), ylim=(1e4, 2e4))
+    )
+
+    assert (image.get_array() == -likelihood.DECADES).all()
+
+
 def test_a_map_holds_nearly_all_events(emulator):
     edges = likelihood._edges(emulator, [HERE])
 
