@@ -32,6 +32,7 @@ learning_rate = {{ low = 1e-3, high = 1e-2, log = true }}
 [training]
 epochs = 4
 batch_size = 512
+snapshots = 3
 
 [pruner]
 kind = "none"

@@ -13,7 +13,7 @@ import functools
 import importlib
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from data_prep.dataset import Cell, Dataset
 from data_prep.errors import DataError
 from data_prep.regions import numbers
 from data_prep.stream import Batch
+from data_prep.words import numbers as words
 from hpo.dashboard.cache import Cache
 from hpo.dashboard.density.cells import CellMap, cell_map
 from hpo.dashboard.density.contours import DensityPlot, density_plot
@@ -50,6 +51,10 @@ UNKNOWN = (
 )
 
 
+EPOCH = "weights after epoch"
+"""The slider of the weights that were kept on the way."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Slider:
     """One condition, and where it can be set."""
@@ -68,6 +73,8 @@ class Slider:
     """Whether the slider is logarithmic: its range spans more than a decade."""
     texts: tuple[str, ...] = ()
     """Of a category: there is nothing between them."""
+    said: tuple[str, ...] = ()
+    """Each of the texts, as it is told in full."""
     start: float
     """The first value; the sliders of a run start in a cell with many rows."""
 
@@ -103,6 +110,7 @@ class Densities:
         self._catalog = catalog
         self._datasets = Datasets(data, of_studies)
         self._flows: Cache[object, OneFlow] = Cache(4)
+        self._ways: Cache[object, dict[int, Callable[[], OneFlow]]] = Cache(4)
         # Each makes one at a time: at most one plot and one map are in work at once.
         self._plots: Cache[object, DensityPlot] = Cache(64)
         self._maps: Cache[tuple[Stamp, str], CellMap] = Cache(64)
@@ -117,18 +125,34 @@ class Densities:
         source = self._source(key)
         return [_slider(source, k, start) for k, start in enumerate(_start(source))]
 
-    def epochs(self, key: str) -> dict[int, float | None]:
-        """The epochs after which the flow can be drawn as it was, with their validation NLL.
+    def stages(self, key: str) -> Slider | None:
+        """The epochs after which the flow can be drawn as it was; None where none were kept.
 
         Those whose weights were kept on the way, and the best, whose weights the run has.
         """
-        from hpo.records.weights import on_the_way
-
         source = self._source(key)
-        rows = {row.epoch: row.val_nll for row in source.record.epochs}
-        return {
-            epoch: rows.get(epoch) for epoch in on_the_way(source.record, source.stamp[0].parent)
-        }
+        record, kept = source.record, list(self._kept(source.record, source.stamp))
+        if len(kept) < 2 or EPOCH in source.flow.domain:
+            return None
+        rows = {row.epoch: row.val_nll for row in record.epochs}
+        best = len(kept) - 1 if record.best_epoch is None else kept.index(record.best_epoch)
+        texts = tuple(f"{epoch}" for epoch in kept)
+        return Slider(
+            name=EPOCH,
+            unit="",
+            low=0.0,
+            high=len(kept) - 1.0,
+            grid=tuple(map(float, range(len(kept)))),
+            log=False,
+            texts=texts,
+            said=tuple(
+                f"{epoch}: validation NLL {words.nll(nll)} nats/event"
+                if (nll := rows[epoch]) is not None
+                else f"{epoch}"
+                for epoch in kept
+            ),
+            start=float(best),
+        )
 
     def event_columns(self, key: str) -> tuple[Column, ...]:
         """The event columns: two of them are shown."""
@@ -150,7 +174,7 @@ class Densities:
             conditions: A value for every condition column.
             columns: The two event columns, across and up; by default the first two.
             draws: Events drawn; by default as many as show the flow and not the draw.
-            epoch: One of `epochs`, to see the flow as it was after it; None is the best.
+            epoch: One of `stages`, to see the flow as it was after it; None is the best.
 
         Raises:
             InputError: If a name or a value is none of the flow's.
@@ -197,7 +221,7 @@ class Densities:
         record = self._catalog.record(key)
         stamp = stamp_of(folder)
         _load()
-        from hpo.records.weights import flow_of, on_the_way
+        from hpo.records.weights import flow_of
         from models.evaluation.nll import check_columns
 
         # If the checkpoint was replaced meanwhile, the newer one is read, and this stamp is never
@@ -208,7 +232,7 @@ class Densities:
             folder = stamp[0].parent
             if epoch is None:
                 return flow_of(record, folder)
-            if (found := on_the_way(record, folder).get(epoch)) is None:
+            if (found := self._kept(record, stamp).get(epoch)) is None:
                 raise DensityError(f"no weights of epoch {epoch} are kept with this run")
             return found()
 
@@ -218,6 +242,17 @@ class Densities:
             return _Source(flow, stamp, record, None, frozenset())
         check_columns(flow, *found)
         return _Source(flow, stamp, record, found[0], _held_out(found[0], record))
+
+    def _kept(self, record: RunRecord, stamp: Stamp) -> dict[int, Callable[[], OneFlow]]:
+        """How the flow of each epoch whose weights are there is read."""
+        from hpo.records.weights import on_the_way
+        from models.training.snapshots import FOLDER
+
+        folder = stamp[0].parent
+        if not (folder / FOLDER).is_dir():
+            return {}
+        which = (stamp, record.state, record.weights, len(record.epochs))
+        return self._ways.get(which, lambda: on_the_way(record, folder))
 
     def _plot(
         self, source: _Source, named: Mapping[str, Value], at: tuple[int, ...], draws: int | None

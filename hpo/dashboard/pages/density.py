@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,8 @@ from data_prep.errors import InputError
 from data_prep.words import numbers
 from hpo.dashboard import parts, style
 from hpo.dashboard.density import figures
-from hpo.dashboard.density.contours import ROUGH
-from hpo.dashboard.density.draws import Densities, Slider
+from hpo.dashboard.density.contours import ROUGH, DensityPlot
+from hpo.dashboard.density.draws import EPOCH, Densities, Slider
 from hpo.dashboard.pages import verdict
 from hpo.dashboard.parts import THEME, Part, Site, drawn_into, refined_into, theme_of
 from hpo.dashboard.style import ThemeName
@@ -75,9 +76,9 @@ def register(app: dash.Dash, site: Site, densities: Densities) -> None:
     ) -> tuple[object, ...]:
         moved = {name["condition"]: place for name, place in zip(names, places, strict=True)}
         try:
-            sliders = densities.conditions(key)
+            sliders = _sliders(densities, key)
             chosen = {each.name: _value(each, moved[each.name]) for each in sliders}
-            found = densities.plot(key, chosen, _pair(pair), draws=ROUGH)
+            found = _plot(densities, key, chosen, pair, ROUGH)
         except InputError as error:  # the checkpoint went, or the data did
             kept = [dash.no_update] * len(names)
             return style.sentence(str(error), theme_of(theme)), [], kept, None
@@ -92,7 +93,7 @@ def register(app: dash.Dash, site: Site, densities: Densities) -> None:
         if chosen is None:
             raise dash.exceptions.PreventUpdate
         try:
-            return figures.contours(densities.plot(key, chosen, _pair(pair)), theme_of(theme))
+            return figures.contours(_plot(densities, key, chosen, pair), theme_of(theme))
         except InputError:  # the sketch says why
             raise dash.exceptions.PreventUpdate from None
 
@@ -168,9 +169,9 @@ def waiting() -> list[Part]:
 def _density(densities: Densities, key: str, theme: ThemeName) -> list[Part]:
     """The cards of what the flow draws, with a sketch of it; or why there are none."""
     try:
-        sliders = densities.conditions(key)
+        sliders = _sliders(densities, key)
         start = {each.name: _value(each, _place(each, each.start)) for each in sliders}
-        sketch = densities.plot(key, start, draws=ROUGH)
+        sketch = _plot(densities, key, start, None, ROUGH)
     except InputError as error:
         return [parts.card(DRAWS, parts.notice(str(error)), wide=True)]
     names = [column.name for column in densities.event_columns(key)]
@@ -199,6 +200,24 @@ def _density(densities: Densities, key: str, theme: ThemeName) -> list[Part]:
             "A click on a cell sets the conditions beside.",
         ),
     ]
+
+
+def _sliders(densities: Densities, key: str) -> list[Slider]:
+    """Those of the conditions and, where weights were kept on the way, of these."""
+    stages = densities.stages(key)
+    return densities.conditions(key) + ([stages] if stages else [])
+
+
+def _plot(
+    densities: Densities,
+    key: str,
+    chosen: Mapping[str, Value],
+    pair: str | None,
+    draws: int | None = None,
+) -> DensityPlot:
+    conditions = {name: value for name, value in chosen.items() if name != EPOCH}
+    epoch = int(chosen[EPOCH]) if EPOCH in chosen else None
+    return densities.plot(key, conditions, _pair(pair), draws=draws, epoch=epoch)
 
 
 def _slider(slider: Slider, value: Value) -> html.Div:
@@ -254,7 +273,7 @@ def _marks(slider: Slider) -> dict[float, str]:
 
 def _told(slider: Slider, value: Value) -> str:
     if isinstance(value, str):
-        return value
+        return slider.said[slider.texts.index(value)] if slider.said else value
     simulated = "" if value in slider.grid else " (between)"
     return f"{numbers.setting(value)} {slider.unit}".rstrip() + simulated
 
