@@ -24,6 +24,7 @@ import types
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import click
@@ -89,8 +90,8 @@ class Block:
 
     @property
     def commands(self) -> list[list[str]]:
-        """Its `hpo` commands, as words without `hpo`."""
-        return [words for name, *words in self.calls if name == "hpo"]
+        """Its `hpo` commands, as words without `hpo`, and without where they print to."""
+        return [words[: [*words, ">"].index(">")] for name, *words in self.calls if name == "hpo"]
 
 
 def parsed(text) -> list[Block]:
@@ -283,8 +284,11 @@ def done(words):
     elif words[0] in OF_FOLDERS:
         subprocess.run(words, check=True)
     else:
+        words, *file = (list(part) for is_arrow, part in groupby(words, ">".__eq__) if not is_arrow)
         code, told = typed(words)
         assert code == 0, f"{shlex.join(words)}\n{told}"
+        if file:
+            Path(*file[0]).write_text(told)
 
 
 def typed(words):
