@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dash
 import flask
@@ -35,8 +35,8 @@ EARLY = (
     f"{address.ROOT}_dash-component-suites/plotly/package_data/plotly.min.js",
     *(f"{_DCC}{part}.js" for part in ("graph", "slider", "dropdown")),
 )
-"""Scripts that Dash asks for only when it meets a graph, a slider or a choice: every page has one,
-and most of the time until its first picture was waiting for them."""
+"""Scripts that Dash asks for only when it meets a graph, a slider or a choice: most of the time
+until the first picture of a page was waiting for them."""
 
 
 def create(
@@ -56,7 +56,7 @@ def create(
     """
     _load_pandas()
     site = Site(catalog=catalog, densities=densities, studies=studies, progress=progress)
-    app = dash.Dash(
+    app = _Pages(
         "hpo",
         assets_folder=str(ASSETS),
         requests_pathname_prefix=address.ROOT,
@@ -66,10 +66,7 @@ def create(
         update_title="",
         meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}],
     )
-    early = "".join(map('<link rel="preload" as="script" href="{}">'.format, EARLY))
-    app.index_string = app.index_string.replace("<html>", '<html lang="en">').replace(
-        "{%css%}", early + "{%css%}"
-    )
+    app.index_string = app.index_string.replace("<html>", '<html lang="en">')
     _link_back(app.server, site)
     _refuse_strange_requests(app)
     app.layout = lambda: _shell(site)
@@ -77,6 +74,16 @@ def create(
     for page in (overview, comparison, run):
         page.register(app, site)
     return app
+
+
+class _Pages(dash.Dash):
+    """Dash, whose pages but the first, a table, ask at once for the scripts of their pictures."""
+
+    def interpolate_index(self, **given: Any) -> str:  # type: ignore[override]
+        links = map('<link rel="preload" as="script" href="{}">'.format, EARLY)
+        early = "" if flask.request.path == "/" else "".join(links)
+        given["css"] = early + given["css"]
+        return str(super().interpolate_index(**given))  # type: ignore[no-untyped-call]
 
 
 def _load_pandas() -> None:

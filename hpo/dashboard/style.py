@@ -77,10 +77,9 @@ THEMES: Mapping[ThemeName, Theme] = {
 }
 
 
-def empty(theme: ThemeName) -> go.Figure:
-    """A figure in our style with nothing in it yet."""
-    colours = THEMES[theme]
-    scale = {
+def scale(colours: Theme) -> dict[str, Any]:
+    """The style of an axis."""
+    return {
         "gridcolor": colours.grid,
         "linecolor": colours.grid,
         "tickcolor": colours.grid,
@@ -89,6 +88,11 @@ def empty(theme: ThemeName) -> go.Figure:
         "zeroline": False,
         "automargin": True,
     }
+
+
+def empty(theme: ThemeName) -> go.Figure:
+    """A figure in our style with nothing in it yet."""
+    colours = THEMES[theme]
     return go.Figure(
         layout={
             "template": "none",
@@ -119,8 +123,8 @@ def empty(theme: ThemeName) -> go.Figure:
                 "font": {"size": 12},
                 "bgcolor": NOTHING,
             },
-            "xaxis": scale,
-            "yaxis": scale,
+            "xaxis": scale(colours),
+            "yaxis": scale(colours),
         }
     )
 

@@ -59,6 +59,10 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       });
     },
 
+    once(now, before) {
+      return now && !before ? true : window.dash_clientside.no_update;
+    },
+
     // The run below the mouse in one picture stands out in all of them, and in the table.
     highlight(hovered, figure) {
       const point = [hovered].flat().find((each) => each?.points)?.points[0];

@@ -109,7 +109,7 @@ def _plane(figure: go.Figure, p: DensityPlot, colours: Theme) -> None:
     _axis(figure, "xaxis", _label(p.columns[0]), [0, 0.81], edges[0])
     _axis(figure, "yaxis", _label(p.columns[1]), [0, 0.79], edges[1])
     for k, name, anchor, domain in ((0, "yaxis2", "x", [0.82, 1]), (1, "xaxis2", "y", [0.84, 1])):
-        small: Any = {"nticks": 3, "tickangle": 0, "title_font_size": 12}
+        small: Any = style.scale(colours) | {"nticks": 3 - k, "tickangle": 0}
         _axis(figure, name, _per(p.columns[k], "<br>"), domain, anchor=anchor, **small)
 
 
@@ -145,7 +145,7 @@ def _contours(
     line = {"color": colour, "dash": dash, "width": 2.2}
     reached = ", ".join(f"{each:.0%}" for each in sample.heights) or "nothing"
     rows = density.numbered(sample.rows, sample.effective)
-    key = f"{kind}, {rows}: lines enclose {reached}"
+    key = f"{kind}, {rows}: {reached} inside"
     shared = {"mode": "lines", "legendgroup": kind}
     figure.add_scatter(x=[None], y=[None], name=key, line=line, **shared)
     for fraction, height in sample.heights.items():
@@ -194,7 +194,7 @@ def _head(p: DensityPlot) -> str:
     lines = [", ".join(at) or "All rows"]
     if p.nll is not None:
         nll = numbers.with_error(p.nll, p.error, between="±")
-        lines.append(f"NLL of these test rows: {nll} nats per event")
+        lines.append(f"NLL of its test rows: {nll} nats/event")
     return "<br>".join(lines)
 
 
@@ -262,12 +262,13 @@ def _unit(unit: str) -> str:
 def _axis(
     figure: go.Figure,
     name: str,
-    title: str,
+    text: str,
     domain: Sequence[float],
     edges: Array | None = None,
     **more: Any,
 ) -> None:
     """An axis over the edges, or upwards from nothing; a zoom stays while its column does."""
     span = {"rangemode": "tozero"} if edges is None else {"range": [*edges[[0, -1]].tolist()]}
-    more |= {"title_text": title, "domain": list(domain), "uirevision": title, **span}
+    more["title"] = {**more.get("title", {}), "text": text}
+    more |= {"domain": list(domain), "uirevision": text, **span}
     figure.update_layout({name: more})

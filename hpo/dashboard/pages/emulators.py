@@ -45,9 +45,16 @@ def _row(site: Site, folder: Path) -> html.Tr:
     name = html.Th(folder.name, scope="row")
     try:
         card = read_card(folder)
-        return html.Tr([name, *map(html.Td, _told(site, card, Reliability.from_card(card)))])
+        told = zip(HEADS[1:], _told(site, card, Reliability.from_card(card)), strict=True)
+        return html.Tr([name, *(_cell(head, each) for head, each in told)])
     except EmulatorError as error:
         return html.Tr([name, html.Td(str(error), colSpan=len(HEADS) - 1)])
+
+
+def _cell(head: str, told: Part) -> html.Td:
+    """A cell that a phone shows with its head."""
+    named: Any = {"data-head": head}
+    return html.Td(told, **named)
 
 
 def _told(site: Site, card: dict[str, Any], measured: Reliability | None) -> list[Part]:

@@ -58,6 +58,7 @@ def layout(site: Site, query: Query) -> list[Part]:
         ),
         dcc.Store(id="asked", data={"columns": list(query.columns), "most": MOST}),
         dcc.Download(id="file"),
+        dcc.Store(id="table-drawn"),
         parts.title("Runs", chips(rows, query)),
         html.Div(
             [
@@ -66,7 +67,7 @@ def layout(site: Site, query: Query) -> list[Part]:
             ],
             className="summary",
         ),
-        parts.card("Best so far", parts.graph("best-so-far", BEST_SO_FAR, height=190), wide=True),
+        parts.card("Best so far", html.Div(id="progress", className="progress"), wide=True),
         parts.card("", *content, wide=True),
         html.Pre(START, id="start", className="start", hidden=bool(rows)),
     ]
@@ -75,6 +76,21 @@ def layout(site: Site, query: Query) -> list[Part]:
 def register(app: dash.Dash, site: Site) -> None:
     """Register the callbacks of this page."""
     parts.keep_zooms(app, ("best-so-far",))
+
+    # The graph's scripts would keep the table waiting.
+    app.clientside_callback(  # type: ignore[no-untyped-call]
+        dash.ClientsideFunction("page", "once"),
+        Output("table-drawn", "data"),
+        Input("grid", "virtualRowData"),
+        State("table-drawn", "data"),
+        prevent_initial_call=True,
+    )
+
+    @app.callback(
+        Output("progress", "children"), Input("table-drawn", "data"), prevent_initial_call=True
+    )
+    def make_room(_drawn: bool) -> object:
+        return parts.graph("best-so-far", BEST_SO_FAR, height=190)
 
     @app.callback(
         drawn_into("best-so-far"), Input("seen", "data"), Input("where", "value"), parts.THEME

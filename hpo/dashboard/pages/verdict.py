@@ -26,7 +26,7 @@ def of_record(record: RunRecord) -> list[Part]:
         nll = numbers.with_error(test.nll, test.error, between="±")
         return [
             f"Its NLL is {nll} {tables.NLL}. ",
-            _hint(f"Over {counted(test.rows, 'test row')}; cells were not compared."),
+            _hint(f"Over {counted(test.rows, 'test row')}."),
         ]
     ways = {"running": "It is training", "failed": "It failed", "pruned": "It was pruned"}
     way = ways.get(record.state, "It ended")

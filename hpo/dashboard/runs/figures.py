@@ -52,6 +52,7 @@ def progress(rows: Sequence[Row], theme: ThemeName = "light") -> go.Figure:
     line = {"color": colours.accent, "width": 2, "shape": "hv"}
     figure.add_scatter(x=at, y=best, mode="lines", line=line, hoverinfo="skip")
     style.axis(figure, "x", "Time [UTC]", keep="time", kind="time")
+    figure.update_xaxes(tickangle=0, nticks=6)
     style.axis(figure, "y", f"NLL [{tables.NLL}]", keep="objective")
     _show_ends(figure, ended)
     return figure

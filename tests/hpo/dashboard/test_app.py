@@ -93,7 +93,9 @@ def test_a_look_for_new_runs_makes_up_for_the_answer_about_a_filter_that_it_over
 def test_the_scripts_of_pictures_are_asked_for_at_once_and_are_there(site):
     browser = app.create(site.catalog).server.test_client()
 
-    early = re.findall(r'rel="preload" as="script" href="/runs([^"]+)"', browser.get("/").text)
+    links = re.compile(r'rel="preload" as="script" href="/runs([^"]+)"')
+    early = links.findall(browser.get("/compare").text)
 
+    assert links.findall(browser.get("/").text) == []  # they would keep the table waiting
     assert [path.rsplit("/", 1)[1] for path in early][:2] == ["plotly.min.js", "async-graph.js"]
     assert {browser.head(path).status_code for path in early} == {200}

@@ -90,18 +90,16 @@ def test_the_legend_says_how_many_and_what_the_lines_enclose(beside):
     named = [trace.name for trace in figures.contours(beside).data if trace.name]
 
     assert named == [
-        "data, n = 400: lines enclose 50%, 90%",
-        "emulator, n = 20,000: lines enclose 50%, 90%, 99%",
+        "data, n = 400: 50%, 90% inside",
+        "emulator, n = 20,000: 50%, 90%, 99% inside",
     ]
 
 
 def test_above_it_stand_the_conditions_and_the_nll(beside):
     (note,) = figures.contours(beside).layout.annotations
 
-    assert note.text.startswith("Z = 0.001, alpha = 1<br>NLL of these test rows: ")
-    assert (
-        f"{numbers.with_error(beside.nll, beside.error, between='±')} nats per event" in note.text
-    )
+    assert note.text.startswith("Z = 0.001, alpha = 1<br>NLL of its test rows: ")
+    assert f"{numbers.with_error(beside.nll, beside.error, between='±')} nats/event" in note.text
 
 
 def test_the_marginals_share_the_axes_of_the_plane(beside):
@@ -109,6 +107,7 @@ def test_the_marginals_share_the_axes_of_the_plane(beside):
     places = {(trace.xaxis, trace.yaxis) for trace in figure.data}
 
     assert places == {(None, None), (None, "y2"), ("x2", None)}
+    assert figure.layout.yaxis2.gridcolor == figure.layout.yaxis.gridcolor
     assert figure.layout.yaxis2.anchor == "x"
     assert figure.layout.xaxis2.anchor == "y"
 
@@ -186,7 +185,7 @@ def test_a_flow_of_one_column_is_one_density():
 def test_nothing_is_enclosed_where_the_rows_are_too_few():
     figure = figures.contours(plot_of(rows=5))
 
-    assert "data, n = 5: lines enclose nothing" in [trace.name for trace in figure.data]
+    assert "data, n = 5: nothing inside" in [trace.name for trace in figure.data]
 
 
 def test_a_map_has_its_numbers_where_its_values_say():

@@ -156,7 +156,7 @@ def test_the_page_names_texts(channels):
     plot = channels.plot(KEY, {"Z": 0.001, "channel": "SMT"})
     beside = channels.plot(KEY, {"Z": 0.0015, "channel": "SMT"})
 
-    assert figures._head(plot).startswith("Z = 0.001, channel = SMT<br>NLL of these test rows")
+    assert figures._head(plot).startswith("Z = 0.001, channel = SMT<br>NLL of its test rows")
     assert plot.data.rows == 30
     assert any("nearest cell is Z = 0.00" in note and "= SMT" in note for note in beside.notes)
     cells = channels.cells(KEY)
