@@ -7,17 +7,22 @@ python docs/screenshots.py RUNS [--out docs] [--chromium PATH]
 from __future__ import annotations
 
 import argparse
+import io
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 DESK, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 800}
-SETTLED_MS = 2500
-"""After the last thing to wait for."""
+TABLE, LONG = {"width": 1280, "height": 1040}, {"width": 1280, "height": 1780}
+"""From the best so far to the runs; from the verdict of a run to the pictures of its flow."""
+
+MOST_MS, SETTLED_MS = 120_000, 2500
+"""For the last thing to wait for, and after it."""
 
 
 def main() -> None:
@@ -29,25 +34,25 @@ def main() -> None:
     options = parser.parse_args()
     with served(options.runs) as address, sync_playwright() as play:
         browser = play.chromium.launch(executable_path=options.chromium, args=["--no-sandbox"])
-        with opened(browser, address) as page:
+        with opened(browser, address, size=TABLE) as page:
+            page.locator("#best-so-far .main-svg").first.wait_for(timeout=MOST_MS)
             taken(page, options.out / "dashboard-runs.png")
             chosen = page.evaluate("document.querySelector('#compare').href")
             page.goto(chosen)
-            page.locator("#multiples .main-svg").first.wait_for()
+            page.locator("#multiples .main-svg").first.wait_for(timeout=MOST_MS)
             taken(page, options.out / "dashboard-compare.png")
             key = chosen.partition("run=")[2].partition("&")[0]
             page.goto(f"{address.partition('/runs/')[0]}/runs/run/{key}")
-            page.locator("#cells .main-svg").first.wait_for(timeout=120_000)
-            page.locator("#contours .main-svg").first.wait_for()
-            page.evaluate(
-                "document.querySelector('.slider-head').closest('.card').scrollIntoView()"
-            )
+            page.locator("#verdict", has_text="than chance").wait_for(timeout=MOST_MS)
+            page.locator("#contours", has_text="200,000").wait_for(timeout=MOST_MS)
+            page.set_viewport_size(LONG)
             taken(page, options.out / "dashboard-run.png")
-        with opened(browser, address, scheme="dark") as page:
+        with opened(browser, address, scheme="dark", size=TABLE) as page:
+            page.locator("#best-so-far .main-svg").first.wait_for(timeout=MOST_MS)
             taken(page, options.out / "dashboard-dark.png")
         with opened(browser, address, size=PHONE) as page:
             page.goto(chosen)
-            page.locator("#curves .main-svg").first.wait_for()
+            page.locator("#curves .main-svg").first.wait_for(timeout=MOST_MS)
             taken(page, options.out / "dashboard-phone.png")
         browser.close()
 
@@ -80,9 +85,12 @@ def opened(
 
 
 def taken(page: Page, path: Path) -> None:
-    """What is seen now."""
+    """What is seen from the top, in 256 colours: a third of the bytes."""
+    page.evaluate("scrollTo(0, 0)")
+    page.mouse.move(1, 1)
     page.wait_for_timeout(SETTLED_MS)
-    page.screenshot(path=path)
+    shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    shot.quantize(256, kmeans=3, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 if __name__ == "__main__":
