@@ -51,7 +51,7 @@ UNKNOWN = (
 )
 
 
-EPOCH = "weights after epoch"
+EPOCH = "after epoch"
 """The slider of the weights that were kept on the way."""
 
 
@@ -146,9 +146,7 @@ class Densities:
             log=False,
             texts=texts,
             said=tuple(
-                f"{epoch}: validation NLL {words.nll(nll)} nats/event"
-                if (nll := rows[epoch]) is not None
-                else f"{epoch}"
+                f"{epoch}, NLL {words.nll(nll)}" if (nll := rows[epoch]) is not None else f"{epoch}"
                 for epoch in kept
             ),
             start=float(best),

@@ -92,7 +92,7 @@ def test_a_flow_is_drawn_as_it_was_after_an_epoch_whose_weights_were_kept(shown,
     slider = shown.stages(KEY)
     assert (slider.texts, slider.texts[int(slider.start)]) == (("1", "3"), "3")
     for text, said in zip(slider.texts, slider.said, strict=True):
-        assert said == f"{text}: validation NLL {rows[int(text) - 1].val_nll:.4f} nats/event"
+        assert said == f"{text}, NLL {rows[int(text) - 1].val_nll:.4f}"
     early, late = (shown.plot(KEY, LARGEST, epoch=each) for each in (1, 3))
     assert early.nll > late.nll + 0.02
     assert late.nll == shown.plot(KEY, LARGEST).nll
