@@ -140,6 +140,9 @@ def estimate(events_N2: Array, within: Edges, weights_N: Weights = None) -> Plan
     # The few beyond a steep end are put on it.
     there_N2 = events_N2[seen].clip((across[0], up[0]), (across[1], up[1]))
     counts_XY = counts(there_N2, bins, None if weights_N is None else weights_N[seen])
+    whole = float(len(events_N2) if weights_N is None else weights_N.sum())
+    if not counts_XY.any():
+        return Plane(bins, counts_XY, whole)
     coarse = spreads(events_N2, bins, weights_N)
     pilot_XY = smooth(counts_XY, coarse)
     held = counts_XY > 0
@@ -150,7 +153,7 @@ def estimate(events_N2: Array, within: Edges, weights_N: Weights = None) -> Plan
     for step in np.unique(step_XY[held]):
         wide = coarse[0] * 2 ** (step / 2), coarse[1] * 2 ** (step / 2)
         smoothed += smooth(np.where(step_XY == step, counts_XY, 0.0), wide)
-    return Plane(bins, smoothed, len(events_N2) if weights_N is None else weights_N.sum())
+    return Plane(bins, smoothed, whole)
 
 
 def _ends(values_N: Array, within: Array, weights_N: Weights) -> tuple[float, float]:

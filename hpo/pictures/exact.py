@@ -65,4 +65,4 @@ class Mixture:
         held_XY = np.zeros(across.shape)
         held_XY[here_XY] = held_N * size[0] * size[1]
         # What a sum over pixels misses at steep edges is not outside of them.
-        return Plane(edges, held_XY, float(held_XY.sum()) / inside)
+        return Plane(edges, held_XY, float(held_XY.sum()) / inside if inside else 1.0)

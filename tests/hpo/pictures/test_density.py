@@ -103,6 +103,12 @@ def test_an_estimate_of_a_constant_is_where_it_is():
     assert plane.held_XY.sum() == pytest.approx(50)
 
 
+def test_an_estimate_of_events_that_are_all_elsewhere_has_no_contours():
+    plane = density.estimate(np.full((50, 2), 9.0), (np.linspace(0, 1, 91), np.linspace(0, 1, 91)))
+
+    assert plane.contours([0.5]) == {}
+
+
 def test_a_marginal_counts_what_lies_outside_in_the_whole():
     events = np.concatenate([np.linspace(0.01, 0.99, 60), np.full(40, 9.0)])
     edges = np.linspace(0, 1, 4)

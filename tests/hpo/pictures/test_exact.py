@@ -44,3 +44,5 @@ def test_what_lies_outside_the_pixels_counts_in_the_whole():
 
     assert plane.held_XY.sum() / plane.whole == pytest.approx(0.5, abs=0.01)
     assert list(plane.contours([0.1, 0.9])) == [0.1]
+    far = np.linspace(1e3, 2e3, 121)
+    assert Mixture(Truth(), AT, WEIGHTS).on((far, far), events).contours([0.1]) == {}
