@@ -67,13 +67,14 @@ def going_on(site: Site) -> list[Part]:
 
 def cards(table: Table) -> list[Part]:
     """The first runs as a phone shows them, in place of the grid: name, NLL, state."""
-    return [_card(row, table) for row in table.found[:MOST_CARDS]]
+    several = len(tables.by_data(table.found)) > 1
+    return [_card(row, table, several=several) for row in table.found[:MOST_CARDS]]
 
 
-def _card(row: Row, table: Table) -> Part:
+def _card(row: Row, table: Table, *, several: bool) -> Part:
     key, state = str(row["run"]), str(row["state"])
     rank = table.ranks.get(key)
-    where = f" on {table.data_of(row)}" if len(tables.by_data(table.found)) > 1 else ""
+    where = f" on {table.data_of(row)}" if several else ""
     return html.Li(
         [
             html.A(tables.short(key), href=address.of_run(key)),
