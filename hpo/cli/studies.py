@@ -329,4 +329,5 @@ def enqueue(
     spec, slots = open_or_make(study, runs=runs, url=url_of(storage, runs))
     fitting = fitting_points(given, spec.space, source=str(file or source))
     numbers = slots.enqueue(fitting)
-    click.echo(f"{spec.study.name}: tried next, as trials {', '.join(map(str, numbers))}")
+    trials = "trial" if len(numbers) == 1 else "trials"
+    click.echo(f"{spec.study.name}: tried next, as {trials} {', '.join(map(str, numbers))}")

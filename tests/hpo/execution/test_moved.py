@@ -92,7 +92,7 @@ def test_every_command_goes_on_where_the_runs_are_now(forks, trained, tmp_path, 
     more = how is moved  # a worker takes seconds to start
     if more:
         (place / "points.json").write_text('[{"components": 8}]')
-        assert "tried next, as trials 2" in hpo("enqueue", "tiny", "points.json")
+        assert "tried next, as trial 2" in hpo("enqueue", "tiny", "points.json")
 
     said = hpo("launch", "tiny.toml", "--workers", 1, "--trials", 2 + more)
 
