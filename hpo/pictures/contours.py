@@ -102,10 +102,19 @@ def draw(
     columns: Sequence[str] | None = None,
     look: Look = PLAIN,
 ) -> None:
-    """The same contours, without marginals, in axes of one's own.
+    """Contours of an emulator over held-out data, without marginals, in axes of one's own.
 
-    The lines have labels, so that `axes.legend()` names them. Arguments and errors are those of
-    `contours`.
+    The lines have labels, so that `axes.legend()` names them.
+
+    Args:
+        folder: A prepared dataset; its test rows are shown.
+        conditions: Shows only the rows that have these values; by default all.
+        columns: The two event columns, across and up; needed where there are more.
+        look: Of its choices the width and the title say nothing here.
+
+    Raises:
+        PlotError: If a name or a cell is not there, or there are not two columns to show.
+        DataError: If `folder` holds no prepared dataset.
     """
     draw_shown(axes, shown_of(emulator, folder, conditions, columns), look)
 

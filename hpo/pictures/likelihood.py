@@ -62,9 +62,18 @@ def likelihood(emulator: Emulator, *, conditions: At, look: Look = PLAIN, out: P
 
 
 def draw(axes: Axes, emulator: Emulator, *, conditions: At, look: Look = PLAIN) -> AxesImage:
-    """The same map in axes of one's own; gives the shades, of which a colour bar can be made.
+    """The map of an emulator's density in axes of one's own.
 
-    Arguments and errors are those of `likelihood`.
+    Args:
+        conditions: A value of every condition.
+        look: Of its choices the width and the title say nothing here.
+
+    Returns:
+        The shades, log10 of the density over its highest, for a colour bar.
+
+    Raises:
+        PlotError: If there are not two event columns.
+        EmulatorError: If a condition is missing or unknown.
     """
     return _draw(axes, emulator, _edges(emulator, [conditions]), conditions, look)[0]
 

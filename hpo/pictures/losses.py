@@ -57,9 +57,16 @@ def losses(records: Sequence[RunRecord], out: Path, look: Look = PLAIN) -> Path:
 
 
 def draw(axes: Axes, records: Sequence[RunRecord], *, look: Look = PLAIN) -> None:
-    """The same curves against epochs, in axes of one's own.
+    """Training and validation NLL of runs against epochs, in axes of one's own.
 
-    The lines have labels, so that `axes.legend()` names them. Errors are those of `losses`.
+    The lines have labels, so that `axes.legend()` names them.
+
+    Args:
+        records: Of the runs, as `hpo.records.folder.read` gives them.
+        look: Of its choices the width and the title say nothing here.
+
+    Raises:
+        PlotError: If no run has an epoch with a validation NLL.
     """
     _draw(axes, _shown(records), look)
 

@@ -90,9 +90,20 @@ def draw(
     columns: Sequence[str] | None = None,
     look: Look = PLAIN,
 ) -> ScalarMappable:
-    """The same map in axes of one's own; gives its colours, for a colour bar.
+    """The divergence of each cell's density from that at one place, in axes of one's own.
 
-    Arguments and errors are those of `divergence`.
+    Args:
+        folder: A prepared dataset, whose cells are shown; None takes values over the domain.
+        conditions: The reference: a value of every condition, of a cell or between cells.
+        columns: The two conditions of the map, across and up; needed where there are more.
+        look: Of its choices the labels alone say something here.
+
+    Returns:
+        The colours, in nats, for a colour bar.
+
+    Raises:
+        PlotError: If no cell has the other conditions of the reference, or no plane is to show.
+        DataError: If `folder` holds no prepared dataset.
     """
     return _draw(axes, _found(emulator, folder, conditions, columns), look)
 

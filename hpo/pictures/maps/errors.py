@@ -86,9 +86,20 @@ def draw(
     conditions: At | None = None,
     look: Look = PLAIN,
 ) -> ScalarMappable:
-    """The map of one event column in axes of one's own; gives its colours, for a colour bar.
+    """The KS distance of each cell over its floor, in axes of one's own.
 
-    The other arguments and the errors are those of `errors`.
+    Args:
+        folder: A prepared dataset; its test rows are compared.
+        column: The event column whose distances are shown.
+        conditions: Fixes all conditions but one or two.
+        look: Of its choices the labels alone say something here.
+
+    Returns:
+        The colours, for a colour bar.
+
+    Raises:
+        PlotError: If not one or two conditions are left open, or no cell has enough rows.
+        DataError: If `folder` holds no prepared dataset.
     """
     cells.check_names([column], emulator.event_columns, "event column")
     return _draw(axes, _measured(emulator, folder, dict(conditions or {})), column, look)
