@@ -174,10 +174,11 @@ def _import():
     modules += " sqlalchemy.dialects.postgresql.psycopg psycopg"
     for name in modules.split():
         importlib.import_module(name)
+    from data_prep.untrusted import adapter
     from hpo.records import record
     from hpo.study import spec
 
-    record._adapter()
+    adapter(record.RunRecord)
     made = {"study": {"name": "s"}, "data": {"path": "."}, "space": {"hidden": 4}}
     with tempfile.TemporaryDirectory(prefix="hpo-forks-") as folder:
         _use_a_database(Path(folder), spec.parse(made, source=""))
