@@ -6,11 +6,13 @@ import itertools
 import re
 import subprocess
 import sys
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 
 from hpo.dashboard import app
+from hpo.dashboard.density.draws import Densities
 from hpo.dashboard.pages import overview
 from tests.hpo.dashboard.test_comparison import site_of
 from tests.made_runs import trained
@@ -88,6 +90,18 @@ def test_a_look_for_new_runs_makes_up_for_the_answer_about_a_filter_that_it_over
     assert kept.status_code == 204
     assert '"rowData":[]' in lost.text.replace(" ", "")
     assert "did you mean" in wrong.text
+
+
+def test_a_sketch_is_not_kept_back_for_the_picture_that_replaces_it(site):
+    made = app.create(site.catalog, densities=Densities(site.catalog, []))
+
+    drawn = Counter(
+        output.partition("@")[0] for name in made.callback_map for output in name.split("...")
+    )
+
+    for graph in ("contours", "cells"):
+        assert drawn[f"{graph}-fresh.data"] + drawn[f"..{graph}-fresh.data"] == 1
+        assert drawn[f"{graph}-fine.data"] + drawn[f"..{graph}-fine.data"] == 1
 
 
 def test_the_scripts_of_pictures_are_asked_for_at_once_and_are_there(site):
