@@ -344,6 +344,9 @@ def test_a_trial_tells_how_well_it_does_in_the_cells_held_out(held_out):
     flow = checkpoint.best_flow(job.folder)
     others = nll.nll(flow, setting.data, "test", without=KEPT_OUT)
     assert (record.test.nll, record.test.rows) == (others.mean, others.rows)
+    val = nll.nll(flow, setting.data, "val", without=KEPT_OUT)
+    assert record.best_val_nll == pytest.approx(val.mean, rel=1e-6)
+    assert record.best_val_error == val.error > 0
     for found, cells in ((record.held_out, HELD_OUT), (record.report, REPORT)):
         there = nll.nll(flow, setting.data, "test", only=cells)
         assert (found.nll, found.error) == (there.mean, there.error)
