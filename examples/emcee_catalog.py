@@ -1,6 +1,6 @@
 """The posterior of an emulator's conditions and of the merger rate, from published files, by emcee.
 
-    python examples/emcee_catalog.py EMULATOR CATALOG [--points 9] [--steps 2000]
+    python examples/emcee_catalog.py EMULATOR CATALOG [--points 9] [--steps 10000]
 
 Needs `pip install emcee corner h5py`. CATALOG has posterior samples in `events/*.h5` and
 `injections.hdf`, such as `mock_files.py` makes, and in `truth.json` the truth of a mock. Written
@@ -20,7 +20,9 @@ from typing import NamedTuple
 
 import corner
 import emcee
+import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter
 from scipy.interpolate import RegularGridInterpolator
 
 from models import (
@@ -191,21 +193,55 @@ def publish(
     )
 
 
-def draw(samples: dict[str, np.ndarray], truth: dict[str, float], out: Path) -> None:
+def span(values: np.ndarray) -> tuple[float, float]:
+    """Where an axis ends: around nearly all samples, so that each line is closed."""
+    low, high = np.quantile(np.log(values), [0.002, 0.998])
+    air = 0.12 * (high - low)
+    return float(np.exp(low - air)), float(np.exp(high + air))
+
+
+def draw(
+    samples: dict[str, np.ndarray], units: dict[str, str], truth: dict[str, float], out: Path
+) -> None:
     """The posterior with its 50 % and 90 % regions, on logarithmic axes, and the truth."""
     figure = corner.corner(
         np.stack(list(samples.values()), axis=1),
-        bins=24,
-        labels=["rate [Gpc$^{-3}$ yr$^{-1}$]" if name == "rate" else name for name in samples],
+        fig=plt.figure(figsize=(5.4, 5.4)),
+        bins=40,
+        range=[span(values) for values in samples.values()],
+        labels=[f"{name} [{units[name] or 'dimensionless'}]" for name in samples],
+        label_kwargs={"fontsize": 8},
+        labelpad=0.02,
         truths=[truth.get(name) for name in samples],
-        truth_color="C1",
+        color="#0072B2",
+        truth_color="#D55E00",
         axes_scale="log",
         levels=(0.5, 0.9),
-        smooth=1.0,
+        smooth=2.0,
+        smooth1d=1.0,
         plot_density=False,
         plot_datapoints=False,
     )
-    figure.savefig(out, dpi=110)
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if axis.get_scale() == "log":
+            ends = axis.get_view_interval()
+            rounds = [m * 10.0**k for k in range(-9, 10) for m in (1, 2, 5)]
+            inside = [each for each in rounds if ends[0] <= each <= ends[1]]
+            axis.set_major_locator(
+                FixedLocator(inside) if len(inside) > 1 else MaxNLocator(4, steps=[1, 5, 10])
+            )
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
+    # An axis beside another has no numbers of its own, nor has a histogram's height.
+    for axes in figure.axes:
+        place = axes.get_subplotspec()
+        axes.tick_params(
+            labelbottom=place.is_last_row(),
+            labelleft=place.is_first_col() and not place.is_first_row(),
+            labelrotation=0,
+            labelsize=8,
+        )
+    figure.savefig(out, dpi=300)
 
 
 def main() -> None:
@@ -213,7 +249,7 @@ def main() -> None:
     parser.add_argument("emulator")
     parser.add_argument("catalog", type=Path)
     parser.add_argument("--points", type=int, default=9, help="of the grid along each condition")
-    parser.add_argument("--steps", type=int, default=2000, help="of the chain")
+    parser.add_argument("--steps", type=int, default=10_000, help="of the chain")
     options = parser.parse_args()
 
     catalog = read(options.catalog)
@@ -240,7 +276,9 @@ def main() -> None:
         known = f", truth {truth[name]:.4g}" if name in truth else ""
         print(f"{name} = {middle:.4g} (90% {low:.4g} to {high:.4g}){known}")
 
-    draw(samples, truth, options.catalog / "posterior.png")
+    card = json.loads((Path(options.emulator) / "emulator.json").read_text())
+    units = card["condition_columns"] | {"rate": "Gpc$^{-3}$ yr$^{-1}$"}
+    draw(samples, units, truth, options.catalog / "posterior.png")
     some = np.random.default_rng(0).choice(len(logs), PUBLISHED, replace=False)
     few = {name: values[some] for name, values in samples.items()}
     publish(options.catalog / "result.h5", model, few, catalog.names)
