@@ -112,13 +112,6 @@ def export(
         hpo export bbh --out emulator --license CC-BY-4.0 --author 'A. Maker' --cite 'Maker 2026'
         python -c 'from models import Emulator; print(Emulator.load("emulator").card)'
     """
-    from hpo.cli import progress
-    from hpo.emulator import choice
-    from hpo.emulator.export import write
-    from hpo.emulator.members import changed
-    from hpo.emulator.outcome import replaced, told
-    from models.bundle.readme.card import Terms
-
     if trial is not None and ensemble:
         raise click.UsageError("give either --trial or --ensemble: an ensemble is of the best")
     if train_on and ensemble:
@@ -129,6 +122,14 @@ def export(
     if asked and not train_on:
         words = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
         raise click.UsageError(f"{words} of what? give --train-on, too")
+    # What can be said without them does not wait for them.
+    from hpo.cli import progress
+    from hpo.emulator import choice
+    from hpo.emulator.export import write
+    from hpo.emulator.members import changed
+    from hpo.emulator.outcome import replaced, told
+    from models.bundle.readme.card import Terms
+
     terms = Terms(license=license, authors=authors, citation=cite)
     if Path(study).suffix == ".json":
         if trial is not None or max_cost or ensemble:

@@ -224,6 +224,7 @@ def test_the_density_of_each_channel_is_recovered(channels, trained):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_trees")
 def test_cells_of_an_evaluation_are_named_by_texts(channels, trained):
     named = {"Z": 0.002, "channel": "SMT"}
     emulator = Emulator(trained, {"metrics": {"held_out_cells": [{"conditions": named}]}})

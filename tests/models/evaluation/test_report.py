@@ -19,6 +19,8 @@ from models.evaluation import cells, comparison, distances, nll, report, summary
 from models.flow.coordinates import constants
 from models.flow.density import build_flow
 
+pytestmark = pytest.mark.usefixtures("few_trees")
+
 
 def fresh(prepared, seed=0):
     """Close to two log-normals with the moments of the whole split."""
@@ -26,15 +28,6 @@ def fresh(prepared, seed=0):
     batches = Stream(prepared, "train", batch_size=1000, shuffle=False).epoch(0)
     config = FlowConfig(base="normal", blocks=2, hidden=16)
     return build_flow(config, dataset, constants(dataset, batches), seed=seed).eval()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def few_trees():
-    """Whatever they find, `test_two_sample` tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        for trees in (two_sample.TREES, two_sample.OWN_TREES):
-            patch.setitem(trees, "max_iter", 10)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,8 @@ from models.evaluation import comparison, nll, report, summary
 from models.evaluation.cells import CellRows, keys
 from tests.random_flows import a_flow
 
+pytestmark = pytest.mark.usefixtures("few_trees")
+
 ROWS = 12_000
 
 
@@ -43,10 +45,16 @@ def data(truth, tmp_path_factory, request):
     return path / "out"
 
 
-def test_a_perfect_flow_reaches_the_floor_in_every_region(truth, data):
+@pytest.fixture(scope="module")
+def compared(truth, data):
+    """It beside another flow."""
+    return comparison.compare(truth, a_flow(noise=0.2).float(), data)
+
+
+def test_a_perfect_flow_reaches_the_floor_in_every_region(compared, data):
     dataset = Dataset.read(data)
 
-    found = report.evaluate(truth, data)
+    found = compared["emulator"]
 
     assert dataset.scattered
     assert len(found["cells"]) == len(dataset.cells) > 4
@@ -82,12 +90,12 @@ def test_draws_are_made_at_the_conditions_of_a_regions_own_rows(data):
         assert set(map(tuple, drawn_MC.tolist())) <= set(map(tuple, there_NC.tolist()))
 
 
-def test_two_flows_are_compared_in_every_region(truth, data):
-    found = comparison.compare(truth, a_flow(noise=0.2).float(), data)
+def test_two_flows_are_compared_in_every_region(compared, data):
+    difference = compared["difference"]
 
-    assert len(found["difference"]["cells"]) == len(Dataset.read(data).cells)
-    assert found["difference"]["cells"][0]["box"] == found["emulator"]["cells"][0]["box"]
-    assert found["difference"]["test_nll"]["mean"] < 0
+    assert len(difference["cells"]) == len(Dataset.read(data).cells)
+    assert difference["cells"][0]["box"] == compared["emulator"]["cells"][0]["box"]
+    assert difference["test_nll"]["mean"] < 0
 
 
 def test_a_region_is_named_by_any_point_in_it(truth, data):
