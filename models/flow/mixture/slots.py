@@ -23,7 +23,7 @@ class Slots:
     """Where rows stand."""
 
     def __init__(self, counts: Sequence[int], device: torch.device) -> None:
-        """Args: rows of each condition, next to each other, none of them 0."""
+        """Args: rows of each condition, next to each other; some may have none."""
         count_U = np.asarray(counts)
         rows, slots = int(count_U.sum()), 1
         while slots < MOST_SLOTS and slots * GROUPS < rows / len(count_U):
