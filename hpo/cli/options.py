@@ -83,7 +83,7 @@ def placed(command: Command) -> Command:
 
 
 def planned(command: Command) -> Command:
-    """Give a command the options of a launch that say where and how it runs."""
+    """Give a command `--on`, `--workers`, `--set` and `--force-sqlite`, as a launch has them."""
     on = click.option(
         "--on",
         type=click.Choice(["local", "slurm"]),
@@ -96,19 +96,13 @@ def planned(command: Command) -> Command:
         type=click.IntRange(min=1),
         help="Workers [default: the study's, else one for each core here, at most 8].",
     )
-    stack = click.option(
-        "--stack",
-        type=click.IntRange(min=1),
-        metavar="K",
-        help="Trials that each worker trains together [default: the study's].",
-    )
     settings = click.option(
         "--set", "settings", multiple=True, metavar="TABLE.KEY=VALUE", help="Change a line."
     )
     sqlite = click.option(
         "--force-sqlite", is_flag=True, help="Use a SQLite file where its locks may not hold."
     )
-    return on(workers(stack(settings(sqlite(command)))))
+    return on(workers(settings(sqlite(command))))
 
 
 def study_name(reference: str) -> str:

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("study", default="bbh", metavar="[STUDY]")
 @click.option("--trials", type=click.IntRange(min=1), help="Trials in total [default: study's].")
+@click.option(
+    "--stack",
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="Trials that each worker trains together [default: the study's].",
+)
 @click.option("--name", help="Name of the study [default: the file's].")
 @click.option("--detach", is_flag=True, help="Go on in the background and return.")
 @click.option("--dry-run", is_flag=True, help="Print the study as a file; touch nothing.")
