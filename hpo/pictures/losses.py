@@ -42,9 +42,13 @@ def losses(records: Sequence[RunRecord], out: Path, look: Look = PLAIN) -> Path:
         subplots = figure.subplots(1, 1 if narrow else 2, sharey=True, squeeze=False)
         axes: list[Axes] = subplots[0].tolist()
         limits = _draw(axes[0], shown, look)
+        longest = max(float(np.nansum(_column(run, "seconds"))) for run in shown)
+        second, unit = (1, "s") if longest < 60 else (1 / 60, "min")
         for by_time in axes[1:]:
-            _draw_runs(by_time, shown, lambda run: np.cumsum(_column(run, "seconds")) / 60, limits)
-            by_time.set(xlabel=f"{look.labels.get('time', 'Wall-clock time')} [min]")
+            _draw_runs(
+                by_time, shown, lambda run: np.cumsum(_column(run, "seconds")) * second, limits
+            )
+            by_time.set(xlabel=f"{look.labels.get('time', 'Wall-clock time')} [{unit}]")
         figure.legend(
             handles=_entries(axes[0], shown),
             loc="outside lower left" if narrow else "outside right upper",

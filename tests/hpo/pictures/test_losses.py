@@ -40,12 +40,20 @@ def run(trial=0, state="complete", val=(5.0, 4.6, 4.7), seconds=2.0):
 
 
 def test_every_axis_of_losses_has_a_unit(tmp_path, seen):
-    losses([run()], tmp_path / "losses.png")
+    losses([run(seconds=30.0)], tmp_path / "losses.png")
 
     by_epoch, by_time = seen[0].axes
     assert by_epoch.get_ylabel() == "NLL [nats per event]"
     assert by_epoch.get_xlabel() == "Epoch"
     assert by_time.get_xlabel() == "Wall-clock time [min]"
+
+
+def test_runs_of_less_than_a_minute_are_drawn_in_seconds(tmp_path, seen):
+    losses([run(seconds=2.0), run(1, seconds=0.5)], tmp_path / "losses.png")
+
+    by_time = seen[0].axes[1]
+    assert by_time.get_xlabel() == "Wall-clock time [s]"
+    assert by_time.lines[0].get_xdata().tolist() == [2.0, 4.0, 6.0]
 
 
 def test_the_best_epoch_is_marked_on_its_curve(tmp_path, seen):
