@@ -97,7 +97,11 @@ def planned(command: Command) -> Command:
         help="Workers [default: the study's, else one for each core here, at most 8].",
     )
     settings = click.option(
-        "--set", "settings", multiple=True, metavar="TABLE.KEY=VALUE", help="Change a line."
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="TABLE.KEY=VALUE",
+        help="Change a line of the study. Repeatable.",
     )
     sqlite = click.option(
         "--force-sqlite", is_flag=True, help="Use a SQLite file where its locks may not hold."

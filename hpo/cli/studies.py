@@ -47,8 +47,9 @@ def launch(
     """Run a study until it has --trials trials in total.
 
     STUDY is a study that was launched before, by its name and with all its options; else a file,
-    with or without .toml, or a shipped study (bbh, quick, thesis). The same command, run again
-    after anything, finishes what is missing, and does nothing when all is there.
+    with or without .toml, or a shipped study (bbh, quick, thesis). Without STUDY it is bbh. The
+    same command, run again after anything, finishes what is missing, and does nothing when all
+    is there.
 
     \b
         hpo launch --trials 6

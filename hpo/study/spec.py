@@ -317,7 +317,8 @@ def _clashes(parts: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     if training and pruner and pruner.kind != "none" and pruner.min_epochs > training.epochs:
         faults.append(
             f"[pruner] min_epochs ({pruner.min_epochs}) is above [training] epochs "
-            f"({training.epochs}), so nothing could ever be pruned"
+            f"({training.epochs}), so nothing could ever be pruned: lower it, too, or set "
+            "[pruner] kind to none"
         )
     if "slurm" in parts and parts["slurm"].memory_gb:
         faults += [
