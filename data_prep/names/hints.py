@@ -63,12 +63,18 @@ def missing(path: object, names: Sequence[str], there: Sequence[str]) -> str:
         hints.append(f"if these are they, pass {' '.join(typed)}")
     if rest := [name for name in names if name not in clear]:
         several = sorted({old for name in rest for old in near[name]}) or [listed]
+        wanted = f"for {_listed(rest)} " if clear or several != [listed] else ""
+        one = "one" if len(rest) == 1 else "ones"
         hints.append(
-            f"for {' and '.join(map(repr, rest))} it has {', '.join(several)}; name the right one "
-            "with --columns OLD=NEW"
+            f"{wanted}it has {', '.join(several)}; name the right {one} with --columns OLD=NEW"
         )
-    every = f"{', '.join(map(repr, names[:-1]))} and {names[-1]!r}"
-    return f"{path} has no columns {every}: {'; '.join(hints)}"
+    return f"{path} has no columns {_listed(names)}: {'; '.join(hints)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The names in quotes: 'a', 'b' and 'c'."""
+    *others, last = map(repr, names)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _alike(name: str, there: Sequence[str]) -> list[str]:

@@ -193,3 +193,12 @@ def test_several_missing_columns_are_told_at_once_with_what_to_type():
 def test_an_atom_that_single_precision_makes_of_another_is_refused():
     with pytest.raises(DataError, match="'q' has an atom twice.* 0.3, 0.300000001: name it once"):
         Column("q", "", atoms=(0.3, 0.300000001))
+
+
+def test_where_nothing_is_near_the_columns_are_listed_once():
+    told = missing("t.csv", ["Mass_0", "Z"], ["a", "b"])
+
+    assert told == (
+        "t.csv has no columns 'Mass_0' and 'Z': it has a, b; name the right ones with "
+        "--columns OLD=NEW"
+    )
