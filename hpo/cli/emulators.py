@@ -108,7 +108,7 @@ def export(
         hpo export bbh --out emulator
         hpo export bbh --out emulator --ensemble 4
         hpo export bbh --out emulator --train-on --members 4 --folds 2 --max-minutes 60
-        hpo export bbh --out emulator --train-on --set training.epochs=200 --set flow.bins=32
+        hpo export bbh --out emulator --train-on --set flow.components=64
         hpo export bbh --out emulator --license CC-BY-4.0 --author 'A. Maker' --cite 'Maker 2026'
         python -c 'from models import Emulator; print(Emulator.load("emulator").card)'
     """
