@@ -43,15 +43,20 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+STORAGE = ("HPO_STORAGE", "HPO_STORAGE_FILE")
+GIVEN = {name: os.environ[name] for name in STORAGE if name in os.environ}
+
+
 @pytest.fixture(autouse=True)
 def own_storage():
-    """No test leaves to the next the database that a launch in this process told its workers."""
-    names = ("HPO_STORAGE", "HPO_STORAGE_FILE")
-    before = {name: os.environ[name] for name in names if name in os.environ}
+    """No test leaves to the next the database that a launch in this process told its workers.
+
+    Nor does what tests share and was made before this one began.
+    """
     yield
-    for name in names:
+    for name in STORAGE:
         os.environ.pop(name, None)
-    os.environ.update(before)
+    os.environ.update(GIVEN)
 
 
 GRID = [(Z, alpha) for Z in (0.0001, 0.001, 0.01) for alpha in (0.5, 1.0, 5.0)]

@@ -40,6 +40,7 @@ from hpo.study import spec
 from models import Emulator
 from models.bundle.ensemble import Ensemble
 from models.evaluation import two_sample
+from tests.conftest import STORAGE
 from tests.random_flows import a_flow
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -239,7 +240,9 @@ def here(folder):
     """Be in a folder, with nothing said about a database, and with little to measure."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.delenv("HPO_STORAGE", raising=False)
+        for name in STORAGE:
+            patch.setenv(name, "")  # so that what is set in here goes afterwards
+            patch.delenv(name)
         patch.setattr(two_sample, "PAIRS", 500)
         for trees in (two_sample.TREES, two_sample.OWN_TREES):
             patch.setitem(trees, "max_iter", 5)

@@ -85,7 +85,7 @@ def test_a_clock_that_is_set_takes_no_trial_from_a_worker_that_runs(forks, make,
     runs = tmp_path / "runs"
     made = make(runs, trials=6, epochs=6)
 
-    done = forks.at_once([("work", "s", runs)] * 3, cwd=tmp_path, clock=HOURS)
+    done = forks.at_once([("work", "s", runs, 1)] * 3, cwd=tmp_path, clock=HOURS)
 
     assert [each.code for each in done] == [0, 0, 0], done
     assert [trial.state for trial in made.study.get_trials()] == [TrialState.COMPLETE] * 6

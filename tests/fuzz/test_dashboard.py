@@ -118,7 +118,7 @@ OF_ID = {
     "compared": WORDS | st.just([KEY, "s/trial-00018"]),
     "smoothing": st.floats(0, 0.99) | st.none(),
     "grid": st.none() | st.just([]),
-    "seen": st.integers(-3, 3),
+    "seen": st.integers(-3, 3) | st.tuples(st.integers(-3, 3), WORD).map(list),
     "compared-seen": st.integers(-3, 3),
     "run-seen": st.integers(-3, 3),
     "along": st.sampled_from(["epoch", "minutes", "rows"]),

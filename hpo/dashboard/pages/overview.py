@@ -146,7 +146,8 @@ def register(app: dash.Dash, site: Site) -> None:
             told = parts.notice(f"{error} (the table is as it was before)", kind="fault")
             return *kept, bool(rows), told, now, dash.no_update
         # With new heads, widths that a person chose are lost.
-        heads = dash.no_update if now[1] == seen[1] else table.heads
+        same = isinstance(seen, list) and seen[1:] == now[1:]
+        heads = dash.no_update if same else table.heads
         options = _options(table.known)
         above, small = summary(table), cards(table)
         shown = table.rows, heads, options, above, small, bool(rows)
