@@ -199,7 +199,8 @@ class _Training:
     @contextmanager
     def _joined(self) -> Iterator[None]:
         """Among others, if there are any of its shape to take steps with."""
-        self.shape = self._member(0).shape() if self.meeting else None
+        stacked = self.meeting is not None and not self.meeting.apart
+        self.shape = self._member(0).shape() if stacked else None
         try:
             with self.meeting.joined(self.shape) if self.meeting else nullcontext():
                 yield

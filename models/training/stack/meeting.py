@@ -38,7 +38,7 @@ class Meeting:
         threads: CPU threads for stacks, side by side.
         apart: Whether each takes its steps by itself, in its own thread.
         """
-        self.size, self._apart = size, apart
+        self.size, self.apart = size, apart
         self._lock = threading.Lock()
         self._joined: Counter[Hashable] = Counter()
         self._waiting: dict[Hashable, list[Waiting]] = {}
@@ -62,15 +62,15 @@ class Meeting:
                 the error by which the others are broken off. All have ended when that is raised.
         """
         with self._pool, ThreadPoolExecutor(self.size, thread, _settings_of_thread) as pool:
-            futures = [pool.submit(one) for one in trainings]
             try:
+                futures = [pool.submit(one) for one in trainings]
                 for ended in as_completed(futures):
                     ended.result()
+                return [future.result() for future in futures]
             except BaseException as error:
                 self._break_off(broken_by(error))
                 pool.shutdown(cancel_futures=True)
                 raise
-            return [future.result() for future in futures]
 
     @contextmanager
     def joined(self, shape: Hashable) -> Iterator[None]:
@@ -91,7 +91,7 @@ class Meeting:
 
         Raises what breaks them off. A training of no shape takes its steps by itself, at once.
         """
-        if shape is None or self._apart:
+        if shape is None:
             return member.alone()
         outcome: Future[Trained] = Future()
         with self._lock:
