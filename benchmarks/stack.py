@@ -1,32 +1,25 @@
-"""Trainings that take their steps together, against the same ones by themselves, on a processor.
+"""Operations of a training step: of trainings by themselves, and of those that are trained as one.
 
-    python benchmarks/stack.py [DATASET] [--together 4 16 64] [--batches 256 512 1024 2048]
-                               [--rounds 5] [--steps 8]
+    python benchmarks/stack.py [DATASET] [--together 1 4 16 64]
 
-K trainings of the default flow take the same steps twice: each by itself, as `hpo launch` does with
-a trial to a worker, and in stacks as `models/training/stack/meeting.py` makes them. Both sides run
-in one process with one thread, in turn, and the seconds are those that the processor worked, so
-that the sum over workers is compared, however many there are. Evaluations are in neither. Told are
-microseconds per row, and the ratio of both with its standard error over the rounds; then, as
-counted by torch's profiler, the operations of one step of K trainings of batches of 2,048: alone,
-in stacks, and in a single stack without derivatives by hand, as a GPU has it.
+Counted by torch's profiler on a processor, for one step of K trainings of the default flow with
+batches of 2,048: alone, in stacks as a processor has them, and in a single stack without
+derivatives by hand, as a GPU has it. `benchmarks/workers.py` tells the time.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
-import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from data_prep.dataset import SAMPLE
 from models.config import FlowConfig, TrainConfig
-from models.training.arithmetic import arithmetic
 from models.training.stack import rows as of_stacks
 from models.training.stack.meeting import stacks_of
 from models.training.stack.rows import Held
@@ -38,44 +31,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset", nargs="?", type=Path, default=SAMPLE)
     parser.add_argument("--together", nargs="+", type=int, default=[1, 4, 16, 64])
-    parser.add_argument("--batches", nargs="+", type=int, default=[256, 512, 1024, 2048])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=8)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{'batch':>6} {'trainings':>9} {'alone':>11} {'together':>11}   ratio")
-    for batch in options.batches:
-        for count in options.together:
-            compare(options.dataset, batch, count, options.rounds, options.steps)
     for count in options.together:
         print(f"operations of one step of {count}: {operations(options.dataset, count)}")
 
 
-def compare(dataset: Path, batch: int, count: int, rounds: int, steps: int) -> None:
-    """Time both sides in turn and print a line."""
-    config = TrainConfig(batch_size=batch, device="cpu")
-    with arithmetic(config):
-        trainings = trainings_of(dataset, config, count)
-        held = Held([training._member(steps) for training in trainings])
-        spent: dict[str, list[float]] = {"alone": [], "together": []}
-        for _ in range(rounds + 1):
-            for side, times in spent.items():
-                start_s = time.process_time()
-                take(cut(trainings), steps, held if side == "together" else None)
-                times.append((time.process_time() - start_s) / (count * steps * batch))
-    alone_R, together_R = (np.array(times[1:]) for times in spent.values())  # the first is warm-up
-    ratio_R = alone_R / together_R
-    error = ratio_R.std(ddof=1) / len(ratio_R) ** 0.5
-    print(
-        f"{batch:6} {count:9} {1e6 * alone_R.mean():8.2f} us {1e6 * together_R.mean():8.2f} us   "
-        f"{ratio_R.mean():.2f} +- {error:.2f}",
-        flush=True,
-    )
-
-
-def trainings_of(dataset: Path, config: TrainConfig, count: int) -> list[_Training]:
+def trainings_of(dataset: Path, config: TrainConfig, seeds: Iterable[int]) -> list[_Training]:
     """Trainings that differ by seed."""
-    seeds = range(count)
     return [_Training(dataset, FlowConfig(), replace(config, seed=seed)) for seed in seeds]
 
 
@@ -100,7 +63,7 @@ def cut(trainings: list[_Training]) -> list[list[_Training]]:
 
 def operations(dataset: Path, count: int) -> str:
     """How many operations one step has: alone, in stacks, and in a single one as on a GPU."""
-    trainings = trainings_of(dataset, TrainConfig(device="cpu"), count)
+    trainings = trainings_of(dataset, TrainConfig(device="cpu"), range(count))
     held = Held([training._member(1) for training in trainings])
     alone = counted([trainings], None)
     in_stacks = counted(cut(trainings), held)
