@@ -243,3 +243,13 @@ class TrainConfig(_Stored):
         "bag": False,
         "tf32": False,
     }
+
+
+OF_EACH = ("hidden", "base_hidden", "components")
+"""Options of a flow that may differ between trainings which take their steps as one."""
+OF_STACK = (
+    *(option.name for option in fields(FlowConfig) if option.name not in OF_EACH),
+    "batch_size",
+    "tf32",
+)
+"""Options of a flow and of its training that such trainings have in common."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import astuple, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import torch
 
 from data_prep.stream import Stream
-from models.config import FlowConfig, TrainConfig
+from models.config import OF_STACK, TrainConfig
 from models.flow.atoms import OneFlow
 from models.flow.density import ConditionalFlow
 from models.training.interpolation import ConditionJitter
@@ -55,10 +55,7 @@ class Member:
         return self.config.seed if self.config.bag else None
 
     def shape(self) -> Hashable | None:
-        """What members of one stack have in common; None for a training that is in no stack.
-
-        Numbers of units and components are not in it: the smaller flow is filled up with zeros.
-        """
+        """What members of one stack have in common; None for a training that is in no stack."""
         flow, config = self.flow, self.config
         apart = (
             not isinstance(flow, ConditionalFlow)
@@ -71,17 +68,11 @@ class Member:
         if apart:
             return None
         buffers = (buffer.cpu().numpy().tobytes() for buffer in flow.buffers())
+        options = asdict(flow.config) | asdict(config)
         return (
-            astuple(sized(flow.config, 1, 1, 1)),
+            tuple(options[name] for name in OF_STACK),
             tuple(buffers),
             self.stream.dataset.fingerprint,
             None if config.bag else self.stream.rows,
-            config.batch_size,
-            config.tf32,
             str(self.device),
         )
-
-
-def sized(config: FlowConfig, hidden: int, base_hidden: int, components: int) -> FlowConfig:
-    """The same flow with other numbers of units and components."""
-    return replace(config, hidden=hidden, base_hidden=base_hidden, components=components)

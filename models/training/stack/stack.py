@@ -18,17 +18,19 @@ Tensor names end in their axes:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from models import boxes
+from models.config import OF_EACH
 from models.flow.density import ConditionalFlow, unset
 from models.flow.mixture.distribution import BoxMixture
 from models.flow.network import drawing
 from models.training.optimizer import BETAS, EPSILON, averaging, decay_of, learning_rate
-from models.training.stack.member import Member, Trained, sized
+from models.training.stack.member import Member, Trained
 from models.training.stack.rows import Held, Rows, Step
 
 ABSENT = -1e4
@@ -192,8 +194,8 @@ def _widest(flows: Sequence[ConditionalFlow]) -> ConditionalFlow:
     """A flow that has room for each of these; its buffers are theirs."""
     first, configs = flows[0], [flow.config for flow in flows]
     columns = first.event_columns, first.condition_columns
-    hidden = (max(one.hidden for one in configs), max(one.base_hidden for one in configs))
-    config = sized(first.config, *hidden, max(one.components for one in configs))
+    widest = {name: max(getattr(one, name) for one in configs) for name in OF_EACH}
+    config = replace(first.config, **widest)
     with drawing():
         whole = ConditionalFlow(config, *columns, unset(*columns), first.domain, first.regions)
     whole.load_state_dict(dict(first.named_buffers()), strict=False)
