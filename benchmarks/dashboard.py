@@ -29,8 +29,8 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from orchestration import verdict
 from playwright.sync_api import Browser, Page, Response, sync_playwright
+from verdict import verdict
 
 from hpo.dashboard import catalog as catalogs
 from hpo.dashboard.catalog import Catalog

@@ -130,7 +130,7 @@ def main() -> None:
 
 def bare_step_s(loop: ThesisLoop, folder: Path) -> float:
     """Seconds an epoch of the thesis's network would take with nothing but optimisation steps."""
-    x_NF, c_NC = (torch.from_numpy(a[:BATCH]) for a in read_split(folder, "train"))
+    x_NF, c_NC = (torch.from_numpy(a[:BATCH]) for a in read_split(folder, "train").arrays)
     start_s = time.perf_counter()
     loop.step(x_NF, c_NC)
     return (time.perf_counter() - start_s) * len(read_split(folder, "train").events) / len(x_NF)

@@ -1,7 +1,7 @@
 """What the bookkeeping around trials costs, beside plain Optuna, and how busy it keeps workers.
 
     pip install '.[postgres]'
-    python benchmarks/orchestration.py [--postgres URL] [--parts overhead,statements,poll,workers]
+    python benchmarks/orchestration.py [--postgres URL] [--parts overhead,statements,poll]
                                        [--samplers random,tpe] [--processes 4] [--trials 400]
 
 No trial trains here. On SQLite, and on PostgreSQL where `--postgres` (or HPO_STORAGE) names one:
@@ -15,12 +15,6 @@ No trial trains here. On SQLite, and on PostgreSQL where `--postgres` (or HPO_ST
                 or 5,000 finished ones, and, for ours, while 1,000 are waiting, as after a launch.
     poll        SQL statements, transactions and processor time of one look of a launcher, as it
                 takes every second, at a study with 64 running trials of 50 epochs and 100 finished.
-    workers     the share of their time for which eight workers are busy with trials that take
-                lognormal times (sigma 1: the longest of 200 takes ten times the mean), asleep:
-                ours, against a launcher that starts eight trials and waits for all of them. Both
-                get the same times in the same order. No scheduler that has to keep the order
-                could do better than the list schedule, which is given, too: its idle time is the
-                tail, when the last trials run and none waits.
 
 Processes meet after a trial of their own, which warms them up; clocks start then.
 """
@@ -28,10 +22,6 @@ Processes meet after a trial of their own, which warms them up; clocks start the
 from __future__ import annotations
 
 import argparse
-import functools
-import heapq
-import itertools
-import multiprocessing
 import os
 import statistics
 import sys
@@ -39,51 +29,35 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
-from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
+from verdict import verdict
+from worker_loop import Loop, Meeting, Place, listening, reported, spec_of, together
 
 from hpo.execution.follow import look
 from hpo.queue.leases import Claim, Owner
 from hpo.queue.slots import Slots
 from hpo.records.record import EpochRow
-from hpo.storage.address import VARIABLE, url_of
-from hpo.storage.open import open_storage
-from hpo.study.sampling import pruner_of, sampler_of, search_space
-from hpo.study.spec import StudySpec, parse
+from hpo.storage.address import VARIABLE
+from hpo.study.spec import StudySpec
 from hpo.study.status import Records
-from hpo.study.study import (
-    blank_record,
-    create_study,
-    load_study,
-    reap_lost_trials,
-    stop_reason,
-    trial_folder,
-)
+from hpo.study.study import blank_record, create_study, load_study, trial_folder
 
-PARTS = ("overhead", "statements", "poll", "workers")
+PARTS = ("overhead", "statements", "poll")
 SAMPLERS = ("random", "tpe")
 COUNTED = 3
 """Trials whose statements are counted, after one that is not."""
 POLLS = 10
 EPOCHS = 50
 WAITING = 1000
-SIGMA = 1.0
-ORDERS = 1000
-"""Draws of trial times, for what the list schedule gives in the median."""
-MEETING_S = 120.0
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,85 +75,6 @@ class Base:
         return Place(name=name, url=self.url or f"sqlite:///{self.folder / name}.db")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """A study by name, and where it is."""
-
-    name: str
-    url: str
-
-    def ours(self) -> RDBStorage:
-        """The storage as `hpo` opens it."""
-        return open_storage(url_of(self.url, Path()))
-
-    def plain(self, spec: StudySpec, rank: int) -> optuna.Study:
-        """The study as Optuna opens it by itself."""
-        return optuna.load_study(
-            study_name=self.name,
-            storage=url_of(self.url, Path()).render_as_string(hide_password=False),
-            sampler=sampler_of(spec, rank),
-            pruner=pruner_of(spec),
-        )
-
-    def delete(self) -> None:
-        """Leave nothing behind in a database that others use, too."""
-        if not self.url.startswith("sqlite"):
-            optuna.delete_study(study_name=self.name, storage=self.ours())
-
-
-class Loop:
-    """What a worker does around trials, with the time that each step takes."""
-
-    def __init__(self, place: Place, spec: StudySpec) -> None:
-        self.study, _ = load_study(place.ours(), place.name)
-        self.folder = Path(place.name)
-        self.spec = spec
-        self.study.pruner = pruner_of(self.spec)
-        self.slots = Slots(self.study, max_restarts=self.spec.study.max_restarts)
-        self.owner = Owner.this_process()
-        self.known = search_space()
-        self.seconds: Counter[str] = Counter()
-
-    def step(self, objective: Objective) -> Claim | None:
-        """One trial; None when none waits. As in `worker.work` and `trial.run`."""
-        self._last = time.perf_counter()
-        if stop_reason(self.spec, self.slots.attributes(), lambda: self.slots.look().trials):
-            return None
-        self._lap("stopping")
-        reap_lost_trials(self.study, self.slots, self.folder, self.owner)
-        self._lap("reap")
-        claim = self.slots.claim(self.owner)
-        self._lap("claim")
-        if claim is None:
-            return None
-        self.study.sampler = sampler_of(self.spec, claim.number, self.known)
-        trial = self.slots.trial_of(claim)
-        self._lap("trial_of")
-        names = itertools.chain(["suggest"], itertools.repeat("report, prune"))
-
-        def on_epoch() -> None:
-            self._lap(next(names))
-            self.slots.renew(claim)
-            self._lap("renew")
-
-        try:
-            value, state = objective(trial, on_epoch), TrialState.COMPLETE
-        except optuna.TrialPruned:
-            value, state = None, TrialState.PRUNED
-        self._lap("report, prune")
-        self.slots.finish(claim, state, value)
-        self._lap("finish")
-        return claim
-
-    def _lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[name] += now - self._last
-        self._last = now
-
-
-Objective = Callable[[optuna.Trial, Callable[[], None]], float]
-
-
 def trivial(trial: optuna.Trial, on_epoch: Callable[[], None] = lambda: None) -> float:
     """An objective without any work."""
     value = sum((trial.suggest_float(name, 0, 1) - 0.5) ** 2 for name in ("x", "y"))
@@ -195,13 +90,6 @@ def winning(trial: optuna.Trial, on_epoch: Callable[[], None] = lambda: None) ->
     return reported(trial, -1.0)
 
 
-def reported(trial: optuna.Trial, value: float) -> float:
-    trial.report(value, 1)
-    if trial.should_prune():
-        raise optuna.TrialPruned
-    return value
-
-
 def main() -> None:
     options = parsed()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -213,9 +101,7 @@ def main() -> None:
         print(f"Optuna {optuna.__version__}, {os.cpu_count()} cores")
         for part in options.parts:
             for base in bases:
-                {"overhead": overhead, "statements": statements, "poll": poll, "workers": workers}[
-                    part
-                ](base, options)
+                {"overhead": overhead, "statements": statements, "poll": poll}[part](base, options)
 
 
 def parsed() -> argparse.Namespace:
@@ -230,10 +116,6 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="overhead")
     parser.add_argument("--finished", default="100,5000", help="statements: trials in the study")
     parser.add_argument("--running", type=int, default=64, help="poll: running trials")
-    parser.add_argument("--workers", type=int, default=8, help="workers: how many")
-    parser.add_argument("--queue", type=int, default=200, help="workers: trials")
-    parser.add_argument("--mean", type=float, default=1.0, help="workers: seconds of a trial")
-    parser.add_argument("--seed", type=int, default=0, help="workers: of the trials' times")
     options = parser.parse_args()
     if options.postgres and not options.postgres.startswith("postgresql"):
         options.postgres = None
@@ -418,35 +300,6 @@ def measured(study: optuna.Study, one: Callable[[], object]) -> Talk:
     )
 
 
-@contextmanager
-def listening(engine: Any) -> Iterator[Counter[str]]:
-    """Counts what goes through the engine meanwhile."""
-    heard: Counter[str] = Counter()
-
-    def statement(_connection: Any, _cursor: Any, text: str, *_more: Any) -> None:
-        if not text.startswith("BEGIN"):  # of ours on SQLite; elsewhere drivers say it unheard
-            heard["statement"] += 1
-
-    def transaction(_connection: Any) -> None:
-        heard["transaction"] += 1
-
-    def connection(_connection: Any, _record: Any) -> None:
-        heard["connection"] += 1
-
-    hooks: list[tuple[str, Callable[..., None]]] = [
-        ("before_cursor_execute", statement),
-        ("begin", transaction),
-        ("connect", connection),
-    ]
-    for name, hook in hooks:
-        event.listen(engine, name, hook)
-    try:
-        yield heard
-    finally:
-        for name, hook in hooks:
-            event.remove(engine, name, hook)
-
-
 # ---- poll
 
 
@@ -501,190 +354,6 @@ def begun(study: optuna.Study, claim: Claim | None, runs: Path) -> None:
     record.write(trial_folder(runs, study.study_name, claim.number))
 
 
-# ---- workers
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Shift:
-    """What one process did, from the meeting to its last word."""
-
-    began: float
-    ended: float
-    slept: tuple[tuple[float, float], ...]
-    """From when to when it was, trial by trial."""
-
-
-def workers(base: Base, options: argparse.Namespace) -> None:
-    """How busy workers are with trials of very different lengths."""
-    times_s = drawn(options.queue, options.mean, options.seed)
-    total_s, many = float(times_s.sum()), options.workers
-    best = listed_s(times_s, many)
-    print(
-        f"\n{base.name}: {many} workers, {len(times_s)} trials of lognormal times, mean "
-        f"{options.mean:g} s, longest {times_s.max():.1f} s, {total_s:.0f} s in all\n"
-        f"{'busy, share of the time':>30}{'until the end':>15}{'while trials wait':>19}{'took':>9}"
-    )
-    found = {}
-    for name, side in (("ours", shift_of_ours), ("batch-synchronous", shift_in_batches)):
-        place = base.place()
-        spec = spec_of(place, "random", pruner="none")
-        slots = made(place, spec)
-        if side is shift_of_ours:
-            slots.set_total(many + len(times_s))
-        shifts = together(side, many, place, spec, tuple(map(float, times_s)))
-        place.delete()
-        found[name] = busy(name, shifts, total_s, many)
-    print(f"{'list schedule, free of cost':>30}{total_s / many / best:15.3f}{1:19.3f}{best:8.1f}s")
-    for waiting, share in zip(
-        ("with the tail, when none waits", "while trials wait"), found["ours"], strict=True
-    ):
-        verdict(f"{base.name}: workers busy, {waiting}", share, ">=", 0.95)
-    cost = found["ours"][0] / (total_s / many / best)
-    print(f"       of what the list schedule has until the end, ours has {cost:.1%}")
-    draws = (drawn(len(times_s), options.mean, seed) for seed in range(ORDERS))
-    usual = statistics.median(float(t.sum()) / many / listed_s(t, many) for t in draws)
-    print(f"       the list schedule's share in the median of {ORDERS:,} such draws: {usual:.3f}")
-
-
-def busy(name: str, shifts: Sequence[Shift], total_s: float, many: int) -> tuple[float, float]:
-    """Share of all workers' time for which they slept: until the end, and until the last start."""
-    slept = [one for shift in shifts for one in shift.slept]
-    began, ended = min(shift.began for shift in shifts), max(shift.ended for shift in shifts)
-    last = max(start for start, _ in slept)
-    while_waiting_s = sum(min(end, last) - start for start, end in slept)
-    shares = total_s / (many * (ended - began)), while_waiting_s / (many * (last - began))
-    print(f"{name:>30}{shares[0]:15.3f}{shares[1]:19.3f}{ended - began:8.1f}s", flush=True)
-    return shares
-
-
-def drawn(count: int, mean_s: float, seed: int) -> np.ndarray:
-    """Times with exactly this mean."""
-    times_s = np.random.default_rng(seed).lognormal(sigma=SIGMA, size=count)
-    return times_s * (mean_s / times_s.mean())
-
-
-def listed_s(times_s: Sequence[float] | np.ndarray, many: int) -> float:
-    """How long the trials take if each starts, in their order, as soon as a worker is free."""
-    free_s = [0.0] * many
-    for time_s in times_s:
-        heapq.heapreplace(free_s, free_s[0] + time_s)
-    return max(free_s)
-
-
-def sleeping(
-    times_s: Sequence[float],
-    slept: list[tuple[float, float]],
-    trial: optuna.Trial,
-    on_epoch: Callable[[], None],
-) -> float:
-    """The objective: takes its time, from which on until when is noted."""
-    for name in ("x", "y"):
-        trial.suggest_float(name, 0, 1)
-    began = time.monotonic()
-    time.sleep(times_s[trial.number])
-    slept.append((began, time.monotonic()))
-    on_epoch()
-    return reported(trial, 0.0)
-
-
-def shift_of_ours(
-    meet: Meeting, rank: int, place: Place, spec: StudySpec, times_s: Sequence[float]
-) -> Shift:
-    loop, slept = Loop(place, spec), list[tuple[float, float]]()
-    times_s = (0.0,) * meet.many + tuple(times_s)
-    objective = functools.partial(sleeping, times_s, slept)
-    loop.step(objective)
-    slept.clear()
-    began = meet()
-    while loop.step(objective):
-        pass
-    return Shift(began=began, ended=time.monotonic(), slept=tuple(slept))
-
-
-def shift_in_batches(
-    meet: Meeting, rank: int, place: Place, spec: StudySpec, times_s: Sequence[float]
-) -> Shift:
-    # Our storage here, too: what is compared is the schedule.
-    study = optuna.load_study(
-        study_name=place.name,
-        storage=place.ours(),
-        sampler=sampler_of(spec, rank),
-        pruner=pruner_of(spec),
-    )
-    slept = list[tuple[float, float]]()
-    times_s = (0.0,) * meet.many + tuple(times_s)
-
-    def one() -> None:
-        trial = study.ask()
-        study.tell(trial, sleeping(times_s, slept, trial, lambda: None))
-
-    one()
-    slept.clear()
-    began = meet()
-    for first in range(meet.many, len(times_s), meet.many):
-        if first + rank < len(times_s):
-            one()
-        meet()
-    return Shift(began=began, ended=time.monotonic(), slept=tuple(slept))
-
-
-# ---- shared
-
-
-class Meeting:
-    """Lets processes wait for one another."""
-
-    def __init__(self, barrier: Any, many: int) -> None:
-        self._barrier, self.many = barrier, many
-
-    def __call__(self) -> float:
-        """The moment at which all are there, on the machine's one monotonic clock."""
-        self._barrier.wait()
-        return time.monotonic()
-
-
-def together(function: Callable[..., T], many: int, *arguments: Any) -> list[T]:
-    """What the function gives in each of `many` new processes, for a meeting and its rank."""
-    # Forked from one that has loaded them: sixty that load for themselves take a minute.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hpo.study.study", "hpo.storage.open", "hpo.study.space"])
-    barrier = context.Barrier(many, timeout=MEETING_S)
-    with ProcessPoolExecutor(
-        many, mp_context=context, initializer=_invite, initargs=(barrier, many)
-    ) as pool:
-        futures = [pool.submit(_attend, function, rank, *arguments) for rank in range(many)]
-        return [future.result() for future in futures]
-
-
-_meeting: Meeting
-
-
-def _invite(barrier: Any, many: int) -> None:
-    global _meeting
-    _meeting = Meeting(barrier, many)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-def _attend(function: Callable[..., T], rank: int, *arguments: Any) -> T:
-    try:
-        return function(_meeting, rank, *arguments)
-    except BaseException:
-        _meeting._barrier.abort()  # else the others would wait for this one
-        raise
-
-
-def spec_of(place: Place, sampler: str, *, pruner: str) -> StudySpec:
-    """A study file's content; the objective is judged at its first epoch, which is a rung."""
-    return parse(
-        {
-            "study": {"name": place.name},
-            "sampler": {"kind": sampler},
-            "pruner": {"kind": pruner, "min_epochs": 1},
-        },
-        source="the benchmark's study",
-    )
-
-
 def made(place: Place, spec: StudySpec, *, finished: int = 0, runs: Path = Path()) -> Slots:
     """The study with so many finished trials."""
     if not place.url.startswith("sqlite"):
@@ -716,12 +385,6 @@ def filled(study: optuna.Study, finished: int) -> None:
 
 def listed(numbers: Sequence[float]) -> str:
     return " ".join(f"{number:.1f}" for number in numbers)
-
-
-def verdict(what: str, found: float, sign: str, aim: float) -> None:
-    """One line that says whether an aim is met."""
-    met = found >= aim if sign == ">=" else found <= aim
-    print(f"{'met   ' if met else 'MISSED'} {what}: {found:.4g} (aim {sign} {aim:g})", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ need pandas and tables, which come with the extra `dev`.
 from __future__ import annotations
 
 import argparse
-import gzip
 import subprocess
 import sys
 import tempfile
@@ -22,12 +21,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
+from stream import own_peak_mb
+from verdict import verdict
 
 from data_prep.preparation.prepare import prepare
 
 BLOCK_ROWS = 100_000
-LAYOUTS = ("csv", "csv.gz", "parquet", "h5", "cosmic.h5")
+LAYOUTS = ("csv", "h5", "cosmic.h5")
 TEXTS = ("name", "channel", "subchannel", "EventsAll", "Events", "EventsPlus", "EventsSimple")
 NUMBERS = (
     "BWorldtime Mass_0 Radius_0 Zams_0 Mass_1 Radius_1 Zams_1 Semimajor Eccentricity GWtime "
@@ -62,16 +62,10 @@ def write(path: Path, csv_bytes: float) -> int:
     pa_csv.write_csv(block, text, pa_csv.WriteOptions(include_header=False))
     body = text.getvalue().to_pybytes()
     blocks = max(1, round(csv_bytes / len(body)))
-    if path.suffix == ".parquet":
-        with pq.ParquetWriter(path, block.schema) as file:
-            for _ in range(blocks):
-                file.write_table(block)
-    else:
-        opened = gzip.open(path, "wb", 1) if path.suffix == ".gz" else path.open("wb")
-        with opened as file:
-            file.write((",".join(block.column_names) + "\n").encode())
-            for _ in range(blocks):
-                file.write(body)
+    with path.open("wb") as file:
+        file.write((",".join(block.column_names) + "\n").encode())
+        for _ in range(blocks):
+            file.write(body)
     return blocks * block.num_rows
 
 
@@ -129,12 +123,7 @@ def measure(source: Path) -> None:
     seconds = time.perf_counter() - start
     kept = sum(dataset.rows.values())
     print(f"{seconds:.1f} s, {dataset.bytes_after / kept:.2f} bytes a row of {kept:,} kept")
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux; elsewhere the peak has no such simple source
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        peak = int(lines["VmHWM"].split()[0]) / 1e3
-        aim = 600 if hdf5 else 400
-        print(f"{'met   ' if peak < aim else 'MISSED'} peak memory {peak:.0f} MB (aim < {aim})")
+    verdict("peak memory, MB", own_peak_mb(), "<", 600 if hdf5 else 400)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from orchestration import verdict
+from verdict import verdict
 
 from hpo.storage.address import VARIABLE
 

@@ -100,8 +100,6 @@ def _workers(axes: Any, lines: Sequence[Line]) -> None:
         ("SQLite", "ours, SQLite", BLUE, "o"),
         ("PostgreSQL", "ours, PostgreSQL", ORANGE, "s"),
         ("PgBouncer", "ours, PgBouncer", GREEN, "^"),
-        ("plain", "Optuna, PostgreSQL", PINK, "v"),
-        ("gRPC", "Optuna, gRPC proxy", RED, "D"),
     ):
         those = [line for line in lines if line["route"] == route]
         if not those:

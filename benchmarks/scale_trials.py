@@ -35,10 +35,10 @@ import sqlalchemy as sql
 from optuna.distributions import distribution_to_json
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
-from orchestration import Loop, Meeting, Place, listening, together
 from playwright.sync_api import sync_playwright
+from worker_loop import Loop, Meeting, Place, listening, together
 
-from hpo.emulator.export import _chosen
+from hpo.emulator.choice import best
 from hpo.queue.leases import Owner
 from hpo.queue.slots import Slots
 from hpo.records.record import RunRecord
@@ -354,7 +354,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     start = time.perf_counter()
     study, _ = load_study(open_storage(url_of(None, folder.parent), reading=True), folder.name)
-    _chosen(study, folder, None, None, 1)
+    best(study, folder)
     print(time.perf_counter() - start)
 
 

@@ -1,26 +1,20 @@
 """What workers cost one another: 1 to 64 processes that share a database.
 
-Each takes trials for some seconds, asleep for the lognormal times of `orchestration.py`, with all
-that a worker does around a trial. What it was not asleep is bookkeeping: the processor's time for
+Each takes trials for some seconds, asleep for lognormal times (sigma 1), with all that a worker
+does around a trial. What it was not asleep is bookkeeping: the processor's time for
 it, and waiting, for the database or, on a machine of few cores, for a core.
 
     SQLite, PostgreSQL   ours, straight to the database
     PgBouncer            ours, by a pooler that gives a connection away after each transaction
-    plain                Optuna's own ask and tell, straight to PostgreSQL
-    gRPC                 the same by Optuna's storage proxy, which ours has no use for: leases and
-                         claims are SQL
 """
 
 from __future__ import annotations
 
 import functools
-import multiprocessing
-import socket
 import statistics
 import threading
 import time
 import uuid
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,17 +24,14 @@ from typing import Any
 import numpy as np
 import optuna
 import sqlalchemy as sql
-from optuna.exceptions import ExperimentalWarning
-from optuna.storages import GrpcStorageProxy, get_storage, run_grpc_proxy_server
-from orchestration import SIGMA, Loop, Meeting, Place, reported, spec_of, together
+from worker_loop import Loop, Meeting, Place, reported, spec_of, together
 
 from hpo.queue.slots import Slots
 from hpo.storage.address import url_of
-from hpo.study.sampling import pruner_of, sampler_of
 from hpo.study.spec import StudySpec
 from hpo.study.study import create_study
 
-warnings.simplefilter("ignore", ExperimentalWarning)  # of the storage proxy
+SIGMA = 1.0
 MANY_TRIALS = 1_000_000
 LOOK_S = 0.1
 """Between two looks at the server's connections."""
@@ -55,8 +46,6 @@ class Route:
     url: str
     server: str | None = None
     """Where the server's connections are counted."""
-    way: str = "ours"
-    """ours, plain or gRPC."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,8 +88,6 @@ def _routes(folder: Path, postgres: str | None, pooler: str | None) -> Iterator[
         yield Route(name="PostgreSQL", url=postgres, server=postgres)
         if pooler:
             yield Route(name="PgBouncer", url=pooler, server=postgres)
-        yield Route(name="plain", url=postgres, server=postgres, way="plain")
-        yield Route(name="gRPC", url=postgres, server=postgres, way="gRPC")
 
 
 def _round(route: Route, workers: int, mean_s: float, stint_s: float) -> Figures:
@@ -110,9 +97,8 @@ def _round(route: Route, workers: int, mean_s: float, stint_s: float) -> Figures
     study = create_study(storage, spec, runs=Path(), fingerprint="")
     Slots(study, max_restarts=3).set_total(MANY_TRIALS)
     storage.engine.dispose()
-    function = functools.partial(_ours if route.way == "ours" else _plain, mean_s, stint_s)
-    with _counted(route.server) as seen, _port(route) as port:
-        stints = together(function, workers, place, spec, port)
+    with _counted(route.server) as seen:
+        stints = together(functools.partial(_work, mean_s, stint_s), workers, place, spec)
     place.delete()
     trials = sum(one.trials for one in stints)
     whole_s = workers * stint_s
@@ -147,91 +133,26 @@ class Sleeper:
         return reported(trial, 0.0)
 
 
-def _ours(
-    mean_s: float, stint_s: float, meet: Meeting, rank: int, place: Place, spec: StudySpec, _: int
+def _work(
+    mean_s: float, stint_s: float, meet: Meeting, rank: int, place: Place, spec: StudySpec
 ) -> Stint:
-    loop = Loop(place, spec)
+    """Trials until the time is over; the last one is cut short, and not counted."""
+    loop, sleeper = Loop(place, spec), Sleeper(rank, mean_s)
     loop.step(Sleeper(rank, 0.0))
     loop.seconds.clear()
-    stint = _stint(loop.step, Sleeper(rank, mean_s), meet, stint_s)
-    return Stint(**stint, claim_s=loop.seconds["claim"])
-
-
-def _plain(
-    mean_s: float,
-    stint_s: float,
-    meet: Meeting,
-    rank: int,
-    place: Place,
-    spec: StudySpec,
-    port: int,
-) -> Stint:
-    if port:
-        storage: Any = GrpcStorageProxy(port=port)
-        study = optuna.load_study(
-            study_name=place.name,
-            storage=storage,
-            sampler=sampler_of(spec, rank),
-            pruner=pruner_of(spec),
-        )
-    else:
-        study = place.plain(spec, rank)
-    asking_s = 0.0
-
-    def step(sleeper: Sleeper) -> None:
-        nonlocal asking_s
-        start = time.monotonic()
-        trial = study.ask()
-        asking_s += time.monotonic() - start
-        study.tell(trial, sleeper(trial))
-
-    step(Sleeper(rank, 0.0))
-    asking_s = 0.0
-    stint = _stint(step, Sleeper(rank, mean_s), meet, stint_s)
-    return Stint(**stint, claim_s=asking_s)
-
-
-def _stint(
-    step: Callable[[Sleeper], object], sleeper: Sleeper, meet: Meeting, stint_s: float
-) -> Figures:
-    """Trials until the time is over; the last one is cut short, and not counted."""
     sleeper.end_s = meet() + stint_s
     cpu_s, trials = time.process_time(), 0
     while True:
-        step(sleeper)
+        loop.step(sleeper)
         if time.monotonic() >= sleeper.end_s:
             break
         trials += 1
-    return {
-        "trials": trials,
-        "asleep_s": sleeper.asleep_s,
-        "cpu_s": time.process_time() - cpu_s,
-    }
-
-
-@contextmanager
-def _port(route: Route) -> Iterator[int]:
-    """Of a storage proxy before the database; 0 where the route has none."""
-    if route.way != "gRPC":
-        yield 0
-        return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url = url_of(route.url, Path()).render_as_string(hide_password=False)
-    process = multiprocessing.get_context("spawn").Process(target=_proxy, args=(url, port))
-    process.start()
-    try:
-        GrpcStorageProxy(port=port).wait_server_ready(timeout=60)
-        yield port
-    finally:
-        process.terminate()
-        process.join()
-
-
-def _proxy(url: str, port: int) -> None:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    run_grpc_proxy_server(get_storage(url), host="127.0.0.1", port=port)
+    return Stint(
+        trials=trials,
+        asleep_s=sleeper.asleep_s,
+        cpu_s=time.process_time() - cpu_s,
+        claim_s=loop.seconds["claim"],
+    )
 
 
 @contextmanager

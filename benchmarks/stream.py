@@ -33,6 +33,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from verdict import verdict
 
 from data_prep.preparation.prepare import prepare
 from data_prep.stream import Stream, read_split
@@ -96,12 +97,12 @@ def compare_rates(folder: Path, rows: int, rounds: int, threads: int) -> None:
     pa.set_io_thread_count(1)
     data = make(folder, rows)
     whole = read_split(data, "train")
-    rows_NK = torch.from_numpy(np.concatenate(whole, axis=1))
+    rows_NK = torch.from_numpy(np.concatenate(whole.arrays, axis=1))
     events = whole.events.shape[1]
 
     streaming = Stream(data, "train", batch_size=BATCH, memory_mb=0)
     cached = Stream(data, "train", batch_size=BATCH, memory_mb=1e6)
-    few = TensorDataset(*(torch.from_numpy(part[:LOADER_ROWS]) for part in whole))
+    few = TensorDataset(*(torch.from_numpy(part[:LOADER_ROWS]) for part in whole.arrays))
     loader = DataLoader(few, batch_size=BATCH, num_workers=2)
 
     def ours(stream: Stream, epoch: int) -> Iterator[object]:
@@ -187,12 +188,6 @@ def own_peak_mb() -> float:
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
         return int(lines["VmHWM"].split()[0]) / 1e3
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-
-
-def verdict(what: str, found: float, sign: str, aim: float) -> None:
-    """One line that says whether an aim is met."""
-    met = found >= aim if sign == ">=" else found < aim
-    print(f"{'met   ' if met else 'MISSED'} {what}: {found:.2f} (aim {sign} {aim})")
 
 
 if __name__ == "__main__":
