@@ -28,6 +28,9 @@ from typing import Any, NamedTuple
 
 from models.namespaces import Array
 
+Limits = tuple[Array, Array]
+"""Least and greatest log-width: numbers, or arrays that broadcast to `S`."""
+
 EACH = 5
 """Parameters of a column: middle, log-width, log-sharpness, log-slopes at both ends."""
 WIDEST = 20.0
@@ -65,8 +68,13 @@ def parameters_of(features: int) -> int:
     return 1 + EACH * features + features * (features - 1)
 
 
+def limits(smallest: float) -> tuple[float, float]:
+    """Of a least width, in standard deviations."""
+    return math.log(smallest), math.log(WIDEST)
+
+
 def log_density(
-    xp: Any, x_F: Sequence[Array], parameters_PS: Array, smallest: float
+    xp: Any, x_F: Sequence[Array], parameters_PS: Array, limits: Limits
 ) -> tuple[Array, Array]:
     """Of components, given the columns of events, which broadcast to `S`.
 
@@ -74,7 +82,7 @@ def log_density(
         xp: The array library.
         x_F: Columns, standardised.
         parameters_PS: What a network makes of the conditions.
-        smallest: Least width, in standard deviations.
+        limits: Of widths.
 
     Returns:
         Each component's raw log-weight, and its log density.
@@ -83,22 +91,22 @@ def log_density(
     offsets: list[Array] = []
     for f, x in enumerate(x_F):
         x = xp.clip(x, -FARTHEST, FARTHEST)
-        terms.append(_log_density(xp, x, _box(xp, parameters_PS, f, offsets, smallest)))
+        terms.append(_log_density(xp, x, _box(xp, parameters_PS, f, offsets, limits)))
         offsets.append(x - parameters_PS[1 + EACH * f])
     return parameters_PS[0], functools.reduce(operator.add, terms)
 
 
-def draw(xp: Any, u_F: Sequence[Array], parameters_PS: Array, smallest: float) -> list[Array]:
+def draw(xp: Any, u_F: Sequence[Array], parameters_PS: Array, limits: Limits) -> list[Array]:
     """Columns of events of one component each, made of a uniform number for each column."""
     x_F: list[Array] = []
     offsets: list[Array] = []
     for f, u in enumerate(u_F):
-        x_F.append(_inverse(xp, u, _box(xp, parameters_PS, f, offsets, smallest)))
+        x_F.append(_inverse(xp, u, _box(xp, parameters_PS, f, offsets, limits)))
         offsets.append(x_F[f] - parameters_PS[1 + EACH * f])
     return x_F
 
 
-def _box(xp: Any, parameters_PS: Array, f: int, offsets: Sequence[Array], smallest: float) -> Box:
+def _box(xp: Any, parameters_PS: Array, f: int, offsets: Sequence[Array], limits: Limits) -> Box:
     """The box of a column, given how far the columns before are from their own middles."""
     own, at = 1 + EACH * f, _pairs(parameters_PS, f)
     middle, log_width, sharpness, first, last = (parameters_PS[own + k] for k in range(EACH))
@@ -107,7 +115,7 @@ def _box(xp: Any, parameters_PS: Array, f: int, offsets: Sequence[Array], smalle
         log_width = log_width + OPENING * parameters_PS[at + 2 * g + 1] * offset
     return Box(
         middle,
-        xp.exp(xp.clip(log_width, math.log(smallest), math.log(WIDEST))),
+        xp.exp(xp.clip(log_width, *limits)),
         1 + xp.exp(xp.clip(sharpness, *SHARPNESS)),
         xp.exp(xp.clip(first, -TILT, TILT)),
         xp.exp(xp.clip(last, -TILT, TILT)),

@@ -218,11 +218,12 @@ class Mixture:
 
     network: Separate
     components: int
-    smallest: float
+    limits: tuple[float, float]
+    """Of widths."""
 
     def log_density(self, xp: Namespace, z: Sequence[Array], c_CS: Array) -> Array:
         """In nats, `S`."""
-        raw, log = boxes.log_density(xp, z, self._parameters(xp, c_CS), self.smallest)
+        raw, log = boxes.log_density(xp, z, self._parameters(xp, c_CS), self.limits)
         raw = raw - log_sum(xp, raw, axis=0)
         # Not `log_sum`: all of it is finite, and what guards against more takes half of the time.
         log = raw + log
@@ -242,7 +243,7 @@ class Mixture:
             shape = parameters.shape[:2] + number.shape
             own = xp.broadcast_to(parameters, shape)
             own = xp.take_along_axis(own, number[None, None], axis=1)[:, 0]
-        return boxes.draw(xp, u, own, self.smallest)
+        return boxes.draw(xp, u, own, self.limits)
 
     def _parameters(self, xp: Namespace, c_CS: Array) -> Array:
         """Of all components, `(P, K, *S)`."""

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.columns import Column, pair_of, single
+from models import boxes
 from models.arrays.layers import Layer, Masked, Mixture, Separate, Standardise, erf
 from models.bounds import intervals
 from models.config import FlowConfig
@@ -192,7 +193,7 @@ class _Weights:
         if config.base == "normal":
             return None
         network = self.networks([BASE], config.of_base)
-        return Mixture(network, config.components, config.smallest_width)
+        return Mixture(network, config.components, boxes.limits(config.smallest_width))
 
     def standardise(self, what: str, columns: Sequence[Column], kind: str | None) -> Standardise:
         return Standardise(

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -145,6 +146,13 @@ def drawing(seed: int = 0) -> Iterator[None]:
 def apart(x_IN: Tensor, stack: int | None) -> Tensor:
     """The columns of each network of a stack, `(T, I, N / T)`: a view of them."""
     return x_IN if stack is None else x_IN.reshape(len(x_IN), stack, -1).transpose(0, 1)
+
+
+def at_columns(values: Any, columns: int) -> Any:
+    """Numbers of the flows of a stack, `(T,)`, at the columns of each; a single number as it is."""
+    if not isinstance(values, Tensor):
+        return values
+    return values[:, None].expand(-1, columns // len(values)).flatten()
 
 
 def uniform(limit: float, rows: int, columns: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from models import boxes
 from tests.pairwise import every_pair
 
-SMALLEST = 1e-4
+LIMITS = boxes.limits(1e-4)
 
 
 def random_parameters(features, components, *, seed=0, spread=1.5):
@@ -31,9 +31,9 @@ def share_below(x, box):
 def test_a_draw_is_where_the_box_has_that_share(spread):
     rows, parameters = 4_000, random_parameters(1, 50, spread=spread)
     u = np.random.default_rng(1).uniform(1e-6, 1 - 1e-6, rows)
-    box = boxes._box(np, parameters, 0, [], SMALLEST)
+    box = boxes._box(np, parameters, 0, [], LIMITS)
 
-    (x,) = boxes.draw(np, [u], parameters, SMALLEST)
+    (x,) = boxes.draw(np, [u], parameters, LIMITS)
 
     np.testing.assert_allclose(share_below(x, box), np.broadcast_to(u, x.shape), atol=1e-10)
 
@@ -41,12 +41,12 @@ def test_a_draw_is_where_the_box_has_that_share(spread):
 @pytest.mark.parametrize("spread", [0.0, 1.5, 4.0])
 def test_the_density_is_the_slope_of_the_share(spread):
     parameters = random_parameters(1, 50, spread=spread)
-    box = boxes._box(np, parameters, 0, [], SMALLEST)
+    box = boxes._box(np, parameters, 0, [], LIMITS)
     u = np.linspace(0.01, 0.99, 99)
-    (x,) = boxes.draw(np, [u], parameters, SMALLEST)
+    (x,) = boxes.draw(np, [u], parameters, LIMITS)
     step = 1e-4 * box.width / box.sharpness
 
-    _, log_p = boxes.log_density(np, [x], parameters, SMALLEST)
+    _, log_p = boxes.log_density(np, [x], parameters, LIMITS)
 
     slope = (share_below(x + step, box) - share_below(x - step, box)) / (2 * step)
     np.testing.assert_allclose(np.exp(log_p), slope, rtol=1e-4)
@@ -58,7 +58,7 @@ def test_draws_of_a_component_are_uniform_in_the_shares_column_by_column(feature
     parameters = random_parameters(features, 3, seed=2, spread=0.7)
     u_F = np.random.default_rng(1).uniform(1e-5, 1 - 1e-5, (features, 1, 500))
 
-    x_F = boxes.draw(np, list(u_F), parameters, SMALLEST)
+    x_F = boxes.draw(np, list(u_F), parameters, LIMITS)
 
     step, jacobian = 1e-6, np.empty((features, features, 3, 500))
     for g in range(features):
@@ -67,12 +67,12 @@ def test_draws_of_a_component_are_uniform_in_the_shares_column_by_column(feature
                 np,
                 list(u_F + sign * step * np.eye(features)[g][:, None, None]),
                 parameters,
-                SMALLEST,
+                LIMITS,
             )
             for sign in (-1, 1)
         )
         jacobian[:, g] = (np.stack(high) - np.stack(low)) / (2 * step)
-    _, log_p = boxes.log_density(np, x_F, parameters, SMALLEST)
+    _, log_p = boxes.log_density(np, x_F, parameters, LIMITS)
     _, log_det = np.linalg.slogdet(np.moveaxis(jacobian, (0, 1), (-2, -1)))
     np.testing.assert_allclose(log_p, -log_det, atol=2e-3)
 
@@ -92,7 +92,7 @@ def test_any_number_has_a_finite_density_and_finite_gradients(dtype, x, sharpnes
     raw.requires_grad_()
     x_F = [torch.full((1,), value, dtype=dtype, requires_grad=True) for value in (x, 0.5)]
 
-    _, log_p = boxes.log_density(torch, x_F, raw, SMALLEST)
+    _, log_p = boxes.log_density(torch, x_F, raw, LIMITS)
     log_p.sum().backward()
 
     assert log_p.isfinite().all()
@@ -106,7 +106,7 @@ def test_any_number_between_0_and_1_makes_a_finite_event(dtype, u, tilt):
     raw[11:] = 1.0
     u_F = [torch.full((1,), u, dtype=dtype, requires_grad=True) for _ in range(2)]
 
-    x_F = boxes.draw(torch, u_F, raw.requires_grad_(), SMALLEST)
+    x_F = boxes.draw(torch, u_F, raw.requires_grad_(), LIMITS)
     sum(x.sum() for x in x_F).backward()
 
     assert all(x.isfinite().all() for x in x_F)
@@ -120,11 +120,11 @@ def test_single_precision_is_enough(spread):
     u_F = np.random.default_rng(0).uniform(1e-3, 1 - 1e-3, (2, 200))
     exact = parameters.astype("f8")
     exact[[2, 7]], parameters[[2, 7]] = 0.0, 0.0
-    x_F = [x.astype("f4") for x in boxes.draw(np, list(u_F), exact, 0.5)]
+    x_F = [x.astype("f4") for x in boxes.draw(np, list(u_F), exact, boxes.limits(0.5))]
 
-    _, found = boxes.log_density(np, x_F, parameters, 0.5)
+    _, found = boxes.log_density(np, x_F, parameters, boxes.limits(0.5))
 
-    _, log_p = boxes.log_density(np, [x.astype("f8") for x in x_F], exact, 0.5)
+    _, log_p = boxes.log_density(np, [x.astype("f8") for x in x_F], exact, boxes.limits(0.5))
     sharpest = 1 + math.exp(boxes.SHARPNESS[1])
     assert found.dtype == np.float32
     assert np.abs(found - log_p).max() < 4 * sharpest * np.finfo("f4").eps * np.abs(x_F).max()
@@ -138,7 +138,7 @@ def test_tails_are_heavier_than_those_of_a_normal(sharpness):
     far = 0.5 + np.array([20.0, 40.0, 60.0]) / (1 + np.exp(sharpness))
 
     for x in (far, -far):
-        _, log_p = boxes.log_density(np, [x], raw, SMALLEST)
+        _, log_p = boxes.log_density(np, [x], raw, LIMITS)
         first, second = np.diff(log_p[0])
         assert second == pytest.approx(first, rel=1e-3)
 
@@ -150,9 +150,9 @@ def test_no_density_is_above_that_of_the_narrowest_box(features):
     raw[1 : 1 + boxes.EACH * features : boxes.EACH] = 0.0
     x_F = [np.linspace(-0.1, 0.1, 2_001) for _ in range(features)]
 
-    _, log_p = boxes.log_density(np, x_F, raw, SMALLEST)
+    _, log_p = boxes.log_density(np, x_F, raw, LIMITS)
 
-    assert log_p.max() < features * (boxes.TILT - math.log(SMALLEST)) + 1e-9
+    assert log_p.max() < features * (boxes.TILT - LIMITS[0]) + 1e-9
 
 
 def test_every_library_gives_the_same():
@@ -160,12 +160,12 @@ def test_every_library_gives_the_same():
     parameters = random_parameters(3, 8).astype("f4")
     u_F = np.random.default_rng(0).uniform(0.01, 0.99, (3, 50)).astype("f4")
 
-    x_F = boxes.draw(np, list(u_F), parameters, SMALLEST)
-    _, log_p = boxes.log_density(np, x_F, parameters, SMALLEST)
+    x_F = boxes.draw(np, list(u_F), parameters, LIMITS)
+    _, log_p = boxes.log_density(np, x_F, parameters, LIMITS)
 
     for xp, array in ((torch, torch.from_numpy), (jnp, jnp.asarray)):
         raw, u, x = array(parameters), [array(u) for u in u_F], [array(x) for x in x_F]
-        for one, other in zip(boxes.draw(xp, u, raw, SMALLEST), x_F, strict=True):
+        for one, other in zip(boxes.draw(xp, u, raw, LIMITS), x_F, strict=True):
             np.testing.assert_allclose(np.asarray(one), other, rtol=1e-3, atol=1e-4)
-        found = np.asarray(boxes.log_density(xp, x, raw, SMALLEST)[1])
+        found = np.asarray(boxes.log_density(xp, x, raw, LIMITS)[1])
         np.testing.assert_allclose(found, log_p, rtol=1e-3, atol=1e-2)

@@ -26,7 +26,7 @@ from models import boxes
 from models.config import FlowConfig
 from models.flow.conditions import Conditions
 from models.flow.mixture.fused import FusedMixture
-from models.flow.network import FusedPass, Network
+from models.flow.network import FusedPass, Network, at_columns
 
 WIDTHS = 0.05, 2.0
 """Least and greatest width of the first boxes, in standard deviations."""
@@ -45,7 +45,8 @@ class BoxMixture(Distribution):  # type: ignore[misc]
         """Args: shape, numbers of columns, and rows at which the first components are put."""
         super().__init__()
         self.features, self.components = features, config.components
-        self.smallest = config.smallest_width
+        self.limits: boxes.Limits = boxes.limits(config.smallest_width)
+        """Of widths; in a stack an array of each of the two, with a number for each flow."""
         outputs = boxes.parameters_of(features) * self.components
         self.network = Network(config.of_base, conditions, outputs)
         with torch.no_grad():
@@ -64,7 +65,7 @@ class BoxMixture(Distribution):  # type: ignore[misc]
         middle_FK = torch.randn(self.features, self.components)
         if len(start_NF):
             middle_FK = start_NF[chosen_K].t()
-        least, most = (math.log(max(width, self.smallest)) for width in WIDTHS)
+        least, most = (max(math.log(width), self.limits[0]) for width in WIDTHS)
         for f in range(self.features):
             at = 1 + boxes.EACH * f
             bias_PK[at] = middle_FK[f]
@@ -77,8 +78,9 @@ class BoxMixture(Distribution):  # type: ignore[misc]
         conditions = context if isinstance(context, Conditions) else _each(context, inputs)
         if conditions.fused:
             return self._fused(inputs, conditions)
+        limits = self._limits(inputs.shape[0])
         parameters_PKN = self._at_rows(self.parameters_of(conditions), conditions)
-        raw_KN, log_KN = boxes.log_density(torch, inputs.unbind(1), parameters_PKN, self.smallest)
+        raw_KN, log_KN = boxes.log_density(torch, inputs.unbind(1), parameters_PKN, limits)
         return torch.logsumexp(torch.log_softmax(raw_KN, 0) + log_KN, 0)
 
     def _fused(self, inputs_NF: Tensor, conditions: Conditions) -> Tensor:
@@ -86,7 +88,8 @@ class BoxMixture(Distribution):  # type: ignore[misc]
         # Autograd asks for gradients by weights even where it is off, and arrays would be kept.
         trained = [self.network] if torch.is_grad_enabled() else []
         weights = [w for network in trained for w in (*network.weight, *network.bias)]
-        given = one, self.smallest, conditions.counts, inputs_NF.t(), *weights
+        limits = self._limits(conditions.c_CU.shape[1])
+        given = one, limits, conditions.counts, inputs_NF.t(), *weights
         out: Tensor = FusedMixture.apply(*given)  # type: ignore[no-untyped-call]
         return out
 
@@ -101,13 +104,18 @@ class BoxMixture(Distribution):  # type: ignore[misc]
         edges_KN = conditions.spread(edges_KU) if self.components > 1 else edges_KU
         chosen_N = (u_NF[:, self.features] > edges_KN).sum(0)
         parameters_PN = self._chosen(parameters_PKU, chosen_N, conditions)
-        x_F = boxes.draw(torch, u_NF[:, : self.features].unbind(1), parameters_PN, self.smallest)
+        x_F = boxes.draw(torch, u_NF[:, : self.features].unbind(1), parameters_PN, self.limits)
         return torch.stack(x_F).t()
 
     def parameters_of(self, conditions: Conditions) -> Tensor:
         """Of all components at each distinct condition, `(P, K, U)`."""
         out: Tensor = self.network(conditions.c_CU)
         return out.view(boxes.parameters_of(self.features), self.components, out.shape[1])
+
+    def _limits(self, columns: int) -> boxes.Limits:
+        """Of widths at columns, which belong to the flows of a stack in equal parts."""
+        least, most = self.limits
+        return at_columns(least, columns), at_columns(most, columns)
 
     def _at_rows(self, parameters_PKU: Tensor, conditions: Conditions) -> Tensor:
         """The same at every row, `(P, K, N)`; `(P, K, 1)` if all have one condition."""

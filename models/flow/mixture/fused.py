@@ -37,17 +37,19 @@ class FusedMixture(torch.autograd.Function):
     def forward(
         ctx: Any,
         one: FusedPass,
-        smallest: float,
+        limits: boxes.Limits,
         counts: Sequence[int] | None,
         x_FN: Tensor,
         *weights: Tensor,
     ) -> Tensor:
-        """`one`: a pass, whose `weights` these are; `counts`: as of `Conditions`."""
+        """`one`: a pass, whose `weights` these are; `counts`: as of `Conditions`; `limits`: of
+        widths, numbers or arrays `(U,)`.
+        """
         out_MU = one.forward()
         features, keep = x_FN.shape[0], any(ctx.needs_input_grad)
         each = boxes.parameters_of(features)
         parameters_PKU = out_MU.view(each, len(out_MU) // each, out_MU.shape[1])
-        mixture = FusedBoxes(parameters_PKU, smallest, features)
+        mixture = FusedBoxes(parameters_PKU, limits, features)
         log_prob_N = mixture.forward(x_FN.detach(), counts, keep=keep)
         if keep:
             ctx.one, ctx.mixture, ctx.out_MU = one, mixture, out_MU
@@ -68,8 +70,8 @@ class FusedMixture(torch.autograd.Function):
 class FusedBoxes:
     """The mixture of given parameters. Its derivative is there once: arrays are used again."""
 
-    def __init__(self, parameters_PKU: Tensor, smallest: float, features: int) -> None:
-        self.table, self.smallest = Table(parameters_PKU, smallest, features), smallest
+    def __init__(self, parameters_PKU: Tensor, limits: boxes.Limits, features: int) -> None:
+        self.table, self.limits = Table(parameters_PKU, limits, features), limits
         self.features = features
         self.parts: list[tuple[slice, slice, Slots, Part]] = []
 
@@ -86,7 +88,11 @@ class FusedBoxes:
         log_prob_N = torch.empty_like(x_FN[0])
         for rows, given, slots in self._slots(counts, x_FN):
             values_QKG = slots.of_conditions(self.table.values_QKU[:, :, given])
-            part = Part(slots.of_rows(x_FN[:, rows]), values_QKG, self.smallest, keep=keep)
+            limits = self.limits
+            if isinstance(limits[0], Tensor):
+                low, high = slots.of_conditions(torch.stack(limits)[:, None, given])
+                limits = low, high
+            part = Part(slots.of_rows(x_FN[:, rows]), values_QKG, limits, keep=keep)
             log_prob_N[rows] = slots.to_rows(part.forward()[None])[0]
             if keep:
                 self.parts.append((rows, given, slots, part))

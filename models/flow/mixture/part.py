@@ -16,7 +16,6 @@ Tensor names end in their axes; the arrays of boxes are `(F, S, K, G)` and those
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -34,14 +33,16 @@ _ATEN = torch.ops.aten
 class Part:
     """Some rows: forward, then at most once backward."""
 
-    def __init__(self, x_FSG: Tensor, values_QKG: Tensor, smallest: float, *, keep: bool) -> None:
-        """Args: events in slots, the table at their groups, least width, and whether `backward`
-        comes, for which nothing that it needs is overwritten.
+    def __init__(
+        self, x_FSG: Tensor, values_QKG: Tensor, limits: boxes.Limits, *, keep: bool
+    ) -> None:
+        """Args: events in slots, the table at their groups, limits of widths, and whether
+        `backward` comes, for which nothing that it needs is overwritten.
         """
         self.features = x_FSG.shape[0]
         self.x, self.values_QKG = x_FSG[:, :, None], values_QKG
         self.given = quantities(values_QKG[:, None], self.features)
-        self.limits = math.log(smallest), math.log(boxes.WIDEST)
+        self.limits = limits
         slots, (components, groups) = x_FSG.shape[1], values_QKG.shape[1:]
         own = 8, 9, 10, 11, 12
         own_rows = 13 if keep else 8, self.features, slots, components, groups

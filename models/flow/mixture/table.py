@@ -93,14 +93,16 @@ def sums(values: Tensor, features: int) -> Sums:
 class Table:
     """The table of parameters `(P, K, U)`."""
 
-    def __init__(self, parameters_PKU: Tensor, smallest: float, features: int) -> None:
-        """Args: parameters as `boxes` orders them, least width, number of columns."""
+    def __init__(self, parameters_PKU: Tensor, limits: boxes.Limits, features: int) -> None:
+        """Args: parameters as `boxes` orders them, limits of widths, number of columns."""
         self.raw_PKU, self.features = parameters_PKU, features
         raw, pairs = self._parts(parameters_PKU)
         count = 1 + 6 * features + features * (features - 1)
         self.values_QKU = take(raw, count, *raw.shape[2:])
         self.own = own = quantities(self.values_QKU, features)
-        self.clipped = torch.clamp(raw[:, 1:], *_limits(features, smallest, raw.dtype, raw.device))
+        self.clipped = torch.clamp(raw[:, 1:], *_limits(features, raw.dtype, raw.device))
+        # Those of columns after the first are clipped where the columns before have moved them.
+        self.clipped[0, 0].clamp_(*limits)
         own.middle.copy_(raw[:, 0])
         own.width.copy_(self.clipped[:, 0])
         slopes = self.values_QKU[1 + 2 * features : 1 + 5 * features]
@@ -153,17 +155,11 @@ class Table:
 
 
 @lru_cache
-def _limits(
-    features: int, smallest: float, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Least and greatest raw values of a box after its middle, `(F, 4, 1, 1)`.
-
-    The widths of columns after the first are clipped where the columns before have moved them.
-    """
+def _limits(features: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Least and greatest raw values of a box after its middle, `(F, 4, 1, 1)`; of widths none."""
     low, high = boxes.SHARPNESS
-    least = [math.log(smallest), low, -boxes.TILT, -boxes.TILT]
-    most = [math.log(boxes.WIDEST), high, boxes.TILT, boxes.TILT]
+    least = [-math.inf, low, -boxes.TILT, -boxes.TILT]
+    most = [math.inf, high, boxes.TILT, boxes.TILT]
     both = torch.tensor([[least, most]], dtype=torch.float64).repeat(features, 1, 1)
-    both[1:, 0, 0], both[1:, 1, 0] = -math.inf, math.inf
     first, last = both.to(device, dtype)[..., None, None].unbind(1)
     return first, last

@@ -199,4 +199,8 @@ def _widest(flows: Sequence[ConditionalFlow]) -> ConditionalFlow:
     with drawing():
         whole = ConditionalFlow(config, *columns, unset(*columns), first.domain, first.regions)
     whole.load_state_dict(dict(first.named_buffers()), strict=False)
+    base = whole.net._distribution
+    if isinstance(base, BoxMixture) and len({one.smallest_width for one in configs}) > 1:
+        each = [boxes.limits(one.smallest_width) for one in configs]
+        base.limits = tuple(torch.tensor(each, device=first.events.mean_K.device).t())
     return whole.to(first.events.mean_K.device)

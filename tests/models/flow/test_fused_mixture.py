@@ -9,15 +9,15 @@ from models.flow.mixture import fused
 from models.flow.mixture.fused import FusedBoxes
 from tests.random_flows import GRID, MASSES, flow
 
-COMPONENTS, COUNTS, SMALLEST = 5, (3, 1, 40, 7, 130), 3e-4
+COMPONENTS, COUNTS, LIMITS = 5, (3, 1, 40, 7, 130), boxes.limits(3e-4)
 ROWS = torch.repeat_interleave(torch.arange(len(COUNTS)), torch.tensor(COUNTS))
 EXTREME = 40.0
 """Beyond all clamps of raw parameters."""
 
 
-def plain(x_FN, parameters_PKN):
+def plain(x_FN, parameters_PKN, limits=LIMITS):
     """Log density by the text that all array libraries share."""
-    raw, log = boxes.log_density(torch, x_FN.unbind(0), parameters_PKN, SMALLEST)
+    raw, log = boxes.log_density(torch, x_FN.unbind(0), parameters_PKN, limits)
     return torch.logsumexp(torch.log_softmax(raw, 0) + log, 0)
 
 
@@ -31,13 +31,14 @@ def drawn(features, *, seed=0, shared=True):
     return torch.randn(features, len(ROWS), generator=rng, dtype=torch.float64), parameters
 
 
-def both(x_FN, parameters_PKU, *, shared=True, dtype=torch.float64):
+def both(x_FN, parameters_PKU, *, shared=True, dtype=torch.float64, limits=LIMITS):
     """Values, and gradients by events and parameters, by hand and by autograd."""
+    of_rows = [one[ROWS] for one in limits] if isinstance(limits[0], torch.Tensor) else limits
     weights_N = torch.linspace(-1, 2, len(ROWS), dtype=torch.float64)
     x, parameters = x_FN.clone().requires_grad_(), parameters_PKU.clone().requires_grad_()
-    expected = plain(x, parameters[:, :, ROWS] if shared else parameters)
+    expected = plain(x, parameters[:, :, ROWS] if shared else parameters, of_rows)
     (expected * weights_N).sum().backward()
-    mixture = FusedBoxes(parameters_PKU.to(dtype), SMALLEST, len(x_FN))
+    mixture = FusedBoxes(parameters_PKU.to(dtype), limits, len(x_FN))
     found = mixture.forward(x_FN.to(dtype), COUNTS if shared else None, keep=True)
     grads = mixture.backward(weights_N.to(dtype), by_events=True)
     return (found, *grads), (expected.detach(), x.grad, parameters.grad)
@@ -71,6 +72,17 @@ def test_parameters_beyond_their_clamps_have_the_plain_gradient(features):
 
     for mine, other in zip(found, expected, strict=True):
         assert_close(mine, other, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("features", [1, 3])
+def test_each_condition_may_have_widths_of_its_own(features, parts):
+    """As those of several flows side by side have."""
+    least = torch.linspace(-3, 2, len(COUNTS), dtype=torch.float64)
+
+    found, expected = both(*drawn(features), limits=(least, least + 0.5))
+
+    for mine, other in zip(found, expected, strict=True):
+        assert_close(mine, other, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("features", [1, 2, 3])

@@ -18,7 +18,11 @@ from models.training.train import NonFiniteLoss, train
 
 FLOW = FlowConfig(components=4, base_hidden=8, base_depth=1, hidden=6)
 CONFIG = TrainConfig(epochs=2, batch_size=300, learning_rate=1e-2, device="cpu")
-SIZES = [{}, {"components": 3, "base_hidden": 5}, {"components": 6, "hidden": 4}]
+SIZES = [
+    {},
+    {"components": 3, "base_hidden": 5, "smallest_width": 0.8},
+    {"components": 6, "hidden": 4, "smallest_width": 0.3},
+]
 SETTINGS = [
     {"seed": 1, "ema": 0.9, "decay_rows": 400.0},
     {"seed": 2, "ema": 0.0, "learning_rate": 3e-3, "schedule": "plateau"},
@@ -106,7 +110,10 @@ def test_a_training_in_a_stack_comes_to_what_it_would_alone(prepared, stacks, sh
 def test_without_derivatives_by_hand_it_comes_to_the_same(prepared, stacks, monkeypatch):
     """As on a GPU."""
     monkeypatch.setattr(rows, "FUSED_ON", frozenset())
-    pairs = [(FLOW, replace(CONFIG, **settings)) for settings in SETTINGS]
+    pairs = [
+        (replace(FLOW, blocks=1, bins=4, **size), replace(CONFIG, **settings))
+        for size, settings in zip(SIZES, SETTINGS, strict=True)
+    ]
 
     outcomes = trained(prepared, pairs)
 
