@@ -13,9 +13,9 @@ PLUS_MINUS = "+-"
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
-def counted(number: int, one: str, many: str | None = None) -> str:
-    """`1 worker`, `78,713 rows`; `many` is the plural where it is not `one` with an s."""
-    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+def counted(number: int, one: str) -> str:
+    """`1 worker`, `78,713 rows`."""
+    return f"{number:,} {one}{'' if number == 1 else 's'}"
 
 
 def nll(value: float, *, sign: str = "") -> str:

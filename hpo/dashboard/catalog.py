@@ -28,8 +28,8 @@ PAUSE_S = 0.3
 KEPT = 64
 """Whole records that are kept in memory: as many as a comparison shows, and some."""
 
-TAIL = 256 * 1024
-"""Bytes of a log that are read, from its end."""
+TAIL, LINES = 256 * 1024, 200
+"""Bytes and lines of a log that are read at most, from its end."""
 
 Stamp = tuple[object, ...]
 
@@ -108,14 +108,14 @@ class Catalog:
         folder = path.parent.resolve()
         return folder if folder.is_relative_to(self._root) else None
 
-    def log_tail(self, key: str, lines: int = 200) -> str:
+    def log_tail(self, key: str) -> str:
         """The last lines of a run's log; nothing where there is none.
 
         Raises KeyError if there is no run of that key.
         """
         folder = self.trial_folder(key)
         text = _tail(folder / "log.txt") if folder else ""
-        return "\n".join(text.splitlines()[-lines:])
+        return "\n".join(text.splitlines()[-LINES:])
 
     def _look(self) -> None:
         """Read what changed, and make all rows anew if anything did."""

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 
 from data_prep.cells import Named
 from data_prep.dataset import Dataset
 from data_prep.errors import DataError
 from data_prep.untrusted import finite
-from hpo.emulator import choice
 from hpo.emulator.choice import Run
 from hpo.emulator.members import differing
 from hpo.records import weights
@@ -35,21 +33,6 @@ MOST_VALUES, MOST_SOURCES = 1_000, 1_000
 """Values of a condition, and source files, at most that the bundle lists."""
 
 Metrics = dict[str, object]
-
-
-def export(
-    study: optuna.Study,
-    folder: Path,
-    out: Path,
-    *,
-    trial: int | None = None,
-    max_cost: int | None = None,
-    ensemble: int = 1,
-    terms: Terms | None = None,
-) -> list[RunRecord]:
-    """Write the bundle of the best of a study's trials, or of several: `best`, then `write`."""
-    runs = choice.best(study, folder, trial=trial, max_cost=max_cost, count=ensemble)
-    return write(runs, out, terms)
 
 
 def write(

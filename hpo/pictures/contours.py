@@ -13,7 +13,6 @@ Letters of the arrays:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +33,7 @@ from hpo.pictures.density import Array, Edges, Plane
 from hpo.pictures.exact import Mixture
 from hpo.pictures.style import PLAIN, Look, PlotError
 from models import Emulator
-from models.evaluation.nll import check_columns
+from models.evaluation.nll import check_columns, mean_of
 from models.evaluation.weighted import Weights, effective, ratios
 
 DRAWS = 100_000
@@ -146,8 +145,7 @@ class Both:
     def title_of(self, look: Look) -> str:
         """What rows are shown, and the NLL of the emulator there."""
         where = f"{self.around}{look.text_of(self.at) or 'all cells'}"
-        error = None if math.isnan(self.error) else self.error
-        nll = numbers.with_error(self.nll, error, between="±")
+        nll = numbers.with_error(self.nll, self.error, between="±")
         return f"test rows, {where}: NLL = {nll} nats per event"
 
 
@@ -159,7 +157,8 @@ def compare(emulator: Emulator, folder: Path, at: At, columns: Sequence[int]) ->
     here = rows.take(mask)
     events_NF, weights_N = here.events.astype(np.float64), ratios(here.weights)
     given = arguments_of(named, here.conditions)
-    nll_N = -emulator.log_prob(events_NF, **given)
+    with np.errstate(invalid="ignore"):  # a row may have no density
+        score = mean_of(-emulator.log_prob(events_NF, **given), weights_N)
     drawn_at = here.evenly(DRAWS)
     repeated: dict[str, Any] = {name: each[drawn_at] for name, each in given.items()}
     return Both(
@@ -167,8 +166,8 @@ def compare(emulator: Emulator, folder: Path, at: At, columns: Sequence[int]) ->
         weights_N=weights_N,
         drawn_NF=emulator.sample(DRAWS, seed=0, **repeated)[:, columns],
         mixture=_mixture(emulator, here.conditions, weights_N, columns),
-        nll=float(np.average(nll_N, weights=weights_N)),
-        error=density.standard_error(nll_N, weights_N),
+        nll=score.mean,
+        error=score.error,
         at=at,
         around="the region of " if at and dataset.scattered else "",
     )

@@ -19,7 +19,7 @@ from contourpy import contour_generator
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from models.evaluation.weighted import Weights, effective, error_of_mean, quantile
+from models.evaluation.weighted import Weights, effective, mean_and_spread, quantile
 
 Array = NDArray[np.float64]
 Edges = tuple[Array, Array]
@@ -71,18 +71,11 @@ def counts(events_N2: Array, edges: Edges, weights_N: Weights = None) -> Array:
 def spreads(data_N2: Array, edges: Edges, weights_N: Weights = None) -> tuple[float, float]:
     """Half of Scott's bandwidth along each axis, in bins: peaks stay, single rows go."""
     shrink = 0.5 * effective(weights_N, len(data_N2)) ** (-1 / 6)
-    across, up = (
-        max(1.0, shrink * _spread(np.clip(column, each[0], each[-1]), weights_N) / np.diff(each)[0])
-        for column, each in zip(data_N2.T, edges, strict=True)
-    )
-    return across, up
-
-
-def _spread(values_N: Array, weights_N: Weights) -> float:
-    if weights_N is None:
-        return float(np.std(values_N))
-    mean = np.average(values_N, weights=weights_N)
-    return math.sqrt(np.average((values_N - mean) ** 2, weights=weights_N))
+    wide = []
+    for column, each in zip(data_N2.T, edges, strict=True):
+        _, spread = mean_and_spread(column.clip(each[0], each[-1]), weights_N)
+        wide.append(max(1.0, shrink * spread / float(each[1] - each[0])))
+    return wide[0], wide[1]
 
 
 def smooth(counts_XY: Array, spreads: tuple[float, float]) -> Array:
@@ -211,15 +204,6 @@ def marginal(events_N: Array, edges: Array, weights_N: Weights = None) -> Array:
     whole = len(events_N) if weights_N is None else weights_N.sum()
     held: Array = np.histogram(events_N, edges, weights=weights_N)[0] / whole / np.diff(edges)
     return held
-
-
-def standard_error(values_N: Array, weights_N: Weights = None) -> float:
-    """Of their mean; NaN for a single value, or where one is not finite."""
-    if len(values_N) < 2 or not np.isfinite(values_N).all():
-        return math.nan
-    if weights_N is not None:
-        return error_of_mean(values_N, weights_N)
-    return float(values_N.std(ddof=1)) / math.sqrt(len(values_N))
 
 
 def numbered(rows: int, effective: float | None = None) -> str:

@@ -141,9 +141,6 @@ def _film(record: RunRecord, drawn: Flows, look: Look, out: Path) -> None:
 
         show(len(epochs) - 1)
         _draw_head(figure, record, drawn, plane, look, "the epoch with its validation NLL")
-        # Where the last frame needs them axes stay, so that nothing jumps.
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
         frames = len(epochs) + round(LAST_S * PER_SECOND)
         style.film(figure, show, frames, out, per_second=PER_SECOND)
 

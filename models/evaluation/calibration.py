@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.evaluation.weighted import effective, joined, ratios, shares
+from models.evaluation.weighted import effective, joined, mean_and_spread, ratios, shares
 
 CONTENTS = (0.5, 0.9)
 """Of the regions whose coverage is told."""
@@ -163,7 +163,7 @@ def calibration(
         fraction = float(np.average(inside_N, weights=ratio_N))
         coverage[f"{100 * p:g}"] = Coverage(p, fraction, error)
     pit = {
-        name: Transform(_gap_to_uniform(rank_N, ratio_N), floor, *_mean_and_spread(rank_N, ratio_N))
+        name: Transform(_gap_to_uniform(rank_N, ratio_N), floor, *mean_and_spread(rank_N, ratio_N))
         for name, rank_N in ranks_of_columns.items()
     }
     return Calibration(coverage, _gap_to_uniform(level_N, ratio_N), floor, rows, size, pit)
@@ -206,15 +206,6 @@ def _pairs_that_agree(
         of_cells = np.split(ratio_N, np.cumsum([len(each) for each in cells])[:-1])
         pairs_K = np.array([each.sum() ** 2 - each @ each for each in of_cells])
     return float((pairs_K / (np.array(draws) + 2)).sum())
-
-
-def _mean_and_spread(
-    values_N: NDArray[np.float64], weights_N: NDArray[np.float64] | None
-) -> tuple[float, float]:
-    if weights_N is None:
-        return float(values_N.mean()), float(values_N.std())
-    mean = np.average(values_N, weights=weights_N)
-    return float(mean), math.sqrt(np.average((values_N - mean) ** 2, weights=weights_N))
 
 
 def _gap_to_uniform(values_N: NDArray[np.float64], weights_N: NDArray[np.float64] | None) -> float:

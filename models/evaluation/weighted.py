@@ -67,6 +67,12 @@ def error_of_mean(values_N: NDArray[Any], weights_N: Weights) -> float:
     return float(np.sqrt(((share_N * (values_N - share_N @ values_N)) ** 2).sum()))
 
 
+def mean_and_spread(values_N: NDArray[Any], weights_N: Weights) -> tuple[float, float]:
+    """The mean, and the standard deviation around it."""
+    mean = np.average(values_N, weights=weights_N)
+    return float(mean), math.sqrt(np.average((values_N - mean) ** 2, weights=weights_N))
+
+
 def quantile(values_N: NDArray[Any], fractions: Any, weights_N: Weights = None) -> NDArray[Any]:
     """The values below which these fractions of the rows lie; weighted, they are rows' values."""
     if weights_N is None:

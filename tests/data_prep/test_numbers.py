@@ -18,10 +18,6 @@ def test_things_are_counted_as_one_says_it(number, told):
     assert counted(number, "worker") == told
 
 
-def test_a_plural_of_its_own_is_used():
-    assert [counted(n, "match", "matches") for n in (1, 2)] == ["1 match", "2 matches"]
-
-
 def test_a_duration_is_the_time_to_half_of_its_last_unit_whatever_its_size():
     for power in range(-12, 84):
         seconds = 1.37**power

@@ -12,7 +12,7 @@ from data_prep.dataset import Dataset
 from data_prep.errors import DataError
 from data_prep.preparation.prepare import prepare
 from hpo.cli import main
-from hpo.emulator import export
+from hpo.emulator import choice, export
 from hpo.execution.trial import run
 from models import Emulator
 from models.bundle.emulator import EmulatorError
@@ -229,12 +229,13 @@ def test_an_exported_emulator_tells_the_rates_of_its_data(tmp_path, table, monke
     for _ in range(2):
         run(setting.claim())
 
-    export.export(setting.optuna, tmp_path / "runs" / "s", tmp_path / "none")
+    export.write(choice.best(setting.optuna, tmp_path / "runs" / "s"), tmp_path / "none")
     # The same rows prepared again, with totals: what was trained before knows them, too.
     (tmp_path / "plain" / "dataset.json").write_bytes(
         (tmp_path / "told" / "dataset.json").read_bytes()
     )
-    export.export(setting.optuna, tmp_path / "runs" / "s", tmp_path / "two", ensemble=2)
+    both = choice.best(setting.optuna, tmp_path / "runs" / "s", count=2)
+    export.write(both, tmp_path / "two")
 
     with pytest.raises(EmulatorError, match="--totals"):
         _ = Emulator.load(tmp_path / "none").efficiency

@@ -117,6 +117,7 @@ def density_plot(
         DensityError: If nothing that the flow draws is finite.
     """
     from models.bundle import batched
+    from models.evaluation.nll import mean_of
 
     values = [one.number(conditions[one.name]) for one in flow.condition_columns]
     rows_at = np.array([values])
@@ -131,7 +132,10 @@ def density_plot(
     if lost := 1 - len(drawn_NK) / len(drawn_NF):
         notes = [*notes, f"{lost:.2%} of the draws are not finite."]
     data_NK = None if rows_NF is None else rows_NF[:, at]
-    nll_N = None if rows_NF is None else -batched.log_prob(flow, rows_NF, rows_at)
+    score = None
+    if rows_NF is not None:
+        with np.errstate(invalid="ignore"):  # a row may have no density
+            score = mean_of(-batched.log_prob(flow, rows_NF, rows_at), weights_N)
     columns = tuple(flow.event_columns[k] for k in at)
     like_NK = drawn_NK[:like] if data_NK is None else data_NK
     frame = _Frame.around(columns, drawn_NK, like_NK, weights_N)
@@ -144,8 +148,8 @@ def density_plot(
         emulator=frame.sample(drawn_NK, density.LEVELS, whole=draws),
         near=None if near_NF is None else frame.of_data(near_NF[:, at], None),
         data=None if data_NK is None else frame.of_data(data_NK, weights_N),
-        nll=None if nll_N is None else float(np.average(nll_N, weights=weights_N)),
-        error=None if nll_N is None else density.standard_error(nll_N, weights_N),
+        nll=score.mean if score else None,
+        error=score.error if score else None,
         notes=tuple(notes),
     )
 

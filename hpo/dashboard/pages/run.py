@@ -181,7 +181,7 @@ def _commands(site: Site, record: RunRecord, key: str) -> list[Part]:
     lines = [
         ["hpo", "export", record.study, "--trial", trial, "--out", out, *where],
         ["hpo", "evaluate", out, record.data.path],
-        ["hpo", "plot", out, "contours", "--data", record.data.path],
+        ["hpo", "plot", "contours", out, "--data", record.data.path],
         ["hpo", "logs", record.study, trial, *where],
         ["hpo", "rerun", str(folder / key / NAME)],
     ]

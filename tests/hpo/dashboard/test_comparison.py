@@ -1,10 +1,14 @@
-"""The page of chosen runs: which runs it compares, and in which order."""
+"""The page of chosen runs, which it compares and in which order; and what a run's page shows."""
 
 import dataclasses
+import shlex
 
+import click
+
+from hpo.cli import main
 from hpo.dashboard.address import Query
 from hpo.dashboard.catalog import Catalog
-from hpo.dashboard.pages import comparison
+from hpo.dashboard.pages import comparison, run
 from hpo.dashboard.parts import Site
 from tests.made_runs import BASE, trained
 
@@ -43,3 +47,18 @@ def test_the_rows_are_sorted_by_nll_and_what_ended_early_comes_last(tmp_path):
     rows = shown.children[1].children.children[1].children
     assert [getattr(each, "data-run") for each in rows] == [*keys(1, 2, 0, 3)]
     assert [each.children[3].children for each in rows] == ["", "+0.5000", "+1.0000", "-3.0000"]
+
+
+def test_the_commands_that_a_run_shows_are_commands(tmp_path):
+    site = site_of(tmp_path, trained(5.0))
+    inside = [part for card in run.layout(site, *keys(0)) for part in card._traverse()]
+    shown = next(part for part in inside if getattr(part, "id", "") == "commands")
+
+    lines = [shlex.split(line) for line in shown.children.splitlines()]
+
+    assert [words[0] for words in lines] == ["hpo"] * 5
+    for _, *words in lines:
+        group, context = main, click.Context(main)
+        while isinstance(group, click.Group):
+            name, group, words = group.resolve_command(context, words)
+        group.make_context(name, words, parent=context)

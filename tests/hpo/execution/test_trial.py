@@ -445,7 +445,7 @@ def test_an_export_says_where_it_comes_from_and_the_same_each_time(finished, tmp
     terms = Terms(license="CC-BY-4.0", citation=("Maker 2026",))
 
     for name in ("one", "two"):
-        export.export(setting.optuna, setting.runs / "s", tmp_path / name, terms=terms)
+        export.write(choice.best(setting.optuna, setting.runs / "s"), tmp_path / name, terms)
 
     one, two = ((tmp_path / n / "emulator.json").read_text() for n in ("one", "two"))
     assert one == two
@@ -469,7 +469,7 @@ def test_an_export_without_its_data_leaves_out_the_cells(tmp_path, prepared):
     record = trial.run(setting.study().claim())
     dataclasses.replace(Dataset.read(copy), fingerprint="other").write(copy)
 
-    export.export(setting.optuna, setting.runs / "s", tmp_path / "emulator")
+    export.write(choice.best(setting.optuna, setting.runs / "s"), tmp_path / "emulator")
 
     emulator = Emulator.load(tmp_path / "emulator")
     card, readme = emulator.card, (tmp_path / "emulator" / "README.md").read_text()
@@ -484,7 +484,9 @@ def test_an_export_without_its_data_leaves_out_the_cells(tmp_path, prepared):
 def test_the_best_are_mixed_and_scored_together(held_out, tmp_path):
     setting, records = held_out, held_out.records
 
-    exported = export.export(setting.optuna, setting.runs / "s", tmp_path / "both", ensemble=2)
+    exported = export.write(
+        choice.best(setting.optuna, setting.runs / "s", count=2), tmp_path / "both"
+    )
 
     assert [one.best_val_nll for one in exported] == sorted(one.best_val_nll for one in records)
     emulator = Emulator.load(tmp_path / "both")
@@ -507,7 +509,7 @@ def test_the_best_are_mixed_and_scored_together(held_out, tmp_path):
     assert marked == sorted(held_out_of(emulator.card), key=lambda cell: tuple(cell.values()))
     assert emulator.card["provenance"]["trials"] == [one.trial for one in exported]
     with pytest.raises(choice.ExportError, match="2 trials that ended well, too few"):
-        export.export(setting.optuna, setting.runs / "s", tmp_path / "three", ensemble=3)
+        choice.best(setting.optuna, setting.runs / "s", count=3)
 
 
 def test_a_trial_held_out_goes_on_as_if_nothing_had_been(setting, monkeypatch):
@@ -538,7 +540,7 @@ def test_a_trial_on_weighted_rows_says_so_in_its_record_and_in_its_emulator(weig
     assert record.test.effective_rows == pytest.approx(dataset.effective("test"), rel=1e-5)
     written = trial_folder(tmp_path, "s", 0) / NAME
     jsonschema.validate(json.loads(written.read_text()), json_schema())
-    export.export(setting.optuna, tmp_path / "s", tmp_path / "emulator")
+    export.write(choice.best(setting.optuna, tmp_path / "s"), tmp_path / "emulator")
     emulator = Emulator.load(tmp_path / "emulator")
     assert emulator.card["provenance"]["data_weights"] == "weight"
     cells = emulator.card["metrics"]["cells"]

@@ -143,15 +143,6 @@ def test_no_bin_is_beyond_the_bounds_of_the_column():
     assert (edges[0], edges[-1]) == (-1, 1)
 
 
-@pytest.mark.parametrize(
-    ("values", "error"),
-    [([1.0, 3.0], 1.0), ([1.0], math.nan), ([1.0, math.inf], math.nan)],
-    ids=["two", "one", "infinite"],
-)
-def test_a_standard_error_needs_two_finite_values(values, error):
-    assert density.standard_error(np.array(values)) == pytest.approx(error, nan_ok=True)
-
-
 def test_the_bins_of_weighted_events_hold_what_those_of_repeated_ones_do():
     rng = np.random.default_rng(2)
     events, times = rng.normal(size=(500, 2)), rng.integers(1, 5, 500)
