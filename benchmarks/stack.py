@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from data_prep.dataset import SAMPLE
 from models.config import FlowConfig, TrainConfig
-from models.training.stack import rows as of_stacks
+from models.training import arithmetic as of_devices
 from models.training.stack.meeting import stacks_of
 from models.training.stack.rows import Held
 from models.training.stack.stack import Stack
@@ -67,7 +67,7 @@ def operations(dataset: Path, count: int) -> str:
     held = Held([training._member(1) for training in trainings])
     alone = counted([trainings], None)
     in_stacks = counted(cut(trainings), held)
-    with patch.object(of_stacks, "FUSED_ON", frozenset()):
+    with patch.object(of_devices, "FUSED_ON", frozenset()):
         as_one = counted([trainings], held) if count > 1 else in_stacks
     return f"{alone:,} alone, {in_stacks:,} in stacks, {as_one:,} in one as on a GPU"
 

@@ -137,7 +137,8 @@ def runs(
 def rerun(run_json: Path, out: Path | None, data: str | None, style: Format) -> None:
     """Repeat a run from its run.json and say how close it came.
 
-    The same machine, versions and number of threads give the same weights, bit for bit.
+    The same machine, versions and number of threads give the same weights, bit for bit; a GPU
+    gives them to the accuracy of float32.
 
     \b
         hpo rerun runs/bbh/trial-00017/run.json

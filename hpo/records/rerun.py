@@ -1,6 +1,6 @@
 """A run done again from its `run.json`, and how close the second came to the first.
 
-On the same machine, with the same versions and number of threads, training repeats bit for bit
+On the same processor, with the same versions and number of threads, training repeats bit for bit
 (restarts included). Elsewhere sums are taken in another order, and small differences grow with
 every epoch: what is told here is how large they are.
 """

@@ -6,8 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from models.config import TrainConfig
+
+FUSED_ON = frozenset({"cpu"})
+"""Devices on which steps have a derivative by hand, in parts that fit a cache and whose sizes rows
+decide. Others are told nothing but arrays of constant shape, so that nobody waits for them."""
 
 
 @contextmanager
@@ -32,3 +37,13 @@ def device_of(config: TrainConfig) -> torch.device:
     if config.device != "auto":
         return torch.device(config.device)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fused(device: torch.device) -> bool:
+    """Whether steps have a derivative by hand there."""
+    return device.type in FUSED_ON
+
+
+def pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host where a GPU reads it while the host goes on; elsewhere the same."""
+    return tensor.pin_memory() if device.type == "cuda" else tensor

@@ -32,12 +32,13 @@ are where the simulations are. Categories stay.
 Tensor names end in their axes:
     U distinct conditions    C conditions    G grid values of one condition    P points
     K cells or regions    B corners of a box between grid points
+    T trainings    M distinct conditions of all trainings
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -116,7 +117,8 @@ class ConditionJitter:
         rows = sum(cell.train for cell in cells) / max(1.0, count)
         self._share = jitter * min(1.0, ROWS / max(1.0, rows)) ** 2
         self._logged = [column.positive for column in dataset.condition_columns]
-        self._still = [bool(column.categories) for column in dataset.condition_columns]
+        still = [bool(column.categories) for column in dataset.condition_columns]
+        self._free_C = ~torch.tensor(still, dtype=torch.bool)
         self._grid = [torch.unique(values) for values in torch.from_numpy(c_PC).unbind(1)]
         self._gap_KC = None if points is None else _gaps(dataset, points)
         self._ends = [
@@ -128,26 +130,93 @@ class ConditionJitter:
         self._by_distance = points is None and blend == "distance"
         masses = [cell.weights[0] if cell.weights else cell.train for cell in dataset.cells]
         self._mass_K = torch.tensor([*masses, 0.0])
-        sides = [(False,) if still else (False, True) for still in self._still]
+        sides = [(False,) if one else (False, True) for one in still]
         self._far_BC = torch.tensor(list(product(*sides)))
         self._seed, self._generator = seed, torch.Generator()
+
+    @property
+    def moves(self) -> bool:
+        """Whether there is anything to move, and how far."""
+        return bool(self._share and self._grid)
 
     def __call__(self, c_UC: Tensor, *, step: int) -> tuple[Tensor, Tensor | None]:
         """The conditions of a training step, moved; the same whenever the step is repeated.
 
         And the weights of the losses there, `(U,)`, one on average over rows; None for all one.
         """
-        if not self._share or not self._grid:
+        if not self.moves:
             return c_UC, None
-        self._generator.manual_seed((self._seed * 0x9E3779B97F4A7C15 + step) % 2**63)
-        draws = torch.rand(2, *c_UC.shape, generator=self._generator)
-        here_UC, by_UC = c_UC.cpu(), draws[0] - draws[1]
-        by_UC[:, self._still] = 0
-        if not self._by_distance:
-            return self._moved(here_UC, by_UC * self._share)[0].to(c_UC), None
-        by_UC *= torch.rand(len(c_UC), 1, generator=self._generator) < self._share
-        moved_UC, next_UC = self._moved(here_UC, by_UC)
-        return moved_UC.to(c_UC), self._weights(here_UC, next_UC, by_UC.abs()).to(c_UC)
+        return self._move(c_UC, self._drawn([self], [len(c_UC)], [step]))
+
+    @staticmethod
+    def _drawn(
+        jitters: Sequence[ConditionJitter], counts: Sequence[int], steps: Sequence[int]
+    ) -> Tensor:
+        """By how much of the way each training's conditions are moved in its step, `(M, C)`.
+
+        Of the numbers that a step draws come first u1 of all its conditions, then u2, then one that
+        says whether a condition is moved at all.
+        """
+        first = jitters[0]
+        columns, each = len(first._grid), 2 * len(first._grid) + first._by_distance
+        drawn = [
+            torch.rand(count * each, generator=one._seeded(step))
+            for one, count, step in zip(jitters, counts, steps, strict=True)
+        ]
+        numbers = torch.cat(drawn)
+        count_T, share_T = torch.tensor(counts), torch.tensor([one._share for one in jitters])
+        t_M = torch.repeat_interleave(count_T)
+        count_M, before_M = count_T[t_M], (count_T.cumsum(0) - count_T)[t_M]
+        begin_M, own_M = before_M * each, torch.arange(len(t_M)) - before_M
+        at_MC = (begin_M + own_M * columns)[:, None] + torch.arange(columns)
+        by_MC = numbers[at_MC] - numbers[at_MC + (count_M * columns)[:, None]]
+        share_M = share_T[t_M]
+        if first._by_distance:
+            share_M = (numbers[begin_M + 2 * columns * count_M + own_M] < share_M).float()
+        return by_MC * share_M[:, None]
+
+    def _seeded(self, step: int) -> torch.Generator:
+        return self._generator.manual_seed((self._seed * 0x9E3779B97F4A7C15 + step) % 2**63)
+
+    def _move(self, c_UC: Tensor, by_UC: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Conditions moved by parts of the way, and the weights of their losses."""
+        by_UC = by_UC * self._free_C
+        moved_UC, next_UC = self._moved(c_UC, by_UC)
+        return moved_UC, self._weights(c_UC, next_UC, by_UC.abs()) if self._by_distance else None
+
+    @staticmethod
+    def together(
+        jitters: Sequence[ConditionJitter], c_UC: Tensor, there_TU: Tensor, steps: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Conditions of a step of each of T trainings on one dataset, and weights of their losses.
+
+        The same numbers as of each by itself, in a few operations for all of them.
+
+        Args:
+            jitters: Of each training.
+            c_UC: Distinct conditions.
+            there_TU: Which of them each training meets in its step.
+            steps: Which step that is.
+
+        Returns:
+            `(T, U, C)` and `(T, U)`: as they were, with weights of one, where none is met.
+        """
+        c_TUC, weight_TU = c_UC.repeat(len(jitters), 1, 1), torch.ones(there_TU.shape)
+        count_T = there_TU.sum(1).tolist()
+        for by_distance in (True, False):
+            alike = [t for t, one in enumerate(jitters) if one._by_distance == by_distance]
+            chosen = [t for t in alike if jitters[t].moves and count_T[t]]
+            if not chosen:
+                continue
+            some = [jitters[t] for t in chosen], [count_T[t] for t in chosen]
+            by_MC = ConditionJitter._drawn(*some, [steps[t] for t in chosen])
+            at_M, u_M = there_TU[chosen].nonzero(as_tuple=True)
+            t_M = torch.tensor(chosen)[at_M]
+            moved_MC, weight_M = jitters[chosen[0]]._move(c_UC[u_M], by_MC)
+            c_TUC[t_M, u_M] = moved_MC
+            if weight_M is not None:
+                weight_TU[t_M, u_M] = weight_M
+        return c_TUC, weight_TU
 
     def _moved(self, c_UC: Tensor, by_UC: Tensor) -> tuple[Tensor, Tensor]:
         """Conditions moved by numbers in (-1, 1), in units of the way to the next value on that

@@ -9,6 +9,9 @@ gradients of its own, which add up to those of the batch in a fixed order: a ste
 time, and its numbers are repeatable for a given number of threads. Threads that meet inside every
 small operation lose more than they win, above all where another process has a core for a moment.
 
+To a GPU a batch goes in one transfer, which holds a condition for each row: what decides sizes is
+worked out before, on the host, which waits for nothing.
+
 Tensor names end in their axes:
     N rows    F event columns    C condition columns    U distinct conditions
 """
@@ -28,14 +31,17 @@ from torch import Tensor, nn
 from data_prep.stream import Batch, Stream
 from models.flow.atoms import OneFlow
 from models.flow.conditions import distinct, micro_batches
+from models.training.arithmetic import fused, pinned
 from models.training.optimizer import views, weights_and_biases
 
 CPU_ROWS = 8192
 """Rows whose activations stay in the cache of a CPU core."""
+DEVICE_ROWS = 32_768
+"""Most rows of a micro-batch elsewhere: what 1 GB has room for, evaluated."""
 REPLICAS, REPLICA_ROWS = 4, 4096
 """Most threads that take micro-batches, fewest rows of a batch for each: with fewer they wait for
 Python's lock."""
-MicroBatch = tuple[Tensor, Tensor, list[int], Tensor | None]
+MicroBatch = tuple[Tensor, Tensor, list[int] | None, Tensor | None]
 """Arguments of `ConditionalFlow.log_prob`, and the weights of the events."""
 Move = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 """What moves the distinct conditions of a batch and weights the losses of their rows."""
@@ -48,9 +54,9 @@ class BatchLoss:
         """Args: the flow, the flat tensors that its parameters' gradients are views of, and the
         rows of a batch.
         """
-        self._gradients = gradients
+        self._gradients, self._device = gradients, gradients[0].device
         count = min(torch.get_num_threads(), REPLICAS, batch_size // REPLICA_ROWS)
-        more = count - 1 if gradients[0].device.type == "cpu" else 0
+        more = count - 1 if fused(self._device) else 0
         self._replicas = [_Replica(flow, gradients)]
         self._replicas += [_replica(flow, gradients) for _ in range(more)]
         self._pool: ThreadPoolExecutor | None = None
@@ -82,17 +88,17 @@ class BatchLoss:
         x_NF: Tensor,
         c_NC: Tensor,
         weights_N: Tensor | None = None,
-        move: Move = lambda c_UC: (c_UC, None),
+        move: Move | None = None,
     ) -> Tensor:
-        """Set the gradients to those of the batch's mean NLL; returns that NLL.
+        """Set the gradients to those of the batch's mean NLL; returns that NLL, on the device.
 
-        Weights are divided by their mean over all batches. `move` is applied to the distinct ones
-        among the conditions. The weights that it gives are one on average over all rows, so that
-        gradients are those of the whole on average; the NLL is divided by their mean in the batch,
-        which would else be most of its noise.
+        The batch is on the host. Weights are divided by their mean over all batches. `move` is
+        applied to the distinct ones among the conditions. The weights that it gives are one on
+        average over all rows, so that gradients are those of the whole on average; the NLL is
+        divided by their mean in the batch, which would else be most of its noise.
         """
-        c_UC, index_N = distinct(c_NC)
-        c_UC, moved_U = move(c_UC)
+        c_UC, index_N = self._shared_by(c_NC, moved=move is not None)
+        c_UC, moved_U = (c_UC, None) if move is None else move(c_UC)
         scale: Tensor | float = 1.0
         if moved_U is not None:
             own_N = torch.ones_like(x_NF[:, 0]) if weights_N is None else weights_N
@@ -107,29 +113,51 @@ class BatchLoss:
 
     def nll(self, x_NF: Tensor, c_NC: Tensor, weights_N: Tensor | None = None) -> Tensor:
         """Summed NLL of the rows in evaluation mode, each times its weight."""
-        return self._shared(_Replica.nll, self._parts(x_NF, *distinct(c_NC), weights_N))
+        given = *self._shared_by(c_NC, moved=False), weights_N
+        return self._shared(_Replica.nll, self._parts(x_NF, *given))
 
     def mean_nll(self, stream: Stream, mean_weight: float) -> float:
         """Of all rows of a stream, in evaluation mode, in nats."""
-        device = self._gradients[0].device
-        total, weight = torch.zeros(2, dtype=torch.float64, device=device)
+        total = torch.zeros((), dtype=torch.float64, device=self._device)
+        weight = 0.0
         for batch in stream.epoch(0):
-            x_NF, c_NC, w_N = on_device(batch, mean_weight, device)
+            x_NF, c_NC, w_N = tensors_of(batch, mean_weight)
             total += self.nll(x_NF, c_NC, w_N)
             weight += total_weight(w_N, len(x_NF))
-        return float((total / weight).item())
+        return float(total.item()) / weight
+
+    def _shared_by(self, c_NC: Tensor, *, moved: bool) -> tuple[Tensor, Tensor | slice]:
+        """Distinct conditions and which of them each row has, where that is of any use."""
+        return distinct(c_NC) if moved or fused(self._device) else (c_NC, slice(None))
 
     def _parts(
-        self, x_NF: Tensor, c_UC: Tensor, index_N: Tensor, weights_N: Tensor | None
+        self, x_NF: Tensor, c_UC: Tensor, index_N: Tensor | slice, weights_N: Tensor | None
     ) -> list[MicroBatch]:
         """Micro-batches: equally many for every replica, none beyond the cache."""
         rows = len(x_NF)
-        if x_NF.device.type == "cpu":
-            replicas = max(1, min(len(self._replicas), rows // REPLICA_ROWS))
-            rows = -(-rows // (replicas * -(-rows // (replicas * CPU_ROWS))))
+        if isinstance(index_N, slice) or not fused(self._device):
+            return self._sent(x_NF, c_UC[index_N], weights_N)
+        replicas = max(1, min(len(self._replicas), rows // REPLICA_ROWS))
+        rows = -(-rows // (replicas * -(-rows // (replicas * CPU_ROWS))))
         return [
             (x_NF[one], c, counts, None if weights_N is None else weights_N[one])
             for one, c, counts in micro_batches(c_UC, index_N, rows)
+        ]
+
+    def _sent(self, x_NF: Tensor, c_NC: Tensor, weights_N: Tensor | None) -> list[MicroBatch]:
+        """Micro-batches on the device, of one transfer."""
+        own = [] if weights_N is None else [weights_N[:, None]]
+        whole = pinned(torch.cat([x_NF, c_NC, *own], 1), self._device)
+        whole = whole.to(self._device, non_blocking=True)
+        events, conditions = x_NF.shape[1], x_NF.shape[1] + c_NC.shape[1]
+        return [
+            (
+                part[:, :events],
+                part[:, events:conditions],
+                None,
+                part[:, conditions] if own else None,
+            )
+            for part in torch.split(whole, DEVICE_ROWS)
         ]
 
     def _shared(
@@ -176,22 +204,15 @@ class _Replica:
         return log_prob_N if weights_N is None else log_prob_N * weights_N
 
 
-def total_weight(weights_N: Tensor | None, rows: int) -> Tensor | int:
-    """Of so many rows, in double precision."""
-    return rows if weights_N is None else weights_N.sum(dtype=torch.float64)
+def total_weight(weights_N: Tensor | None, rows: int) -> float:
+    """Of so many rows."""
+    return rows if weights_N is None else weights_N.sum(dtype=torch.float64).item()
 
 
-def on_device(
-    batch: Batch, mean_weight: float, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor | None]:
+def tensors_of(batch: Batch, mean_weight: float) -> tuple[Tensor, Tensor, Tensor | None]:
     """Events, conditions, and the weights over their mean."""
-    tensors = [torch.from_numpy(array) for array in batch.arrays]
-    if batch.weights is not None:
-        tensors[2] = torch.from_numpy(batch.weights / mean_weight)
-    if device.type != "cpu":
-        pinned = [tensor.contiguous().pin_memory() for tensor in tensors]
-        tensors = [tensor.to(device, non_blocking=True) for tensor in pinned]
-    return tensors[0], tensors[1], tensors[2] if batch.weights is not None else None
+    weights = None if batch.weights is None else torch.from_numpy(batch.weights / mean_weight)
+    return torch.from_numpy(batch.events), torch.from_numpy(batch.conditions), weights
 
 
 def _replica(flow: OneFlow, gradients: list[Tensor]) -> _Replica:

@@ -16,25 +16,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from data_prep import cells
 from data_prep.cells import Named
 from data_prep.dataset import Dataset
-from data_prep.stream import Batch, Stream
+from data_prep.stream import Stream
 from models.config import ConfigError, FlowConfig, TrainConfig
 from models.flow.atoms import OneFlow, build
 from models.flow.density import normalise
 from models.layout import below
-from models.training.arithmetic import arithmetic, device_of
+from models.training.arithmetic import arithmetic, device_of, fused
 from models.training.checkpoint import (
     BEST,
     Checkpoint,
@@ -48,11 +46,14 @@ from models.training.checkpoint import (
 )
 from models.training.history import Epoch, Fit
 from models.training.interpolation import ConditionJitter, Points
-from models.training.loss import BatchLoss, on_device, total_weight
-from models.training.optimizer import Optimizer, learning_rate
+from models.training.loss import BatchLoss, tensors_of
+from models.training.optimizer import Optimizer
 from models.training.snapshots import due
+from models.training.stack.alone import Alone
 from models.training.stack.meeting import Meeting
 from models.training.stack.member import Member, Trained
+from models.training.stack.rows import Held
+from models.training.stack.stack import Stack
 from models.training.stopping import Stopping
 
 EVALUATION_ROWS = 65_536
@@ -157,7 +158,8 @@ class _Training:
             first = next(iter(whole_stream.epoch(0)))
             if first.weights is not None:  # the layers take none
                 first = first.take(first.evenly(len(first.events)))
-            normalise(self.flow, *on_device(first, self.mean_weight, self.device)[:2])
+            x_NF, c_NC, _ = tensors_of(first, self.mean_weight)
+            normalise(self.flow, x_NF.to(self.device), c_NC.to(self.device))
         self.optimizer = Optimizer(self.flow, config, rows=self.stream.rows)
         self.loss = BatchLoss(self.flow, self.optimizer.gradients, batch_size=config.batch_size)
         points = Points.of(whole_stream.epoch(0)) if self.dataset.scattered else None
@@ -174,7 +176,8 @@ class _Training:
         self.best = self.latest = _copy(self.flow)
         planned = math.ceil(self.total_steps / (config.eval_every or self.stream.batches))
         self.kept = due(config.snapshots, planned)
-        self.batches, self.next_batch = _endless(self.stream, 0), 0
+        self.by_itself = Alone(self.stream, self.loss)
+        self.stack: Stack | None = None
         self.step, self.elapsed_s = 0, 0.0
         self.start_s = time.perf_counter()
         self.stopped: str | None = None
@@ -198,14 +201,18 @@ class _Training:
 
     @contextmanager
     def _joined(self) -> Iterator[None]:
-        """Among others, if there are any of its shape to take steps with."""
-        stacked = self.meeting is not None and not self.meeting.apart
+        """Among others, if there are any of its shape to take steps with.
+
+        Where nothing is fused a training alone is a stack of one, whose rows stay on the device.
+        """
+        apart = self.meeting is None or self.meeting.apart
+        stacked = not (apart and fused(self.device))
         self.shape = self._member(0).shape() if stacked else None
         try:
             with self.meeting.joined(self.shape) if self.meeting else nullcontext():
                 yield
         finally:
-            self.batches.close()
+            self.by_itself.close()
 
     def _epoch(self) -> Epoch:
         """Train until the next evaluation is due, evaluate, add a row of history."""
@@ -241,10 +248,16 @@ class _Training:
         Raises:
             NonFiniteLoss: If a loss or a gradient is not finite.
         """
-        if self.meeting is None:
-            trained = self._alone(steps)
+        member = self._member(steps)
+        if self.meeting is not None:
+            trained = self.meeting.train(self.shape, member)
+        elif self.shape is None:
+            trained = member.alone()
         else:
-            trained = self.meeting.train(self.shape, self._member(steps))
+            if self.stack is None:
+                self.stack = Stack([member], Held([member]))
+            self.stack.go_on([member])
+            [trained] = self.stack.train()
         self.step += trained.steps
         if trained.bad is not None:
             raise NonFiniteLoss(
@@ -270,39 +283,9 @@ class _Training:
         )
 
     def _alone(self, steps: int) -> Trained:
-        """One gradient step per batch."""
-        if self.next_batch != self.step:  # restored, or the last ones were taken with others
-            self.batches.close()
-            self.batches = _endless(self.stream, self.step)
-        total, weight = torch.zeros(2, dtype=torch.float64, device=self.device)
-        first_bad = torch.full((), -1, device=self.device)
-        rows, rate, step = 0, 0.0, self.step
-        for batch in islice(self.batches, steps):
-            progress = self._progress(step)
-            if progress >= 1 and rows:
-                break
-            if self.meeting is not None:
-                self.meeting.check()
-            x_NF, c_NC, w_N = on_device(batch, self.mean_weight, self.device)
-            loss = self.loss.backward(x_NF, c_NC, w_N, partial(self.jitter, step=step))
-            rate = learning_rate(self.config, progress)
-            norm = self.optimizer.step(rate)
-
-            total += loss * len(x_NF)
-            weight += total_weight(w_N, len(x_NF))
-            bad = ~(loss.isfinite() & norm.isfinite()) & (first_bad < 0)
-            first_bad = torch.where(bad, step, first_bad)
-            rows += len(x_NF)
-            step += 1
-        self.next_batch = step
-        bad_step = int(first_bad.item())
-        return Trained(
-            nll=float((total / weight).item()),
-            rows=rows,
-            steps=step - self.step,
-            rate=rate,
-            bad=bad_step if bad_step >= 0 else None,
-        )
+        """Take so many steps by itself."""
+        check = self.meeting.check if self.meeting else lambda: None
+        return self.by_itself.take(self._member(steps), self._progress, check)
 
     def _progress(self, step: int) -> float:
         """Share of the steps that is done, or of the time if that is more.
@@ -386,14 +369,6 @@ class _Training:
             return
         self.flow.load_state_dict(below(tensors, "flow."))
         self.optimizer.restore(optimizer)
-
-
-def _endless(stream: Stream, step: int) -> Generator[Batch, None, None]:
-    """The batches of a training from its step `step` on, epoch after epoch."""
-    epoch, start = divmod(step, stream.batches)
-    while True:
-        yield from stream.epoch(epoch, start=start)
-        epoch, start = epoch + 1, 0
 
 
 def _copy(flow: nn.Module) -> dict[str, Tensor]:

@@ -16,6 +16,8 @@ from typing import TypeVar
 
 import torch
 
+from models.flow.atoms import OneFlow
+from models.training.arithmetic import fused
 from models.training.loss import CPU_ROWS
 from models.training.stack.member import Member, Trained
 from models.training.stack.rows import Held
@@ -43,6 +45,8 @@ class Meeting:
         self._joined: Counter[Hashable] = Counter()
         self._waiting: dict[Hashable, list[Waiting]] = {}
         self._held: dict[tuple[Hashable, frozenset[int | None]], Held] = {}
+        self._stacks: dict[tuple[Hashable, frozenset[OneFlow]], Stack] = {}
+        """Those that take no steps just now, by their shapes and flows."""
         self._broken_off: Callable[[], BaseException] | None = None
         self._pool = ThreadPoolExecutor(threads, "stack", initializer=_settings_of_thread)
 
@@ -85,6 +89,9 @@ class Meeting:
                 self._begin(shape)
                 if not self._joined[shape]:
                     self._held = {key: held for key, held in self._held.items() if key[0] != shape}
+                    self._stacks = {
+                        key: one for key, one in self._stacks.items() if key[0] != shape
+                    }
 
     def train(self, shape: Hashable, member: Member) -> Trained:
         """Take the steps of a training that has joined, with the others' of its shape.
@@ -128,34 +135,58 @@ class Meeting:
                 self._held[key] = Held(members)
             return self._held[key]
 
+    def _stack(self, shape: Hashable, members: Sequence[Member]) -> Stack:
+        """Of these members: that of their last steps, if they took those as one, too."""
+        flows = frozenset(member.flow for member in members)
+        with self._lock:
+            stack = self._stacks.pop((shape, flows), None)
+            self._stacks = {key: one for key, one in self._stacks.items() if not key[1] & flows}
+        if stack is None:
+            return Stack(members, self._rows(shape, members))
+        at = {member.flow: member for member in members}
+        stack.go_on([at[member.flow] for member in stack.members])
+        return stack
+
+    def _together(self, shape: Hashable, members: Sequence[Member]) -> list[Trained]:
+        """Take the members' steps as one."""
+        stack = self._stack(shape, members)
+        outcome_of = dict(
+            zip((m.flow for m in stack.members), stack.train(self.check), strict=True)
+        )
+        with self._lock:
+            self._stacks[shape, frozenset(outcome_of)] = stack
+        return [outcome_of[member.flow] for member in members]
+
     def _take(self, shape: Hashable, together: list[Waiting]) -> None:
         """Take the steps of a stack, in halves if it is too large for the device."""
         members, outcomes = zip(*together, strict=True)
+        short: torch.OutOfMemoryError | None = None
         try:
             self.check()
-            if len(members) == 1 and members[0].device.type == "cpu":
+            if len(members) == 1 and fused(members[0].device):
                 found = [members[0].alone()]
             else:
-                found = Stack(members, self._rows(shape, members), check=self.check).train()
+                found = self._together(shape, members)
         except torch.OutOfMemoryError as error:
-            half = len(together) // 2
-            if half:
-                self._take(shape, together[:half])
-                self._take(shape, together[half:])
-                return
-            outcomes[0].set_exception(error)
+            short = error.with_traceback(None)  # which would keep all that memory
         except BaseException as error:  # of a pool's thread nobody would hear
             for outcome in outcomes:
                 outcome.set_exception(error)
         else:
             for outcome, one in zip(outcomes, found, strict=True):
                 outcome.set_result(one)
+        if short is not None and len(together) == 1:
+            outcomes[0].set_exception(short)
+        elif short is not None:
+            half = len(together) // 2
+            self._take(shape, together[:half])
+            self._take(shape, together[half:])
 
 
 def stacks_of(members: Sequence[Member]) -> list[Sequence[Member]]:
     """Members of one shape in stacks; on a CPU in such whose arrays stay in the cache of a core."""
     most = len(members)
-    if members[0].device.type == "cpu":
+    if fused(members[0].device):
         most = max(1, CPU_ROWS // members[0].config.batch_size)
     return [members[at : at + most] for at in range(0, len(members), most)]
 

@@ -1,11 +1,12 @@
 """The rows of several trainings on the device, and which of them each takes in a step.
 
-Rows are standardised once and stay on the device; a step is told by numbers of rows. All trainings
-share the rows, but those with a bag of their own.
+Rows are standardised once and stay on the device; a step is told by numbers of rows, and by
+conditions that moved, in one array of constant shape: `Told`. What they stand for is looked up on
+the device. All trainings share the rows, but those with a bag of their own.
 
 Tensor names end in their axes:
     M rows of all    F event columns    C condition columns    U distinct conditions
-    T trainings    N rows of a step
+    T trainings    N rows of a step of one training    K conditions of all trainings
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ from torch import Tensor
 from data_prep.stream import Batch
 from models.flow.conditions import Conditions, distinct
 from models.flow.density import ConditionalFlow
+from models.training.arithmetic import fused
+from models.training.interpolation import ConditionJitter
 from models.training.stack.member import Member
 
 STANDARDISED_ROWS = 1 << 20
 """Rows that are standardised at once."""
-FUSED_ON = frozenset({"cpu"})
-"""Devices on which steps have a derivative by hand. Its parts have sizes that rows decide: a GPU
-would wait for each."""
+NO_ROW = -1
+"""Stands for a row that only fills up: of a last, smaller batch, or of a training that rests. As
+the number of a row it is the last one's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +44,10 @@ class Step:
     """Log-Jacobians of the standardisation, in nats."""
     conditions: Conditions
     """All U distinct ones, of each training."""
-    weight_N: Tensor | None
-    """Of the losses; 0 for rows that only fill up; None for all one."""
+    weight_N: Tensor
+    """Of the losses; 0 for rows that only fill up."""
     rows_T: Tensor
-    """How many rows there are of each training."""
+    """How many rows there are of each training; 0 where one rests."""
     own_T: Tensor
     """Their summed weights, without those of moved conditions."""
     scale_T: Tensor | None
@@ -71,10 +74,16 @@ class Held:
         conditions = np.concatenate([batch.conditions for batch in batches])
         weights = [batch.weights for batch in batches if batch.weights is not None]
         self.c_UC, cell_M = distinct(torch.from_numpy(conditions))
-        """Distinct conditions, in physical units."""
-        self.cell_M: NDArray[np.int64] = cell_M.numpy()
-        self.weight_M = np.concatenate(weights) / first.mean_weight if weights else None
+        """Distinct conditions, in physical units, on the host."""
+        few = np.uint16 if len(self.c_UC) < 1 << 16 else np.int64  # of 16 bits they sort 10 times
+        self.number_M = cell_M.numpy().astype(few)  # as fast
+        """Which of them each row has, on the host."""
+        self.cell_M = cell_M.to(device)
+        """The same on the device."""
+        self.weight_M: Tensor | None = None
         """Over the mean weight."""
+        if weights:
+            self.weight_M = torch.from_numpy(np.concatenate(weights) / first.mean_weight).to(device)
         parts = (part.to(device) for part in torch.split(events_MF, STANDARDISED_ROWS))
         y, log_det, inside = zip(*map(first.flow.events, parts), strict=True)
         self.y_FM = torch.cat([part_NF.t() for part_NF in y], 1)
@@ -87,80 +96,111 @@ class Rows:
 
     def __init__(self, members: Sequence[Member], held: Held) -> None:
         """Args: trainings of one shape, and their rows."""
+        device = members[0].device
+        self.fused = fused(device)
+        self.moved = any(member.jitter.moves for member in members)
+        """Whether conditions move."""
         flow = members[0].flow
         assert isinstance(flow, ConditionalFlow)
-        self._members, self._held, self._device = members, held, members[0].device
-        self._standardise = flow.conditions
+        self._members, self._held, self._standardise = members, held, flow.conditions
+        self._most = members[0].config.batch_size
         self._orders: list[tuple[int, Any]] = [(-1, None)] * len(members)
+        """Of each member the epoch it is in, and the order of its rows there."""
+        c_TUC = held.c_UC.repeat(len(members), 1, 1).to(device)
+        self._c_CU = self._standardised(c_TUC)
+        self._before_T1 = len(held.c_UC) * torch.arange(len(members), device=device)[:, None]
 
-    def step(self, number: int) -> Step:
-        """The rows of the members' step `number` from now on."""
-        taken = [self._of(t, member.step + number) for t, member in enumerate(self._members)]
-        most, count = max(map(len, taken)), len(self._held.c_UC)
-        rows_TN = np.stack([np.pad(rows, (0, most - len(rows)), "edge") for rows in taken])
-        cell_TN = self._held.cell_M[rows_TN]
-        order_TN = np.argsort(cell_TN, axis=1, kind="stable")
-        rows_TN, cell_TN = (np.take_along_axis(one, order_TN, 1) for one in (rows_TN, cell_TN))
-        own_TN = np.ones(rows_TN.shape, np.float32)
-        if self._held.weight_M is not None:
-            own_TN = self._held.weight_M[rows_TN]
-        filled_T = np.array([len(rows) for rows in taken])
-        own_TN = np.where(order_TN < filled_T[:, None], own_TN, 0)
-        c_TUC, moved_TU = self._moved(cell_TN, number)
-        weight_TN, scale_T = own_TN, None
-        if moved_TU is not None:
-            weight_TN = own_TN * np.take_along_axis(moved_TU, cell_TN, 1)
-            scale_T = self._put(own_TN.sum(1, np.float64) / weight_TN.sum(1, np.float64))
-        index_N = torch.from_numpy((cell_TN + count * np.arange(len(taken))[:, None]).ravel())
-        fused = self._device.type in FUSED_ON
-        conditions = Conditions(
-            self._standardise(self._put(c_TUC.reshape(-1, c_TUC.shape[-1])))[0].t(),
-            np.bincount(index_N, minlength=count * len(taken)).tolist() if fused else None,
-            fused=fused,
-            of_rows=None if fused else self._put(index_N),
-        )
-        rows_N = self._put(rows_TN.ravel())
-        plain = weight_TN.min() == weight_TN.max() == 1
+    def go_on(self, members: Sequence[Member]) -> None:
+        """Args: the same trainings, where they are now."""
+        self._members = members
+
+    def tell(self, number: int) -> tuple[list[Tensor], list[int] | None]:
+        """What the host tells of the members' step `number` from now on.
+
+        Numbers of rows, `(T, N)`, `NO_ROW` for such as fill up. Where conditions move, also those,
+        `(T, U, C)`, and weights of their losses, `(T, U)`. Then, where steps are fused, for which
+        rows come in the order of their conditions, how many there are of each: `(T U)`.
+        """
+        taken = [
+            self._of(t, member.step + number) if number < member.steps else np.zeros(0, np.int32)
+            for t, member in enumerate(self._members)
+        ]
+        most = max(map(len, taken)) if self.fused else self._most
+        rows_TN = np.full((len(taken), most), NO_ROW, np.int32)
+        for row_N, own in zip(rows_TN, taken, strict=True):
+            row_N[: len(own)] = own
+        if not self.fused and not self.moved:
+            return [torch.from_numpy(rows_TN)], None
+        number_TN = self._held.number_M[rows_TN]
+        counts_TU, filling_T = self._counts(number_TN), most - np.array([*map(len, taken)])
+        moved: tuple[Tensor, ...] = ()
+        if self.moved:
+            last = self._held.number_M[NO_ROW]
+            there_TU = counts_TU > 0
+            there_TU[:, last] = counts_TU[:, last] > filling_T
+            moved = self._moved(there_TU, number)
+        if not self.fused:
+            return [torch.from_numpy(rows_TN), *moved], None
+        order_TN = np.argsort(number_TN, axis=1, kind="stable")
+        rows_TN = np.take_along_axis(rows_TN, order_TN, 1)
+        return [torch.from_numpy(rows_TN), *moved], counts_TU.ravel().tolist()
+
+    def look_up(self, rows_TN: Tensor, *moved: Tensor, counts: list[int] | None = None) -> Step:
+        """The rows that were told: a function of tensors on the device, that waits for none."""
+        held, filled_TN = self._held, rows_TN >= 0
+        rows_N = rows_TN.clamp(min=0).flatten()
+        own_TN = filled_TN.float()
+        if held.weight_M is not None:
+            own_TN = own_TN * held.weight_M.index_select(0, rows_N).view_as(own_TN)
+        weight_TN, c_CU, scale_T, of_rows = own_TN, self._c_CU, None, None
+        own_T = own_TN.sum(1, dtype=torch.float64)
+        if moved or counts is None:
+            cell_TN = held.cell_M.index_select(0, rows_N).view_as(rows_TN)
+        if counts is None:
+            of_rows = (cell_TN + self._before_T1).flatten()
+        if moved:
+            c_CU = self._standardised(moved[0])
+            weight_TN = own_TN * moved[1].gather(1, cell_TN)
+            scale_T = own_T / weight_TN.sum(1, dtype=torch.float64)
         return Step(
-            self._held.y_FM.index_select(1, rows_N),
-            self._held.log_det_M.index_select(0, rows_N),
-            conditions,
-            None if plain else self._put(weight_TN.ravel()),
-            self._put(filled_T),
-            self._put(own_TN.sum(1, np.float64)),
+            held.y_FM.index_select(1, rows_N),
+            held.log_det_M.index_select(0, rows_N),
+            Conditions(c_CU, counts, fused=counts is not None, of_rows=of_rows),
+            weight_TN.flatten(),
+            filled_TN.sum(1),
+            own_T,
             scale_T,
         )
 
-    def _of(self, t: int, step: int) -> NDArray[np.intp]:
+    def _of(self, t: int, step: int) -> NDArray[np.int32]:
         """The rows of a step of one member."""
         stream = self._members[t].stream
         epoch, batch = divmod(step, stream.batches)
         if self._orders[t][0] != epoch:
             held = stream.in_memory(epoch)
             assert held is not None
-            self._orders[t] = epoch, held[1]
+            first = self._held.first[self._members[t].bag]
+            self._orders[t] = epoch, (held[1] + first).astype(np.int32)
         at = batch * stream.batch_size
-        first = self._held.first[self._members[t].bag]
-        rows: NDArray[np.intp] = self._orders[t][1][at : at + stream.batch_size] + first
+        rows: NDArray[np.int32] = self._orders[t][1][at : at + stream.batch_size]
         return rows
 
-    def _moved(
-        self, cell_TN: NDArray[np.int64], number: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Conditions of every member, moved, `(T, U, C)`, and weights of their losses, `(T, U)`."""
-        c_TUC = np.tile(self._held.c_UC.numpy(), (len(cell_TN), 1, 1))
-        moved_TU = np.ones(c_TUC.shape[:2], np.float32)
-        weighted = False
-        for t, member in enumerate(self._members):
-            there = np.unique(cell_TN[t])
-            c_UC, weight_U = member.jitter(self._held.c_UC[there], step=member.step + number)
-            c_TUC[t, there] = c_UC.numpy()
-            if weight_U is not None:
-                moved_TU[t, there], weighted = weight_U.numpy(), True
-        return c_TUC, moved_TU if weighted else None
+    def _counts(self, number_TN: NDArray[Any]) -> NDArray[np.intp]:
+        """How many rows each training has of each condition, `(T, U)`."""
+        trainings, count = len(number_TN), len(self._held.c_UC)
+        place_TN = number_TN + count * np.arange(trainings)[:, None]
+        return np.bincount(place_TN.ravel(), minlength=trainings * count).reshape(trainings, count)
 
-    def _put(self, array: NDArray[Any] | Tensor) -> Tensor:
-        tensor = torch.as_tensor(array)
-        if self._device.type == "cpu":
-            return tensor
-        return tensor.pin_memory().to(self._device, non_blocking=True)
+    def _moved(self, there_TU: NDArray[np.bool_], number: int) -> tuple[Tensor, Tensor]:
+        """Conditions of every member, moved, `(T, U, C)`, and weights of their losses, `(T, U)`."""
+        return ConditionJitter.together(
+            [member.jitter for member in self._members],
+            self._held.c_UC,
+            torch.from_numpy(there_TU),
+            [member.step + number for member in self._members],
+        )
+
+    def _standardised(self, c_TUC: Tensor) -> Tensor:
+        """Conditions as networks see them, `(C, T U)`."""
+        c_KC: Tensor = self._standardise(c_TUC.flatten(0, 1))[0]
+        return c_KC.t()

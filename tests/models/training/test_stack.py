@@ -11,7 +11,7 @@ import torch
 
 from models.config import FlowConfig, TrainConfig
 from models.training import train as training
-from models.training.stack import meeting, rows
+from models.training.stack import meeting
 from models.training.stack.meeting import Meeting
 from models.training.stack.stack import Stack
 from models.training.train import NonFiniteLoss, train
@@ -46,14 +46,14 @@ class AllAtOnce(Meeting):
 
 @pytest.fixture
 def stacks(monkeypatch):
-    """The sizes of the stacks that were made."""
-    sizes, make = [], Stack.__init__
+    """The sizes of the stacks that took steps."""
+    sizes, take = [], Stack.train
 
-    def counted(self, members, held, **options):
-        sizes.append(len(members))
-        make(self, members, held, **options)
+    def counted(self, *arguments):
+        sizes.append(len(self.members))
+        return take(self, *arguments)
 
-    monkeypatch.setattr(Stack, "__init__", counted)
+    monkeypatch.setattr(Stack, "train", counted)
     return sizes
 
 
@@ -97,21 +97,6 @@ def test_a_training_in_a_stack_comes_to_what_it_would_alone(prepared, stacks, sh
     flow = replace(FLOW, **shape)
     pairs = [
         (replace(flow, **size), replace(CONFIG, **settings, **extra))
-        for size, settings in zip(SIZES, SETTINGS, strict=True)
-    ]
-
-    outcomes = trained(prepared, pairs)
-
-    assert stacks == [3, 3]
-    for pair, outcome in zip(pairs, outcomes, strict=True):
-        agree(outcome, train(prepared, *pair))
-
-
-def test_without_derivatives_by_hand_it_comes_to_the_same(prepared, stacks, monkeypatch):
-    """As on a GPU."""
-    monkeypatch.setattr(rows, "FUSED_ON", frozenset())
-    pairs = [
-        (replace(FLOW, blocks=1, bins=4, **size), replace(CONFIG, **settings))
         for size, settings in zip(SIZES, SETTINGS, strict=True)
     ]
 
@@ -263,15 +248,15 @@ def test_an_error_in_one_breaks_off_the_others_wherever_they_are(prepared):
 def test_a_stack_too_large_for_the_device_is_halved(prepared, stacks, monkeypatch):
     take = Stack.train
 
-    def short_of_memory(self):
+    def short_of_memory(self, *arguments):
         if len(self.members) > 2:
             raise torch.OutOfMemoryError("no memory")
-        return take(self)
+        return take(self, *arguments)
 
     monkeypatch.setattr(Stack, "train", short_of_memory)
     pairs = [(FLOW, replace(CONFIG, epochs=1, seed=seed)) for seed in range(4)]
 
     outcomes = trained(prepared, pairs)
 
-    assert stacks == [4, 2, 2]
+    assert stacks == [2, 2]
     agree(outcomes[3], train(prepared, *pairs[3]))

@@ -18,7 +18,7 @@ from models.evaluation.nll import nll
 from models.flow.conditions import distinct
 from models.flow.coordinates import Moments
 from models.training import train as training
-from models.training.loss import on_device
+from models.training.loss import tensors_of
 from models.training.train import train
 from tests.conftest import SPREAD, centre, draw_table, known_nll
 
@@ -56,7 +56,7 @@ def test_the_batches_of_an_epoch_have_the_gradient_of_the_whole_on_average(weigh
     batches = list(state.stream.epoch(0))
     summed, losses = 0.0, 0.0
     for batch in batches:
-        x, c, w = on_device(batch, state.mean_weight, state.device)
+        x, c, w = tensors_of(batch, state.mean_weight)
         losses += float(state.loss.backward(x, c, w)) * len(x)
         summed += torch.cat(state.optimizer.gradients) * len(x)
 
@@ -74,7 +74,7 @@ def test_the_batches_of_an_epoch_have_the_gradient_of_the_whole_on_average(weigh
 
 def test_losses_of_moved_rows_count_as_told_and_the_nll_is_that_of_an_event(weighted):
     state = training._Training(weighted, FLOW, ONCE)
-    x, c, w = on_device(next(iter(state.stream.epoch(0))), state.mean_weight, state.device)
+    x, c, w = tensors_of(next(iter(state.stream.epoch(0))), state.mean_weight)
     times_U = torch.rand(len(distinct(c)[0])) * 3
 
     loss = state.loss.backward(x, c, w, lambda c_UC: (c_UC, times_U))
