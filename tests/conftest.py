@@ -47,6 +47,14 @@ STORAGE = ("HPO_STORAGE", "HPO_STORAGE_FILE")
 GIVEN = {name: os.environ[name] for name in STORAGE if name in os.environ}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def unsynced() -> Iterator[None]:
+    """No machine crashes here, and the many small files would wait for the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def own_storage():
     """No test leaves to the next the database that a launch in this process told its workers.

@@ -35,22 +35,6 @@ def test_a_dataset_is_read_back_as_it_was_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "unit", "positive"),
-    [
-        ("Mass_0", "Msun", True),
-        ("Mzams_1", "Msun", True),
-        ("Semimajor_ini", "Rsun", True),
-        ("GWtime", "Myr", True),
-        ("Z", "", True),
-        ("alpha", "", True),
-        ("log_mass", "", False),
-    ],
-)
-def test_a_known_name_brings_its_unit_and_sign(name, unit, positive):
-    assert Column.named(name) == Column(name, unit, positive)
-
-
-@pytest.mark.parametrize(
     ("text", "message"),
     [
         pytest.param(None, "is not a prepared dataset .* make one with `hpo prepare", id="none"),

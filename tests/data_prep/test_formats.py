@@ -1,18 +1,15 @@
-"""One table in the many forms that people have it in: the same dataset, or a sentence."""
+"""One table, packed or binary: the same dataset, or a sentence; and files that are no table."""
 
 from __future__ import annotations
 
 import bz2
 import gzip
-import io
 import json
 import lzma
 import os
 import pickle
 import re
-import subprocess
 import sys
-import zipfile
 
 import numpy as np
 import pyarrow as pa
@@ -21,323 +18,15 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.errors import DataError
 from data_prep.preparation.prepare import prepare
 from data_prep.tables import arrow
 from data_prep.tables.source import Reading, Source
 from data_prep.tables.text import table as text
+from tests.conftest import draw_table
+from tests.data_prep.forms import CSV, NAMES, ROWS, TABLE, lines, put, refusal, zipped
 from tests.fuzz.strategies import memory
 
-NAMES = ("Mass_0", "Mass_1", "Z", "alpha")
-ROWS = [(5 + k / 4, 3 + k / 8, (0.0001, 0.03)[k % 2], (0.5, 1.0)[k // 20]) for k in range(40)]
-TABLE = pa.table({name: [row[k] for row in ROWS] for k, name in enumerate(NAMES)})
-
-
-def lines(separator=",", row=lambda values: map(repr, values)):
-    return [separator.join(row(values)) for values in ROWS]
-
-
-def written(*head, rows=None, end="\n"):
-    return end.join([*head, *(lines() if rows is None else rows), ""]).encode()
-
-
-CSV = written("Mass_0,Mass_1,Z,alpha")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def unsynced():
-    """No machine crashes here, and the many small files would wait for the disk."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda _: None)
-        yield
-
-
-@pytest.fixture(scope="module")
-def fingerprint(tmp_path_factory):
-    """Of the table, as plain CSV."""
-    folder = tmp_path_factory.mktemp("plain")
-    (folder / "a.csv").write_bytes(CSV)
-    return prepare([folder / "a.csv"], folder / "out").fingerprint
-
-
-def put(folder, name, content):
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if callable(content):
-        content(path)
-    else:
-        path.write_bytes(content)
-    return path
-
-
-def refusal(path, folder, **options):
-    with pytest.raises(DataError) as caught:
-        prepare([path], folder / "out", **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-# ---- text
-
-FORTRAN = [" ".join(f"{value:.15E}".replace("E", "D") for value in row) for row in ROWS]
-INDEXED = [f"{k},{line}" for k, line in enumerate(lines())]
-WITH_GAPS = [f"{line},{('NA', '--', 'nan', '', '3.5')[k % 5]}" for k, line in enumerate(lines())]
-
-
-def widely(*values):
-    return ",".join(f"{value:>20}" for value in values)
-
-
-TEXTS = {
-    "semicolons": written("Mass_0;Mass_1;Z;alpha", rows=lines(";")),
-    "bars": written("Mass_0 | Mass_1 | Z | alpha", rows=lines(" | ")),
-    "tabs": written("Mass_0\tMass_1\tZ\talpha", rows=lines("\t")),
-    "comments": written("# SEVN v2.7 run", "# Z grid 5, date 2023, by X", "Mass_0,Mass_1,Z,alpha"),
-    "comments-of-other-marks": written("% a run", "! of 2023, 5 cells", "// x", CSV.decode()[:21]),
-    "comments-in-the-rows": written(
-        "# a", "Mass_0\tMass_1\tZ\talpha", *lines("\t")[:7], "# restarted", rows=lines("\t")[7:]
-    ),
-    "blank-lines-above": written("", "", "Mass_0,Mass_1,Z,alpha"),
-    "a-title-without-mark": written("Merging binaries of run 7", "Mass_0,Mass_1,Z,alpha"),
-    "names-in-a-comment": written("# Mass_0 Mass_1 Z alpha", rows=lines(" ")),
-    "names-in-the-last-comment": written(
-        "# run 7", "#", "# Mass_0 Mass_1 Z alpha", rows=lines(" ")
-    ),
-    "names-by-commas-over-blanks": written("# Mass_0, Mass_1, Z, alpha", rows=lines("  ")),
-    "names-then-units-in-comments": written(
-        "# Mass_0 Mass_1 Z alpha", "# Msun Msun - -", rows=lines(" ")
-    ),
-    "quoted-names": written('"Mass_0","Mass_1","Z","alpha"'),
-    "quoted-names-of-blanks": written('"Mass_0" "Mass_1" "Z" "alpha"', rows=lines(" ")),
-    "units-below": written("Mass_0,Mass_1,Z,alpha", "Msun,Msun,,"),
-    "units-in-brackets-below": written(
-        "Mass_0;Mass_1;Z;alpha", "[Msun];[Msun];[-];[]", rows=lines(";")
-    ),
-    "units-above": written("Msun,Msun,-,-", "Mass_0,Mass_1,Z,alpha"),
-    "types-units-names": written(
-        widely("FLOAT", "FLOAT", "FLOAT", "FLOAT"),
-        widely("Msol", "Msol", "-", "-"),
-        widely("Mass_0", "Mass_1", "Z", "alpha"),
-        rows=[widely(*values) for values in ROWS],
-    ),
-    "units-types-names": written(
-        "Msol\tMsol\t#\t#",
-        "float\tfloat\tfloat\tfloat",
-        "Mass_0\tMass_1\tZ\talpha",
-        rows=lines("\t"),
-    ),
-    "units-that-begin-with-a-mark": written(
-        "#\tMsol\tMsol\t#\t#",
-        "int\tfloat\tfloat\tfloat\tfloat",
-        "SEED\tMass_0\tMass_1\tZ\talpha",
-        rows=[f"{k}\t{line}" for k, line in enumerate(lines("\t"))],
-    ),
-    "ecsv": written(
-        "# %ECSV 1.0", "# ---", "# datatype:",
-        "# - {name: Mass_0, unit: solMass, datatype: float64}",
-        "# - name: Mass_1", "#   unit: solMass", "#   datatype: float64",
-        "# - {name: Z, datatype: float64}", "# - {name: alpha, datatype: float64}",
-        "# meta: !!omap", "# - {made: !astropy.time.Time {format: jd}}", "# schema: astropy-2.0",
-        "Mass_0 Mass_1 Z alpha", rows=lines(" "),
-    ),
-    "units-in-a-comment-below-names": written(
-        "Mass_0,Mass_1,Z,alpha", "# Msun,Msun,-,-", rows=lines(",")
-    ),
-    "a-rule-below-names-and-units": written(
-        "# VizieR", "Mass_0\tMass_1\tZ\talpha", "Msun\tMsun\t\t", "------\t------\t---\t-----",
-        rows=lines("\t"),
-    ),
-    "a-rule-of-markdown": written(
-        "| Mass_0 | Mass_1 | Z | alpha |", "|---|---:|---|---|",
-        rows=[f"| {line} |" for line in lines(" | ")],
-    ),
-    "a-printed-frame": written(
-        "   Mass_0  Mass_1   Z  alpha",
-        rows=[f"{k:3}  {line}" for k, line in enumerate(lines("   "))],
-    ),
-    "quoted-numbers": written(
-        '"Mass_0","Mass_1","Z","alpha"', rows=[f'"{line}"'.replace(",", '","') for line in lines()]
-    ),
-    "rows-that-begin-with-a-mark": written(
-        "ID,Mass_0,Mass_1,Z,alpha", rows=[f"#{k},{line}" for k, line in enumerate(lines())]
-    ),
-    "rdb": written("Mass_0\tMass_1\tZ\talpha", "N\tN\t10N\tN", rows=lines("\t")),
-    "units-beside-names": written("Mass_0 [Msun]  Mass_1 [Msun]  Z [-]  alpha", rows=lines(" ")),
-    "units-beside-names-in-a-comment": written(
-        "# run 7", "# Mass_0 (Msun) Mass_1 (Msun) Z alpha", rows=lines(" ")
-    ),
-    "units-of-a-labelled-row": written(
-        "name,Mass_0,Mass_1,Z,alpha", "units,Msun,Msun,,", rows=[f"b,{line}" for line in lines()]
-    ),
-    "numbers-of-columns": written(
-        "# (1) (2) (3) (4)", "# Mass_0 Mass_1 Z alpha", "# [Msun] [Msun] [] []", rows=lines(" ")
-    ),
-    "byte-order-mark": b"\xef\xbb\xbf" + CSV,
-    "byte-order-mark-and-comment": b"\xef\xbb\xbf# run 7\n" + CSV,
-    "windows": CSV.replace(b"\n", b"\r\n"),
-    "windows-units": written("Mass_0,Mass_1,Z,alpha", "Msun,Msun,,", end="\r\n"),
-    "delimiter-at-the-end": written("Mass_0,Mass_1,Z,alpha,", rows=[f"{row}," for row in lines()]),
-    "delimiter-at-the-end-of-rows": written(
-        "Mass_0,Mass_1,Z,alpha", rows=[f"{row}," for row in lines()]
-    ),
-    "delimiter-at-the-end-of-names": written("Mass_0,Mass_1,Z,alpha,"),
-    "index-of-pandas": written(",Mass_0,Mass_1,Z,alpha", rows=INDEXED),
-    "row-names-of-r": written(
-        '"Mass_0" "Mass_1" "Z" "alpha"',
-        rows=[f'"{k + 1}" {line}' for k, line in enumerate(lines(" "))],
-    ),
-    "fortran": written("  Mass_0   Mass_1  Z   alpha", rows=FORTRAN),
-    "fortran-aligned": written("#  Mass_0   Mass_1  Z   alpha", rows=[f"   {r}" for r in FORTRAN]),
-    "gaps-in-another-column": written("Mass_0,Mass_1,Z,alpha,spin", rows=WITH_GAPS),
-    "doubled-column": written("Mass_0,Mass_1,Z,alpha,Z", rows=[
-        f"{line},{row[2]}" for line, row in zip(lines(), ROWS, strict=True)
-    ]),
-    "latin-comment": "# von Müller\n".encode("latin-1") + CSV,
-    "names-with-blanks-around": written("Mass_0 , Mass_1 , Z , alpha"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", TEXTS)
-def test_a_text_table_is_read_however_it_was_laid_out(tmp_path, fingerprint, name):
-    path = put(tmp_path, "a.txt", TEXTS[name])
-
-    made = prepare([path], tmp_path / "out")
-
-    assert made.fingerprint == fingerprint
-    assert made.sources[0]["rows"] == len(ROWS)
-
-
-@pytest.mark.parametrize("name", [name for name in TEXTS if "unit" in name or name == "ecsv"])
-def test_units_in_a_text_are_taken_over(tmp_path, name):
-    source = Source.open(put(tmp_path, "a.txt", TEXTS[name]), {"Mass_1": "m2"})
-
-    assert source.units == {"Mass_0": "Msun", "m2": "Msun"}
-
-
-def test_a_unit_in_the_name_of_a_column_is_part_of_both(tmp_path):
-    path = put(tmp_path, "a.csv", written("Mass_0 [Msun],Mass(1),tau [Gyr],log(L)"))
-
-    source = Source.open(path, {"tau [Gyr]": "tau"})
-
-    assert source.names == ("Mass_0 [Msun]", "Mass(1)", "log(L)", "tau")
-    assert source.units == {"Mass_0 [Msun]": "Msun", "tau": "Gyr"}
-
-
-@pytest.mark.parametrize(
-    "name", ["gaps-in-another-column", "windows-units", "comments-in-the-rows"]
-)
-def test_blocks_of_a_text_can_end_anywhere(tmp_path, fingerprint, monkeypatch, name):
-    monkeypatch.setattr(text, "BLOCK_BYTES", 60)
-
-    assert prepare([put(tmp_path, "a", TEXTS[name])], tmp_path / "out").fingerprint == fingerprint
-
-
-def test_missing_values_are_no_text_to_a_filter(tmp_path):
-    path = put(tmp_path, "a.csv", TEXTS["gaps-in-another-column"])
-
-    made = prepare([path], tmp_path / "out", where="spin > 3 or Mass_1 > 4")
-
-    assert sum(made.rows.values()) == 32
-
-
-@pytest.mark.parametrize("mark", ["NA", "--", "null", "N/A", ""])
-def test_a_missing_value_is_told_as_such(tmp_path, mark):
-    path = put(tmp_path, "a.csv", written("Mass_0,Mass_1,Z,alpha", f"{mark},5,0.03,1"))
-
-    assert "'Mass_0', row 1: the empty value is not a finite number" in refusal(path, tmp_path)
-
-
-@pytest.mark.parametrize("separator", [" ", ",", "\t", ";"])
-@pytest.mark.parametrize("head", [(), ("# run 7 of 2023",), ("# made by x", "")])
-@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
-def test_a_text_without_names_asks_for_them_and_takes_them(
-    tmp_path, fingerprint, separator, head, mark
-):
-    path = put(tmp_path, "a.dat", mark + written(*head, rows=lines(separator)))
-
-    assert "no line of names (it begins with 5.0, 3.0, 0.0001, ...): give them with --names" in (
-        refusal(path, tmp_path).replace("0.0001, 0.5", "0.0001, ...")
-    )
-    assert (
-        prepare([path], tmp_path / "out", reading=Reading(names=NAMES)).fingerprint == fingerprint
-    )
-
-
-def test_a_text_without_names_may_have_no_rows(tmp_path, fingerprint):
-    files = [
-        put(tmp_path, "a", b""),
-        put(tmp_path, "b", written()),
-        put(tmp_path, "c", b"# none\n"),
-    ]
-
-    made = prepare(files, tmp_path / "out", reading=Reading(names=NAMES))
-
-    assert made.fingerprint == fingerprint
-    assert [told["rows"] for told in made.sources] == [0, len(ROWS), 0]
-
-
-@pytest.mark.parametrize(
-    ("content", "names", "message"),
-    [
-        pytest.param(CSV, NAMES, "has a line of names already.*--columns", id="there"),
-        pytest.param(written(), NAMES[:3], "has 4 values in a row, but --names gives 3", id="few"),
-        pytest.param(written(), (*NAMES, "x"), "4 values .* but --names gives 5", id="many"),
-        pytest.param(
-            lambda path: pq.write_table(TABLE, path), NAMES, "leave --names out", id="parquet"
-        ),
-    ],
-)
-def test_names_that_do_not_fit_are_refused(tmp_path, content, names, message):
-    path = put(tmp_path, "a", content)
-
-    with pytest.raises(DataError, match=message):
-        prepare([path], tmp_path / "out", reading=Reading(names=names))
-
-
-@pytest.mark.parametrize("separator", [";", "\t", " "])
-@pytest.mark.parametrize("named", [True, False])
-def test_a_decimal_comma_is_refused_by_what_it_is(tmp_path, separator, named):
-    rows = [line.replace(".", ",") for line in lines(separator)]
-    content = written(*([separator.join(NAMES)] if named else []), rows=rows)
-    reading = Reading(names=None if named else NAMES)
-
-    fault = refusal(put(tmp_path, "a.csv", content), tmp_path, reading=reading)
-
-    assert "decimal comma (5,0)" in fault
-    assert "decimal=','" in fault
-
-
-def test_two_columns_of_one_name_that_differ_are_refused_with_their_row(tmp_path):
-    rows = [
-        f"{line},{row[2] * (1 + (k == 30))}"
-        for k, (line, row) in enumerate(zip(lines(), ROWS, strict=True))
-    ]
-    path = put(tmp_path, "a.csv", written("Mass_0,Mass_1,Z,alpha,Z", rows=rows))
-
-    fault = refusal(path, tmp_path)
-    assert "two columns 'Z', which differ in row 31" in fault
-    assert "--columns 'Z (column 5)=Z'" in fault
-    second = prepare([path], tmp_path / "out", columns={"Z (column 5)": "Z"})
-
-    assert second.ranges["Z"] == (0.0001, 0.03)
-
-
-def test_a_text_column_can_be_doubled_too(tmp_path, fingerprint):
-    head = "Mass_0,Mass_1,Z,alpha,name,name"
-    path = put(tmp_path, "a.csv", written(head, rows=[f"{line},ab,ab" for line in lines()]))
-
-    assert prepare([path], tmp_path / "out", where="name == 'ab'").fingerprint == fingerprint
-
-
 # ---- packed
-
-
-def zipped(members, **options):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, **options) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
 
 
 def compressed(kind):
@@ -400,6 +89,8 @@ def test_a_packed_bomb_takes_little_memory(tmp_path, kind):
 
 # ---- Arrow, FITS, VOTable
 
+TEXTS_OF_NUMBERS = pa.table({name: TABLE[name].cast(pa.string()) for name in NAMES})
+
 
 def feather(**options):
     return lambda path: pa.feather.write_feather(TABLE, path, **options)
@@ -450,6 +141,7 @@ BINARY = {
     "arrow-file": ipc(pa.ipc.new_file),
     "arrow-stream": ipc(pa.ipc.new_stream),
     "parquet-with-a-doubled-column": doubled,
+    "parquet-of-texts": lambda path: pq.write_table(TEXTS_OF_NUMBERS, path),
     "fits": fits,
     "votable": votable,
 }
@@ -510,177 +202,34 @@ def test_a_binary_table_that_is_cut_off_is_refused(tmp_path, name):
     assert refusal(path, tmp_path).startswith(f"{path} cannot be read")
 
 
-# ---- folders and paths
+def test_a_filter_knows_the_texts_of_every_batch(tmp_path):
+    """Of a Parquet of several batches, whose dictionary grows from one to the next."""
+    table = draw_table(200_000, seed=3)
+    names = table.column("name").to_pylist()
+    names[::50_000] = [None] * 4
+    table = table.set_column(table.schema.get_field_index("name"), "name", pa.array(names))
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=60_000)
+    wanted = [f"binary-{number}" for number in range(1, 200_000, 4_999)]
+
+    made = prepare([tmp_path / "a.parquet"], tmp_path / "out", where=f"name in {tuple(wanted)}")
+
+    assert sum(made.rows.values()) == len(wanted)
 
 
-def test_a_folder_of_parquet_gives_its_partitions_as_columns(tmp_path, fingerprint):
-    for number, (Z, alpha) in enumerate([(Z, a) for Z in (0.0001, 0.03) for a in (0.5, 1.0)]):
-        rows = [k for k, row in enumerate(ROWS) if row[2:] == (Z, alpha)]
-        part = TABLE.take(rows).drop_columns(["Z", "alpha"] if number else ["alpha"])
-        put(
-            tmp_path,
-            f"t/Z={Z}/alpha={alpha}/p.parquet",
-            lambda path, p=part: pq.write_table(p, path),
-        )
-    put(tmp_path, "t/_SUCCESS", b"")
-    put(tmp_path, "t/_metadata.parquet", b"PAR1")
-    put(tmp_path, "t/.crc/p.parquet", b"crc")
+@pytest.mark.parametrize("kind", [pa.int8(), pa.uint8(), pa.int32()], ids=str)
+def test_a_dictionary_that_fills_its_indices_is_read(tmp_path, kind):
+    count = 127 if kind == pa.int8() else 255
+    values = pa.array([f"{5 + number / 100:g}" for number in range(count + 1)])
+    places = pa.array([None, *range(count + 1)], kind)
+    ones = pa.array(np.ones(count + 2))
+    masses = pa.DictionaryArray.from_arrays(places, values)
+    table = {"Mass_0": masses, "Mass_1": pa.array(np.linspace(5, 9, count + 2))}
+    table |= dict.fromkeys(("Z", "alpha"), ones)
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
 
-    made = prepare([tmp_path / "t"], tmp_path / "out")
+    made = prepare([tmp_path / "a.parquet"], tmp_path / "out", drop_invalid=True)
 
-    again = prepare(sorted((tmp_path / "t").glob("Z*/*/*.parquet")), tmp_path / "again")
-    (told,) = made.sources
-    assert made.fingerprint == again.fingerprint
-    assert sum(made.rows.values()) == len(ROWS)
-    assert (told["file"], told["files"], told["rows"]) == ("t", 4, len(ROWS))
-    assert told["bytes"] == made.bytes_before == again.bytes_before
-    shell = "LC_ALL=C sha256sum $(find Z* -name '*.parquet' | LC_ALL=C sort) | sha256sum"
-    sums = subprocess.run(shell, shell=True, cwd=tmp_path / "t", capture_output=True, check=True)
-    assert told["sha256"] == sums.stdout.decode().split()[0]
-
-
-def sevn(folder, name="sevn_output_Z{Z}A{alpha}/output_0.csv", head="Mass_0,Mass_1"):
-    for Z, alpha in {row[2:] for row in ROWS}:
-        rows = [f"{row[0]},{row[1]}" for row in ROWS if row[2:] == (Z, alpha)]
-        put(folder, name.format(Z=Z, alpha=alpha), written(head, rows=rows))
-    return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-@pytest.mark.parametrize(
-    ("name", "pattern"),
-    [
-        ("sevn_output_Z{Z}A{alpha}/output_0.csv", "sevn_output_Z{Z}A{alpha}"),
-        ("Z{Z}/alpha_{alpha}/output_0.csv", "Z{Z}/alpha_{alpha}"),
-        ("Z{Z}/alpha_{alpha}/output_0.csv", "Z{Z}/alpha_{alpha}/output_0.csv"),
-        ("mergers_Z{Z}_{alpha}.csv", "mergers_Z{Z}_{alpha}"),
-        ("mergers_Z{Z}_{alpha}.csv", "mergers_Z{Z}_{alpha}.csv"),
-        ("mergers_Z{Z}_{alpha}_x7.csv", "*_Z{Z}_{alpha}_*"),
-        ("Z{Z:e}A{alpha:.1e}/o.csv", "Z{Z}A{alpha}"),
-        ("Z{Z}A{alpha}_Z{Z}/o.csv", "Z{Z}A{alpha}_Z{Z}"),
-    ],
-)
-@pytest.mark.parametrize("whole", [True, False])
-def test_conditions_are_read_from_names(tmp_path, fingerprint, name, pattern, whole):
-    folder = tmp_path / "of Zoe" / "t"
-    files = sevn(folder, name)
-
-    made = prepare(
-        [folder] if whole else files, tmp_path / "out", reading=Reading(from_path=pattern)
-    )
-
-    assert {cell.conditions for cell in made.cells} == {row[2:] for row in ROWS}
-    assert sum(made.rows.values()) == len(ROWS)
-    assert made.ranges["Mass_0"] == (5, 14.75)
-
-
-def test_a_text_in_one_name_is_a_text_in_all(tmp_path):
-    files = [
-        path for one in ("7", "CE", "A") for path in sevn(tmp_path / one, one + "_{Z}_{alpha}.csv")
-    ]
-
-    made = prepare(
-        files,
-        tmp_path / "out",
-        condition_columns=["channel", "Z"],
-        reading=Reading(from_path="{channel}_{Z}_{alpha}"),
-    )
-
-    assert made.condition_columns[0].categories == ("7", "A", "CE")
-    assert sum(made.rows.values()) == 3 * len(ROWS)
-
-
-def test_a_text_from_a_name_can_be_filtered_by(tmp_path):
-    files = sevn(tmp_path / "t", "CE_{Z}/a{alpha}.csv") + sevn(
-        tmp_path / "u", "SMT_{Z}/a{alpha}.csv"
-    )
-
-    made = prepare(
-        files,
-        tmp_path / "out",
-        condition_columns=["Z"],
-        reading=Reading(from_path="{channel}_{Z}/a{alpha}"),
-        where="channel == 'SMT' and alpha < 0.7",
-    )
-
-    assert sum(made.rows.values()) == len(ROWS) // 2
-
-
-@pytest.mark.parametrize(
-    ("name", "pattern", "message"),
-    [
-        pytest.param(
-            "run_Z{Z}_a{alpha}/o.csv",
-            "sevn_output_Z{Z}A{alpha}",
-            "such as 'sevn_output_Z0.001A0.001': for 'run_Z[0-9.]+_a[0-9.]+' it is --from-path "
-            "'run_Z{Z}_a{alpha}'",
-            id="other-name",
-        ),
-        pytest.param("a/o_{Z}_{alpha}.csv", "Z{Z}{alpha}", "other text between", id="adjacent"),
-        pytest.param("a/o_{Z}_{alpha}.csv", "ZA", "must have {NAME} for each value", id="no-name"),
-        pytest.param(
-            "a/o_{Z}_{alpha}.csv", "b_{Z}", "does not match .* write the whole name", id="few"
-        ),
-        pytest.param(
-            "Z={Z}_alpha={alpha}/o.csv", None, "pass --from-path 'Z={Z}_alpha={alpha}'", id="signs"
-        ),
-        pytest.param("Z00{alpha:.0f}2_{Z}/o.csv", "Z{Z}_{x}", "can be .* or 0.00", id="digits"),
-        pytest.param(
-            "Z{Z}A{alpha}/o.csv", "Z{Mass_0}A{alpha}", "has a column 'Mass_0'", id="twice"
-        ),
-    ],
-)
-def test_a_path_that_does_not_match_is_refused_with_an_example(tmp_path, name, pattern, message):
-    files = sevn(tmp_path / "t", name)
-
-    with pytest.raises(DataError, match=message):
-        prepare(files, tmp_path / "out", reading=Reading(from_path=pattern))
-
-
-def test_a_column_that_the_folder_has_is_hinted_at(tmp_path):
-    files = sevn(tmp_path / "t")
-
-    fault = refusal(files[0], tmp_path)
-
-    assert "tells Z and alpha, pass --from-path 'sevn_output_Z{Z}A{alpha}'" in fault
-
-
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        pytest.param({}, "folder without tables", id="empty"),
-        pytest.param({"README.md": b"x"}, "folder without tables", id="no-table"),
-        pytest.param(
-            {"s/output_0.csv": CSV, "s/output_1.csv": CSV, "s/evolved_0.dat": CSV},
-            r"several kinds \(csv, dat\): name the tables, for instance .*t/\*/\*\.csv",
-            id="kinds",
-        ),
-        pytest.param(
-            {"a.csv": CSV, "b.csv": CSV.replace(b"alpha", b"beta")},
-            "tables of different columns: 'alpha' is not in both .*a.csv and .*b.csv",
-            id="columns",
-        ),
-    ],
-)
-def test_a_folder_that_is_no_table_is_refused(tmp_path, files, message):
-    (tmp_path / "t").mkdir()
-    for name, content in files.items():
-        put(tmp_path, f"t/{name}", content)
-
-    with pytest.raises(DataError, match=message):
-        prepare([tmp_path / "t"], tmp_path / "out")
-
-
-def test_totals_come_in_by_the_same_door(tmp_path):
-    source = put(tmp_path, "a.csv", CSV)
-    cells = sorted({row[2:] for row in ROWS})
-    rows = [f"{Z};{alpha};100" for Z, alpha in cells]
-    totals = put(
-        tmp_path, "t.txt.xz", lzma.compress(written("# x", "Z;alpha;simulated_binaries", rows=rows))
-    )
-
-    made = prepare([source], tmp_path / "out", totals=totals)
-
-    assert [(one.conditions, one.simulated) for one in made.totals] == [(c, 100) for c in cells]
+    assert sum(made.rows.values()) == count + 1
 
 
 # ---- what is no table

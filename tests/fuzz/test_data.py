@@ -28,14 +28,6 @@ from tests.fuzz.strategies import answer, broken, damaged, fuzz, memory, texts
 TABLE = draw_table(60, seed=1)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def unsynced():
-    """No machine crashes here, and each fsync of each example would take milliseconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda _: None)
-        yield
-
-
 def parquet(table, **options):
     buffer = io.BytesIO()
     pq.write_table(table, buffer, **options)
@@ -262,16 +254,15 @@ def test_a_text_that_is_repeated_where_numbers_belong_takes_its_memory_once(tmp_
 
 @pytest.mark.slow
 def test_a_gzip_bomb_takes_little_memory(tmp_path):
-    """Half a gigabyte in a single line, and as rows of nothing."""
-    for name, filling in {"line": b"9" * 2**20, "rows": b"\n" * 2**20}.items():
-        path = tmp_path / f"{name}.csv.gz"
-        with gzip.open(path, "wb", compresslevel=1) as file:
-            file.write(HEADER)
-            for _ in range(512):
-                file.write(filling)
-        assert path.stat().st_size < 10e6
-        with memory(300), pytest.raises(DataError):
-            prepare([path], tmp_path / "out")
+    """Half a gigabyte in a single line; rows of nothing are among the formats."""
+    path = tmp_path / "a.csv.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(HEADER)
+        for _ in range(512):
+            file.write(b"9" * 2**20)
+    assert path.stat().st_size < 10e6
+    with memory(300), pytest.raises(DataError):
+        prepare([path], tmp_path / "out")
 
 
 @pytest.fixture(scope="module")
