@@ -245,7 +245,7 @@ class TrainConfig(_Stored):
     }
 
 
-OF_EACH = ("hidden", "base_hidden", "components", "smallest_width")
+OF_EACH = ("hidden", "base_hidden", "components", "smallest_width", "bins")
 """Options of a flow that may differ between trainings which take their steps as one."""
 OF_STACK = (
     *(option.name for option in fields(FlowConfig) if option.name not in OF_EACH),

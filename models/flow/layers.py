@@ -27,7 +27,7 @@ from models.flow import spline
 from models.flow.conditioners import MaskedConditioner, SeparateConditioner
 from models.flow.conditions import Conditions
 from models.flow.fused import give_back
-from models.flow.network import FusedPass
+from models.flow.network import FusedPass, at_columns
 from models.layout import LOG_SCALE_LAYER, LOG_SCALE_TOTAL, parameters_of
 
 CONDITIONERS = {"separate": SeparateConditioner, "masked": MaskedConditioner}
@@ -96,6 +96,8 @@ class SplineAutoregressive(ConditionedAutoregressive):
     def __init__(self, config: FlowConfig, features: int, conditions: int) -> None:
         super().__init__(config, features, conditions)
         self.bound = config.bound
+        self.own: Tensor | None = None
+        """In a stack how many bins those of each flow have, `(T,)`, if not all that are there."""
 
     def forward(self, inputs: Tensor, context: Context = None) -> tuple[Tensor, Tensor]:
         """Data to noise: `(N, F)` and the log-determinant, `(N,)`."""
@@ -104,7 +106,7 @@ class SplineAutoregressive(ConditionedAutoregressive):
             return super().forward(inputs, conditions)
         passes, parameters = self._passes(conditions, x_FN)
         z_FN, log_det_N = _FusedSpline.apply(
-            spline.FusedCurves(self.bound), conditions.index_N, passes, x_FN, *parameters
+            spline.FusedCurves(self.bound, self.own), conditions.index_N, passes, x_FN, *parameters
         )  # type: ignore[no-untyped-call]
         return z_FN.t(), log_det_N
 
@@ -151,7 +153,8 @@ class SplineAutoregressive(ConditionedAutoregressive):
         return self._each(spline.inverse, inputs, parameters)
 
     def _each(self, curve: Any, x_FN: Tensor, parameters_FPN: Tensor) -> tuple[Tensor, Tensor]:
-        pairs = [curve(*one, self.bound) for one in zip(x_FN, parameters_FPN, strict=True)]
+        own_N = at_columns(self.own, x_FN.shape[1])
+        pairs = [curve(*one, self.bound, own_N) for one in zip(x_FN, parameters_FPN, strict=True)]
         z, log_det = zip(*pairs, strict=True)
         return torch.stack(z), torch.stack(log_det)
 

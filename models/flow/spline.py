@@ -6,6 +6,8 @@ t = (x - left) / w:
     z = bottom + h t (s t + d0 (1 - t)) / (s + (d0 + d1 - 2 s) t (1 - t))
 
 There are K bins in [-bound, bound]; outside lies the identity, and the derivative is continuous.
+A curve may have fewer bins than there is room for: the others, whose raw slopes are `UNIT_SLOPE`,
+have no size.
 The curve is written twice: as plain tensor operations (any derivative, vmap, export) and as
 `FusedCurves`, with its derivative by hand, for training and evaluation. Bins are found by
 comparison with all edges: boolean indexing, as in nflows, is several times slower and cannot be
@@ -23,14 +25,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from models.flow.fused import give_back, take
+from models.flow.network import at_columns
 from models.layout import LARGEST_RAW, SMALLEST_BIN, SMALLEST_SLOPE, UNIT_SLOPE
+
+Own = int | Tensor
+"""How many bins curves have: a number, or one for each."""
 
 
 class Bins(NamedTuple):
@@ -46,11 +52,20 @@ class Bins(NamedTuple):
     """Derivative at the right edge."""
 
 
-def forward(x_N: Tensor, parameters_PN: Tensor, bound: float) -> tuple[Tensor, Tensor]:
-    """The curves at `x_N` and the logarithms of their derivatives, both `(N,)`."""
+def forward(
+    x_N: Tensor, parameters_PN: Tensor, bound: float, own: Own | None = None
+) -> tuple[Tensor, Tensor]:
+    """The curves at `x_N` and the logarithms of their derivatives, both `(N,)`.
+
+    Args:
+        x_N: Where.
+        parameters_PN: Of the curves.
+        bound: To which they reach.
+        own: How many bins each has, `(N,)`; None for all that there is room for.
+    """
     inside_N = x_N.abs() < bound
     x_01 = _unit(torch.where(inside_N, x_N, 0.0), bound)
-    bins = _bins(x_01, parameters_PN, inverse=False)
+    bins = _bins(x_01, parameters_PN, own, inverse=False)
     t = ((x_01 - bins.left) / bins.width).clamp(0, 1)
     above, below, slopes, s = _terms(t, bins)
     z_N = (bins.bottom + bins.height * above / below) * (2 * bound) - bound
@@ -58,11 +73,13 @@ def forward(x_N: Tensor, parameters_PN: Tensor, bound: float) -> tuple[Tensor, T
     return torch.where(inside_N, z_N, x_N), torch.where(inside_N, log_det_N, 0.0)
 
 
-def inverse(z_N: Tensor, parameters_PN: Tensor, bound: float) -> tuple[Tensor, Tensor]:
+def inverse(
+    z_N: Tensor, parameters_PN: Tensor, bound: float, own: Own | None = None
+) -> tuple[Tensor, Tensor]:
     """Where the curves are `z_N`, and the logarithms of the inverses' derivatives, both `(N,)`."""
     inside_N = z_N.abs() < bound
     z_01 = _unit(torch.where(inside_N, z_N, 0.0), bound)
-    bins = _bins(z_01, parameters_PN, inverse=True)
+    bins = _bins(z_01, parameters_PN, own, inverse=True)
     t = _solve(z_01, bins)
     _, below, slopes, s = _terms(t, bins)
     log_det_N = 2 * below.log() - 2 * s.log() - slopes.log()
@@ -97,25 +114,26 @@ def _solve(z_01: Tensor, bins: Bins) -> Tensor:
     )
 
 
-def _bins(at_N: Tensor, parameters_PN: Tensor, *, inverse: bool) -> Bins:
+def _bins(at_N: Tensor, parameters_PN: Tensor, own: Own | None, *, inverse: bool) -> Bins:
     """The bins that rows fall in, by plain operations; by their heights for the inverse."""
     count = _count(parameters_PN)
     sizes = parameters_PN[: 2 * count].clamp(-LARGEST_RAW, LARGEST_RAW).exp()
-    # Not one kept from earlier: export, vmap and inference mode make tensors of their own kind.
-    edges = _edges.__wrapped__(count, sizes.dtype, sizes.device)
-    upper_w, upper_h = edges @ sizes[:count], edges @ sizes[count:]
+    own = count if own is None else own
+    upper_w, upper_h = (_upper(part, own) for part in torch.split(sizes, count))
     upper = (upper_h if inverse else upper_w).detach()
-    bin_1N = (upper <= at_N.detach() * upper[-1:]).sum(0, keepdim=True).clamp(max=count - 1)
-    left, width = _edge_and_size(sizes[:count], upper_w, bin_1N)
-    bottom, height = _edge_and_size(sizes[count:], upper_h, bin_1N)
+    bin_1N = (upper <= at_N.detach() * upper[-1:]).sum(0, keepdim=True).clamp(max=own - 1)
+    left, width = _edge_and_size(sizes[:count], upper_w, bin_1N, own)
+    bottom, height = _edge_and_size(sizes[count:], upper_h, bin_1N, own)
     raw = functional.pad(parameters_PN[2 * count :], (0, 0, 1, 1), value=UNIT_SLOPE)
     slope_0, slope_1 = (_slope(raw.gather(0, bin_1N + side)[0]) for side in (0, 1))
     return Bins(left, width, bottom, height, slope_0, slope_1)
 
 
-def _edge_and_size(sizes_KN: Tensor, upper_KN: Tensor, bin_1N: Tensor) -> tuple[Tensor, Tensor]:
+def _edge_and_size(
+    sizes_KN: Tensor, upper_KN: Tensor, bin_1N: Tensor, own: Own
+) -> tuple[Tensor, Tensor]:
     whole_N = upper_KN[-1]
-    size_N = sizes_KN.gather(0, bin_1N)[0] + whole_N * _share(len(sizes_KN))
+    size_N = sizes_KN.gather(0, bin_1N)[0] + whole_N * _share(own)
     return (upper_KN.gather(0, bin_1N)[0] - size_N) / whole_N, size_N / whole_N
 
 
@@ -125,8 +143,9 @@ class FusedCurves:
     Not to be asked twice for its derivative: the first gives its arrays back.
     """
 
-    def __init__(self, bound: float) -> None:
-        self.bound = bound
+    def __init__(self, bound: float, own: Own | None = None) -> None:
+        """Args: to where they reach, and numbers of bins, `(T,)` of the flows of a stack."""
+        self.bound, self.own = bound, own
 
     def forward(
         self, x_FN: Tensor, parameters: Sequence[Tensor], index_N: Tensor | None
@@ -142,7 +161,7 @@ class FusedCurves:
         self.inside = x_FN.abs() < self.bound
         x_01 = _unit(torch.where(self.inside, x_FN, 0.0), self.bound)
         self.looked_up = [
-            _LookUp(x_01[f], parameters[f], None if f else index_N, inverse=False)
+            _LookUp(x_01[f], parameters[f], None if f else index_N, self.own, inverse=False)
             for f in range(len(x_FN))
         ]
         self.bins = Bins(*torch.stack([one.bins for one in self.looked_up], 1))
@@ -156,7 +175,7 @@ class FusedCurves:
         """Where the curves of one feature are `z_N`."""
         inside_N = z_N.abs() < self.bound
         z_01 = _unit(torch.where(inside_N, z_N, 0.0), self.bound)
-        one = _LookUp(z_01, parameters_PM, index_N, inverse=True)
+        one = _LookUp(z_01, parameters_PM, index_N, self.own, inverse=True)
         one.give_back()
         bins = Bins(*one.bins)
         x_01 = _solve(z_01, bins).mul_(bins.width).add_(bins.left)
@@ -205,18 +224,25 @@ class _LookUp:
     """
 
     def __init__(
-        self, at_N: Tensor, parameters_PM: Tensor, index_N: Tensor | None, *, inverse: bool
+        self,
+        at_N: Tensor,
+        parameters_PM: Tensor,
+        index_N: Tensor | None,
+        own: Own | None,
+        *,
+        inverse: bool,
     ) -> None:
         self.count = count = _count(parameters_PM)
+        own = count if own is None else own
+        self.own = at_columns(own, len(at_N))
         self.index_N = index_N
         self.curves = parameters_PM.shape[1]
-        edges_KK = _edges(count, parameters_PM.dtype, parameters_PM.device)
         self.sizes_2KM = take(parameters_PM, 2, count, self.curves)
         raw_2KM = parameters_PM[: 2 * count].view(2, count, -1)
         torch.clamp(raw_2KM, -LARGEST_RAW, LARGEST_RAW, out=self.sizes_2KM).exp_()
         upper_2KM = take(parameters_PM, 2, count, self.curves)
         for side in (0, 1):
-            torch.mm(edges_KK, self.sizes_2KM[side], out=upper_2KM[side])
+            _upper_into(self.sizes_2KM[side], own, upper_2KM[side])
         self._find(at_N, upper_2KM[int(inverse)])
         self.bins = torch.empty(6, len(at_N), dtype=at_N.dtype, device=at_N.device)
         self._pick_sizes(upper_2KM)
@@ -238,7 +264,7 @@ class _LookUp:
             keys = keys + _numbers(self.curves, at_N.device)[:, None]
             found_N = torch.searchsorted(keys.flatten(), at_N.double() + self.index_N, right=True)
             found_N.sub_(self.index_N, alpha=self.count)
-        self.bin_N = found_N.clamp_(0, self.count - 1)
+        self.bin_N = found_N.clamp_(min=0).clamp_(max=self.own - 1)
         self.place_N = torch.add(self.column_N, self.bin_N, alpha=self.curves)
 
     def _pick_sizes(self, upper_2KM: Tensor) -> None:
@@ -247,7 +273,7 @@ class _LookUp:
             whole.clone() if self.index_N is None else whole.index_select(1, self.index_N)
         )
         size_2N = self.sizes_2KM.flatten(1).index_select(1, self.place_N)
-        size_2N.add_(self.whole_2N, alpha=_share(self.count))
+        size_2N.add_(self.whole_2N * _share(self.own))
         edge_2N = upper_2KM.flatten(1).index_select(1, self.place_N).sub_(size_2N)
         torch.div(edge_2N, self.whole_2N, out=self.bins[0:4:2])
         torch.div(size_2N, self.whole_2N, out=self.bins[1:4:2])
@@ -291,7 +317,7 @@ class _LookUp:
         d_edge_2N, d_size_2N = d_edge_2N / self.whole_2N, d_size_2N / self.whole_2N
         d_all_2N = torch.addcmul(d_size_2N, d_edge_2N, self.bin_N).mul_(SMALLEST_BIN)
         moved_2N = (d_edge_2N * edge_2N).addcmul_(d_size_2N, size_2N)
-        d_all_2N.sub_(moved_2N, alpha=1 + self.count * SMALLEST_BIN)
+        d_all_2N.sub_(moved_2N.mul_(1 + self.own * SMALLEST_BIN))
         if self.index_N is None:
             after_KN = take(out_2KM, *out_2KM.shape[1:])
             number_K1 = _numbers(self.count, out_2KM.device)[:, None].to(out_2KM)
@@ -313,17 +339,43 @@ def _count(parameters: Tensor) -> int:
     return (len(parameters) + 1) // 3
 
 
-def _share(count: int) -> float:
+def _share(own: Own) -> Any:
     """The least size in units of the whole."""
-    return SMALLEST_BIN / (1 + count * SMALLEST_BIN)
+    return SMALLEST_BIN / (1 + own * SMALLEST_BIN)
+
+
+def _upper(sizes_KM: Tensor, own: Own) -> Tensor:
+    """Upper edges of bins, the least size included; `own` of each curve."""
+    count, device = len(sizes_KM), sizes_KM.device
+    if isinstance(own, int) and device.type == "cpu":
+        # Not one kept from earlier: export, vmap and inference mode make tensors of their own kind.
+        return _edges.__wrapped__(count, own, sizes_KM.dtype, device) @ sizes_KM
+    # No product: a GPU may round what it multiplies to 10 bits (TF32).
+    number_K1 = torch.arange(count, device=device)[:, None]
+    upper_KM = sizes_KM.where(number_K1 < own, 0.0).cumsum(0)
+    return upper_KM + (number_K1 + 1).clamp(max=own) * SMALLEST_BIN * upper_KM[-1:]
+
+
+def _upper_into(sizes_KM: Tensor, own: Own, out_KM: Tensor) -> None:
+    """The same, written; `own` of each flow of a stack."""
+    if sizes_KM.device.type != "cpu":
+        out_KM.copy_(_upper(sizes_KM, at_columns(own, sizes_KM.shape[1])))
+        return
+    count, each = len(sizes_KM), own.tolist() if isinstance(own, Tensor) else [own]
+    parts = zip(each, *(one.chunk(len(each), 1) for one in (sizes_KM, out_KM)), strict=True)
+    for bins, part_KM, into_KM in parts:
+        torch.mm(_edges(count, bins, part_KM.dtype, part_KM.device), part_KM, out=into_KM)
 
 
 @lru_cache
-def _edges(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The matrix that makes upper edges of sizes, `(K, K)`, the least size included."""
+def _edges(count: int, own: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The matrix that makes upper edges of sizes, `(K, K)`, the least size included.
+
+    Sizes beyond the `own` first are no size.
+    """
     ones = torch.ones(count, count, dtype=dtype, device=device)
     number = torch.arange(1, count + 1, dtype=dtype, device=device)
-    return ones.tril() + SMALLEST_BIN * number[:, None]
+    return (ones.tril() + SMALLEST_BIN * number.clamp(max=own)[:, None]) * (number <= own)
 
 
 @lru_cache

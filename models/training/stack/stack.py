@@ -6,8 +6,7 @@ settings are a number for each training: learning rate, decay, average, longest 
 that is no number any more spoils no other. What a training comes to is what it would alone, to the
 accuracy of float32.
 
-A flow with fewer units or components than the widest is filled up with zeros: a unit without
-weights stays without, as activations of 0 are 0, and a component of no weight has no gradient.
+Flows with fewer units, components or bins than others are filled up: `places.py`.
 
 A step is a function of tensors on the device, `Stack.step`: on a GPU it is recorded once and played
 from then on (`models/training/stack/recording.py`).
@@ -20,25 +19,19 @@ Tensor names end in their axes:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from models import boxes
-from models.config import OF_EACH
-from models.flow.density import ConditionalFlow, unset
-from models.flow.mixture.distribution import BoxMixture
-from models.flow.network import drawing
+from models.flow.density import ConditionalFlow
 from models.training.optimizer import BETAS, EPSILON, averaging, decay_of, learning_rate
 from models.training.stack.member import Member, Trained
+from models.training.stack.places import Places
 from models.training.stack.recording import Recorded, own_stream
 from models.training.stack.rows import Held, Rows, Step
-
-ABSENT = -1e4
-"""Raw log-weight of a component that only fills up."""
 
 
 class Stack:
@@ -48,19 +41,19 @@ class Stack:
         """Args: at least one, all of one `shape`; their rows."""
         self.members, self.rows, self.device = members, Rows(members, held), members[0].device
         flows = [cast("ConditionalFlow", member.flow) for member in members]
-        self.flow = _widest(flows)
-        self.layout = _Layout(self.flow)
-        kinds = ("value", "gradient", "decay", "exp_avg", "exp_avg_sq", "average")
-        empty_TW = torch.zeros(len(members), self.layout.weights, device=self.device)
-        self.whole = {kind: empty_TW.clone() for kind in kinds}
-        self.layout.leave_out(self.whole["value"])
+        self.places = Places(flows)
+        self.flow, values_TW = self.places.flow, self.places.values_TW
+        others = ("gradient", "decay", "exp_avg", "exp_avg_sq", "average")
+        self.whole = {"value": values_TW} | {kind: torch.zeros_like(values_TW) for kind in others}
         for t, (member, flow) in enumerate(zip(members, flows, strict=True)):
             decays = {id(one) for one in member.optimizer.decaying}
             rate = decay_of(member.config, member.stream.rows)
-            own = self.layout.of(self.whole["decay"][t], flow)
-            for name, parameter in flow.named_parameters():
-                own[name].fill_(rate if id(parameter) in decays else 0.0)
-        self.layout.share(self.flow, self.whole["value"])
+            each = {
+                name: torch.full_like(parameter, rate if id(parameter) in decays else 0.0)
+                for name, parameter in flow.named_parameters()
+            }
+            self.places.put(self.whole["decay"], t, each)
+        self.places.share(values_TW)
         self.flow.train()
         self.sums = Sums.none(len(members), self.device)
         self.play = Recorded(self.step, self.device)
@@ -76,7 +69,7 @@ class Stack:
         `check` is called before each step.
         """
         most = max(member.steps for member in self.members)
-        self._copy(into_flows=False)
+        self._copy(self.places.put)
         self.sums.clear()
         settings_S7T = torch.tensor([self._settings(number) for number in range(most)])
         with own_stream(self.device):
@@ -88,7 +81,7 @@ class Stack:
                     self.play(settings_7T, now, *told)
                 else:
                     self.step(settings_7T, now, *told, counts=counts)
-        self._copy(into_flows=True)
+        self._copy(self.places.take)
         outcomes = []
         for member, (nll, rows, bad) in zip(self.members, self.sums.found(), strict=True):
             rate = learning_rate(member.config, self._progress(member, member.steps - 1))
@@ -126,6 +119,7 @@ class Stack:
         gradients = torch.autograd.grad(loss_T.sum(), list(self.flow.parameters()))
         # Not by parameters' own gradients, which autograd wants each in a block of its own.
         torch.cat([one.flatten(1) for one in gradients], 1, out=self.whole["gradient"])
+        self.whole["gradient"].mul_(self.places.present_TW)
         loss_T = loss_T.detach().double()
         return loss_T if step.scale_T is None else loss_T * step.scale_T
 
@@ -176,14 +170,11 @@ class Stack:
         return (member.step + number) / member.total_steps
 
     @torch.no_grad()
-    def _copy(self, *, into_flows: bool) -> None:
+    def _copy(self, put_or_take: Callable[[Tensor, int, Mapping[str, Tensor]], None]) -> None:
         """Weights and the optimizers' averages, from the members or to them."""
         for t, member in enumerate(self.members):
             for kind, stored in member.optimizer.state().items():
-                here = self.layout.of(self.whole[kind][t], cast("ConditionalFlow", member.flow))
-                for name, theirs in stored.items():
-                    both = theirs.view_as(here[name]), here[name]
-                    (both[0] if into_flows else both[1]).copy_(both[1] if into_flows else both[0])
+                put_or_take(self.whole[kind], t, stored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,62 +217,3 @@ class Sums:
         """Of each training its mean NLL, its rows, and its first bad step."""
         nll_T = (self.nll_T / self.weight_T).tolist()
         return list(zip(nll_T, self.rows_T.tolist(), self.bad_T.tolist(), strict=True))
-
-
-class _Layout:
-    """Where each flow's parameters are among W numbers that have room for those of the widest."""
-
-    def __init__(self, widest: ConditionalFlow) -> None:
-        self.shapes = {name: one.shape for name, one in widest.named_parameters()}
-        self.sizes = [shape.numel() for shape in self.shapes.values()]
-        self.weights = sum(self.sizes)
-        base = widest.net._distribution
-        self.boxes: dict[str, int] = {}
-        """Numbers of each component, in parameters that have a row for each of them."""
-        if isinstance(base, BoxMixture):
-            last = len(base.network.weight) - 1
-            for one in (base.network.weight[last], base.network.bias[last]):
-                (name,) = (name for name, other in widest.named_parameters() if other is one)
-                self.boxes[name] = boxes.parameters_of(base.features)
-
-    def of(self, numbers_W: Tensor, flow: ConditionalFlow) -> dict[str, Tensor]:
-        """A flow's parameters, or what there is for each of them: views."""
-        found = {}
-        parts = zip(self.shapes.items(), torch.split(numbers_W, self.sizes), strict=True)
-        own = dict(flow.named_parameters())
-        for (name, shape), part in parts:
-            rows, columns = own[name].shape
-            if each := self.boxes.get(name):
-                found[name] = part.view(each, -1, shape[1])[:, : rows // each, :columns]
-            else:
-                found[name] = part.view(shape)[:rows, :columns]
-        return found
-
-    def leave_out(self, values_TW: Tensor) -> None:
-        """Give no component any weight."""
-        for name, part_TW in zip(self.shapes, torch.split(values_TW, self.sizes, 1), strict=True):
-            if name in self.boxes and self.shapes[name][1] == 1:
-                part_TW.view(len(part_TW), self.boxes[name], -1)[:, 0] = ABSENT
-
-    def share(self, flow: ConditionalFlow, values_TW: Tensor) -> None:
-        """Make the flow's parameters views of these numbers, an axis of flows in front."""
-        parts = torch.split(values_TW, self.sizes, 1)
-        for (name, shape), part in zip(self.shapes.items(), parts, strict=True):
-            path, _, last = name.rpartition(".")
-            flow.get_submodule(path)._parameters[last] = nn.Parameter(part.view(-1, *shape))
-
-
-def _widest(flows: Sequence[ConditionalFlow]) -> ConditionalFlow:
-    """A flow that has room for each of these; its buffers are theirs."""
-    first, configs = flows[0], [flow.config for flow in flows]
-    columns = first.event_columns, first.condition_columns
-    widest = {name: max(getattr(one, name) for one in configs) for name in OF_EACH}
-    config = replace(first.config, **widest)
-    with drawing():
-        whole = ConditionalFlow(config, *columns, unset(*columns), first.domain, first.regions)
-    whole.load_state_dict(dict(first.named_buffers()), strict=False)
-    base = whole.net._distribution
-    if isinstance(base, BoxMixture) and len({one.smallest_width for one in configs}) > 1:
-        each = [boxes.limits(one.smallest_width) for one in configs]
-        base.limits = tuple(torch.tensor(each, device=first.events.mean_K.device).t())
-    return whole.to(first.events.mean_K.device)

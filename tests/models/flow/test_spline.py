@@ -9,6 +9,7 @@ from torch.nn import functional
 from zuko.transforms import MonotonicRQSTransform
 
 from models.flow import spline
+from models.layout import UNIT_SLOPE
 from tests.pairwise import every_pair
 
 BOUND = 3.0
@@ -290,3 +291,48 @@ def test_a_use_without_gradients_does_not_spoil_those_that_follow(first):
     sum(r.sum() for r in spline.forward(x_N, parameters_PN, BOUND)).backward()
 
     assert parameters_PN.grad.isfinite().all()
+
+
+def kinds(parameters_PM, bins):
+    """Widths, heights, slopes."""
+    return torch.split(parameters_PM, [bins, bins, bins - 1])
+
+
+@pytest.mark.parametrize("by_hand", [False, True], ids=["plain", "by hand"])
+@pytest.mark.parametrize("curves", [2, 12], ids=["shared", "own"])
+def test_curves_of_fewer_bins_than_there_is_room_for_are_those_without_the_room(by_hand, curves):
+    """Side by side, as those of several flows; none has as many bins as there is room for."""
+    most, rows, own = 8, 12, [1, 7, 4]
+    x_N = inputs(len(own) * rows, reach=1.2)
+    x_N[::rows] = math.nextafter(BOUND, 0.0)  # in the last bin, though it rounds to the bound
+    weights_N = torch.linspace(-1, 2, len(own) * rows, dtype=torch.float64)
+    filled, expected = [], []
+    for bins, x, weights in zip(own, x_N.split(rows), weights_N.split(rows), strict=True):
+        raw_PM = parameters(bins, curves, seed=bins).requires_grad_()
+        z, log_det = spline.forward(x, raw_PM.repeat_interleave(rows // curves, 1), BOUND)
+        (z * weights + log_det * weights**2).sum().backward()
+        expected.append((z, log_det, *kinds(raw_PM.grad, bins)))
+        room = zip(kinds(raw_PM.detach(), bins), (0.0, 0.0, UNIT_SLOPE), strict=True)
+        filled += [functional.pad(k, (0, 0, 0, most - bins), value=v) for k, v in room]
+    filled_PM = torch.cat([torch.cat(filled[at : at + 3]) for at in (0, 3, 6)], 1)
+    index_N = torch.arange(len(own) * rows) // (rows // curves)
+    own_T = torch.tensor(own)
+
+    if by_hand:
+        fused = spline.FusedCurves(BOUND, own_T)
+        index = index_N if curves < rows else None
+        (z_N,), (log_det_N,) = fused.forward(x_N[None], [filled_PM], index)
+        _, (grad_PM,) = fused.backward(weights_N[None], weights_N[None] ** 2)
+    else:
+        filled_PM.requires_grad_()
+        own_N = own_T.repeat_interleave(rows)
+        z_N, log_det_N = spline.forward(x_N, filled_PM[:, index_N], BOUND, own_N)
+        (z_N * weights_N + log_det_N * weights_N**2).sum().backward()
+        grad_PM = filled_PM.grad
+
+    found = [kinds(part, most) for part in grad_PM.split(curves, 1)]
+    for t, (z, log_det, *grads) in enumerate(expected):
+        close(z_N.split(rows)[t], z, 1e-5)
+        close(log_det_N.split(rows)[t], log_det, 1e-5)
+        for one, other in zip(found[t], grads, strict=True):
+            close(one[: len(other)], other, 1e-5)

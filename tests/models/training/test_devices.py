@@ -79,7 +79,7 @@ def tapes(monkeypatch):
 
 
 SETTINGS = [{"seed": 1}, {"seed": 2, "bag": True, "clip_norm": 0.3}, {"seed": 3, "jitter": 0.0}]
-SIZES = [{}, {"hidden": 4, "components": 3}, {"smallest_width": 0.02}]
+SIZES = [{}, {"hidden": 4, "components": 3, "bins": 3}, {"smallest_width": 0.3, "bins": 7}]
 
 
 def agree(fits, others):
@@ -138,17 +138,23 @@ def moved_to_meta(one):
 
 @pytest.mark.parametrize("bad", [None, "item", "host"])
 def test_a_step_of_a_stack_looks_at_no_number(weighted, tapes, monkeypatch, bad):
-    members = [of(weighted, seed=seed)._member(3) for seed in (1, 2)]
+    flows = [replace(FLOW, **size) for size in SIZES]
+    states = [training._Training(weighted, flow, CONFIG) for flow in flows]
+    members = [state._member(3) for state in states]
     stack = Stack(members, Held(members))
     given = told(stack)
-    for part in (stack, stack.rows, stack.rows._held):
+    for part in (stack, stack.rows, stack.rows._held, stack.places):
         moved_to_meta(part)
     for module in (stack.flow, stack.rows._standardise):
         module.to(META)
-    stack.layout.share(stack.flow, stack.whole["value"])
-    stack.sums = Sums.none(2, META)
+    stack.flow.net._distribution.limits = tree_map(
+        lambda x: x.to(META), stack.flow.net._distribution.limits
+    )
+    stack.flow.net._transform._transforms[0].own = torch.tensor([4, 3, 7], device=META)
+    stack.places.share(stack.whole["value"])
+    stack.sums = Sums.none(3, META)
     if bad:
-        wrong = {"item": lambda x: x * x.max().item(), "host": lambda x: x + torch.ones(2)}[bad]
+        wrong = {"item": lambda x: x * x.max().item(), "host": lambda x: x + torch.ones(3)}[bad]
         before = stack._backward
         monkeypatch.setattr(stack, "_backward", lambda step: wrong(before(step)))
         with pytest.raises(RuntimeError, match="meta"):

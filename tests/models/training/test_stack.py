@@ -20,8 +20,8 @@ FLOW = FlowConfig(components=4, base_hidden=8, base_depth=1, hidden=6)
 CONFIG = TrainConfig(epochs=2, batch_size=300, learning_rate=1e-2, device="cpu")
 SIZES = [
     {},
-    {"components": 3, "base_hidden": 5, "smallest_width": 0.8},
-    {"components": 6, "hidden": 4, "smallest_width": 0.3},
+    {"components": 3, "base_hidden": 5, "smallest_width": 0.8, "bins": 3},
+    {"components": 6, "hidden": 4, "smallest_width": 0.3, "bins": 7},
 ]
 SETTINGS = [
     {"seed": 1, "ema": 0.9, "decay_rows": 400.0},
