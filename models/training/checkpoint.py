@@ -14,9 +14,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
-from torch import Tensor, from_numpy
+from torch import Tensor
 
 from data_prep.atomic import draft_of
 from data_prep.errors import InputError
@@ -74,6 +75,18 @@ def save(folder: Path, checkpoint: Checkpoint, *, within: Path | None = None) ->
             draft.write_bytes(written)
 
 
+def on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same numbers in the host's memory, of which a GPU brings all of one type at once."""
+    found: dict[str, Tensor] = {}
+    for kind in {tensor.dtype for tensor in tensors.values()}:
+        some = {name: tensor for name, tensor in tensors.items() if tensor.dtype == kind}
+        whole = torch.cat([tensor.flatten() for tensor in some.values()]).cpu()
+        parts = torch.split(whole, [tensor.numel() for tensor in some.values()])
+        each = zip(some.items(), parts, strict=True)
+        found |= {name: part.view(tensor.shape).clone() for (name, tensor), part in each}
+    return found
+
+
 def load(folder: Path) -> Checkpoint | None:
     """The checkpoint in `folder`, or None where there is none.
 
@@ -87,7 +100,7 @@ def load(folder: Path) -> Checkpoint | None:
         # As arrays: each tensor that safetensors makes for torch leaves two integers in memory.
         with opened(path, LARGEST), safe_open(path, framework="np") as file:
             state = parse(file.metadata()["checkpoint"])
-            tensors = {name: from_numpy(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: torch.from_numpy(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
         schema = state.pop("schema")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(

@@ -19,7 +19,7 @@ Tensor names end in their axes:
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,6 +60,7 @@ class BatchLoss:
         self._replicas = [_Replica(flow, gradients)]
         self._replicas += [_replica(flow, gradients) for _ in range(more)]
         self._pool: ThreadPoolExecutor | None = None
+        self._held: dict[Stream, list[tuple[list[MicroBatch], float]]] = {}
 
     @contextmanager
     def threads(self) -> Iterator[None]:
@@ -111,20 +112,31 @@ class BatchLoss:
                 total += gradient
         return loss * scale
 
-    def nll(self, x_NF: Tensor, c_NC: Tensor, weights_N: Tensor | None = None) -> Tensor:
-        """Summed NLL of the rows in evaluation mode, each times its weight."""
-        given = *self._shared_by(c_NC, moved=False), weights_N
-        return self._shared(_Replica.nll, self._parts(x_NF, *given))
-
     def mean_nll(self, stream: Stream, mean_weight: float) -> float:
         """Of all rows of a stream, in evaluation mode, in nats."""
-        total = torch.zeros((), dtype=torch.float64, device=self._device)
-        weight = 0.0
-        for batch in stream.epoch(0):
-            x_NF, c_NC, w_N = tensors_of(batch, mean_weight)
-            total += self.nll(x_NF, c_NC, w_N)
-            weight += total_weight(w_N, len(x_NF))
+        total, weight = torch.zeros((), dtype=torch.float64, device=self._device), 0.0
+        for parts, own in self._evaluated(stream, mean_weight):
+            total += self._shared(_Replica.nll, parts)
+            weight += own
         return float(total.item()) / weight
+
+    def _evaluated(
+        self, stream: Stream, mean_weight: float
+    ) -> Iterable[tuple[list[MicroBatch], float]]:
+        """The batches of a stream and their weights; sent to a GPU once, if memory holds them."""
+        if stream in self._held:
+            return self._held[stream]
+        each = (tensors_of(batch, mean_weight) for batch in stream.epoch(0))
+        batches = (
+            (
+                self._parts(x_NF, *self._shared_by(c_NC, moved=False), w_N),
+                total_weight(w_N, len(x_NF)),
+            )
+            for x_NF, c_NC, w_N in each
+        )
+        if fused(self._device) or stream.in_memory(0) is None:
+            return batches
+        return self._held.setdefault(stream, list(batches))
 
     def _shared_by(self, c_NC: Tensor, *, moved: bool) -> tuple[Tensor, Tensor | slice]:
         """Distinct conditions and which of them each row has, where that is of any use."""

@@ -41,6 +41,7 @@ from models.training.checkpoint import (
     flow_of,
     history_of,
     load,
+    on_host,
     refuse_another,
     save,
 )
@@ -340,7 +341,7 @@ class _Training:
             "history": [asdict(epoch) for epoch in self.history],
         }
         return Checkpoint(
-            tensors={k: v.cpu() for k, v in tensors.items()},
+            tensors=on_host(tensors),
             state=state,
             snapshot=self.latest if len(self.history) in self.kept else None,
         )

@@ -172,7 +172,8 @@ def test_a_step_of_a_stream_and_an_evaluation_look_at_no_number(weighted, monkey
     lost = loss.BatchLoss(state.flow, gradients, batch_size=300)
 
     assert lost.backward(*batch, partial(state.jitter, step=0)).device == META
-    assert lost.nll(*batch).device == META
+    (parts, _), *_ = lost._evaluated(state.validation, state.mean_weight)
+    assert lost._shared(loss._Replica.nll, parts).device == META
 
 
 class Waits(TorchDispatchMode):
