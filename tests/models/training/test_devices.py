@@ -119,8 +119,8 @@ def test_a_stream_to_a_gpu_comes_to_that_of_a_processor(weighted, monkeypatch):
     agree([train(weighted, FLOW, config)[1]], [wanted])
 
 
-def of(folder, **options):
-    return training._Training(folder, FLOW, replace(CONFIG, **options))
+def of(folder, flow=FLOW, **options):
+    return training._Training(folder, flow, replace(CONFIG, **options))
 
 
 def told(stack):
