@@ -1,10 +1,7 @@
+"""What the dashboard draws of a flow at given conditions, and the data beside it."""
+
 import dataclasses
-import itertools
 import math
-import os
-import shutil
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -13,77 +10,26 @@ import pytest
 
 from data_prep.columns import Column
 from data_prep.dataset import Dataset
-from data_prep.errors import DataError, InputError
+from data_prep.errors import InputError
 from data_prep.preparation.prepare import prepare
 from data_prep.stream import read_split
-from hpo.dashboard.catalog import Catalog
-from hpo.dashboard.density import cells, contours, draws, figures, sources
+from hpo.dashboard.density import contours, figures
 from hpo.dashboard.density.draws import Densities, DensityError
 from hpo.dashboard.pages import density as cards
 from hpo.records.folder import read
-from hpo.records.record import NAME, Cost, DataUsed, Environment, RunRecord
-from hpo.records.scores import with_history
-from hpo.records.weights import WeightsError
+from hpo.records.record import NAME, DataUsed
 from models.bundle import batched
 from models.bundle.emulator import Emulator
-from models.config import FlowConfig, TrainConfig
-from models.evaluation import distances
-from models.flow.coordinates import Constants, Moments
-from models.flow.density import build_flow
-from models.layout import inputs_of
 from models.training import checkpoint
-from models.training.train import train
+from tests.hpo.dashboard.density.made import (
+    KEY,
+    LARGEST,
+    catalog_of,
+    put,
+    record_of,
+    untrained,
+)
 from tests.random_flows import a_mixed_flow
-
-KEY = "bbh/trial-00000"
-SMALL = FlowConfig(base="normal", blocks=2, hidden=16, bins=8)
-LARGEST = {"Z": 0.01, "alpha": 5.0}
-"""The cell of the known table with most rows."""
-
-
-def record_of(dataset, path, **changes):
-    record = RunRecord(
-        study="bbh",
-        trial=0,
-        state="complete",
-        params={},
-        flow={},
-        training={},
-        data=DataUsed(path=str(path), fingerprint=dataset.fingerprint, rows=dataset.rows),
-        environment=Environment(versions={}, device="cpu", host="node07", threads=1),
-        cost=Cost(parameters=None, flops_per_event=None, seconds=None),
-        started=None,
-        updated=None,
-    )
-    return dataclasses.replace(record, **changes)
-
-
-def put(record, folder):
-    """Write the record of the checkpoint in a folder."""
-    stored = checkpoint.load(folder)
-    dataclasses.replace(record, weights=checkpoint.digest(stored)).write(folder)
-
-
-def catalog_of(folder):
-    catalog = Catalog(folder)
-    catalog.refresh()
-    return catalog
-
-
-@pytest.fixture(scope="module")
-def trained(prepared, tmp_path_factory):
-    """A folder of runs with one in it. Do not write into it."""
-    folder = tmp_path_factory.mktemp("runs")
-    config = TrainConfig(epochs=3, batch_size=256, snapshots=2)
-    _, fit = train(prepared, SMALL, config, checkpoint=folder / KEY)
-    put(with_history(record_of(Dataset.read(prepared), prepared), fit.history), folder / KEY)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def shown(trained, prepared):
-    """Of that folder, with its data named: shared, since what it worked out is kept."""
-    return Densities(catalog_of(trained), [prepared])
 
 
 def test_a_flow_is_drawn_as_it_was_after_an_epoch_whose_weights_were_kept(shown, trained):
@@ -100,32 +46,8 @@ def test_a_flow_is_drawn_as_it_was_after_an_epoch_whose_weights_were_kept(shown,
         shown.plot(KEY, LARGEST, epoch=2)
 
 
-@pytest.fixture
-def runs(trained, tmp_path):
-    """A copy of that folder, to be changed."""
-    return shutil.copytree(trained, tmp_path / "runs")
-
-
-@pytest.fixture(autouse=True)
-def fewer_draws(monkeypatch):
-    monkeypatch.setattr(contours, "DRAWS", 40_000)
-
-
 def fresh_draws(folder, conditions, n=40_000):
     return Emulator(checkpoint.best_flow(folder / KEY)).sample(n, seed=99, **conditions)
-
-
-def untrained(dataset, folder):
-    """A checkpoint of a flow for these columns, without a training."""
-    moments = [
-        Moments(10, np.full(len(columns), 2.0), np.full(len(columns), 1.0))
-        for columns in (dataset.event_columns, inputs_of(dataset.condition_columns))
-    ]
-    flow = build_flow(SMALL, dataset, Constants(*moments))
-    tensors = {checkpoint.BEST + name: each for name, each in flow.state_dict().items()}
-    stored = checkpoint.Checkpoint(tensors=tensors, state={"flow": flow.describe()})
-    checkpoint.save(folder, stored)
-    return flow
 
 
 @pytest.fixture(scope="module")
@@ -164,10 +86,6 @@ def test_the_page_names_texts(channels):
     assert figures._of_cell(cells, 0, 1).startswith("Z = 0.001, channel = SMT<br>30 test rows")
     with pytest.raises(InputError, match="channel must be one of CE, SMT, got 1.0"):
         channels.plot(KEY, {"Z": 0.001, "channel": 1.0})
-
-
-def test_a_trained_run_can_be_drawn_from(shown):
-    assert [column.name for column in shown.event_columns(KEY)] == ["Mass_0", "Mass_1"]
 
 
 def test_the_sliders_span_the_domain_and_start_in_the_largest_cell(shown):
@@ -291,125 +209,6 @@ def test_what_the_flow_cannot_draw_is_a_sentence(shown, conditions, columns, mes
         shown.plot(KEY, conditions, columns)
 
 
-def test_a_run_s_own_data_path_is_never_followed(trained):
-    blind = Densities(catalog_of(trained), [])
-    p = blind.plot(KEY, LARGEST)
-
-    assert p.data is None
-    assert "name their folder with `hpo dashboard --data FOLDER`" in p.notes[0]
-    assert [slider.grid for slider in blind.conditions(KEY)] == [(), ()]
-    with pytest.raises(DensityError, match="the data of this run are not among those"):
-        blind.cells(KEY)
-
-
-def test_a_folder_without_data_is_refused_at_once(trained, tmp_path):
-    with pytest.raises(DataError, match="is not a prepared dataset"):
-        Densities(catalog_of(trained), [tmp_path])
-
-
-def test_a_study_whose_data_are_gone_is_shown_without(trained, prepared, tmp_path):
-    densities = Densities(catalog_of(trained), [], [tmp_path / "gone", prepared])
-
-    assert densities.plot(KEY, LARGEST).data is not None
-
-
-def test_data_that_were_prepared_anew_are_not_taken_for_the_old(trained, prepared, tmp_path):
-    copy = shutil.copytree(prepared, tmp_path / "prepared")
-    densities = Densities(catalog_of(trained), [copy])
-    dataclasses.replace(Dataset.read(copy), fingerprint="other").write(copy)
-
-    with pytest.raises(DensityError, match="was prepared anew since the dashboard was started"):
-        densities.plot(KEY, LARGEST)
-
-
-def linked(folder):
-    elsewhere = folder.parents[2] / "elsewhere.safetensors"
-    (folder / checkpoint.FILE).rename(elsewhere)
-    (folder / checkpoint.FILE).symlink_to(elsewhere)
-
-
-def looped(folder):
-    (folder / checkpoint.FILE).unlink()
-    (folder / checkpoint.FILE).symlink_to(folder / checkpoint.FILE)
-
-
-def piped(folder):
-    (folder / checkpoint.FILE).unlink()
-    os.mkfifo(folder / checkpoint.FILE)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        pytest.param(linked, "is a link to another place", id="link"),
-        pytest.param(looped, "cannot be read", id="loop"),
-        pytest.param(piped, "is no file", id="pipe"),
-        pytest.param(
-            lambda folder: (folder / checkpoint.FILE).unlink(), "has no checkpoint yet", id="none"
-        ),
-        pytest.param(
-            lambda folder: (folder / checkpoint.FILE).write_bytes(b"half"),
-            "is not a whole checkpoint",
-            id="damaged",
-        ),
-    ],
-)
-def test_weights_that_cannot_be_read_are_a_sentence(runs, prepared, spoil, message):
-    spoil(runs / KEY)
-    densities = Densities(catalog_of(runs), [prepared])
-
-    with pytest.raises(InputError, match=message):
-        densities.conditions(KEY)
-    with pytest.raises(InputError, match=message):
-        densities.plot(KEY, LARGEST)
-
-
-def test_a_checkpoint_over_the_limit_is_not_read(runs, prepared, monkeypatch):
-    monkeypatch.setattr(sources, "LARGEST", 1000)
-
-    with pytest.raises(DensityError, match="more than the 1.00 kB that this page reads"):
-        Densities(catalog_of(runs), [prepared]).conditions(KEY)
-
-
-def test_a_run_of_another_program_has_no_flow(trained, prepared, monkeypatch):
-    catalog = catalog_of(trained)
-    monkeypatch.setattr(catalog, "trial_folder", lambda key: None)
-
-    with pytest.raises(DensityError, match="of another program"):
-        Densities(catalog, [prepared]).conditions(KEY)
-
-
-def test_an_unknown_run_is_a_key_error(shown):
-    with pytest.raises(KeyError):
-        shown.conditions("bbh/trial-00007")
-
-
-def test_a_new_checkpoint_gives_a_new_plot(runs, prepared):
-    densities = Densities(catalog_of(runs), [prepared])
-    before = densities.plot(KEY, LARGEST)
-    assert densities.plot(KEY, LARGEST) is before
-
-    stored = checkpoint.load(runs / KEY)
-    moved = {k: v * 1.05 if k == "best.events.mean_K" else v for k, v in stored.tensors.items()}
-    time.sleep(0.01)
-    checkpoint.save(runs / KEY, dataclasses.replace(stored, tensors=moved))
-    put(record_of(Dataset.read(prepared), prepared), runs / KEY)
-    densities._catalog._looked_s = -math.inf
-    densities._catalog.refresh()
-
-    assert densities.plot(KEY, LARGEST).nll > before.nll
-
-
-def test_weights_of_another_run_are_not_shown(runs, prepared):
-    """A plot was made of the right ones before."""
-    densities = Densities(catalog_of(runs), [prepared])
-    densities.plot(KEY, LARGEST)
-    untrained(Dataset.read(prepared), runs / KEY)
-
-    with pytest.raises(WeightsError, match="the weights of another run than"):
-        densities.plot(KEY, LARGEST)
-
-
 def test_a_run_that_goes_on_says_so(runs, prepared):
     dataset = Dataset.read(prepared)
     put(record_of(dataset, prepared, state="running"), runs / KEY)
@@ -434,75 +233,6 @@ def test_a_held_out_cell_is_told_from_the_others(runs, prepared, kind):
     assert {each.name: each.start for each in densities.conditions(KEY)} != LARGEST
 
 
-def test_a_map_has_every_cell_s_rows_and_the_distances_of_the_large_ones(shown, trained, prepared):
-    c = shown.cells(KEY)
-
-    cells = Dataset.read(prepared).cells
-    assert c.values == ((0.0001, 0.001, 0.01), (0.5, 1.0, 5.0))
-    assert c.rows_XY.ravel().tolist() == [cell.test for cell in cells]
-    np.testing.assert_array_equal(np.isnan(c.ratio_XY), c.rows_XY < distances.CELL_ROWS)
-    flow = checkpoint.best_flow(trained / KEY)
-    worst, *_ = distances.cell_distances(flow, read_split(prepared, "test"))
-    ratios = {name: worst.ks[name] / worst.floor[name] for name in worst.ks}
-    assert c.ratio_XY[2, 2] == pytest.approx(max(ratios.values()))
-    assert c.ks_XY[2, 2] == pytest.approx(worst.ks[max(ratios, key=ratios.get)])
-    assert c.beyond.not_finite == 0.0
-    assert c.beyond.outside_range.keys() == c.beyond.outside_range_floor.keys() == worst.ks.keys()
-    told = {name: c.measured["cells"][0][name] for name in ("conditions", "rows", "ks", "floor")}
-    assert told == {name: getattr(worst, name) for name in told}
-    sketch = shown.cells(KEY, rough=True)
-    np.testing.assert_array_equal(np.isnan(sketch.ratio_XY), np.isnan(c.ratio_XY))
-    assert shown.cells(KEY) is c
-
-
-def test_two_viewers_do_not_work_out_the_same_map_twice(trained, prepared, monkeypatch):
-    calls = []
-
-    def slow(*given, **more):
-        calls.append(given)
-        time.sleep(0.2)
-        return measured(*given, **more)
-
-    measured = draws.cell_map
-    monkeypatch.setattr(draws, "cell_map", slow)
-    densities = Densities(catalog_of(trained), [prepared])
-    with ThreadPoolExecutor(4) as viewers:
-        first, *others = viewers.map(lambda _: densities.cells(KEY), range(4))
-
-    assert len(calls) == 1
-    assert all(each is first for each in others)
-
-
-def test_of_very_many_rows_some_are_drawn_the_same_each_time(trained, prepared, monkeypatch):
-    monkeypatch.setattr(sources, "MOST_ROWS", 300)
-    monkeypatch.setattr(sources, "PART", 100)
-    of = Dataset.read(prepared).rows["test"]
-
-    first, second = (Densities(catalog_of(trained), [prepared]) for _ in range(2))
-    p = first.plot(KEY, LARGEST)
-
-    assert 20 < p.data.rows < 200
-    assert f"Of the {of:,} test rows" in p.notes[0]
-    np.testing.assert_array_equal(second.plot(KEY, LARGEST).data.points_N2, p.data.points_N2)
-
-
-def test_a_map_of_very_many_rows_is_made_from_some_of_each_cell(trained, prepared, monkeypatch):
-    rows = read_split(prepared, "test")
-    monkeypatch.setattr(cells, "MAP_ROWS", 450)
-
-    kept = cells._some(rows, Dataset.read(prepared), 20, cells.MAP_ROWS)
-
-    _, all_K = np.unique(rows.conditions, axis=0, return_counts=True)
-    _, kept_K = np.unique(kept.conditions, axis=0, return_counts=True)
-    np.testing.assert_array_equal(kept_K, np.minimum(all_K, 50))
-    assert {tuple(row) for row in np.hstack(kept.arrays).tolist()} <= {
-        tuple(row) for row in np.hstack(rows.arrays).tolist()
-    }
-    c = Densities(catalog_of(trained), [prepared]).cells(KEY)
-    assert np.isfinite(c.ratio_XY[2, 2])
-    assert c.rows_XY.sum() == len(rows.events)
-
-
 def test_a_flow_of_one_event_column_has_its_marginal_alone(runs, prepared):
     dataset = Dataset.read(prepared)
     one = dataclasses.replace(
@@ -519,43 +249,6 @@ def test_a_flow_of_one_event_column_has_its_marginal_alone(runs, prepared):
     assert held == pytest.approx(1, abs=0.02)
 
 
-def test_a_record_that_names_other_data_than_the_flow_s_is_a_sentence(runs, prepared):
-    dataset = Dataset.read(prepared)
-    untrained(dataclasses.replace(dataset, event_columns=(Column.named("Mass_0"),)), runs / KEY)
-    put(record_of(dataset, prepared), runs / KEY)
-
-    with pytest.raises(DataError, match="prepare the data with those columns"):
-        Densities(catalog_of(runs), [prepared]).conditions(KEY)
-
-
-def test_with_three_conditions_a_place_shows_the_worst_of_its_cells(prepared):
-    found = Dataset.read(prepared)
-    split = tuple(
-        dataclasses.replace(cell, conditions=(*cell.conditions, spin), test=10)
-        for cell in found.cells
-        for spin in (0.0, 0.5)
-    )
-    columns = (*found.condition_columns, Column.named("spin"))
-    dataset = dataclasses.replace(found, cells=split, condition_columns=columns)
-    measured = [
-        distances.CellDistance(
-            {"Z": 0.001, "alpha": 1.0, "spin": spin},
-            300,
-            300.0,
-            {"a": ks, "b": 0.02},
-            {"a": 0.01, "b": 1},
-        )
-        for spin, ks in ((0.0, 0.05), (0.5, 0.03))
-    ]
-
-    _, places = cells._grid(dataset)
-    ratio, ks = cells._worst(measured, dataset, places)
-
-    assert ratio[1, 1] == pytest.approx(5)
-    assert ks[1, 1] == 0.05
-    assert np.isnan(ratio).sum() == 8
-
-
 def test_a_flow_of_columns_with_atoms_is_drawn_with_them():
     flow = a_mixed_flow()
     events = batched.draw(flow, np.repeat([[0.001, 1.0]], 500, axis=0), np.random.default_rng(1))
@@ -566,58 +259,3 @@ def test_a_flow_of_columns_with_atoms_is_drawn_with_them():
     spike = (p.emulator.marginals[1] * np.diff(p.joined[1])).max()
     assert spike > 0.9 * at_zero > 0.1
     assert math.isfinite(p.nll)
-
-
-# ---- scattered conditions
-
-
-@pytest.fixture(scope="module")
-def regions_shown(tmp_path_factory):
-    """A run on data with a metallicity of its own in every row, and alpha of two values."""
-    path, rng = tmp_path_factory.mktemp("scattered"), np.random.default_rng(0)
-    table = {name: rng.lognormal(2.0, 1.0, 9000) for name in ("Mass_0", "Mass_1")}
-    table |= {"Z": rng.uniform(1.0, 4.0, 9000), "alpha": rng.choice([1.0, 3.0], 9000)}
-    pq.write_table(pa.table(table), path / "a.parquet")
-    dataset = prepare([path / "a.parquet"], path / "data")
-    (path / "runs" / KEY).mkdir(parents=True)
-    untrained(dataset, path / "runs" / KEY)
-    put(record_of(dataset, path / "data"), path / "runs" / KEY)
-    return Densities(catalog_of(path / "runs"), [path / "data"]), dataset
-
-
-def test_in_a_region_the_data_are_its_rows_and_the_draws_at_their_conditions(regions_shown):
-    shown, dataset = regions_shown
-    cell = dataset.cells[0]
-    point = {"Z": cell.box[0][0], "alpha": cell.conditions[1]}
-
-    plot = shown.plot(KEY, point)
-
-    assert dataset.scattered
-    assert plot.data.rows == cell.test
-    assert plot.nll == shown.plot(KEY, point | {"Z": cell.box[0][1]}).nll
-    assert any("draws are at the conditions of its rows" in note for note in plot.notes)
-
-
-def test_the_sliders_of_scattered_conditions_have_marks_for_a_grid_alone(regions_shown):
-    z, alpha = regions_shown[0].conditions(KEY)
-
-    assert z.grid == ()
-    assert alpha.grid == (1.0, 3.0)
-
-
-def test_a_region_fills_every_field_that_begins_in_it(regions_shown):
-    shown, dataset = regions_shown
-
-    c = shown.cells(KEY)
-
-    assert c.values[0] == tuple(sorted({cell.box[0][0] for cell in dataset.cells}))
-    assert c.values[1] == (1.0, 3.0)
-    for (i, z), (j, alpha) in itertools.product(enumerate(c.values[0]), enumerate(c.values[1])):
-        here = [cell.test for cell in dataset.cells if holds(cell.box, (z, alpha))]
-        assert c.rows_XY[i, j] == sum(here)
-        assert np.isnan(c.ratio_XY[i, j]) == (max(here, default=0) < distances.CELL_ROWS)
-    assert figures.cell_map(c).data
-
-
-def holds(box, point):
-    return all(low <= value <= high for (low, high), value in zip(box, point, strict=True))
