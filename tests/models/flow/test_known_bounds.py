@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks import known_supports as known
+from benchmarks import known_laws as known
 from data_prep.stream import read_split
 from models.bundle import batched
 from models.config import FlowConfig, TrainConfig
