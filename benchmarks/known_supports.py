@@ -85,7 +85,8 @@ def measure(arm: Arm, folder: Path, flow: Any, seed: int) -> dict[str, float]:
     dataset, test = Dataset.read(folder), read_split(folder, "test")
     found_N = batched.log_prob(flow, test.events, test.conditions)
     excess_N = arm.log_prob(test) - found_N
-    told = report.evaluation(flow, dataset, test.take(slice(EVALUATED)), "test", seed=seed).found
+    part, other = (rows.take(slice(EVALUATED)) for rows in (test, read_split(folder, "val")))
+    told = report.evaluation(flow, dataset, part, "test", seed=seed, other=other).found
     rng = np.random.default_rng(seed)
     conditions_NC = rng.choice(test.conditions, DRAWS)
     pit = {name: each["ks"] / each["ks_floor"] for name, each in told["calibration"]["pit"].items()}
