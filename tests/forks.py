@@ -256,7 +256,7 @@ def _run(kind, *words):
         from hpo.execution.worker import work
 
         study, runs, stack = words
-        work(study, runs, 1, 1, int(stack))
+        work(study, runs, 1, 1, int(stack) if stack.isdecimal() else stack)
     else:
         from hpo.cli import main
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -239,6 +239,20 @@ def percents(
     if not all(0 < each < 1 for each in found):
         raise click.BadParameter(f"{text!r} must be percents between 0 and 100, such as 50,90")
     return tuple(found)
+
+
+def at_a_time(
+    ctx: click.Context, param: click.Parameter, text: str | None
+) -> int | Literal["auto"] | None:
+    """`auto`, or a number of trials."""
+    from hpo.study import spec
+
+    try:
+        if text is None:
+            return None
+        return spec.at_a_time(int(text) if text.isdecimal() else text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def width(ctx: click.Context, param: click.Parameter, text: str | None) -> float | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from data_prep.words.numbers import counted, size
-from hpo.cli.options import FILE, database, listed, placed, planned, study_name
+from hpo.cli.options import FILE, at_a_time, database, listed, placed, planned, study_name
 
 if TYPE_CHECKING:
     from hpo.execution.plan import Plan
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 @click.option("--trials", type=click.IntRange(min=1), help="Trials in total [default: study's].")
 @click.option(
     "--stack",
-    type=click.IntRange(min=1),
-    metavar="K",
-    help="Trials that each worker trains together [default: the study's].",
+    callback=at_a_time,
+    metavar="auto|K",
+    help="Trials that each worker trains at a time [default: the study's].",
 )
 @click.option("--name", help="Name of the study [default: the file's].")
 @click.option("--detach", is_flag=True, help="Go on in the background and return.")

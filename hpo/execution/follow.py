@@ -10,10 +10,11 @@ import optuna
 
 from data_prep.atomic import naming
 from data_prep.errors import InputError
+from hpo.cluster.signals import TERMINAL, HandBack, handing_back
 from hpo.execution.local import LocalWorkers
 from hpo.execution.plan import Plan
 from hpo.execution.slurm import LaunchError, SlurmJobs
-from hpo.execution.worker import REFUSED, TERMINAL, HandBack, handing_back
+from hpo.execution.worker import REFUSED
 from hpo.queue.slots import Slots
 from hpo.queue.trials import Snapshot
 from hpo.records.record import RunRecord
@@ -72,7 +73,7 @@ def follow(
             show(status, ended)
             living = [one for one in status.running if one.stale is None]
             running = len({(one.host, one.pid) for one in living})
-            wanted = min(plan.workers, -(-status.waiting // plan.stack) + running)
+            wanted = min(plan.workers, -(-status.waiting // plan.at_a_time) + running)
             if status.stopping or not status.waiting:
                 if not status.running:
                     return status

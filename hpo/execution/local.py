@@ -16,9 +16,10 @@ import psutil
 import submitit
 
 from hpo.cluster.jobs import outside_of_jobs
+from hpo.cluster.signals import TERMINAL
 from hpo.doctor.machine import gpus
 from hpo.execution.plan import Plan
-from hpo.execution.worker import TERMINAL, work
+from hpo.execution.worker import work
 
 HAND_BACK_S = 15.0
 """Longest wait for workers that were told to end."""

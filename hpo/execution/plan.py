@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from sqlalchemy.engine import URL
 
@@ -12,11 +13,17 @@ from data_prep import cells
 from data_prep.dataset import SAMPLE, Dataset
 from data_prep.errors import DataError
 from data_prep.words.numbers import counted
-from hpo.doctor.machine import cores, default_workers
+from hpo.doctor.machine import cores, default_workers, gpus
 from hpo.storage.address import masked
 from hpo.study.place import WORKERS
 from hpo.study.space import grid
 from hpo.study.spec import DataTable, SpecError, StudySpec
+
+MOST_ON_CPU, ROUNDS_ON_CPU = 4, 10
+"""Most trials that a worker trains at a time of itself, and the fewest rounds of a study. Four gain
+nearly all that more of them would (`benchmarks/stack.py`)."""
+MOST_ON_GPU, ROUNDS_ON_GPU = 64, 4
+"""Likewise on a GPU, where a step of 64 starts as many operations as one of four."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,8 +43,8 @@ class Plan:
     """Folder of all studies' runs, seen by the workers under the same path."""
 
     url: URL
-    stack: int = 1
-    """Trials that each worker trains at a time."""
+    stack: int | Literal["auto"] = 1
+    """Trials that each worker trains at a time, as was asked for."""
 
     lowers: bool = False
     """Whether the number of trials was asked for, so that it also makes them fewer."""
@@ -71,7 +78,21 @@ class Plan:
         return max(1, cores() // self.workers)
 
     @property
-    def arguments(self) -> tuple[str, str, int, int, int]:
+    def on_gpu(self) -> bool:
+        """Whether the workers will find a GPU, as far as can be told from here."""
+        there = self.spec.slurm.gpu_count if self.on == "slurm" else gpus()
+        return bool(there) and self.spec.training.device != "cpu"
+
+    @property
+    def at_a_time(self) -> int:
+        """Trials that each worker trains at a time, or at most where a GPU's memory decides."""
+        room = MOST_ON_GPU if self.on_gpu else None
+        return at_a_time(
+            self.stack, self.spec, self.dataset, trials=self.trials, workers=self.workers, room=room
+        )
+
+    @property
+    def arguments(self) -> tuple[str, str, int, int, int | Literal["auto"]]:
         """Arguments of `hpo.execution.worker.work`."""
         name, runs = self.spec.study.name, str(self.runs)
         return name, runs, self.threads, self.workers, self.stack
@@ -92,11 +113,12 @@ class Plan:
     def describe(self) -> str:
         """The resolved study, for people."""
         spec = self.spec
+        most = "at most " if self.stack == "auto" and self.on_gpu else ""
         return "\n".join(
             [
                 f"study    {spec.study.name}: {counted(self.trials, 'trial')}, "
                 f"{counted(self.workers, 'worker')} ({self.on}), threads of each: {self.threads}"
-                + (f", trials at a time: {self.stack}" if self.stack > 1 else ""),
+                + (f", trials at a time: {most}{self.at_a_time}" if self.at_a_time > 1 else ""),
                 f"data     {spec.data.path}: {self.data}",
                 f"search   {spec.sampler.kind}, pruner {spec.pruner.kind}, "
                 f"at most {counted(spec.training.epochs, 'epoch')} a trial",
@@ -111,7 +133,7 @@ def make_plan(
     *,
     trials: int | None,
     workers: int | None,
-    stack: int | None = None,
+    stack: int | Literal["auto"] | None = None,
     on: str,
     runs: Path,
     url: URL,
@@ -128,7 +150,7 @@ def make_plan(
     dataset = Dataset.read(folder)
     data = _named(spec, dataset, folder)
     total = trials or spec.study.trials
-    at_a_time = stack or spec.study.trials_per_worker
+    stack = stack or spec.study.trials_per_worker
     if spec.sampler.kind == "grid" and total > (points := len(grid(spec.space))):
         fault = f"its grid has {points} points, so --trials can be {points} at most, not {total}"
         raise SpecError(f"the study {spec.study.name!r}", [fault])
@@ -136,14 +158,60 @@ def make_plan(
         spec=dataclasses.replace(spec, data=data),
         dataset=dataset,
         trials=total,
-        workers=min(workers or default_workers(spec), -(-total // at_a_time)),
-        stack=min(at_a_time, total),
+        workers=min(
+            workers or default_workers(spec), total if stack == "auto" else -(-total // stack)
+        ),
+        stack=stack if stack == "auto" else min(stack, total),
         on=on,
         runs=runs.absolute(),
         url=url,
         lowers=trials is not None,
         force_sqlite=force_sqlite,
         command=command,
+    )
+
+
+def at_a_time(
+    asked: int | Literal["auto"],
+    spec: StudySpec,
+    dataset: Dataset,
+    *,
+    trials: int,
+    workers: int,
+    room: int | None,
+) -> int:
+    """How many trials each worker trains at a time.
+
+    Of those that are trained at once none knows what came of the others: a search of few trials
+    has too few rounds then, and has one at a time.
+
+    Args:
+        asked: A number, which it is, or auto.
+        spec: The study.
+        dataset: Its data.
+        trials: Of the study, in all.
+        workers: Likewise.
+        room: How many fit into a GPU's memory; None on a processor.
+    """
+    if asked != "auto":
+        return asked
+    if not _stackable(spec, dataset):
+        return 1
+    most, rounds = (MOST_ON_CPU, ROUNDS_ON_CPU)
+    if room is not None:
+        most, rounds = min(MOST_ON_GPU, room), ROUNDS_ON_GPU
+    return max(1, min(most, trials // (rounds * workers)))
+
+
+def _stackable(spec: StudySpec, dataset: Dataset) -> bool:
+    """Whether any of the study's trials can be trained together (see `Member.shape`)."""
+    options = dataclasses.asdict(spec.flow) | dataclasses.asdict(spec.training) | spec.space
+    return not (
+        dataset.scattered
+        or any(column.atoms for column in dataset.event_columns)
+        or options["conditioner"] == "masked"
+        or options["normalise"] is True
+        or options["max_minutes"]
     )
 
 

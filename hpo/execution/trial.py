@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -63,6 +63,8 @@ class ClaimedTrial:
     """The trial's own folder."""
     meeting: Meeting | None = None
     """Where the trial is trained together with others."""
+    suggested: Callable[[dict[str, Any]], None] = lambda _: None
+    """Called with its parameters as soon as it has all of them."""
 
 
 def run(job: ClaimedTrial) -> RunRecord:
@@ -178,6 +180,7 @@ def _suggested(
         trial = job.slots.trial_of(job.claim)
     seed = space.seed_of(spec.study.seed, number)
     configs = space.suggest(trial, spec.space, spec.flow, spec.training, seed=seed)
+    job.suggested(trial.params)
     for epoch, value in values.items():
         if value is not None and reported.get(epoch) != value:
             trial.report(value, epoch)

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
 import psutil
@@ -33,15 +33,21 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from data_prep.atomic import draft_of
+from data_prep.dataset import Dataset
+from data_prep.errors import DataError
 from hpo.cluster.jobs import SchedulerError, job_of_this_process, requeue_job
+from hpo.cluster.signals import TERMINAL, HandBack, handing_back
 from hpo.doctor.machine import cores, gpus
+from hpo.execution.plan import at_a_time
+from hpo.queue.crew import Crew
 from hpo.queue.leases import Claim, LeaseLost, Owner, alive
 from hpo.queue.slots import Slots
 from hpo.storage.address import url_of
 from hpo.storage.open import open_storage
 from hpo.storage.retry import of_disk
 from hpo.study.place import WORKERS
-from hpo.study.sampling import pruner_of, sampler_of, search_space
+from hpo.study.sampling import Company, pruner_of, sampler_of, search_space
+from hpo.study.space import largest
 from hpo.study.spec import StudySpec
 from hpo.study.study import (
     end_trial,
@@ -61,32 +67,19 @@ SIGNAL_S = 90
 """Seconds before its time limit at which SLURM sends SIGUSR2."""
 WORTHWHILE_EPOCHS = 3
 """A trial is begun only if there is time for so many of its epochs."""
-INSIST_S = 1.0
-"""Seconds after which an exception that nobody heard is raised again."""
-TERMINAL = frozenset({signal.SIGINT, signal.SIGHUP})
-"""Signals that a terminal sends to all processes of a command."""
 REFUSED = "refused.txt"
 """In the folder of the workers' files: why one that has ended could begin no trial."""
 
 log = logging.getLogger("hpo.execution.worker")
 
 
-class HandBack(KeyboardInterrupt):
-    """This process has to end. Not an Exception: nothing may take it for a trial's failure."""
-
-    heard = False
-    """Set where it is caught: until then it is raised again and again."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(f"told by {signal.Signals(signal_number).name}")
-        self.signal_number = signal_number
-
-
 class NoGpuError(RuntimeError):
     """The study wants a GPU and torch sees none here. The message says where, and the way out."""
 
 
-def work(study_name: str, runs: str, threads: int, workers: int, stack: int = 1) -> int:
+def work(
+    study_name: str, runs: str, threads: int, workers: int, stack: int | Literal["auto"] = 1
+) -> int:
     """Run trials of the study until none waits or the time is up; say how many were run.
 
     Args:
@@ -94,7 +87,8 @@ def work(study_name: str, runs: str, threads: int, workers: int, stack: int = 1)
         runs: Folder of all studies' runs.
         threads: CPU threads for torch.
         workers: Of the study, in all.
-        stack: Trials that this one trains at a time, those of one shape together.
+        stack: Trials that this one trains at a time, those of one shape together; auto: as many
+            as its device makes worth while.
 
     Raises:
         NoGpuError: If the study would be trained on a processor although it wants a GPU.
@@ -106,7 +100,7 @@ def work(study_name: str, runs: str, threads: int, workers: int, stack: int = 1)
     _choose_threads(threads)
     storage = open_storage(url_of(None, Path(runs)))
     study, spec = load_study(storage, study_name)
-    _choose_device(spec, Path(runs, study_name, WORKERS, REFUSED))
+    device = _choose_device(spec, Path(runs, study_name, WORKERS, REFUSED))
     slots = slots_of(study, spec)
     owner = Owner.this_process(rank=rank)
     if int(os.environ.get("SLURM_RESTART_COUNT", "0") or 0):
@@ -117,15 +111,15 @@ def work(study_name: str, runs: str, threads: int, workers: int, stack: int = 1)
     # A launch tells its workers by it, though it may itself be deaf to it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with handing_back(*TERMINAL, signal.SIGTERM, signal.SIGUSR2):
-        made = partial(_Worker, spec=spec, owner=owner, runs=Path(runs))
+        size = _size(stack, spec, slots, workers, on_gpu=device != "cpu")
+        meeting = _meeting(size) if size > 1 else None
+        shared = partial(_Worker, crew=Crew(), company=Company(size), meeting=meeting)
+        made = partial(shared, spec=spec, owner=owner, runs=Path(runs))
         whole = made(study=study, slots=slots)
-        if stack > 1:
+        if meeting:
             # Each with a study of its own, which has a sampler and remembers the last trials.
-            meeting = whole.meeting = _meeting(stack)
-            studies = (load_study(storage, study_name)[0] for _ in range(stack))
-            whole.mates = [
-                made(study=one, slots=slots_of(one, spec), meeting=meeting) for one in studies
-            ]
+            studies = (load_study(storage, study_name)[0] for _ in range(size))
+            whole.mates = [made(study=one, slots=slots_of(one, spec)) for one in studies]
         return whole.work()
 
 
@@ -143,12 +137,11 @@ class _Worker:
     meeting: Meeting | None = None
     """Where trials are trained together, if they are."""
     mates: list[_Worker] = field(default_factory=list)
+    crew: Crew = field(default_factory=Crew)
+    company: Company = field(default_factory=lambda: Company(1))
+    """Both are its mates', too."""
 
     known: IntersectionSearchSpace = field(default_factory=search_space)
-    done: int = 0
-    """Trials that were run."""
-    epoch_s: float = 0.0
-    """The longest epoch so far."""
 
     def __post_init__(self) -> None:
         self.study.pruner = pruner_of(self.spec)
@@ -172,13 +165,18 @@ class _Worker:
                 self._hand_back(claim)
             if told.signal_number == signal.SIGUSR2:
                 self._start_again()
-        log.info("%d trials of %s run here", self.done, self.study.study_name)
-        return self.done
+        log.info("%d trials of %s run here", self.crew.done, self.study.study_name)
+        return self.crew.done
 
     def _take(self) -> None:
-        """Run trials until there is no next one."""
-        while claim := self._next():
-            self._run(claim)
+        """Run trials until there is no next one, and none is trained here that may leave one."""
+        while True:
+            with contextlib.ExitStack() as turn:
+                turn.enter_context(self.crew.turn)
+                while (claim := self._next()) is None:
+                    if not self.crew.wait():
+                        return
+                self._run(claim, turn.close)
 
     def _take_together(self) -> None:
         """Run trials in a thread for each of the mates; all of them have ended when it returns."""
@@ -191,23 +189,25 @@ class _Worker:
 
         assert self.meeting is not None
         taking = [mate._take for mate in self.mates]
-        try:
-            self.meeting.run(taking, thread=trial.THREAD, broken_by=broken_by)
-        finally:
-            self.done = sum(mate.done for mate in self.mates)
+        self.meeting.run(taking, thread=trial.THREAD, broken_by=broken_by)
 
     def _next(self) -> Claim | None:
         """The next trial; None when there is none, or no time for it."""
         if self.meeting:
             self.meeting.check()
-        if reason := self._stop_reason():
-            log.info("no new trial starts: %s", reason)
+        if self.crew.over:
+            return None
+        before, self.crew.stopped = self.crew.stopped, self._stop_reason()
+        if self.crew.stopped:
+            if self.crew.stopped != before:
+                log.info("no new trial starts: %s", self.crew.stopped)
             return None
         reap_lost_trials(self.study, self.slots, self.folder, self.owner)
         # The first is begun in any case: a job that began none would do so again and again.
-        needed_s = WORTHWHILE_EPOCHS * self.epoch_s
+        needed_s = WORTHWHILE_EPOCHS * self.crew.epoch_s
         end_s = end_of_job(self.spec.slurm.timeout_min)
-        if self.done and time.time() + needed_s > end_s - SIGNAL_S:
+        if self.crew.done and time.time() + needed_s > end_s - SIGNAL_S:
+            self.crew.over = True
             if self.slots.look().counts[TrialState.WAITING]:
                 log.info("no time for another trial before the limit")
                 self._start_again()
@@ -217,20 +217,33 @@ class _Worker:
     def _stop_reason(self) -> str | None:
         return stop_reason(self.spec, self.slots.attributes(), lambda: self.slots.look().trials)
 
-    def _run(self, claim: Claim) -> None:
-        """Run one trial under a heartbeat; hand it back if this process is told to end."""
+    def _run(self, claim: Claim, pass_on: Callable[[], None]) -> None:
+        """Run one trial under a heartbeat; hand it back if this process is told to end.
+
+        Args: `pass_on` gives the turn to the next of the mates.
+        """
         from hpo.execution import trial
 
-        self.study.sampler = sampler_of(self.spec, claim.number, self.known)
+        self.study.sampler = sampler_of(self.spec, claim.number, self.known, self.company)
+
+        def suggested(params: dict[str, Any]) -> None:
+            self.company.add(claim.number, params)
+            pass_on()
+
         folder = self.folder / trial_name(claim.number)
         claimed = trial.ClaimedTrial(
-            self.study, self.spec, claim, self.slots, folder, meeting=self.meeting
+            self.study,
+            self.spec,
+            claim,
+            self.slots,
+            folder,
+            meeting=self.meeting,
+            suggested=suggested,
         )
         try:
-            with _heartbeat(self.slots, claim):
+            with self.crew.training(), _heartbeat(self.slots, claim):
                 record = trial.run(claimed)
-            self.epoch_s = max([self.epoch_s, *(row.seconds or 0.0 for row in record.epochs)])
-            self.done += 1
+                self.crew.count(max((row.seconds or 0.0 for row in record.epochs), default=0.0))
         except LeaseLost as lost:
             log.warning("%s", lost)
         except trial.SURROUNDINGS as error:
@@ -302,7 +315,40 @@ def _meeting(stack: int) -> Meeting:
     return Meeting(size=stack, threads=torch.get_num_threads())
 
 
-def _choose_device(spec: StudySpec, refused: Path) -> None:
+def _size(
+    stack: int | Literal["auto"], spec: StudySpec, slots: Slots, workers: int, *, on_gpu: bool
+) -> int:
+    """How many trials this worker trains at a time."""
+    if stack != "auto":
+        return stack
+    try:
+        dataset = Dataset.read(Path(spec.data.path))
+    except DataError as error:  # the trials tell why they fail
+        log.warning("%s", error)
+        return 1
+    room = None
+    if on_gpu:
+        # Those of one machine may all be on this GPU.
+        sharing = spec.slurm.workers_per_gpu if job_of_this_process() else workers
+        room = _room(spec, dataset) // sharing
+    total = slots.look().total
+    size = at_a_time(stack, spec, dataset, trials=total, workers=workers, room=room)
+    log.info("trials at a time: %d", size)
+    return size
+
+
+def _room(spec: StudySpec, dataset: Dataset) -> int:
+    """How many of the study's largest trainings fit into what is free of the GPU's memory."""
+    import torch
+
+    from models.training.stack.memory import bytes_of_training
+
+    flows, training = largest(spec.space, spec.flow, spec.training)
+    each = max(bytes_of_training(flow, dataset, training.batch_size) for flow in flows)
+    return int(torch.cuda.mem_get_info()[0] / each)
+
+
+def _choose_device(spec: StudySpec, refused: Path) -> str:
     """Tell on which device this worker trains; refuse a processor where a GPU was asked for."""
     import torch
 
@@ -312,13 +358,13 @@ def _choose_device(spec: StudySpec, refused: Path) -> None:
     device = device_of(option)
     log.info("trains on %s, with %d threads", device, torch.get_num_threads())
     if device != "cpu" or option == "cpu":
-        return
+        return device
     if option == "cuda":
         asked = "[training] device is 'cuda'"
     elif in_job and spec.slurm.gpu_count:
         asked = f"[slurm] gpus is {spec.slurm.gpus!r}"
     else:
-        return
+        return device
     said = (
         f"a worker on {socket.gethostname()} began no trial: torch {torch.__version__} sees no GPU "
         f"there, but {asked}: install a torch for the node's driver, or set training.device=cpu"
@@ -326,43 +372,6 @@ def _choose_device(spec: StudySpec, refused: Path) -> None:
     with draft_of(refused) as draft:
         draft.write_text(said, encoding="utf-8")
     raise NoGpuError(said)
-
-
-@contextlib.contextmanager
-def handing_back(*numbers: signal.Signals) -> Iterator[None]:
-    """The first of these signals raises `HandBack` until that is heard; all later ones do nothing.
-
-    Raised in a finalizer or a callback of a library's, it goes no further: Python prints it. In
-    place of submitit's handlers, which requeue the job before the trial is handed back, and do not
-    hear SIGTERM.
-    """
-
-    def tell(number: int, _frame: object) -> None:
-        for one in numbers:
-            signal.signal(one, signal.SIG_IGN)
-        told = HandBack(number)
-
-        def insist(*_: object) -> None:
-            if not told.heard:
-                raise told
-
-        signal.signal(signal.SIGALRM, insist)
-        signal.setitimer(signal.ITIMER_REAL, INSIST_S, INSIST_S)
-        raise told
-
-    # Whoever starts a command with nohup wants no hang-up to end it, nor a Ctrl-C one that a script
-    # has in its background.
-    deaf = {one for one in TERMINAL if signal.getsignal(one) is signal.SIG_IGN}
-    before = {one: signal.signal(one, tell) for one in {*numbers} - deaf}
-    before[signal.SIGALRM] = signal.getsignal(signal.SIGALRM)
-    try:
-        # The launcher starts its workers deaf to the terminal, for submitit's controllers.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINAL)
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -114,6 +114,19 @@ def grid(space: Mapping[str, Dimension]) -> list[dict[str, Scalar]]:
     return [dict(zip(lists, point, strict=True)) for point in itertools.product(*lists.values())]
 
 
+def largest(
+    space: Mapping[str, Dimension], flow: FlowConfig, training: TrainConfig
+) -> tuple[list[FlowConfig], TrainConfig]:
+    """The flows of the space with the highest numbers, one for each choice of what is no number;
+    and the training of the largest batches.
+    """
+    tops = {key: line.high if isinstance(line, Range) else line for key, line in space.items()}
+    texts = {k: v for k, v in tops.items() if isinstance(v, list) and isinstance(v[0], bool | str)}
+    most = {k: max(v) if isinstance(v, list) else v for k, v in tops.items() if k not in texts}
+    found = [resolve(most | point, flow, training) for point in grid(texts)]
+    return [one for one, _ in found], found[0][1]
+
+
 def default_point(
     space: Mapping[str, Dimension], flow: FlowConfig, training: TrainConfig
 ) -> dict[str, Scalar]:

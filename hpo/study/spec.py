@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import tomli_w
 from annotated_types import Ge
-from pydantic import AfterValidator, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, NonNegativeInt, PlainValidator, PositiveInt
 
 from data_prep.errors import InputError, suggestion
 from data_prep.untrusted import UntrustedError, contents
@@ -47,6 +47,18 @@ def _name(text: str) -> str:
     return text
 
 
+def at_a_time(value: object) -> int | Literal["auto"]:
+    """`auto`, or a number from 1 on; else ValueError."""
+    if value == "auto":
+        return "auto"
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"must be auto or a number from 1 on, got {value!r}")
+    return value
+
+
+AtATime = Annotated[int | Literal["auto"], PlainValidator(at_a_time)]
+
+
 @checked
 class StudyTable:
     """`[study]`: what the study is called and how large it gets."""
@@ -57,9 +69,10 @@ class StudyTable:
     """Trials in total, when `--trials` does not say."""
     workers: NonNegativeInt = 0
     """Worker processes or jobs. 0: one for each core, at most 8."""
-    trials_per_worker: PositiveInt = 1
-    """Trials that a worker trains at a time. Those of one shape take their steps together, which is
-    faster where batches are small: `docs/guides/studies.md`."""
+    trials_per_worker: AtATime = "auto"
+    """Trials that a worker trains at a time, those of one shape together. auto: on a processor up
+    to 4, on a GPU up to 64, in studies of many trials; 1 in small ones:
+    `docs/guides/studies.md`."""
     seed: NonNegativeInt = 0
     """With a trial's number, seeds the sampler, the weights and the order of the rows."""
     max_restarts: NonNegativeInt = 3
@@ -174,6 +187,7 @@ class StudySpec:
     def from_json(text: str, settings: Sequence[str] = ()) -> StudySpec:
         """The study that `to_json` wrote, with a command line's changes laid over it."""
         tables = json.loads(text)
+        tables.get("study", {}).setdefault("trials_per_worker", 1)  # as before it was an option
         slurm = tables.get("slurm", {})
         if MEMORY & {*map(plain, slurm.get("extra", {}))}:  # in 0.1 it outranked memory_gb
             slurm["memory_gb"] = 0

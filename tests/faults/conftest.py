@@ -52,8 +52,8 @@ def make(data):
         tables = {
             "study": {"name": "s", "trials": trials, "max_restarts": max_restarts},
             "data": {"path": str(data)},
-            "space": space or {"hidden": [4], "blocks": 2},
-            "training": {"epochs": epochs, "batch_size": 128, **training},
+            "space": {"batch_size": 128, **(space or {"hidden": [4], "blocks": 2})},
+            "training": {"epochs": epochs, **training},
             "pruner": pruner or {"kind": "none"},
         }
         storage = open_storage(url_of(url, runs))

@@ -1,19 +1,28 @@
 """A worker that trains several trials together: each is a trial of its own, whatever happens."""
 
+import functools
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import contextmanager
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
+from hpo.execution import worker
 from hpo.records.folder import read
 from hpo.records.record import NAME
 from hpo.storage.address import url_of
 from hpo.storage.open import open_storage
+from hpo.study.study import record_of
+from models.config import FlowConfig, TrainConfig
+from models.training.stack.meeting import Meeting
+from models.training.stack.stack import Stack
+from models.training.train import train
 from tests.forks import spread
 
 pytestmark = pytest.mark.slow
@@ -22,40 +31,48 @@ KILLED, TRIALS, STACK = -9, 5, 3
 SPACE = {
     "components": [2, 4],
     "base_hidden": 4,
+    "hidden": 4,
+    "blocks": [0, 1],
+    "batch_size": [64, 128],
     "learning_rate": {"low": 1e-3, "high": 1e-2, "log": True},
 }
-
-
-@pytest.fixture(scope="module")
-def alone(forks, make, tmp_path_factory):
-    """The records of the trials, each trained by itself."""
-    place = tmp_path_factory.mktemp("alone")
-    make(place / "runs", trials=TRIALS, space=SPACE)
-    assert forks.work("s", place / "runs", cwd=place).code == 0
-    return records(place / "runs")
 
 
 def records(runs):
     return [read(runs / "s" / f"trial-{number:05d}" / NAME) for number in range(TRIALS)]
 
 
-def check_all_ended_as_alone(runs, alone):
+@functools.cache
+def alone(data, flow, training):
+    """The history of a trial's configuration, trained by itself."""
+    configs = FlowConfig.from_dict(dict(flow)), TrainConfig.from_dict(dict(training))
+    return train(data, *configs)[1].history
+
+
+def check_all_ended_as_alone(runs, data):
     """Each trial once, with all of its epochs, and to the accuracy of float32 what it is alone."""
     storage = open_storage(url_of(None, runs), reading=True)
     trials = optuna.load_study(study_name="s", storage=storage).trials
     storage.engine.dispose()
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * TRIALS
-    for record, same, trial in zip(records(runs), alone, trials, strict=True):
+    for record, trial in zip(records(runs), trials, strict=True):
         assert record.state == "complete"
-        assert record.params == same.params
-        for row, expected in zip(record.epochs, same.epochs, strict=True):
+        assert record.params == trial.params
+        same = alone(data, *(tuple(one.items()) for one in (record.flow, record.training)))
+        for row, expected in zip(record.epochs, same, strict=True):
             assert row.train_nll == pytest.approx(expected.train_nll, abs=1e-4)
             assert row.val_nll == pytest.approx(expected.val_nll, abs=1e-4)
         assert trial.value == record.best_val_nll
         assert trial.intermediate_values == {row.epoch: row.val_nll for row in record.epochs}
+        said = (runs / "s" / f"trial-{trial.number:05d}" / "log.txt").read_text()
+        assert said.count(": epoch ") <= len(record.epochs) + 1  # at most one was run again
 
 
-def test_trials_trained_together_are_each_its_own(forks, make, alone, tmp_path):
+def shape(record):
+    return record.params["blocks"], record.params["batch_size"]
+
+
+def test_trials_trained_together_are_each_its_own(forks, make, data, tmp_path):
     runs = tmp_path / "runs"
     made = make(runs, trials=TRIALS, space=SPACE)
 
@@ -63,12 +80,49 @@ def test_trials_trained_together_are_each_its_own(forks, make, alone, tmp_path):
 
     assert done.code == 0, done.said
     assert not made.slots.leases()
-    check_all_ended_as_alone(runs, alone)
-    assert {record.environment.stack for record in records(runs)} == {STACK}
+    check_all_ended_as_alone(runs, data)
+    ended = records(runs)
+    assert {record.environment.stack for record in ended} == {STACK}
+    assert len({shape(record) for record in ended[:STACK]}) == 1
+    assert len({shape(record) for record in ended[STACK:]}) == 1
+    assert len({record.params["learning_rate"] for record in ended}) == TRIALS
     for number in range(TRIALS):
         log = (runs / "s" / f"trial-{number:05d}" / "log.txt").read_text()
         assert log.count("epoch 1:") == log.count("epoch 2:") == 1
         assert f"trial {number} complete" in log
+
+
+def test_without_a_number_a_worker_trains_as_many_together_as_the_search_can_bear(
+    make, tmp_path, monkeypatch
+):
+    """Of 20 trials two, each pair in one stack."""
+    sizes, stack, joined = [], Stack.__init__, Meeting.joined
+    both = threading.Barrier(2)
+
+    def counted(self, members, held, **options):
+        sizes.append(len(members))
+        stack(self, members, held, **options)
+
+    @contextmanager
+    def met(self, shape):
+        with joined(self, shape):
+            both.wait(60)
+            yield
+
+    monkeypatch.setattr(Stack, "__init__", counted)
+    monkeypatch.setattr(Meeting, "joined", met)
+    for name in ("captureWarnings", "basicConfig"):
+        monkeypatch.setattr(f"logging.{name}", lambda *_, **__: None)
+    made = make(tmp_path / "runs", trials=20, epochs=1, space=SPACE)
+
+    assert worker.work("s", str(tmp_path / "runs"), 1, 1, "auto") == 20
+
+    ended = [record_of(made.folder, number) for number in range(20)]
+    assert sizes == [2] * 10
+    assert {record.environment.stack for record in ended} == {2}
+    shapes = [shape(record) for record in ended]
+    assert shapes[::2] == shapes[1::2]
+    assert len(set(shapes)) == 4
 
 
 def test_trials_trained_together_are_pruned_each_by_itself(forks, make, tmp_path):
@@ -87,7 +141,7 @@ def test_trials_trained_together_are_pruned_each_by_itself(forks, make, tmp_path
         assert trial.intermediate_values == {row.epoch: row.val_nll for row in record.epochs}
 
 
-def test_trials_trained_together_go_on_from_every_moment(forks, make, alone, tmp_path):
+def test_trials_trained_together_go_on_from_every_moment(forks, make, data, tmp_path):
     runs, fresh = tmp_path / "runs", tmp_path / "fresh"
     make(runs, trials=TRIALS, space=SPACE)
     shutil.copytree(runs, fresh)
@@ -105,7 +159,7 @@ def test_trials_trained_together_go_on_from_every_moment(forks, make, alone, tmp
         again = forks.work("s", runs, cwd=tmp_path, stack=STACK)
 
         assert again.code == 0, again.said
-        check_all_ended_as_alone(runs, alone)
+        check_all_ended_as_alone(runs, data)
         assert all(record.restarts <= 1 for record in records(runs))
 
 
@@ -115,7 +169,7 @@ def test_a_worker_that_is_cancelled_hands_all_of_its_trials_back(make, tmp_path)
         "from hpo.execution.worker import work; "
         f"print(work('s', {str(tmp_path / 'runs')!r}, 1, 1, {STACK}))"
     )
-    worker = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     logs = [made.folder / f"trial-{number:05d}" / "log.txt" for number in range(STACK)]
     deadline = time.monotonic() + 100
     while not all(log.exists() and "epoch 2:" in log.read_text() for log in logs):
@@ -123,9 +177,9 @@ def test_a_worker_that_is_cancelled_hands_all_of_its_trials_back(make, tmp_path)
         time.sleep(0.1)
     assert len({lease.owner for lease in made.slots.leases()}) == 1
 
-    worker.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
 
-    assert worker.communicate(timeout=30)[0].strip() == "0"
+    assert process.communicate(timeout=30)[0].strip() == "0"
     looked = made.slots.look()
     assert (looked.counts[TrialState.WAITING], looked.counts[TrialState.RUNNING]) == (TRIALS, 0)
     trials = made.study.get_trials(deepcopy=False)

@@ -269,7 +269,7 @@ def test_a_launch_that_is_ended_hands_back_its_trials(place, number, tell):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_ctrl_c_that_python_swallows_ends_a_launch_all_the_same(place, monkeypatch):
-    monkeypatch.setattr("hpo.execution.worker.INSIST_S", 0.2)
+    monkeypatch.setattr("hpo.cluster.signals.INSIST_S", 0.2)
     # It would tell all children of the tests' own process.
     monkeypatch.setattr("hpo.execution.local.LocalWorkers.hand_back", lambda _: None)
     plan, study, slots = made(place)

@@ -1,21 +1,28 @@
 import contextlib
+import dataclasses
 import math
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+from optuna.trial import TrialState
 
+from hpo.cluster import signals
+from hpo.cluster.signals import HandBack, handing_back
 from hpo.execution import worker
-from hpo.execution.worker import HandBack, NoGpuError, end_of_job
+from hpo.execution.worker import NoGpuError, end_of_job
+from hpo.queue.crew import Crew
 from hpo.queue.leases import Owner
 from hpo.queue.slots import Slots
 from hpo.storage.address import url_of
 from hpo.storage.open import open_storage
 from hpo.study.spec import load
-from hpo.study.study import create_study
+from hpo.study.study import blank_record, create_study
+from models.training.stack.meeting import Meeting
 
 
 @pytest.fixture
@@ -57,9 +64,63 @@ def test_a_trial_is_begun_only_if_it_gets_somewhere_before_slurms_signal(
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(end))
     monkeypatch.setattr(worker, "requeue_job", lambda _: None)
     taking = a_worker(waiting)
-    taking.done, taking.epoch_s = 1, 100.0
+    taking.crew.count(100.0)
 
     assert (taking._next() is not None) == begun
+
+
+def test_a_job_that_has_no_time_left_asks_once_to_be_started_again(waiting, job, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time())))
+    asked = []
+
+    def ask(job):
+        assert not asked
+        asked.append(job)
+
+    monkeypatch.setattr(worker, "requeue_job", ask)
+    monkeypatch.setattr("hpo.queue.crew.LOOK_S", 0.0)
+    taking = a_worker(waiting)
+    taking.crew.count(1.0)
+
+    with taking.crew.training():
+        for _ in range(3):  # as each of its threads
+            taking._take()
+
+    assert asked == ["31"]
+
+
+def test_a_thread_that_found_no_trial_takes_one_that_comes_while_others_train(waiting, monkeypatch):
+    study, spec, slots = waiting
+    monkeypatch.setattr("hpo.queue.crew.LOOK_S", 0.05)
+    slots.set_total(1)
+    looked, beside = threading.Event(), threading.Event()
+    wait = Crew.wait
+
+    def waited(crew):
+        looked.set()
+        return wait(crew)
+
+    monkeypatch.setattr(Crew, "wait", waited)
+
+    def running(job):
+        job.suggested({})
+        if job.claim.number:
+            beside.set()
+        else:
+            assert looked.wait(30)
+            slots.set_total(2)
+            assert beside.wait(30)
+        slots.finish(job.claim, TrialState.COMPLETE, 0.0)
+        return blank_record(study, job.claim.number)
+
+    monkeypatch.setattr("hpo.execution.trial.run", running)
+    crew, met = Crew(), Meeting(size=2)
+    whole, *mates = (
+        dataclasses.replace(a_worker(waiting), crew=crew, meeting=met) for _ in range(3)
+    )
+    whole.mates = mates
+
+    assert whole.work() == 2
 
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
@@ -67,11 +128,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_raises_where_the_process_is_and_only_once(monkeypatch, number):
-    monkeypatch.setattr(worker, "INSIST_S", 0.01)
+    monkeypatch.setattr(signals, "INSIST_S", 0.01)
     before = signal.getsignal(number)
     reached = []
 
-    with worker.handing_back(*SIGNALS):
+    with handing_back(*SIGNALS):
         with pytest.raises(HandBack) as told:
             signal.raise_signal(number)
         told.value.heard = True
@@ -95,7 +156,7 @@ class Finalized:
 def test_a_signal_within_a_finalizer_hands_the_trial_back_though_python_swallows_it(
     waiting, monkeypatch
 ):
-    monkeypatch.setattr(worker, "INSIST_S", 0.2)
+    monkeypatch.setattr(signals, "INSIST_S", 0.2)
     reached = []
 
     def running(_claimed):
@@ -106,7 +167,7 @@ def test_a_signal_within_a_finalizer_hands_the_trial_back_though_python_swallows
 
     monkeypatch.setattr("hpo.execution.trial.run", running)
     began_s = time.monotonic()
-    with worker.handing_back(*SIGNALS):
+    with handing_back(*SIGNALS):
         assert a_worker(waiting).work() == 0
 
     assert reached == ["swallowed"]
@@ -118,7 +179,7 @@ def test_a_signal_within_a_finalizer_hands_the_trial_back_though_python_swallows
 def test_a_command_started_with_nohup_is_ended_by_no_hang_up(monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with worker.handing_back(*SIGNALS):
+        with handing_back(*SIGNALS):
             signal.raise_signal(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)

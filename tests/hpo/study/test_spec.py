@@ -25,6 +25,11 @@ def write(folder, text):
         pytest.param("", r"\[study\] name is missing", id="no-name"),
         pytest.param('[study]\nname = "../x"', "name must be letters, digits", id="path-name"),
         pytest.param(
+            MINIMAL + "trials_per_worker = 0",
+            r"\[study\] trials_per_worker must be auto or a number from 1 on, got 0",
+            id="at-a-time",
+        ),
+        pytest.param(
             MINIMAL + "[traning]", "no table 'traning': did you mean 'training'", id="table"
         ),
         pytest.param(
@@ -260,6 +265,7 @@ def test_a_study_stored_by_version_0_1_means_what_it_meant():
 
     again = json.loads(spec.to_json())
     assert {table: again[table] | values for table, values in stored.items()} == again
+    assert spec.study.trials_per_worker == 1
     assert again["space"] == stored["space"]
     assert (spec.flow.base, spec.training.blend, spec.training.bag) == ("normal", "rows", False)
     assert spec.space["clip_norm"].step == 1

@@ -7,7 +7,8 @@ from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveH
 
 from hpo.storage.address import url_of
 from hpo.storage.open import open_storage
-from hpo.study.sampling import pruner_of, sampler_of, search_space
+from hpo.study.sampling import Company, pruner_of, sampler_of, search_space
+from hpo.study.space import suggest
 from hpo.study.spec import SpecError, load
 from hpo.study.study import (
     STOP_ATTRIBUTE,
@@ -16,6 +17,7 @@ from hpo.study.study import (
     slots_of,
     stop_reason,
 )
+from models.config import OF_STACK
 
 OLD = Path(__file__).parents[2] / "data" / "run-schema-1.json"
 
@@ -156,6 +158,52 @@ def test_a_sampler_that_knows_the_trials_so_far_chooses_the_same_and_compares_no
     assert shared[0] == anew[0]
     assert anew[1] >= 29
     assert shared[1] <= 5
+
+
+def begun(study, spec, company, number, seen=()):
+    """Begin a trial as a worker does; its parameters, and those of the trials that the sampler saw.
+
+    Args: `seen` are values that are known of it.
+    """
+    study.sampler = sampler_of(spec, number, company=company)
+    if seen:
+        study.enqueue_trial(seen)
+    trial = study.ask()
+    suggest(trial, spec.space, spec.flow, spec.training, seed=0)
+    company.add(number, trial.params)
+    return trial
+
+
+@pytest.mark.parametrize("kind", ["tpe", "random"])
+def test_of_every_four_trials_of_a_worker_one_is_free_and_the_others_have_its_shape(kind):
+    settings = [f"sampler.kind={kind}", "sampler.startup_trials=3"]
+    spec, company, trials = load("bbh", settings=settings), Company(4), []
+    study, another = optuna.create_study(), optuna.create_study()
+    for number in range(40):
+        if number >= 4:
+            study.tell(trials[number - 4], number % 7)
+        trials.append(begun(study, spec, company, number))
+        if kind == "random" and number % 4 == 0:  # as if it were alone
+            assert trials[-1].params == begun(another, spec, Company(1), number).params
+
+    shapes = [{k: v for k, v in one.params.items() if k in OF_STACK} for one in trials]
+    assert shapes == [shapes[number - number % 4] for number in range(40)]
+    for key in trials[0].params:
+        seen = {one.params[key] for one in trials}
+        assert 1 < len(seen) <= (10 if key in shapes[0] else 40)
+
+
+def test_what_is_known_of_a_trial_is_kept_and_the_rest_is_of_its_company():
+    spec, company, study = load("bbh"), Company(3), optuna.create_study()
+    first = begun(study, spec, company, 0, seen={"batch_size": 512, "blocks": 1})
+    kept = begun(study, spec, company, 1, seen={"batch_size": 1024, "learning_rate": 0.01})
+    others = [begun(study, spec, company, number) for number in (2, 3)]
+
+    assert (kept.params["batch_size"], kept.params["learning_rate"]) == (1024, 0.01)
+    for one in (first, *others):
+        assert (one.params["batch_size"], one.params["blocks"]) == (512, 1)
+    assert kept.params["blocks"] == 1
+    assert not company.values
 
 
 @pytest.mark.parametrize(
