@@ -94,7 +94,7 @@ def planned(command: Command) -> Command:
     workers = click.option(
         "--workers",
         type=click.IntRange(min=1),
-        help="Workers [default: the study's, else one for each core here, at most 8].",
+        help="Workers [default: the study's, else one for each GPU here, or core, at most 8].",
     )
     settings = click.option(
         "--set",

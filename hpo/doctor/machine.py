@@ -100,8 +100,11 @@ def gpus() -> list[str]:
 
 
 def default_workers(spec: StudySpec | None) -> int:
-    """Workers where no number is given: the study's, else one for each core, at most 8."""
-    return (spec.study.workers if spec else None) or min(8, cores())
+    """Workers where no number is given: the study's, else one for each GPU, or core, at most 8."""
+    if spec and spec.study.workers:
+        return spec.study.workers
+    on_gpus = spec is None or spec.training.device != "cpu"
+    return (len(gpus()) if on_gpus else 0) or min(8, cores())
 
 
 def _versions() -> list[Check]:

@@ -68,11 +68,10 @@ class StudyTable:
     trials: PositiveInt = 30
     """Trials in total, when `--trials` does not say."""
     workers: NonNegativeInt = 0
-    """Worker processes or jobs. 0: one for each core, at most 8."""
+    """Worker processes or jobs. 0: one for each GPU; without one, for each core, at most 8."""
     trials_per_worker: AtATime = "auto"
-    """Trials that a worker trains at a time, those of one shape together. auto: on a processor up
-    to 4, on a GPU up to 64, in studies of many trials; 1 in small ones:
-    `docs/guides/studies.md`."""
+    """Trials that a worker trains at a time, those of one shape together. auto: up to 4 on a
+    processor and 64 on a GPU, fewer in a study of few trials: `docs/guides/studies.md`."""
     seed: NonNegativeInt = 0
     """With a trial's number, seeds the sampler, the weights and the order of the rows."""
     max_restarts: NonNegativeInt = 3

@@ -40,7 +40,7 @@ class Meeting:
         threads: CPU threads for stacks, side by side.
         apart: Whether each takes its steps by itself, in its own thread.
         """
-        self.size, self.apart = size, apart
+        self.size, self.threads, self.apart = size, threads, apart
         self._lock = threading.Lock()
         self._joined: Counter[Hashable] = Counter()
         self._waiting: dict[Hashable, list[Waiting]] = {}
@@ -124,7 +124,7 @@ class Meeting:
         if waiting and (self._broken_off or len(waiting) >= self._joined[shape]):
             del self._waiting[shape]
             outcome_of = dict(waiting)
-            for some in stacks_of([member for member, _ in waiting]):
+            for some in stacks_of([member for member, _ in waiting], self.threads):
                 self._pool.submit(self._take, shape, [(one, outcome_of[one]) for one in some])
 
     def _rows(self, shape: Hashable, members: Sequence[Member]) -> Held:
@@ -183,11 +183,14 @@ class Meeting:
             self._take(shape, together[half:])
 
 
-def stacks_of(members: Sequence[Member]) -> list[Sequence[Member]]:
-    """Members of one shape in stacks; on a CPU in such whose arrays stay in the cache of a core."""
+def stacks_of(members: Sequence[Member], threads: int = 1) -> list[Sequence[Member]]:
+    """Members of one shape in stacks; on a CPU in such whose arrays stay in the cache of a core.
+
+    There as many as there are threads, at least, since each stack is taken by one.
+    """
     most = len(members)
     if fused(members[0].device):
-        most = max(1, CPU_ROWS // members[0].config.batch_size)
+        most = max(1, min(CPU_ROWS // members[0].config.batch_size, -(-most // threads)))
     return [members[at : at + most] for at in range(0, len(members), most)]
 
 

@@ -60,6 +60,15 @@ def test_it_is_what_was_asked_for_and_one_where_nothing_is_trained_together(
     assert plan(tmp_path, *settings, **options).at_a_time == expected
 
 
+def test_without_a_number_there_is_a_worker_for_each_gpu(tmp_path, monkeypatch):
+    on_cores = plan(tmp_path, workers=None).workers
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(11))))
+
+    assert plan(tmp_path, workers=None).workers == 11
+    assert plan(tmp_path, "training.device=cpu", workers=None).workers == on_cores
+    assert plan(tmp_path, "study.workers=3", workers=None).workers == 3
+
+
 @pytest.mark.parametrize("asked", ["0", "many", "-1"])
 def test_what_is_no_number_of_trials_is_refused(asked):
     told = CliRunner().invoke(main, ["launch", "--stack", asked])

@@ -57,9 +57,9 @@ def stacks(monkeypatch):
     return sizes
 
 
-def trained(folder, pairs, **options):
+def trained(folder, pairs, threads=1, **options):
     """The outcome of each training, or its error; all take their steps with the others."""
-    met = AllAtOnce(len(pairs))
+    met = AllAtOnce(len(pairs), threads=threads)
 
     def one(pair):
         try:
@@ -204,13 +204,18 @@ def test_trainings_of_other_shapes_do_not_wait_for_each_other(prepared, stacks):
     assert all(len(fit.history) == 1 for _, fit in outcomes)
 
 
-def test_on_a_processor_stacks_stay_in_the_cache(prepared, stacks, monkeypatch):
-    monkeypatch.setattr(meeting, "CPU_ROWS", 2 * CONFIG.batch_size)
+@pytest.mark.parametrize(
+    ("batches", "threads", "sizes"), [(2, 1, [2, 2]), (5, 1, [5]), (5, 2, [3, 2])]
+)
+def test_on_a_processor_stacks_stay_in_the_cache_and_leave_no_thread_idle(
+    prepared, stacks, monkeypatch, batches, threads, sizes
+):
+    monkeypatch.setattr(meeting, "CPU_ROWS", batches * CONFIG.batch_size)
     pairs = [(FLOW, replace(CONFIG, epochs=1, seed=seed)) for seed in range(5)]
 
-    trained(prepared, pairs)
+    trained(prepared, pairs, threads)
 
-    assert stacks == [2, 2]
+    assert sorted(stacks, reverse=True) == sizes
 
 
 def test_an_error_in_one_breaks_off_the_others_wherever_they_are(prepared):
