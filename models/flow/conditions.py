@@ -35,6 +35,8 @@ class Conditions:
     """Whether first derivatives are enough, so that steps with a derivative by hand can be used."""
     of_rows: Tensor | None = None
     """In place of `counts`, where rows are in any order: which condition each has, `(N,)`."""
+    apart: bool = False
+    """Whether they belong to several flows, so that a number of one that is none stays there."""
 
     @cached_property
     def index_N(self) -> Tensor | None:
@@ -54,7 +56,7 @@ class Conditions:
         index_N = self.index_N
         if not self.fused or index_N is None or self.c_CU.shape[1] * RUN_ROWS > len(index_N):
             return None
-        if self.c_CU.device.type != "cpu":
+        if self.apart or self.c_CU.device.type != "cpu":
             return None
         one_UU = torch.eye(self.c_CU.shape[1], dtype=self.c_CU.dtype, device=self.c_CU.device)
         return one_UU.index_select(1, index_N)

@@ -260,7 +260,8 @@ class _LookUp:
         else:
             self.column_N = self.index_N
             # All curves one after another in a single sorted array. float64: U edges apart by 1.
-            keys = (upper_KM / upper_KM[-1]).t().double()
+            # Of a flow that is no number any more they must be in order, too: others may be beside.
+            keys = (upper_KM / upper_KM[-1]).nan_to_num_(nan=1.0).t().double()
             keys = keys + _numbers(self.curves, at_N.device)[:, None]
             found_N = torch.searchsorted(keys.flatten(), at_N.double() + self.index_N, right=True)
             found_N.sub_(self.index_N, alpha=self.count)

@@ -165,7 +165,9 @@ class Rows:
         return Step(
             held.y_FM.index_select(1, rows_N),
             held.log_det_M.index_select(0, rows_N),
-            Conditions(c_CU, counts, fused=counts is not None, of_rows=of_rows),
+            Conditions(
+                c_CU, counts, fused=counts is not None, of_rows=of_rows, apart=len(rows_TN) > 1
+            ),
             weight_TN.flatten(),
             filled_TN.sum(1),
             own_T,

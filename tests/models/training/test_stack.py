@@ -119,7 +119,16 @@ def test_weighted_rows_and_held_out_cells_are_those_of_a_training_alone(weighted
         assert math.isfinite(outcome[1].best.held_out_nll)
 
 
-def test_a_training_that_is_no_number_any_more_ends_alone(prepared, stacks, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "batch_size"),
+    [
+        ("spline", 300),
+        ("affine", 2000),  # so many rows of each condition that products spread values to them
+    ],
+)
+def test_a_training_that_is_no_number_any_more_ends_alone(
+    prepared, stacks, monkeypatch, kind, batch_size
+):
     build = training.build
 
     def built(*arguments, seed):
@@ -129,7 +138,8 @@ def test_a_training_that_is_no_number_any_more_ends_alone(prepared, stacks, monk
         return flow
 
     monkeypatch.setattr(training, "build", built)
-    pairs = [(FLOW, replace(CONFIG, seed=seed)) for seed in (1, 4)]
+    flow, config = replace(FLOW, blocks=1, kind=kind), replace(CONFIG, batch_size=batch_size)
+    pairs = [(flow, replace(config, seed=seed)) for seed in (1, 4)]
     with pytest.raises(NonFiniteLoss) as alone:
         train(prepared, *pairs[1])
 
