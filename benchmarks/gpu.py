@@ -5,8 +5,9 @@
 
 Told are, for flows of the default's shape:
 
-    numbers     how far the NLLs of a training on the device are from those on a processor, in a
-                stack and alone, and from those of a training that was broken off and went on
+    numbers     how far the NLLs of a training on the device are from those on a processor, with
+                rows that stay there, on batches that are streamed, and in a stack; and from those
+                of a training that was broken off and went on
     rows/s      of all trainings together: K of them in a stack, and in as many processes that
                 share the device, as `workers_per_gpu` does; each for `--seconds`, evaluations not
                 counted; how busy the GPU was as nvidia-smi tells it
@@ -93,6 +94,8 @@ def numbers(dataset: Path, config: TrainConfig) -> None:
     here = [train(dataset, FlowConfig(), replace(config, device="cpu", seed=k))[1] for k in (0, 1)]
     alone = train(dataset, FlowConfig(), config)[1]
     print(f"alone, from the processor: {gap(alone, here[0]):.1e} nats")
+    streamed = train(dataset, FlowConfig(), replace(config, memory_mb=0.0))[1]
+    print(f"streamed, from the processor: {gap(streamed, here[0]):.1e} nats")
     meeting = Meeting(size=2)
     both = [partial(train, dataset, FlowConfig(), replace(config, seed=k)) for k in (0, 1)]
     pairs = zip(meeting.run([partial(one, meeting=meeting) for one in both]), here, strict=True)
@@ -121,10 +124,12 @@ def stacked(dataset: Path, config: TrainConfig, count: int, seconds: float) -> t
         trainings = [
             _Training(dataset, FlowConfig(), replace(config, seed=seed)) for seed in range(count)
         ]
-        held = Held([training._member(STEPS) for training in trainings])
+        members = [training._member(STEPS) for training in trainings]
+        stack = Stack(members, Held(members))
 
         def take() -> None:
-            Stack([training._member(STEPS) for training in trainings], held).train()
+            stack.go_on([training._member(STEPS) for training in trainings])
+            stack.train()
             for training in trainings:
                 training.step += STEPS
 
@@ -143,14 +148,11 @@ def by_itself(dataset: Path, config: TrainConfig, seed: int, seconds: float) -> 
     torch.set_num_threads(1)
     with arithmetic(config):
         training = _Training(dataset, FlowConfig(), replace(config, seed=seed))
-
-        def take() -> None:
-            training.step += training._alone(STEPS).steps
-
-        return rate(take, STEPS * config.batch_size, seconds)
+        with training.loss.threads(), training._joined():
+            return rate(lambda: training._take(STEPS), STEPS * config.batch_size, seconds)
 
 
-def rate(take: Callable[[], None], rows: int, seconds: float) -> tuple[float, float]:
+def rate(take: Callable[[], object], rows: int, seconds: float) -> tuple[float, float]:
     """Rows a second, and milliseconds of one of the `STEPS` steps; the first are not counted."""
     take()
     _wait()

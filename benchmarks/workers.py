@@ -107,7 +107,7 @@ def serve(pipe: Connection, dataset: Path, batch: int, seeds: Sequence[int], thr
             steps, together = told
             start_s = time.process_time()
             taken = [
-                pool.submit(take, [stack], steps, held if together else None)
+                pool.submit(take, [stack], held if together else None, steps)
                 for stack in cut(trainings)
             ]
             for one in taken:

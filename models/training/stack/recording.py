@@ -19,6 +19,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from models.training.arithmetic import pinned
+
 WARM_UP = 3
 """Steps before the one that is recorded."""
 
@@ -41,9 +43,7 @@ class Recorded:
             given = [p.view(one.dtype).view_as(one) for p, one in zip(parts, told, strict=True)]
             self._function = partial(self._function, *given)
         # One transfer for all of them, from memory that a GPU reads while the host goes on.
-        self._told.copy_(
-            whole.pin_memory() if self._device.type == "cuda" else whole, non_blocking=True
-        )
+        self._told.copy_(pinned(whole, self._device), non_blocking=True)
         if self._calls == WARM_UP:
             self._play = record(self._function, self._device)
         self._calls += 1

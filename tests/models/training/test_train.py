@@ -119,7 +119,7 @@ def test_an_interrupted_training_ends_as_the_unbroken_one(prepared, quick, tmp_p
 
 def test_a_resumed_training_remembers_its_best_and_its_patience(prepared, tmp_path):
     noisy = {"learning_rate": 0.3, "schedule": "constant", "decay_rows": 0.0}
-    config = replace(QUICK, epochs=12, patience=2, **noisy)
+    config = replace(QUICK, epochs=12, patience=2, batch_size=1024, **noisy)
     whole, whole_fit = train(prepared, FLOW, config)
 
     interrupt(prepared, config, tmp_path, after=len(whole_fit.history) - 1)
@@ -418,7 +418,8 @@ def test_the_objective_decides_which_weights_are_kept_and_when_to_stop(
     val, held_out = [5.0, 4.0, 4.5, 4.6, 4.7, 4.8], [5.0, 4.5, 4.2, 4.3, 4.4, 4.5]
     in_turn = itertools.chain.from_iterable(zip(val, held_out, strict=True))
     monkeypatch.setattr(loss.BatchLoss, "mean_nll", lambda *_: next(in_turn))
-    config = replace(QUICK, objective=objective, patience=3, schedule="constant", warmup=0.0)
+    level = replace(QUICK, schedule="constant", warmup=0.0, batch_size=2048)
+    config = replace(level, objective=objective, patience=3)
 
     flow, fit = train(prepared, FLOW, replace(config, epochs=6), hold_out=HELD_OUT)
 
@@ -516,7 +517,7 @@ def test_a_training_that_cannot_hold_them_out_is_refused(prepared):
 
 
 def test_a_bagged_training_is_of_other_rows_and_resumes_to_the_bit(prepared, quick, tmp_path):
-    config = replace(QUICK, bag=True)
+    config = replace(QUICK, bag=True, batch_size=1024)
     whole, fit = train(prepared, FLOW, config)
 
     interrupt(prepared, config, tmp_path, after=2)
@@ -528,4 +529,4 @@ def test_a_bagged_training_is_of_other_rows_and_resumes_to_the_bit(prepared, qui
     # Coordinates are those of all rows.
     assert torch.equal(whole.conditions.mean_K, quick.flow.conditions.mean_K)
     with pytest.raises(CheckpointError, match="has bag = True, this one False"):
-        train(prepared, FLOW, QUICK, checkpoint=tmp_path)
+        train(prepared, FLOW, replace(config, bag=False), checkpoint=tmp_path)
