@@ -12,6 +12,7 @@ Source:
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -23,6 +24,8 @@ from models.training.arithmetic import pinned
 
 WARM_UP = 3
 """Steps before the one that is recorded."""
+AHEAD = 32
+"""Steps by which a host may be ahead of a GPU: what they are told lies in memory of the host."""
 
 
 class Recorded:
@@ -33,6 +36,10 @@ class Recorded:
         self._told = torch.empty(0)
         self._play: Callable[[], None] | None = None
         self._calls = 0
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._ahead: deque[torch.cuda.Event] = deque()
 
     def __call__(self, *told: Tensor) -> None:
         """Call it; tensors are of 32 bits, and have the same shapes every time."""
@@ -48,6 +55,24 @@ class Recorded:
             self._play = record(self._function, self._device)
         self._calls += 1
         (self._play or self._function)()
+        if self._stream is not None:
+            self._ahead.append(self._stream.record_event())
+            if len(self._ahead) > AHEAD:
+                self._ahead.popleft().synchronize()
+
+    @contextmanager
+    def queued(self) -> Iterator[None]:
+        """A queue of work of its own, in which a GPU can record; elsewhere nothing."""
+        if self._stream is None:
+            yield
+            return
+        before = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(before)
+        try:
+            with torch.cuda.stream(self._stream):
+                yield
+        finally:
+            before.wait_stream(self._stream)
 
 
 def record(function: Callable[[], None], device: torch.device) -> Callable[[], None]:
@@ -60,17 +85,3 @@ def record(function: Callable[[], None], device: torch.device) -> Callable[[], N
     with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         function()
     return graph.replay
-
-
-@contextmanager
-def own_stream(device: torch.device) -> Iterator[None]:
-    """A queue of work in which a GPU can record; elsewhere nothing."""
-    if device.type != "cuda":
-        yield
-        return
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    before = torch.cuda.current_stream(device)
-    stream.wait_stream(before)
-    with torch.cuda.stream(stream):
-        yield
-    before.wait_stream(stream)

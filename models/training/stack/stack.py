@@ -30,7 +30,7 @@ from models.flow.density import ConditionalFlow
 from models.training.optimizer import BETAS, EPSILON, averaging, decay_of, learning_rate
 from models.training.stack.member import Member, Trained
 from models.training.stack.places import Places
-from models.training.stack.recording import Recorded, own_stream
+from models.training.stack.recording import Recorded
 from models.training.stack.rows import Held, Rows, Step
 
 
@@ -72,7 +72,7 @@ class Stack:
         self._copy(self.places.put)
         self.sums.clear()
         settings_S7T = torch.tensor([self._settings(number) for number in range(most)])
-        with own_stream(self.device):
+        with self.play.queued():
             for number, settings_7T in enumerate(settings_S7T):
                 check()
                 told, counts = self.rows.tell(number)

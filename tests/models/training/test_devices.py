@@ -141,10 +141,9 @@ def test_a_step_of_a_stack_looks_at_no_number(weighted, tapes, monkeypatch):
     members = [of(weighted, replace(FLOW, **size))._member(3) for size in SIZES[1:]]
     stack = Stack(members, Held(members))
     given = told(stack)
-    for part in (stack, stack.rows, stack.rows._held):
+    modules = [*stack.flow.modules(), *stack.rows._standardise.modules()]
+    for part in (stack, stack.rows, stack.rows._held, *modules):
         moved_to_meta(part)
-    for module in (stack.flow, stack.rows._standardise):
-        module.to(META)
     stack.places.share(stack.whole["value"])
     stack.sums = Sums.none(2, META)
     backward = stack._backward
