@@ -126,6 +126,7 @@ def running(status: StudyStatus) -> str:
             "left": None if one.eta_s is None else duration(round(one.eta_s)),
             "host": one.host,
             "device": one.device,
+            "at a time": one.at_a_time if one.at_a_time != 1 else None,
             "job": one.job,
             "restarts": one.restarts or None,
         }

@@ -55,7 +55,7 @@ def follow(
     records, shown = Records(plan.folder), slots.look().finished
     workers = SlurmJobs(plan, slots, tell) if plan.on == "slurm" else LocalWorkers(plan)
     plan.worker_folder.mkdir(parents=True, exist_ok=True)
-    futile, progress = 0, -1
+    futile, progress, at_a_time = 0, -1, plan.at_a_time
     refused = plan.worker_folder / REFUSED
     refused.unlink(missing_ok=True)
     try:
@@ -73,7 +73,7 @@ def follow(
             show(status, ended)
             living = [one for one in status.running if one.stale is None]
             running = len({(one.host, one.pid) for one in living})
-            wanted = min(plan.workers, -(-status.waiting // plan.at_a_time) + running)
+            wanted = min(plan.workers, -(-status.waiting // at_a_time) + running)
             if status.stopping or not status.waiting:
                 if not status.running:
                     return status

@@ -112,6 +112,7 @@ def work(
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with handing_back(*TERMINAL, signal.SIGTERM, signal.SIGUSR2):
         size = _size(stack, spec, slots, workers, on_gpu=device != "cpu")
+        log.info("trials at a time: %d", size)
         meeting = _meeting(size) if size > 1 else None
         shared = partial(_Worker, crew=Crew(), company=Company(size), meeting=meeting)
         made = partial(shared, spec=spec, owner=owner, runs=Path(runs))
@@ -332,9 +333,7 @@ def _size(
         sharing = spec.slurm.workers_per_gpu if job_of_this_process() else workers
         room = _room(spec, dataset) // sharing
     total = slots.look().total
-    size = at_a_time(stack, spec, dataset, trials=total, workers=workers, room=room)
-    log.info("trials at a time: %d", size)
-    return size
+    return at_a_time(stack, spec, dataset, trials=total, workers=workers, room=room)
 
 
 def _room(spec: StudySpec, dataset: Dataset) -> int:

@@ -45,6 +45,8 @@ class Running:
     restarts: int
     device: str | None
     """`cpu` or `cuda`; None until its worker has told."""
+    at_a_time: int | None
+    """Trials that its worker trains at a time; likewise."""
     stale: str | None
     """Why it makes no progress; None when it does."""
 
@@ -163,6 +165,7 @@ def _running(
         job=lease.owner.job,
         restarts=lease.restarts,
         device=(record and record.environment.device.partition(" ")[0]) or None,
+        at_a_time=record.environment.stack if record else None,
         stale=_stale(lease, jobs),
     )
 

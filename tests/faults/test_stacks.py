@@ -72,14 +72,22 @@ def shape(record):
     return record.params["blocks"], record.params["batch_size"]
 
 
-def test_trials_trained_together_are_each_its_own(forks, make, data, tmp_path):
-    runs = tmp_path / "runs"
-    made = make(runs, trials=TRIALS, space=SPACE)
-
-    done = forks.work("s", runs, cwd=tmp_path, stack=STACK)
-
+@pytest.fixture(scope="module")
+def whole(forks, make, tmp_path_factory):
+    """The folder of a study that waits, that of the same one when it is done, and its events."""
+    place = tmp_path_factory.mktemp("whole")
+    made = make(place / "runs", trials=TRIALS, space=SPACE)
+    # By another process: one that closes a file drops the locks that its SQLite has on it.
+    subprocess.run(["cp", "-r", place / "runs", place / "fresh"], check=True)
+    done = forks.work("s", place / "runs", cwd=place, watch=place / "runs" / "s", stack=STACK)
     assert done.code == 0, done.said
     assert not made.slots.leases()
+    return place / "fresh", place / "runs", len(done.events)
+
+
+def test_trials_trained_together_are_each_its_own(whole, data):
+    _, runs, _ = whole
+
     check_all_ended_as_alone(runs, data)
     ended = records(runs)
     assert {record.environment.stack for record in ended} == {STACK}
@@ -141,15 +149,10 @@ def test_trials_trained_together_are_pruned_each_by_itself(forks, make, tmp_path
         assert trial.intermediate_values == {row.epoch: row.val_nll for row in record.epochs}
 
 
-def test_trials_trained_together_go_on_from_every_moment(forks, make, data, tmp_path):
-    runs, fresh = tmp_path / "runs", tmp_path / "fresh"
-    make(runs, trials=TRIALS, space=SPACE)
-    shutil.copytree(runs, fresh)
-    whole = forks.work("s", runs, cwd=tmp_path, watch=runs / "s", stack=STACK)
-    assert whole.code == 0, whole.said
-
-    for number in spread(len(whole.events) - 20, 4):
-        shutil.rmtree(runs)
+def test_trials_trained_together_go_on_from_every_moment(forks, whole, data, tmp_path):
+    (fresh, _, events), runs = whole, tmp_path / "runs"
+    for number in spread(events - 20, 3):
+        shutil.rmtree(runs, ignore_errors=True)
         shutil.copytree(fresh, runs)
         killed = forks.work(
             "s", runs, cwd=tmp_path, watch=runs / "s", kill_before=number, stack=STACK

@@ -9,6 +9,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 from sqlalchemy import event
 
+from hpo.cli import progress
 from hpo.cluster.jobs import queue_has_changed
 from hpo.execution.follow import follow, look
 from hpo.execution.launch import begin
@@ -57,17 +58,21 @@ def test_a_running_trial_tells_who_holds_it_and_how_far_it_is(opened, tmp_path):
     record = blank_record(study, claim.number)
     row = {"train_nll": 4.6, "learning_rate": 1e-3, "samples_per_second": 1e4, "loss_rate": None}
     rows = tuple(EpochRow(epoch=n, val_nll=4.5, seconds=3.0, **row) for n in (1, 2))
-    where = replace(record.environment, device="cuda (NVIDIA H200)")
+    where = replace(record.environment, device="cuda (NVIDIA H200)", stack=16)
     replace(record, epochs=rows, environment=where).write(trial_folder(tmp_path, "quick", 0))
 
-    [running] = read_status(*opened).running
+    status = read_status(*opened)
 
+    [running] = status.running
     assert (running.trial, running.epoch, running.epochs) == (0, 2, 9)
     assert running.val_nll == 4.5
     assert running.eta_s == 7 * 3.0
-    assert running.device == "cuda"
+    assert (running.device, running.at_a_time) == ("cuda", 16)
     assert running.pid == Owner.this_process().pid
     assert running.stale is None
+    names, row = progress.running(status).splitlines()
+    assert names.endswith("at a time")
+    assert row.endswith(" 16")
 
 
 def test_a_trial_whose_worker_is_gone_is_stale_and_says_why(opened):
