@@ -1,11 +1,8 @@
 """The flow in plain arrays against the flow in torch, and gradients of both."""
 
-import hashlib
 import importlib
-import json
 import subprocess
 import sys
-import warnings
 
 import numpy as np
 import pytest
@@ -13,9 +10,7 @@ import torch
 
 from models import Emulator
 from models.arrays.flow import ArrayFlow
-from models.bundle.domain import ExtrapolationWarning
 from models.bundle.ensemble import Ensemble
-from models.bundle.files import EmulatorError
 from tests.random_flows import (
     CHANNEL,
     GRID,
@@ -329,86 +324,6 @@ def test_under_jax_no_gradient_is_nan_outside_the_support():
     assert (np.asarray(of_events)[1] != 0).all()
 
 
-def test_outside_the_domain_it_warns_raises_or_keeps_quiet():
-    flow = in_arrays(a_flow())
-    with pytest.warns(ExtrapolationWarning, match=r"Z = 0.05 is outside the range \[0.0001, 0.01]"):
-        flow.log_prob([[9.0, 8.0]], Z=0.05, alpha=1.0)
-    with pytest.raises(EmulatorError, match="alpha = 9 is outside the range"):
-        flow.log_prob([[9.0, 8.0]], Z=0.001, alpha=9.0, on_extrapolation="raise")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        flow.log_prob([[9.0, 8.0]], Z=0.001, alpha=9.0, on_extrapolation="ignore")
-        flow.log_prob([[9.0, 8.0]], Z=float(np.float32(0.0001)), alpha=5.0)
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        pytest.param(lambda f: f.log_prob([[9, 8]], Z=0.001), "missing alpha", id="missing"),
-        pytest.param(lambda f: f.log_prob([9, 8], Z=0.001, alpha=1), "must have shape", id="shape"),
-        pytest.param(
-            lambda f: f.log_prob([[9, 8]], Z=[0.001, 0.002], alpha=1), "each of the 1", id="length"
-        ),
-        pytest.param(
-            lambda f: f.log_prob([[9, 8]], Z=np.nan, alpha=1), "Z must be finite", id="nan"
-        ),
-        pytest.param(
-            lambda f: f.log_prob([[9, 8]], Z=0.001, alpha=1, on_extrapolation="no"),
-            "must be warn, raise",
-            id="action",
-        ),
-    ],
-)
-def test_a_bad_call_is_refused_with_a_sentence(call, message):
-    with pytest.raises(ValueError, match=message):
-        call(in_arrays(a_flow()))
-
-
-def _no_card(folder):
-    (folder / "emulator.json").unlink()
-
-
-def _newer(folder):
-    path = folder / "emulator.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 5}))
-
-
-def _no_weights(folder):
-    (folder / "weights.safetensors").unlink()
-
-
-def _changed(folder):
-    path = folder / "weights.safetensors"
-    path.write_bytes(path.read_bytes() + b" ")
-
-
-def _other_weights(folder):
-    path, card = folder / "weights.safetensors", folder / "emulator.json"
-    path.write_bytes(b"\x02\0\0\0\0\0\0\0{}")
-    said = json.loads(card.read_text())
-    said["files"][path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    card.write_text(json.dumps(said))
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        pytest.param(_no_card, "is not an emulator .* make one with `hpo export`", id="no-card"),
-        pytest.param(_newer, "has format 5, this version reads up to 4", id="newer"),
-        pytest.param(_no_weights, "weights.safetensors is missing", id="no-weights"),
-        pytest.param(_changed, "is not the file that was exported", id="changed"),
-        pytest.param(_other_weights, "does not fit emulator.json", id="other"),
-    ],
-)
-def test_a_bundle_that_cannot_be_used_is_refused(bundle, tmp_path, damage, message):
-    for name in ("emulator.json", "weights.safetensors"):
-        (tmp_path / name).write_bytes((bundle / name).read_bytes())
-    damage(tmp_path)
-
-    with pytest.raises(EmulatorError, match=message):
-        ArrayFlow.load(tmp_path)
-
-
 def _torch(made):
     def of(method):
         return lambda *arrays: method(*tensors(*arrays, dtype=made.conditions.mean_K.dtype)).numpy()
@@ -457,9 +372,3 @@ def test_a_place_that_no_text_has_is_no_condition(place):
     found = of_texts.log_density(np.array([[9.0, 8.0]]), np.array([[0.001, place], [0.001, 2.0]]))
 
     np.testing.assert_array_equal(np.isnan(found), [True, False])
-
-
-@pytest.mark.parametrize("event", [[np.nan, 8.0], [np.inf, 8.0]])
-def test_events_that_are_not_finite_are_refused(event):
-    with pytest.raises(EmulatorError, match="events must be finite"):
-        in_arrays(a_flow()).log_prob([event], Z=0.001, alpha=1.0)

@@ -33,7 +33,7 @@ SMALL = {"blocks": 1, "hidden": 8, "bins": 4}
 
 
 def single():
-    return a_mixed_flow(blocks=2, hidden=8)
+    return a_mixed_flow(**SMALL)
 
 
 def ensemble():

@@ -1,4 +1,4 @@
-"""The emulator and its bundle, as a user meets them."""
+"""The emulator and its bundle, as a user meets them with torch and without."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ import torch
 
 from data_prep.dataset import Dataset
 from data_prep.stream import Stream
-from models import Emulator
+from models import ArrayFlow, Emulator
 from models.bundle.batched import ROWS
 from models.bundle.emulator import EmulatorError, ExtrapolationWarning
 from models.config import FlowConfig
@@ -22,6 +22,7 @@ from models.flow.density import build_flow
 from tests.random_flows import a_flow
 
 HERE = {"Z": 0.001, "alpha": 1.0}
+of_both = pytest.mark.parametrize("kind", [Emulator, ArrayFlow])
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,11 @@ def bundle(emulator, tmp_path_factory):
     return emulator.save(
         tmp_path_factory.mktemp("bundle") / "emulator", extra={"run.json": b'{"schema": 1}'}
     )
+
+
+@pytest.fixture(scope="module", params=[Emulator, ArrayFlow])
+def either(request, bundle):
+    return request.param.load(bundle)
 
 
 @pytest.fixture
@@ -134,51 +140,48 @@ def test_masses_that_cannot_be_have_no_density(emulator):
     assert np.isfinite(log_prob[2])
 
 
-def test_outside_the_domain_it_warns_and_names_condition_and_range(emulator):
+def test_outside_the_domain_it_warns_raises_or_keeps_quiet(emulator, either):
+    event = [[9.0, 8.0]]
     with pytest.warns(ExtrapolationWarning, match=r"Z = 0.05 is outside the range \[0.0001, 0.01]"):
         emulator.sample(3, Z=0.05, alpha=1.0)
-
-
-def test_outside_the_domain_it_can_raise_or_keep_quiet(emulator):
+    with pytest.warns(ExtrapolationWarning, match=r"Z = 0.05 is outside the range \[0.0001, 0.01]"):
+        either.log_prob(event, Z=0.05, alpha=1.0)
     with pytest.raises(EmulatorError, match="alpha = 9 is outside the range"):
-        emulator.log_prob([[9.0, 8.0]], Z=0.001, alpha=9.0, on_extrapolation="raise")
-    emulator.sample(3, Z=0.001, alpha=9.0, on_extrapolation="ignore")
-
-
-def test_the_edges_of_the_grid_are_inside_even_as_float32(emulator):
+        either.log_prob(event, Z=0.001, alpha=9.0, on_extrapolation="raise")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        emulator.sample(1, Z=float(np.float32(0.0001)), alpha=float(np.float32(5)))
-        emulator.sample(1, Z=float(np.float32(0.01)), alpha=0.5)
+        either.log_prob(event, Z=0.001, alpha=9.0, on_extrapolation="ignore")
+        # The edges of the grid are inside even in single precision.
+        either.log_prob(event, Z=float(np.float32(0.0001)), alpha=float(np.float32(5)))
+        either.log_prob(event, Z=float(np.float32(0.01)), alpha=0.5)
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("events", "given", "message"),
     [
-        pytest.param(lambda e: e.sample(3, Z=0.001), "missing alpha, unknown none", id="missing"),
+        pytest.param([[9, 8]], {"Z": 0.001}, "missing alpha, unknown none", id="missing"),
+        pytest.param([[9, 8]], {"z": 1, "alpha": 1}, "missing Z, unknown z", id="unknown"),
+        pytest.param([[9, 8]], {**HERE, "Z": [1, 2]}, "each of the 1 events", id="length"),
+        pytest.param([[9, 8]], {**HERE, "Z": np.nan}, "Z must be finite", id="nan"),
+        pytest.param([[9, 8]], {**HERE, "Z": -0.1}, "Z must be above 0", id="sign"),
+        pytest.param([[9, 8]], {**HERE, "Z": "solar"}, "Z must be numbers", id="text"),
+        pytest.param([[np.inf, 1]], HERE, "events must be finite", id="inf"),
+        pytest.param([[np.nan, 8]], HERE, "events must be finite", id="nan-event"),
+        pytest.param([1, 2], HERE, "must have shape", id="shape"),
         pytest.param(
-            lambda e: e.sample(3, z=0.001, alpha=1.0), "missing Z, unknown z", id="unknown"
-        ),
-        pytest.param(lambda e: e.sample(-1, **HERE), "n must be a whole number", id="negative"),
-        pytest.param(lambda e: e.sample(2.5, **HERE), "n must be a whole number", id="half"),
-        pytest.param(
-            lambda e: e.sample(3, Z=[0.001, 0.002], alpha=1.0), "each of the 3 events", id="length"
-        ),
-        pytest.param(lambda e: e.sample(3, Z=np.nan, alpha=1.0), "Z must be finite", id="nan"),
-        pytest.param(lambda e: e.sample(3, Z=-0.1, alpha=1.0), "Z must be above 0", id="sign"),
-        pytest.param(lambda e: e.sample(3, Z="solar", alpha=1.0), "Z must be numbers", id="text"),
-        pytest.param(
-            lambda e: e.log_prob([[np.inf, 1.0]], **HERE), "events must be finite", id="inf"
-        ),
-        pytest.param(lambda e: e.log_prob([1.0, 2.0], **HERE), "must have shape", id="shape"),
-        pytest.param(
-            lambda e: e.sample(3, on_extrapolation="no", **HERE), "must be warn, raise", id="action"
+            [[9, 8]], {**HERE, "on_extrapolation": "no"}, "must be warn, raise", id="action"
         ),
     ],
 )
-def test_a_bad_call_is_refused_with_a_sentence(emulator, call, message):
-    with pytest.raises(ValueError, match=message):
-        call(emulator)
+def test_a_bad_call_is_refused_with_a_sentence(either, events, given, message):
+    with pytest.raises(EmulatorError, match=message):
+        either.log_prob(events, **given)
+
+
+@pytest.mark.parametrize("n", [-1, 2.5])
+def test_a_number_of_draws_that_is_none_is_refused(emulator, n):
+    with pytest.raises(EmulatorError, match="n must be a whole number"):
+        emulator.sample(n, **HERE)
 
 
 def test_the_module_is_differentiable_in_events_and_conditions(bundle):
@@ -202,21 +205,30 @@ def test_the_bundle_lists_the_sha256_of_every_other_file(bundle):
     assert "run.json" in card["files"]
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "README.md"])
-def test_a_changed_file_is_found_out(copy, name):
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (Emulator, "weights.safetensors"),
+        (Emulator, "README.md"),
+        (ArrayFlow, "weights.safetensors"),
+    ],
+)
+def test_a_changed_file_is_found_out(copy, kind, name):
     (copy / name).write_bytes((copy / name).read_bytes() + b" ")
 
     with pytest.raises(EmulatorError, match=f"{name} is not the file that was exported"):
-        Emulator.load(copy)
+        kind.load(copy)
 
 
-def test_a_missing_file_is_found_out(copy):
+@of_both
+def test_a_missing_file_is_found_out(copy, kind):
     (copy / "weights.safetensors").unlink()
 
     with pytest.raises(EmulatorError, match=r"weights.safetensors is missing"):
-        Emulator.load(copy)
+        kind.load(copy)
 
 
+@of_both
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -226,32 +238,35 @@ def test_a_missing_file_is_found_out(copy):
         pytest.param({"architecture": {}}, "does not fit emulator.json", id="architecture"),
     ],
 )
-def test_a_card_that_does_not_fit_is_refused(copy, change, message):
+def test_a_card_that_does_not_fit_is_refused(copy, kind, change, message):
     path = copy / "emulator.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
 
     with pytest.raises(EmulatorError, match=message):
-        Emulator.load(copy)
+        kind.load(copy)
 
 
-def test_a_folder_that_is_no_emulator_is_refused(tmp_path):
+@of_both
+def test_a_folder_that_is_no_emulator_is_refused(tmp_path, kind):
     with pytest.raises(EmulatorError, match="is not an emulator .* make one with `hpo export`"):
-        Emulator.load(tmp_path)
+        kind.load(tmp_path)
 
 
-def test_a_pickle_in_place_of_the_weights_is_never_loaded(copy):
-    class Trap:
-        def __reduce__(self):
-            return pytest.fail, ("a pickle was loaded",)
+class Trap:
+    def __reduce__(self):
+        return pytest.fail, ("a pickle was loaded",)
 
-    content = pickle.dumps(Trap())
+
+@of_both
+@pytest.mark.parametrize("content", [pickle.dumps(Trap()), b"\x02\0\0\0\0\0\0\0{}"])
+def test_a_pickle_or_nothing_in_place_of_the_weights_is_never_loaded(copy, kind, content):
     (copy / "weights.safetensors").write_bytes(content)
     card = json.loads((copy / "emulator.json").read_text())
     card["files"]["weights.safetensors"] = hashlib.sha256(content).hexdigest()
     (copy / "emulator.json").write_text(json.dumps(card))
 
     with pytest.raises(EmulatorError, match="does not fit"):
-        Emulator.load(copy)
+        kind.load(copy)
 
 
 def test_saving_replaces_an_emulator_but_nothing_else(emulator, copy, tmp_path):
