@@ -41,6 +41,8 @@ class Meeting:
         apart: Whether each takes its steps by itself, in its own thread.
         """
         self.size, self.threads, self.apart = size, threads, apart
+        self._most = size
+        """Members that a device has memory for at once, as far as that is known."""
         self._lock = threading.Lock()
         self._joined: Counter[Hashable] = Counter()
         self._waiting: dict[Hashable, list[Waiting]] = {}
@@ -124,7 +126,7 @@ class Meeting:
         if waiting and (self._broken_off or len(waiting) >= self._joined[shape]):
             del self._waiting[shape]
             outcome_of = dict(waiting)
-            for some in stacks_of([member for member, _ in waiting], self.threads):
+            for some in stacks_of([member for member, _ in waiting], self.threads, self._most):
                 self._pool.submit(self._take, shape, [(one, outcome_of[one]) for one in some])
 
     def _rows(self, shape: Hashable, members: Sequence[Member]) -> Held:
@@ -179,18 +181,22 @@ class Meeting:
             outcomes[0].set_exception(short)
         elif short is not None:
             half = len(together) // 2
+            self._most = min(self._most, len(together) - half)
             self._take(shape, together[:half])
             self._take(shape, together[half:])
 
 
-def stacks_of(members: Sequence[Member], threads: int = 1) -> list[Sequence[Member]]:
+def stacks_of(
+    members: Sequence[Member], threads: int = 1, at_most: int | None = None
+) -> list[Sequence[Member]]:
     """Members of one shape in stacks; on a CPU in such whose arrays stay in the cache of a core.
 
     There as many as there are threads, at least, since each stack is taken by one.
     """
-    most = len(members)
+    most = at_most or len(members)
     if fused(members[0].device):
-        most = max(1, min(CPU_ROWS // members[0].config.batch_size, -(-most // threads)))
+        each = -(-len(members) // threads)
+        most = max(1, min(CPU_ROWS // members[0].config.batch_size, each, most))
     return [members[at : at + most] for at in range(0, len(members), most)]
 
 

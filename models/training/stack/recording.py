@@ -29,32 +29,36 @@ AHEAD = 32
 
 
 class Recorded:
-    """A function of tensors of the host, which is given them on the device."""
+    """One function of tensors of the host, which is given them on the device."""
 
-    def __init__(self, function: Callable[..., None], device: torch.device) -> None:
-        self._function, self._device = function, device
-        self._told = torch.empty(0)
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._calls = device, 0
+        self._told, self._given = torch.empty(0), list[Tensor]()
         self._play: Callable[[], None] | None = None
-        self._calls = 0
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._ahead: deque[torch.cuda.Event] = deque()
 
-    def __call__(self, *told: Tensor) -> None:
-        """Call it; tensors are of 32 bits, and have the same shapes every time."""
+    def __call__(self, function: Callable[..., None], *told: Tensor) -> None:
+        """Call it; tensors are of 32 bits, and have the same shapes every time.
+
+        The function is not kept: whose method it is would live until garbage is collected, with all
+        of its memory.
+        """
         whole = torch.cat([one.reshape(-1).view(torch.int32) for one in told])
         if not self._calls:
             self._told = torch.empty_like(whole, device=self._device)
             parts = torch.split(self._told, [one.numel() for one in told])
-            given = [p.view(one.dtype).view_as(one) for p, one in zip(parts, told, strict=True)]
-            self._function = partial(self._function, *given)
+            pairs = zip(parts, told, strict=True)
+            self._given = [part.view(one.dtype).view_as(one) for part, one in pairs]
         # One transfer for all of them, from memory that a GPU reads while the host goes on.
         self._told.copy_(pinned(whole, self._device), non_blocking=True)
+        given = partial(function, *self._given)
         if self._calls == WARM_UP:
-            self._play = record(self._function, self._device)
+            self._play = record(given, self._device)
         self._calls += 1
-        (self._play or self._function)()
+        (self._play or given)()
         if self._stream is not None:
             self._ahead.append(self._stream.record_event())
             if len(self._ahead) > AHEAD:

@@ -56,7 +56,7 @@ class Stack:
         self.places.share(values_TW)
         self.flow.train()
         self.sums = Sums.none(len(members), self.device)
-        self.play = Recorded(self.step, self.device)
+        self.play = Recorded(self.device)
 
     def go_on(self, members: Sequence[Member]) -> None:
         """Args: the same trainings, where they are now."""
@@ -78,7 +78,7 @@ class Stack:
                 told, counts = self.rows.tell(number)
                 now = torch.tensor([number], dtype=torch.int32)
                 if counts is None:
-                    self.play(settings_7T, now, *told)
+                    self.play(self.step, settings_7T, now, *told)
                 else:
                     self.step(settings_7T, now, *told, counts=counts)
         self._copy(self.places.take)
