@@ -18,6 +18,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import psutil
+
 ANSWER_S = 30.0
 """Longest wait for an answer: squeue's own limit is shorter."""
 SQUEUE_S = 10.0
@@ -81,6 +83,14 @@ def job_of_this_process() -> str | None:
     if array:  # SLURM_JOB_ID of an array's task is another number than the one users see
         return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     return os.environ.get("SLURM_JOB_ID")
+
+
+def end_of_job(timeout_min: int) -> float:
+    """When this process's job ends, in seconds since 1970: as SLURM says, else as was asked for."""
+    if job_of_this_process() is None:
+        return math.inf
+    said = os.environ.get("SLURM_JOB_END_TIME", "")
+    return float(said) if said.isdigit() else psutil.Process().create_time() + 60 * timeout_min
 
 
 def clean_environment() -> dict[str, str]:

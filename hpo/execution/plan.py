@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import psutil
 from sqlalchemy.engine import URL
 
 from data_prep import cells
@@ -24,6 +25,8 @@ MOST_ON_CPU, ROUNDS_ON_CPU = 4, 10
 nearly all that more of them would (`benchmarks/stack.py`)."""
 MOST_ON_GPU, ROUNDS_ON_GPU = 64, 4
 """Likewise on a GPU, where a step of 64 starts as many operations as one of four."""
+BYTES_OF_TRAINING = 20e6
+"""Memory of the machine that a training takes beside its rows, roughly."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,9 +89,14 @@ class Plan:
     @property
     def at_a_time(self) -> int:
         """Trials that each worker trains at a time, or at most where a GPU's memory decides."""
-        room = MOST_ON_GPU if self.on_gpu else None
         return at_a_time(
-            self.stack, self.spec, self.dataset, trials=self.trials, workers=self.workers, room=room
+            self.stack,
+            self.spec,
+            self.dataset,
+            trials=self.trials,
+            workers=self.workers,
+            room=MOST_ON_GPU if self.on_gpu else None,
+            in_jobs=self.on == "slurm",
         )
 
     @property
@@ -179,6 +187,7 @@ def at_a_time(
     trials: int,
     workers: int,
     room: int | None,
+    in_jobs: bool,
 ) -> int:
     """How many trials each worker trains at a time.
 
@@ -192,15 +201,26 @@ def at_a_time(
         trials: Of the study, in all.
         workers: Likewise.
         room: How many fit into a GPU's memory; None on a processor.
+        in_jobs: Whether the workers are jobs of SLURM, which have the memory of `[slurm]`.
     """
     if asked != "auto":
         return asked
     if not _stackable(spec, dataset):
         return 1
+    memory = spec.slurm.memory_gb * 1e9 / spec.slurm.tasks if in_jobs else 0
+    memory = memory or psutil.virtual_memory().available / workers
+    held = dataset.rows["train"] + dataset.rows["val"]  # by each training
+    fit = memory / 2 / (BYTES_OF_TRAINING + held * _bytes_of_row(dataset))
     most, rounds = (MOST_ON_CPU, ROUNDS_ON_CPU)
     if room is not None:
         most, rounds = min(MOST_ON_GPU, room), ROUNDS_ON_GPU
-    return max(1, min(most, trials // (rounds * workers)))
+    return max(1, min(most, int(fit), trials // (rounds * workers)))
+
+
+def _bytes_of_row(dataset: Dataset) -> int:
+    """Of a decoded row, and where it is in an epoch."""
+    columns = [*dataset.event_columns, *dataset.condition_columns, dataset.weight_column]
+    return 4 * sum(column is not None for column in columns) + 8
 
 
 def _stackable(spec: StudySpec, dataset: Dataset) -> bool:
@@ -212,6 +232,7 @@ def _stackable(spec: StudySpec, dataset: Dataset) -> bool:
         or options["conditioner"] == "masked"
         or options["normalise"] is True
         or options["max_minutes"]
+        or dataset.rows["train"] * _bytes_of_row(dataset) > spec.training.memory_mb * 1e6
     )
 
 

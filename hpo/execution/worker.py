@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import signal
 import socket
@@ -27,7 +26,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
-import psutil
 from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
@@ -35,7 +33,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from data_prep.atomic import draft_of
 from data_prep.dataset import Dataset
 from data_prep.errors import DataError
-from hpo.cluster.jobs import SchedulerError, job_of_this_process, requeue_job
+from hpo.cluster.jobs import SchedulerError, end_of_job, job_of_this_process, requeue_job
 from hpo.cluster.signals import TERMINAL, HandBack, handing_back
 from hpo.doctor.machine import cores, gpus
 from hpo.execution.plan import at_a_time
@@ -283,14 +281,6 @@ class _Worker:
             log.warning("job %s is not queued again: %s", job, error)
 
 
-def end_of_job(timeout_min: int) -> float:
-    """When this process's job ends, in seconds since 1970: as SLURM says, else as was asked for."""
-    if job_of_this_process() is None:
-        return math.inf
-    said = os.environ.get("SLURM_JOB_END_TIME", "")
-    return float(said) if said.isdigit() else psutil.Process().create_time() + 60 * timeout_min
-
-
 def _choose_gpu(rank: int) -> None:
     """Give each of several workers of one job a GPU of its own, or share them evenly."""
     if visible := gpus():
@@ -327,13 +317,18 @@ def _size(
     except DataError as error:  # the trials tell why they fail
         log.warning("%s", error)
         return 1
-    room = None
-    if on_gpu:
-        # Those of one machine may all be on this GPU.
-        sharing = spec.slurm.workers_per_gpu if job_of_this_process() else workers
-        room = _room(spec, dataset) // sharing
-    total = slots.look().total
-    return at_a_time(stack, spec, dataset, trials=total, workers=workers, room=room)
+    in_job = job_of_this_process() is not None
+    # Workers of one machine may all be on this GPU.
+    sharing = spec.slurm.workers_per_gpu if in_job else workers
+    return at_a_time(
+        stack,
+        spec,
+        dataset,
+        trials=slots.look().total,
+        workers=workers,
+        room=_room(spec, dataset) // sharing if on_gpu else None,
+        in_jobs=in_job,
+    )
 
 
 def _room(spec: StudySpec, dataset: Dataset) -> int:

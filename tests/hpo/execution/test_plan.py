@@ -1,6 +1,8 @@
 """How many trials a worker trains at a time, where nobody says."""
 
 import dataclasses
+import functools
+import types
 
 import pytest
 from click.testing import CliRunner
@@ -12,6 +14,8 @@ from hpo.execution.plan import at_a_time, make_plan
 from hpo.storage.address import url_of
 from hpo.study.spec import load
 
+auto = functools.partial(at_a_time, "auto", trials=900, workers=1, in_jobs=False)
+
 
 def plan(tmp_path, *settings, study="bbh", **options):
     options = {"trials": 200, "workers": 2, "on": "local"} | options
@@ -20,8 +24,12 @@ def plan(tmp_path, *settings, study="bbh", **options):
 
 
 @pytest.fixture(autouse=True)
-def no_gpu(monkeypatch):
+def machine(monkeypatch):
+    """Without a GPU, and with enough memory."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    memory = types.SimpleNamespace(available=1e12)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    return memory
 
 
 @pytest.mark.parametrize(
@@ -51,6 +59,8 @@ def test_a_search_keeps_ten_rounds_on_a_processor_and_four_on_a_gpu(
         ({}, ["training.max_minutes=5"], 1),
         ({"on": "slurm"}, [], 25),
         ({"on": "slurm"}, ["slurm.gpus=0"], 4),
+        ({}, ["training.memory_mb=1"], 1),
+        ({"on": "slurm"}, ["slurm.memory_gb=1"], 23),
         ({"on": "slurm"}, ["training.device=cpu"], 4),
     ],
 )
@@ -87,7 +97,13 @@ def test_data_that_no_stack_can_train_has_one_at_a_time(change):
         changed = {"scattered": True}
     data = dataclasses.replace(data, **changed)
 
-    assert at_a_time("auto", load("bbh"), data, trials=900, workers=1, room=None) == 1
+    assert auto(load("bbh"), data, room=None) == 1
+
+
+def test_what_the_workers_hold_fits_into_half_of_the_memory(tmp_path, machine):
+    machine.available = 2 * 2 * 3.5 * (20e6 + 78_713 * 24)  # two workers
+
+    assert plan(tmp_path).at_a_time == 3
 
 
 def test_on_a_gpu_there_are_as_many_as_its_free_memory_holds(monkeypatch):
@@ -102,5 +118,5 @@ def test_on_a_gpu_there_are_as_many_as_its_free_memory_holds(monkeypatch):
     # By a count of all arrays that live in a step: 32 KB a row of the largest flow.
     assert 5 <= room <= free / (4096 * 32_000)
     assert small > 10 * room
-    assert at_a_time("auto", load("bbh"), data, trials=900, workers=1, room=room) == room
-    assert at_a_time("auto", load("bbh"), data, trials=900, workers=1, room=small) == 64
+    assert auto(load("bbh"), data, room=room) == room
+    assert auto(load("bbh"), data, room=small) == 64

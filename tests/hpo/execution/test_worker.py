@@ -12,9 +12,10 @@ import pytest
 from optuna.trial import TrialState
 
 from hpo.cluster import signals
+from hpo.cluster.jobs import end_of_job
 from hpo.cluster.signals import HandBack, handing_back
 from hpo.execution import worker
-from hpo.execution.worker import NoGpuError, end_of_job
+from hpo.execution.worker import NoGpuError
 from hpo.queue.crew import Crew
 from hpo.queue.leases import Owner
 from hpo.queue.slots import Slots
