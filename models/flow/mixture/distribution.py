@@ -16,6 +16,7 @@ Papamakarios, Pavlakou & Murray (2017), https://arxiv.org/abs/1705.07057 (MAF Mo
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -47,6 +48,8 @@ class BoxMixture(Distribution):  # type: ignore[misc]
         self.features, self.components = features, config.components
         self.limits: boxes.Limits = boxes.limits(config.smallest_width)
         """Of widths; in a stack an array of each of the two, with a number for each flow."""
+        self.own: Sequence[int] = ()
+        """In a stack how many components each flow has, if not all that are there."""
         outputs = boxes.parameters_of(features) * self.components
         self.network = Network(config.of_base, conditions, outputs)
         with torch.no_grad():
@@ -89,7 +92,7 @@ class BoxMixture(Distribution):  # type: ignore[misc]
         trained = [self.network] if torch.is_grad_enabled() else []
         weights = [w for network in trained for w in (*network.weight, *network.bias)]
         limits = self._limits(conditions.c_CU.shape[1])
-        given = one, limits, conditions.counts, inputs_NF.t(), *weights
+        given = one, limits, self.own, conditions.counts, inputs_NF.t(), *weights
         out: Tensor = FusedMixture.apply(*given)  # type: ignore[no-untyped-call]
         return out
 

@@ -28,6 +28,9 @@ from models.flow.network import FusedPass
 
 ELEMENTS, FEWEST_ROWS = 131_072, 64
 """Rows of a part times boxes; fewest rows of a part."""
+FILLED = 16_384
+"""Elements that only fill up, for flows of a stack of which one has fewer components than another:
+more take a processor longer than a part of their own."""
 
 
 class FusedMixture(torch.autograd.Function):
@@ -38,18 +41,19 @@ class FusedMixture(torch.autograd.Function):
         ctx: Any,
         one: FusedPass,
         limits: boxes.Limits,
+        own: Sequence[int],
         counts: Sequence[int] | None,
         x_FN: Tensor,
         *weights: Tensor,
     ) -> Tensor:
-        """`one`: a pass, whose `weights` these are; `counts`: as of `Conditions`; `limits`: of
-        widths, numbers or arrays `(U,)`.
+        """`one`: a pass, whose `weights` these are; `limits` and `own`: as of `FusedBoxes`;
+        `counts`: as of `Conditions`.
         """
         out_MU = one.forward()
         features, keep = x_FN.shape[0], any(ctx.needs_input_grad)
         each = boxes.parameters_of(features)
         parameters_PKU = out_MU.view(each, len(out_MU) // each, out_MU.shape[1])
-        mixture = FusedBoxes(parameters_PKU, limits, features)
+        mixture = FusedBoxes(parameters_PKU, limits, features, own)
         log_prob_N = mixture.forward(x_FN.detach(), counts, keep=keep)
         if keep:
             ctx.one, ctx.mixture, ctx.out_MU = one, mixture, out_MU
@@ -61,19 +65,29 @@ class FusedMixture(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        grad_x_FN, grad_PKU = ctx.mixture.backward(grads[0], by_events=ctx.needs_input_grad[3])
+        grad_x_FN, grad_PKU = ctx.mixture.backward(grads[0], by_events=ctx.needs_input_grad[4])
         grad_IU, weights = ctx.one.backward(grad_PKU.flatten(0, 1))
         give_back([grad_IU, ctx.out_MU])
-        return None, None, None, grad_x_FN, *weights
+        return None, None, None, None, grad_x_FN, *weights
 
 
 class FusedBoxes:
     """The mixture of given parameters. Its derivative is there once: arrays are used again."""
 
-    def __init__(self, parameters_PKU: Tensor, limits: boxes.Limits, features: int) -> None:
+    def __init__(
+        self,
+        parameters_PKU: Tensor,
+        limits: boxes.Limits,
+        features: int,
+        own: Sequence[int] = (),
+    ) -> None:
+        """Args: parameters; limits of widths, numbers or arrays `(U,)`; number of columns; how many
+        components each flow of a stack has, to which rows belong in equal parts, if not all.
+        """
+        self.own = own or [parameters_PKU.shape[1]]
         self.table, self.limits = Table(parameters_PKU, limits, features), limits
         self.features = features
-        self.parts: list[tuple[slice, slice, Slots, Part]] = []
+        self.parts: list[tuple[slice, tuple[slice, ...], Slots, Part]] = []
 
     def forward(self, x_FN: Tensor, counts: Sequence[int] | None, *, keep: bool) -> Tensor:
         """Log density of each row, `(N,)`.
@@ -86,16 +100,16 @@ class FusedBoxes:
         x_FN = x_FN.clamp(-boxes.FARTHEST, boxes.FARTHEST)
         self.near_FN = x_FN.abs() < boxes.FARTHEST
         log_prob_N = torch.empty_like(x_FN[0])
-        for rows, given, slots in self._slots(counts, x_FN):
-            values_QKG = slots.of_conditions(self.table.values_QKU[:, :, given])
+        for rows, place, slots in self._slots(counts, x_FN):
+            values_QKG = slots.of_conditions(self.table.values_QKU[place])
             limits = self.limits
             if isinstance(limits[0], Tensor):
-                low, high = slots.of_conditions(torch.stack(limits)[:, None, given])
+                low, high = slots.of_conditions(torch.stack(limits)[:, None, place[2]])
                 limits = low, high
             part = Part(slots.of_rows(x_FN[:, rows]), values_QKG, limits, keep=keep)
             log_prob_N[rows] = slots.to_rows(part.forward()[None])[0]
             if keep:
-                self.parts.append((rows, given, slots, part))
+                self.parts.append((rows, place, slots, part))
             else:
                 part.give_back()
         if not keep:
@@ -107,11 +121,11 @@ class FusedBoxes:
         values = self.table.values_QKU
         sums_BKU = values.new_zeros(rows_of_sums(self.features), *values.shape[1:])
         grad_FN = torch.empty_like(self.near_FN, dtype=values.dtype) if by_events else None
-        for rows, given, slots, part in self.parts:
+        for rows, place, slots, part in self.parts:
             grad_SG = slots.of_gradients(grad_N[rows])
             by_x = None if grad_FN is None else grad_SG.new_empty(self.features, *grad_SG.shape)
             sums_BKG = part.backward(grad_SG, by_x)
-            slots.add_to_conditions(sums_BKG, sums_BKU[:, :, given])
+            slots.add_to_conditions(sums_BKG, sums_BKU[place])
             if grad_FN is not None and by_x is not None:
                 grad_FN[:, rows] = slots.to_rows(by_x)
             part.give_back()
@@ -121,19 +135,38 @@ class FusedBoxes:
 
     def _slots(
         self, counts: Sequence[int] | None, x_FN: Tensor
-    ) -> Iterator[tuple[slice, slice, Slots]]:
-        """Parts: which rows, which conditions they have, and where they stand."""
-        count, components = x_FN.shape[1], self.table.values_QKU.shape[1]
-        most = max(FEWEST_ROWS, ELEMENTS // (self.features * components))
-        size = -(-count // -(-count // most)) if count else 1
+    ) -> Iterator[tuple[slice, tuple[slice, ...], Slots]]:
+        """Parts: which rows; their components and conditions in a table; and where they stand."""
         ends = None if counts is None else list(accumulate(counts))
-        for at in range(0, count, size):
-            rows = slice(at, min(at + size, count))
+        for rows, components in self._cuts(x_FN.shape[1]):
             if counts is None or ends is None:
-                yield rows, rows, OneEach()
+                yield rows, (slice(None), slice(components), rows), OneEach()
                 continue
             given = slice(bisect_right(ends, rows.start), bisect_left(ends, rows.stop) + 1)
             own = list(counts[given])
             own[-1] -= ends[given.stop - 1] - rows.stop
             own[0] = min(rows.stop, ends[given.start]) - rows.start
-            yield rows, given, Slots(own, x_FN.device)
+            yield rows, (slice(None), slice(components), given), Slots(own, x_FN.device)
+
+    def _cuts(self, count: int) -> Iterator[tuple[slice, int]]:
+        """Rows of each part, and how many components their flows have."""
+        each, at = count // len(self.own), 0
+        for flows in self._flows(each):
+            most = max(FEWEST_ROWS, ELEMENTS // (self.features * max(flows)))
+            end = at + each * len(flows)
+            size = -(-(end - at) // -(-(end - at) // most)) if each else 1
+            for start in range(at, end, size):
+                yield slice(start, min(start + size, end)), max(flows)
+            at = end
+
+    def _flows(self, rows: int) -> Iterator[list[int]]:
+        """The flows whose rows are cut together, by their numbers of components."""
+        together: list[int] = []
+        for components in self.own:
+            longer = [*together, components]
+            filled = len(longer) * max(longer) - sum(longer)
+            if together and filled * rows * self.features > FILLED:
+                yield together
+                longer = [components]
+            together = longer
+        yield together

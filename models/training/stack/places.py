@@ -95,6 +95,8 @@ def _widest(flows: Sequence[ConditionalFlow]) -> ConditionalFlow:
     for module in whole.modules():
         if isinstance(module, BoxMixture):
             module.network.bias[-1][: module.components] = ABSENT
+            if len(set(each["components"])) > 1:
+                module.own = each["components"]
             if len(set(each["smallest_width"])) > 1:
                 limits = [boxes.limits(smallest) for smallest in each["smallest_width"]]
                 least_T, most_T = torch.tensor(limits, device=device).t()
