@@ -211,8 +211,9 @@ class ConditionJitter:
             some = [jitters[t] for t in chosen], [count_T[t] for t in chosen]
             by_MC = ConditionJitter._drawn(*some, [steps[t] for t in chosen])
             at_M, u_M = there_TU[chosen].nonzero(as_tuple=True)
-            t_M = torch.tensor(chosen)[at_M]
-            moved_MC, weight_M = jitters[chosen[0]]._move(c_UC[u_M], by_MC)
+            some_M = by_MC.any(1)  # of cells with many rows few are moved
+            t_M, u_M = torch.tensor(chosen)[at_M][some_M], u_M[some_M]
+            moved_MC, weight_M = jitters[chosen[0]]._move(c_UC[u_M], by_MC[some_M])
             c_TUC[t_M, u_M] = moved_MC
             if weight_M is not None:
                 weight_TU[t_M, u_M] = weight_M

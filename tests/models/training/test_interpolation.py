@@ -125,6 +125,20 @@ def test_a_step_that_is_repeated_moves_the_same_way_and_no_other_does():
     assert not torch.equal(moved, jitter(seed=1)(CELLS, step=5)[0])
 
 
+def test_trainings_together_are_moved_as_each_by_itself():
+    each = [jitter(0.6, seed=1), jitter(0.0), jitter(seed=2, blend="rows"), jitter(0.3, seed=3)]
+    there_TU = torch.rand(4, len(CELLS), generator=torch.Generator().manual_seed(0)) < 0.7
+
+    moved_TUC, weights_TU = ConditionJitter.together(each, CELLS, there_TU, [5, 6, 7, 8])
+
+    for step, (one, there_U) in enumerate(zip(each, there_TU, strict=True), 5):
+        own, weights = one(CELLS[there_U], step=step)
+        assert torch.equal(moved_TUC[step - 5][there_U], own)
+        assert torch.equal(moved_TUC[step - 5][~there_U], CELLS[~there_U])
+        weights = torch.ones(len(own)) if weights is None else weights
+        assert torch.equal(weights_TU[step - 5][there_U], weights)
+
+
 def test_a_table_without_conditions_is_left_alone():
     dataset = on_a_grid(torch.empty(1, 0), (), [1])
 
