@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from models.flow.atoms import OneFlow
@@ -23,6 +24,9 @@ from models.training.stack.member import Member, Trained
 from models.training.stack.rows import Held
 from models.training.stack.stack import Stack
 
+FILLED = 40_000
+"""Weights for each training of a stack that only fill up: more take a processor longer than a step
+by itself does."""
 Waiting = tuple[Member, Future[Trained]]
 T = TypeVar("T")
 
@@ -191,13 +195,29 @@ def stacks_of(
 ) -> list[Sequence[Member]]:
     """Members of one shape in stacks; on a CPU in such whose arrays stay in the cache of a core.
 
-    There as many as there are threads, at least, since each stack is taken by one.
+    There as many as there are threads, at least, since each stack is taken by one; and flows that
+    differ much in size are apart, as steps of the small would take as long as those of the large.
     """
     most = at_most or len(members)
-    if fused(members[0].device):
-        each = -(-len(members) // threads)
-        most = max(1, min(CPU_ROWS // members[0].config.batch_size, each, most))
-    return [members[at : at + most] for at in range(0, len(members), most)]
+    if not fused(members[0].device):
+        return [members[at : at + most] for at in range(0, len(members), most)]
+    each = -(-len(members) // threads)
+    most = max(1, min(CPU_ROWS // members[0].config.batch_size, each, most))
+    stacks: list[list[Member]] = [[]]
+    for member in sorted(members, key=lambda one: sum(p.numel() for p in one.flow.parameters())):
+        longer = [*stacks[-1], member]
+        if len(longer) > most or _filled(longer) > FILLED * len(longer):
+            stacks.append([member])
+        else:
+            stacks[-1] = longer
+    return [*stacks]
+
+
+def _filled(members: Sequence[Member]) -> int:
+    """Weights that only fill up if these take their steps as one."""
+    shapes_TPK = np.array([[one.shape for one in member.flow.parameters()] for member in members])
+    widest_PK = shapes_TPK.max(0)
+    return int(len(members) * widest_PK.prod(1).sum() - shapes_TPK.prod(2).sum())
 
 
 def _settings_of_thread() -> None:

@@ -233,6 +233,19 @@ def test_on_a_processor_stacks_stay_in_the_cache_and_leave_no_thread_idle(
     assert sorted(stacks, reverse=True) == sizes
 
 
+def test_on_a_processor_large_flows_and_small_ones_are_apart(prepared, stacks, monkeypatch):
+    monkeypatch.setattr(meeting, "FILLED", 100)
+    flows = [replace(FLOW, base_hidden=hidden) for hidden in (8, 40, 9, 41)]
+    config = replace(CONFIG, epochs=1, batch_size=2000)
+
+    outcomes = trained(prepared, [(flow, config) for flow in flows])
+
+    assert stacks == [2, 2]
+    for flow, outcome in zip(flows, outcomes, strict=True):
+        assert outcome[0].config == flow
+        agree(outcome, train(prepared, flow, config))
+
+
 def test_an_error_in_one_breaks_off_the_others_wherever_they_are(prepared):
     """In a stack, alone, and on the way to the next steps."""
 
