@@ -1,4 +1,4 @@
-"""Records of runs, made up, for the tests of the dashboard."""
+"""Records of runs, made up."""
 
 import dataclasses
 
@@ -36,12 +36,13 @@ def run(trial=0, **changes):
     return dataclasses.replace(BASE, trial=trial, **changes)
 
 
-def trained(*vals, trial=0, **changes):
+def trained(*vals, trial=0, each=None, **changes):
+    """A run of epochs with these validation NLLs, None of one that was not finite."""
     told = [each for each in vals if each is not None]
     best = min(told, default=None)
     return run(
         trial,
-        epochs=tuple(epoch(index, val) for index, val in enumerate(vals, start=1)),
+        epochs=tuple(epoch(number, val, **each or {}) for number, val in enumerate(vals, start=1)),
         best_epoch=vals.index(best) + 1 if told else None,
         best_val_nll=best,
         **changes,

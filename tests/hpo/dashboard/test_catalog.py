@@ -1,8 +1,8 @@
 """The catalog of a folder of runs, on real files: what it reads, when again, and what never."""
 
-import dataclasses
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +11,10 @@ from hpo.dashboard import catalog as catalogs
 from hpo.dashboard.catalog import Catalog
 from hpo.records import table
 from hpo.records.folder import read
-from hpo.records.record import Cost, DataUsed, Environment, EpochRow, RecordError, RunRecord
+from hpo.records.record import RecordError, RunRecord
+from tests.made_runs import BASE, trained
 
 THESIS = Path(__file__).parents[4] / "shared" / "data" / "thesis_runs"
-
-SPENT = {"parameters": 1000, "flops_per_event": 2000, "seconds": 2.5}
 
 needs_thesis = pytest.mark.skipif(not THESIS.is_dir(), reason="the thesis's runs are not here")
 
@@ -27,35 +26,8 @@ def _at_once(monkeypatch):
 
 
 def record(trial: int = 0, epochs: int = 3, **changes) -> RunRecord:
-    rows = tuple(
-        EpochRow(
-            epoch=number,
-            train_nll=5.0 - number / 10,
-            val_nll=5.1 - number / 10,
-            learning_rate=1e-3,
-            seconds=2.0,
-            samples_per_second=30.0,
-            loss_rate=0.02 / number,
-        )
-        for number in range(1, epochs + 1)
-    )
-    made = RunRecord(
-        study="bbh",
-        trial=trial,
-        state="complete",
-        params={"blocks": 4},
-        flow={"kind": "spline", "blocks": 4},
-        training={"epochs": 40},
-        data=DataUsed(path="prepared", fingerprint="ab", rows={"train": 60, "val": 20, "test": 20}),
-        environment=Environment(versions={}, device="cpu", host="node07", threads=2),
-        epochs=rows,
-        best_epoch=epochs or None,
-        best_val_nll=rows[-1].val_nll if rows else None,
-        cost=Cost(**SPENT),
-        started="2026-05-01T12:00:00+00:00",
-        updated="2026-05-01T12:00:05+00:00",
-    )
-    return dataclasses.replace(made, **changes)
+    vals = [5.1 - number / 10 for number in range(1, epochs + 1)]
+    return trained(*vals, trial=trial, **changes)
 
 
 def put(folder: Path, trial: int, **changes) -> Path:
@@ -84,7 +56,7 @@ def row_of(catalog: Catalog, key: str):
 
 
 def test_its_rows_are_those_of_hpo_runs(folder, catalog):
-    put(folder, 7, epochs=0, best_val_nll=None, state="running")
+    put(folder, 7, epochs=0, state="running")
     (folder / "bbh" / "trial-00002" / "run.json").write_text("{")
     catalog.refresh()
 
@@ -147,7 +119,7 @@ def test_no_parameter_takes_the_place_of_a_key(folder, catalog):
 
 
 def test_a_number_beyond_64_bits_can_be_sorted_by(folder, catalog):
-    put(folder, 1, params={"blocks": 10**90}, cost=Cost(**SPENT | {"parameters": -(10**90)}))
+    put(folder, 1, params={"blocks": 10**90}, cost=replace(BASE.cost, parameters=-(10**90)))
     catalog.refresh()
 
     for column, order in (("blocks", [0, 2, 1]), ("parameters", [1, 0, 2])):

@@ -4,39 +4,12 @@ import pytest
 
 from hpo.pictures.losses import losses
 from hpo.pictures.style import PlotError
-from hpo.records.record import Cost, DataUsed, Environment, EpochRow, RunRecord
 from tests.hpo.pictures.test_contours import legend_of
+from tests.made_runs import trained
 
 
 def run(trial=0, state="complete", val=(5.0, 4.6, 4.7), seconds=2.0):
-    finite = [each for each in val if each is not None]
-    return RunRecord(
-        study="bbh",
-        trial=trial,
-        state=state,
-        params={},
-        flow={},
-        training={},
-        data=DataUsed(path="prepared", fingerprint="ab", rows={}),
-        environment=Environment(versions={}, device="cpu", host="node07", threads=2),
-        epochs=tuple(
-            EpochRow(
-                epoch=i + 1,
-                train_nll=4.4,
-                val_nll=each,
-                learning_rate=1e-3,
-                seconds=seconds,
-                samples_per_second=1.0,
-                loss_rate=None,
-            )
-            for i, each in enumerate(val)
-        ),
-        best_epoch=val.index(min(finite)) + 1 if finite else None,
-        best_val_nll=min(finite, default=None),
-        cost=Cost(parameters=None, flops_per_event=None, seconds=None),
-        started=None,
-        updated=None,
-    )
+    return trained(*val, trial=trial, state=state, each={"seconds": seconds})
 
 
 def test_every_axis_of_losses_has_a_unit(tmp_path, seen):

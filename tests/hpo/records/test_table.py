@@ -7,40 +7,20 @@ import pytest
 from data_prep.where import Filter
 from hpo.records import listing
 from hpo.records import table as runs
-from hpo.records.record import Cost, DataUsed, Environment, EpochRow, RunRecord, TestNll
+from hpo.records.record import TestNll
+from tests.made_runs import run, trained
 
 THESIS = Path(__file__).parents[4] / "shared" / "data" / "thesis_runs"
 
 needs_thesis = pytest.mark.skipif(not THESIS.is_dir(), reason="the thesis's runs are not here")
 
-BASE = RunRecord(
-    study="bbh",
-    trial=0,
-    state="complete",
+BASE = trained(
+    5.0,
     params={"blocks": 4, "learning_rate": 1e-3},
     flow={"kind": "affine", "blocks": 4, "hidden": 64},
     training={"epochs": 40, "learning_rate": 1e-3, "batch_size": 1024},
-    data=DataUsed(path="prepared", fingerprint="ab", rows={"train": 60, "val": 20, "test": 20}),
-    environment=Environment(
-        versions={"torch": "2.7.0"}, device="cpu", host="node07", threads=2, slurm_job_id="47"
-    ),
-    epochs=(
-        EpochRow(
-            epoch=1,
-            train_nll=4.9,
-            val_nll=5.0,
-            learning_rate=1e-3,
-            seconds=2.0,
-            samples_per_second=30.0,
-            loss_rate=0.02,
-        ),
-    ),
-    best_epoch=1,
-    best_val_nll=5.0,
+    environment=dataclasses.replace(run().environment, slurm_job_id="47"),
     test=TestNll(nll=5.01, error=0.02, rows=20),
-    cost=Cost(parameters=1000, flops_per_event=2000, seconds=2.5),
-    started="2026-05-01T12:00:00+00:00",
-    updated="2026-05-01T12:00:05+00:00",
 )
 
 
@@ -78,8 +58,8 @@ def test_a_row_holds_everything_that_the_record_tells():
 
     assert list(row)[:5] == ["study", "trial", "state", "blocks", "learning_rate"]
     assert (row["epochs"], row["training_epochs"]) == (1, 40)
-    assert (row["test_nll"], row["loss_rate"], row["seconds"]) == (5.01, 0.02, 2.5)
-    assert (row["hidden"], row["batch_size"], row["version_torch"]) == (64, 1024, "2.7.0")
+    assert (row["test_nll"], row["loss_rate"], row["seconds"]) == (5.01, 0.1, 6.0)
+    assert (row["hidden"], row["batch_size"], row["version_torch"]) == (64, 1024, "2.7")
     assert (row["train_rows"], row["host"], row["slurm_job_id"]) == (60, "node07", "47")
     assert all(each is None or isinstance(each, str | int | float) for each in row.values())
 

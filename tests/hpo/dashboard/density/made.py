@@ -5,12 +5,13 @@ import dataclasses
 import numpy as np
 
 from hpo.dashboard.catalog import Catalog
-from hpo.records.record import Cost, DataUsed, Environment, RunRecord
+from hpo.records.record import DataUsed
 from models.config import FlowConfig
 from models.flow.coordinates import Constants, Moments
 from models.flow.density import build_flow
 from models.layout import inputs_of
 from models.training import checkpoint
+from tests import made_runs
 
 KEY = "bbh/trial-00000"
 SMALL = FlowConfig(base="normal", blocks=2, hidden=16, bins=8)
@@ -19,20 +20,8 @@ LARGEST = {"Z": 0.01, "alpha": 5.0}
 
 
 def record_of(dataset, path, **changes):
-    record = RunRecord(
-        study="bbh",
-        trial=0,
-        state="complete",
-        params={},
-        flow={},
-        training={},
-        data=DataUsed(path=str(path), fingerprint=dataset.fingerprint, rows=dataset.rows),
-        environment=Environment(versions={}, device="cpu", host="node07", threads=1),
-        cost=Cost(parameters=None, flops_per_event=None, seconds=None),
-        started=None,
-        updated=None,
-    )
-    return dataclasses.replace(record, **changes)
+    used = DataUsed(path=str(path), fingerprint=dataset.fingerprint, rows=dataset.rows)
+    return made_runs.run(**{"data": used, **changes})
 
 
 def put(record, folder):

@@ -9,49 +9,28 @@ import pytest
 
 from hpo.dashboard import style
 from hpo.dashboard.runs import figures, learning, tables
-from hpo.records import listing, table
+from hpo.records import listing
 from hpo.records.folder import read
-from hpo.records.record import Cost, DataUsed, Environment, EpochRow, RunRecord
+from tests import made_runs
 
 THESIS = Path(__file__).parents[5] / "shared" / "data" / "thesis_runs"
 
 EVIL = '<a href="javascript:alert(1)">x</a>%{y}'
 """Text that Plotly would make a link of, and a number."""
 
-BASE = RunRecord(
-    study="bbh",
-    trial=0,
-    state="complete",
-    params={"blocks": 2, "learning_rate": 1e-3, "activation": "relu"},
-    flow={"blocks": 2},
-    training={"learning_rate": 1e-3, "rate_per": "epoch", "min_rate": 0.0},
-    data=DataUsed(path="prepared", fingerprint="ab", rows={"train": 60}),
-    environment=Environment(versions={}, device="cpu", host="node07", threads=2),
-    cost=Cost(parameters=1000, flops_per_event=2000, seconds=6.0),
-    started="2026-05-01T12:00:00+00:00",
-    updated="2026-05-01T12:00:05+00:00",
-)
+TOLD = {
+    "params": {"blocks": 2, "learning_rate": 1e-3, "activation": "relu"},
+    "training": {"learning_rate": 1e-3, "rate_per": "epoch", "min_rate": 0.0},
+}
 
 
-def run(*vals, trial=0, rates=None, **changes):
+def run(*vals, rates=None, **changes):
     """A run with these validation NLLs; None is one that was not finite."""
-    told = [each for each in vals if each is not None]
-    best = min(told, default=None)
-    rows = tuple(
-        EpochRow(
-            epoch=index + 1,
-            train_nll=None if val is None else val - 0.1,
-            val_nll=val,
-            learning_rate=1e-3,
-            seconds=30.0,
-            samples_per_second=4.0,
-            loss_rate=rates[index] if rates else None,
-        )
-        for index, val in enumerate(vals)
+    made = made_runs.trained(*vals, **TOLD | changes)
+    pairs = zip(made.epochs, rates or [None] * len(vals), strict=True)
+    return dataclasses.replace(
+        made, epochs=tuple(dataclasses.replace(each, loss_rate=rate) for each, rate in pairs)
     )
-    ended = {"epochs": rows, "best_val_nll": best}
-    ended["best_epoch"] = vals.index(best) + 1 if told else None
-    return dataclasses.replace(BASE, trial=trial, **ended | changes)
 
 
 def learner(epochs, seed=0, start=5.0):
@@ -61,7 +40,7 @@ def learner(epochs, seed=0, start=5.0):
 
 
 def row(record):
-    return {"run": f"{record.study}/trial-{record.trial:05d}", **table.row(record)}
+    return made_runs.row(f"{record.study}/trial-{record.trial:05d}", record)
 
 
 def searched(*pairs, **more):
@@ -397,7 +376,7 @@ def test_points_can_be_coloured_by_anything(colour):
 def test_the_front_is_drawn_as_steps_and_the_rest_behind():
     costs = [1.0, 2.0, 3.0]
     rows = [
-        row(run(nll, trial=i, cost=dataclasses.replace(BASE.cost, seconds=cost)))
+        row(run(nll, trial=i, cost=dataclasses.replace(made_runs.BASE.cost, seconds=cost)))
         for i, (cost, nll) in enumerate(zip(costs, [6.0, 5.0, 5.5], strict=True))
     ]
 
