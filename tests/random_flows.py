@@ -5,11 +5,14 @@ import pytest
 import torch
 
 from data_prep.columns import Column
+from data_prep.dataset import Dataset
+from data_prep.stream import Stream
 from models.arrays.flow import ArrayFlow
 from models.config import FlowConfig
+from models.flow import coordinates
 from models.flow.atoms import MixedFlow
 from models.flow.coordinates import Constants, Moments
-from models.flow.density import ConditionalFlow
+from models.flow.density import ConditionalFlow, build_flow
 from models.layout import Layout, inputs_of
 from models.patterns import left
 
@@ -96,6 +99,14 @@ def a_flow(features=2, conditions=2, options=None, *, seed=0, noise=0.1):
         **{"blocks": 2, "hidden": 24, **(options or {})},
     )
     return made.requires_grad_(False)
+
+
+def fresh(folder, *, seed=0, **options):
+    """An untrained one of a dataset: about two log-normals with the moments of the whole split."""
+    dataset = Dataset.read(folder)
+    batches = Stream(folder, "train", batch_size=1000, shuffle=False).epoch(0)
+    config = FlowConfig(**{"blocks": 2, "hidden": 16, **options})
+    return build_flow(config, dataset, coordinates.constants(dataset, batches), seed=seed).eval()
 
 
 SPIN = Column("chi_eff", "", False, atoms=(0.0,))

@@ -11,15 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.dataset import Dataset
-from data_prep.stream import Stream
 from models import ArrayFlow, Emulator
 from models.bundle.batched import ROWS
 from models.bundle.emulator import EmulatorError, ExtrapolationWarning
-from models.config import FlowConfig
-from models.flow.coordinates import constants
-from models.flow.density import build_flow
-from tests.random_flows import a_flow
+from tests.random_flows import a_flow, fresh
 
 HERE = {"Z": 0.001, "alpha": 1.0}
 of_both = pytest.mark.parametrize("kind", [Emulator, ArrayFlow])
@@ -28,9 +23,7 @@ of_both = pytest.mark.parametrize("kind", [Emulator, ArrayFlow])
 @pytest.fixture(scope="module")
 def emulator(prepared):
     """Of a flow with random weights."""
-    dataset = Dataset.read(prepared)
-    batches = Stream(prepared, "train", batch_size=1000, shuffle=False).epoch(0)
-    flow = build_flow(FlowConfig(blocks=2, hidden=16), dataset, constants(dataset, batches))
+    flow = fresh(prepared)
     rng = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in flow.parameters():

@@ -9,9 +9,8 @@ import pytest
 
 from data_prep.columns import Column
 from data_prep.dataset import Dataset
-from data_prep.stream import Stream, read_split
+from data_prep.stream import read_split
 from models.bundle import batched
-from models.config import FlowConfig
 from models.evaluation.cells import CELL_ROWS
 from models.evaluation.distances import (
     Bins,
@@ -21,18 +20,14 @@ from models.evaluation.distances import (
     distances,
     ks_distance,
 )
-from models.flow.coordinates import constants
-from models.flow.density import build_flow
+from tests.random_flows import fresh
 
 NAMES = ["mass", "delay"]
 
 
 @pytest.fixture(scope="module")
 def flow(prepared):
-    """Fresh: close to two log-normals with the moments of the whole split."""
-    dataset = Dataset.read(prepared)
-    batches = Stream(prepared, "train", batch_size=1000, shuffle=False).epoch(0)
-    return build_flow(FlowConfig(blocks=2, hidden=16), dataset, constants(dataset, batches))
+    return fresh(prepared)
 
 
 def test_the_wasserstein_distance_of_a_shift_is_the_shift_in_the_unit_of_the_column():

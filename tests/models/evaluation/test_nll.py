@@ -7,19 +7,15 @@ import torch
 
 from data_prep.dataset import Dataset
 from data_prep.errors import DataError
-from data_prep.stream import Stream, read_split
-from models.config import FlowConfig
+from data_prep.stream import read_split
 from models.evaluation import nll
-from models.flow.coordinates import constants
-from models.flow.density import build_flow
+from tests.random_flows import GRID, fresh
+from tests.random_flows import flow as random_flow
 
 
 @pytest.fixture(scope="module")
 def flow(prepared):
-    """Fresh: close to two log-normals with the moments of the whole split."""
-    dataset = Dataset.read(prepared)
-    batches = Stream(prepared, "train", batch_size=1000, shuffle=False).epoch(0)
-    return build_flow(FlowConfig(blocks=2, hidden=16), dataset, constants(dataset, batches))
+    return fresh(prepared)
 
 
 def test_the_nll_is_the_mean_over_the_whole_split(flow, prepared):
@@ -60,10 +56,8 @@ def test_the_nll_of_each_cell_is_that_of_its_rows_alone(flow, prepared):
 
 
 def test_data_with_other_columns_is_refused(prepared):
-    from tests.random_flows import GRID, flow
-
     with pytest.raises(DataError, match="has the condition columns Z, alpha, the flow Z: prepare"):
-        nll.nll(flow(conditions=GRID[:1]), prepared, "test")
+        nll.nll(random_flow(conditions=GRID[:1]), prepared, "test")
 
 
 def test_data_of_other_atoms_are_refused(prepared, flow, tmp_path):

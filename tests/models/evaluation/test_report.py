@@ -8,37 +8,27 @@ import pytest
 import torch
 
 from data_prep.dataset import Dataset
-from data_prep.stream import Stream, read_split
+from data_prep.stream import read_split
 from hpo.emulator import evaluation_table as tables
 from models import Emulator
 from models.bundle import batched
 from models.bundle.emulator import EmulatorError
 from models.bundle.ensemble import Ensemble
-from models.config import FlowConfig
 from models.evaluation import cells, comparison, distances, nll, report, summary, two_sample
-from models.flow.coordinates import constants
-from models.flow.density import build_flow
+from tests.random_flows import fresh
 
 pytestmark = pytest.mark.usefixtures("few_trees")
 
 
-def fresh(prepared, seed=0):
-    """Close to two log-normals with the moments of the whole split."""
-    dataset = Dataset.read(prepared)
-    batches = Stream(prepared, "train", batch_size=1000, shuffle=False).epoch(0)
-    config = FlowConfig(base="normal", blocks=2, hidden=16)
-    return build_flow(config, dataset, constants(dataset, batches), seed=seed).eval()
-
-
 @pytest.fixture(scope="module")
 def flow(prepared):
-    return fresh(prepared)
+    return fresh(prepared, base="normal")
 
 
 @pytest.fixture(scope="module")
 def other(prepared):
     """Not the same: its weights are moved a little."""
-    flow = fresh(prepared, seed=1)
+    flow = fresh(prepared, base="normal", seed=1)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in flow.parameters():
