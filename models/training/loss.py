@@ -19,9 +19,10 @@ Tensor names end in their axes:
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,9 @@ CPU_ROWS = 8192
 """Rows whose activations stay in the cache of a CPU core."""
 DEVICE_ROWS = 32_768
 """Most rows of a micro-batch elsewhere: what 1 GB has room for, evaluated."""
+_EVALUATION = threading.Lock()
+"""Of the trainings that share a GPU one evaluates at a time: more would be no quicker, and each take
+memory."""
 REPLICAS, REPLICA_ROWS = 4, 4096
 """Most threads that take micro-batches, fewest rows of a batch for each: with fewer they wait for
 Python's lock."""
@@ -115,9 +119,10 @@ class BatchLoss:
     def mean_nll(self, stream: Stream, mean_weight: float) -> float:
         """Of all rows of a stream, in evaluation mode, in nats."""
         total, weight = torch.zeros((), dtype=torch.float64, device=self._device), 0.0
-        for parts, own in self._evaluated(stream, mean_weight):
-            total += self._shared(_Replica.nll, parts)
-            weight += own
+        with nullcontext() if fused(self._device) else _EVALUATION:
+            for parts, own in self._evaluated(stream, mean_weight):
+                total += self._shared(_Replica.nll, parts)
+                weight += own
         return float(total.item()) / weight
 
     def _evaluated(

@@ -90,7 +90,7 @@ def agree(fits, others):
 
 
 def test_steps_that_are_played_come_to_those_of_a_processor(weighted, tapes, monkeypatch):
-    """Together, where one rests while others take more steps, and alone."""
+    """Together, where one rests while others take more steps, and alone. They evaluate in turn."""
     pairs = [
         (replace(FLOW, **size), replace(CONFIG, **settings))
         for size, settings in zip(SIZES, SETTINGS, strict=True)
@@ -99,6 +99,16 @@ def test_steps_that_are_played_come_to_those_of_a_processor(weighted, tapes, mon
         patch.setattr(arithmetic, "FUSED_ON", frozenset({"cpu"}))
         wanted = [train(weighted, *pair)[1] for pair in pairs]
 
+    at_once, counts, evaluate = [], [], loss._Replica.nll
+
+    def counted(self, parts):
+        at_once.append(1)
+        counts.append(len(at_once))
+        found = evaluate(self, parts)
+        at_once.pop()
+        return found
+
+    monkeypatch.setattr(loss._Replica, "nll", counted)
     met = Meeting(size=3)
     together = met.run([partial(train, weighted, *pair, meeting=met) for pair in pairs])
     of_stacks = len(tapes)
@@ -106,6 +116,7 @@ def test_steps_that_are_played_come_to_those_of_a_processor(weighted, tapes, mon
 
     agree([fit for _, fit in together], wanted)
     agree([alone], wanted[:1])
+    assert set(counts) == {1}
     assert of_stacks >= 1
     assert len(tapes) == of_stacks + 1  # for both epochs
 
