@@ -40,8 +40,8 @@ CPU_ROWS = 8192
 DEVICE_ROWS = 32_768
 """Most rows of a micro-batch elsewhere: what 1 GB has room for, evaluated."""
 _EVALUATION = threading.Lock()
-"""Of the trainings that share a GPU one evaluates at a time: more would be no quicker, and each take
-memory."""
+"""Of the trainings that share a GPU one evaluates at a time: more would be no quicker, and take
+memory each."""
 REPLICAS, REPLICA_ROWS = 4, 4096
 """Most threads that take micro-batches, fewest rows of a batch for each: with fewer they wait for
 Python's lock."""

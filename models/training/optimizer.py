@@ -67,26 +67,18 @@ class Optimizer:
             state["step"].fill_(steps)
 
     @property
-    def decaying(self) -> list[nn.Parameter]:
-        """The parameters that decay."""
-        return self._both[0]
+    def names(self) -> list[str]:
+        """Of the parameters, as they follow each other in the flat tensors."""
+        return [self._names[id(parameter)] for both in self._both for parameter in both]
 
-    def state(self) -> dict[str, dict[str, Tensor]]:
-        """Of each parameter by its name: its `value`, `exp_avg`, `exp_avg_sq`, and `average` if
-        there is one. They are views, to be written to as well.
+    def state(self) -> dict[str, list[Tensor]]:
+        """Flat tensors of all that decays and of the rest: `value`, `exp_avg`, `exp_avg_sq`, and
+        `average` if there is one. They are this state itself, to be written to as well.
         """
-        each = [{"value": flat.detach(), **self._adamw.state[flat]} for flat in self._flats]
-        for one, average in zip(each, self._average, strict=False):
-            one["average"] = average
-        return {
-            kind: {
-                self._names[id(parameter)]: view
-                for one, parameters in zip(each, self._both, strict=True)
-                for parameter, view in zip(parameters, views(one[kind], parameters), strict=True)
-            }
-            for kind in each[0]
-            if kind != "step"
-        }
+        states = [self._adamw.state[flat] for flat in self._flats]
+        found = {"value": [flat.detach() for flat in self._flats]}
+        found |= {kind: [one[kind] for one in states] for kind in ("exp_avg", "exp_avg_sq")}
+        return found | ({"average": self._average} if self._average else {})
 
     @property
     def gradients(self) -> list[Tensor]:

@@ -9,7 +9,7 @@ Tensor names end in their axes:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -32,8 +32,10 @@ ABSENT = -1e4
 class Places:
     """Where the weights of each flow are."""
 
-    def __init__(self, flows: Sequence[ConditionalFlow]) -> None:
-        """Args: flows that differ by options `OF_EACH` alone."""
+    def __init__(self, flows: Sequence[ConditionalFlow], names: Sequence[str]) -> None:
+        """Args: flows that differ by options `OF_EACH` alone, and their parameters, in the order in
+        which each flow has its weights.
+        """
         self.flow = _widest(flows)
         """Has room for each of them; its buffers are theirs."""
         parameters, device = dict(self.flow.named_parameters()), flows[0].events.mean_K.device
@@ -42,22 +44,21 @@ class Places:
         values_W = torch.cat([parameter.detach().flatten() for parameter in parameters.values()])
         self.values_TW = values_W.repeat(len(flows), 1)
         """Weights of nothing: those that only fill up keep them."""
-        self.at_TV = [self._of(flow).to(device) for flow in flows]
+        self.at_TV = [self._of(flow, names).to(device) for flow in flows]
         self.present_TW = torch.zeros_like(self.values_TW)
         """1 for a weight that the flow has, else 0."""
         for present_W, at_V in zip(self.present_TW, self.at_TV, strict=True):
             present_W[at_V] = 1.0
 
-    def put(self, numbers_TW: Tensor, t: int, stored: Mapping[str, Tensor]) -> None:
-        """Write what there is for each parameter of a flow to their places."""
-        numbers_TW[t, self.at_TV[t]] = torch.cat([stored[name].flatten() for name in self.shapes])
+    def put(self, numbers_TW: Tensor, t: int, flats: Sequence[Tensor]) -> None:
+        """Write a flow's weights, or numbers of them, to their places."""
+        numbers_TW[t, self.at_TV[t]] = torch.cat([*flats])
 
-    def take(self, numbers_TW: Tensor, t: int, stored: Mapping[str, Tensor]) -> None:
-        """Read it from there."""
-        each = [stored[name] for name in self.shapes]
-        parts = torch.split(numbers_TW[t, self.at_TV[t]], [one.numel() for one in each])
-        for one, part in zip(each, parts, strict=True):
-            one.copy_(part.view_as(one))
+    def take(self, numbers_TW: Tensor, t: int, flats: Sequence[Tensor]) -> None:
+        """Read them from there."""
+        parts = torch.split(numbers_TW[t, self.at_TV[t]], [flat.numel() for flat in flats])
+        for flat, part in zip(flats, parts, strict=True):
+            flat.copy_(part)
 
     def share(self, numbers_TW: Tensor) -> None:
         """Make the flow's parameters views of these numbers, an axis of flows in front."""
@@ -66,17 +67,18 @@ class Places:
             path, _, last = name.rpartition(".")
             self.flow.get_submodule(path)._parameters[last] = nn.Parameter(part.view(-1, *shape))
 
-    def _of(self, flow: ConditionalFlow) -> Tensor:
+    def _of(self, flow: ConditionalFlow, names: Sequence[str]) -> Tensor:
         """The places of a flow's weights, `(V,)`."""
-        found = []
+        found = {}
         wholes = torch.split(torch.arange(sum(self.sizes)), self.sizes)
         shapes = zip(wholes, self.shapes.values(), _rows(self.flow), strict=True)
-        for (whole, shape, ours), own, theirs in zip(
-            shapes, flow.parameters(), _rows(flow), strict=True
+        for (whole, shape, ours), (name, own), theirs in zip(
+            shapes, flow.named_parameters(), _rows(flow), strict=True
         ):
             kinds = zip(torch.split(whole.view(shape), ours), theirs, strict=True)
-            found += [rows[:count, : own.shape[1]].flatten() for rows, count in kinds]
-        return torch.cat(found)
+            each = [rows[:count, : own.shape[1]].flatten() for rows, count in kinds]
+            found[name] = torch.cat(each)
+        return torch.cat([found[name] for name in names])
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ Tensor names end in their axes:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -41,17 +41,14 @@ class Stack:
         """Args: at least one, all of one `shape`; their rows."""
         self.members, self.rows, self.device = members, Rows(members, held), members[0].device
         flows = [cast("ConditionalFlow", member.flow) for member in members]
-        self.places = Places(flows)
+        self.places = Places(flows, members[0].optimizer.names)
         self.flow, values_TW = self.places.flow, self.places.values_TW
         others = ("gradient", "decay", "exp_avg", "exp_avg_sq", "average")
         self.whole = {"value": values_TW} | {kind: torch.zeros_like(values_TW) for kind in others}
-        for t, (member, flow) in enumerate(zip(members, flows, strict=True)):
-            decays = {id(one) for one in member.optimizer.decaying}
+        for t, member in enumerate(members):
+            weights, rest = member.optimizer.state()["value"]
             rate = decay_of(member.config, member.stream.rows)
-            each = {
-                name: torch.full_like(parameter, rate if id(parameter) in decays else 0.0)
-                for name, parameter in flow.named_parameters()
-            }
+            each = torch.full_like(weights, rate), torch.zeros_like(rest)
             self.places.put(self.whole["decay"], t, each)
         self.places.share(values_TW)
         self.flow.train()
@@ -170,11 +167,11 @@ class Stack:
         return (member.step + number) / member.total_steps
 
     @torch.no_grad()
-    def _copy(self, put_or_take: Callable[[Tensor, int, Mapping[str, Tensor]], None]) -> None:
+    def _copy(self, put_or_take: Callable[[Tensor, int, Sequence[Tensor]], None]) -> None:
         """Weights and the optimizers' averages, from the members or to them."""
         for t, member in enumerate(self.members):
-            for kind, stored in member.optimizer.state().items():
-                put_or_take(self.whole[kind], t, stored)
+            for kind, flats in member.optimizer.state().items():
+                put_or_take(self.whole[kind], t, flats)
 
 
 @dataclass(frozen=True, slots=True)
