@@ -37,6 +37,9 @@ class Conditions:
     """In place of `counts`, where rows are in any order: which condition each has, `(N,)`."""
     apart: bool = False
     """Whether they belong to several flows, so that a number of one that is none stays there."""
+    slopes_N: Tensor | None = None
+    """The gradient by each row's log density, where it is known before: steps with a derivative by
+    hand then go back at once, while their arrays are in the cache."""
 
     @cached_property
     def index_N(self) -> Tensor | None:

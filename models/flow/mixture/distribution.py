@@ -92,7 +92,7 @@ class BoxMixture(Distribution):  # type: ignore[misc]
         trained = [self.network] if torch.is_grad_enabled() else []
         weights = [w for network in trained for w in (*network.weight, *network.bias)]
         limits = self._limits(conditions.c_CU.shape[1])
-        given = one, limits, self.own, conditions.counts, inputs_NF.t(), *weights
+        given = one, limits, self.own, conditions, inputs_NF.t(), *weights
         out: Tensor = FusedMixture.apply(*given)  # type: ignore[no-untyped-call]
         return out
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from models import boxes
+from models.flow.conditions import Conditions
 from models.flow.fused import give_back
 from models.flow.mixture.part import Part
 from models.flow.mixture.slots import OneEach, Slots
@@ -42,19 +43,21 @@ class FusedMixture(torch.autograd.Function):
         one: FusedPass,
         limits: boxes.Limits,
         own: Sequence[int],
-        counts: Sequence[int] | None,
+        conditions: Conditions,
         x_FN: Tensor,
         *weights: Tensor,
     ) -> Tensor:
         """`one`: a pass, whose `weights` these are; `limits` and `own`: as of `FusedBoxes`;
-        `counts`: as of `Conditions`.
+        of `conditions` counts and slopes count.
         """
         out_MU = one.forward()
         features, keep = x_FN.shape[0], any(ctx.needs_input_grad)
         each = boxes.parameters_of(features)
         parameters_PKU = out_MU.view(each, len(out_MU) // each, out_MU.shape[1])
         mixture = FusedBoxes(parameters_PKU, limits, features, own)
-        log_prob_N = mixture.forward(x_FN.detach(), counts, keep=keep)
+        counts, slopes_N = conditions.counts, conditions.slopes_N
+        given = x_FN.detach(), counts, slopes_N if keep else None
+        log_prob_N = mixture.forward(*given, keep=keep, by_events=ctx.needs_input_grad[4])
         if keep:
             ctx.one, ctx.mixture, ctx.out_MU = one, mixture, out_MU
         else:
@@ -65,7 +68,7 @@ class FusedMixture(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        grad_x_FN, grad_PKU = ctx.mixture.backward(grads[0], by_events=ctx.needs_input_grad[4])
+        grad_x_FN, grad_PKU = ctx.mixture.backward(grads[0])
         grad_IU, weights = ctx.one.backward(grad_PKU.flatten(0, 1))
         give_back([grad_IU, ctx.out_MU])
         return None, None, None, None, grad_x_FN, *weights
@@ -89,26 +92,41 @@ class FusedBoxes:
         self.features = features
         self.parts: list[tuple[slice, tuple[slice, ...], Slots, Part]] = []
 
-    def forward(self, x_FN: Tensor, counts: Sequence[int] | None, *, keep: bool) -> Tensor:
+    def forward(
+        self,
+        x_FN: Tensor,
+        counts: Sequence[int] | None,
+        slopes_N: Tensor | None = None,
+        *,
+        keep: bool,
+        by_events: bool = True,
+    ) -> Tensor:
         """Log density of each row, `(N,)`.
 
         Args:
             x_FN: Events.
             counts: Rows of each condition, next to each other; None for one each.
+            slopes_N: As of `Conditions`.
             keep: Whether `backward` comes next.
+            by_events: Whether it gives gradients by events.
         """
         x_FN = x_FN.clamp(-boxes.FARTHEST, boxes.FARTHEST)
         self.near_FN = x_FN.abs() < boxes.FARTHEST
-        log_prob_N = torch.empty_like(x_FN[0])
+        log_prob_N, values = torch.empty_like(x_FN[0]), self.table.values_QKU
+        if keep:
+            self.sums_BKU = values.new_zeros(rows_of_sums(self.features), *values.shape[1:])
+            self.grad_FN = torch.empty_like(x_FN) if by_events else None
         for rows, place, slots in self._slots(counts, x_FN):
-            values_QKG = slots.of_conditions(self.table.values_QKU[place])
             limits = self.limits
             if isinstance(limits[0], Tensor):
                 low, high = slots.of_conditions(torch.stack(limits)[:, None, place[2]])
                 limits = low, high
+            values_QKG = slots.of_conditions(values[place])
             part = Part(slots.of_rows(x_FN[:, rows]), values_QKG, limits, keep=keep)
             log_prob_N[rows] = slots.to_rows(part.forward()[None])[0]
-            if keep:
+            if slopes_N is not None:
+                self._back(rows, place, slots, part, slopes_N)
+            elif keep:
                 self.parts.append((rows, place, slots, part))
             else:
                 part.give_back()
@@ -116,22 +134,26 @@ class FusedBoxes:
             self.table.give_back()
         return log_prob_N
 
-    def backward(self, grad_N: Tensor, *, by_events: bool) -> tuple[Tensor | None, Tensor]:
+    def backward(self, grad_N: Tensor) -> tuple[Tensor | None, Tensor]:
         """Gradients by events, `(F, N)`, if asked for, and by parameters, `(P, K, U)`."""
-        values = self.table.values_QKU
-        sums_BKU = values.new_zeros(rows_of_sums(self.features), *values.shape[1:])
-        grad_FN = torch.empty_like(self.near_FN, dtype=values.dtype) if by_events else None
-        for rows, place, slots, part in self.parts:
-            grad_SG = slots.of_gradients(grad_N[rows])
-            by_x = None if grad_FN is None else grad_SG.new_empty(self.features, *grad_SG.shape)
-            sums_BKG = part.backward(grad_SG, by_x)
-            slots.add_to_conditions(sums_BKG, sums_BKU[place])
-            if grad_FN is not None and by_x is not None:
-                grad_FN[:, rows] = slots.to_rows(by_x)
-            part.give_back()
-        grad_PKU = self.table.backward(sums_BKU)
+        for each in self.parts:
+            self._back(*each, grad_N)
+        grad_PKU = self.table.backward(self.sums_BKU)
         self.table.give_back()
+        grad_FN = self.grad_FN
         return grad_FN if grad_FN is None else grad_FN.mul_(self.near_FN), grad_PKU
+
+    def _back(
+        self, rows: slice, place: tuple[slice, ...], slots: Slots, part: Part, grad_N: Tensor
+    ) -> None:
+        """Add the gradients of a part."""
+        grad_SG = slots.of_gradients(grad_N[rows])
+        by_x = None if self.grad_FN is None else grad_SG.new_empty(self.features, *grad_SG.shape)
+        sums_BKG = part.backward(grad_SG, by_x)
+        slots.add_to_conditions(sums_BKG, self.sums_BKU[place])
+        if self.grad_FN is not None and by_x is not None:
+            self.grad_FN[:, rows] = slots.to_rows(by_x)
+        part.give_back()
 
     def _slots(
         self, counts: Sequence[int] | None, x_FN: Tensor

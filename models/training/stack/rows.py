@@ -162,14 +162,22 @@ class Rows:
             c_CU = self._standardised(moved[0])
             weight_TN = own_TN * moved[1].gather(1, cell_TN)
             scale_T = own_T / weight_TN.sum(1, dtype=torch.float64)
+        rows_T = filled_TN.sum(1)
+        weight_N = (weight_TN / rows_T.clamp(min=1)[:, None]).flatten()
+        conditions = Conditions(
+            c_CU,
+            counts,
+            fused=counts is not None,
+            of_rows=of_rows,
+            apart=len(rows_TN) > 1,
+            slopes_N=-weight_N,
+        )
         return Step(
             held.y_FM.index_select(1, rows_N),
             held.log_det_M.index_select(0, rows_N),
-            Conditions(
-                c_CU, counts, fused=counts is not None, of_rows=of_rows, apart=len(rows_TN) > 1
-            ),
-            weight_TN.flatten(),
-            filled_TN.sum(1),
+            conditions,
+            weight_N,
+            rows_T,
             own_T,
             scale_T,
         )

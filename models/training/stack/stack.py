@@ -112,7 +112,7 @@ class Stack:
         """Set the gradients to those of each member's mean NLL; returns the NLLs, `(T,)`."""
         log_prob_N = self.flow.log_prob_standardised(step.y_FN.t(), step.conditions)
         weighted_N = (log_prob_N + step.log_det_N) * step.weight_N
-        loss_T = -weighted_N.view(len(self.members), -1).sum(1) / step.rows_T.clamp(min=1)
+        loss_T = -weighted_N.view(len(self.members), -1).sum(1)
         gradients = torch.autograd.grad(loss_T.sum(), list(self.flow.parameters()))
         # Not by parameters' own gradients, which autograd wants each in a block of its own.
         torch.cat([one.flatten(1) for one in gradients], 1, out=self.whole["gradient"])

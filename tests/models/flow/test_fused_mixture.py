@@ -38,10 +38,14 @@ def both(x_FN, parameters_PKU, *, shared=True, dtype=torch.float64, limits=LIMIT
     x, parameters = x_FN.clone().requires_grad_(), parameters_PKU.clone().requires_grad_()
     expected = plain(x, parameters[:, :, ROWS] if shared else parameters, of_rows)
     (expected * weights_N).sum().backward()
-    mixture = FusedBoxes(parameters_PKU.to(dtype), limits, len(x_FN))
-    found = mixture.forward(x_FN.to(dtype), COUNTS if shared else None, keep=True)
-    grads = mixture.backward(weights_N.to(dtype), by_events=True)
-    return (found, *grads), (expected.detach(), x.grad, parameters.grad)
+    by_hand = []
+    for known in (None, weights_N.to(dtype)):
+        mixture = FusedBoxes(parameters_PKU.to(dtype), limits, len(x_FN))
+        given = x_FN.to(dtype), COUNTS if shared else None, known
+        by_hand.append((mixture.forward(*given, keep=True), *mixture.backward(weights_N.to(dtype))))
+    found, early = by_hand
+    assert all(map(torch.equal, found, early))
+    return found, (expected.detach(), x.grad, parameters.grad)
 
 
 @pytest.fixture(params=[None, 16], ids=["whole", "parts"])
