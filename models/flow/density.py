@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -173,7 +173,18 @@ class Reversal(ReversePermutation):  # type: ignore[misc]
 
 
 class Normalisation(ActNorm):  # type: ignore[misc]
-    """nflows' layer, set in place since views share its memory; a constant feature only moves."""
+    """nflows' layer, set in place since views share its memory; a constant feature only moves.
+
+    It looks whether it is set while it trains, for which a GPU would be waited for in every step.
+    """
+
+    known = False
+    """Whether it is known here that it is set."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Takes its scales from rows until it is set."""
+        super().train(mode and not self.known)
+        return self
 
     @torch.no_grad()
     def _initialize(self, inputs: Tensor) -> None:
@@ -192,6 +203,7 @@ def normalise(flow: nn.Module, x_NF: Tensor, c_NC: Tensor) -> None:
     for layer in flow.modules():
         if isinstance(layer, Normalisation):
             layer.initialized.fill_(True)
+            layer.known = True
 
 
 def build_flow(

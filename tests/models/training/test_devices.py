@@ -167,8 +167,9 @@ def test_a_step_of_a_stack_looks_at_no_number(weighted, tapes, monkeypatch):
             stack.step(*given)
 
 
-def test_a_step_of_a_stream_and_an_evaluation_look_at_no_number(weighted, monkeypatch):
-    state = of(weighted)
+@pytest.mark.parametrize("normalise", [False, True])
+def test_a_step_of_a_stream_and_an_evaluation_look_at_no_number(weighted, monkeypatch, normalise):
+    state = of(weighted, replace(FLOW, normalise=normalise))
     batch = tensors_of(next(iter(state.stream.epoch(0))), state.mean_weight)
     state.flow.to(META)
     gradients = [torch.zeros_like(one, device=META) for one in state.optimizer.gradients]
