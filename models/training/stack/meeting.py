@@ -19,11 +19,12 @@ import torch
 
 from models.flow.atoms import OneFlow
 from models.training.arithmetic import fused
-from models.training.loss import CPU_ROWS
 from models.training.stack.member import Member, Trained
 from models.training.stack.rows import Held
 from models.training.stack.stack import Stack
 
+CPU_ROWS = 16_384
+"""Rows of a step beyond which a processor gains next to nothing by further trainings."""
 FILLED = 40_000
 """Weights for each training of a stack that only fill up: more take a processor longer than a step
 by itself does."""
@@ -193,7 +194,7 @@ class Meeting:
 def stacks_of(
     members: Sequence[Member], threads: int = 1, at_most: int | None = None
 ) -> list[Sequence[Member]]:
-    """Members of one shape in stacks; on a CPU in such whose arrays stay in the cache of a core.
+    """Members of one shape in stacks; on a CPU in such of a moderate number of rows.
 
     There as many as there are threads, at least, since each stack is taken by one; and flows that
     differ much in size are apart, as steps of the small would take as long as those of the large.

@@ -222,7 +222,7 @@ def test_trainings_of_other_shapes_do_not_wait_for_each_other(prepared, stacks):
 
 
 @pytest.mark.parametrize(("batches", "threads", "sizes"), [(2, 1, [2, 2]), (5, 2, [3, 2])])
-def test_on_a_processor_stacks_stay_in_the_cache_and_leave_no_thread_idle(
+def test_on_a_processor_stacks_are_of_few_rows_and_leave_no_thread_idle(
     prepared, stacks, monkeypatch, batches, threads, sizes
 ):
     monkeypatch.setattr(meeting, "CPU_ROWS", batches * CONFIG.batch_size)
