@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -169,7 +170,7 @@ def make_plan(
         workers=min(
             workers or default_workers(spec), total if stack == "auto" else -(-total // stack)
         ),
-        stack=stack if stack == "auto" else min(stack, total),
+        stack=stack,
         on=on,
         runs=runs.absolute(),
         url=url,
@@ -215,6 +216,15 @@ def at_a_time(
     if room is not None:
         most, rounds = min(MOST_ON_GPU, room), ROUNDS_ON_GPU
     return max(1, min(most, int(fit), trials // (rounds * workers)))
+
+
+def of_one_shape(asked: int | Literal["auto"], size: int, *, trials: int) -> int:
+    """How many trials in a row get one shape in a worker that trains `size` at a time.
+
+    All that were asked for; of itself no more than there are shapes in the study then. Else fifty
+    on a GPU would leave a study of 200 trials four shapes.
+    """
+    return min(size, math.isqrt(trials)) if asked == "auto" else size
 
 
 def _bytes_of_row(dataset: Dataset) -> int:

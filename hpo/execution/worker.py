@@ -36,7 +36,7 @@ from data_prep.errors import DataError
 from hpo.cluster.jobs import SchedulerError, end_of_job, job_of_this_process, requeue_job
 from hpo.cluster.signals import TERMINAL, HandBack, handing_back
 from hpo.doctor.machine import cores, gpus
-from hpo.execution.plan import at_a_time
+from hpo.execution.plan import at_a_time, of_one_shape
 from hpo.queue.crew import Crew
 from hpo.queue.leases import Claim, LeaseLost, Owner, alive
 from hpo.queue.slots import Slots
@@ -112,7 +112,8 @@ def work(
         size = _size(stack, spec, slots, workers, on_gpu=device != "cpu")
         log.info("trials at a time: %d", size)
         meeting = _meeting(size) if size > 1 else None
-        shared = partial(_Worker, crew=Crew(), company=Company(size), meeting=meeting)
+        company = Company(of_one_shape(stack, size, trials=slots.look().total))
+        shared = partial(_Worker, crew=Crew(), company=company, meeting=meeting)
         made = partial(shared, spec=spec, owner=owner, runs=Path(runs))
         whole = made(study=study, slots=slots)
         if meeting:

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from data_prep.dataset import SAMPLE, Dataset
 from hpo.cli import main
 from hpo.execution import worker
-from hpo.execution.plan import at_a_time, make_plan
+from hpo.execution.plan import at_a_time, make_plan, of_one_shape
 from hpo.storage.address import url_of
 from hpo.study.spec import load
 
@@ -52,7 +52,7 @@ def test_a_search_keeps_ten_rounds_on_a_processor_and_four_on_a_gpu(
     ("options", "settings", "expected"),
     [
         ({"stack": 7}, [], 7),
-        ({"stack": 7, "trials": 3}, [], 3),
+        ({"stack": 7, "trials": 3}, [], 7),
         ({}, ["study.trials_per_worker=6"], 6),
         ({"stack": "auto"}, ["study.trials_per_worker=6"], 4),
         ({}, ["space.conditioner=masked", "space.blocks=1"], 1),
@@ -85,6 +85,14 @@ def test_what_is_no_number_of_trials_is_refused(asked):
 
     assert told.exit_code == 2
     assert "must be auto or a number from 1 on, got" in told.output
+
+
+@pytest.mark.parametrize(
+    ("asked", "size", "trials", "expected"),
+    [("auto", 4, 40, 4), ("auto", 50, 200, 14), ("auto", 64, 9999, 64), (64, 64, 200, 64)],
+)
+def test_of_itself_a_search_has_as_many_shapes_as_trials_of_each(asked, size, trials, expected):
+    assert of_one_shape(asked, size, trials=trials) == expected
 
 
 @pytest.mark.parametrize("change", ["scattered", "atoms"])
