@@ -95,10 +95,7 @@ class Meeting:
                 self._joined[shape] -= 1
                 self._begin(shape)
                 if not self._joined[shape]:
-                    self._held = {key: held for key, held in self._held.items() if key[0] != shape}
-                    self._stacks = {
-                        key: one for key, one in self._stacks.items() if key[0] != shape
-                    }
+                    self._forget(shape)
 
     def train(self, shape: Hashable, member: Member) -> Trained:
         """Take the steps of a training that has joined, with the others' of its shape.
@@ -130,9 +127,19 @@ class Meeting:
         waiting = self._waiting.get(shape, [])
         if waiting and (self._broken_off or len(waiting) >= self._joined[shape]):
             del self._waiting[shape]
-            outcome_of = dict(waiting)
-            for some in stacks_of([member for member, _ in waiting], self.threads, self._most):
+            # In one order every time, so that those that took steps as one do so again.
+            outcome_of = dict(sorted(waiting, key=lambda one: id(one[0].flow)))
+            stacks = stacks_of([*outcome_of], self.threads, self._most)
+            self._forget(shape, stacks)
+            for some in stacks:
                 self._pool.submit(self._take, shape, [(one, outcome_of[one]) for one in some])
+
+    def _forget(self, shape: Hashable, but: Sequence[Sequence[Member]] = ()) -> None:
+        """Free the memory of a shape's trainings, but what these stacks need."""
+        flows = {frozenset(member.flow for member in some) for some in but}
+        bags = {frozenset(member.bag for member in some) for some in but}
+        self._stacks = {k: one for k, one in self._stacks.items() if k[0] != shape or k[1] in flows}
+        self._held = {k: one for k, one in self._held.items() if k[0] != shape or k[1] in bags}
 
     def _rows(self, shape: Hashable, members: Sequence[Member]) -> Held:
         """The rows of a stack, which are read once for all that have the same."""
@@ -142,27 +149,18 @@ class Meeting:
                 self._held[key] = Held(members)
             return self._held[key]
 
-    def _stack(self, shape: Hashable, members: Sequence[Member]) -> Stack:
-        """Of these members: that of their last steps, if they took those as one, too."""
-        flows = frozenset(member.flow for member in members)
-        with self._lock:
-            stack = self._stacks.pop((shape, flows), None)
-            self._stacks = {key: one for key, one in self._stacks.items() if not key[1] & flows}
-        if stack is None:
-            return Stack(members, self._rows(shape, members))
-        at = {member.flow: member for member in members}
-        stack.go_on([at[member.flow] for member in stack.members])
-        return stack
-
     def _together(self, shape: Hashable, members: Sequence[Member]) -> list[Trained]:
-        """Take the members' steps as one."""
-        stack = self._stack(shape, members)
-        outcome_of = dict(
-            zip((m.flow for m in stack.members), stack.train(self.check), strict=True)
-        )
+        """Take the members' steps as one, in the stack of their last steps if there is one."""
+        key = shape, frozenset(member.flow for member in members)
         with self._lock:
-            self._stacks[shape, frozenset(outcome_of)] = stack
-        return [outcome_of[member.flow] for member in members]
+            stack = self._stacks.pop(key, None)
+        if stack is None:
+            stack = Stack(members, self._rows(shape, members))
+        stack.go_on(members)
+        found = stack.train(self.check)
+        with self._lock:
+            self._stacks[key] = stack
+        return found
 
     def _take(self, shape: Hashable, together: list[Waiting]) -> None:
         """Take the steps of a stack, in halves if it is too large for the device."""
