@@ -44,6 +44,17 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "LUMP_ROWS", 250)
 
 
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Row groups that were decoded, in turn."""
+    seen: list[int] = []
+    decode = streaming._Table.decode
+    monkeypatch.setattr(
+        streaming._Table, "decode", lambda *args: (seen.append(args[1]), decode(*args))
+    )
+    return seen
+
+
 @pytest.fixture(autouse=True)
 def no_thread_left() -> object:
     """Fails a test that leaves a read-ahead thread running."""
@@ -137,12 +148,7 @@ def test_an_epoch_entered_anywhere_goes_on_as_the_whole_one(many, start, epoch, 
     assert same(list(stream.epoch(epoch, start=start)), whole[start:])
 
 
-def test_entering_late_decodes_only_what_follows(many, monkeypatch):
-    decoded = []
-    decode = streaming._Table.decode
-    monkeypatch.setattr(
-        streaming._Table, "decode", lambda *args: (decoded.append(args[1]), decode(*args))
-    )
+def test_entering_late_decodes_only_what_follows(many, decoded):
     stream = Stream(many, "train", batch_size=100, memory_mb=0)
 
     list(stream.epoch(0, start=stream.batches - 1))
@@ -162,13 +168,8 @@ def test_cached_batches_are_the_streamed_ones(many, monkeypatch):
     assert len(list(cached.epoch(9))) == cached.batches
 
 
-def test_data_beyond_the_budget_is_not_kept(many, monkeypatch):
+def test_data_beyond_the_budget_is_not_kept(many, decoded):
     size = 3602 * 4 * 4
-    decoded = []
-    decode = streaming._Table.decode
-    monkeypatch.setattr(
-        streaming._Table, "decode", lambda *args: (decoded.append(args[1]), decode(*args))
-    )
     for budget, times in ((size / 1e6, 1), ((size - 1) / 1e6, 2)):
         decoded.clear()
         stream = Stream(many, "train", batch_size=500, memory_mb=budget)
@@ -211,12 +212,7 @@ def test_an_epoch_that_is_never_asked_starts_no_thread(many):
     assert not [t for t in threading.enumerate() if t.name.startswith("read-ahead")]
 
 
-def test_reading_goes_on_while_the_consumer_works(many, monkeypatch):
-    decoded = []
-    decode = streaming._Table.decode
-    monkeypatch.setattr(
-        streaming._Table, "decode", lambda *args: (decoded.append(args[1]), decode(*args))
-    )
+def test_reading_goes_on_while_the_consumer_works(many, decoded):
     epoch = Stream(many, "train", batch_size=250, memory_mb=0).epoch(0)
     next(epoch)
     before = len(decoded)
@@ -308,16 +304,12 @@ def test_without_some_cells_rows_keep_the_order_of_the_file(many):
     np.testing.assert_array_equal(events, stored.events[~of_held_out(stored.conditions)])
 
 
-def test_a_row_group_without_a_row_to_read_is_not_decoded(many, monkeypatch):
+def test_a_row_group_without_a_row_to_read_is_not_decoded(many, decoded):
     stored = read_split(many, "train").conditions
     rare = {"Z": 0.0001, "alpha": 0.5}  # a handful of rows in 38 row groups
     there = {place // 97 for place in np.flatnonzero((stored == np.float32([1e-4, 0.5])).all(1))}
     stream = Stream(many, "train", batch_size=5, memory_mb=0, only=[rare])
-    decoded = []
-    decode = streaming._Table.decode
-    monkeypatch.setattr(
-        streaming._Table, "decode", lambda *args: (decoded.append(args[1]), decode(*args))
-    )
+    decoded.clear()
 
     list(stream.epoch(0))
 
