@@ -22,7 +22,7 @@ from models.training.train import train
 from tests.models.training.test_stack import AllAtOnce
 
 FLOW = FlowConfig(components=4, base_hidden=8, base_depth=1, blocks=1, hidden=6, bins=4)
-CONFIG = TrainConfig(epochs=2, batch_size=600, learning_rate=1e-2, jitter=0.6, device="cpu")
+CONFIG = TrainConfig(epochs=2, batch_size=1200, learning_rate=1e-2, jitter=0.6, device="cpu")
 META = torch.device("meta")
 
 

@@ -20,7 +20,7 @@ from models.training.stack.stack import Stack
 from models.training.train import NonFiniteLoss, train
 
 FLOW = FlowConfig(components=4, base_hidden=8, base_depth=1, hidden=6)
-CONFIG = TrainConfig(epochs=2, batch_size=300, learning_rate=1e-2, device="cpu")
+CONFIG = TrainConfig(epochs=2, batch_size=600, learning_rate=1e-2, device="cpu")
 SIZES = [
     {},
     {"components": 3, "base_hidden": 5, "smallest_width": 0.8, "bins": 3},
