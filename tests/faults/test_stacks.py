@@ -103,7 +103,7 @@ def test_trials_trained_together_are_each_its_own(whole, data):
 def test_without_a_number_a_worker_trains_as_many_together_as_the_search_can_bear(
     make, tmp_path, monkeypatch
 ):
-    """Of 20 trials two, each pair in one stack."""
+    """Of 8 trials in four rounds two, each pair in one stack."""
     sizes, stack, joined = [], Stack.__init__, Meeting.joined
     both = threading.Barrier(2)
 
@@ -121,16 +121,17 @@ def test_without_a_number_a_worker_trains_as_many_together_as_the_search_can_bea
     monkeypatch.setattr(Meeting, "joined", met)
     for name in ("captureWarnings", "basicConfig"):
         monkeypatch.setattr(f"logging.{name}", lambda *_, **__: None)
-    made = make(tmp_path / "runs", trials=20, epochs=1, space=SPACE)
+    monkeypatch.setattr("hpo.execution.plan.ROUNDS_ON_CPU", 4)
+    made = make(tmp_path / "runs", trials=8, epochs=1, space=SPACE)
 
-    assert worker.work("s", str(tmp_path / "runs"), 1, 1, "auto") == 20
+    assert worker.work("s", str(tmp_path / "runs"), 1, 1, "auto") == 8
 
-    ended = [record_of(made.folder, number) for number in range(20)]
-    assert sizes == [2] * 10
+    ended = [record_of(made.folder, number) for number in range(8)]
+    assert sizes == [2] * 4
     assert {record.environment.stack for record in ended} == {2}
     shapes = [shape(record) for record in ended]
     assert shapes[::2] == shapes[1::2]
-    assert len(set(shapes)) == 4
+    assert len(set(shapes)) > 1
 
 
 def test_trials_trained_together_are_pruned_each_by_itself(forks, make, tmp_path):
