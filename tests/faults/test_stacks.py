@@ -168,13 +168,15 @@ def test_trials_trained_together_go_on_from_every_moment(forks, whole, data, tmp
 
 
 def test_a_worker_that_is_cancelled_hands_all_of_its_trials_back(make, tmp_path):
-    made = make(tmp_path / "runs", trials=TRIALS, epochs=100_000, patience=0, space=SPACE)
+    """One of its threads waits for a trial."""
+    trials = STACK - 1
+    made = make(tmp_path / "runs", trials=trials, epochs=100_000, patience=0, space=SPACE)
     program = (
         "from hpo.execution.worker import work; "
         f"print(work('s', {str(tmp_path / 'runs')!r}, 1, 1, {STACK}))"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    logs = [made.folder / f"trial-{number:05d}" / "log.txt" for number in range(STACK)]
+    logs = [made.folder / f"trial-{number:05d}" / "log.txt" for number in range(trials)]
     deadline = time.monotonic() + 100
     while not all(log.exists() and "epoch 2:" in log.read_text() for log in logs):
         assert time.monotonic() < deadline
@@ -185,7 +187,6 @@ def test_a_worker_that_is_cancelled_hands_all_of_its_trials_back(make, tmp_path)
 
     assert process.communicate(timeout=30)[0].strip() == "0"
     looked = made.slots.look()
-    assert (looked.counts[TrialState.WAITING], looked.counts[TrialState.RUNNING]) == (TRIALS, 0)
-    trials = made.study.get_trials(deepcopy=False)
-    assert all(trial.intermediate_values for trial in trials[:STACK])
+    assert (looked.counts[TrialState.WAITING], looked.counts[TrialState.RUNNING]) == (trials, 0)
+    assert all(trial.intermediate_values for trial in made.study.get_trials(deepcopy=False))
     assert not made.slots.leases()
