@@ -5,13 +5,13 @@ import math
 import threading
 import weakref
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import pytest
 import torch
 
-from models.config import FlowConfig, TrainConfig
+from models.config import OF_EACH, OF_STACK, FlowConfig, TrainConfig
 from models.flow.mixture import fused
 from models.training import train as training
 from models.training.stack import meeting
@@ -195,7 +195,7 @@ def test_trainings_join_where_they_are_and_go_on_alone(prepared, stacks, tmp_pat
     ],
 )
 def test_what_no_stack_can_train_is_trained_alone(prepared, stacks, flow, config):
-    config = replace(CONFIG, epochs=1, **config)
+    config = replace(CONFIG, epochs=1, batch_size=1500, **config)
     pairs = [(replace(FLOW, **flow), replace(config, seed=seed)) for seed in (1, 2)]
 
     outcomes = trained(prepared, pairs)
@@ -205,6 +205,28 @@ def test_what_no_stack_can_train_is_trained_alone(prepared, stacks, flow, config
         alone, same = train(prepared, *pair)
         assert [row.val_nll for row in fit.history] == [row.val_nll for row in same.history]
         assert all(map(torch.equal, made.state_dict().values(), alone.state_dict().values()))
+
+
+def test_what_the_trainings_of_a_stack_have_in_common_is_what_is_named(prepared):
+    member = training._Training(prepared, FLOW, CONFIG)._member(1)
+    shape = member.shape()
+    others = {
+        "kind": "affine",
+        "coordinates": "log",
+        "conditioner": "masked",
+        "activation": "relu",
+        "smallest_width": 0.1,
+    }
+
+    for option, value in asdict(FLOW).items():
+        other = not value if isinstance(value, bool) else others.get(option, 3)
+        changed = {"base": "normal", "blocks": 1} if option == "base" else {option: other}
+        member.flow.config = replace(FLOW, **changed)
+        assert (member.shape() != shape) == (option in OF_STACK) == (option not in OF_EACH), option
+    member.flow.config = FLOW
+    for option, value in {"batch_size": 2, "tf32": True, "ema": 0.5, "seed": 7}.items():
+        other = replace(member, config=replace(CONFIG, **{option: value}))
+        assert (other.shape() != shape) == (option in OF_STACK), option
 
 
 def test_trainings_of_other_shapes_do_not_wait_for_each_other(prepared, stacks):
