@@ -206,7 +206,7 @@ def at_a_time(
     """
     if asked != "auto":
         return asked
-    if not _stackable(spec, dataset):
+    if not stackable(spec, dataset):
         return 1
     memory = spec.slurm.memory_gb * 1e9 / spec.slurm.tasks if in_jobs else 0
     memory = memory or psutil.virtual_memory().available / workers
@@ -233,7 +233,7 @@ def _bytes_of_row(dataset: Dataset) -> int:
     return 4 * sum(column is not None for column in columns) + 8
 
 
-def _stackable(spec: StudySpec, dataset: Dataset) -> bool:
+def stackable(spec: StudySpec, dataset: Dataset) -> bool:
     """Whether any of the study's trials can be trained together (see `Member.shape`)."""
     options = dataclasses.asdict(spec.flow) | dataclasses.asdict(spec.training) | spec.space
     return not (

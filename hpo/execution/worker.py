@@ -36,7 +36,7 @@ from data_prep.errors import DataError
 from hpo.cluster.jobs import SchedulerError, end_of_job, job_of_this_process, requeue_job
 from hpo.cluster.signals import TERMINAL, HandBack, handing_back
 from hpo.doctor.machine import cores, gpus
-from hpo.execution.plan import at_a_time, of_one_shape
+from hpo.execution.plan import at_a_time, of_one_shape, stackable
 from hpo.queue.crew import Crew
 from hpo.queue.leases import Claim, LeaseLost, Owner, alive
 from hpo.queue.slots import Slots
@@ -157,6 +157,8 @@ class _Worker:
                 self._take_together()
             else:
                 self._take()
+            if self.crew.left:
+                self._start_again()
         except HandBack as told:
             told.heard = True
             log.info("%s", told)
@@ -210,7 +212,7 @@ class _Worker:
             self.crew.over = True
             if self.slots.look().counts[TrialState.WAITING]:
                 log.info("no time for another trial before the limit")
-                self._start_again()
+                self.crew.left = True
             return None
         return self.slots.claim(self.owner)
 
@@ -327,7 +329,7 @@ def _size(
         dataset,
         trials=slots.look().total,
         workers=workers,
-        room=_room(spec, dataset) // sharing if on_gpu else None,
+        room=_room(spec, dataset) // sharing if on_gpu and stackable(spec, dataset) else None,
         in_jobs=in_job,
     )
 
@@ -336,11 +338,12 @@ def _room(spec: StudySpec, dataset: Dataset) -> int:
     """How many of the study's largest trainings fit into what is free of the GPU's memory."""
     import torch
 
-    from models.training.stack.memory import bytes_of_training
+    from models.training.stack.memory import bytes_of_all, bytes_of_training
 
-    flows, training = largest(spec.space, spec.flow, spec.training)
-    each = max(bytes_of_training(flow, dataset, training.batch_size) for flow in flows)
-    return int(torch.cuda.mem_get_info()[0] / each)
+    configs = largest(spec.space, spec.flow, spec.training)
+    sizes = [bytes_of_training(flow, dataset, one.batch_size) for flow, one in configs]
+    free = torch.cuda.mem_get_info()[0] - bytes_of_all(dataset)
+    return max(1, int(free / max(sizes))) if sizes else 1
 
 
 def _choose_device(spec: StudySpec, refused: Path) -> str:

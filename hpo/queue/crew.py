@@ -23,6 +23,8 @@ class Crew:
         """Why no new trial started at the last look."""
         self.over = False
         """Whether none is begun any more, for want of time."""
+        self.left = False
+        """Whether some wait that there was no time for."""
         self.done = 0
         """Trials that were run."""
         self.epoch_s = 0.0

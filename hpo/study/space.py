@@ -6,6 +6,7 @@ or the default.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Mapping
@@ -116,15 +117,18 @@ def grid(space: Mapping[str, Dimension]) -> list[dict[str, Scalar]]:
 
 def largest(
     space: Mapping[str, Dimension], flow: FlowConfig, training: TrainConfig
-) -> tuple[list[FlowConfig], TrainConfig]:
-    """The flows of the space with the highest numbers, one for each choice of what is no number;
-    and the training of the largest batches.
+) -> list[tuple[FlowConfig, TrainConfig]]:
+    """The configs of the space with the highest numbers, for each choice of what is no number that
+    is possible.
     """
     tops = {key: line.high if isinstance(line, Range) else line for key, line in space.items()}
     texts = {k: v for k, v in tops.items() if isinstance(v, list) and isinstance(v[0], bool | str)}
     most = {k: max(v) if isinstance(v, list) else v for k, v in tops.items() if k not in texts}
-    found = [resolve(most | point, flow, training) for point in grid(texts)]
-    return [one for one, _ in found], found[0][1]
+    found = []
+    for point in grid(texts):
+        with contextlib.suppress(ConfigError):  # a trial that has it tells so
+            found.append(resolve(most | point, flow, training))
+    return found
 
 
 def default_point(

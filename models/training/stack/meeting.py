@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -73,14 +73,20 @@ class Meeting:
                 the error by which the others are broken off. All have ended when that is raised.
         """
         with self._pool, ThreadPoolExecutor(self.size, thread, _settings_of_thread) as pool:
+            futures: list[Future[T]] = []
             try:
-                futures = [pool.submit(one) for one in trainings]
+                futures += [pool.submit(one) for one in trainings]
                 for ended in as_completed(futures):
                     ended.result()
                 return [future.result() for future in futures]
             except BaseException as error:
                 self._break_off(broken_by(error))
-                pool.shutdown(cancel_futures=True)
+                pool.shutdown(wait=False, cancel_futures=True)
+                while not all(future.done() for future in futures):
+                    try:
+                        wait(one for one in futures if not one.cancelled())
+                    except BaseException as later:  # told to end once more: all do already
+                        broken_by(later)
                 raise
 
     @contextmanager
@@ -181,7 +187,12 @@ class Meeting:
             for outcome, one in zip(outcomes, found, strict=True):
                 outcome.set_result(one)
         if short is not None and len(together) == 1:
-            outcomes[0].set_exception(short)
+            with self._lock:
+                idle, self._stacks = len(self._stacks), {}
+            if idle:  # their memory may be what is wanting
+                self._take(shape, together)
+            else:
+                outcomes[0].set_exception(short)
         elif short is not None:
             half = len(together) // 2
             self._most = min(self._most, len(together) - half)

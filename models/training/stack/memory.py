@@ -18,6 +18,16 @@ COPIES = 12
 """Arrays as large as the weights: six in a stack, as many on the way of a step."""
 
 
+EVALUATED = 1e9
+"""Bytes of an evaluation, one of which is under way at a time (`models/training/loss.py`)."""
+
+
+def bytes_of_all(dataset: Dataset) -> float:
+    """Bytes that all trainings share: the training rows, and an evaluation."""
+    each = 4 * (len(dataset.event_columns) + 2) + 8  # weight, log-Jacobian, number of its cell
+    return EVALUATED + each * dataset.rows["train"]
+
+
 def bytes_of_training(config: FlowConfig, dataset: Dataset, batch_size: int) -> float:
     """Bytes of a training in a stack, at the most.
 
@@ -39,4 +49,6 @@ def bytes_of_training(config: FlowConfig, dataset: Dataset, batch_size: int) -> 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         _graph = flow.train().log_prob_standardised(y_NF, conditions)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in flow.parameters())
-    return PEAK * batch_size * sum(kept.values()) / ROWS + COPIES * weights
+    columns = len(dataset.event_columns) + len(dataset.condition_columns) + 1
+    validation = 4 * columns * dataset.rows["val"]
+    return PEAK * batch_size * sum(kept.values()) / ROWS + COPIES * weights + validation

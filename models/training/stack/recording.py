@@ -12,6 +12,8 @@ Source:
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +28,22 @@ WARM_UP = 3
 """Steps before the one that is recorded."""
 AHEAD = 32
 """Steps by which a host may be ahead of a GPU: what they are told lies in memory of the host."""
+_RECORDING = threading.Lock()
+"""Held while one is recorded, which waits for the whole device: that breaks another recording."""
+
+log = logging.getLogger("hpo.training")
+
+
+class _Queues(threading.local):
+    """A queue of work for each thread and device: in one that two threads share, what one starts
+    would be part of what the other records.
+    """
+
+    def __init__(self) -> None:
+        self.of: dict[torch.device, torch.cuda.Stream] = {}
+
+
+_QUEUES = _Queues()
 
 
 class Recorded:
@@ -35,9 +53,6 @@ class Recorded:
         self._device, self._calls = device, 0
         self._told, self._given = torch.empty(0), list[Tensor]()
         self._play: Callable[[], None] | None = None
-        self._stream: torch.cuda.Stream | None = None
-        if device.type == "cuda":
-            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._ahead: deque[torch.cuda.Event] = deque()
 
     def __call__(self, function: Callable[..., None], *told: Tensor) -> None:
@@ -59,24 +74,28 @@ class Recorded:
             self._play = record(given, self._device)
         self._calls += 1
         (self._play or given)()
-        if self._stream is not None:
-            self._ahead.append(self._stream.record_event())
+        if self._device.type == "cuda":
+            self._ahead.append(torch.cuda.current_stream(self._device).record_event())
             if len(self._ahead) > AHEAD:
                 self._ahead.popleft().synchronize()
 
     @contextmanager
     def queued(self) -> Iterator[None]:
-        """A queue of work of its own, in which a GPU can record; elsewhere nothing."""
-        if self._stream is None:
+        """This thread's queue of work, in which a GPU can record; elsewhere nothing."""
+        if self._device.type != "cuda":
             yield
             return
+        own = _QUEUES.of.get(self._device)
+        if own is None:
+            own = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            _QUEUES.of[self._device] = own
         before = torch.cuda.current_stream(self._device)
-        self._stream.wait_stream(before)
+        own.wait_stream(before)
         try:
-            with torch.cuda.stream(self._stream):
+            with torch.cuda.stream(own):
                 yield
         finally:
-            before.wait_stream(self._stream)
+            before.wait_stream(own)
 
 
 def record(function: Callable[[], None], device: torch.device) -> Callable[[], None]:
@@ -85,7 +104,14 @@ def record(function: Callable[[], None], device: torch.device) -> Callable[[], N
         return function
     graph = torch.cuda.CUDAGraph()
     stream = torch.cuda.current_stream(device)
-    # Other threads evaluate meanwhile, and may ask for memory.
-    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-        function()
+    try:
+        # Other threads evaluate meanwhile, and may ask for memory.
+        mode = "thread_local"
+        with _RECORDING, torch.cuda.graph(graph, stream=stream, capture_error_mode=mode):
+            function()
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # slower, but no fault of a training
+        log.warning("this GPU records no steps, each operation is started by itself: %s", error)
+        return function
     return graph.replay

@@ -68,10 +68,10 @@ class Stack:
         most = max(member.steps for member in self.members)
         self._copy(self.places.put)
         self.sums.clear()
-        settings_S7T = torch.tensor([self._settings(number) for number in range(most)])
         with self.play.queued():
-            for number, settings_7T in enumerate(settings_S7T):
+            for number in range(most):
                 check()
+                settings_7T = torch.tensor(self._settings(number))
                 told, counts = self.rows.tell(number)
                 now = torch.tensor([number], dtype=torch.int32)
                 if counts is None:

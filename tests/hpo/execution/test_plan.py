@@ -14,6 +14,9 @@ from hpo.execution.plan import at_a_time, make_plan, of_one_shape
 from hpo.storage.address import url_of
 from hpo.study.spec import load
 
+IMPOSSIBLE = ['space.conditioner=["masked", "separate"]', "space.residual=true"]
+"""For a masked conditioner."""
+
 auto = functools.partial(at_a_time, "auto", trials=900, workers=1, in_jobs=False)
 
 
@@ -126,5 +129,9 @@ def test_on_a_gpu_there_are_as_many_as_its_free_memory_holds(monkeypatch):
     # By a count of all arrays that live in a step: 32 KB a row of the largest flow.
     assert 5 <= room <= free / (4096 * 32_000)
     assert small > 10 * room
+    assert (
+        worker._room(load("bbh", settings=[*IMPOSSIBLE, 'space.conditioner=["masked"]']), data) == 1
+    )
+    assert 1 < worker._room(load("bbh", settings=IMPOSSIBLE), data) <= room
     assert auto(load("bbh"), data, room=room) == room
     assert auto(load("bbh"), data, room=small) == 64

@@ -86,6 +86,8 @@ def test_a_job_that_has_no_time_left_asks_once_to_be_started_again(waiting, job,
     with taking.crew.training():
         for _ in range(3):  # as each of its threads
             taking._take()
+        assert not asked  # it would end what is trained here
+    taking.work()
 
     assert asked == ["31"]
 

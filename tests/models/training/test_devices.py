@@ -3,6 +3,9 @@
 The device `meta` has shapes and no numbers: what runs there looks at none, and so waits for none.
 """
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -59,6 +62,44 @@ class Tape(TorchDispatchMode):
             if memory is not None:
                 for one, same in zip(tree_iter(memory), tree_iter(found), strict=True):
                     one.copy_(same)
+
+
+class Graphs:
+    """Stands for CUDA's: of two recordings at once both would fail."""
+
+    def __init__(self, monkeypatch, refused=None):
+        self.recording, self.refused = [], refused
+        self.replay = partial(self.recording.append, "played")
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: self)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda _: None)
+        monkeypatch.setattr(torch.cuda, "graph", self.graph)
+
+    @contextmanager
+    def graph(self, _, **options):
+        assert not self.recording
+        self.recording.append(1)
+        time.sleep(0.05)
+        yield
+        self.recording.pop()
+        if self.refused:
+            raise self.refused
+
+
+def test_steps_of_two_stacks_are_not_recorded_at_once(monkeypatch):
+    graphs = Graphs(monkeypatch)
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(recording.record, list, torch.device("cuda")) for _ in range(2)]
+        assert [one.result() for one in both] == [graphs.replay] * 2
+
+
+def test_steps_that_a_gpu_cannot_record_are_taken_as_they_are(monkeypatch, caplog):
+    Graphs(monkeypatch, RuntimeError("operation not permitted"))
+    assert recording.record(list, torch.device("cuda")) is list
+    assert "operation not permitted" in caplog.text
+
+    Graphs(monkeypatch, torch.OutOfMemoryError("no memory"))
+    with pytest.raises(torch.OutOfMemoryError):
+        recording.record(list, torch.device("cuda"))
 
 
 @pytest.fixture

@@ -2,11 +2,15 @@
 
 import gc
 import math
+import signal
 import threading
+import time
 import weakref
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -298,6 +302,48 @@ def test_an_error_in_one_breaks_off_the_others_wherever_they_are(prepared):
         )
 
     assert told == ["broken off of a disk"] * 3
+
+
+def test_all_have_ended_when_one_fails_though_it_is_told_to_end_meanwhile():
+    """By Ctrl-C, while it waits for the others."""
+    began, ended = threading.Event(), []
+
+    def fails():
+        assert began.wait(30)
+        raise RuntimeError("a disk is gone")
+
+    def evaluates():
+        began.set()
+        time.sleep(0.6)
+        ended.append(True)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(RuntimeError, match="a disk is gone"):
+            Meeting(size=2).run([fails, evaluates])
+        assert ended
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_memory_of_stacks_that_rest_is_freed_before_a_training_fails_for_want_of_it():
+    met = Meeting(size=1)
+    met._stacks["another shape", frozenset()] = object()
+
+    def takes():
+        if met._stacks:
+            raise torch.OutOfMemoryError("no memory")
+        return "taken"
+
+    member = SimpleNamespace(device=torch.device("cpu"), alone=takes)
+    outcome = Future()
+    met._take("shape", [(member, outcome)])
+    assert outcome.result(0) == "taken"
 
 
 def test_a_stack_too_large_for_the_device_is_halved(prepared, stacks, monkeypatch):
